@@ -1,0 +1,1 @@
+"""Reached through entry points only; nothing imports these modules by name."""

@@ -1,0 +1,412 @@
+"""The nouns: what a checkpoint is made of, and what can be said about it.
+
+Everything here is frozen. A ``Checkpoint`` is what a loader makes of a file: lazy tensors, the optimizers' state and the
+settings. A ``Finding`` is what a rule says about it, a ``Report`` what a run found in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoint_doctor import anatomy
+from checkpoint_doctor.vitals import Values, Vitals, measure
+
+
+class Severity(IntEnum):
+    """How bad a finding is. Ordered, so that severities can be compared."""
+
+    NOTE = 1
+    WARNING = 2
+    ERROR = 3
+
+    @property
+    def label(self) -> str:
+        """The lower-case word that reports and configuration use."""
+        return self.name.lower()
+
+
+class Safety(Enum):
+    """When a repair may be applied."""
+
+    SAFE = "safe"
+    """By ``ckdoc fix`` alone: the documented init rule, where nothing learned is lost."""
+    ON_REQUEST = "on-request"
+    """With ``--recycle``: harmless to the function, of use only to those who train on."""
+    UNSAFE = "unsafe"
+    """With ``--unsafe``: the old values are lost and nobody knows what they were."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A named tensor whose numbers are read when they are asked for."""
+
+    name: str
+    """The key in the state dict; with the member's or wrapper's name and a ``/`` before it where a file has several."""
+    shape: tuple[int, ...]
+    dtype: str
+    """The element type as PyTorch prints it, without ``torch.``: ``float32``, ``bfloat16``, ``qint8`` …"""
+    values: Values
+    """Where the numbers are."""
+    storage: str = ""
+    """Names the memory behind the tensor: two tensors of one storage are views of each other (tied, flattened, sliced)."""
+    storage_range: tuple[int, int] = (0, 0)
+    """First byte and byte after the last that the tensor touches within its storage."""
+    is_buffer: bool = False
+    """True where the file says that this is a buffer and not a parameter."""
+
+    @cached_property
+    def vitals(self) -> Vitals:
+        """The figures of the one pass over the numbers, taken at the first question."""
+        return measure(self.values)
+
+    @cached_property
+    def array(self) -> NDArray:
+        """The whole tensor in memory. Only for rules on small tensors: biases, gains, gate blocks."""
+        return self.values.read()
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def is_floating(self) -> bool:
+        """True for real and complex floating-point types."""
+        return self.dtype.startswith(("float", "bfloat", "complex"))
+
+    def is_tied_to(self, other: Tensor) -> bool:
+        """True where both show the very same bytes."""
+        return bool(self.storage) and (self.storage, self.storage_range) == (other.storage, other.storage_range)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A group of tensors that work together, with the kind of layer they form."""
+
+    name: str
+    """The module's dotted name, such as ``mlp_extractor.policy_net.0``."""
+    kind: anatomy.Kind
+    tensors: Mapping[str, Tensor]
+    """Role (``weight``, ``bias``, ``weight_ih``, ``running_var`` …) to tensor."""
+    component: str
+    """The part of the model it belongs to (``actor``, ``critic``, ``critic_target`` …), ``""`` for the whole."""
+    is_output: bool
+    """True for an output head: a linear or convolutional layer that no other layer of its component follows."""
+    previous: str | None
+    """Name of the layer whose output this one reads, where names and shapes tell."""
+    following: str | None
+    """Name of the layer that reads this one's output, where names and shapes tell."""
+
+    @property
+    def weight(self) -> Tensor | None:
+        """The tensor in the role ``weight``."""
+        return self.tensors.get("weight")
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The tensor in the role ``bias``."""
+        return self.tensors.get("bias")
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What an optimizer remembers about one parameter."""
+
+    index: int
+    """Position in the optimizer's list of parameters."""
+    tensor: str | None
+    """Name of the model's tensor, ``None`` where it cannot be told for certain."""
+    step: int | None
+    """Updates counted for this parameter; ``None`` where the optimizer does not count or holds no state for it."""
+    state: Mapping[str, Tensor]
+    """The optimizer's own keys (``exp_avg``, ``exp_avg_sq``, ``square_avg``, ``momentum_buffer`` …) to tensors."""
+
+    @property
+    def first(self) -> Tensor | None:
+        """The first moment (Adam's ``exp_avg``, SGD's ``momentum_buffer``)."""
+        return self.state.get("exp_avg") or self.state.get("momentum_buffer")
+
+    @property
+    def second(self) -> Tensor | None:
+        """The second moment (``exp_avg_sq``, ``square_avg``, Adagrad's ``sum``, Adamax's ``exp_inf``)."""
+        for key in ("exp_avg_sq", "square_avg", "exp_inf", "sum"):
+            if key in self.state:
+                return self.state[key]
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterGroup:
+    """One of an optimizer's parameter groups."""
+
+    options: Mapping[str, Any]
+    """``lr``, ``betas``, ``eps``, ``weight_decay`` … as stored."""
+    indices: tuple[int, ...]
+    """Positions of its parameters in ``Optimizer.parameters``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Optimizer:
+    """The state of one optimizer inside a checkpoint."""
+
+    name: str
+    """Where it was found: ``policy.optimizer``, ``optimizer``, ``optimizer_states/0`` …"""
+    kind: str | None
+    """``Adam`` and its family, ``RMSprop``, ``SGD``, ``Adagrad`` … as far as the keys tell."""
+    groups: tuple[ParameterGroup, ...]
+    parameters: tuple[Moments, ...]
+    unmatched: str = ""
+    """Why parameters could not be given their tensors' names; empty where all could."""
+    mismatch: str = ""
+    """How the state contradicts the model (count or shapes), with the first index and name; empty where it fits."""
+
+    @property
+    def has_state(self) -> bool:
+        """True where at least one parameter was ever updated."""
+        return any(moments.state or moments.step for moments in self.parameters)
+
+    def group_of(self, index: int) -> ParameterGroup | None:
+        """Return the parameter group that the parameter at a position belongs to."""
+        return next((group for group in self.groups if index in group.indices), None)
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """Something about the file itself that a loader noticed and could read past."""
+
+    message: str
+    member: str = ""
+    """The part of the file concerned (a zip member, a shard, a tensor)."""
+    expected: int | None = None
+    found: int | None = None
+
+
+@dataclass(frozen=True)
+class PickledName:
+    """A global that a pickle in the file asks for. It was recorded, never imported."""
+
+    module: str
+    name: str
+    member: str = ""
+    called: bool = False
+    """True where the pickle calls it with arguments while loading."""
+    known: bool = False
+    """True where the closed table knows it as a description of data."""
+
+    @property
+    def qualified(self) -> str:
+        """``module.name``."""
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something that could not be looked at, because …"""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """An opened checkpoint: everything rules may look at."""
+
+    path: str
+    format: str
+    """Name of the loader that opened it: ``sb3``, ``torch``, ``safetensors`` …"""
+    tensors: tuple[Tensor, ...]
+    """The model's own tensors, in file order."""
+    optimizers: tuple[Optimizer, ...] = ()
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    """Settings stored beside the tensors, as plain values; what is stored as code is described, not run."""
+    algorithm: str | None = None
+    """The training algorithm, as far as the file tells (``PPO``, ``SAC`` …)."""
+    step: int | None = None
+    """Environment or training steps at the time of saving."""
+    updates: int | None = None
+    """Gradient updates that the file counts, where it counts them."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    flaws: tuple[Flaw, ...] = ()
+    pickled_names: tuple[PickledName, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Tensor]:
+        """The model's tensors by name."""
+        return {tensor.name: tensor for tensor in self.tensors}
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The tensors grouped into layers; every tensor belongs to exactly one."""
+        shapes = {tensor.name: (tensor.shape, tensor.dtype) for tensor in self.tensors}
+        return tuple(
+            Layer(
+                name=outline.name,
+                kind=outline.kind,
+                tensors={role: self.by_name[name] for role, name in outline.parts.items()},
+                component=outline.component,
+                is_output=outline.is_output,
+                previous=outline.previous,
+                following=outline.following,
+            )
+            for outline in anatomy.outline(shapes)
+        )
+
+    @cached_property
+    def layer_by_name(self) -> Mapping[str, Layer]:
+        """The layers by name."""
+        return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def layer_of(self) -> Mapping[str, Layer]:
+        """Tensor name to the layer it belongs to."""
+        return {tensor.name: layer for layer in self.layers for tensor in layer.tensors.values()}
+
+    @cached_property
+    def moments(self) -> Mapping[str, Moments]:
+        """Tensor name to what an optimizer remembers about it, for the tensors that an optimizer holds."""
+        return {
+            moments.tensor: moments
+            for optimizer in self.optimizers
+            for moments in optimizer.parameters
+            if moments.tensor is not None
+        }
+
+    @cached_property
+    def is_untrained(self) -> bool:
+        """True at step 0: no optimizer has any state and no update was counted (``step`` is no evidence of training)."""
+        if any(optimizer.has_state for optimizer in self.optimizers):
+            return False
+        return self.updates == 0 if self.updates is not None else False
+
+
+@dataclass(frozen=True, eq=False)
+class Repair:
+    """A documented way to make one tensor well again."""
+
+    tensor: str
+    """Name of the tensor to repair."""
+    treatment: str
+    """The init rule in words, such as ``uniform(-0.01, 0.01)``."""
+    renew: Callable[[NDArray, np.random.Generator], NDArray]
+    """Old values to new ones: same shape; float32 or wider, rounded to the tensor's type by the writer."""
+    safety: Safety = Safety.SAFE
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a rule says. Built through its rule, so that no analyzer types its own code twice."""
+
+    code: str
+    name: str
+    severity: Severity
+    message: str
+    tensor: str | None = None
+    layer: str | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    """Plain JSON values; indices in it are complete."""
+    repairs: tuple[Repair, ...] = ()
+    fix: Safety | None = None
+    """Whether ``ckdoc fix`` can treat it, and when."""
+    advice: str = ""
+    """What to change upstream where a repair would not last."""
+    ignored: str | None = None
+    """The reason given for hiding it, ``None`` where it counts."""
+
+
+class Verdict(Enum):
+    """The outcome for one checkpoint."""
+
+    HEALTHY = "healthy"
+    ILL = "ill"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """A tensor's line in a report."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: str
+    layer: str
+    updates: int | None
+    """Updates an optimizer counted for it; ``None`` where no optimizer holds it."""
+    zeros: int
+    nonfinite: int
+    minimum: float | int | None
+    maximum: float | int | None
+    mean: float | None
+    std: float | None
+    norm: float | None
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a run says about one checkpoint."""
+
+    path: str
+    format: str | None
+    verdict: Verdict
+    error: str | None = None
+    hint: str = ""
+    algorithm: str | None = None
+    step: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    layers: int = 0
+    tensors: tuple[TensorRecord, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def counted(self) -> Iterator[Finding]:
+        """The findings that nobody asked to hide."""
+        return (finding for finding in self.findings if finding.ignored is None)
+
+    @property
+    def worst(self) -> Severity | None:
+        """The severity of the worst finding that counts."""
+        return max((finding.severity for finding in self.counted), default=None)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run says about all the checkpoints it looked at."""
+
+    checkpoints: tuple[Examination, ...]
+    rules: int
+    """How many rules were asked."""
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """All findings that count, in report order."""
+        return [finding for examination in self.checkpoints for finding in examination.counted]
+
+    @property
+    def hidden(self) -> int:
+        """How many findings were hidden by configuration or baseline."""
+        return sum(finding.ignored is not None for each in self.checkpoints for finding in each.findings)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Bytes to replace in a file, and what stands there before."""
+
+    offset: int
+    old: bytes
+    new: bytes
+    reason: str = ""
