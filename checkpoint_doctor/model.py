@@ -1,7 +1,7 @@
 """The nouns: what a checkpoint is made of, and what can be said about it.
 
-Everything here is frozen. A ``Checkpoint`` is what a loader makes of a file: lazy tensors, the optimizers' state and the
-settings. A ``Finding`` is what a rule says about it, a ``Report`` what a run found in all of them.
+Everything here is frozen. A ``Checkpoint`` is what a loader makes of a file: lazy tensors, the optimizers' state and
+the settings. A ``Finding`` is what a rule says about it, a ``Report`` what a run found in all of them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Tensor:
     values: Values
     """Where the numbers are."""
     storage: str = ""
-    """Names the memory behind the tensor: two tensors of one storage are views of each other (tied, flattened, sliced)."""
+    """Names the memory behind the tensor: tensors of one storage are views of each other (tied, flattened, sliced)."""
     storage_range: tuple[int, int] = (0, 0)
     """First byte and byte after the last that the tensor touches within its storage."""
     is_buffer: bool = False
@@ -202,13 +202,13 @@ class PickledName:
 
     @property
     def qualified(self) -> str:
-        """``module.name``."""
+        """The dotted name that an import would ask for."""
         return f"{self.module}.{self.name}"
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something that could not be looked at, because …"""
+    """Something that could not be looked at, and why."""
 
     what: str
     why: str
@@ -282,7 +282,7 @@ class Checkpoint:
 
     @cached_property
     def is_untrained(self) -> bool:
-        """True at step 0: no optimizer has any state and no update was counted (``step`` is no evidence of training)."""
+        """True at step 0: no optimizer has any state and no update was counted. ``step`` is no evidence of training."""
         if any(optimizer.has_state for optimizer in self.optimizers):
             return False
         return self.updates == 0 if self.updates is not None else False

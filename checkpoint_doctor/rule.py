@@ -102,8 +102,8 @@ class Rule:
     ) -> Finding:
         """Build a finding of this rule about a subject.
 
-        ``severity`` overrides the rule's own. ``evidence`` takes plain JSON values (str, int, float, bool, None, lists and
-        dicts of them). Repairs make the finding fixable; ``advice`` says what to change upstream.
+        ``severity`` overrides the rule's own. ``evidence`` takes plain JSON values (str, int, float, bool, None, lists
+        and dicts of them). Repairs make the finding fixable; ``advice`` says what to change upstream.
         """
         repairs = tuple(repairs)
         order = (Safety.SAFE, Safety.ON_REQUEST, Safety.UNSAFE)
