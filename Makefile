@@ -1,0 +1,37 @@
+# Everything runs in a virtual environment of its own, made at the first call. `make VENV=path` uses another one.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+RUN := $(VENV)/bin
+
+# torch works on one thread per process: the tests run on all cores at once, and sums stay the same everywhere.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: dev lint test fixtures bench docs
+
+dev: $(RUN)/ckdoc
+
+# torch goes first and alone, so that nothing else's wider requirement can pull a CUDA build.
+$(RUN)/ckdoc: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+lint: dev
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+test: dev
+	$(RUN)/python -m pytest -q -n 2
+
+fixtures: dev
+	$(RUN)/python fixtures/generate.py
+
+bench: dev
+	$(RUN)/python -m benchmarks.faults
+	$(RUN)/python -m benchmarks.speed
+
+docs: dev
+	$(RUN)/python docs/generate.py
