@@ -19,6 +19,10 @@ class UnreadableCheckpoint(DoctorError):
     """The bytes are not a checkpoint we can open: damaged, foreign, or refused by the system."""
 
 
+class NotACheckpoint(UnreadableCheckpoint):
+    """A sound file of another kind: an error when it was named, no news when a search came across it."""
+
+
 class UsageError(DoctorError):
     """The command line or the configuration asks for something that does not exist."""
 

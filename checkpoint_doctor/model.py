@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoint_doctor import anatomy
+from checkpoint_doctor.traces import Traces, trace
 from checkpoint_doctor.vitals import Values, Vitals, measure
 
 
@@ -141,6 +142,16 @@ class Moments:
                 return self.state[key]
         return None
 
+    @cached_property
+    def traces(self) -> Traces | None:
+        """What gradients left in the moments, taken at the first question; ``None`` where there are no moments."""
+        first, second = self.first, self.second
+        if first is None and second is None:
+            return None
+        if first is not None and second is not None and first.shape != second.shape:
+            return None
+        return trace(first and first.values, second and second.values, is_root="exp_inf" in self.state)
+
 
 @dataclass(frozen=True, eq=False)
 class ParameterGroup:
@@ -186,6 +197,20 @@ class Flaw:
     """The part of the file concerned (a zip member, a shard, a tensor)."""
     expected: int | None = None
     found: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Checksum:
+    """A stored checksum that costs a pass over the bytes to verify, so that it waits until somebody asks."""
+
+    size: int
+    """Bytes to read."""
+    verify: Callable[[], Flaw | None]
+
+    @cached_property
+    def flaw(self) -> Flaw | None:
+        """What is wrong, ``None`` where the bytes are as they were written."""
+        return self.verify()
 
 
 @dataclass(frozen=True)
@@ -235,8 +260,15 @@ class Checkpoint:
     versions: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     flaws: tuple[Flaw, ...] = ()
+    """What the loader noticed while opening; ``damage`` adds what the checksums say."""
+    checksums: tuple[Checksum, ...] = ()
     pickled_names: tuple[PickledName, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+
+    @cached_property
+    def damage(self) -> tuple[Flaw, ...]:
+        """Everything wrong with the file itself, its checksums verified."""
+        return self.flaws + tuple(each.flaw for each in self.checksums if each.flaw is not None)
 
     @cached_property
     def by_name(self) -> Mapping[str, Tensor]:
@@ -275,6 +307,16 @@ class Checkpoint:
         """Tensor name to what an optimizer remembers about it, for the tensors that an optimizer holds."""
         return {
             moments.tensor: moments
+            for optimizer in self.optimizers
+            for moments in optimizer.parameters
+            if moments.tensor is not None
+        }
+
+    @cached_property
+    def optimizer_of(self) -> Mapping[str, Optimizer]:
+        """Tensor name to the optimizer that holds it."""
+        return {
+            moments.tensor: optimizer
             for optimizer in self.optimizers
             for moments in optimizer.parameters
             if moments.tensor is not None
