@@ -1,0 +1,247 @@
+"""The traces that gradients left in an optimizer's moments.
+
+``trace`` knows no file and no rule. It streams the first and the second moment of one parameter beside each other, in
+blocks that stay in the cache, and keeps for every row (output unit) and column (input) what tells whether a gradient
+ever came, and whether it still does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoint_doctor.vitals import BLOCK_ELEMENTS, Values
+
+COLUMN_LIMIT = 1 << 22
+"""Widest row (entries) for which columns are kept: 64 MiB of maxima. Wider rows belong to no layer known to us."""
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What one pass over the moments of a parameter tells.
+
+    Rows are the entries along the first axis (a vector's own entries; one row for a scalar). Columns are the entries along
+    the second axis, the kernels of a convolution folded into them. Magnitudes ignore NaN. ``magnitude`` is the second
+    moment's square root, the size of gradients: √v for Adam and RMSprop, ``exp_inf`` itself for Adamax.
+    """
+
+    count: int
+    """Entries of the parameter."""
+    total: float
+    """Sum of the squared magnitudes, Σ v; 0.0 without a second moment."""
+    row_first: NDArray | None
+    """Largest absolute first moment in each row; ``None`` without a first moment."""
+    row_second: NDArray | None
+    """Largest magnitude in each row; ``None`` without a second moment."""
+    row_pulse: NDArray | None
+    """Largest ratio of first moment to magnitude in each row, where the magnitude is not zero; needs both moments."""
+    column_first: NDArray | None
+    """As ``row_first``, for each column; ``None`` also for vectors and scalars."""
+    column_second: NDArray | None
+    """As ``row_second``, for each column; ``None`` also for vectors and scalars."""
+    column_pulse: NDArray | None
+    """As ``row_pulse``, for each column; ``None`` also for vectors and scalars."""
+    exponents: NDArray
+    """Histogram of the magnitudes by binary exponent: ``exponents[e + 150]`` counts those in [2**e, 2**(e + 1))."""
+    untouched: int
+    """Entries whose magnitude is exactly zero."""
+    nonfinite_first: int
+    """NaN and infinite entries of the first moment."""
+    nonfinite_second: int
+    """NaN and infinite entries of the second moment."""
+
+    def smaller_than(self, magnitude: float) -> float:
+        """Return the share of entries whose magnitude lies below a limit, exact to a power of two, 0.0 where empty."""
+        if not self.count or magnitude <= 0:
+            return 0.0
+        below = int(np.floor(np.log2(magnitude))) + 150
+        return (self.untouched + int(self.exponents[: max(below, 0)].sum())) / self.count
+
+
+@dataclass(frozen=True)
+class ZeroTally:
+    """Zeros of a parameter beside its second moment (or momentum buffer)."""
+
+    selected: int
+    """Entries looked at."""
+    zeros: int
+    """Entries whose value is exactly zero."""
+    zeros_untouched: int
+    """Zeros where no gradient is recorded."""
+    untouched: int
+    """Entries, zero or not, where no gradient is recorded."""
+
+
+def trace(first: Values | None, second: Values | None, *, is_root: bool = False) -> Traces:
+    """Stream the moments of a parameter beside each other and keep what gradients left there.
+
+    ``first`` is the mean of gradients or the momentum buffer, ``second`` the mean (or sum) of their squares. With
+    ``is_root`` the second moment is a magnitude already and no square (Adamax). Memory does not grow with the tensors,
+    except for one number per row and column.
+
+    Raises:
+        ValueError: neither is given, or their shapes differ.
+    """
+    given = [values for values in (first, second) if values is not None]
+    if not given or any(values.shape != given[0].shape for values in given):
+        raise ValueError("moments of one parameter have one shape")
+    sheet = _Sheet(given[0].shape, first is not None, second is not None)
+    for start, momentum, spread in _beside(first, second):
+        with np.errstate(all="ignore"):
+            sheet.add(start, momentum, spread, is_root)
+    return sheet.finish()
+
+
+def tally_zeros(values: Values, record: Values, rows: NDArray | None = None, untouched: float = 0.0) -> ZeroTally:
+    """Count zeros of a parameter by whether the optimizer recorded a gradient beneath them.
+
+    ``record`` is the second moment or the momentum buffer, ``rows`` restricts the count to indices along the first axis,
+    and entries of ``record`` no larger than ``untouched`` in magnitude count as never having seen a gradient.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if values.shape != record.shape:
+        raise ValueError("a parameter and its moments have one shape")
+    width = _width(values.shape)
+    wanted = None
+    if rows is not None:
+        wanted = np.zeros(values.shape[0] if values.shape else 1, dtype=bool)
+        wanted[rows] = True
+    selected = zeros = zeros_untouched = bare = 0
+    for start, value, moment in _beside(values, record):
+        assert value is not None and moment is not None
+        zero, idle = value == 0, np.abs(_real(moment)) <= untouched
+        if wanted is not None:
+            inside = wanted[np.arange(start, start + value.size) // width]
+            zero, idle = zero & inside, idle & inside
+            selected += int(inside.sum())
+        else:
+            selected += value.size
+        zeros += int(zero.sum())
+        zeros_untouched += int((zero & idle).sum())
+        bare += int(idle.sum())
+    return ZeroTally(selected, zeros, zeros_untouched, bare)
+
+
+class _Sheet:
+    """The running maxima of one pass."""
+
+    def __init__(self, shape: tuple[int, ...], has_first: bool, has_second: bool) -> None:
+        self.count = prod(shape)
+        self.width = _width(shape)
+        self.kernel = prod(shape[2:]) or 1
+        rows, columns = (shape[0] if shape else 1), (shape[1] if len(shape) > 1 else 0)
+        with_columns = 0 < columns and self.width <= COLUMN_LIMIT
+        present = {"first": has_first, "second": has_second, "pulse": has_first and has_second}
+        self.rows = {key: np.zeros(rows) for key, there in present.items() if there}
+        self.columns = {key: np.zeros(columns) for key, there in present.items() if there and with_columns}
+        self.exponents = np.zeros(300, dtype=np.int64)
+        self.total = 0.0
+        self.untouched = self.nonfinite_first = self.nonfinite_second = 0
+
+    def add(self, start: int, first: NDArray | None, second: NDArray | None, is_root: bool) -> None:
+        """Take in one block that begins at a flat index."""
+        figures: dict[str, NDArray] = {}
+        if first is not None:
+            magnitude = np.abs(_real(first))
+            self.nonfinite_first += _nonfinite(magnitude)
+            figures["first"] = magnitude
+        if second is not None:
+            spread = _real(second)
+            self.nonfinite_second += _nonfinite(spread)
+            root = np.abs(spread) if is_root else np.sqrt(np.abs(spread))
+            self._count(spread, root, is_root)
+            figures["second"] = root
+        if first is not None and second is not None:
+            figures["pulse"] = np.divide(figures["first"], root, out=np.zeros_like(root), where=root > 0)
+        for at, shape in _pieces(start, len(next(iter(figures.values()))), self.width):
+            row, column = divmod(start + at.start, self.width)
+            for key, values in figures.items():
+                block = values[at].reshape(shape)
+                inside = self.rows[key][row : row + shape[0]]
+                np.fmax(inside, np.fmax.reduce(block, axis=1), out=inside)
+                if key in self.columns:
+                    self._add_columns(self.columns[key], np.fmax.reduce(block, axis=0), column)
+
+    def _count(self, spread: NDArray, root: NDArray, is_root: bool) -> None:
+        finite = root[np.isfinite(root)]
+        wide = finite.astype(np.float64, copy=False)
+        self.total += float(np.dot(wide, wide))
+        self.untouched += int(np.count_nonzero(spread == 0))
+        positive = finite[finite > 0]
+        exponent = np.clip(np.frexp(positive)[1] + 149, 0, 299)
+        self.exponents += np.bincount(exponent, minlength=300)
+
+    def _add_columns(self, columns: NDArray, maxima: NDArray, start: int) -> None:
+        if self.kernel == 1:
+            inside = columns[start : start + maxima.size]
+            np.fmax(inside, maxima, out=inside)
+        else:
+            owner = np.arange(start, start + maxima.size) // self.kernel
+            np.fmax.at(columns, owner, maxima)
+
+    def finish(self) -> Traces:
+        """Close the sheet."""
+        return Traces(
+            count=self.count,
+            total=self.total,
+            row_first=self.rows.get("first"),
+            row_second=self.rows.get("second"),
+            row_pulse=self.rows.get("pulse"),
+            column_first=self.columns.get("first"),
+            column_second=self.columns.get("second"),
+            column_pulse=self.columns.get("pulse"),
+            exponents=self.exponents,
+            untouched=self.untouched,
+            nonfinite_first=self.nonfinite_first,
+            nonfinite_second=self.nonfinite_second,
+        )
+
+
+def _beside(one: Values | None, other: Values | None) -> Iterator[tuple[int, NDArray | None, NDArray | None]]:
+    """Yield the blocks of two tensors of one shape together, with the flat index where each begins."""
+    start = 0
+    if one is None or other is None:
+        alone = one if other is None else other
+        assert alone is not None
+        for block in alone.blocks(BLOCK_ELEMENTS):
+            yield (start, block, None) if other is None else (start, None, block)
+            start += block.size
+        return
+    for block, beside in zip(one.blocks(BLOCK_ELEMENTS), other.blocks(BLOCK_ELEMENTS), strict=True):
+        yield start, block, beside
+        start += block.size
+
+
+def _pieces(start: int, size: int, width: int) -> Iterator[tuple[slice, tuple[int, int]]]:
+    """Cut a flat block into the rest of a row, whole rows, and the beginning of a row."""
+    at = 0
+    while at < size:
+        column = (start + at) % width
+        if column or size - at < width:
+            length = min(width - column, size - at)
+            yield slice(at, at + length), (1, length)
+        else:
+            length = (size - at) // width * width
+            yield slice(at, at + length), (length // width, width)
+        at += length
+
+
+def _width(shape: tuple[int, ...]) -> int:
+    return prod(shape[1:]) or 1
+
+
+def _real(block: NDArray) -> NDArray:
+    """Return a block as floats that NumPy's reductions know: bfloat16 and half widened, complex as magnitudes."""
+    if block.dtype.kind == "c":
+        return np.abs(block)
+    return block if block.dtype in (np.float32, np.float64) else block.astype(np.float32)
+
+
+def _nonfinite(block: NDArray) -> int:
+    return int(block.size - np.count_nonzero(np.isfinite(block)))
