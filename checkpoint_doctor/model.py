@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,11 @@ from numpy.typing import NDArray
 from checkpoint_doctor import anatomy
 from checkpoint_doctor.traces import Traces, trace
 from checkpoint_doctor.vitals import Values, Vitals, measure
+
+
+def quantity(number: int, noun: str, plural: str = "") -> str:
+    """Say a number with its noun: ``1 finding``, ``2 findings``, ``0 findings``, ``1,234 findings``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 class Severity(IntEnum):
@@ -394,7 +400,14 @@ class TensorRecord:
     @property
     def size(self) -> int:
         """Number of entries."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return prod(self.shape)
+
+    @property
+    def is_statistic(self) -> bool:
+        """True for what is kept and not learned: a buffer, or one of batch normalization's running statistics."""
+        return self.kind == anatomy.Kind.BUFFER or self.name.endswith(
+            ("running_mean", "running_var", "num_batches_tracked")
+        )
 
 
 @dataclass(frozen=True)
@@ -415,6 +428,11 @@ class Examination:
     skipped: tuple[Skipped, ...] = ()
 
     @property
+    def parameters(self) -> int:
+        """Number of learned values: the entries of all tensors but buffers and running statistics."""
+        return sum(tensor.size for tensor in self.tensors if not tensor.is_statistic)
+
+    @property
     def counted(self) -> Iterator[Finding]:
         """The findings that nobody asked to hide."""
         return (finding for finding in self.findings if finding.ignored is None)
@@ -432,6 +450,8 @@ class Report:
     checkpoints: tuple[Examination, ...]
     rules: int
     """How many rules were asked."""
+    fail_on: Severity | None = Severity.ERROR
+    """The severity from which on a finding fails the run; ``None`` where none does."""
 
     @property
     def findings(self) -> Sequence[Finding]:
@@ -442,6 +462,48 @@ class Report:
     def hidden(self) -> int:
         """How many findings were hidden by configuration or baseline."""
         return sum(finding.ignored is not None for each in self.checkpoints for finding in each.findings)
+
+    def fails(self, finding: Finding) -> bool:
+        """True for a finding that counts and is at or above ``fail_on``."""
+        return finding.ignored is None and self.fail_on is not None and finding.severity >= self.fail_on
+
+    @property
+    def failed(self) -> bool:
+        """True where a finding fails the run. Unreadable checkpoints are another matter: they are not judged at all."""
+        return any(self.fails(finding) for finding in self.findings)
+
+    @property
+    def unreadable(self) -> int:
+        """How many checkpoints could not be read."""
+        return sum(each.verdict is Verdict.UNREADABLE for each in self.checkpoints)
+
+    @property
+    def summary_line(self) -> str:
+        """What was looked at and what came of it, as in ``32 tensors, 41 rules, 2 findings, 1 hidden by config``."""
+        several = len(self.checkpoints) != 1
+        unseen = sum(len(each.skipped) for each in self.checkpoints)
+        return ", ".join(
+            [
+                *([quantity(len(self.checkpoints), "checkpoint")] if several else []),
+                quantity(sum(len(each.tensors) for each in self.checkpoints), "tensor"),
+                quantity(self.rules, "rule"),
+                quantity(len(self.findings), "finding"),
+                *([f"{self.hidden:,} hidden by config"] if self.hidden else []),
+                *([f"{unseen:,} not looked at"] if unseen else []),
+                *([f"{self.unreadable:,} unreadable"] if self.unreadable else []),
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a reporter may know about where its text goes."""
+
+    width: int = 80
+    """Columns."""
+    color: bool = False
+    verbose: bool = False
+    """True where everything is wanted, and not only what is remarkable."""
 
 
 @dataclass(frozen=True)
