@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor import anatomy
 from checkpoint_doctor.traces import Traces, trace
+from checkpoint_doctor.twins import online_twin
 from checkpoint_doctor.vitals import Values, Vitals, measure
 
 
@@ -156,7 +157,11 @@ class Moments:
             return None
         if first is not None and second is not None and first.shape != second.shape:
             return None
-        return trace(first and first.values, second and second.values, is_root="exp_inf" in self.state)
+        return trace(
+            None if first is None else first.values,
+            None if second is None else second.values,
+            is_root="exp_inf" in self.state,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,6 +322,12 @@ class Checkpoint:
             for moments in optimizer.parameters
             if moments.tensor is not None
         }
+
+    @cached_property
+    def online_twins(self) -> Mapping[str, str]:
+        """Target network's tensor to the tensor that it is a slowly following copy of."""
+        shapes = {tensor.name: tensor.shape for tensor in self.tensors}
+        return {name: twin for name in shapes if (twin := online_twin(name, shapes))}
 
     @cached_property
     def optimizer_of(self) -> Mapping[str, Optimizer]:

@@ -24,9 +24,9 @@ COLUMN_LIMIT = 1 << 22
 class Traces:
     """What one pass over the moments of a parameter tells.
 
-    Rows are the entries along the first axis (a vector's own entries; one row for a scalar). Columns are the entries along
-    the second axis, the kernels of a convolution folded into them. Magnitudes ignore NaN. ``magnitude`` is the second
-    moment's square root, the size of gradients: √v for Adam and RMSprop, ``exp_inf`` itself for Adamax.
+    Rows are the entries along the first axis (a vector's own entries; one row for a scalar). Columns are the entries
+    along the second axis, the kernels of a convolution folded into them. Magnitudes ignore NaN. ``magnitude`` is the
+    second moment's square root, the size of gradients: √v for Adam and RMSprop, ``exp_inf`` itself for Adamax.
     """
 
     count: int
@@ -99,8 +99,8 @@ def trace(first: Values | None, second: Values | None, *, is_root: bool = False)
 def tally_zeros(values: Values, record: Values, rows: NDArray | None = None, untouched: float = 0.0) -> ZeroTally:
     """Count zeros of a parameter by whether the optimizer recorded a gradient beneath them.
 
-    ``record`` is the second moment or the momentum buffer, ``rows`` restricts the count to indices along the first axis,
-    and entries of ``record`` no larger than ``untouched`` in magnitude count as never having seen a gradient.
+    ``record`` is the second moment or the momentum buffer, ``rows`` restricts the count to indices along the first
+    axis, and entries of ``record`` no larger than ``untouched`` in magnitude count as never having seen a gradient.
 
     Raises:
         ValueError: the shapes differ.
@@ -114,7 +114,8 @@ def tally_zeros(values: Values, record: Values, rows: NDArray | None = None, unt
         wanted[rows] = True
     selected = zeros = zeros_untouched = bare = 0
     for start, value, moment in _beside(values, record):
-        assert value is not None and moment is not None
+        assert value is not None
+        assert moment is not None
         zero, idle = value == 0, np.abs(_real(moment)) <= untouched
         if wanted is not None:
             inside = wanted[np.arange(start, start + value.size) // width]
@@ -136,7 +137,7 @@ class _Sheet:
         self.width = _width(shape)
         self.kernel = prod(shape[2:]) or 1
         rows, columns = (shape[0] if shape else 1), (shape[1] if len(shape) > 1 else 0)
-        with_columns = 0 < columns and self.width <= COLUMN_LIMIT
+        with_columns = columns > 0 and self.width <= COLUMN_LIMIT
         present = {"first": has_first, "second": has_second, "pulse": has_first and has_second}
         self.rows = {key: np.zeros(rows) for key, there in present.items() if there}
         self.columns = {key: np.zeros(columns) for key, there in present.items() if there and with_columns}
@@ -239,7 +240,7 @@ def _width(shape: tuple[int, ...]) -> int:
 def _real(block: NDArray) -> NDArray:
     """Return a block as floats that NumPy's reductions know: bfloat16 and half widened, complex as magnitudes."""
     if block.dtype.kind == "c":
-        return np.abs(block)
+        return np.asarray(np.abs(block))
     return block if block.dtype in (np.float32, np.float64) else block.astype(np.float32)
 
 

@@ -1,0 +1,91 @@
+"""What was ever trained: how many updates a tensor saw, and whether a gradient reached it in any of them."""
+
+from __future__ import annotations
+
+from checkpoint_doctor.model import Checkpoint, Layer, Moments, Optimizer, Tensor
+
+
+def updates_of(tensor: Tensor, checkpoint: Checkpoint) -> int | None:
+    """Return how many updates an optimizer counted for a tensor; ``None`` where none holds it or it does not count.
+
+    A parameter that is held and never stepped, while its neighbours were, has 0.
+    """
+    moments = checkpoint.moments.get(tensor.name)
+    if moments is None:
+        return None
+    if moments.step is not None or moments.state:
+        return moments.step
+    optimizer = checkpoint.optimizer_of[tensor.name]
+    counts = any(each.step is not None for each in optimizer.parameters)
+    return 0 if counts or checkpoint.is_untrained else None
+
+
+def layer_was_trained(layer: Layer, checkpoint: Checkpoint) -> bool | None:
+    """Say whether a gradient ever reached a layer's weights; ``None`` where the file does not tell.
+
+    Biases are not asked: the question is put when they are the ones in doubt. A layer without weights (a bare
+    parameter, a norm) is judged by all it has.
+    """
+    weights = [tensor for role, tensor in layer.tensors.items() if "weight" in role and not tensor.is_buffer]
+    verdicts = [was_trained(tensor, checkpoint) for tensor in weights or layer.tensors.values()]
+    if any(verdicts):
+        return True
+    return None if not verdicts or None in verdicts else False
+
+
+def was_trained(tensor: Tensor, checkpoint: Checkpoint) -> bool | None:
+    """Say whether a gradient ever reached a tensor; ``None`` where the file does not tell."""
+    if checkpoint.is_untrained:
+        return False
+    moments = checkpoint.moments.get(tensor.name)
+    if moments is None or not moments.state:
+        twin = checkpoint.by_name.get(checkpoint.online_twins.get(tensor.name, ""))
+        if twin is not None:
+            return was_trained(twin, checkpoint)
+    if moments is None:
+        return None
+    optimizer = checkpoint.optimizer_of[tensor.name]
+    if not moments.state:
+        return False if was_left_out(moments, optimizer, checkpoint) else None
+    traces, record = moments.traces, moments.second or moments.first
+    if traces is None or record is None:
+        return None
+    largest = traces.row_second if moments.second is not None else traces.row_first
+    assert largest is not None
+    return bool((largest > untouched_level(moments, optimizer, of_root=True)).any()) if largest.size else None
+
+
+def untouched_level(moments: Moments, optimizer: Optimizer, *, of_root: bool = False) -> float:
+    """Return the value that an entry of the record has where no gradient ever came, with room for rounding.
+
+    0.0 for Adam, RMSprop and momentum. Adamax adds ε to every gradient's magnitude, so its norm never falls below ε;
+    Adagrad may start above zero (``initial_accumulator_value``); ``RMSpropTFLike`` starts at 1.0 and decays as
+    α**step (stable_baselines3.common.sb2_compat), until float32 cannot go lower. ``of_root`` asks for the square root,
+    as ``Traces`` keeps it.
+    """
+    group = optimizer.group_of(moments.index)
+    options = group.options if group else {}
+    level, is_root = 0.0, False
+    if "exp_inf" in moments.state:
+        level, is_root = float(options.get("eps") or 0.0), True
+    elif "sum" in moments.state:
+        level = float(options.get("initial_accumulator_value") or 0.0)
+    elif optimizer.kind == "RMSpropTFLike" and moments.step is not None:
+        alpha = float(options.get("alpha") or 0.99)
+        # A subnormal stops shrinking once a step of 1 - α is less than half of its last place.
+        floor = 2.0**-149 * (0.5 / (1.0 - alpha) + 1.0) if alpha < 1.0 else 0.0
+        level = max(alpha**moments.step, floor)
+    level *= 1.001
+    return level**0.5 if of_root and not is_root else level
+
+
+def was_left_out(moments: Moments, optimizer: Optimizer, checkpoint: Checkpoint) -> bool:
+    """Say whether a parameter without state was never stepped, though its neighbours were.
+
+    TRPO's policy is moved without the optimizer, and a copy in a target network follows its twin: neither was left out.
+    """
+    if not any(each.state for each in optimizer.parameters):
+        return False
+    if checkpoint.algorithm != "TRPO":
+        return True
+    return "value" in (moments.tensor or "") or "vf_" in (moments.tensor or "")
