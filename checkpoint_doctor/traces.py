@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.vitals import BLOCK_ELEMENTS, Values
 
+FAINT_PULSE = 1e-4
+"""Ratio of first moment to magnitude below which an entry receives no gradient: with Adam's default betas 88 updates
+without one. Live units of 20 published agents stay above it, silent ones fall far below (benchmarks/truth.py)."""
+
 COLUMN_LIMIT = 1 << 22
 """Widest row (entries) for which columns are kept: 64 MiB of maxima. Wider rows belong to no layer known to us."""
 
@@ -46,7 +50,9 @@ class Traces:
     column_pulse: NDArray | None
     """As ``row_pulse``, for each column; ``None`` also for vectors and scalars."""
     exponents: NDArray
-    """Histogram of the magnitudes by binary exponent: ``exponents[e + 150]`` counts those in [2**e, 2**(e + 1))."""
+    """Histogram of the live entries' magnitudes by binary exponent: ``exponents[e + 150]`` counts those in
+    [2**e, 2**(e + 1)). Live are the entries with a pulse of at least ``FAINT_PULSE`` (without a first moment: all whose
+    magnitude is not zero)."""
     untouched: int
     """Entries whose magnitude is exactly zero."""
     nonfinite_first: int
@@ -54,12 +60,16 @@ class Traces:
     nonfinite_second: int
     """NaN and infinite entries of the second moment."""
 
-    def smaller_than(self, magnitude: float) -> float:
-        """Return the share of entries whose magnitude lies below a limit, exact to a power of two, 0.0 where empty."""
-        if not self.count or magnitude <= 0:
-            return 0.0
-        below = int(np.floor(np.log2(magnitude))) + 150
-        return (self.untouched + int(self.exponents[: max(below, 0)].sum())) / self.count
+    @property
+    def live(self) -> int:
+        """Entries that receive gradient."""
+        return int(self.exponents.sum())
+
+    def live_below(self, magnitude: float) -> int:
+        """Return how many live entries have a magnitude below a limit, which is rounded down to a power of two."""
+        if magnitude <= 0:
+            return 0
+        return int(self.exponents[: max(int(np.floor(np.log2(magnitude))) + 150, 0)].sum())
 
 
 @dataclass(frozen=True)
@@ -156,10 +166,10 @@ class _Sheet:
             spread = _real(second)
             self.nonfinite_second += _nonfinite(spread)
             root = np.abs(spread) if is_root else np.sqrt(np.abs(spread))
-            self._count(spread, root, is_root)
             figures["second"] = root
-        if first is not None and second is not None:
-            figures["pulse"] = np.divide(figures["first"], root, out=np.zeros_like(root), where=root > 0)
+            if first is not None:
+                figures["pulse"] = np.divide(figures["first"], root, out=np.zeros_like(root), where=root > 0)
+            self._count(root, figures.get("pulse"))
         for at, shape in _pieces(start, len(next(iter(figures.values()))), self.width):
             row, column = divmod(start + at.start, self.width)
             for key, values in figures.items():
@@ -169,14 +179,17 @@ class _Sheet:
                 if key in self.columns:
                     self._add_columns(self.columns[key], np.fmax.reduce(block, axis=0), column)
 
-    def _count(self, spread: NDArray, root: NDArray, is_root: bool) -> None:
-        finite = root[np.isfinite(root)]
-        wide = finite.astype(np.float64, copy=False)
-        self.total += float(np.dot(wide, wide))
-        self.untouched += int(np.count_nonzero(spread == 0))
-        positive = finite[finite > 0]
-        exponent = np.clip(np.frexp(positive)[1] + 149, 0, 299)
-        self.exponents += np.bincount(exponent, minlength=300)
+    def _count(self, root: NDArray, pulse: NDArray | None) -> None:
+        touched = root > 0
+        self.untouched += root.size - int(np.count_nonzero(touched))
+        wide = root.astype(np.float64)
+        energy = float(np.dot(wide, wide))
+        if not np.isfinite(energy):
+            wide = wide[np.isfinite(wide)]
+            energy = float(np.dot(wide, wide))
+        self.total += energy
+        live = root[touched if pulse is None else pulse >= FAINT_PULSE]
+        self.exponents += np.bincount(np.clip(np.frexp(live)[1] + 149, 0, 299), minlength=300)
 
     def _add_columns(self, columns: NDArray, maxima: NDArray, start: int) -> None:
         if self.kernel == 1:
