@@ -35,13 +35,18 @@ def layer_was_trained(layer: Layer, checkpoint: Checkpoint) -> bool | None:
 
 def was_trained(tensor: Tensor, checkpoint: Checkpoint) -> bool | None:
     """Say whether a gradient ever reached a tensor; ``None`` where the file does not tell."""
+    return rows_were_trained(tensor, checkpoint, slice(None))
+
+
+def rows_were_trained(tensor: Tensor, checkpoint: Checkpoint, rows: slice) -> bool | None:
+    """Say whether a gradient ever reached some rows of a tensor; ``None`` where the file does not tell."""
     if checkpoint.is_untrained:
         return False
     moments = checkpoint.moments.get(tensor.name)
     if moments is None or not moments.state:
         twin = checkpoint.by_name.get(checkpoint.online_twins.get(tensor.name, ""))
         if twin is not None:
-            return was_trained(twin, checkpoint)
+            return rows_were_trained(twin, checkpoint, rows)
     if moments is None:
         return None
     optimizer = checkpoint.optimizer_of[tensor.name]
@@ -52,7 +57,8 @@ def was_trained(tensor: Tensor, checkpoint: Checkpoint) -> bool | None:
         return None
     largest = traces.row_second if moments.second is not None else traces.row_first
     assert largest is not None
-    return bool((largest > untouched_level(moments, optimizer, of_root=True)).any()) if largest.size else None
+    chosen = largest[rows]
+    return bool((chosen > untouched_level(moments, optimizer, of_root=True)).any()) if chosen.size else None
 
 
 def untouched_level(moments: Moments, optimizer: Optimizer, *, of_root: bool = False) -> float:
