@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from checkpoint_doctor.model import Checkpoint, Layer, Moments, Optimizer, Tensor
 
 
@@ -27,26 +29,26 @@ def layer_was_trained(layer: Layer, checkpoint: Checkpoint) -> bool | None:
     parameter, a norm) is judged by all it has.
     """
     weights = [tensor for role, tensor in layer.tensors.items() if "weight" in role and not tensor.is_buffer]
-    verdicts = [was_trained(tensor, checkpoint) for tensor in weights or layer.tensors.values()]
+    return rows_were_trained(weights or list(layer.tensors.values()), checkpoint, slice(None))
+
+
+def rows_were_trained(tensors: Sequence[Tensor], checkpoint: Checkpoint, rows: slice) -> bool | None:
+    """Say whether a gradient ever reached these rows of any of the tensors; ``None`` where the file does not tell."""
+    verdicts = [was_trained(tensor, checkpoint, rows) for tensor in tensors]
     if any(verdicts):
         return True
     return None if not verdicts or None in verdicts else False
 
 
-def was_trained(tensor: Tensor, checkpoint: Checkpoint) -> bool | None:
-    """Say whether a gradient ever reached a tensor; ``None`` where the file does not tell."""
-    return rows_were_trained(tensor, checkpoint, slice(None))
-
-
-def rows_were_trained(tensor: Tensor, checkpoint: Checkpoint, rows: slice) -> bool | None:
-    """Say whether a gradient ever reached some rows of a tensor; ``None`` where the file does not tell."""
+def was_trained(tensor: Tensor, checkpoint: Checkpoint, rows: slice = slice(None)) -> bool | None:
+    """Say whether a gradient ever reached a tensor (or some of its rows); ``None`` where the file does not tell."""
     if checkpoint.is_untrained:
         return False
     moments = checkpoint.moments.get(tensor.name)
     if moments is None or not moments.state:
         twin = checkpoint.by_name.get(checkpoint.online_twins.get(tensor.name, ""))
         if twin is not None:
-            return rows_were_trained(twin, checkpoint, rows)
+            return was_trained(twin, checkpoint, rows)
     if moments is None:
         return None
     optimizer = checkpoint.optimizer_of[tensor.name]
