@@ -339,6 +339,17 @@ class Checkpoint:
             if moments.tensor is not None
         }
 
+    def updates_of(self, name: str) -> int | None:
+        """Return how many updates an optimizer counted for a tensor; ``None`` where none holds it or it does not count.
+
+        A parameter that is held and never stepped, while its neighbours were, has 0.
+        """
+        moments = self.moments.get(name)
+        if moments is None or moments.step is not None or moments.state:
+            return None if moments is None else moments.step
+        counts = any(each.step is not None for each in self.optimizer_of[name].parameters)
+        return 0 if counts or self.is_untrained else None
+
     @cached_property
     def is_untrained(self) -> bool:
         """True at step 0: no optimizer has any state and no update was counted. ``step`` is no evidence of training."""

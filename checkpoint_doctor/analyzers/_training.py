@@ -7,21 +7,6 @@ from collections.abc import Sequence
 from checkpoint_doctor.model import Checkpoint, Layer, Moments, Optimizer, Tensor
 
 
-def updates_of(tensor: Tensor, checkpoint: Checkpoint) -> int | None:
-    """Return how many updates an optimizer counted for a tensor; ``None`` where none holds it or it does not count.
-
-    A parameter that is held and never stepped, while its neighbours were, has 0.
-    """
-    moments = checkpoint.moments.get(tensor.name)
-    if moments is None:
-        return None
-    if moments.step is not None or moments.state:
-        return moments.step
-    optimizer = checkpoint.optimizer_of[tensor.name]
-    counts = any(each.step is not None for each in optimizer.parameters)
-    return 0 if counts or checkpoint.is_untrained else None
-
-
 def layer_was_trained(layer: Layer, checkpoint: Checkpoint) -> bool | None:
     """Say whether a gradient ever reached a layer's weights; ``None`` where the file does not tell.
 

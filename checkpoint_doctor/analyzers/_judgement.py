@@ -1,0 +1,81 @@
+"""How bad a zero is, given what the optimizer testifies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from checkpoint_doctor.analyzers._normal_zeros import NORMS, explain_zero_bias, is_drawn_by_transformers
+from checkpoint_doctor.analyzers._testimony import Cause, Testimony, explain_zeros
+from checkpoint_doctor.analyzers._training import layer_was_trained
+from checkpoint_doctor.anatomy import Kind
+from checkpoint_doctor.model import Checkpoint, Layer, Severity, Tensor
+
+RECURRENT = (Kind.LSTM, Kind.GRU, Kind.RNN)
+"""Layers whose biases are gate biases."""
+
+
+@dataclass(frozen=True)
+class ZeroBias:
+    """A bias that is exactly zero and should not be."""
+
+    layer: Layer
+    tensor: Tensor
+    severity: Severity
+    testimony: Testimony
+
+
+def judge_zeros(
+    tensor: Tensor,
+    checkpoint: Checkpoint,
+    layer: Layer,
+    rows: Sequence[int] | np.ndarray | slice | None = None,
+) -> tuple[Severity | None, Testimony]:
+    """Return the severity of exact zeros and the testimony behind it; no severity where they are as they should be.
+
+    Overwritten zeros are an error; never trained ones are an error where the layer's weights were not trained either,
+    else a warning; what the file cannot tell is a warning; step 0 is silent.
+    """
+    testimony = explain_zeros(tensor, checkpoint, rows, layer=layer)
+    if testimony.cause is Cause.STEP_0:
+        return None, testimony
+    if testimony.cause is Cause.OVERWRITTEN:
+        return Severity.ERROR, testimony
+    if testimony.cause is Cause.NEVER_TRAINED and testimony.held and layer_was_trained(layer, checkpoint) is False:
+        return Severity.ERROR, testimony
+    return Severity.WARNING, testimony
+
+
+def find_zero_biases(checkpoint: Checkpoint) -> Iterator[ZeroBias]:
+    """Yield the biases that are exactly zero though nothing excuses it, those of recurrent layers included."""
+    for layer in checkpoint.layers:
+        if layer.kind in NORMS or layer.kind in (Kind.BUFFER, Kind.PARAMETER, Kind.LORA):
+            continue
+        for tensor in layer.tensors.values():
+            if not _is_zero_bias(tensor, layer):
+                continue
+            severity, testimony = judge_zeros(tensor, checkpoint, layer)
+            if severity is None or (testimony.cause is not Cause.OVERWRITTEN and _is_normal(tensor, layer, checkpoint)):
+                continue
+            yield ZeroBias(layer, tensor, severity, testimony)
+
+
+def is_zero(tensor: Tensor | None) -> bool:
+    """True for a tensor that has entries, all of them exactly zero."""
+    return tensor is not None and 0 < tensor.vitals.count == tensor.vitals.zeros
+
+
+def _is_zero_bias(tensor: Tensor, layer: Layer) -> bool:
+    is_bias = any(role.startswith("bias") and part is tensor for role, part in layer.tensors.items())
+    if not (is_bias and tensor.is_floating and is_zero(tensor)):
+        return False
+    # Of an output layer that is zero throughout, one finding about the layer is enough.
+    return not (layer.is_output and is_zero(layer.weight))
+
+
+def _is_normal(tensor: Tensor, layer: Layer, checkpoint: Checkpoint) -> bool:
+    if explain_zero_bias(tensor, layer, checkpoint) is not None:
+        return True
+    return is_drawn_by_transformers(layer)

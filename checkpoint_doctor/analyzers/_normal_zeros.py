@@ -1,0 +1,95 @@
+"""Zeros that are how a layer is meant to start or to stay, told by names and neighbours.
+
+Each entry says why in words that fit behind "exactly zero, which is normal: …". The names are those that the layer's
+authors gave it in the cited source; a name alone never excuses a tensor that the optimizer's moments convict.
+"""
+
+from __future__ import annotations
+
+import re
+from math import sqrt
+
+from checkpoint_doctor.anatomy import Kind
+from checkpoint_doctor.model import Checkpoint, Layer, Tensor
+
+NORMS = (Kind.LAYER_NORM, Kind.RMS_NORM, Kind.BATCH_NORM, Kind.GROUP_NORM)
+"""Layers whose bias starts at zero and may stay there."""
+
+_BY_DESIGN: tuple[tuple[str, str], ...] = (
+    (r"lora_(B|up)\b|lora_embedding_A|lora_B\.", "LoRA's second factor starts at zero (Hu et al., 2106.09685)"),
+    (r"adapter.*\bup", "an adapter's up-projection starts at zero (Houlsby et al., 1902.00751)"),
+    (
+        r"zero_convs?\b|controlnet_(down|mid)_block|middle_block_out|input_hint_block|motion.*proj_out",
+        "ControlNet's zero convolutions (Zhang et al., 2302.05543)",
+    ),
+    (r"out_layers\.3\.|(^|\.)out\.2\.|(^|\.)proj_out\.", "a diffusion network's zero module (guided-diffusion)"),
+    (
+        r"adaLN_modulation|ada_?ln|final_layer\.linear|norm\d?(_context)?\.linear\.",
+        "adaLN-Zero modulation (Peebles & Xie, 2212.09748)",
+    ),
+    (
+        r"resweight|rezero|skip_?(init_)?gain|fixup|(^|\.)scalar_(gate|gain)",
+        "ReZero, SkipInit and Fixup start a residual branch at zero (2003.04887, 2002.10444, 1901.09321)",
+    ),
+    (
+        r"(cls|mask|dist|register|class)_?(token|embedding)s?$|pos(ition(al)?)?_?emb(ed(ding)?s?)?(\.weight)?$",
+        "a learned token or position table that starts at zero (timm, DETR)",
+    ),
+    (r"relative_position_bias_table", "a relative position table that starts at zero (BEiT)"),
+    (
+        r"(^|\.)(conv_)?offset(_mask|_conv)?\.(weight|bias)|sampling_offsets\.|attention_weights\.",
+        "deformable offsets start at zero (Dai et al., 1703.06211; Zhu et al., 2010.04159)",
+    ),
+    (r"(readout|lm_head|c_proj)\.weight", "a zero-initialised readout (µP, Yang et al., 2203.03466)"),
+)
+
+_BIAS_BY_DESIGN: tuple[tuple[str, str], ...] = (
+    (
+        r"(^|[._])(k|key)(_proj|_lin|_linear)?\.bias$",
+        "softmax ignores a shift of all keys, so a key bias receives no gradient (2006.16362)",
+    ),
+    (
+        r"in_proj_bias$|out_proj\.bias$",
+        "PyTorch's attention starts its biases at zero (torch.nn.MultiheadAttention)",
+    ),
+    (
+        r"(^|\.)(e_score_)?correction_bias$|(^|\.)score_bias$",
+        "a correction that starts at zero and is moved outside gradient descent",
+    ),
+)
+
+
+def explain_zero_weight(tensor: Tensor) -> str | None:
+    """Say why a weight may be exactly zero by design, ``None`` where nothing excuses it."""
+    return _look_up(tensor.name, _BY_DESIGN)
+
+
+def explain_zero_bias(tensor: Tensor, layer: Layer, checkpoint: Checkpoint) -> str | None:
+    """Say why a bias may be exactly zero by design, ``None`` where nothing excuses it."""
+    if layer.kind in NORMS:
+        return "a norm's bias starts at zero"
+    if layer.following is not None:
+        follower = checkpoint.layer_by_name.get(layer.following)
+        if follower is not None and follower.kind is Kind.BATCH_NORM:
+            return "the BatchNorm that follows subtracts any bias, so it receives no gradient"
+    return _look_up(tensor.name, _BIAS_BY_DESIGN + _BY_DESIGN)
+
+
+def is_drawn_by_transformers(layer: Layer) -> bool:
+    """True where a layer's weight still is the N(0, 0.02) that transformers draws, beside biases of zero.
+
+    ``initializer_range`` is 0.02 in BERT, GPT-2 and their descendants (transformers, ``_init_weights``). The width of
+    the accepted band is four standard errors of the estimate, so that a trained layer falls outside.
+    """
+    weight = layer.weight
+    if weight is None or weight.size < 64:
+        return False
+    vitals = weight.vitals
+    if vitals.std is None or vitals.mean is None:
+        return False
+    error = 0.02 / sqrt(2 * weight.size)
+    return bool(abs(vitals.std - 0.02) < 4 * error and abs(vitals.mean) < 4 * 0.02 / sqrt(weight.size))
+
+
+def _look_up(name: str, table: tuple[tuple[str, str], ...]) -> str | None:
+    return next((reason for pattern, reason in table if re.search(pattern, name, re.IGNORECASE)), None)

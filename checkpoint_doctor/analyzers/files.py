@@ -1,0 +1,299 @@
+"""The file itself: damage, code inside it, tensors without content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from checkpoint_doctor.anatomy import Kind
+from checkpoint_doctor.model import Checkpoint, Finding, PickledName, Severity, Tensor
+from checkpoint_doctor.rule import rule
+
+_ABLE_TO_ACT = frozenset(
+    (
+        "os",
+        "posix",
+        "nt",
+        "subprocess",
+        "pty",
+        "commands",
+        "popen2",
+        "multiprocessing",
+        "threading",
+        "socket",
+        "http",
+        "urllib",
+        "ftplib",
+        "smtplib",
+        "telnetlib",
+        "requests",
+        "ctypes",
+        "cffi",
+        "importlib",
+        "runpy",
+        "code",
+        "codeop",
+        "imp",
+        "pkgutil",
+        "zipimport",
+        "shutil",
+        "tempfile",
+        "pathlib",
+        "io",
+        "sys",
+        "gc",
+        "signal",
+        "webbrowser",
+        "asyncio",
+        "concurrent",
+        "pdb",
+        "bdb",
+        "cProfile",
+        "profile",
+        "timeit",
+        "trace",
+        "platform",
+        "pip",
+        "setuptools",
+        "distutils",
+        "ensurepip",
+        "venv",
+        "builtins",
+        "__builtin__",
+        "marshal",
+        "types",
+        "inspect",
+        "pickle",
+        "_pickle",
+        "cPickle",
+        "dill",
+        "joblib",
+        "shelve",
+        "sqlite3",
+    )
+)
+"""Top-level modules whose functions reach outside the process or run code they are handed."""
+
+_ABLE_TO_ACT_BY_NAME = frozenset(
+    {
+        "operator.methodcaller",
+        "torch.load",
+        "torch.hub.load",
+        "torch.jit.load",
+        "torch.utils.cpp_extension.load",
+        "numpy.load",
+        "numpy.testing._private.utils.runstring",
+    }
+)
+
+_HARMLESS = frozenset(
+    f"{module}.{name}"
+    for module in ("builtins", "__builtin__")
+    for name in (
+        "set",
+        "frozenset",
+        "list",
+        "dict",
+        "tuple",
+        "int",
+        "float",
+        "bool",
+        "str",
+        "bytes",
+        "bytearray",
+        "complex",
+        "slice",
+        "range",
+        "object",
+        "type",
+        "property",
+        "staticmethod",
+        "classmethod",
+        "Exception",
+        "ValueError",
+        "NotImplementedError",
+        "super",
+    )
+) | frozenset(
+    {
+        "_codecs.encode",
+        "types.SimpleNamespace",
+        "types.MappingProxyType",
+        "pathlib.Path",
+        "pathlib.PosixPath",
+        "pathlib.PurePosixPath",
+        "pathlib.WindowsPath",
+        "io.BytesIO",
+        "threading.Lock",
+        "_thread.allocate_lock",
+    }
+)
+
+_CODE_BY_VALUE = ("cloudpickle.", "dill.")
+"""Libraries that store functions and classes by value; SB3 puts schedules into ``data`` this way."""
+
+
+@rule("FIL001", "damaged-container", Severity.ERROR, on=Checkpoint)
+def damaged_container(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """The file could be read, but its container is damaged.
+
+    Why it matters:
+        A wrong checksum, a size that two places disagree about, or bytes behind the end mean that the file is not what
+        was saved: an interrupted copy, a bad disk, or an editor that saved it as text. Libraries differ in what they
+        notice, so the same file may load here and fail, or load wrong numbers, elsewhere.
+
+    When it is normal:
+        Never for a checksum. Bytes behind the end of a safetensors file or a pickle are ignored by some libraries and
+        refused by others.
+
+    What to do:
+        Copy or download the file again and compare its size and hash with the original. Save atomically: write to
+        a temporary file, flush it to disk, then rename it.
+
+    References:
+        PKWARE APPNOTE 4.3.7 (CRC-32 of zip members); safetensors' format description; Lightning issue 19970 on
+        truncated files after an interrupted save.
+    """
+    for flaw in checkpoint.damage:
+        sizes = "" if flaw.expected is None else f": expected {flaw.expected:,}, found {flaw.found or 0:,}"
+        where = f"{flaw.member}: " if flaw.member and flaw.member not in flaw.message else ""
+        yield damaged_container.finding(
+            f"{where}{flaw.message}{sizes}",
+            checkpoint,
+            evidence={"member": flaw.member, "expected": flaw.expected, "found": flaw.found},
+        )
+
+
+@rule("FIL002", "unsafe-pickle", Severity.ERROR, on=Checkpoint)
+def unsafe_pickle(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """A pickle in the file would import names that are able to act when another program loads it.
+
+    Why it matters:
+        ``pickle.load`` and ``torch.load(weights_only=False)`` import whatever a pickle names and call it. A file that
+        names ``os.system`` runs a command on the machine of everybody who opens it. ckdoc reads pickles without
+        importing or calling anything; other programs do not.
+
+    When it is normal:
+        Whole pickled modules name the classes of the program that wrote them. Such names are inert until they are
+        imported, so they are a note. Stable-Baselines3 stores schedules by value through cloudpickle (see FIL004).
+
+    What to do:
+        Do not load the file. Ask its author for a state dict saved as safetensors, or load it with
+        ``weights_only=True``. ckdoc is no malware scanner: silence here does not prove that a file is safe.
+
+    References:
+        Python's pickle documentation, "Warning"; CVE-2025-32434; fickling and picklescan on why lists of forbidden
+        names are bypassed.
+    """
+    acting = [each for each in checkpoint.pickled_names if _can_act(each)]
+    if acting:
+        names = sorted({each.qualified for each in acting})
+        called = any(each.called for each in acting)
+        yield unsafe_pickle.finding(
+            f"loading it with pickle would {'call' if called else 'import'} {_enumerate(names)}; ckdoc did neither",
+            checkpoint,
+            evidence={"names": names, "members": sorted({each.member for each in acting}), "called": called},
+        )
+    foreign = sorted(
+        {
+            each.qualified
+            for each in checkpoint.pickled_names
+            if not each.known and not _can_act(each) and not _is_expected(each, checkpoint)
+        }
+    )
+    if foreign:
+        yield unsafe_pickle.finding(
+            f"its pickle names {len(foreign)} class{'es' if len(foreign) > 1 else ''} of the program that wrote it "
+            f"({_enumerate(foreign)}): read as inert placeholders",
+            checkpoint,
+            severity=Severity.NOTE,
+            evidence={"names": foreign},
+        )
+
+
+def _can_act(each: PickledName) -> bool:
+    if each.known or each.qualified in _HARMLESS or _rebuilds_a_function(each):
+        return False
+    return each.module.partition(".")[0] in _ABLE_TO_ACT or each.qualified in _ABLE_TO_ACT_BY_NAME
+
+
+def _rebuilds_a_function(each: PickledName) -> bool:
+    # cloudpickle takes functions apart into these; without a name that acts they only describe code.
+    return each.member == "data" and (
+        each.module.startswith(_CODE_BY_VALUE)
+        or each.qualified in ("types.CodeType", "types.FunctionType", "builtins.getattr", "__builtin__.getattr")
+    )
+
+
+def _is_expected(each: PickledName, checkpoint: Checkpoint) -> bool:
+    return each.member == "data" and checkpoint.format == "sb3"
+
+
+def _enumerate(names: list[str], limit: int = 4) -> str:
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+@rule("FIL003", "empty-tensor", Severity.ERROR, on=Tensor)
+def empty_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]:
+    """A weight has no elements at all.
+
+    Why it matters:
+        DeepSpeed's ZeRO stage 3 leaves placeholders of shape [0] where the weights live on other ranks. Loaded for
+        inference, such a file fails or, with ``strict=False``, silently keeps random weights.
+
+    When it is normal:
+        Buffers without entries, and weights whose shape says that a feature is switched off ([0, 64]) are a design
+        choice of few models; they are reported all the same, since nothing in the file tells them apart.
+
+    What to do:
+        Gather the weights before saving: run ``zero_to_fp32.py`` in the checkpoint's folder, or save with
+        ``stage3_gather_16bit_weights_on_model_save``.
+
+    References:
+        DeepSpeed issues 2413, 3090 and 7900.
+    """
+    if tensor.size == 0 and tensor.is_floating and checkpoint.layer_of[tensor.name].kind is not Kind.BUFFER:
+        yield empty_tensor.finding(
+            f"has no elements (shape {list(tensor.shape)}): a placeholder, not the weights", tensor,
+            evidence={"shape": list(tensor.shape)},
+        )  # fmt: skip
+
+
+@rule("FIL004", "code-in-schedule", Severity.NOTE, on=Checkpoint)
+def code_in_schedule(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """A Stable-Baselines3 schedule is stored as pickled code, which other Python versions may not load.
+
+    Why it matters:
+        Before SB3 2.7, ``learning_rate``, ``clip_range`` and exploration schedules are saved as Python bytecode.
+        Loading them under another Python version fails, or crashes the interpreter.
+
+    When it is normal:
+        In every file saved by SB3 before 2.7. The weights are not concerned.
+
+    What to do:
+        Pass ``custom_objects`` with the values that are named here when loading; save again with SB3 2.7 or later,
+        which stores schedules as plain objects.
+
+    References:
+        stable-baselines3 issues 172, 1122 and 2115; FloatSchedule in SB3 2.7.
+    """
+    schedules = {
+        name: setting
+        for name, setting in checkpoint.hyperparameters.items()
+        if isinstance(setting, dict) and setting.get("stored_as") == "code"
+    }
+    if not schedules:
+        return
+    values = {name: setting.get("value") for name, setting in schedules.items()}
+    line = ", ".join(f'"{name}": lambda _: {value!r}' for name, value in values.items() if value is not None)
+    versions = " and ".join(
+        f"{label} {checkpoint.versions[key]}"
+        for key, label in (("stable_baselines3", "SB3"), ("python", "Python"))
+        if key in checkpoint.versions
+    )
+    yield code_in_schedule.finding(
+        f"{_enumerate(sorted(schedules))} stored as Python code{f' of {versions}' if versions else ''}"
+        + (f"; if loading fails, pass custom_objects={{{line}}}" if line else ""),
+        checkpoint,
+        evidence={"schedules": values},
+    )

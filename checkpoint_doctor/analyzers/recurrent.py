@@ -1,0 +1,253 @@
+"""Recurrent layers: the gates of LSTM and GRU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoint_doctor.analyzers._judgement import RECURRENT, find_zero_biases, judge_zeros
+from checkpoint_doctor.analyzers._training import rows_were_trained
+from checkpoint_doctor.anatomy import Kind
+from checkpoint_doctor.initialization import BIAS_LIMIT, FORGET_BIAS, draw_uniform, fill, in_turn, within
+from checkpoint_doctor.model import Checkpoint, Finding, Layer, Repair, Safety, Severity, Tensor
+from checkpoint_doctor.rule import rule
+
+_GATES = {Kind.LSTM: ("input", "forget", "cell", "output"), Kind.GRU: ("reset", "update", "new")}
+"""Order of the gates' rows in PyTorch's weights and biases (``torch.nn.LSTM``, ``torch.nn.GRU``)."""
+
+_SIGMOID = ("input", "forget", "output", "reset", "update")
+
+
+def gate_rows(layer: Layer) -> Mapping[str, slice]:
+    """Return the rows of each gate in the layer's weights and biases; empty where the layer has no gates."""
+    names = _GATES.get(layer.kind, ())
+    rows = next((part.shape[0] for role, part in layer.tensors.items() if role in ("weight_hh", "bias_ih")), 0)
+    size = rows // len(names) if names else 0
+    return {name: slice(order * size, (order + 1) * size) for order, name in enumerate(names)} if size else {}
+
+
+def _biases(layer: Layer) -> list[Tensor]:
+    return [layer.tensors[role] for role in ("bias_ih", "bias_hh") if role in layer.tensors]
+
+
+def _effective_bias(layer: Layer) -> NDArray | None:
+    biases = _biases(layer)
+    if not biases or any(bias.shape != biases[0].shape or not bias.is_floating for bias in biases):
+        return None
+    total: NDArray = np.sum([bias.array.astype(np.float64) for bias in biases], axis=0)
+    return total
+
+
+@rule("RNN001", "forget-gate-bias", Severity.WARNING, on=Layer, fix=Safety.SAFE)
+def forget_gate_bias(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
+    """The effective forget-gate bias of an LSTM is exactly zero.
+
+    Why it matters:
+        The forget gate then starts half closed: the cell keeps half of its memory at each step, and gradients through
+        ten steps shrink a thousandfold. Trained biases are never exactly zero, so it was never trained or was reset.
+
+    When it is normal:
+        Before the first update in code that zeroes all biases. TensorFlow 1 adds 1.0 at compute time and stores zero.
+
+    What to do:
+        Start the forget gate at 1.0. ``ckdoc fix`` makes the effective bias exactly 1.0 (1.0 in ``bias_ih``, 0.0 in
+        ``bias_hh``).
+
+    References:
+        Gers, Schmidhuber and Cummins 2000; Jozefowicz, Zaremba and Sutskever 2015. PyTorch draws both biases from
+        uniform(±1/√hidden) and adds them.
+    """
+    rows = gate_rows(layer).get("forget")
+    bias = _effective_bias(layer)
+    if layer.kind is not Kind.LSTM or rows is None or bias is None or bias[rows].any():
+        return
+    biases = _biases(layer)
+    severity, testimony = judge_zeros(biases[0], checkpoint, layer, rows)
+    if severity is None:
+        return
+    values = (FORGET_BIAS, 0.0)
+    yield forget_gate_bias.finding(
+        f"the forget gate's bias is exactly zero in all {rows.stop - rows.start} units: {testimony.sentence}",
+        biases[0],
+        severity=severity,
+        evidence={
+            "gate": "forget",
+            "rows": [rows.start, rows.stop],
+            "tensors": [each.name for each in biases],
+            "cause": testimony.cause.value,
+            "updates": testimony.updates,
+        },
+        repairs=[
+            Repair(each.name, f"forget gate's rows {value}", within(rows, fill(value)))
+            for each, value in zip(biases, values, strict=False)
+        ],
+        advice=testimony.advice,
+    )
+
+
+@rule("RNN002", "gate-bias-collapse", Severity.WARNING, on=Checkpoint, fix=Safety.SAFE)
+def gate_bias_collapse(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[Finding]:
+    """All gate biases of a recurrent layer are exactly zero.
+
+    Why it matters:
+        PyTorch draws gate biases at random and training moves them. All of them exactly zero means an init loop that
+        zeroed them and a layer that then never learned, or code that reset them.
+
+    When it is normal:
+        Before the first update in code that zeroes all biases.
+
+    What to do:
+        Follow the cause that the message names. ``ckdoc fix`` draws the biases from uniform(−limit, limit), and gives
+        an LSTM's forget gate an effective bias of 1.0.
+
+    References:
+        ``reset_parameters`` in ``torch.nn.RNNBase``: uniform(±1/√hidden) for weights and biases. The interval of the
+        repair is this project's convention.
+    """
+    for each in find_zero_biases(checkpoint):
+        if each.layer.kind not in RECURRENT:
+            continue
+        gates = list(gate_rows(each.layer))
+        yield gate_bias_collapse.finding(
+            f"all {each.tensor.size:,} gate biases ({', '.join(gates) or 'hidden'}) are exactly zero: "
+            f"{each.testimony.sentence}",
+            each.tensor,
+            severity=each.severity,
+            evidence={
+                "zero_fraction": 1.0,
+                "gates": gates,
+                "cause": each.testimony.cause.value,
+                "updates": each.testimony.updates,
+                "held_by_optimizer": each.testimony.held,
+            },
+            repairs=[_renew_gate_bias(each.layer, each.tensor, limit)],
+            advice=each.testimony.advice,
+        )
+
+
+def _renew_gate_bias(layer: Layer, tensor: Tensor, limit: float) -> Repair:
+    forget = gate_rows(layer).get("forget")
+    if forget is None:
+        return Repair(tensor.name, f"uniform(-{limit}, {limit})", draw_uniform(limit))
+    other = [each for each in _biases(layer) if each is not tensor]
+    # Where the other bias is alive, the pair already has an effective forget bias, and this one need not add to it.
+    if any(each.array[forget].any() for each in other):
+        return Repair(tensor.name, f"uniform(-{limit}, {limit})", draw_uniform(limit))
+    value = FORGET_BIAS if tensor is layer.tensors.get("bias_ih") or len(_biases(layer)) == 1 else 0.0
+    return Repair(
+        tensor.name,
+        f"uniform(-{limit}, {limit}), forget gate {value}",
+        in_turn([draw_uniform(limit), within(forget, fill(value))]),
+    )
+
+
+@rule("RNN003", "gate-saturation", Severity.WARNING, on=Layer)
+def gate_saturation(layer: Layer, *, limit: float = 15.0, share: float = 0.25) -> Iterator[Finding]:
+    """Gate biases are so large that the gate cannot move.
+
+    Why it matters:
+        A sigmoid at ±15 differs from 0 or 1 by 3e-7: the gate is stuck open or shut whatever the inputs say, and no
+        gradient reaches it.
+
+    When it is normal:
+        Chrono initialisation sets forget biases to the logarithm of the longest dependency: 9 for 10,000 steps.
+
+    What to do:
+        Lower the learning rate of the recurrent layer, or clip its gradients; start the gate biases anew.
+
+    References:
+        Tallec and Ollivier 1804.11188 for deliberate biases; float32 sigmoid(17) rounds to 1.0.
+    """
+    bias = _effective_bias(layer)
+    if bias is None:
+        return
+    for gate, rows in gate_rows(layer).items():
+        stuck = np.flatnonzero(np.abs(bias[rows]) > limit)
+        if gate in _SIGMOID and stuck.size and stuck.size >= share * (rows.stop - rows.start):
+            yield gate_saturation.finding(
+                f"{stuck.size} of {rows.stop - rows.start} {gate}-gate biases exceed ±{limit:g} "
+                f"(up to {np.abs(bias[rows]).max():.3g}): the gate cannot move",
+                _biases(layer)[0],
+                evidence={"gate": gate, "units": [int(each) for each in stuck]},
+            )
+
+
+@rule("RNN004", "dead-gate", Severity.ERROR, on=Layer)
+def dead_gate(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
+    """All weights of one gate are exactly zero, or one gate was never trained while the others were.
+
+    Why it matters:
+        A gate without weights does not look at its inputs: the layer has lost the mechanism that makes it what it is.
+
+    When it is normal:
+        Never in a trained layer. Before training, ARS-like zero initialisation zeroes all gates, not one.
+
+    What to do:
+        Look for code that slices gates wrongly (PyTorch's order is input, forget, cell, output; reset, update, new), or
+        for a detached path.
+
+    References:
+        ``torch.nn.LSTM`` and ``torch.nn.GRU`` for the order of rows.
+    """
+    weights = [layer.tensors[role] for role in ("weight_ih", "weight_hh") if role in layer.tensors]
+    gates = gate_rows(layer)
+    if len(weights) < 2 or not gates:
+        return
+    dead = [
+        gate
+        for gate, rows in gates.items()
+        if all(set(range(rows.start, rows.stop)) <= set(weight.vitals.zero_rows.tolist()) for weight in weights)
+    ]
+    for gate in dead if len(dead) < len(gates) else ():
+        yield dead_gate.finding(
+            f"all weights of the {gate} gate are exactly zero",
+            weights[1],
+            evidence={"gate": gate, "rows": [gates[gate].start, gates[gate].stop]},
+        )
+    trained = {gate: rows_were_trained(weights, checkpoint, rows) for gate, rows in gates.items()}
+    if not any(each is True for each in trained.values()):
+        return
+    for gate, answer in trained.items():
+        if answer is False and gate not in dead:
+            yield dead_gate.finding(
+                f"the {gate} gate was never trained, while the others were: no gradient reached its rows",
+                weights[1],
+                evidence={"gate": gate, "cause": "never trained", "rows": [gates[gate].start, gates[gate].stop]},
+            )
+
+
+@rule("RNN005", "recurrent-norm", Severity.WARNING, on=Layer)
+def recurrent_norm(layer: Layer, *, largest: float = 50.0, smallest: float = 1e-3) -> Iterator[Finding]:
+    """The hidden-to-hidden weights of a gate have a collapsed or exploded spectral radius.
+
+    Why it matters:
+        The spectral radius says by how much the recurrence shrinks or grows a state at each step. Next to zero the
+        layer has no memory through that gate; far above one it saturates within a step.
+
+    When it is normal:
+        Radii between 0.1 and 10 are usual after training; gates bound what a larger one can do.
+
+    What to do:
+        Start the recurrent weights from an orthogonal matrix and clip gradients.
+
+    References:
+        Pascanu, Mikolov and Bengio 1211.5063; Saxe et al. 1312.6120.
+    """
+    weight = layer.tensors.get("weight_hh")
+    gates = gate_rows(layer) or ({"hidden": slice(0, weight.shape[0])} if weight and layer.kind is Kind.RNN else {})
+    if weight is None or weight.vitals.nonfinite or weight.vitals.row_norms is None or weight.shape[0] == 0:
+        return
+    for gate, rows in gates.items():
+        frobenius = float(np.sqrt((weight.vitals.row_norms[rows].astype(np.float64) ** 2).sum()))
+        # The radius never exceeds the Frobenius norm, and a matrix of ordinary size has no tiny one: most end here.
+        if smallest * 100 <= frobenius <= largest or frobenius == 0 or rows.stop - rows.start != weight.shape[1]:
+            continue
+        radius = float(np.abs(np.linalg.eigvals(weight.array[rows].astype(np.float64))).max())
+        if radius > largest or radius < smallest:
+            yield recurrent_norm.finding(
+                f"the {gate} gate's hidden-to-hidden weights have a spectral radius of {radius:.3g}",
+                weight,
+                evidence={"gate": gate, "spectral_radius": radius},
+            )

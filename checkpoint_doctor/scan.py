@@ -1,0 +1,226 @@
+"""The use case: open checkpoints, measure them, ask every rule, and report. Prints nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from checkpoint_doctor.config import Config, Settings
+from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnreadableCheckpoint
+from checkpoint_doctor.model import Checkpoint, Examination, Finding, Report, Tensor, TensorRecord, Verdict
+from checkpoint_doctor.plugins import Catalogue, discover
+from checkpoint_doctor.self_checks import report_crash
+from checkpoint_doctor.source import FileSource
+
+SMALL_CHECKPOINT = 8 << 20
+"""Elements below which a pool of threads costs more than it saves (measured: 0.5 ms a thread against 1 ms a MiB)."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with a path, the bytes measured so far and the bytes in all."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A path to examine, and whether it was named or found by a search."""
+
+    path: str
+    named: bool
+
+
+def open_checkpoint(path: str | os.PathLike[str], catalogue: Catalogue | None = None) -> Checkpoint:
+    """Open a checkpoint with the loader that recognizes its content. Nothing in it is executed.
+
+    Raises:
+        UnreadableCheckpoint: the file cannot be opened; the message says what it is and what to do.
+    """
+    source = FileSource(os.fspath(path))
+    for loader in (catalogue or discover()).loaders:
+        if loader.recognizes(source):
+            return replace(loader.open(source), path=os.fspath(path))
+    raise NotACheckpoint(f"{path} is of no format that an installed loader recognizes", "see `ckdoc plugins`")
+
+
+def find_checkpoints(uris: Sequence[str], catalogue: Catalogue) -> list[Candidate]:
+    """Expand files, folders and globs to the checkpoints to examine, each once, in a stable order.
+
+    Raises:
+        NothingToExamine: a folder or glob holds no file that could be a checkpoint.
+        UnreadableCheckpoint: a named path does not exist.
+    """
+    suffixes = tuple({suffix for loader in catalogue.loaders for suffix in loader.suffixes})
+    found: dict[str, Candidate] = {}
+    for uri in uris:
+        for candidate in _expand(uri, suffixes):
+            found.setdefault(candidate.path, candidate)
+    return list(found.values())
+
+
+def _expand(uri: str, suffixes: tuple[str, ...]) -> Iterator[Candidate]:
+    if os.path.isdir(uri):
+        inside = list(_search(uri, suffixes))
+        if not inside:
+            raise NothingToExamine(
+                f"{uri} holds no checkpoint", f"files ending in {', '.join(sorted(suffixes))} are looked for"
+            )
+        yield from inside
+    elif os.path.lexists(uri) or not any(letter in uri for letter in "*?["):
+        yield Candidate(uri, named=True)
+    else:
+        import glob
+
+        matches = sorted(glob.glob(uri, recursive=True))
+        if not matches:
+            raise NothingToExamine(f"nothing matches {uri}", "check the pattern; quote it if the shell expands it")
+        for match in matches:
+            if os.path.isdir(match):
+                yield from _search(match, suffixes)
+            else:
+                yield Candidate(match, named=False)
+
+
+def _search(folder: str, suffixes: tuple[str, ...]) -> Iterator[Candidate]:
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        index = [name for name in files if name.endswith(".safetensors.index.json")]
+        for name in sorted(files):
+            # The shards of an index are examined through it, as the one model that they are.
+            if name.endswith(suffixes) and not (index and name.endswith(".safetensors") and name not in index):
+                yield Candidate(os.path.join(root, name), named=False)
+
+
+def examine(path: str, catalogue: Catalogue, settings: Settings, *, jobs: int = 1) -> Examination:
+    """Examine one checkpoint: open it, measure it, ask every selected rule.
+
+    A checkpoint that cannot be opened or read to its end is an examination too, with the verdict ``UNREADABLE``.
+    """
+    try:
+        checkpoint = open_checkpoint(path, catalogue)
+        warm_up(checkpoint, jobs)
+    except NotACheckpoint:
+        raise
+    except UnreadableCheckpoint as error:
+        return Examination(path=path, format=None, verdict=Verdict.UNREADABLE, error=error.message, hint=error.hint)
+    return diagnose(checkpoint, catalogue, settings)
+
+
+def warm_up(checkpoint: Checkpoint, jobs: int) -> None:
+    """Take the vitals of every tensor and verify every checksum, on several cores where that pays.
+
+    Raises:
+        UnreadableCheckpoint: the bytes of a tensor cannot be read.
+    """
+    work: list[tuple[int, object, str]] = [(tensor.size, tensor, "vitals") for tensor in checkpoint.tensors]
+    work += [(check.size // 4, check, "flaw") for check in checkpoint.checksums]
+    work += [
+        (sum(tensor.size for tensor in moments.state.values()), moments, "traces")
+        for optimizer in checkpoint.optimizers
+        for moments in optimizer.parameters
+    ]
+    work.sort(key=lambda task: -task[0])
+    if jobs < 2 or sum(size for size, _, _ in work) < SMALL_CHECKPOINT:
+        for _, subject, figure in work:
+            getattr(subject, figure)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for future in [pool.submit(getattr, subject, figure) for _, subject, figure in work]:
+            future.result()
+
+
+def diagnose(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) -> Examination:
+    """Ask every selected rule about an opened checkpoint."""
+    findings = []
+    for rule in catalogue.rules:
+        if not settings.selects(rule):
+            continue
+        try:
+            found = list(rule.examine(checkpoint, settings.options(rule)))
+        except UnreadableCheckpoint as error:
+            return Examination(
+                path=checkpoint.path, format=checkpoint.format, verdict=Verdict.UNREADABLE, error=error.message,
+                hint=error.hint,
+            )  # fmt: skip
+        except Exception as error:
+            found = [report_crash(rule, error)]
+        findings += [settings.judge(_place(each, checkpoint), checkpoint.path) for each in found]
+    findings.sort(key=lambda finding: (-finding.severity, finding.code))
+    ill = any(finding.ignored is None and settings.fails(finding.severity) for finding in findings)
+    return Examination(
+        path=checkpoint.path,
+        format=checkpoint.format,
+        verdict=Verdict.ILL if ill else Verdict.HEALTHY,
+        algorithm=checkpoint.algorithm,
+        step=checkpoint.step,
+        versions=checkpoint.versions,
+        layers=len(checkpoint.layers),
+        tensors=tuple(_record(tensor, checkpoint) for tensor in checkpoint.tensors),
+        findings=tuple(findings),
+        skipped=checkpoint.skipped,
+    )
+
+
+def _place(finding: Finding, checkpoint: Checkpoint) -> Finding:
+    if finding.layer is None and finding.tensor is not None and finding.tensor in checkpoint.layer_of:
+        return replace(finding, layer=checkpoint.layer_of[finding.tensor].name)
+    return finding
+
+
+def _record(tensor: Tensor, checkpoint: Checkpoint) -> TensorRecord:
+    vitals, layer = tensor.vitals, checkpoint.layer_of[tensor.name]
+    return TensorRecord(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        kind=layer.kind.value,
+        layer=layer.name,
+        updates=checkpoint.updates_of(tensor.name),
+        zeros=vitals.zeros,
+        nonfinite=vitals.nonfinite,
+        minimum=vitals.minimum,
+        maximum=vitals.maximum,
+        mean=vitals.mean,
+        std=vitals.std,
+        norm=vitals.norm,
+    )
+
+
+def scan(
+    uris: Sequence[str | os.PathLike[str]],
+    *,
+    catalogue: Catalogue | None = None,
+    config: Config | None = None,
+    jobs: int | None = None,
+    watch: Callable[[Sequence[Candidate], Examination | None], None] | None = None,
+) -> Report:
+    """Examine every checkpoint that the URIs name or hold, and report.
+
+    ``watch`` is called with all candidates before the work begins (and ``None``), and after each examination.
+
+    Raises:
+        NothingToExamine: there is no checkpoint to look at.
+        UsageError: the configuration does not fit the rules that are installed.
+    """
+    catalogue = catalogue or discover()
+    config = config or Config()
+    candidates = find_checkpoints([os.fspath(uri) for uri in uris], catalogue)
+    examinations = []
+    if watch:
+        watch(candidates, None)
+    for candidate in candidates:
+        settings = config.for_path(candidate.path)
+        try:
+            examination = examine(candidate.path, catalogue, settings, jobs=jobs or os.cpu_count() or 1)
+        except NotACheckpoint as error:
+            if not candidate.named:
+                continue
+            examination = Examination(
+                path=candidate.path, format=None, verdict=Verdict.UNREADABLE, error=error.message, hint=error.hint
+            )
+        examinations.append(examination)
+        if watch:
+            watch(candidates, examination)
+    if not examinations:
+        raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name a file to hear what it is")
+    return Report(checkpoints=tuple(examinations), rules=len(catalogue.rules))
