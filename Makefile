@@ -27,7 +27,7 @@ test: dev
 	$(RUN)/python -m pytest -q -n 2
 
 fixtures: dev
-	$(RUN)/python fixtures/generate.py
+	$(RUN)/python -m fixtures.generate
 
 bench: dev
 	$(RUN)/python -m benchmarks.faults
