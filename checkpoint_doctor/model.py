@@ -111,6 +111,10 @@ class Layer:
     """Name of the layer whose output this one reads, where names and shapes tell."""
     following: str | None
     """Name of the layer that reads this one's output, where names and shapes tell."""
+    followers: tuple[str, ...] = ()
+    """Names of all the layers that read this one's output; ``following`` is the first. Empty where that is not certain."""
+    transposed: bool = False
+    """True where the weight is stored inputs first (GPT-2's Conv1D, transposed convolutions, Flax kernels)."""
 
     @property
     def weight(self) -> Tensor | None:
@@ -299,6 +303,8 @@ class Checkpoint:
                 is_output=outline.is_output,
                 previous=outline.previous,
                 following=outline.following,
+                followers=outline.followers,
+                transposed=outline.transposed,
             )
             for outline in anatomy.outline(shapes)
         )

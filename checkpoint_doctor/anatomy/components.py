@@ -1,0 +1,123 @@
+"""Which part of the model a layer belongs to, and which parts are slowly following copies of others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterator, Sequence
+
+from checkpoint_doctor.anatomy.names import WRAPPERS
+from checkpoint_doctor.anatomy.outlines import Draft
+
+POLICY, VALUE = "policy", "value"
+_ON_POLICY_PARTS = {
+    "action_net": POLICY,
+    "log_std": POLICY,
+    "pi_features_extractor": POLICY,
+    "lstm_actor": POLICY,
+    "policy_net": POLICY,
+    "value_net": VALUE,
+    "vf_features_extractor": VALUE,
+    "lstm_critic": VALUE,
+    "critic": VALUE,
+    "features_extractor": "features_extractor",
+    "shared_net": "features_extractor",
+}
+"""Where the parts of a Stable-Baselines3 actor-critic policy belong (stable_baselines3/common/policies.py)."""
+
+_TRUNKS = frozenset({"model", "net", "network", "base", "base_model", "state_dict", "model_state_dict", "weights"})
+_SEPARATED = re.compile(r"[./]")
+
+
+def component_of(drafts: Sequence[Draft]) -> None:
+    """Set every draft's component: the actor-critic part, or the first telling element of its name."""
+    for draft in drafts:
+        draft.component = ""
+    roots = {draft.path[: draft.path.index("mlp_extractor")] for draft in drafts if "mlp_extractor" in draft.path}
+    roots |= {()} if any(draft.path[:1] in (("action_net",), ("lstm_actor",)) for draft in drafts) else set()
+    general: list[tuple[Draft, tuple[str, ...]]] = []
+    for draft in drafts:
+        part = _on_policy_part(draft.path, roots)
+        if part is None:
+            general.append((draft, tuple(element for element in draft.path if element not in WRAPPERS)))
+        else:
+            draft.component = part
+    # A trunk that everything shares says nothing; what comes after it may.
+    while len({path[0] for _, path in general if path}) == 1 and all(len(path) > 1 for _, path in general):
+        if is_target(general[0][1][0]):
+            break
+        general = [(draft, path[1:]) for draft, path in general]
+    for draft, path in general:
+        while len(path) > 1 and path[0] in _TRUNKS:
+            path = path[1:]
+        if len(path) >= 2 and not path[0].isdigit():
+            draft.component = path[0]
+
+
+def _on_policy_part(path: tuple[str, ...], roots: set[tuple[str, ...]]) -> str | None:
+    for root in roots:
+        if path[: len(root)] == root:
+            rest = path[len(root) :]
+            rest = rest[1:] if rest[:1] == ("mlp_extractor",) else rest
+            if rest and rest[0] in _ON_POLICY_PARTS:
+                return _ON_POLICY_PARTS[rest[0]]
+    return None
+
+
+_PART_WORD = (
+    r"(?:actor|critics?|policy|pi|value|v|q|qs|qf|vf|qnet|dqn|ac|agent|net|nets|network|networks|model|quantile"
+    r"|encoder|projector|advantage|nn|state_dict)\d*"
+)
+_TARGET = re.compile(
+    rf"(?:(?P<before>(?:{_PART_WORD}_)*(?:{_PART_WORD}))_?)?(?P<mark>target|targ)(?P<number>\d*)"
+    rf"(?:_?(?P<after>(?:{_PART_WORD}_)*(?:{_PART_WORD})))?"
+)
+_AVERAGED = re.compile(
+    r"(?:(?P<before>model|net|network|unet|\w+_model)_)?(?:ema|polyak|averaged)(?:_(?P<after>model|net|network|unet|weights|state_dict))?"
+)
+
+
+def is_target(name: str) -> bool:
+    """Tell whether a tensor, layer or module belongs to a target network or an averaged copy.
+
+    Those are in no optimizer: ``critic_target.qf0.0.weight``, ``target_net.fc1.bias``, ``ema_model.conv.weight``. A
+    ``target_embedding`` is none: in translation the target is a language.
+    """
+    return next(_twins(name), None) is not None
+
+
+def online_twin(name: str, names: Container[str] | None = None) -> str | None:
+    """Name what a target network's tensor, layer or module follows: ``critic_target.qf0`` → ``critic.qf0``.
+
+    Where the name leaves several possibilities (``target_net.0`` may follow ``policy_net.0`` or ``net.0``), the first one
+    that is among ``names`` is taken; ``None`` where none is, or where the name is that of no target.
+    """
+    return next((twin for twin in _twins(name) if names is None or twin in names), None)
+
+
+def _twins(name: str) -> Iterator[str]:
+    start = 0
+    for element in _SEPARATED.split(name):
+        for replacement in _online_names(element.lower()):
+            before, after = name[:start], name[start + len(element) :]
+            yield before + replacement + after if replacement else before + after[1:]
+        start += len(element) + 1
+
+
+def _online_names(element: str) -> list[str]:
+    """Return what the path element of a target may be called in the online network, the likeliest first."""
+    averaged = _AVERAGED.fullmatch(element)
+    if averaged is not None:
+        named = averaged["before"] or averaged["after"]
+        return list(dict.fromkeys([named or "model", "model", "net", "online_model", "", "student"]))
+    found = _TARGET.fullmatch(element) if "targ" in element else None
+    if found is None:
+        return []
+    before, after, number = found["before"], found["after"], found["number"]
+    if before or after:
+        part = "_".join(word for word in (before, after) if word) + number
+        plain = part not in ("net", "network", "model", "nn")
+        others = [
+            f"{stem}_{part}" for stem in ("policy", "online", "eval", "q", "main", "current", "local", "behavior")
+        ]
+        return [part, f"online_{part}", f"{part}_local"] if plain else [*others[:1], part, *others[1:], "online"]
+    return ["online", "policy", "net", "main", "local", "model", "eval"]
