@@ -1,0 +1,203 @@
+"""Which units of a layer still receive gradient, as the optimizer's moments tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from math import exp, inf, log
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoint_doctor.analyzers._moments import Memory, memory_of
+from checkpoint_doctor.analyzers._training import untouched_level
+from checkpoint_doctor.anatomy import Kind
+from checkpoint_doctor.model import Checkpoint, Layer, Moments, Optimizer, Tensor
+
+NORMS = (Kind.LAYER_NORM, Kind.RMS_NORM, Kind.BATCH_NORM, Kind.GROUP_NORM)
+
+_DEFAULT_DECAY = -log(0.9) + log(0.999) / 2
+"""E-folds that |m|/√v loses in an update without gradient under Adam's default betas (0.9, 0.999)."""
+
+_FAINT = 0.1
+"""Median |m|/√v of a tensor's live lines below which all its gradients have shrunk lately, the live ones too: the limit
+shrinks along. Published agents lie above (0.13 to 1.7); critics of TRPO, whose gradients fade, at 0.006 to 0.03."""
+
+_STUCK = 1e-42
+"""A first moment below this no longer shrinks: float32's last subnormal place times 0.9 rounds to itself."""
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What is heard of each line (row, column or unit): one boolean or number per line."""
+
+    never: NDArray
+    """No gradient was ever recorded, since the optimizer was created."""
+    silent: NDArray
+    """No gradient is recorded now; includes ``never``."""
+    since: NDArray
+    """Estimated updates since the last gradient, for silent lines that once learned; NaN for all others."""
+    step: int | None
+    """Updates that the optimizer counted."""
+
+    @property
+    def stopped(self) -> NDArray:
+        """Lines that learned once and no longer do."""
+        stopped: NDArray = self.silent & ~self.never
+        return stopped
+
+    def folded(self, shape: tuple[int, int], axis: int) -> Hearing:
+        """Join lines that belong to one unit: it is silent where all of them are."""
+        joined = self.since.reshape(shape)
+        return Hearing(
+            np.logical_and.reduce(self.never.reshape(shape), axis=axis),
+            np.logical_and.reduce(self.silent.reshape(shape), axis=axis),
+            # A unit stopped when the last of its lines did.
+            np.fmin.reduce(joined, axis=axis),
+            self.step,
+        )
+
+    def joined(self, other: Hearing) -> Hearing:
+        """Join what two tensors say of the same units."""
+        return Hearing(
+            self.never & other.never,
+            self.silent & other.silent,
+            np.fmin(self.since, other.since),
+            self.step if other.step is None else other.step,
+        )
+
+
+def hear_units(layer: Layer, checkpoint: Checkpoint, ratio: float) -> Hearing | None:
+    """Listen to the units of a linear, convolutional or recurrent layer; ``None`` where the file cannot tell.
+
+    A unit's lines are its row in the weight and its entry in the bias; in a recurrent layer the rows of all its gates in
+    all weights and biases. A unit is silent where every entry of them is.
+    """
+    heard = []
+    for role, tensor in layer.tensors.items():
+        if role.partition("_")[0] not in ("weight", "bias") or role == "weight_hr":
+            continue
+        hearing = _hear_outputs(tensor, layer, checkpoint, ratio)
+        if hearing is None and role.startswith("weight"):
+            return None
+        if hearing is not None:
+            heard.append(hearing)
+    if not heard or any(each.silent.shape != heard[0].silent.shape for each in heard):
+        return None
+    return reduce(Hearing.joined, heard)
+
+
+def hear_columns(tensor: Tensor, checkpoint: Checkpoint, ratio: float) -> Hearing | None:
+    """Listen to the inputs (second axis) of a weight; ``None`` where the file cannot tell."""
+    moments, traces = checkpoint.moments.get(tensor.name), None
+    if moments is not None:
+        traces = moments.traces
+    if moments is None or traces is None or (traces.column_second is None and traces.column_first is None):
+        return None
+    if traces.nonfinite_first or traces.nonfinite_second:
+        return None
+    lines = traces.column_first, traces.column_second, traces.column_pulse
+    return _hear(*lines, moments, checkpoint.optimizer_of[tensor.name], ratio)
+
+
+def reader_of(layer: Layer, checkpoint: Checkpoint) -> Layer | None:
+    """Return the layer with weights that reads this one's units, past norms in between."""
+    seen = {layer.name}
+    reader = checkpoint.layer_by_name.get(layer.following or "")
+    while reader is not None and reader.kind in NORMS and reader.name not in seen:
+        seen.add(reader.name)
+        reader = checkpoint.layer_by_name.get(reader.following or "")
+    return None if reader is None or reader.kind in NORMS else reader
+
+
+def input_weight(layer: Layer) -> Tensor | None:
+    """Return the weight whose columns are the layer's inputs."""
+    return layer.tensors.get("weight_ih") or layer.weight
+
+
+def _hear_outputs(tensor: Tensor, layer: Layer, checkpoint: Checkpoint, ratio: float) -> Hearing | None:
+    moments = checkpoint.moments.get(tensor.name)
+    if moments is None or moments.traces is None or moments.traces.nonfinite_first or moments.traces.nonfinite_second:
+        return None
+    traces, optimizer = moments.traces, checkpoint.optimizer_of[tensor.name]
+    lines = traces.row_first, traces.row_second, traces.row_pulse
+    if _is_transposed(tensor, layer):
+        lines = traces.column_first, traces.column_second, traces.column_pulse
+    hearing = _hear(*lines, moments, optimizer, ratio)
+    if hearing is None or layer.kind not in (Kind.LSTM, Kind.GRU, Kind.RNN):
+        return hearing
+    gates = {Kind.LSTM: 4, Kind.GRU: 3}.get(layer.kind, 1)
+    if hearing.silent.size % gates:
+        return None
+    return hearing.folded((gates, hearing.silent.size // gates), axis=0)
+
+
+def _is_transposed(tensor: Tensor, layer: Layer) -> bool:
+    # A transposed convolution keeps its outputs along the second axis; its bias gives it away.
+    if layer.kind is not Kind.CONV or len(tensor.shape) < 3 or layer.bias is None:
+        return False
+    return tensor.shape[1] == layer.bias.shape[0] != tensor.shape[0]
+
+
+def _hear(
+    first: NDArray | None,
+    second: NDArray | None,
+    pulse: NDArray | None,
+    moments: Moments,
+    optimizer: Optimizer,
+    ratio: float,
+) -> Hearing | None:
+    memory = memory_of(moments, optimizer)
+    record = first if second is None else second
+    if memory is None or record is None or not record.size:
+        return None
+    never: NDArray = record <= (0.0 if second is None else untouched_level(moments, optimizer, of_root=True))
+    quiet = -log(ratio) / _DEFAULT_DECAY
+    silent, since, needed = never, np.full(never.shape, np.nan), 0.0
+    for voice, decay in _voices(first, second, pulse, memory):
+        limit = min(ratio, exp(-decay * quiet))
+        heard = voice[voice >= limit]
+        if voice is pulse and heard.size:
+            limit *= min(1.0, float(np.median(heard)) / _FAINT)
+        silent = never | (voice < limit)
+        since = _since(voice, first, second, ~silent, memory, decay)
+        needed = -log(limit) / decay
+    # Half as many updates again as a unit that fell silent at the very start needs to be told from a live one.
+    if moments.step is not None and moments.step < 1.5 * max(needed, quiet):
+        if moments.step < 1.5 * quiet:
+            return None
+        silent = never
+    since = np.minimum(since, inf if moments.step is None else moments.step)
+    return Hearing(never, silent, np.where(silent & ~never, since, np.nan), moments.step)
+
+
+def _voices(
+    first: NDArray | None, second: NDArray | None, pulse: NDArray | None, memory: Memory
+) -> Iterator[tuple[NDArray, float]]:
+    """Yield the figure that fades when no gradient comes, relative to a live line, and its e-folds per update.
+
+    Adam: |m|/√v. RMSprop (or Adam with β1 = 0): √v relative to the tensor's largest. Momentum: the buffer, likewise.
+    Nothing for Adagrad, which forgets nothing.
+    """
+    if pulse is not None and memory.pulse is not None and memory.pulse > 0:
+        yield pulse, memory.pulse
+    elif second is not None and memory.second:
+        yield second / max(float(second.max()), 1e-300), memory.second
+    elif second is None and first is not None and memory.first not in (None, inf):
+        assert memory.first is not None
+        yield first / max(float(first.max()), 1e-300), memory.first
+
+
+def _since(
+    voice: NDArray, first: NDArray | None, second: NDArray | None, live: NDArray, memory: Memory, decay: float
+) -> NDArray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        updates: NDArray = np.log((np.median(voice[live]) if live.any() else 1.0) / voice) / decay
+        if first is None or second is None or not memory.second or memory.first in (None, inf) or not live.any():
+            return updates
+        assert memory.first is not None
+        by_first = np.log(np.median(first[live]) / first) / memory.first
+        by_second = np.log(np.median(second[live]) / second) / memory.second
+        # What has sunk to the last subnormal says only "at least so long ago"; the slower second moment goes on.
+        return np.where(first > _STUCK, updates, np.fmax(by_first, by_second))

@@ -1,0 +1,242 @@
+"""Units and inputs that receive no gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoint_doctor.analyzers._activations import RECTIFIERS, SQUASHERS, activation_of
+from checkpoint_doctor.analyzers._units import Hearing, hear_columns, hear_units, input_weight, reader_of
+from checkpoint_doctor.anatomy import Kind
+from checkpoint_doctor.model import Checkpoint, Finding, Layer, Severity
+from checkpoint_doctor.rule import rule
+
+_RECURRENT = (Kind.LSTM, Kind.GRU, Kind.RNN)
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """Why units are silent, as the layer that reads them tells. One boolean per unit."""
+
+    dead: NDArray
+    """Nothing of their output reaches the reader, which itself learns: the output is 0."""
+    saturated: NDArray
+    """The reader receives their output, but no gradient passes back through them."""
+    cut_off: NDArray
+    """All their outgoing weights are zero."""
+    reader_is_silent: bool
+    """The reader learns nothing either, so it cannot tell."""
+
+
+@rule("NET001", "silent-units", Severity.NOTE, on=Layer)
+def silent_units(
+    layer: Layer,
+    checkpoint: Checkpoint,
+    *,
+    ratio: float = 1e-4,
+    note: float = 0.10,
+    warning: float = 0.50,
+    error: float = 0.95,
+) -> Iterator[Finding]:
+    """Hidden units receive no gradient: they never learned, or have stopped learning.
+
+    Why it matters:
+        A silent unit is lost capacity. It costs as much as the others and will not come back by itself; where nearly
+        all of a layer is silent, what lies before it cannot learn either. It is how networks lose plasticity under
+        non-stationary targets, and scores hide it for a long time.
+
+    When it is normal:
+        ReLU networks of off-policy agents lose units as a rule: published DQN, DDPG and SAC agents that play well have
+        13 to 76 % of them silent. A unit that answers to rare inputs only may be silent between two of them.
+
+    What to do:
+        Dead ReLUs: lower the learning rate or the replay ratio, put a layer norm before the activation, or use an
+        activation with a gradient on both sides. Saturated units: normalise the inputs. Whole layers: look for a
+        detached or frozen path, or a saturated output. Units can be recycled when training goes on.
+
+    References:
+        A gradient that does not come again leaves m to decay by β1 and √v by √β2 per update, so |m|/√v falls below
+        ``ratio`` = 1e-4 after 88 updates at Adam's defaults; other betas are scaled to the same count. RMSprop keeps
+        only v and momentum only m: they are compared with the layer's largest. Measured on 20 published agents: 98 %
+        of the flagged units never fire in 4 to 10 real episodes. The shares ``note``, ``warning`` and ``error``: single
+        layers of good agents reach 94 %. Dormant neurons: Sokar et al. 2302.12902; plasticity: Lyle et al. 2303.01486.
+    """
+    if layer.is_output or layer.kind not in (Kind.LINEAR, Kind.CONV, *_RECURRENT):
+        return
+    hearing = hear_units(layer, checkpoint, ratio)
+    if hearing is None or hearing.silent.mean() < note or not _is_alive_elsewhere(layer, hearing, checkpoint, ratio):
+        return
+    downstream = _ask_reader(layer, hearing, checkpoint, ratio)
+    share = float(hearing.silent.mean())
+    severity = Severity.WARNING if share >= warning else Severity.NOTE
+    if share >= error and downstream is not None and not downstream.reader_is_silent:
+        # With the reader alive, the layer is the block; with the reader silent too, look further down.
+        severity = Severity.ERROR
+    yield silent_units.finding(
+        _describe(layer, hearing, downstream, checkpoint),
+        layer,
+        severity=severity,
+        evidence=_evidence(hearing, downstream),
+        advice=_advise(hearing, downstream, checkpoint, layer),
+    )
+
+
+@rule("NET006", "dead-inputs", Severity.NOTE, on=Layer)
+def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) -> Iterator[Finding]:
+    """Input columns of a first layer never received a gradient: those inputs were zero all along, or masked.
+
+    Why it matters:
+        The weights behind such an input are still the random ones of the start. On the day the input becomes active
+        (a feature that was constant, a mask that is lifted) they add noise to every unit at once, and gradients that
+        fit the old distribution break down.
+
+    When it is normal:
+        One-hot inputs that never occurred, padding, spare slots of an observation.
+
+    What to do:
+        Check the named inputs in the data: a constant zero, a feature that is scaled away, a mask that is always on.
+        Leave them out, or normalise the groups of features separately before they become active.
+
+    References:
+        The gradient of a weight is its unit's gradient times its input, so a second moment of exactly zero down a whole
+        column says that the input was zero whenever a gradient came. ``ratio`` only serves to tell whether the layer's
+        units learn at all.
+    """
+    weight = input_weight(layer)
+    if layer.previous is not None or weight is None or layer.kind not in (Kind.LINEAR, Kind.CONV, *_RECURRENT):
+        return
+    columns, units = hear_columns(weight, checkpoint, ratio), hear_units(layer, checkpoint, ratio)
+    if columns is None or units is None or not columns.never.any() or units.never.all() or columns.never.all():
+        return
+    inputs = np.flatnonzero(columns.never).tolist()
+    after = f" in {columns.step:,} updates" if columns.step else ""
+    yield dead_inputs.finding(
+        f"{len(inputs):,} of {columns.never.size:,} inputs ({_ranges(inputs)}) never carried a signal{after}: "
+        f"no gradient ever reached their weights",
+        layer,
+        evidence={"inputs": inputs, "layer_inputs": columns.never.size, "updates": columns.step},
+        advice="Look at these inputs in the data: they were constantly zero or masked. Their weights are untrained.",
+    )
+
+
+def _is_alive_elsewhere(layer: Layer, hearing: Hearing, checkpoint: Checkpoint, ratio: float) -> bool:
+    """True where something under the same optimizer still learns, so that silence means something."""
+    if not hearing.silent.all():
+        return True
+    weight = input_weight(layer)
+    optimizer = checkpoint.optimizer_of[weight.name] if weight else None
+    for other in checkpoint.layers:
+        theirs = input_weight(other)
+        if other is layer or theirs is None or checkpoint.optimizer_of.get(theirs.name) is not optimizer:
+            continue
+        heard = hear_units(other, checkpoint, ratio)
+        if heard is not None and not heard.silent.all():
+            return True
+    return False
+
+
+def _ask_reader(layer: Layer, hearing: Hearing, checkpoint: Checkpoint, ratio: float) -> Downstream | None:
+    reader = reader_of(layer, checkpoint)
+    weight = input_weight(reader) if reader else None
+    units = hearing.silent.size
+    if reader is None or weight is None or len(weight.shape) < 2 or not units or weight.shape[1] % units:
+        return None
+    columns, rows = hear_columns(weight, checkpoint, ratio), hear_units(reader, checkpoint, ratio)
+    if columns is None or rows is None or columns.silent.size != weight.shape[1]:
+        return None
+    # A convolution's channel becomes several inputs of the linear layer behind it.
+    heard = columns.folded((units, weight.shape[1] // units), axis=1)
+    zero = np.zeros(weight.shape[1], dtype=bool)
+    zero[weight.vitals.zero_columns] = True
+    cut_off = hearing.silent & zero.reshape(units, -1).all(axis=1)
+    undecided = hearing.silent & ~cut_off
+    if rows.silent.all():
+        return Downstream(np.zeros(units, dtype=bool), undecided & ~heard.silent, cut_off, reader_is_silent=True)
+    return Downstream(undecided & heard.silent, undecided & ~heard.silent, cut_off, reader_is_silent=False)
+
+
+def _describe(layer: Layer, hearing: Hearing, downstream: Downstream | None, checkpoint: Checkpoint) -> str:
+    noun = "channels" if layer.kind is Kind.CONV else "units"
+    parts = []
+    if hearing.never.any():
+        parts.append(f"{int(hearing.never.sum()):,} never learned")
+    if hearing.stopped.any():
+        parts.append(f"{int(hearing.stopped.sum()):,} stopped {_when(hearing)}")
+    silent, units = int(hearing.silent.sum()), hearing.silent.size
+    message = f"{silent:,} of {units:,} {noun} receive no gradient ({silent / units:.0%}): {', '.join(parts)}"
+    if downstream is None:
+        return message
+    if downstream.reader_is_silent:
+        return f"{message}; the layer that reads them receives none either, so the cause lies behind it"
+    activation = activation_of(layer, checkpoint)
+    dead = "dead ReLUs" if activation in RECTIFIERS else "units whose output is 0"
+    stuck = "saturated" if activation in SQUASHERS else "units whose output is used but passes no gradient back"
+    kinds = ((downstream.dead, dead), (downstream.saturated, stuck), (downstream.cut_off, "cut off by zero weights"))
+    told = [f"{int(which.sum()):,} {word}" for which, word in kinds if which.any()]
+    return f"{message}; {', '.join(told)}" if told else message
+
+
+def _when(hearing: Hearing) -> str:
+    since = hearing.since[hearing.stopped]
+    low, high = _round(float(since.min())), _round(float(since.max()))
+    limit = f" (at most the {hearing.step:,} counted)" if hearing.step and high >= _round(hearing.step) else ""
+    return f"about {low:,} updates ago{limit}" if low == high else f"about {low:,} to {high:,} updates ago{limit}"
+
+
+def _round(updates: float) -> int:
+    """Round to two digits: it is an estimate."""
+    return int(float(f"{max(updates, 1.0):.1e}"))
+
+
+def _evidence(hearing: Hearing, downstream: Downstream | None) -> dict[str, object]:
+    stopped = np.flatnonzero(hearing.stopped)
+    evidence: dict[str, object] = {
+        "units": np.flatnonzero(hearing.silent).tolist(),
+        "layer_units": hearing.silent.size,
+        "silent_fraction": float(hearing.silent.mean()),
+        "never_learned": np.flatnonzero(hearing.never).tolist(),
+        "stopped": stopped.tolist(),
+        "stopped_updates_ago": [_round(float(each)) for each in hearing.since[stopped]],
+        "updates": hearing.step,
+    }
+    if downstream is not None:
+        evidence |= {
+            "dead": np.flatnonzero(downstream.dead).tolist(),
+            "saturated": np.flatnonzero(downstream.saturated).tolist(),
+            "cut_off": np.flatnonzero(downstream.cut_off).tolist(),
+            "reader_is_silent": downstream.reader_is_silent,
+        }
+    return evidence
+
+
+def _advise(hearing: Hearing, downstream: Downstream | None, checkpoint: Checkpoint, layer: Layer) -> str:
+    if downstream is None:
+        return ""
+    if downstream.reader_is_silent:
+        return (
+            "Look behind this layer: an output that is saturated (a squashed action at its limit), a loss that is "
+            "constant, or a path that is detached or frozen."
+        )
+    if downstream.saturated.sum() > downstream.dead.sum():
+        return "Normalise the inputs (VecNormalize, a layer norm): the activation is driven to its flat ends."
+    if downstream.dead.any() and activation_of(layer, checkpoint) in RECTIFIERS:
+        return (
+            "Recycle them if you train on, and keep new ones from dying: a lower learning rate or replay ratio, a "
+            "layer norm before the activation."
+        )
+    return ""
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """Print indices as ranges: ``3, 40–49``."""
+    parts: list[list[int]] = []
+    for index in indices:
+        if parts and index == parts[-1][-1] + 1:
+            parts[-1][1:] = [index]
+        else:
+            parts.append([index])
+    shown = [f"{part[0]}–{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts[:8]]
+    return ", ".join(shown) + (" …" if len(parts) > 8 else "")
