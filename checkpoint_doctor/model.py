@@ -480,11 +480,14 @@ class Report:
     """How many rules were asked."""
     fail_on: Severity | None = Severity.ERROR
     """The severity from which on a finding fails the run; ``None`` where none does."""
+    remarks: tuple[Finding, ...] = ()
+    """Findings about the run and not about a checkpoint, such as an ignore that nothing needs any more."""
 
     @property
     def findings(self) -> Sequence[Finding]:
         """All findings that count, in report order."""
-        return [finding for examination in self.checkpoints for finding in examination.counted]
+        about_checkpoints = [finding for examination in self.checkpoints for finding in examination.counted]
+        return about_checkpoints + [finding for finding in self.remarks if finding.ignored is None]
 
     @property
     def hidden(self) -> int:
