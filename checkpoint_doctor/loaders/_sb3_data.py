@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._pickle import Budget
+from checkpoint_doctor.loaders._pickle import Budget, Inert
 from checkpoint_doctor.loaders._sb3_pickled import Pickled, describe_schedule, follow, read_name, read_number
 from checkpoint_doctor.loaders._zip import Member
 from checkpoint_doctor.model import PickledName, Skipped
@@ -127,13 +127,12 @@ def _describe(value: Mapping[str, Any], pickled: Pickled) -> Any:
 
 def _read_train_frequency(root: Any) -> dict[str, Any] | None:
     """Describe SB3's ``TrainFreq(frequency, TrainFrequencyUnit(unit))``."""
-    arguments = getattr(root, "arguments", ())
-    if not isinstance(arguments, tuple) or not getattr(root, "type_name", "").endswith(".TrainFreq"):
+    if not isinstance(root, Inert) or not root.type_name.endswith(".TrainFreq") or len(root.arguments) != 2:
         return None
-    if len(arguments) != 2 or type(arguments[0]) is not int:
+    frequency, unit = root.arguments
+    if type(frequency) is not int or not isinstance(unit, Inert) or len(unit.arguments) != 1:
         return None
-    unit = getattr(arguments[1], "arguments", ())
-    return {"frequency": arguments[0], "unit": unit[0]} if len(unit) == 1 and isinstance(unit[0], str) else None
+    return {"frequency": frequency, "unit": unit.arguments[0]} if isinstance(unit.arguments[0], str) else None
 
 
 def _shorten(value: Any) -> Any:

@@ -32,9 +32,7 @@ class Pickled:
     @property
     def holds_code(self) -> bool:
         """True where a function or class is stored by value, as the bytecode of one Python version."""
-        return any(
-            name.name in ("CodeType", "_make_function", "_fill_function", "_make_skel_func") for name in self.names
-        )
+        return any(name.module.partition(".")[0] in ("cloudpickle", "dill") for name in self.names)
 
     def numbers(self) -> list[float]:
         """Return the different floating-point numbers in it, in order."""
@@ -99,7 +97,10 @@ def describe_schedule(pickled: Pickled, text: str, kind: str) -> dict[str, Any]:
         text: what the settings say about it beside the pickle, such as ``ConstantSchedule(val=0.2)``.
         kind: the type that the settings name.
     """
-    described: dict[str, Any] = {"stored_as": "code" if pickled.holds_code else "object", "class": kind}
+    described: dict[str, Any] = {
+        "stored_as": "code" if pickled.holds_code else "object",
+        "class": kind.rpartition(".")[2],
+    }
     schedule = _innermost(pickled.root)
     if schedule is not None:
         described["class"] = schedule.type_name.rpartition(".")[2]
