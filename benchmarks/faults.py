@@ -315,7 +315,7 @@ def diagnose(patient: Patient, folder: Path, faults: Sequence[Fault] = FAULTS) -
         named = [finding for finding in said if finding.code in fault.codes]
         # The bias of a faulty layer goes with its weight; where only biases are faulty, each must be named.
         wanted = [name for name in place if "bias" in name] if "bias" in place[0] else [place[0]]
-        missed = tuple(name for name in wanted if not any(_names(finding, name) for finding in named))
+        missed = tuple(name for name in wanted if not any(names(finding, name) for finding in named))
         yield Outcome(fault.name, patient.name, place, missed, _subjects(said))
 
 
@@ -327,7 +327,7 @@ def _findings(write: Callable[[State, Path], None], state: State, path: Path, ca
     return alarms(examination)
 
 
-def _names(finding: Finding, tensor: str) -> bool:
+def names(finding: Finding, tensor: str) -> bool:
     """Say whether a finding names a tensor: by itself, by its layer, or in a list of its evidence."""
     if finding.tensor is not None and finding.tensor.rpartition("/")[2] == tensor:
         return True

@@ -1,0 +1,38 @@
+"""The picture in the docs is a test: who may import whom, and what a scan must not cost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from conftest import ROOT
+
+# Runs a scan in a fresh interpreter and prints the packages that it imported.
+SCAN_AND_LIST = """
+import sys
+from checkpoint_doctor.scan import scan
+report = scan(sys.argv[1:])
+assert all(examination.error is None for examination in report.checkpoints), report
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_rows_import_only_the_rows_below_them() -> None:
+    result = run(str(Path(sysconfig.get_path("scripts")) / "lint-imports"), "--no-cache")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " 0 broken" in result.stdout
+
+
+def test_a_scan_imports_no_framework(fixtures: Path) -> None:
+    files = [str(fixtures / name) for name in ("case_1_head_v6.zip", "case_5_zero_head.pt")]
+    result = run(sys.executable, "-c", SCAN_AND_LIST, *files)
+    assert result.returncode == 0, result.stderr
+    imported = set(result.stdout.split())
+    assert "numpy" in imported
+    assert not imported & {"torch", "stable_baselines3", "sb3_contrib", "gymnasium", "pandas", "scipy"}

@@ -1,0 +1,160 @@
+"""The five cases are found with their figures, and their healthy twins are left alone."""
+
+from __future__ import annotations
+
+import io
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+from stable_baselines3 import PPO, SAC
+
+from benchmarks.faults import alarms, names
+from checkpoint_doctor.model import Examination, Finding, Severity
+from checkpoint_doctor.scan import open_checkpoint, scan
+from fixtures import generate, networks
+
+MANIFEST = tomllib.loads((ROOT / "fixtures" / "manifest.toml").read_text(encoding="utf-8"))
+ENTRIES = [pytest.param(entry, id=entry["file"]) for entry in MANIFEST["fixture"]]
+BIAS_CODES = {"ZER003", "ZER004", "RNN001", "RNN002"}
+
+
+def examine(path: Path) -> Examination:
+    (examination,) = scan([path]).checkpoints
+    assert examination.error is None, examination.error
+    return examination
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            return torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
+    saved = torch.load(path, weights_only=True)
+    return saved.get("model_state_dict") or saved["model"]
+
+
+def zero_biases(state: dict[str, torch.Tensor]) -> list[str]:
+    return [name for name, tensor in state.items() if "bias" in name and not tensor.any() and tensor.numel()]
+
+
+def causes(findings: list[Finding]) -> set[str]:
+    return {finding.evidence["cause"] for finding in findings if "cause" in finding.evidence} - {"unknown"}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_fixture_shows_what_the_manifest_says(entry: dict[str, Any], fixtures: Path) -> None:
+    path = fixtures / entry["file"]
+    examination = examine(path)
+    assert examination.format == entry["format"]
+    assert examination.algorithm == entry.get("algorithm")
+    assert sum(record.zeros for record in examination.tensors) == entry["zeros"]
+    if "parameters" in entry:
+        assert sum(record.size for record in examination.tensors) == entry["parameters"]
+    expected_codes = set()
+    for expectation in entry.get("expects", []):
+        expected_codes.update(expectation["codes"])
+        least = Severity[expectation["severity"].upper()]
+        found = [each for each in examination.counted if each.code in expectation["codes"] and each.severity >= least]
+        tensors = expectation.get("tensors", [])
+        if "zero_biases" in expectation:
+            tensors = zero_biases(read_state(path))
+            assert len(tensors) == expectation["zero_biases"]
+        for tensor in tensors:
+            assert any(names(finding, tensor) for finding in found), f"nothing names {tensor}"
+        assert any(expectation.get("says", "") in finding.message for finding in found)
+        if "cause" in expectation:
+            assert causes(found) == {expectation["cause"]}
+    unexpected = [each for each in alarms(examination) if each.severity is Severity.ERROR or not expected_codes]
+    assert [(each.code, each.message) for each in unexpected if each.code not in expected_codes] == []
+
+
+def test_every_committed_checkpoint_is_in_the_manifest(fixtures: Path) -> None:
+    listed = {entry["file"] for table in ("fixture", "log") for entry in MANIFEST[table]}
+    assert {path.name for path in fixtures.iterdir() if path.suffix in {".zip", ".pt", ".csv"}} == listed
+
+
+def test_generating_again_gives_the_same_tensors(fixtures: Path, tmp_path: Path) -> None:
+    generate.build_all(tmp_path)
+    for path in sorted(tmp_path.iterdir()):
+        committed = fixtures / path.name
+        if path.suffix == ".csv":
+            assert path.read_text() == committed.read_text()
+            continue
+        again, before = read_state(path), read_state(committed)
+        assert list(again) == list(before)
+        for name, tensor in before.items():
+            # Another processor may round the toy training differently; zeros are where they were.
+            assert torch.allclose(again[name], tensor, rtol=1e-3, atol=1e-4), f"{path.name}: {name}"
+            assert torch.equal(again[name] == 0, tensor == 0), f"{path.name}: {name}"
+
+
+@pytest.mark.parametrize("cause", ["never trained", "overwritten", "unknown"])
+def test_case_2_at_its_own_size(cause: generate.Cause, tmp_path: Path) -> None:
+    path = generate.build_case_2(tmp_path / "silus.zip", cause=cause)
+    state = read_state(path)
+    biases = zero_biases(state)
+    assert (len(state), sum(tensor.numel() for tensor in state.values()), len(biases)) == (100, 2_303_200, 28)
+    examination = examine(path)
+    assert sum(record.zeros for record in examination.tensors) == 9_408
+    found = [finding for finding in alarms(examination) if finding.code in BIAS_CODES]
+    for bias in biases:
+        assert any(names(finding, bias) for finding in found), f"nothing names {bias}"
+    assert causes(found) == {cause} - {"unknown"}
+    (pattern,) = (finding for finding in found if finding.code == "ZER004" and finding.evidence["biases"] == 28)
+    assert pattern.evidence["zeros"] == 9_408
+    assert pattern.evidence["zero_fraction"] == pytest.approx(0.004, abs=1e-4)
+
+
+def test_case_2_is_quiet_without_the_zeros(tmp_path: Path) -> None:
+    examination = examine(generate.build_case_2(tmp_path / "silus.zip", cause=None))
+    assert [(each.code, each.tensor) for each in alarms(examination)] == []
+
+
+def test_agents_load_in_the_library_they_are_from(fixtures: Path) -> None:
+    for name, algorithm in {"case_1_head_v6": PPO, "case_2_never_trained": SAC, "case_2_overwritten": SAC}.items():
+        model = algorithm.load(fixtures / f"{name}.zip", device="cpu")
+        observation = model.observation_space.sample()
+        action, _ = model.predict(observation, deterministic=True)
+        assert model.action_space.contains(action)
+
+
+def test_case_1_brings_its_settings(fixtures: Path) -> None:
+    settings = open_checkpoint(fixtures / "case_1_head_v6.zip").hyperparameters
+    (entry,) = (entry for entry in MANIFEST["fixture"] if entry["file"] == "case_1_head_v6.zip")
+    assert {name: settings.get(name) for name in entry["hyperparameters"]} == entry["hyperparameters"]
+    assert settings["plateau_scheduler"] == {"patience": 25_000, "factor": 0.85, "min_lr": 1e-7}
+
+
+def test_case_3_series_has_the_shares_of_the_story(tmp_path: Path) -> None:
+    shares = []
+    for path in generate.build_case_3_series(tmp_path):
+        checkpoint = open_checkpoint(path)
+        first = checkpoint.moments["temporal_projection.weight"].first
+        assert first is not None
+        assert first.size == 19_635
+        shares.append(round(100 * float((abs(first.array) < 1e-37).mean()), 1))
+    assert shares == [4.4, 27.3, 65.4]
+
+
+def test_case_3_names_the_input_columns(tmp_path: Path) -> None:
+    path = tmp_path / "dead_inputs.pt"
+    torch.save(networks.temporal_projection(dead_inputs=True), path)
+    (finding,) = (finding for finding in examine(path).counted if finding.code == "NET006")
+    columns = list(range(networks.PROJECTION[1] - networks.POSITION_INPUTS, networks.PROJECTION[1]))
+    assert columns in finding.evidence.values()
+
+
+def test_case_4_brings_its_settings(fixtures: Path) -> None:
+    checkpoint = open_checkpoint(fixtures / "case_4_frozen_backbone.pt")
+    (optimizer,) = checkpoint.optimizers
+    for group in optimizer.groups:
+        assert group.options["lr"] == 3e-4
+        assert tuple(group.options["betas"]) == (0.9, 0.95)
+        assert group.options["weight_decay"] == 0.1
+    held = sum(checkpoint.by_name[name].size for name in checkpoint.moments)
+    frozen = 1 - held / sum(tensor.size for tensor in checkpoint.tensors)
+    assert frozen == pytest.approx(86 / 168, abs=0.005)
