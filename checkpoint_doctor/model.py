@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor import anatomy
 from checkpoint_doctor.traces import Traces, trace
-from checkpoint_doctor.twins import online_twin
 from checkpoint_doctor.vitals import Values, Vitals, measure
 
 
@@ -332,8 +331,10 @@ class Checkpoint:
     @cached_property
     def online_twins(self) -> Mapping[str, str]:
         """Target network's tensor to the tensor that it is a slowly following copy of."""
-        shapes = {tensor.name: tensor.shape for tensor in self.tensors}
-        return {name: twin for name in shapes if (twin := online_twin(name, shapes))}
+        pairs = (
+            (tensor, self.by_name.get(anatomy.online_twin(tensor.name, self.by_name) or "")) for tensor in self.tensors
+        )
+        return {copy.name: twin.name for copy, twin in pairs if twin is not None and twin.shape == copy.shape}
 
     @cached_property
     def optimizer_of(self) -> Mapping[str, Optimizer]:
