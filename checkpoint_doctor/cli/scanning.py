@@ -1,0 +1,103 @@
+"""``ckdoc scan``."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, wants_color, write
+from checkpoint_doctor.errors import UsageError
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.model import Report
+    from checkpoint_doctor.plugins import Catalogue
+
+
+class FailOn(str, Enum):
+    """The least severity that makes a run fail."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+    NEVER = "never"
+
+
+def scan(
+    uris: Annotated[
+        list[str], typer.Argument(metavar="URI...", help="Checkpoints, folders, globs.", show_default=False)
+    ],
+    format: Annotated[str, typer.Option("--format", "-f", help="Output format: terminal, json, sarif …")] = "terminal",
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Write to a file, not to stdout.")] = "",
+    report: Annotated[
+        list[str] | None, typer.Option("--report", metavar="FORMAT=FILE", help="Write a further report.")
+    ] = None,
+    select: Annotated[list[str] | None, typer.Option(metavar="CODE", help="Ask only these rules.")] = None,
+    ignore: Annotated[list[str] | None, typer.Option(metavar="CODE", help="Do not ask these rules.")] = None,
+    fail_on: Annotated[
+        FailOn | None, typer.Option(help="Least severity that fails the run.", show_default="error")
+    ] = None,
+    config: Annotated[str, typer.Option(metavar="FILE", help="Configuration instead of the nearest one.")] = "",
+    baseline: Annotated[str, typer.Option(metavar="FILE", help="Hide the findings known to this file.")] = "",
+    write_baseline: Annotated[str, typer.Option(metavar="FILE", help="Write the findings down as known.")] = "",
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, metavar="N", help="Threads; 0: one a core.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no closing line.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Everything, not only the remarkable.")] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where a fault of ckdoc arose.")] = False,
+) -> None:
+    """Examine checkpoints. Exit code: 0 healthy, 1 ill, 2 unreadable or misused, 3 nothing to examine."""
+    from checkpoint_doctor.plugins import discover
+    from checkpoint_doctor.scan import scan as examine
+
+    catalogue = discover()
+    warn_of_broken_plugins(catalogue)
+    outputs = [(format, output), *(_split_report(each) for each in report or [])]
+    for name, _ in outputs:
+        check_format(name, catalogue)
+    result = examine(uris, catalogue=catalogue, jobs=jobs or None)
+    for name, path in outputs:
+        write(render(result, catalogue, name, to_file=bool(path), verbose=verbose), path)
+    if not quiet:
+        remark(result.summary_line)
+    raise typer.Exit(verdict(result))
+
+
+def verdict(report: Report) -> int:
+    """Return the exit code that a report stands for; the format it is printed in makes no difference."""
+    if report.unreadable:
+        return FAILED
+    return ILL if report.failed else HEALTHY
+
+
+def render(report: Report, catalogue: Catalogue, name: str, *, to_file: bool, verbose: bool) -> str:
+    """Render a report in a format for standard output or for a file."""
+    from checkpoint_doctor.model import Page
+
+    color = wants_color(sys.stdout) and not to_file
+    page = Page(width=80 if to_file else page_width(), color=color, verbose=verbose)
+    return catalogue.reporters[name].render(report, catalogue.rules, page)
+
+
+def check_format(name: str, catalogue: Catalogue) -> None:
+    """Make sure that a format exists before any work is done.
+
+    Raises:
+        UsageError: no installed reporter has the name.
+    """
+    if name not in catalogue.reporters:
+        raise UsageError(f"there is no format {name!r}", f"choose one of {', '.join(catalogue.reporters)}")
+
+
+def _split_report(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise UsageError(f"--report takes FORMAT=FILE, not {text!r}", "for example --report sarif=ckdoc.sarif")
+    return name, path
+
+
+def warn_of_broken_plugins(catalogue: Catalogue) -> None:
+    """Say which plugins are left out of the run, and why."""
+    for plugin in catalogue.broken:
+        remark(f"ckdoc: plugin {plugin.name} of {plugin.distribution} is left out: {plugin.problem}")
