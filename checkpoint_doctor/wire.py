@@ -58,7 +58,7 @@ def plain(value: Any) -> Any:
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """Return a report as a JSON document of schema version 1. Repairs are not carried; ``fix`` says if there are any."""
+    """Return a report as a JSON document of schema version 1. It carries no repairs; ``fix`` tells of them."""
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "checkpoint-doctor", "version": __version__},

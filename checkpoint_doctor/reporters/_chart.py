@@ -1,0 +1,241 @@
+"""The doctor's chart: verdict, findings by layer, what could not be looked at, and a table of layers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from checkpoint_doctor.model import Examination, Finding, Page, Report, Severity, Verdict, quantity
+from checkpoint_doctor.reporters._layers import Row, choose_remarkable, layer_rows
+from checkpoint_doctor.reporters._order import rank, worst_first
+from checkpoint_doctor.reporters._sheet import Column, Sheet
+from checkpoint_doctor.reporters._wording import (
+    describe,
+    evidence_in_words,
+    figure,
+    fix_in_words,
+    one_line,
+    percentage,
+    printable,
+    shape_in_words,
+    subject_of,
+    tally,
+)
+
+FINDINGS_SHOWN = 25
+"""Findings of one checkpoint that are shown in full; the worst are."""
+LAYERS_SHOWN = 24
+"""Up to so many layers all get their row."""
+
+_VERDICT_WORDS = {Verdict.HEALTHY: "HEALTHY", Verdict.ILL: "ILL", Verdict.UNREADABLE: "UNREADABLE"}
+_VERDICT_STYLES = {Verdict.HEALTHY: "bold green", Verdict.ILL: "bold red", Verdict.UNREADABLE: "bold magenta"}
+_SEVERITY_STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+_SEVERITY_SIGNS = {Severity.ERROR: "✖", Severity.WARNING: "▲", Severity.NOTE: "●"}
+
+
+def draw(report: Report, page: Page) -> str:
+    """Draw the charts of a report.
+
+    One checkpoint always gets its chart. Of several, those get one that have an error, a warning or something that
+    could not be looked at, or all of them on a verbose page; a table with the worst first follows.
+    """
+    sheet = Sheet(page.width, page.color)
+    several = len(report.checkpoints) != 1
+    for examination in report.checkpoints:
+        if not several or page.verbose or _needs_a_word(examination):
+            _draw_chart(sheet, examination, page, with_layers=not several or page.verbose)
+            if several:
+                sheet.line()
+    if several and report.checkpoints:
+        _draw_summary(sheet, report)
+    return sheet.render()
+
+
+def _needs_a_word(examination: Examination) -> bool:
+    return (
+        examination.verdict is not Verdict.HEALTHY
+        or bool(examination.skipped)
+        or (examination.worst or Severity.NOTE) > Severity.NOTE
+    )
+
+
+def _draw_chart(sheet: Sheet, examination: Examination, page: Page, *, with_layers: bool) -> None:
+    _draw_verdict(sheet, examination, page)
+    rows = {row.name: row for row in layer_rows(examination)}
+    findings = rank(examination.counted)
+    shown = findings if page.verbose else findings[:FINDINGS_SHOWN]
+    for layer, members in _group_by_layer(shown).items():
+        sheet.line()
+        _draw_group(sheet, layer, rows.get(layer), members)
+    if len(findings) > len(shown):
+        counts = Counter(f"{finding.code} {finding.name}" for finding in findings[len(shown) :])
+        sheet.line()
+        sheet.paragraph(
+            Text(
+                f"… {quantity(len(findings) - len(shown), 'more finding')} (--verbose shows all): "
+                + ", ".join(f"{count:,} × {rule}" for rule, count in counts.most_common()),
+                style="dim",
+            ),
+            indent=2,
+        )
+    if page.verbose:
+        _draw_hidden(sheet, examination)
+    if examination.skipped:
+        sheet.line()
+        for skipped in examination.skipped:
+            text = Text("not looked at: ", style="yellow")
+            text.append(f"{printable(skipped.what)}, because {one_line(skipped.why)}", style="default")
+            sheet.paragraph(text, indent=2, hanging=2)
+    if rows and (with_layers or page.verbose):
+        sheet.line()
+        _draw_layers(sheet, list(rows.values()), page)
+
+
+def _draw_verdict(sheet: Sheet, examination: Examination, page: Page) -> None:
+    text = Text(_VERDICT_WORDS[examination.verdict], style=_VERDICT_STYLES[examination.verdict])
+    text.append(" · ", style="not bold dim default")
+    text.append(printable(examination.path), style="not bold default")
+    if examination.verdict is Verdict.UNREADABLE:
+        sheet.paragraph(text, hanging=2)
+        sheet.paragraph(Text(one_line(examination.error or "it could not be read")), indent=2)
+        if examination.hint:
+            sheet.paragraph(_labelled("hint", one_line(examination.hint)), indent=2, hanging=2)
+        return
+    text.append(f" — {describe(examination)}", style="not bold default")
+    sheet.paragraph(text, hanging=2)
+    worst = examination.worst
+    counts = Text(tally(examination.counted) or "no findings", style=_SEVERITY_STYLES[worst] if worst else "green")
+    hidden = sum(finding.ignored is not None for finding in examination.findings)
+    if hidden:
+        hint = "" if page.verbose else f" (--verbose shows {'it' if hidden == 1 else 'them'})"
+        counts.append(f"; {hidden:,} hidden by config{hint}", style="dim default")
+    sheet.paragraph(counts, indent=2, hanging=2)
+
+
+def _group_by_layer(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
+    groups: dict[str, list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault(finding.layer or finding.tensor or "", []).append(finding)
+    return groups
+
+
+def _draw_group(sheet: Sheet, layer: str, row: Row | None, findings: Sequence[Finding]) -> None:
+    title = Text(printable(layer) or "the whole checkpoint", style="bold")
+    if row:
+        title.append(f"  {row.kind} {shape_in_words(row.shape)}", style="not bold dim")
+    sheet.paragraph(title, indent=2, hanging=2)
+    for finding in findings:
+        style = _SEVERITY_STYLES[finding.severity]
+        head = Text(f"{_SEVERITY_SIGNS[finding.severity]} {finding.severity.label}", style=f"bold {style}")
+        head.append(f" {finding.code} {finding.name}", style=f"not bold {style}")
+        if subject_of(finding) not in ("", printable(layer)):
+            head.append(f" · {subject_of(finding)}", style="not bold default")
+        sheet.paragraph(head, indent=2, hanging=4)
+        sheet.paragraph(Text(one_line(finding.message)), indent=6)
+        for label, words in (
+            ("evidence", evidence_in_words(finding.evidence)),
+            ("advice", one_line(finding.advice)),
+            ("fix", fix_in_words(finding)),
+        ):
+            if words:
+                sheet.paragraph(_labelled(label, words), indent=6, hanging=2)
+
+
+def _labelled(label: str, words: str) -> Text:
+    text = Text(f"{label}: ", style="green" if label == "fix" else "dim")
+    return text.append(words, style="default" if label != "evidence" else "not dim default")
+
+
+def _draw_hidden(sheet: Sheet, examination: Examination) -> None:
+    hidden = [finding for finding in examination.findings if finding.ignored is not None]
+    if hidden:
+        sheet.line()
+    for finding in hidden:
+        about = f" · {subject_of(finding)}" if subject_of(finding) else ""
+        text = Text(f"hidden: {finding.severity.label} {finding.code} {finding.name}{about}", style="dim")
+        sheet.paragraph(text.append(f" ({one_line(finding.ignored or '')})"), indent=2, hanging=2)
+
+
+def _draw_layers(sheet: Sheet, rows: Sequence[Row], page: Page) -> None:
+    chosen = list(rows) if page.verbose or len(rows) <= LAYERS_SHOWN else choose_remarkable(rows, LAYERS_SHOWN)
+    held = any(row.updates for row in rows)
+    cells = []
+    for row in chosen:
+        parts = row.parts if page.verbose else tuple(part for part in row.parts if _deserves_a_row(part, row))
+        cells.append(_cells(row, held, leave_codes_to=parts))
+        cells.extend(_cells(part, held, within=row) for part in parts)
+    columns = (
+        Column("layer", 9), Column("kind", 1), Column("shape", 2), Column("updates", 3, right=True),
+        Column("zeros", 6, right=True), Column("rms", 5, right=True), Column("", 4),
+    )  # fmt: skip
+    sheet.table(columns, cells, indent=2)
+    rest = [row for row in rows if row.name not in {row.name for row in chosen}]
+    if rest:
+        ill = sum(row.severity is not None for row in rest)
+        remark = f"{ill:,} of them with findings" if ill else "without remark"
+        sheet.paragraph(
+            Text(
+                f"… {quantity(len(rest), 'more layer')}{',' if ill else ''} {remark} (--verbose shows all)", style="dim"
+            ),
+            indent=2,
+        )
+    if not held:
+        sheet.paragraph(
+            Text("updates are not known: no optimizer in this file holds these tensors", style="dim"), indent=2
+        )
+    elif any(row.updates is None for row in chosen):
+        sheet.paragraph(Text("– updates: not held by an optimizer", style="dim"), indent=2)
+
+
+def _deserves_a_row(part: Row, layer: Row) -> bool:
+    """True for a tensor that its layer's row would hide: one with a finding of its own, all zeros, or not finite."""
+    return bool(part.codes) or part.zeros == 1 or part.nonfinite > 0
+
+
+def _cells(row: Row, held: bool, within: Row | None = None, leave_codes_to: Sequence[Row] = ()) -> list[Text]:
+    name = printable(row.name)
+    if within is not None:
+        role = row.name.removeprefix(within.name)
+        name = f"  {printable(role if role.startswith('.') else row.name)}"
+    told = {code for part in leave_codes_to for code in part.codes}
+    remark = " ".join(filter(None, (*(code for code in row.codes if code not in told), row.remark)))
+    style = _SEVERITY_STYLES[row.severity] if row.severity else ""
+    updates = ""
+    if held:
+        fewest, most = row.updates or (None, None)
+        updates = figure(fewest) if fewest == most else f"{figure(fewest)}–{figure(most)}"
+    return [
+        Text(name, style=style),
+        Text("" if within else row.kind, style="dim"),
+        Text(shape_in_words(row.shape)),
+        Text(updates),
+        Text(percentage(row.zeros), style="" if row.zeros == 0 else "red" if row.zeros == 1 else "yellow"),
+        Text(f"{row.nonfinite:,} not finite", style="red") if row.nonfinite else Text(figure(row.rms)),
+        Text(f"◄ {remark}" if row.codes and remark else remark, style=style or "dim"),
+    ]
+
+
+def _draw_summary(sheet: Sheet, report: Report) -> None:
+    columns = (
+        Column("checkpoint", 9), Column("verdict", 8), Column("errors", 7, right=True),
+        Column("warnings", 6, right=True), Column("notes", 5, right=True), Column("hidden", 4, right=True),
+        Column("", 1),
+    )  # fmt: skip
+    sheet.table(columns, [_summary_cells(each) for each in worst_first(report.checkpoints)])
+
+
+def _summary_cells(examination: Examination) -> list[Text]:
+    counts = Counter(finding.severity for finding in examination.counted)
+    hidden = sum(finding.ignored is not None for finding in examination.findings)
+    return [
+        Text(printable(examination.path)),
+        Text(_VERDICT_WORDS[examination.verdict], style=_VERDICT_STYLES[examination.verdict]),
+        *(
+            Text(str(counts[severity]), style=style) if counts[severity] else Text("–", style="dim")
+            for severity, style in _SEVERITY_STYLES.items()
+        ),
+        Text(str(hidden) if hidden else "–", style="dim"),
+        Text(describe(examination), style="dim"),
+    ]

@@ -1,0 +1,97 @@
+"""A checkpoint's tensors summed up by layer, and which of the layers are worth a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from math import hypot, sqrt
+
+from checkpoint_doctor.model import Examination, Finding, Severity, TensorRecord
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of a layer, or of one tensor within it."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    """Of the layer's largest tensor."""
+    updates: tuple[int, int] | None
+    """Fewest and most updates among its tensors; ``None`` where no optimizer holds any."""
+    zeros: float
+    """Share of exact zeros, from 0 to 1."""
+    nonfinite: int
+    rms: float | None
+    """Root mean square of the finite learned values."""
+    severity: Severity | None = None
+    """Of the worst finding about it."""
+    codes: tuple[str, ...] = ()
+    remark: str = ""
+    parts: tuple[Row, ...] = field(default=())
+    """One row for each tensor, where a layer has several."""
+
+
+def layer_rows(examination: Examination) -> list[Row]:
+    """Sum up every layer of a checkpoint, in file order."""
+    layers: dict[str, list[TensorRecord]] = {}
+    for tensor in examination.tensors:
+        layers.setdefault(tensor.layer or tensor.name, []).append(tensor)
+    by_subject: dict[str, list[Finding]] = {}
+    for finding in examination.counted:
+        for subject in {finding.tensor, finding.layer} - {None}:
+            by_subject.setdefault(str(subject), []).append(finding)
+    rows = []
+    for name, tensors in layers.items():
+        parts = tuple(_sum_up(each.name, [each], by_subject.get(each.name, ())) for each in tensors)
+        row = _sum_up(name, tensors, by_subject.get(name) or by_subject.get(tensors[0].name) or ())
+        rows.append(replace(row, parts=parts if len(parts) > 1 else ()))
+    return rows
+
+
+def _sum_up(name: str, tensors: Sequence[TensorRecord], findings: Iterable[Finding]) -> Row:
+    findings = list(findings)
+    entries = sum(tensor.size for tensor in tensors)
+    counts = [tensor.updates for tensor in tensors if tensor.updates is not None]
+    largest = max(tensors, key=lambda tensor: tensor.size)
+    learned = [tensor for tensor in tensors if not tensor.is_statistic] or tensors
+    measured = [tensor for tensor in learned if tensor.norm is not None and tensor.size > tensor.nonfinite]
+    finite = sum(tensor.size - tensor.nonfinite for tensor in measured)
+    return Row(
+        name=name,
+        kind=largest.kind.replace("_", " "),
+        shape=largest.shape,
+        updates=(min(counts), max(counts)) if counts else None,
+        zeros=sum(tensor.zeros for tensor in tensors) / entries if entries else 0.0,
+        nonfinite=sum(tensor.nonfinite for tensor in tensors),
+        rms=hypot(*(tensor.norm or 0.0 for tensor in measured)) / sqrt(finite) if finite else None,
+        severity=max((finding.severity for finding in findings), default=None),
+        codes=tuple(sorted({finding.code for finding in findings})),
+    )
+
+
+def choose_remarkable(rows: Sequence[Row], at_most: int) -> list[Row]:
+    """Keep the layers with findings (the worst of them, if there are too many) and the extremes among the others.
+
+    The extremes get their remark: largest and smallest magnitude, most zeros, fewest updates. File order is kept.
+    """
+    ill = sorted((row for row in rows if row.severity), key=lambda row: -(row.severity or 0))[
+        : at_most - len(_EXTREMES)
+    ]
+    chosen = {row.name: row for row in ill}
+    for remark, key, candidates in _EXTREMES:
+        others = [row for row in rows if not row.severity and candidates(row)]
+        values = [key(row) for row in others]
+        if len(set(values)) > 1:
+            extreme = others[values.index(min(values))]
+            known = chosen.get(extreme.name, extreme)
+            chosen[extreme.name] = replace(known, remark=", ".join(filter(None, (known.remark, remark))))
+    return [chosen[row.name] for row in rows if row.name in chosen]
+
+
+_EXTREMES: tuple[tuple[str, Callable[[Row], float], Callable[[Row], bool]], ...] = (
+    ("largest", lambda row: -(row.rms or 0.0), lambda row: row.rms is not None),
+    ("smallest", lambda row: row.rms or 0.0, lambda row: row.rms is not None and row.kind != "buffer"),
+    ("most zeros", lambda row: -row.zeros, lambda row: True),
+    ("fewest updates", lambda row: (row.updates or (0, 0))[0], lambda row: row.updates is not None),
+)

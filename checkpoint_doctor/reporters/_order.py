@@ -1,0 +1,30 @@
+"""The order in which people want to read: the worst first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from checkpoint_doctor.model import Examination, Finding, Report, Severity, Verdict
+
+
+def worst_first(examinations: Iterable[Examination]) -> list[Examination]:
+    """Sort checkpoints: unreadable, then ill, then healthy; by the number of errors, warnings, notes; then as given."""
+
+    def badness(examination: Examination) -> tuple[int, ...]:
+        counts = Counter(finding.severity for finding in examination.counted)
+        standing = (Verdict.UNREADABLE, Verdict.ILL, Verdict.HEALTHY).index(examination.verdict)
+        return (standing, *(-counts[severity] for severity in sorted(Severity, reverse=True)))
+
+    return sorted(examinations, key=badness)
+
+
+def rank(findings: Iterable[Finding]) -> list[Finding]:
+    """Sort a checkpoint's findings by severity, worst first, then by code, then as given."""
+    return sorted(findings, key=lambda finding: (-finding.severity, finding.code))
+
+
+def rank_all(report: Report) -> list[tuple[Examination, Finding]]:
+    """Return every finding with its checkpoint, the worst of all first and the hidden ones last."""
+    pairs = [(examination, finding) for examination in report.checkpoints for finding in examination.findings]
+    return sorted(pairs, key=lambda pair: (pair[1].ignored is not None, -pair[1].severity))

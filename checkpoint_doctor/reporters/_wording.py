@@ -1,0 +1,148 @@
+"""How figures and findings are put into words, alike in every format that people read."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from checkpoint_doctor.model import Examination, Finding, Safety, Severity, Verdict, quantity
+
+LISTED = 8
+"""How many items of a long list are named before the rest is counted."""
+
+_UNPRINTABLE = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\xad\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ud800-\\udfff\\ufdd0-\\ufdef\\ufeff\\ufff0-\\uffff]"
+    "|[\\U000e0000-\\U000e0fff]"
+)
+
+_FORMATS = {"sb3": "SB3", "torch": "PyTorch"}
+
+_FIXES = {
+    Safety.SAFE: ("safe", "`ckdoc fix`"),
+    Safety.ON_REQUEST: ("on request", "`ckdoc fix --recycle`"),
+    Safety.UNSAFE: ("unsafe", "`ckdoc fix --unsafe`, the old values are lost"),
+}
+
+
+def printable(text: str) -> str:
+    r"""Spell what a terminal or an editor would act on (escapes, reversed text, half characters): ``\x1b``, ``\u202e``.
+
+    Names and messages come from files that strangers made. No control character survives, so the text is one line.
+    """
+    return _UNPRINTABLE.sub(_spell, text)
+
+
+def _spell(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    simple = {9: "\\t", 10: "\\n", 13: "\\r"}
+    return simple.get(number) or (
+        f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    )
+
+
+def one_line(text: str) -> str:
+    """Return a message as one printable line: line breaks between its words become spaces."""
+    return printable(" ".join(text.split()))
+
+
+def percentage(share: float) -> str:
+    """Say a share so that ``0%`` and ``100%`` mean exactly none and exactly all."""
+    if share in (0, 1):
+        return f"{share:.0%}"
+    return "<0.1%" if share < 0.001 else f"{min(share, 0.999):.1%}"
+
+
+def figure(value: float | int | None) -> str:
+    """Say a number with three digits, or all of an integer's."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def shape_in_words(shape: Sequence[int]) -> str:
+    """``3×256``; a single number is a ``scalar``."""
+    return "×".join(str(length) for length in shape) or "scalar"
+
+
+def subject_of(finding: Finding) -> str:
+    """Name what a finding is about: its tensor, its layer, or nothing where it is about the whole checkpoint."""
+    return printable(finding.tensor or finding.layer or "")
+
+
+def tally(findings: Iterable[Finding]) -> str:
+    """Count findings by severity, worst first: ``2 errors, 1 note``."""
+    counts = Counter(finding.severity for finding in findings)
+    return ", ".join(quantity(counts[each], each.label) for each in sorted(Severity, reverse=True) if counts[each])
+
+
+def describe(examination: Examination) -> str:
+    """Say what a checkpoint is: ``SB3 SAC, 990,000 steps, 32 tensors, 349,962 parameters``."""
+    if examination.verdict is Verdict.UNREADABLE:
+        return "could not be read"
+    origin = " ".join(
+        part for part in (_FORMATS.get(examination.format or "", examination.format), examination.algorithm) if part
+    )
+    parts = [
+        origin,
+        "" if examination.step is None else quantity(examination.step, "step"),
+        quantity(len(examination.tensors), "tensor"),
+        quantity(examination.parameters, "parameter"),
+    ]
+    return printable(", ".join(part for part in parts if part))
+
+
+def evidence_in_words(evidence: Mapping[str, Any]) -> str:
+    """Put a finding's evidence on one line; long lists are cut to their first items and the number of the rest."""
+    return one_line(
+        "; ".join(f"{key.replace('_', ' ')} {_value_in_words(key, each)}" for key, each in evidence.items())
+    )
+
+
+def _value_in_words(key: str, value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "unknown"}[value]
+    if isinstance(value, (int, float)):
+        is_share = key.endswith(("fraction", "share")) and 0 <= value <= 1
+        return percentage(value) if is_share else figure(value)
+    if isinstance(value, Mapping):
+        return f"({', '.join(f'{name} {_value_in_words(str(name), each)}' for name, each in value.items())})"
+    if isinstance(value, (list, tuple)):
+        return _list_in_words(key, value)
+    return str(value)
+
+
+def _list_in_words(key: str, values: Sequence[Any]) -> str:
+    if not values:
+        return "none"
+    runs = _find_runs(values)
+    named = [
+        f"{_value_in_words(key, run[0])}–{_value_in_words(key, run[-1])}"
+        if len(run) > 2
+        else ", ".join(_value_in_words(key, each) for each in run)
+        for run in runs[:LISTED]
+    ]
+    rest = sum(len(run) for run in runs[LISTED:])
+    return ", ".join(named) + (f" … and {rest:,} more" if rest else "")
+
+
+def _find_runs(values: Sequence[Any]) -> list[list[Any]]:
+    """Split indices into runs of consecutive ones; anything else stands alone."""
+    runs: list[list[Any]] = []
+    for value in values:
+        if runs and type(value) is int and type(runs[-1][-1]) is int and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    return runs
+
+
+def fix_in_words(finding: Finding) -> str:
+    """Say what ``ckdoc fix`` would do about a finding: ``safe (`ckdoc fix`): uniform(-0.01, 0.01)``."""
+    if finding.fix is None:
+        return ""
+    word, command = _FIXES[finding.fix]
+    treatments = list(dict.fromkeys(repair.treatment for repair in finding.repairs if repair.safety is finding.fix))
+    rest = f" and {len(treatments) - 2} more" if len(treatments) > 2 else ""
+    return one_line(f"{word} ({command})" + (f": {'; '.join(treatments[:2])}{rest}" if treatments else ""))
