@@ -71,8 +71,8 @@ class Hearing:
 def hear_units(layer: Layer, checkpoint: Checkpoint, ratio: float) -> Hearing | None:
     """Listen to the units of a linear, convolutional or recurrent layer; ``None`` where the file cannot tell.
 
-    A unit's lines are its row in the weight and its entry in the bias; in a recurrent layer the rows of all its gates in
-    all weights and biases. A unit is silent where every entry of them is.
+    A unit's lines are its row in the weight and its entry in the bias; in a recurrent layer the rows of all its gates
+    in all weights and biases. A unit is silent where every entry of them is.
     """
     heard = []
     for role, tensor in layer.tensors.items():

@@ -67,7 +67,9 @@ def silent_units(
     if layer.is_output or layer.kind not in (Kind.LINEAR, Kind.CONV, *_RECURRENT):
         return
     hearing = hear_units(layer, checkpoint, ratio)
-    if hearing is None or hearing.silent.mean() < note or not _is_alive_elsewhere(layer, hearing, checkpoint, ratio):
+    if hearing is None or hearing.never.all() or hearing.silent.mean() < note:
+        return
+    if not _is_alive_elsewhere(layer, hearing, checkpoint, ratio):
         return
     downstream = _ask_reader(layer, hearing, checkpoint, ratio)
     share = float(hearing.silent.mean())

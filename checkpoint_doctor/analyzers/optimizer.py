@@ -1,0 +1,244 @@
+"""The health of the optimizers: what they never updated, what does not fit, how they were set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from math import sqrt
+
+from checkpoint_doctor.analyzers._moments import effective_step, implied_gradient_norm, second_correction
+from checkpoint_doctor.analyzers._normal_zeros import explain_zero_bias
+from checkpoint_doctor.analyzers._training import was_trained
+from checkpoint_doctor.model import Checkpoint, Finding, Optimizer, Severity, Tensor
+from checkpoint_doctor.rule import rule
+
+_CLIP_SETTINGS = ("max_grad_norm", "gradient_clip_val", "clip_grad_norm", "grad_clip", "max_norm", "gradient_clipping")
+"""What libraries call the norm to which gradients are clipped (SB3 and transformers, Lightning, others)."""
+
+_NO_GRADIENT = (
+    "If it should learn, look for requires_grad=False, .detach(), torch.no_grad() or a loss that leaves it out."
+)
+_ZERO_GRADIENT = "Look at what lies around it: saturated or dead units, a mask, a factor of zero."
+
+
+@rule("OPT001", "untrained-tensor", Severity.WARNING, on=Optimizer)
+def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_updates: int = 10) -> Iterator[Finding]:
+    """An optimizer holds tensors that no gradient ever reached, while it updated their neighbours.
+
+    Why it matters:
+        Someone meant them to learn and they did not: they are still what they were at the start. A branch that is
+        detached from the loss looks like this, and so does an extractor that was frozen and never thawed.
+
+    When it is normal:
+        Backbones frozen on purpose. Target networks, TRPO's policy and the target half in DQN files before 2.4 are in
+        their optimizer and never stepped by it; they are passed over.
+
+    What to do:
+        If it should learn, look for ``requires_grad=False``, ``.detach()``, ``torch.no_grad()`` or a loss that leaves
+        the branch out. If it is frozen on purpose, do not hand it to the optimizer.
+
+    References:
+        PyTorch's optimizers make state for a parameter at its first gradient; a second moment of exactly zero means
+        that every gradient was exactly zero. Stable-Baselines3 issues 570, 997, 1412 and 1860 ask this very question.
+        ``least_updates``: below ten updates a branch may simply not have had its turn.
+    """
+    steps = max((moments.step or 0 for moments in optimizer.parameters), default=0)
+    if 0 < steps < least_updates or optimizer.unmatched or optimizer.mismatch:
+        return
+    verdicts = {
+        tensor.name: was_trained(tensor, checkpoint)
+        for moments in optimizer.parameters
+        if (tensor := checkpoint.by_name.get(moments.tensor or "")) is not None and tensor.size
+    }
+    if True not in verdicts.values():
+        return
+    for branch, names in _untrained_branches(verdicts).items():
+        tensors = [checkpoint.by_name[name] for name in names]
+        if len(tensors) == 1 and _is_told_elsewhere(tensors[0], checkpoint):
+            continue
+        stateless = [name for name in names if not checkpoint.moments[name].state]
+        how = "no gradient ever came" if len(stateless) == len(names) else "every gradient was exactly zero"
+        others = sum(verdict is True for verdict in verdicts.values())
+        after = f" in {steps:,} updates" if steps else ""
+        what = branch if len(names) == 1 else f"{branch} ({len(names)} tensors)"
+        yield untrained_tensor.finding(
+            f"{what} was never trained{after} though {optimizer.name} holds it and trained {others} others: {how}",
+            tensors[0] if len(tensors) == 1 else checkpoint.layer_by_name.get(branch),
+            evidence={
+                "cause": "never trained",
+                "optimizer": optimizer.name,
+                "tensors": names,
+                "without_state": stateless,
+                "updates": steps or None,
+            },
+            advice=_NO_GRADIENT if stateless else _ZERO_GRADIENT,
+        )
+
+
+@rule("OPT002", "optimizer-mismatch", Severity.ERROR, on=Optimizer)
+def optimizer_mismatch(optimizer: Optimizer) -> Iterator[Finding]:
+    """The optimizer's state does not fit the model: training cannot be resumed from this file.
+
+    Why it matters:
+        PyTorch maps state to parameters by position. Another count is refused when loading; the same count with other
+        shapes fails at the first step, or mixes up parameters of equal shape without a word.
+
+    When it is normal:
+        Never. A file for inference alone should not carry the optimizer.
+
+    What to do:
+        Resume with the code that saved the file, or drop the optimizer's state and start it anew.
+
+    References:
+        pytorch issue 1489; Lightning issue 17025; transformers issue 13018. ``torch.optim.Optimizer.load_state_dict``
+        compares only the number of groups and of parameters in each.
+    """
+    if optimizer.mismatch:
+        yield optimizer_mismatch.finding(
+            f"{optimizer.name} does not fit the model: {optimizer.mismatch}", evidence={"optimizer": optimizer.name}
+        )
+
+
+@rule("OPT003", "learning-rate-at-save", Severity.NOTE, on=Optimizer)
+def learning_rate_at_save(optimizer: Optimizer) -> Iterator[Finding]:
+    """The learning rate at the time of saving is negative or zero.
+
+    Why it matters:
+        Whoever resumes from this file trains uphill (negative: every step makes the loss larger) or not at all (zero).
+        For inference it does not matter.
+
+    When it is normal:
+        Zero at the end of a schedule that ran out exactly as planned, or in the first step of a warm-up.
+
+    What to do:
+        Give a new schedule when resuming. A linear schedule goes below zero when more steps are run than it was made
+        for (``num_timesteps`` beyond ``total_timesteps``): bound it with ``max(0.0, …)``.
+
+    References:
+        Of 110 published optimizers 3 have a negative learning rate (PPO CartPole: −9.6e-7) and 9 one of exactly zero.
+    """
+    rates = {number: _number(group.options.get("lr")) for number, group in enumerate(optimizer.groups)}
+    negative = {number: rate for number, rate in rates.items() if rate is not None and rate < 0}
+    zero = [number for number, rate in rates.items() if rate == 0]
+    if negative:
+        lowest = min(negative.values())
+        yield learning_rate_at_save.finding(
+            f"{optimizer.name} was saved with a negative learning rate ({lowest:.3g}): resuming trains uphill",
+            severity=Severity.WARNING,
+            evidence={"optimizer": optimizer.name, "learning_rate": lowest, "groups": list(negative)},
+            advice="The schedule overshot its end. Set a new one when resuming, and bound it at 0.",
+        )
+    elif zero:
+        yield learning_rate_at_save.finding(
+            f"{optimizer.name} was saved with a learning rate of 0: resuming as it is learns nothing",
+            evidence={"optimizer": optimizer.name, "learning_rate": 0.0, "groups": zero},
+            advice="Set a new schedule when resuming.",
+        )
+
+
+@rule("OPT004", "clip-saturated", Severity.NOTE, on=Optimizer)
+def clip_saturated(optimizer: Optimizer, checkpoint: Checkpoint, *, tolerance: float = 0.02) -> Iterator[Finding]:
+    """The implied gradient norm equals the clip: nearly every step was clipped.
+
+    Why it matters:
+        The direction of a step survives clipping and its length does not. With Adam, whose steps do not depend on the
+        gradient's scale, constant clipping changes little; what it hides is how large the gradients really are.
+
+    When it is normal:
+        In PPO and A2C: half of the published PPO agents sit on their clip of 0.5.
+
+    What to do:
+        Nothing, as long as training goes well. Log the norm that ``clip_grad_norm_`` returns; if it lies far above the
+        clip and grows, look at reward scale and value targets before you touch the clip.
+
+    References:
+        √(Σ v / (1 − β2**step)) over all parameters of the optimizer is the root mean square of the clipped norm. Of
+        good agents PPO's median is 0.500, A2C's 0.41 (both clip at 0.5), DQN's 7.0 (clips at 10). ``tolerance`` is the
+        relative distance from the clip that counts as equal: 0.02 leaves room for a few per cent of smaller steps.
+    """
+    clip, norm = _clip(checkpoint.hyperparameters), None
+    if clip:
+        norm = implied_gradient_norm(optimizer)
+    if clip and norm is not None and abs(norm / clip - 1.0) <= tolerance:
+        yield clip_saturated.finding(
+            f"gradients of {optimizer.name} had a norm of {norm:.3g} on average, which is the clip of {clip:g}: "
+            f"nearly every step was clipped",
+            evidence={"optimizer": optimizer.name, "implied_gradient_norm": norm, "clip": clip},
+        )
+
+
+@rule("OPT005", "epsilon-dominated", Severity.NOTE, on=Optimizer)
+def epsilon_dominated(optimizer: Optimizer, *, share: float = 0.5) -> Iterator[Finding]:
+    """Most gradients are smaller than the optimizer's ε: it no longer adapts, and its steps shrink.
+
+    Why it matters:
+        Adam divides by √v + ε so that all parameters move at the learning rate's pace. Where √v is below ε they move in
+        proportion to their gradient instead, by plain gradient descent with a rate of lr/ε.
+
+    When it is normal:
+        A large ε can be meant to damp small gradients: 1e-5 in PPO, 0.01 divided by the batch size in QR-DQN.
+
+    What to do:
+        If learning is slow, lower ε or scale the loss up; check whether rewards or targets are scaled down.
+
+    References:
+        500 steps at a learning rate of 1e-3 and ε of 1e-5: gradients of scale 1 move a parameter by .358, of 1e-3 by
+        .356, of 1e-5 by .209, of 1e-6 by .044. Only entries that receive gradient are counted. ``share`` is the part
+        of them that must lie below ε.
+    """
+    below = live = 0
+    for moments in optimizer.parameters:
+        group, correction = optimizer.group_of(moments.index), second_correction(moments, optimizer)
+        traces = moments.traces if correction else None
+        epsilon = _number(group.options.get("eps")) if group else None
+        if traces is None or correction is None or not epsilon:
+            continue
+        below += traces.live_below(epsilon * sqrt(correction))
+        live += traces.live
+    if not live or below / live <= share:
+        return
+    step = effective_step(optimizer)
+    pace = "" if step is None else f"; its steps are {step:.2g} of the learning rate on average"
+    epsilons = [rate for group in optimizer.groups if (rate := _number(group.options.get("eps")))]
+    yield epsilon_dominated.finding(
+        f"{below / live:.0%} of the gradients in {optimizer.name} are smaller than its ε of {max(epsilons):g}{pace}",
+        evidence={
+            "optimizer": optimizer.name,
+            "share": below / live,
+            "epsilon": max(epsilons),
+            "effective_step": step,
+        },
+    )
+
+
+def _untrained_branches(verdicts: Mapping[str, bool | None]) -> dict[str, list[str]]:
+    """Group untrained tensors by the highest module under which nothing was trained."""
+    open_modules = {prefix for name, verdict in verdicts.items() if verdict is not False for prefix in _prefixes(name)}
+    branches: dict[str, list[str]] = {}
+    for name, verdict in verdicts.items():
+        if verdict is False:
+            branch = next((prefix for prefix in _prefixes(name) if prefix not in open_modules), name)
+            branches.setdefault(branch, []).append(name)
+    return {branch if len(names) > 1 else names[0]: names for branch, names in branches.items()}
+
+
+def _prefixes(name: str) -> list[str]:
+    """Return the modules above a tensor, the outermost first, and the tensor itself."""
+    return [name[: match.start()] for match in re.finditer(r"[./]", name)] + [name]
+
+
+def _is_told_elsewhere(tensor: Tensor, checkpoint: Checkpoint) -> bool:
+    """True for a lone bias whose gradient is zero by construction, or that is zero and has a finding of its own."""
+    layer = checkpoint.layer_of[tensor.name]
+    if not any(role.startswith("bias") and part is tensor for role, part in layer.tensors.items()):
+        return False
+    return tensor.vitals.zeros == tensor.vitals.count or explain_zero_bias(tensor, layer, checkpoint) is not None
+
+
+def _clip(settings: Mapping[str, object]) -> float | None:
+    clips = (_number(settings.get(key)) for key in _CLIP_SETTINGS)
+    return next((clip for clip in clips if clip and clip > 0), None)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
