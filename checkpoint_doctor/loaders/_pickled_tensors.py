@@ -1,0 +1,253 @@
+"""What stands for a tensor while a pickle is read: a view into bytes that lie elsewhere in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._dtypes import COMPLEX32, EXTENDED, PACKED, numpy_type, size_of
+from checkpoint_doctor.loaders._stored import StoredValues
+from checkpoint_doctor.model import Skipped, Tensor
+from checkpoint_doctor.source import Source
+from checkpoint_doctor.vitals import Values
+
+MOST_AXES = 64
+"""As many as both PyTorch and NumPy allow."""
+LARGEST_EXPANSION = 64 << 20
+"""Bytes that a view which repeats its storage may pretend to have; a larger one is not looked at."""
+
+
+@dataclass(eq=False)
+class Memory:
+    """The bytes behind a storage: known by name while the pickle is read, by place afterwards."""
+
+    name: str
+    """Names the memory within the checkpoint, such as ``policy.pth:data/3``."""
+    size: int
+    """Bytes that the pickle says it has."""
+    place: Callable[[], Source] | None = None
+    """Gives the bytes as a source; ``None`` until (or unless) the container says where they lie."""
+    big_endian: bool = False
+
+    @cached_property
+    def source(self) -> Source:
+        """The bytes.
+
+        Raises:
+            UnreadableCheckpoint: the file does not hold them.
+        """
+        if self.place is None:
+            raise UnreadableCheckpoint(f"storage {self.name} is not in the file", "take an earlier checkpoint")
+        return self.place()
+
+
+@dataclass(frozen=True, eq=False)
+class PickledStorage:
+    """A typed range of a memory: what a persistent id in a pickle stands for."""
+
+    memory: Memory
+    dtype: str
+    start: int
+    """First byte within the memory."""
+    size: int
+    """Bytes."""
+
+
+@dataclass(eq=False)
+class PickledTensor:
+    """A tensor leaf of an unpickled object. ``as_tensor`` checks it against its storage and gives it a name."""
+
+    storage: PickledStorage | None = None
+    dtype: str = "float32"
+    """PyTorch's name of the element type."""
+    shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] | None = None
+    """Steps in elements; ``None`` for row-major."""
+    offset: int = 0
+    """First element within the storage."""
+    requires_grad: bool = False
+    is_parameter: bool = False
+    """True where the pickle says that it is a ``torch.nn.Parameter``."""
+    stored_dtype: str = ""
+    """Element type in the file where PyTorch would convert while loading, ``""`` where it is the same."""
+    is_conjugated: bool = False
+    is_negated: bool = False
+    trouble: str = "it was never filled"
+    """Why there are no values to look at; empty where there are."""
+
+    def build(self, state: object) -> None:
+        """Take the state that pickles of PyTorch before 0.4 set on tensors, variables and parameters."""
+        if not isinstance(state, tuple):
+            return
+        if len(state) == 4 and isinstance(state[0], PickledStorage):
+            self._become(view(state[0], state[1], state[2], state[3]))
+        elif len(state) == 5 and isinstance(state[0], PickledTensor):
+            self._become(state[0])
+            self.requires_grad = state[3] is True
+        elif len(state) == 3:
+            self.requires_grad = state[0] is True
+
+    def _become(self, other: PickledTensor) -> None:
+        self.storage, self.dtype, self.shape = other.storage, other.dtype, other.shape
+        self.strides, self.offset, self.trouble = other.strides, other.offset, other.trouble
+        self.stored_dtype = other.stored_dtype
+
+    @property
+    def storage_name(self) -> str:
+        """Names the memory; two tensors of one memory are views of each other."""
+        return self.storage.memory.name if self.storage else ""
+
+    @cached_property
+    def values(self) -> Values:
+        """Where the numbers are.
+
+        Raises:
+            UnreadableCheckpoint: the tensor does not fit into its storage, or the storage is not in the file.
+        """
+        assert self.storage is not None, self.trouble
+        memory = self.storage.memory
+        dtype = self.stored_dtype or self.dtype
+        raw, conversions = _raw_type(dtype, memory.big_endian)
+        stored = StoredValues(
+            memory.source, self.storage.start + self.offset * raw.itemsize, raw, self.shape, self.strides
+        )
+        if self.stored_dtype:
+            target = numpy_type(self.dtype)
+            conversions.append(lambda block: block.astype(target))
+        if self.is_conjugated:
+            conversions.append(np.conjugate)
+        if self.is_negated:
+            conversions.append(np.negative)
+        return ConvertedValues(stored, tuple(conversions), numpy_type(self.dtype)) if conversions else stored
+
+    @property
+    def extent(self) -> int:
+        """Bytes from the first element to the end of the last one touched."""
+        if 0 in self.shape:
+            return 0
+        if self.strides is None:
+            reach = prod(self.shape) - 1
+        else:
+            reach = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return (reach + 1) * size_of(self.stored_dtype or self.dtype)
+
+    @property
+    def storage_range(self) -> tuple[int, int]:
+        """First byte and byte after the last that the tensor touches within its memory."""
+        if self.storage is None:
+            return 0, 0
+        start = self.storage.start + self.offset * size_of(self.stored_dtype or self.dtype)
+        return start, start + self.extent
+
+    def as_tensor(self, name: str, is_buffer: bool = False) -> Tensor | Skipped:
+        """Return the tensor under its name, or why it cannot be looked at.
+
+        Raises:
+            UnreadableCheckpoint: the tensor reaches beyond its storage, or the storage beyond the file.
+        """
+        if self.trouble or self.storage is None:
+            return Skipped(name, self.trouble or "it has no storage")
+        if self.dtype in PACKED or self.stored_dtype in PACKED:
+            return Skipped(name, f"{self.dtype} packs several numbers into one byte, which is not unpacked")
+        memory = self.storage.memory
+        start, end = self.storage_range
+        limit = min(self.storage.start + self.storage.size, memory.size)
+        if end > limit and self.extent:
+            raise UnreadableCheckpoint(
+                f"tensor {name} should take bytes {start:,} to {end:,} of storage {memory.name}, "
+                f"but the storage ends at byte {limit:,}",
+                "the file is damaged: copy it again, or take an earlier checkpoint",
+            )
+        size = prod(self.shape) * size_of(self.dtype)
+        if size > max(4 * memory.size, LARGEST_EXPANSION) and size > self.extent:
+            return Skipped(name, f"it repeats {self.extent:,} bytes so often that it would take {size:,}")
+        if self.extent and memory.source.size < end:
+            raise UnreadableCheckpoint(
+                f"tensor {name} should take bytes {start:,} to {end:,} of storage {memory.name}, "
+                f"but the file holds {memory.source.size:,} bytes of it",
+                "the file is damaged: copy it again, or take an earlier checkpoint",
+            )
+        return Tensor(name, self.shape, self.dtype, self.values, memory.name, (start, end), is_buffer)
+
+
+def view(storage: PickledStorage, offset: object, shape: object, strides: object, dtype: str = "") -> PickledTensor:
+    """Return a tensor over a storage.
+
+    Raises:
+        TypeError: an argument is not what a tensor is described by.
+        ValueError: a size or step is negative, too large or missing.
+    """
+    if not isinstance(storage, PickledStorage):
+        raise TypeError("no storage")
+    sizes, steps = dimensions(shape), dimensions(strides)
+    if not isinstance(offset, int) or offset < 0 or offset >= 1 << 62:
+        raise ValueError("the offset is not a position")
+    if len(sizes) != len(steps):
+        raise ValueError("sizes and steps differ in number")
+    return PickledTensor(storage, dtype or storage.dtype, sizes, steps, offset, trouble="")
+
+
+def dimensions(shape: object) -> tuple[int, ...]:
+    """Return a shape (or strides) as a tuple of plain numbers.
+
+    Raises:
+        TypeError: it is no sequence of integers.
+        ValueError: a number is negative, or the whole is larger than any memory.
+    """
+    if not isinstance(shape, tuple | list):
+        raise TypeError("a shape is no tuple")
+    if len(shape) > MOST_AXES:
+        raise ValueError(f"a shape has {len(shape):,} axes")
+    if not all(isinstance(size, int) for size in shape):
+        raise TypeError("a shape holds something other than integers")
+    if any(size < 0 for size in shape) or prod(max(size, 1) for size in shape) >= 1 << 59:
+        raise ValueError("a shape is impossible")
+    return tuple(int(size) for size in shape)
+
+
+@dataclass(frozen=True)
+class ConvertedValues:
+    """Values that must be turned into something else after reading: foreign byte order, complex32, conjugate bits."""
+
+    stored: StoredValues
+    conversions: tuple[Callable[[NDArray], NDArray], ...] = field(repr=False)
+    dtype: np.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See ``vitals.Values.shape``."""
+        return self.stored.shape
+
+    def blocks(self, elements: int) -> Iterator[NDArray]:
+        """See ``vitals.Values.blocks``."""
+        for block in self.stored.blocks(elements):
+            yield self._convert(block)
+
+    def read(self) -> NDArray:
+        """See ``vitals.Values.read``."""
+        return self._convert(self.stored.read().reshape(-1)).reshape(self.shape)
+
+    def _convert(self, block: NDArray) -> NDArray:
+        for convert in self.conversions:
+            block = convert(block)
+        return block
+
+
+def _raw_type(dtype: str, big_endian: bool) -> tuple[np.dtype, list[Callable[[NDArray], NDArray]]]:
+    """Return the type to read from the file, and what makes values of the wanted type from it."""
+    order = ">" if big_endian else "<"
+    if dtype == COMPLEX32:
+        # Two halves per element; in the other byte order each half is swapped by itself.
+        return np.dtype("u4"), [lambda block: block.view(f"{order}f2").astype(np.float32).view(np.complex64)]
+    target = numpy_type(dtype)
+    if not big_endian or target.itemsize == 1:
+        return target, []
+    if dtype in EXTENDED:
+        return np.dtype(">u2"), [lambda block: block.astype("<u2").view(target)]
+    return target.newbyteorder(">"), [lambda block: block.astype(target)]
