@@ -7,12 +7,16 @@ not ill keeps its value. None of them knows a file, a rule or an optimizer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-Renewal = Callable[[NDArray, np.random.Generator], NDArray]
-"""Old values and a generator to new values."""
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+    Renewal = Callable[[NDArray, Generator], NDArray]
+    """Old values and a generator to new values."""
 
 BIAS_LIMIT = 0.01
 """Half-width of the uniform draw for a zero bias. A convention of this project: it breaks exact zeros and is far below
@@ -32,7 +36,7 @@ NORM_GAIN = 1.0
 def draw_uniform(limit: float) -> Renewal:
     """Return a renewal that draws every exactly zero entry from uniform(−limit, limit), zero itself left out."""
 
-    def renew(old: NDArray, random: np.random.Generator) -> NDArray:
+    def renew(old: NDArray, random: Generator) -> NDArray:
         drawn = random.uniform(-limit, limit, size=old.shape)
         # Rounding to a narrow type must neither leave the interval nor land on the zero that is to be broken.
         drawn = np.copysign(np.clip(np.abs(drawn), limit / 1000, limit * 0.99), drawn)
@@ -44,7 +48,7 @@ def draw_uniform(limit: float) -> Renewal:
 def fill_zeros(value: float) -> Renewal:
     """Return a renewal that replaces every exactly zero entry by a value."""
 
-    def renew(old: NDArray, random: np.random.Generator) -> NDArray:
+    def renew(old: NDArray, random: Generator) -> NDArray:
         return np.where(old == 0, value, old)
 
     return renew
@@ -53,7 +57,7 @@ def fill_zeros(value: float) -> Renewal:
 def fill(value: float) -> Renewal:
     """Return a renewal that sets all entries to a value."""
 
-    def renew(old: NDArray, random: np.random.Generator) -> NDArray:
+    def renew(old: NDArray, random: Generator) -> NDArray:
         return np.full(old.shape, value, dtype=np.float64)
 
     return renew
@@ -62,7 +66,7 @@ def fill(value: float) -> Renewal:
 def within(rows: slice, inner: Renewal) -> Renewal:
     """Return a renewal that applies another to some rows (first axis) and leaves the others alone."""
 
-    def renew(old: NDArray, random: np.random.Generator) -> NDArray:
+    def renew(old: NDArray, random: Generator) -> NDArray:
         new = old.astype(np.float64)
         new[rows] = inner(old[rows], random)
         return new
@@ -73,7 +77,7 @@ def within(rows: slice, inner: Renewal) -> Renewal:
 def in_turn(renewals: Sequence[Renewal]) -> Renewal:
     """Return a renewal that applies several, one after the other."""
 
-    def renew(old: NDArray, random: np.random.Generator) -> NDArray:
+    def renew(old: NDArray, random: Generator) -> NDArray:
         for each in renewals:
             old = each(old, random)
         return old

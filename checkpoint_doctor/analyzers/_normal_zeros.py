@@ -58,6 +58,18 @@ _BIAS_BY_DESIGN: tuple[tuple[str, str], ...] = (
     ),
 )
 
+_FIXED_TRANSFORM = (
+    r"(^|[._])(stft|fourier|fft|dct|dft|mel(_?scale)?|filter_?banks?|window|basis|sinc|sobel|laplac\w*|blur\w*)([._]|$)"
+)
+
+
+def is_fixed_transform(tensor: Tensor) -> bool:
+    """True for weights that hold a formula and not what was learned: a Fourier basis, a mel filter bank, a blur.
+
+    The sine of frequency zero is a row of zeros, and symmetric filters repeat rows.
+    """
+    return re.search(_FIXED_TRANSFORM, tensor.name, re.IGNORECASE) is not None
+
 
 def explain_zero_weight(tensor: Tensor) -> str | None:
     """Say why a weight may be exactly zero by design, ``None`` where nothing excuses it."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from checkpoint_doctor.analyzers._judgement import is_zero, judge_zeros
-from checkpoint_doctor.analyzers._normal_zeros import explain_zero_weight
+from checkpoint_doctor.analyzers._normal_zeros import explain_zero_weight, is_fixed_transform
 from checkpoint_doctor.analyzers._testimony import Cause
 from checkpoint_doctor.anatomy import Kind
 from checkpoint_doctor.initialization import OUTPUT_LIMIT, draw_uniform
@@ -20,7 +20,8 @@ _UNITS = (Kind.LINEAR, Kind.CONV, Kind.ATTENTION, Kind.LSTM, Kind.GRU, Kind.RNN)
 def _matrices(layer: Layer) -> Iterator[Tensor]:
     for role, tensor in layer.tensors.items():
         if role.startswith("weight") and not role.endswith("_mask") and len(tensor.shape) > 1 and tensor.is_floating:
-            yield tensor
+            if not is_fixed_transform(tensor):
+                yield tensor
 
 
 @rule("NET002", "disconnected-units", Severity.WARNING, on=Layer)
