@@ -19,9 +19,9 @@ _UNITS = (Kind.LINEAR, Kind.CONV, Kind.ATTENTION, Kind.LSTM, Kind.GRU, Kind.RNN)
 
 def _matrices(layer: Layer) -> Iterator[Tensor]:
     for role, tensor in layer.tensors.items():
-        if role.startswith("weight") and not role.endswith("_mask") and len(tensor.shape) > 1 and tensor.is_floating:
-            if not is_fixed_transform(tensor):
-                yield tensor
+        is_matrix = role.startswith("weight") and len(tensor.shape) > 1 and tensor.is_floating
+        if is_matrix and not role.endswith("_mask") and not is_fixed_transform(tensor):
+            yield tensor
 
 
 @rule("NET002", "disconnected-units", Severity.WARNING, on=Layer)
