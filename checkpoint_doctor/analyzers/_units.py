@@ -88,27 +88,29 @@ def hear_units(layer: Layer, checkpoint: Checkpoint, ratio: float) -> Hearing | 
     return reduce(Hearing.joined, heard)
 
 
-def hear_columns(tensor: Tensor, checkpoint: Checkpoint, ratio: float) -> Hearing | None:
-    """Listen to the inputs (second axis) of a weight; ``None`` where the file cannot tell."""
-    moments, traces = checkpoint.moments.get(tensor.name), None
-    if moments is not None:
-        traces = moments.traces
-    if moments is None or traces is None or (traces.column_second is None and traces.column_first is None):
+def hear_inputs(layer: Layer, checkpoint: Checkpoint, ratio: float) -> Hearing | None:
+    """Listen to the inputs of a layer, through the weight that multiplies them; ``None`` where the file cannot tell."""
+    weight = input_weight(layer)
+    if weight is None or len(weight.shape) < 2:
         return None
-    if traces.nonfinite_first or traces.nonfinite_second:
-        return None
-    lines = traces.column_first, traces.column_second, traces.column_pulse
-    return _hear(*lines, moments, checkpoint.optimizer_of[tensor.name], ratio)
+    return _hear_lines(weight, checkpoint, ratio, along_rows=layer.transposed)
 
 
-def reader_of(layer: Layer, checkpoint: Checkpoint) -> Layer | None:
-    """Return the layer with weights that reads this one's units, past norms in between."""
-    seen = {layer.name}
-    reader = checkpoint.layer_by_name.get(layer.following or "")
-    while reader is not None and reader.kind in NORMS and reader.name not in seen:
-        seen.add(reader.name)
-        reader = checkpoint.layer_by_name.get(reader.following or "")
-    return None if reader is None or reader.kind in NORMS else reader
+def readers_of(layer: Layer, checkpoint: Checkpoint) -> list[Layer]:
+    """Return the layers with weights that read this one's units, past norms in between."""
+    readers: dict[str, Layer] = {}
+    seen, waiting = {layer.name}, [*layer.followers] or [layer.following or ""]
+    while waiting:
+        name = waiting.pop(0)
+        reader = checkpoint.layer_by_name.get(name)
+        if reader is None or name in seen:
+            continue
+        seen.add(name)
+        if reader.kind in NORMS:
+            waiting += [*reader.followers] or [reader.following or ""]
+        else:
+            readers[name] = reader
+    return list(readers.values())
 
 
 def input_weight(layer: Layer) -> Tensor | None:
@@ -117,14 +119,7 @@ def input_weight(layer: Layer) -> Tensor | None:
 
 
 def _hear_outputs(tensor: Tensor, layer: Layer, checkpoint: Checkpoint, ratio: float) -> Hearing | None:
-    moments = checkpoint.moments.get(tensor.name)
-    if moments is None or moments.traces is None or moments.traces.nonfinite_first or moments.traces.nonfinite_second:
-        return None
-    traces, optimizer = moments.traces, checkpoint.optimizer_of[tensor.name]
-    lines = traces.row_first, traces.row_second, traces.row_pulse
-    if _is_transposed(tensor, layer):
-        lines = traces.column_first, traces.column_second, traces.column_pulse
-    hearing = _hear(*lines, moments, optimizer, ratio)
+    hearing = _hear_lines(tensor, checkpoint, ratio, along_rows=len(tensor.shape) < 2 or not layer.transposed)
     if hearing is None or layer.kind not in (Kind.LSTM, Kind.GRU, Kind.RNN):
         return hearing
     gates = {Kind.LSTM: 4, Kind.GRU: 3}.get(layer.kind, 1)
@@ -133,11 +128,15 @@ def _hear_outputs(tensor: Tensor, layer: Layer, checkpoint: Checkpoint, ratio: f
     return hearing.folded((gates, hearing.silent.size // gates), axis=0)
 
 
-def _is_transposed(tensor: Tensor, layer: Layer) -> bool:
-    # A transposed convolution keeps its outputs along the second axis; its bias gives it away.
-    if layer.kind is not Kind.CONV or len(tensor.shape) < 3 or layer.bias is None:
-        return False
-    return tensor.shape[1] == layer.bias.shape[0] != tensor.shape[0]
+def _hear_lines(tensor: Tensor, checkpoint: Checkpoint, ratio: float, *, along_rows: bool) -> Hearing | None:
+    moments = checkpoint.moments.get(tensor.name)
+    traces = moments.traces if moments is not None else None
+    if moments is None or traces is None or traces.nonfinite_first or traces.nonfinite_second:
+        return None
+    lines = (traces.row_first, traces.row_second, traces.row_pulse)
+    if not along_rows:
+        lines = (traces.column_first, traces.column_second, traces.column_pulse)
+    return _hear(*lines, moments, checkpoint.optimizer_of[tensor.name], ratio)
 
 
 def _hear(

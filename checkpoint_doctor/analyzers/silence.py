@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._activations import RECTIFIERS, SQUASHERS, activation_of
-from checkpoint_doctor.analyzers._units import Hearing, hear_columns, hear_units, input_weight, reader_of
+from checkpoint_doctor.analyzers._units import Hearing, hear_inputs, hear_units, input_weight, readers_of
 from checkpoint_doctor.anatomy import Kind
 from checkpoint_doctor.model import Checkpoint, Finding, Layer, Severity
 from checkpoint_doctor.rule import rule
@@ -19,16 +19,16 @@ _RECURRENT = (Kind.LSTM, Kind.GRU, Kind.RNN)
 
 @dataclass(frozen=True)
 class Downstream:
-    """Why units are silent, as the layer that reads them tells. One boolean per unit."""
+    """Why units are silent, as the layers that read them tell. One boolean per unit."""
 
     dead: NDArray
-    """Nothing of their output reaches the reader, which itself learns: the output is 0."""
+    """Nothing of their output reaches the readers, which do learn: the output is 0."""
     saturated: NDArray
-    """The reader receives their output, but no gradient passes back through them."""
+    """A reader receives their output, but no gradient passes back through them."""
     cut_off: NDArray
     """All their outgoing weights are zero."""
-    reader_is_silent: bool
-    """The reader learns nothing either, so it cannot tell."""
+    readers_are_silent: bool
+    """No reader learns anything either, so they cannot tell."""
 
 
 @rule("NET001", "silent-units", Severity.NOTE, on=Layer)
@@ -71,11 +71,11 @@ def silent_units(
         return
     if not _is_alive_elsewhere(layer, hearing, checkpoint, ratio):
         return
-    downstream = _ask_reader(layer, hearing, checkpoint, ratio)
+    downstream = _ask_readers(layer, hearing, checkpoint, ratio)
     share = float(hearing.silent.mean())
     severity = Severity.WARNING if share >= warning else Severity.NOTE
-    if share >= error and downstream is not None and not downstream.reader_is_silent:
-        # With the reader alive, the layer is the block; with the reader silent too, look further down.
+    if share >= error and downstream is not None and not downstream.readers_are_silent:
+        # With a reader alive, the layer is the block; with all of them silent too, look further down.
         severity = Severity.ERROR
     yield silent_units.finding(
         _describe(layer, hearing, downstream, checkpoint),
@@ -107,10 +107,9 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) ->
         column says that the input was zero whenever a gradient came. ``ratio`` only serves to tell whether the layer's
         units learn at all.
     """
-    weight = input_weight(layer)
-    if layer.previous is not None or weight is None or layer.kind not in (Kind.LINEAR, Kind.CONV, *_RECURRENT):
+    if layer.previous is not None or layer.kind not in (Kind.LINEAR, Kind.CONV, *_RECURRENT):
         return
-    columns, units = hear_columns(weight, checkpoint, ratio), hear_units(layer, checkpoint, ratio)
+    columns, units = hear_inputs(layer, checkpoint, ratio), hear_units(layer, checkpoint, ratio)
     if columns is None or units is None or not columns.never.any() or units.never.all() or columns.never.all():
         return
     inputs = np.flatnonzero(columns.never).tolist()
@@ -140,24 +139,31 @@ def _is_alive_elsewhere(layer: Layer, hearing: Hearing, checkpoint: Checkpoint, 
     return False
 
 
-def _ask_reader(layer: Layer, hearing: Hearing, checkpoint: Checkpoint, ratio: float) -> Downstream | None:
-    reader = reader_of(layer, checkpoint)
-    weight = input_weight(reader) if reader else None
+def _ask_readers(layer: Layer, hearing: Hearing, checkpoint: Checkpoint, ratio: float) -> Downstream | None:
+    """Ask the layers that read the units what they receive of them; ``None`` where none can be asked."""
     units = hearing.silent.size
-    if reader is None or weight is None or len(weight.shape) < 2 or not units or weight.shape[1] % units:
+    unheard, weightless = np.ones(units, dtype=bool), np.ones(units, dtype=bool)
+    asked = awake = 0
+    for reader in readers_of(layer, checkpoint):
+        inputs, rows = hear_inputs(reader, checkpoint, ratio), hear_units(reader, checkpoint, ratio)
+        weight = input_weight(reader)
+        if inputs is None or rows is None or weight is None or inputs.silent.size % units:
+            return None
+        asked += 1
+        # A convolution's channel becomes several inputs of the linear layer behind it.
+        shape = (units, inputs.silent.size // units)
+        zero = np.zeros(inputs.silent.size, dtype=bool)
+        zero[weight.vitals.zero_rows if reader.transposed else weight.vitals.zero_columns] = True
+        weightless &= np.logical_and.reduce(zero.reshape(shape), axis=1)
+        if not rows.silent.all():
+            awake += 1
+            unheard &= inputs.folded(shape, axis=1).silent
+    if not asked:
         return None
-    columns, rows = hear_columns(weight, checkpoint, ratio), hear_units(reader, checkpoint, ratio)
-    if columns is None or rows is None or columns.silent.size != weight.shape[1]:
-        return None
-    # A convolution's channel becomes several inputs of the linear layer behind it.
-    heard = columns.folded((units, weight.shape[1] // units), axis=1)
-    zero = np.zeros(weight.shape[1], dtype=bool)
-    zero[weight.vitals.zero_columns] = True
-    cut_off = hearing.silent & zero.reshape(units, -1).all(axis=1)
-    undecided = hearing.silent & ~cut_off
-    if rows.silent.all():
-        return Downstream(np.zeros(units, dtype=bool), undecided & ~heard.silent, cut_off, reader_is_silent=True)
-    return Downstream(undecided & heard.silent, undecided & ~heard.silent, cut_off, reader_is_silent=False)
+    cut_off = hearing.silent & weightless
+    rest = hearing.silent & ~cut_off
+    none = np.zeros(units, dtype=bool)
+    return Downstream(rest & unheard if awake else none, rest & ~unheard if awake else none, cut_off, not awake)
 
 
 def _describe(layer: Layer, hearing: Hearing, downstream: Downstream | None, checkpoint: Checkpoint) -> str:
@@ -171,8 +177,8 @@ def _describe(layer: Layer, hearing: Hearing, downstream: Downstream | None, che
     message = f"{silent:,} of {units:,} {noun} receive no gradient ({silent / units:.0%}): {', '.join(parts)}"
     if downstream is None:
         return message
-    if downstream.reader_is_silent:
-        return f"{message}; the layer that reads them receives none either, so the cause lies behind it"
+    if downstream.readers_are_silent:
+        return f"{message}; what reads them receives none either, so the cause lies behind it"
     activation = activation_of(layer, checkpoint)
     dead = "dead ReLUs" if activation in RECTIFIERS else "units whose output is 0"
     stuck = "saturated" if activation in SQUASHERS else "units whose output is used but passes no gradient back"
@@ -209,7 +215,7 @@ def _evidence(hearing: Hearing, downstream: Downstream | None) -> dict[str, obje
             "dead": np.flatnonzero(downstream.dead).tolist(),
             "saturated": np.flatnonzero(downstream.saturated).tolist(),
             "cut_off": np.flatnonzero(downstream.cut_off).tolist(),
-            "reader_is_silent": downstream.reader_is_silent,
+            "readers_are_silent": downstream.readers_are_silent,
         }
     return evidence
 
@@ -217,7 +223,7 @@ def _evidence(hearing: Hearing, downstream: Downstream | None) -> dict[str, obje
 def _advise(hearing: Hearing, downstream: Downstream | None, checkpoint: Checkpoint, layer: Layer) -> str:
     if downstream is None:
         return ""
-    if downstream.reader_is_silent:
+    if downstream.readers_are_silent:
         return (
             "Look behind this layer: an output that is saturated (a squashed action at its limit), a loss that is "
             "constant, or a path that is detached or frozen."
