@@ -141,9 +141,10 @@ def value_spike(
     layer, vitals = checkpoint.layer_of[tensor.name], tensor.vitals
     if layer.kind not in MATRICES or tensor.size < smallest or len(tensor.shape) < 2 or vitals.norm is None:
         return
-    # A spike stands out of the root mean square of the others; most tensors end here without a second look.
+    # The largest of the others is at least their root mean square, so a spike stands out of that by the ratio (less
+    # a tenth for spikes among the others); almost all tensors end here without a second look.
     others = max(vitals.norm**2 - vitals.absmax**2, 0.0) / vitals.count
-    if vitals.nonfinite or vitals.absmax < ratio / 4 * sqrt(others):
+    if vitals.nonfinite or vitals.absmax < 0.9 * ratio * sqrt(others):
         return
     magnitudes = np.abs(tensor.array.astype(np.float64)).reshape(-1)
     few = max(1, magnitudes.size // 10_000)
