@@ -158,4 +158,4 @@ def _check_key(value: Any, depth: int, left: list[int]) -> None:
 def _length(value: Any) -> int:
     if isinstance(value, str | bytes | list | tuple | dict | set | frozenset | bytearray):
         return len(value)
-    return value.size if isinstance(value, StoredBytes | MemorySource) else 0
+    return value.size if isinstance(value, StoredBytes) else 0
