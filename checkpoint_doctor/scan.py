@@ -16,8 +16,24 @@ from checkpoint_doctor.source import FileSource
 SMALL_CHECKPOINT = 8 << 20
 """Elements below which a pool of threads costs more than it saves (measured: 0.5 ms a thread against 1 ms a MiB)."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with a path, the bytes measured so far and the bytes in all."""
+
+@dataclass(frozen=True)
+class Moment:
+    """How far a run has come."""
+
+    path: str
+    """The checkpoint being examined."""
+    number: int
+    """Its place among the candidates, from 1."""
+    of: int
+    measured: int
+    """Numbers measured in it so far."""
+    total: int
+    """Numbers to measure in it; 0 before it is opened."""
+
+
+Watch = Callable[[Moment], None]
+"""Told how far the run has come; must return quickly."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +105,21 @@ def _search(folder: str, suffixes: tuple[str, ...]) -> Iterator[Candidate]:
                 yield Candidate(os.path.join(root, name), named=False)
 
 
-def examine(path: str, catalogue: Catalogue, settings: Settings, *, jobs: int = 1) -> Examination:
+def examine(
+    path: str,
+    catalogue: Catalogue,
+    settings: Settings,
+    *,
+    jobs: int = 1,
+    measured: Callable[[int, int], None] | None = None,
+) -> Examination:
     """Examine one checkpoint: open it, measure it, ask every selected rule.
 
     A checkpoint that cannot be opened or read to its end is an examination too, with the verdict ``UNREADABLE``.
     """
     try:
         checkpoint = open_checkpoint(path, catalogue)
-        warm_up(checkpoint, jobs)
+        warm_up(checkpoint, jobs, measured)
     except NotACheckpoint:
         raise
     except UnreadableCheckpoint as error:
@@ -104,8 +127,10 @@ def examine(path: str, catalogue: Catalogue, settings: Settings, *, jobs: int = 
     return diagnose(checkpoint, catalogue, settings)
 
 
-def warm_up(checkpoint: Checkpoint, jobs: int) -> None:
+def warm_up(checkpoint: Checkpoint, jobs: int, measured: Callable[[int, int], None] | None = None) -> None:
     """Take the vitals of every tensor and verify every checksum, on several cores where that pays.
+
+    ``measured`` is told the numbers measured so far and in all, from this thread.
 
     Raises:
         UnreadableCheckpoint: the bytes of a tensor cannot be read.
@@ -118,15 +143,24 @@ def warm_up(checkpoint: Checkpoint, jobs: int) -> None:
         for moments in optimizer.parameters
     ]
     work.sort(key=lambda task: -task[0])
-    if jobs < 2 or sum(size for size, _, _ in work) < SMALL_CHECKPOINT:
+    total, done = sum(size for size, _, _ in work), 0
+    if jobs < 2 or total < SMALL_CHECKPOINT:
         for _, subject, figure in work:
             getattr(subject, figure)
         return
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(jobs) as pool:
-        for future in [pool.submit(getattr, subject, figure) for _, subject, figure in work]:
-            future.result()
+        futures = [(size, pool.submit(getattr, subject, figure)) for size, subject, figure in work]
+        try:
+            for size, future in futures:
+                future.result()
+                done += size
+                if measured:
+                    measured(done, total)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def diagnose(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) -> Examination:
@@ -192,11 +226,9 @@ def scan(
     catalogue: Catalogue | None = None,
     config: Config | None = None,
     jobs: int | None = None,
-    watch: Callable[[Sequence[Candidate], Examination | None], None] | None = None,
+    watch: Watch | None = None,
 ) -> Report:
     """Examine every checkpoint that the URIs name or hold, and report.
-
-    ``watch`` is called with all candidates before the work begins (and ``None``), and after each examination.
 
     Raises:
         NothingToExamine: there is no checkpoint to look at.
@@ -206,12 +238,17 @@ def scan(
     config = config or Config()
     candidates = find_checkpoints([os.fspath(uri) for uri in uris], catalogue)
     examinations = []
-    if watch:
-        watch(candidates, None)
-    for candidate in candidates:
-        settings = config.for_path(candidate.path)
+    for number, candidate in enumerate(candidates, 1):
+        if watch:
+            watch(Moment(candidate.path, number, len(candidates), 0, 0))
         try:
-            examination = examine(candidate.path, catalogue, settings, jobs=jobs or os.cpu_count() or 1)
+            examination = examine(
+                candidate.path,
+                catalogue,
+                config.for_path(candidate.path),
+                jobs=jobs or os.cpu_count() or 1,
+                measured=_tell(watch, candidate.path, number, len(candidates)),
+            )
         except NotACheckpoint as error:
             if not candidate.named:
                 continue
@@ -219,8 +256,12 @@ def scan(
                 path=candidate.path, format=None, verdict=Verdict.UNREADABLE, error=error.message, hint=error.hint
             )
         examinations.append(examination)
-        if watch:
-            watch(candidates, examination)
     if not examinations:
         raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name a file to hear what it is")
-    return Report(checkpoints=tuple(examinations), rules=len(catalogue.rules))
+    return Report(checkpoints=tuple(examinations), rules=len(catalogue.rules), fail_on=config.fail_on)
+
+
+def _tell(watch: Watch | None, path: str, number: int, of: int) -> Callable[[int, int], None] | None:
+    if watch is None:
+        return None
+    return lambda measured, total: watch(Moment(path, number, of, measured, total))

@@ -48,15 +48,33 @@ def scan(
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where a fault of ckdoc arose.")] = False,
 ) -> None:
     """Examine checkpoints. Exit code: 0 healthy, 1 ill, 2 unreadable or misused, 3 nothing to examine."""
+    from checkpoint_doctor.cli.progress import show_progress
+    from checkpoint_doctor.config_file import load_config
     from checkpoint_doctor.plugins import discover
     from checkpoint_doctor.scan import scan as examine
 
     catalogue = discover()
     warn_of_broken_plugins(catalogue)
+    settings = load_config(
+        catalogue.rules,
+        file=config or None,
+        select=_split(select),
+        ignore=_split(ignore),
+        fail_on=fail_on.value if fail_on else None,
+    )
     outputs = [(format, output), *(_split_report(each) for each in report or [])]
     for name, _ in outputs:
         check_format(name, catalogue)
-    result = examine(uris, catalogue=catalogue, jobs=jobs or None)
+    with show_progress(quiet=quiet) as watch:
+        result = examine(uris, catalogue=catalogue, config=settings, jobs=jobs or None, watch=watch)
+    if baseline:
+        from checkpoint_doctor.baseline import apply_baseline, read_baseline
+
+        result = apply_baseline(result, read_baseline(baseline))
+    if write_baseline:
+        from checkpoint_doctor.baseline import write_baseline as describe
+
+        write(describe(result), write_baseline)
     for name, path in outputs:
         write(render(result, catalogue, name, to_file=bool(path), verbose=verbose), path)
     if not quiet:
@@ -88,6 +106,11 @@ def check_format(name: str, catalogue: Catalogue) -> None:
     """
     if name not in catalogue.reporters:
         raise UsageError(f"there is no format {name!r}", f"choose one of {', '.join(catalogue.reporters)}")
+
+
+def _split(values: list[str] | None) -> list[str]:
+    """Take ``--select A,B --select C`` as three."""
+    return [part.strip() for value in values or [] for part in value.split(",") if part.strip()]
 
 
 def _split_report(text: str) -> tuple[str, str]:

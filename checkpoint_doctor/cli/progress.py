@@ -1,0 +1,78 @@
+"""A bar on standard error for whatever takes longer than a moment."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.scan import Moment, Watch
+
+PATIENCE = 0.5
+"""Seconds before a bar appears: what is over sooner needs none."""
+
+
+@contextmanager
+def show_progress(*, quiet: bool) -> Iterator[Watch | None]:
+    """Yield a watch that draws a bar with file and throughput, ``None`` where nobody would see it."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    bar = _Bar()
+    try:
+        yield bar.advance
+    finally:
+        bar.close()
+
+
+class _Bar:
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._progress: Any = None
+        self._task: Any = None
+        self._finished = 0
+        self._current = 0
+        self._path = ""
+
+    def advance(self, moment: Moment) -> None:
+        """Take note of how far the run has come; draw only after a while."""
+        if moment.path != self._path:
+            self._path, self._finished, self._current = moment.path, self._finished + self._current, 0
+        self._current = moment.measured
+        if self._progress is None:
+            if time.monotonic() - self._start < PATIENCE:
+                return
+            self._open()
+        share = moment.measured / moment.total if moment.total else 0.0
+        seconds = time.monotonic() - self._start
+        self._progress.update(
+            self._task,
+            total=moment.of,
+            completed=moment.number - 1 + share,
+            file=os.path.basename(moment.path),
+            speed=f"{(self._finished + self._current) / seconds / 1e6:,.0f} M values/s",
+        )
+
+    def _open(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            TextColumn("{task.fields[file]}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task("", file="", speed="", total=1)
+        self._progress.start()
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._progress is not None:
+            self._progress.stop()
