@@ -1,0 +1,275 @@
+"""Findings that are known and accepted for now, so that a gate speaks of what is new or worse.
+
+A finding is recognised by its rule, the checkpoint's path, the tensor or layer, and the part of it (a gate, a moment),
+never by its numbers. Severity and extent are kept beside that: where they grow, the finding counts again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isnan
+from sys import float_info
+from typing import Any
+
+from checkpoint_doctor import wire
+from checkpoint_doctor.config import Config
+from checkpoint_doctor.errors import UsageError
+from checkpoint_doctor.model import Examination, Finding, Report, Severity, Verdict
+from checkpoint_doctor.rule import Rule
+from checkpoint_doctor.self_checks import RULES, report_unused, unused_ignore
+
+VERSION = 1
+
+IN_BASELINE = "in the baseline"
+"""The reason that hides a known finding."""
+
+PARTS = ("optimizer", "moment", "gate", "side", "member", "component")
+"""Evidence that tells two findings of one rule about one tensor apart."""
+
+FIGURES = ("biases", "infinite", "largest", "nan", "negative", "share", "zeros")
+"""Numbers in the evidence that are worse when larger, besides every ``…fraction``; kept to three digits."""
+
+COLLECTIONS = ("gates", "groups", "inputs", "layers", "names", "places", "tensors", "units", "without_state")
+"""Lists in the evidence that are worse when longer and, where they hold names, when a new one comes in."""
+
+_HINT = "write it anew with --write-baseline"
+_SEVERITIES = {severity.label: severity for severity in Severity}
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """What makes a finding the same one in the next run."""
+
+    path: str
+    """Relative to the folder of the baseline, with ``/`` between the names."""
+    code: str
+    subject: str
+    """The tensor's name, else the layer's, else empty."""
+    part: str
+
+    def __str__(self) -> str:
+        return f"{' '.join(word for word in (self.code, self.subject, self.part) if word)} in {self.path}"
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How bad a finding is, or several with the same key together."""
+
+    count: int
+    severity: Severity
+    figures: Mapping[str, float]
+    """Figures, and the lengths of collections."""
+    names: Mapping[str, frozenset[str]]
+    """The names in collections."""
+
+    def covers(self, other: Extent) -> bool:
+        """True where the other is worse in no respect; the counts are not compared."""
+        return (
+            other.severity <= self.severity
+            and all(other.figures[key] <= self.figures[key] for key in other.figures.keys() & self.figures.keys())
+            and all(other.names[key] <= self.names[key] for key in other.names.keys() & self.names.keys())
+        )
+
+    def merge(self, other: Extent) -> Extent:
+        """Return the extent of both together: counts added, the worse of everything else."""
+        return Extent(
+            count=self.count + other.count,
+            severity=max(self.severity, other.severity),
+            figures={
+                key: max(each.figures[key] for each in (self, other) if key in each.figures)
+                for key in self.figures.keys() | other.figures.keys()
+            },
+            names={
+                key: self.names.get(key, frozenset()) | other.names.get(key, frozenset())
+                for key in self.names.keys() | other.names.keys()
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The known findings of a file."""
+
+    file: str
+    known: Mapping[Key, Extent]
+
+
+def write_baseline(report: Report, file: str) -> str:
+    """Return the text of a baseline that is to stand at a path, with every finding that no configuration hides.
+
+    It is JSON in a stable order and without dates, so that a diff shows what changed. What ckdoc says about itself is
+    left out: that a rule crashes is never a known state.
+    """
+    known: dict[Key, Extent] = {}
+    for examination in report.checkpoints:
+        for finding in examination.findings:
+            if finding.ignored in (None, IN_BASELINE) and not _is_about_ckdoc(finding):
+                _add(known, _recognize(finding, examination.path, file), _measure(finding))
+    entries = [
+        {
+            "path": key.path,
+            "code": key.code,
+            "subject": key.subject,
+            "part": key.part,
+            "severity": extent.severity.label,
+            "count": extent.count,
+            "figures": dict(sorted(extent.figures.items())),
+            "names": {name: sorted(values) for name, values in sorted(extent.names.items())},
+        }
+        for key, extent in sorted(known.items(), key=lambda item: item[0])
+    ]
+    return wire.write({"baseline_version": VERSION, "findings": entries})
+
+
+def read_baseline(file: str) -> Baseline:
+    """Read the baseline at a path.
+
+    Raises:
+        UsageError: the file cannot be read, or is not what ``--write-baseline`` writes.
+    """
+    try:
+        with open(file, encoding="utf-8") as stream:
+            document = json.load(stream)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"cannot read the baseline {file}: {reason}", "write it first with --write-baseline") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the baseline {file} is not JSON: {error}", _HINT) from None
+    if not isinstance(document, dict) or "baseline_version" not in document:
+        raise UsageError(f"{file} is not a baseline", "write one with --write-baseline; a report is something else")
+    if document["baseline_version"] != VERSION:
+        raise UsageError(
+            f"{file} is a baseline of version {document['baseline_version']}, and this ckdoc reads version {VERSION}",
+            _HINT,
+        )
+    entries = document.get("findings")
+    if not isinstance(entries, list):
+        raise UsageError(f"{file}: findings must be a list", _HINT)
+    known: dict[Key, Extent] = {}
+    for index, entry in enumerate(entries):
+        try:
+            _add(known, *_read_entry(entry))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"{file}: findings[{index}] is damaged: {_explain(error)}", _HINT) from None
+    return Baseline(file, known)
+
+
+def apply_baseline(report: Report, baseline: Baseline, config: Config, rules: Sequence[Rule]) -> Report:
+    """Hide the findings that a baseline knows, and remark on those of its entries that nothing needs any more.
+
+    A finding that is more severe or of a larger extent than the baseline knows still counts, and so do those beyond the
+    known count. Entries for checkpoints outside the run and for rules that were not asked are left alone; those for
+    files that are gone are stale.
+    """
+    seen: Counter[Key] = Counter()
+    hidden: Counter[Key] = Counter()
+
+    def judge(finding: Finding, path: str) -> Finding:
+        if _is_about_ckdoc(finding):
+            return finding
+        key = _recognize(finding, path, baseline.file)
+        seen[key] += 1
+        known = baseline.known.get(key)
+        if known is None or finding.ignored or hidden[key] == known.count or not known.covers(_measure(finding)):
+            return finding
+        hidden[key] += 1
+        return replace(finding, ignored=IN_BASELINE)
+
+    checkpoints = []
+    for each in report.checkpoints:
+        findings = tuple(judge(finding, each.path) for finding in each.findings)
+        ill = any(report.fails(finding) for finding in findings)
+        verdict = each.verdict if each.verdict is Verdict.UNREADABLE else Verdict.ILL if ill else Verdict.HEALTHY
+        checkpoints.append(replace(each, findings=findings, verdict=verdict))
+    stale = tuple(_find_stale(checkpoints, baseline, seen, config, rules))
+    return replace(report, checkpoints=tuple(checkpoints), remarks=(*report.remarks, *stale))
+
+
+def _find_stale(
+    checkpoints: Sequence[Examination],
+    baseline: Baseline,
+    seen: Mapping[Key, int],
+    config: Config,
+    rules: Sequence[Rule],
+) -> Iterator[Finding]:
+    if not config.general.selects(unused_ignore):
+        return
+    folder = os.path.dirname(os.path.abspath(baseline.file))
+    by_path = {_relate(each.path, baseline.file): each for each in checkpoints}
+    by_code = {rule.code: rule for rule in rules}
+    for key, known in sorted(baseline.known.items(), key=lambda item: item[0]):
+        examination = by_path.get(key.path)
+        if examination is None:
+            missing = known.count if not os.path.lexists(os.path.join(folder, key.path)) else 0
+        else:
+            rule = by_code.get(key.code)
+            asked = rule is not None and config.for_path(examination.path).selects(rule)
+            readable = examination.verdict is not Verdict.UNREADABLE
+            missing = known.count - seen[key] if asked and readable else 0
+        if missing > 0:
+            about = str(key) if missing == known.count else f"{missing} of {known.count} × {key}"
+            evidence = {"path": key.path, "code": key.code, "subject": key.subject, "count": missing}
+            yield config.general.judge(report_unused(about, baseline.file, evidence), "")
+
+
+def _is_about_ckdoc(finding: Finding) -> bool:
+    return any(finding.code == rule.code for rule in RULES)
+
+
+def _add(known: dict[Key, Extent], key: Key, extent: Extent) -> None:
+    known[key] = known[key].merge(extent) if key in known else extent
+
+
+def _relate(path: str, file: str) -> str:
+    """A checkpoint's path as seen from the folder of the baseline."""
+    folder = os.path.dirname(os.path.abspath(file))
+    return os.path.relpath(os.path.abspath(path), folder).replace(os.sep, "/")
+
+
+def _recognize(finding: Finding, path: str, file: str) -> Key:
+    part = " ".join(str(finding.evidence[name]) for name in PARTS if finding.evidence.get(name))
+    return Key(_relate(path, file), finding.code, finding.tensor or finding.layer or "", part)
+
+
+def _measure(finding: Finding) -> Extent:
+    figures, names = {}, {}
+    for key, value in wire.plain(finding.evidence).items():
+        number = float("inf") if value == "Infinity" else value
+        if isinstance(value, list) and key in COLLECTIONS:
+            figures[key] = float(len(value))
+            if value and all(isinstance(each, str) for each in value):
+                names[key] = frozenset(value)
+        elif type(number) in (int, float) and (key in FIGURES or key.endswith("fraction")):
+            figures[key] = _round(number)
+    return Extent(count=1, severity=finding.severity, figures=figures, names=names)
+
+
+def _round(number: float) -> float:
+    """Three significant digits: less is the noise of another machine."""
+    return float(f"{max(min(number, float_info.max), -float_info.max):.3g}") if abs(number) < 1e307 else float_info.max
+
+
+def _read_entry(entry: Any) -> tuple[Key, Extent]:
+    key = Key(*(_take(entry, name, str) for name in ("path", "code", "subject", "part")))
+    figures = {name: float(value) for name, value in _take(entry, "figures", dict).items()}
+    if any(isnan(value) for value in figures.values()):
+        raise ValueError("a figure is NaN")
+    names = {name: frozenset(map(str, values)) for name, values in _take(entry, "names", dict).items()}
+    severity = _take(entry, "severity", str)
+    if severity not in _SEVERITIES:
+        raise ValueError(f"there is no severity {severity!r}")
+    return key, Extent(_take(entry, "count", int), _SEVERITIES[severity], figures, names)
+
+
+def _take(entry: Any, name: str, kind: type) -> Any:
+    if not isinstance(entry, dict) or type(entry.get(name)) is not kind:
+        raise TypeError(f"{name} is missing or of the wrong type")
+    return entry[name]
+
+
+def _explain(error: Exception) -> str:
+    return str(error) or type(error).__name__
