@@ -13,10 +13,9 @@ from checkpoint_doctor.reporters._order import rank, worst_first
 from checkpoint_doctor.reporters._sheet import Column, Sheet
 from checkpoint_doctor.reporters._wording import (
     describe,
-    evidence_in_words,
     figure,
-    fix_in_words,
     one_line,
+    particulars,
     percentage,
     printable,
     shape_in_words,
@@ -85,33 +84,38 @@ def _draw_chart(sheet: Sheet, examination: Examination, page: Page, *, with_laye
     if examination.skipped:
         sheet.line()
         for skipped in examination.skipped:
-            text = Text("not looked at: ", style="yellow")
-            text.append(f"{printable(skipped.what)}, because {one_line(skipped.why)}", style="default")
-            sheet.paragraph(text, indent=2, hanging=2)
+            words = f"{printable(skipped.what)}, because {one_line(skipped.why)}"
+            sheet.paragraph(Text.assemble(("not looked at: ", "yellow"), words), indent=2, hanging=2)
     if rows and (with_layers or page.verbose):
         sheet.line()
         _draw_layers(sheet, list(rows.values()), page)
 
 
 def _draw_verdict(sheet: Sheet, examination: Examination, page: Page) -> None:
-    text = Text(_VERDICT_WORDS[examination.verdict], style=_VERDICT_STYLES[examination.verdict])
-    text.append(" · ", style="not bold dim default")
-    text.append(printable(examination.path), style="not bold default")
+    verdict = (_VERDICT_WORDS[examination.verdict], _VERDICT_STYLES[examination.verdict])
     if examination.verdict is Verdict.UNREADABLE:
-        sheet.paragraph(text, hanging=2)
+        sheet.paragraph(Text.assemble(verdict, " · ", printable(examination.path)), hanging=2)
         sheet.paragraph(Text(one_line(examination.error or "it could not be read")), indent=2)
         if examination.hint:
             sheet.paragraph(_labelled("hint", one_line(examination.hint)), indent=2, hanging=2)
         return
-    text.append(f" — {describe(examination)}", style="not bold default")
-    sheet.paragraph(text, hanging=2)
-    worst = examination.worst
-    counts = Text(tally(examination.counted) or "no findings", style=_SEVERITY_STYLES[worst] if worst else "green")
+    description = (f" — {describe(examination)}", "dim")
+    sheet.paragraph(Text.assemble(verdict, " · ", printable(examination.path), description), hanging=2)
+    counts = Text(", ").join(
+        Text(tally(each for each in examination.counted if each.severity is severity), style=style)
+        for severity, style in _SEVERITY_STYLES.items()
+        if any(each.severity is severity for each in examination.counted)
+    )
     hidden = sum(finding.ignored is not None for finding in examination.findings)
-    if hidden:
-        hint = "" if page.verbose else f" (--verbose shows {'it' if hidden == 1 else 'them'})"
-        counts.append(f"; {hidden:,} hidden by config{hint}", style="dim default")
-    sheet.paragraph(counts, indent=2, hanging=2)
+    hint = "" if page.verbose else f" (--verbose shows {'it' if hidden == 1 else 'them'})"
+    sheet.paragraph(
+        Text.assemble(
+            counts if counts.plain else ("no findings", "green"),
+            (f"; {hidden:,} hidden by config{hint}" if hidden else "", "dim"),
+        ),
+        indent=2,
+        hanging=2,
+    )
 
 
 def _group_by_layer(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
@@ -122,30 +126,27 @@ def _group_by_layer(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
 
 
 def _draw_group(sheet: Sheet, layer: str, row: Row | None, findings: Sequence[Finding]) -> None:
-    title = Text(printable(layer) or "the whole checkpoint", style="bold")
-    if row:
-        title.append(f"  {row.kind} {shape_in_words(row.shape)}", style="not bold dim")
-    sheet.paragraph(title, indent=2, hanging=2)
+    what = (f"  {row.kind} {shape_in_words(row.shape)}" if row else "", "dim")
+    sheet.paragraph(Text.assemble((printable(layer) or "the whole checkpoint", "bold"), what), indent=2, hanging=2)
     for finding in findings:
         style = _SEVERITY_STYLES[finding.severity]
-        head = Text(f"{_SEVERITY_SIGNS[finding.severity]} {finding.severity.label}", style=f"bold {style}")
-        head.append(f" {finding.code} {finding.name}", style=f"not bold {style}")
-        if subject_of(finding) not in ("", printable(layer)):
-            head.append(f" · {subject_of(finding)}", style="not bold default")
-        sheet.paragraph(head, indent=2, hanging=4)
+        subject = "" if subject_of(finding) == printable(layer) else f" · {subject_of(finding)}"
+        sheet.paragraph(
+            Text.assemble(
+                (f"{_SEVERITY_SIGNS[finding.severity]} {finding.severity.label}", f"bold {style}"),
+                (f" {finding.code} {finding.name}", style),
+                subject,
+            ),
+            indent=2,
+            hanging=4,
+        )
         sheet.paragraph(Text(one_line(finding.message)), indent=6)
-        for label, words in (
-            ("evidence", evidence_in_words(finding.evidence)),
-            ("advice", one_line(finding.advice)),
-            ("fix", fix_in_words(finding)),
-        ):
-            if words:
-                sheet.paragraph(_labelled(label, words), indent=6, hanging=2)
+        for label, words in particulars(finding):
+            sheet.paragraph(_labelled(label, words), indent=6, hanging=2)
 
 
 def _labelled(label: str, words: str) -> Text:
-    text = Text(f"{label}: ", style="green" if label == "fix" else "dim")
-    return text.append(words, style="default" if label != "evidence" else "not dim default")
+    return Text.assemble((f"{label}: ", "green" if label == "fix" else "dim"), words)
 
 
 def _draw_hidden(sheet: Sheet, examination: Examination) -> None:
@@ -161,14 +162,15 @@ def _draw_hidden(sheet: Sheet, examination: Examination) -> None:
 def _draw_layers(sheet: Sheet, rows: Sequence[Row], page: Page) -> None:
     chosen = list(rows) if page.verbose or len(rows) <= LAYERS_SHOWN else choose_remarkable(rows, LAYERS_SHOWN)
     held = any(row.updates for row in rows)
+    largest = max((row.rms or 0.0 for row in rows), default=0.0) or 1.0
     cells = []
     for row in chosen:
         parts = row.parts if page.verbose else tuple(part for part in row.parts if _deserves_a_row(part, row))
-        cells.append(_cells(row, held, leave_codes_to=parts))
-        cells.extend(_cells(part, held, within=row) for part in parts)
+        cells.append(_cells(row, held, row.rms and row.rms / largest, leave_codes_to=parts))
+        cells.extend(_cells(part, held, None, within=row) for part in parts)
     columns = (
         Column("layer", 9), Column("kind", 1), Column("shape", 2), Column("updates", 3, right=True),
-        Column("zeros", 6, right=True), Column("rms", 5, right=True), Column("", 4),
+        Column("zeros", 6, right=True), Column("rms", 5, right=True), Column("", 0), Column("", 4),
     )  # fmt: skip
     sheet.table(columns, cells, indent=2)
     rest = [row for row in rows if row.name not in {row.name for row in chosen}]
@@ -194,7 +196,9 @@ def _deserves_a_row(part: Row, layer: Row) -> bool:
     return bool(part.codes) or part.zeros == 1 or part.nonfinite > 0
 
 
-def _cells(row: Row, held: bool, within: Row | None = None, leave_codes_to: Sequence[Row] = ()) -> list[Text]:
+def _cells(
+    row: Row, held: bool, length: float | None, within: Row | None = None, leave_codes_to: Sequence[Row] = ()
+) -> list[Text]:
     name = printable(row.name)
     if within is not None:
         role = row.name.removeprefix(within.name)
@@ -213,8 +217,15 @@ def _cells(row: Row, held: bool, within: Row | None = None, leave_codes_to: Sequ
         Text(updates),
         Text(percentage(row.zeros), style="" if row.zeros == 0 else "red" if row.zeros == 1 else "yellow"),
         Text(f"{row.nonfinite:,} not finite", style="red") if row.nonfinite else Text(figure(row.rms)),
+        Text(_bar(length or 0.0), style="blue"),
         Text(f"◄ {remark}" if row.codes and remark else remark, style=style or "dim"),
     ]
+
+
+def _bar(length: float) -> str:
+    """Draw a share of ten columns, to half a column."""
+    whole, half = divmod(round(length * 20), 2)
+    return "━" * whole + "╸" * half
 
 
 def _draw_summary(sheet: Sheet, report: Report) -> None:

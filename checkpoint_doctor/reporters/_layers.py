@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import hypot, sqrt
 
@@ -73,25 +74,29 @@ def _sum_up(name: str, tensors: Sequence[TensorRecord], findings: Iterable[Findi
 def choose_remarkable(rows: Sequence[Row], at_most: int) -> list[Row]:
     """Keep the layers with findings (the worst of them, if there are too many) and the extremes among the others.
 
-    The extremes get their remark: largest and smallest magnitude, most zeros, fewest updates. File order is kept.
+    The extremes say so in their remark: most zeros and fewest updates of all, largest and smallest magnitude of their
+    kind, of which the kinds with the most layers come first. File order is kept.
     """
-    ill = sorted((row for row in rows if row.severity), key=lambda row: -(row.severity or 0))[
-        : at_most - len(_EXTREMES)
-    ]
-    chosen = {row.name: row for row in ill}
-    for remark, key, candidates in _EXTREMES:
-        others = [row for row in rows if not row.severity and candidates(row)]
-        values = [key(row) for row in others]
-        if len(set(values)) > 1:
-            extreme = others[values.index(min(values))]
-            known = chosen.get(extreme.name, extreme)
-            chosen[extreme.name] = replace(known, remark=", ".join(filter(None, (known.remark, remark))))
+    ill = sorted((row for row in rows if row.severity), key=lambda row: -(row.severity or 0))
+    chosen = {row.name: row for row in ill[: at_most * 3 // 4]}
+    for row, remark in _find_extremes([row for row in rows if not row.severity]):
+        if row.name in chosen or len(chosen) < at_most:
+            known = chosen.get(row.name, row)
+            chosen[row.name] = replace(known, remark=", ".join(filter(None, (known.remark, remark))))
     return [chosen[row.name] for row in rows if row.name in chosen]
 
 
-_EXTREMES: tuple[tuple[str, Callable[[Row], float], Callable[[Row], bool]], ...] = (
-    ("largest", lambda row: -(row.rms or 0.0), lambda row: row.rms is not None),
-    ("smallest", lambda row: row.rms or 0.0, lambda row: row.rms is not None and row.kind != "buffer"),
-    ("most zeros", lambda row: -row.zeros, lambda row: True),
-    ("fewest updates", lambda row: (row.updates or (0, 0))[0], lambda row: row.updates is not None),
-)
+def _find_extremes(rows: Sequence[Row]) -> Iterator[tuple[Row, str]]:
+    yield from _find_lowest(rows, "most zeros", lambda row: -row.zeros)
+    yield from _find_lowest(
+        [row for row in rows if row.updates], "fewest updates", lambda row: min(row.updates or (0,))
+    )
+    for kind, _ in Counter(row.kind for row in rows).most_common():
+        alike = [row for row in rows if row.kind == kind and row.rms is not None]
+        yield from _find_lowest(alike, f"largest {kind}", lambda row: -(row.rms or 0.0))
+        yield from _find_lowest(alike, f"smallest {kind}", lambda row: row.rms or 0.0)
+
+
+def _find_lowest(rows: Sequence[Row], remark: str, key: Callable[[Row], float]) -> Iterator[tuple[Row, str]]:
+    if len({key(row) for row in rows}) > 1:
+        yield min(rows, key=key), remark

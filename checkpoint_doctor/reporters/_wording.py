@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from checkpoint_doctor.model import Examination, Finding, Safety, Severity, Verdict, quantity
+from checkpoint_doctor.model import Examination, Finding, Report, Safety, Severity, Skipped, Verdict, quantity
 
 LISTED = 8
 """How many items of a long list are named before the rest is counted."""
@@ -69,6 +69,32 @@ def shape_in_words(shape: Sequence[int]) -> str:
 def subject_of(finding: Finding) -> str:
     """Name what a finding is about: its tensor, its layer, or nothing where it is about the whole checkpoint."""
     return printable(finding.tensor or finding.layer or "")
+
+
+def headline(finding: Finding) -> str:
+    """Return a finding's message, after the name of what it is about."""
+    subject = subject_of(finding)
+    return f"{subject}: {one_line(finding.message)}" if subject else one_line(finding.message)
+
+
+def particulars(finding: Finding) -> list[tuple[str, str]]:
+    """Return what else is to be said about a finding, each with its label: evidence, advice, fix."""
+    words = {
+        "evidence": evidence_in_words(finding.evidence),
+        "advice": one_line(finding.advice),
+        "fix": fix_in_words(finding),
+    }
+    return [(label, each) for label, each in words.items() if each]
+
+
+def skipped_in_words(skipped: Skipped) -> str:
+    """Say what could not be looked at, and why."""
+    return f"{printable(skipped.what)} could not be looked at, because {one_line(skipped.why)}"
+
+
+def verdict_of(report: Report) -> str:
+    """Say how a run ended: ``failed`` (exit code 1), ``incomplete`` (2, something is unreadable) or ``passed`` (0)."""
+    return "failed" if report.failed else "incomplete" if report.unreadable else "passed"
 
 
 def tally(findings: Iterable[Finding]) -> str:

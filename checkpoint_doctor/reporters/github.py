@@ -1,0 +1,91 @@
+"""The report as annotations of a GitHub Actions job.
+
+Syntax: https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands; escaping: ``command.ts``
+in https://github.com/actions/toolkit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from checkpoint_doctor.model import Examination, Finding, Page, Report, Severity, Verdict, quantity
+from checkpoint_doctor.reporters._artifacts import artifact_path
+from checkpoint_doctor.reporters._order import rank_all
+from checkpoint_doctor.reporters._wording import (
+    fix_in_words,
+    headline,
+    one_line,
+    printable,
+    skipped_in_words,
+    verdict_of,
+)
+from checkpoint_doctor.rule import Rule
+
+MOST_OF_A_KIND = 10
+"""GitHub shows so many annotations of each level for a step and drops the others without a word."""
+
+_LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
+
+
+class GithubReporter:
+    """Prints one workflow command per line, the worst first; the page makes no difference.
+
+    The last one is a notice with the verdict, the summary and the number of annotations that GitHub would not show.
+    """
+
+    def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
+        """Return the workflow commands."""
+        # The closing notice takes one of the notices.
+        room = {"error": MOST_OF_A_KIND, "warning": MOST_OF_A_KIND, "notice": MOST_OF_A_KIND - 1}
+        lines = []
+        left_out = 0
+        for level, line in _annotate(report):
+            if room[level]:
+                room[level] -= 1
+                lines.append(line)
+            else:
+                left_out += 1
+        message = f"{verdict_of(report)}: {report.summary_line}"
+        if left_out:
+            message += f"; {quantity(left_out, 'more annotation')} not shown here"
+        lines.append(_command("notice", message, title="checkpoint-doctor"))
+        return "\n".join(lines) + "\n"
+
+
+def _annotate(report: Report) -> Iterator[tuple[str, str]]:
+    for examination in report.checkpoints:
+        if examination.verdict is Verdict.UNREADABLE:
+            message = " · ".join(one_line(part) for part in (examination.error, examination.hint) if part)
+            yield "error", _command("error", message, file=_file(examination), title="unreadable checkpoint")
+    for examination, finding in rank_all(report):
+        if finding.ignored is None:
+            level = _LEVELS[finding.severity]
+            title = f"{finding.code} {finding.name}"
+            yield level, _command(level, _message(finding), file=_file(examination), title=title)
+    for examination in report.checkpoints:
+        for skipped in examination.skipped:
+            message = skipped_in_words(skipped)
+            yield "warning", _command("warning", message, file=_file(examination), title="not looked at")
+
+
+def _file(examination: Examination) -> str:
+    return printable(artifact_path(examination.path))
+
+
+def _message(finding: Finding) -> str:
+    fix = f"Fix: {fix_in_words(finding)}" if finding.fix else ""
+    return " ".join(filter(None, (headline(finding), one_line(finding.advice), fix)))
+
+
+def _command(level: str, message: str, **properties: str) -> str:
+    told = ",".join(f"{name}={_escape(value, in_property=True)}" for name, value in properties.items())
+    return f"::{level} {told}::{_escape(message)}"
+
+
+def _escape(text: str, *, in_property: bool = False) -> str:
+    for character in "%\r\n" + (":," if in_property else ""):
+        text = text.replace(character, f"%{ord(character):02X}")
+    return text
+
+
+reporter = GithubReporter()

@@ -1,0 +1,102 @@
+"""The report as JUnit XML: one test case for each rule and file, so that a clean run has passing cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from xml.etree import ElementTree
+
+from checkpoint_doctor.model import Examination, Finding, Page, Report, Verdict, quantity
+from checkpoint_doctor.reporters._order import rank
+from checkpoint_doctor.reporters._wording import describe, headline, one_line, particulars, printable
+from checkpoint_doctor.rule import Rule
+
+
+class JUnitReporter:
+    """Prints a test suite for each checkpoint; the page makes no difference.
+
+    A case fails where a finding of its rule is at or above the report's ``fail_on``, so that the suites pass exactly
+    where the run does. Findings below are told in the case's output, hidden ones make it skipped, and a checkpoint that
+    cannot be read is an error.
+    """
+
+    def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
+        """Return the XML document."""
+        root = ElementTree.Element("testsuites", name="checkpoint-doctor")
+        root.extend([_write_suite(report, each, rules) for each in report.checkpoints])
+        _count(root)
+        ElementTree.indent(root)
+        return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _write_suite(report: Report, examination: Examination, rules: Sequence[Rule]) -> ElementTree.Element:
+    path = printable(examination.path)
+    suite = ElementTree.Element("testsuite", name=path)
+    if examination.verdict is Verdict.UNREADABLE:
+        case = _add_case(suite, path, "readable")
+        message = one_line(examination.error or "it could not be read")
+        error = ElementTree.SubElement(case, "error", message=message, type="unreadable")
+        error.text = "\n".join(filter(None, (message, one_line(examination.hint))))
+    else:
+        for name, findings in _cases(examination, rules):
+            _write_outcome(_add_case(suite, path, name), report, findings)
+        for skipped in examination.skipped:
+            case = _add_case(suite, path, f"looked at {printable(skipped.what)}")
+            ElementTree.SubElement(case, "skipped", message=one_line(skipped.why))
+        ElementTree.SubElement(suite, "system-out").text = describe(examination)
+    _count(suite)
+    return suite
+
+
+def _cases(examination: Examination, rules: Sequence[Rule]) -> Iterator[tuple[str, list[Finding]]]:
+    """Yield each rule's case with its findings; rules that are not listed get a case where they found something."""
+    names = {rule.code: rule.name for rule in rules}
+    found: dict[str, list[Finding]] = {code: [] for code in names}
+    for finding in rank(examination.findings):
+        found.setdefault(finding.code, []).append(finding)
+        names.setdefault(finding.code, finding.name)
+    for code, findings in found.items():
+        yield f"{code} {names[code]}", findings
+
+
+def _add_case(suite: ElementTree.Element, path: str, name: str) -> ElementTree.Element:
+    return ElementTree.SubElement(suite, "testcase", classname=path, name=name, time="0")
+
+
+def _write_outcome(case: ElementTree.Element, report: Report, findings: Sequence[Finding]) -> None:
+    failing = [finding for finding in findings if report.fails(finding)]
+    hidden = [finding for finding in findings if finding.ignored is not None]
+    told = [finding for finding in findings if finding not in failing and finding not in hidden]
+    if failing:
+        message = (
+            headline(failing[0])
+            if len(failing) == 1
+            else f"{quantity(len(failing), 'finding')}: {headline(failing[0])} …"
+        )
+        failure = ElementTree.SubElement(case, "failure", message=message, type=failing[0].severity.label)
+        failure.text = "\n\n".join(map(_tell, failing))
+        told += hidden
+    elif hidden:
+        reasons = "; ".join(dict.fromkeys(one_line(finding.ignored or "") for finding in hidden))
+        ElementTree.SubElement(
+            case, "skipped", message=f"{quantity(len(hidden), 'finding')} hidden by config: {reasons}"
+        )
+    if told:
+        ElementTree.SubElement(case, "system-out").text = "\n\n".join(map(_tell, told))
+
+
+def _tell(finding: Finding) -> str:
+    lines = [f"{finding.severity.label} {finding.code} {finding.name}", headline(finding)]
+    lines += [f"{label}: {words}" for label, words in particulars(finding)]
+    if finding.ignored is not None:
+        lines.append(f"hidden by config: {one_line(finding.ignored)}")
+    return "\n".join(lines)
+
+
+def _count(element: ElementTree.Element) -> None:
+    element.set("tests", str(sum(1 for _ in element.iter("testcase"))))
+    for attribute, outcome in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        element.set(attribute, str(sum(1 for _ in element.iter(outcome))))
+    element.set("time", "0")
+
+
+reporter = JUnitReporter()

@@ -1,0 +1,117 @@
+"""The report as Markdown, for job summaries and comments."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from checkpoint_doctor.model import Examination, Finding, Page, Report, Severity, Verdict, quantity
+from checkpoint_doctor.reporters._order import rank, worst_first
+from checkpoint_doctor.reporters._wording import (
+    describe,
+    one_line,
+    particulars,
+    printable,
+    subject_of,
+    tally,
+    verdict_of,
+)
+from checkpoint_doctor.rule import Rule
+
+MOST_BYTES = 1_000_000
+"""A job summary on GitHub may have 1 MiB; the rest of the step wants some of it."""
+
+_SIGNS = {Severity.ERROR: "❌", Severity.WARNING: "⚠️", Severity.NOTE: "ℹ️"}
+_VERDICTS = {Verdict.HEALTHY: "✅ healthy", Verdict.ILL: "❌ ill", Verdict.UNREADABLE: "💥 unreadable"}
+
+
+class MarkdownReporter:
+    """Prints a table of the checkpoints, the worst first, then the findings of each; the page makes no difference."""
+
+    def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
+        """Return the document, cut between two blocks (and saying so) where it would be longer than a megabyte."""
+        taken: list[str] = []
+        room = MOST_BYTES
+        blocks = list(_write(report))
+        for block in blocks:
+            room -= len(block.encode()) + 1
+            if room < 0:
+                rest = sum(each.startswith(("- ", "| ")) for each in blocks[len(taken) :])
+                taken.append(
+                    f"\n**Cut here**: {quantity(rest, 'more entry', 'more entries')}; the JSON format has all."
+                )
+                break
+            taken.append(block)
+        return "\n".join(taken) + "\n"
+
+
+def _write(report: Report) -> Iterator[str]:
+    yield f"## Checkpoint doctor: {verdict_of(report)}\n"
+    yield f"{report.summary_line}\n"
+    examinations = worst_first(report.checkpoints)
+    if examinations:
+        yield "| verdict | checkpoint | errors | warnings | notes | hidden | |"
+        yield "|---|---|--:|--:|--:|--:|---|"
+        yield from map(_write_row, examinations)
+    for examination in examinations:
+        if examination.findings or examination.skipped or examination.verdict is Verdict.UNREADABLE:
+            yield from _write_examination(examination)
+
+
+def _write_row(examination: Examination) -> str:
+    counts = Counter(finding.severity for finding in examination.counted)
+    hidden = sum(finding.ignored is not None for finding in examination.findings)
+    cells = [
+        _VERDICTS[examination.verdict],
+        # Tables are cut into cells before anything else, so a bar ends even a code span.
+        _code(examination.path).replace("|", "\\|"),
+        *(f"{counts[severity]:,}" for severity in sorted(Severity, reverse=True)),
+        f"{hidden:,}",
+        _escape(describe(examination)),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _write_examination(examination: Examination) -> Iterator[str]:
+    yield f"\n### {_code(examination.path)}\n"
+    if examination.verdict is Verdict.UNREADABLE:
+        yield f"- {_VERDICTS[Verdict.UNREADABLE]}: {_escape(examination.error or 'it could not be read')}"
+        if examination.hint:
+            yield f"  - hint: {_escape(examination.hint)}"
+        return
+    yield f"{_escape(describe(examination))}: {tally(examination.counted) or 'no findings'}\n"
+    for finding in rank(examination.counted):
+        yield _write_finding(finding)
+    for finding in rank(each for each in examination.findings if each.ignored is not None):
+        yield f"- hidden: {_head(finding)}: {_escape(finding.ignored or '')}"
+    for skipped in examination.skipped:
+        yield f"- not looked at: {_code(skipped.what)}, because {_escape(skipped.why)}"
+
+
+def _write_finding(finding: Finding) -> str:
+    lines = [f"- {_SIGNS[finding.severity]} {_head(finding)}: {_escape(finding.message)}"]
+    lines += [f"  - {label}: {_escape(words)}" for label, words in particulars(finding)]
+    return "\n".join(lines)
+
+
+def _head(finding: Finding) -> str:
+    subject = subject_of(finding)
+    return f"{finding.severity.label} **{finding.code}** {finding.name}" + (f" · {_code(subject)}" if subject else "")
+
+
+def _escape(text: str) -> str:
+    """Write a text so that it shows as it is: no markup, no HTML, no table cells, on one line."""
+    text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]#|~$!])", r"\\\1", text)
+
+
+def _code(text: str) -> str:
+    """Write a name as a code span."""
+    text = printable(text)
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    return f"{fence} {text} {fence}" if longest or text != text.strip() else f"{fence}{text}{fence}"
+
+
+reporter = MarkdownReporter()

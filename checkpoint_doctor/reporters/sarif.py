@@ -1,0 +1,196 @@
+"""The report as SARIF 2.1.0, for code-scanning services such as GitHub's.
+
+Limits and required properties: https://docs.github.com/en/code-security/code-scanning/integrating-with-code-scanning/sarif-support-for-code-scanning
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from checkpoint_doctor import __version__, wire
+from checkpoint_doctor.model import Examination, Finding, Page, Report, Verdict, quantity
+from checkpoint_doctor.reporters._artifacts import artifact_path, artifact_uri
+from checkpoint_doctor.reporters._order import rank_all
+from checkpoint_doctor.reporters._wording import LISTED, headline, one_line, skipped_in_words, subject_of
+from checkpoint_doctor.rule import Rule
+
+MOST_RESULTS = 5_000
+"""GitHub shows so many results of a run and refuses more than 25,000."""
+MOST_BYTES = 10_000_000
+"""GitHub's limit is 10 MB compressed; staying below it uncompressed needs no guess."""
+
+SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+
+
+class SarifReporter:
+    """Prints one run with the metadata of all rules and the worst results; the page makes no difference."""
+
+    def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
+        """Return the SARIF document, with as many results as the limits allow."""
+        ranked = rank_all(report)
+        kept = min(len(ranked), MOST_RESULTS)
+        while True:
+            text = wire.write(_write_log(report, rules, ranked[:kept], len(ranked) - kept))
+            if len(text.encode()) <= MOST_BYTES or kept == 0:
+                return text
+            kept = kept * 3 // 4
+
+
+def _write_log(
+    report: Report, rules: Sequence[Rule], findings: Sequence[tuple[Examination, Finding]], left_out: int
+) -> dict[str, Any]:
+    positions = {rule.code: index for index, rule in enumerate(rules)}
+    repetitions: Counter[str] = Counter()
+    return {
+        "$schema": SCHEMA,
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {
+                    "driver": {
+                        "name": "checkpoint-doctor",
+                        "version": __version__,
+                        "semanticVersion": __version__,
+                        "rules": [_write_rule(rule) for rule in rules],
+                    }
+                },
+                "invocations": [
+                    {
+                        "executionSuccessful": report.unreadable == 0,
+                        "toolExecutionNotifications": _write_notifications(report, left_out),
+                    }
+                ],
+                "results": [
+                    _write_result(examination, finding, positions, repetitions) for examination, finding in findings
+                ],
+                "columnKind": "unicodeCodePoints",
+                "properties": {
+                    "failed": report.failed,
+                    "failOn": report.fail_on.label if report.fail_on else "never",
+                    "summary": report.summary_line,
+                },
+            }
+        ],
+    }
+
+
+def _write_rule(rule: Rule) -> dict[str, Any]:
+    sections = list(rule.sections.items())
+    pages = _find_rule_pages()
+    return {
+        "id": rule.code,
+        "name": "".join(word.capitalize() for word in rule.name.split("-")),
+        "shortDescription": {"text": rule.summary or rule.name},
+        "fullDescription": {"text": rule.sections.get("Why it matters") or rule.summary or rule.name},
+        **({"helpUri": f"{pages}/{rule.code}.md"} if pages and rule.package == "checkpoint_doctor" else {}),
+        "help": {
+            "text": "\n\n".join([rule.summary, *(f"{heading}:\n{body}" for heading, body in sections)]).strip()
+            or rule.name,
+            "markdown": "\n\n".join(
+                [
+                    f"**{rule.code} {rule.name}**: {rule.summary}",
+                    *(f"### {heading}\n\n{body}" for heading, body in sections),
+                ]
+            ),
+        },
+        "defaultConfiguration": {"level": rule.severity.label},
+        "properties": {
+            "tags": [
+                "checkpoint",
+                rule.check.__module__.rpartition(".")[2],
+                *([f"fix-{rule.fix.value}"] if rule.fix else []),
+            ]
+        },
+    }
+
+
+@cache
+def _find_rule_pages() -> str | None:
+    """Return the address under which our rules' pages lie, if the package names its documentation."""
+    from importlib.metadata import metadata
+
+    urls = dict(entry.split(", ", 1) for entry in metadata("checkpoint-doctor").get_all("Project-URL") or ())
+    return f"{urls['Documentation'].rstrip('/')}/rules" if "Documentation" in urls else None
+
+
+def _write_result(
+    examination: Examination, finding: Finding, positions: dict[str, int], repetitions: Counter[str]
+) -> dict[str, Any]:
+    subject = finding.tensor or finding.layer
+    # Never by values: the same illness must stay the same alert when its numbers change.
+    key = hashlib.sha256(
+        "\0".join((finding.code, artifact_path(examination.path), subject or "")).encode(errors="surrogatepass")
+    ).hexdigest()[:32]
+    repetitions[key] += 1
+    result: dict[str, Any] = {
+        "ruleId": finding.code,
+        **({"ruleIndex": positions[finding.code]} if finding.code in positions else {}),
+        "level": finding.severity.label,
+        "message": {"text": " ".join(filter(None, (headline(finding), one_line(finding.advice))))},
+        "locations": [_write_location(examination.path, finding)],
+        "partialFingerprints": {"primaryLocationLineHash": f"{key}:{repetitions[key]}"},
+        "properties": {
+            "name": finding.name,
+            "evidence": _shorten_lists(wire.plain(finding.evidence)),
+            "fix": wire.plain(finding.fix),
+        },
+    }
+    if finding.ignored is not None:
+        justification = one_line(finding.ignored)
+        result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": justification}]
+    return result
+
+
+def _write_location(path: str, finding: Finding | None = None) -> dict[str, Any]:
+    location: dict[str, Any] = {
+        "physicalLocation": {
+            "artifactLocation": {"uri": artifact_uri(path), "uriBaseId": "%SRCROOT%"},
+            # A checkpoint has no lines, and GitHub shows nothing without one.
+            "region": {"startLine": 1},
+        }
+    }
+    if finding and (finding.tensor or finding.layer):
+        kind = "variable" if finding.tensor else "module"
+        location["logicalLocations"] = [{"fullyQualifiedName": subject_of(finding), "kind": kind}]
+    return location
+
+
+def _write_notifications(report: Report, left_out: int) -> list[dict[str, Any]]:
+    notifications = []
+    for examination in report.checkpoints:
+        if examination.verdict is Verdict.UNREADABLE:
+            words = one_line(" · ".join(filter(None, (examination.error, examination.hint))) or "could not be read")
+            notifications.append(_write_notification("unreadable", "error", words, examination.path))
+        for skipped in examination.skipped:
+            words = skipped_in_words(skipped)
+            notifications.append(_write_notification("skipped", "warning", words, examination.path))
+    if left_out:
+        words = f"{quantity(left_out, 'result')} left out, the least bad, to stay within GitHub's limits; JSON has all"
+        notifications.append(_write_notification("truncated", "warning", words))
+    return notifications
+
+
+def _write_notification(identifier: str, level: str, words: str, path: str | None = None) -> dict[str, Any]:
+    return {
+        "descriptor": {"id": identifier},
+        "level": level,
+        "message": {"text": words},
+        **({"locations": [_write_location(path)]} if path is not None else {}),
+    }
+
+
+def _shorten_lists(value: Any) -> Any:
+    """Replace long lists by their beginning and a word on the rest: the JSON format has them complete."""
+    if isinstance(value, dict):
+        return {key: _shorten_lists(each) for key, each in value.items()}
+    if isinstance(value, list):
+        rest = len(value) - LISTED
+        return [*map(_shorten_lists, value[:LISTED]), *([f"and {rest:,} more"] if rest > 0 else [])]
+    return value
+
+
+reporter = SarifReporter()
