@@ -111,7 +111,7 @@ class Layer:
     following: str | None
     """Name of the layer that reads this one's output, where names and shapes tell."""
     followers: tuple[str, ...] = ()
-    """Names of all the layers that read this one's output; ``following`` is the first. Empty where that is not certain."""
+    """All the layers that read this one's output, ``following`` first; empty where that is not certain."""
     transposed: bool = False
     """True where the weight is stored inputs first (GPT-2's Conv1D, transposed convolutions, Flax kernels)."""
 

@@ -1,8 +1,8 @@
 """From names and shapes to layers: which tensors work together, as what, and in which order.
 
-Everything here is a reading of names and shapes alone. Where they do not tell, the answer is the cautious one: a tensor
-nobody can place is a ``PARAMETER`` of its own, a layer whose reader is not certain has no ``following``, and a layer that
-might have a reader is no output.
+Everything here is a reading of names and shapes alone. Where they do not tell, the answer is the cautious one: a
+tensor nobody can place is a ``PARAMETER`` of its own, a layer whose reader is not certain has no ``following``, and a
+layer that might have a reader is no output.
 """
 
 from __future__ import annotations

@@ -72,7 +72,8 @@ _TARGET = re.compile(
     rf"(?:_?(?P<after>(?:{_PART_WORD}_)*(?:{_PART_WORD})))?"
 )
 _AVERAGED = re.compile(
-    r"(?:(?P<before>model|net|network|unet|\w+_model)_)?(?:ema|polyak|averaged)(?:_(?P<after>model|net|network|unet|weights|state_dict))?"
+    r"(?:(?P<before>model|net|network|unet|\w+_model)_)?(?:ema|polyak|averaged)"
+    r"(?:_(?P<after>model|net|network|unet|weights|state_dict))?"
 )
 
 
@@ -88,8 +89,8 @@ def is_target(name: str) -> bool:
 def online_twin(name: str, names: Container[str] | None = None) -> str | None:
     """Name what a target network's tensor, layer or module follows: ``critic_target.qf0`` → ``critic.qf0``.
 
-    Where the name leaves several possibilities (``target_net.0`` may follow ``policy_net.0`` or ``net.0``), the first one
-    that is among ``names`` is taken; ``None`` where none is, or where the name is that of no target.
+    Where the name leaves several possibilities (``target_net.0`` may follow ``policy_net.0`` or ``net.0``), the first
+    one that is among ``names`` is taken; ``None`` where none is, or where the name is that of no target.
     """
     return next((twin for twin in _twins(name) if names is None or twin in names), None)
 

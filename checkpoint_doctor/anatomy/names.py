@@ -36,7 +36,7 @@ ALIASES = {
     "ra_var": "running_var",
     "steps": "num_batches_tracked",
 }
-"""Other names for the same roles: TensorFlow's and Flax's, the annotated Transformer's, CrossQ's batch renormalisation."""
+"""Other names for the same roles: TensorFlow's, Flax's, the annotated Transformer's, CrossQ's batch renormalisation."""
 
 _BUFFER = re.compile(
     r"""(?x)
@@ -73,8 +73,11 @@ def split(name: str) -> tuple[str, str]:
 
 
 def path_of(module: str) -> tuple[str, ...]:
-    """Split a module's name at its dots and slashes."""
-    return tuple(module.replace("/", ".").split(".")) if module else ()
+    """Split a module's name at its dots and slashes, without the wrappers at its end."""
+    path = module.replace("/", ".").split(".") if module else []
+    while path and (path[-1] in WRAPPERS or path[-1] == "base_layer"):
+        path.pop()
+    return tuple(path)
 
 
 def label_of(path: tuple[str, ...]) -> str:
@@ -93,3 +96,9 @@ def numbered(label: str) -> tuple[str, int] | None:
     if not stem or not digits or len(digits) > 4 or not digits.isascii():
         return None
     return stem, int(digits)
+
+
+@lru_cache(maxsize=8192)
+def index_of(label: str) -> int | None:
+    """Return the number that a member of a ``Sequential`` or list is called by, ``None`` for any other name."""
+    return int(label) if label.isascii() and label.isdigit() and len(label) <= 6 else None

@@ -55,7 +55,7 @@ class Outline:
     previous: str | None = None
     following: str | None = None
     followers: tuple[str, ...] = ()
-    """Every layer that reads this one's output, the first of them being ``following``; empty where that is not certain."""
+    """Every layer that reads this one's output, ``following`` first; empty where that is not certain."""
     transposed: bool = False
     """True where the weight is stored inputs first: GPT-2's Conv1D, transposed convolutions, Flax kernels."""
 
@@ -113,6 +113,11 @@ class Draft:
         """Return the shape of a weight, under whichever parametrization it is stored."""
         return next((self.shapes[role + form] for form in WEIGHT_FORMS if role + form in self.shapes), None)
 
+    def transpose(self) -> None:
+        """Take the weight as stored inputs first after all."""
+        self.transposed = not self.transposed
+        self.inputs, self.outputs = self.outputs, self.inputs
+
     def measure(self) -> None:
         """Set ``inputs`` and ``outputs`` from the kind and the shapes."""
         shape = self.main
@@ -133,4 +138,4 @@ class Draft:
         elif self.kind in (Kind.LINEAR, Kind.CONV, Kind.ATTENTION):
             self.outputs, self.inputs = shape[:2]
             if self.transposed:
-                self.inputs, self.outputs = self.outputs, self.inputs
+                self.inputs, self.outputs = shape[:2]

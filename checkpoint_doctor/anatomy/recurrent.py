@@ -31,8 +31,9 @@ def gather_spread_cells(
 ) -> None:
     """Move the tensors of cells that are spread over several modules into ``recurrences``.
 
-    That is AllenNLP's augmented LSTM cells, and weight drop (AWD-LSTM), which keeps ``weight_hh_l0_raw`` in the wrapper of
-    the module that keeps the rest. A highway cell has five blocks of rows and stays what it is made of, linear layers.
+    That is AllenNLP's augmented LSTM cells, and weight drop (AWD-LSTM), which keeps ``weight_hh_l0_raw`` in the wrapper
+    of the module that keeps the rest. A highway cell has five blocks of rows and stays what it is made of: linear
+    layers.
     """
     for module in [name for name in modules if name.endswith("state_linearity")]:
         parent = module[: -len("state_linearity")]
