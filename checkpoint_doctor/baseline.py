@@ -1,7 +1,6 @@
 """Findings that are known and accepted for now, so that a gate speaks of what is new or worse.
 
-A finding is recognised by its rule, the checkpoint's path, the tensor or layer, and the part of it (a gate, a moment),
-never by its numbers. Severity and extent are kept beside that: where they grow, the finding counts again.
+How a finding is recognised in the next run, and what makes it worse, is the subject of ``recognition``.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
-from sys import float_info
 from typing import Any
 
 from checkpoint_doctor import wire
 from checkpoint_doctor.config import Config
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.model import Examination, Finding, Report, Severity, Verdict
+from checkpoint_doctor.recognition import Extent, Key, measure, recognize, relate
 from checkpoint_doctor.rule import Rule
 from checkpoint_doctor.self_checks import RULES, report_unused, unused_ignore
 
@@ -27,67 +26,8 @@ VERSION = 1
 IN_BASELINE = "in the baseline"
 """The reason that hides a known finding."""
 
-PARTS = ("optimizer", "moment", "gate", "side", "member", "component")
-"""Evidence that tells two findings of one rule about one tensor apart."""
-
-FIGURES = ("biases", "infinite", "largest", "nan", "negative", "share", "zeros")
-"""Numbers in the evidence that are worse when larger, besides every ``…fraction``; kept to three digits."""
-
-COLLECTIONS = ("gates", "groups", "inputs", "layers", "names", "places", "tensors", "units", "without_state")
-"""Lists in the evidence that are worse when longer and, where they hold names, when a new one comes in."""
-
 _HINT = "write it anew with --write-baseline"
 _SEVERITIES = {severity.label: severity for severity in Severity}
-
-
-@dataclass(frozen=True, order=True)
-class Key:
-    """What makes a finding the same one in the next run."""
-
-    path: str
-    """Relative to the folder of the baseline, with ``/`` between the names."""
-    code: str
-    subject: str
-    """The tensor's name, else the layer's, else empty."""
-    part: str
-
-    def __str__(self) -> str:
-        return f"{' '.join(word for word in (self.code, self.subject, self.part) if word)} in {self.path}"
-
-
-@dataclass(frozen=True)
-class Extent:
-    """How bad a finding is, or several with the same key together."""
-
-    count: int
-    severity: Severity
-    figures: Mapping[str, float]
-    """Figures, and the lengths of collections."""
-    names: Mapping[str, frozenset[str]]
-    """The names in collections."""
-
-    def covers(self, other: Extent) -> bool:
-        """True where the other is worse in no respect; the counts are not compared."""
-        return (
-            other.severity <= self.severity
-            and all(other.figures[key] <= self.figures[key] for key in other.figures.keys() & self.figures.keys())
-            and all(other.names[key] <= self.names[key] for key in other.names.keys() & self.names.keys())
-        )
-
-    def merge(self, other: Extent) -> Extent:
-        """Return the extent of both together: counts added, the worse of everything else."""
-        return Extent(
-            count=self.count + other.count,
-            severity=max(self.severity, other.severity),
-            figures={
-                key: max(each.figures[key] for each in (self, other) if key in each.figures)
-                for key in self.figures.keys() | other.figures.keys()
-            },
-            names={
-                key: self.names.get(key, frozenset()) | other.names.get(key, frozenset())
-                for key in self.names.keys() | other.names.keys()
-            },
-        )
 
 
 @dataclass(frozen=True)
@@ -108,7 +48,7 @@ def write_baseline(report: Report, file: str) -> str:
     for examination in report.checkpoints:
         for finding in examination.findings:
             if finding.ignored in (None, IN_BASELINE) and not _is_about_ckdoc(finding):
-                _add(known, _recognize(finding, examination.path, file), _measure(finding))
+                _add(known, recognize(finding, examination.path, file), measure(finding))
     entries = [
         {
             "path": key.path,
@@ -171,10 +111,10 @@ def apply_baseline(report: Report, baseline: Baseline, config: Config, rules: Se
     def judge(finding: Finding, path: str) -> Finding:
         if _is_about_ckdoc(finding):
             return finding
-        key = _recognize(finding, path, baseline.file)
+        key = recognize(finding, path, baseline.file)
         seen[key] += 1
         known = baseline.known.get(key)
-        if known is None or finding.ignored or hidden[key] == known.count or not known.covers(_measure(finding)):
+        if known is None or finding.ignored or hidden[key] == known.count or not known.covers(measure(finding)):
             return finding
         hidden[key] += 1
         return replace(finding, ignored=IN_BASELINE)
@@ -199,7 +139,7 @@ def _find_stale(
     if not config.general.selects(unused_ignore):
         return
     folder = os.path.dirname(os.path.abspath(baseline.file))
-    by_path = {_relate(each.path, baseline.file): each for each in checkpoints}
+    by_path = {relate(each.path, baseline.file): each for each in checkpoints}
     by_code = {rule.code: rule for rule in rules}
     for key, known in sorted(baseline.known.items(), key=lambda item: item[0]):
         examination = by_path.get(key.path)
@@ -222,35 +162,6 @@ def _is_about_ckdoc(finding: Finding) -> bool:
 
 def _add(known: dict[Key, Extent], key: Key, extent: Extent) -> None:
     known[key] = known[key].merge(extent) if key in known else extent
-
-
-def _relate(path: str, file: str) -> str:
-    """A checkpoint's path as seen from the folder of the baseline."""
-    folder = os.path.dirname(os.path.abspath(file))
-    return os.path.relpath(os.path.abspath(path), folder).replace(os.sep, "/")
-
-
-def _recognize(finding: Finding, path: str, file: str) -> Key:
-    part = " ".join(str(finding.evidence[name]) for name in PARTS if finding.evidence.get(name))
-    return Key(_relate(path, file), finding.code, finding.tensor or finding.layer or "", part)
-
-
-def _measure(finding: Finding) -> Extent:
-    figures, names = {}, {}
-    for key, value in wire.plain(finding.evidence).items():
-        number = float("inf") if value == "Infinity" else value
-        if isinstance(value, list) and key in COLLECTIONS:
-            figures[key] = float(len(value))
-            if value and all(isinstance(each, str) for each in value):
-                names[key] = frozenset(value)
-        elif type(number) in (int, float) and (key in FIGURES or key.endswith("fraction")):
-            figures[key] = _round(number)
-    return Extent(count=1, severity=finding.severity, figures=figures, names=names)
-
-
-def _round(number: float) -> float:
-    """Three significant digits: less is the noise of another machine."""
-    return float(f"{max(min(number, float_info.max), -float_info.max):.3g}") if abs(number) < 1e307 else float_info.max
 
 
 def _read_entry(entry: Any) -> tuple[Key, Extent]:
