@@ -63,3 +63,12 @@ def _infer_from_class(settings: Settings) -> str | None:
         "crossq": "CrossQ",
         "ars": "ARS",
     }.get(family)
+
+
+def is_standard_policy(settings: Settings) -> bool:
+    """Return whether policy and features extractor are SB3's own classes, so that all their buffers are known."""
+    policy = settings.described.get("policy_class")
+    extras = settings.described.get("policy_kwargs") or settings.plain.get("policy_kwargs") or {}
+    extractor = str(extras.get("features_extractor_class", "")) if isinstance(extras, dict) else ""
+    ours = ("stable_baselines3.", "sb3_contrib.")
+    return isinstance(policy, str) and policy.startswith(ours) and (not extractor or any(o in extractor for o in ours))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._pickle import Budget, Inert
+from checkpoint_doctor.loaders._pickled_objects import Budget, Inert
 from checkpoint_doctor.loaders._sb3_pickled import Pickled, describe_schedule, follow, read_name, read_number
 from checkpoint_doctor.loaders._zip import Member
 from checkpoint_doctor.model import PickledName, Skipped

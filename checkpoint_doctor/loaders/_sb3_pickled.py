@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._pickle import Budget, Cursor, Global, Inert, Machine
+from checkpoint_doctor.loaders._pickle import Machine
+from checkpoint_doctor.loaders._pickle_cursor import Cursor
+from checkpoint_doctor.loaders._pickled_objects import Budget, Global, Inert
 from checkpoint_doctor.model import PickledName
 from checkpoint_doctor.source import MemorySource
 

@@ -14,7 +14,7 @@ from struct import Struct
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._zip_directory import CentralEntry, find_directory, has_directory, read_entries
-from checkpoint_doctor.model import Flaw
+from checkpoint_doctor.model import Checksum, Flaw
 from checkpoint_doctor.source import MemorySource, Section, Source
 
 STORED, DEFLATED = 0, 8
@@ -192,6 +192,35 @@ def check_crc(member: Member, block: int = 1 << 20) -> Flaw | None:
         expected=member.crc,
         found=found,
     )
+
+
+def checksum_of(member: Member) -> Checksum:
+    """Return the check of a member's CRC-32, to be made when somebody asks."""
+    return Checksum(member.size, lambda: check_crc(member))
+
+
+def list_names(source: Source) -> list[str]:
+    """Return the names in the directory of an archive, without looking at the members.
+
+    Raises:
+        UnreadableCheckpoint: there is no directory, or it contradicts the file.
+    """
+    flaws: list[Flaw] = []
+    return [entry.name for entry in read_entries(source, find_directory(source, flaws), flaws)]
+
+
+def first_name(source: Source) -> str:
+    """Return the name in the local header at the beginning, which even truncated archives have; else ``""``.
+
+    Raises:
+        UnreadableCheckpoint: the bytes cannot be read.
+    """
+    size = LOCAL_HEADER.size
+    head = source.read(0, min(size + 256, source.size))
+    if len(head) < size or not head.startswith(LOCAL_SIGNATURE):
+        return ""
+    length = LOCAL_HEADER.unpack_from(head)[9]
+    return head[size : size + length].decode("utf-8", "replace")
 
 
 def _locate(source: Source, entry: CentralEntry, limit: int, ration: _Ration, flaws: list[Flaw]) -> Member:
