@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from checkpoint_doctor.anatomy import kinds, lora, recurrent
-from checkpoint_doctor.anatomy.names import ALIASES, ROLES, is_buffer_name, path_of, split
+from checkpoint_doctor.anatomy.names import ALIASES, ROLES, index_of, is_buffer_name, path_of, split
 from checkpoint_doctor.anatomy.outlines import Draft, Kind, Shapes
 
 ATTENTION_ROLES = {
@@ -37,6 +38,7 @@ def group(shapes: Shapes) -> list[Draft]:
         drafts += _resolve(module, members, shapes)
     place = {name: position for position, name in enumerate(shapes)}
     drafts.sort(key=lambda draft: min(place[name] for name in draft.parts.values()))
+    _settle_by_neighbours(drafts)
     for position, draft in enumerate(drafts):
         draft.position = position
         draft.measure()
@@ -63,8 +65,10 @@ def _collect(
             else:
                 role, suffix = place
                 members = recurrences.setdefault((module, suffix), {})
-        # Two spellings of one tensor (a parametrization beside its plain form) must not displace each other.
-        members[role if role not in members else name] = name
+        while role in members:
+            # Two spellings of one tensor (a parametrization beside its plain form) must not displace each other.
+            role += "'"
+        members[role] = name
     return modules, recurrences, adapters
 
 
@@ -145,12 +149,26 @@ def _alone(names: Iterable[str], shapes: Shapes) -> list[Draft]:
     return drafts
 
 
+def _settle_by_neighbours(drafts: list[Draft]) -> None:
+    """Decide what a layer's own tensors leave open from the layers of the same name, or of the same list."""
+    stored_inputs_first = {draft.label for draft in drafts if draft.transposed and draft.kind is not Kind.CONV}
+    for draft in drafts:
+        shape = draft.main
+        if draft.kind in (Kind.LINEAR, Kind.ATTENTION) and shape is not None and shape[0] == shape[1]:
+            draft.transposed = draft.transposed or draft.label in stored_inputs_first
+    for first, second in pairwise([draft for draft in drafts if draft.kind is Kind.EMBEDDING]):
+        is_listed = first.parent == second.parent and index_of(first.label) is not None
+        # What reads the first one's rows is no table of rows, but the next layer of ``embed = Sequential(...)``.
+        if is_listed and first.main and second.main and first.main[0] == second.main[1]:
+            first.kind = second.kind = Kind.LINEAR
+
+
 def _make_names_unique(drafts: list[Draft]) -> None:
     taken: set[str] = set()
     for draft in drafts:
         name = draft.name or "model"
         if name in taken:
-            name = next(iter(draft.parts.values()))
+            name = next(iter(draft.parts.values())) or name
         candidate, count = name, 1
         while candidate in taken:
             count += 1

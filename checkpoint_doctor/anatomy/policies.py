@@ -35,10 +35,13 @@ def connect_policies(flow: Sequence[Draft], link: Link) -> None:
 
 def _connect_actor_critic(parts: dict[Path, list[Draft]], link: Link, root: Path) -> None:
     """Follow features → (LSTM) → shared layers → policy or value layers → head."""
+    # Newer files name the shared extractor three times, and separate ones too: who reads which, only the storage tells.
+    extractor = (*root, "features_extractor")
+    is_one = not any((*root, f"{part}_features_extractor") in parts for part in ("pi", "vf"))
 
-    def chain(extractors: Sequence[str], memories: Sequence[str], latent: str, head: str) -> None:
+    def chain(memories: Sequence[str], latent: str, head: str) -> None:
         stages = [
-            next(((*root, name) for name in extractors if (*root, name) in parts), None),
+            extractor if is_one else None,
             next(((*root, name) for name in memories if (*root, name) in parts), None),
             (*root, "mlp_extractor", "shared_net"),
             (*root, "mlp_extractor", latent),
@@ -48,23 +51,14 @@ def _connect_actor_critic(parts: dict[Path, list[Draft]], link: Link, root: Path
         for first, second in pairwise(present):
             _connect(parts, link, first, [second])
 
-    chain(("pi_features_extractor", "features_extractor"), ("lstm_actor",), "policy_net", "action_net")
+    chain(("lstm_actor",), "policy_net", "action_net")
     memories = ("lstm_critic", "critic") if (*root, "lstm_actor") in parts else ()
     is_shared = (*root, "lstm_actor") in parts and not any((*root, memory) in parts for memory in memories)
     chain(
-        ("vf_features_extractor", "features_extractor"),
         ("lstm_actor",) if is_shared else memories,
         "value_net",
         "value_net",
     )
-    if (*root, "pi_features_extractor") in parts or (*root, "vf_features_extractor") in parts:
-        # Newer files name the shared extractor three times; each name is given the readers of its copy.
-        for extractor, latent, head in (
-            ("features_extractor", "policy_net", "action_net"),
-            ("features_extractor", "value_net", "value_net"),
-        ):
-            reader = (*root, "mlp_extractor", latent)
-            _connect(parts, link, (*root, extractor), [reader if reader in parts else (*root, head)])
 
 
 def _connect(parts: dict[Path, list[Draft]], link: Link, first: Path, readers: Sequence[Path]) -> None:
