@@ -80,7 +80,7 @@ def match_by_shape(
     if not slots or not candidates:
         return Match(nothing, "the file holds no parameters that could be its" if slots else "")
     akin = [name for name in candidates if _words(name) and _words(name) == _words(optimizer)]
-    fitting = [tensors for tensors in _fitting(groups, candidates)]
+    fitting = list(_fitting(groups, candidates))
     if len(fitting) > 1 and len(akin) == 1:
         fitting = list(_fitting(groups, {akin[0]: candidates[akin[0]]})) or fitting
     if len(fitting) > 1:
