@@ -1,0 +1,18 @@
+"""For people who write plugins: checkpoints without a disk, and checks that a plugin keeps its contract.
+
+The checks raise ``AssertionError`` with everything that is wrong, so a test needs one line::
+
+    from checkpoint_doctor.testing import build_checkpoint, check_rule, findings_of
+
+    def test_my_rule():
+        check_rule(my_rule)
+        checkpoint = build_checkpoint({"token_embedding.weight": np.full((4, 2), 99.0, np.float32)})
+        assert [finding.tensor for finding in findings_of(my_rule, checkpoint)] == ["token_embedding.weight"]
+"""
+
+from checkpoint_doctor.testing.checkpoints import build_checkpoint
+from checkpoint_doctor.testing.loaders import check_loader
+from checkpoint_doctor.testing.reporters import check_reporter
+from checkpoint_doctor.testing.rules import check_rule, findings_of
+
+__all__ = ["build_checkpoint", "check_loader", "check_reporter", "check_rule", "findings_of"]

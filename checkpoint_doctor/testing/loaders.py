@@ -1,0 +1,141 @@
+"""Checking that a loader opens what is sound and refuses what is not, in the agreed words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
+from checkpoint_doctor.model import Checkpoint, Tensor
+from checkpoint_doctor.plugins import Loader
+from checkpoint_doctor.source import FileSource, MemorySource, Source
+
+LARGEST = 1 << 26
+"""Bytes of the file that a check may hold in memory to cut it short at many places."""
+
+_FOREIGN = {
+    "an empty file": b"",
+    "one byte": b"\0",
+    "text": b"just some text, " * 64,
+    "a page": b"<!doctype html><html><body>404</body></html>",
+    "zeros": bytes(4096),
+    "noise": np.random.default_rng(0).bytes(4096),
+}
+
+
+def check_loader(loader: Loader, path: str | os.PathLike[str]) -> Checkpoint:
+    """Check a loader on one sound file of its format, of at most 64 MiB, and return the opened checkpoint.
+
+    The loader must recognize the file and nothing foreign; open it to tensors with unique names whose shapes, types
+    and numbers agree; open or refuse the file cut short anywhere with ``UnreadableCheckpoint`` and no other exception;
+    and patch a tensor so that the patched bytes open to the new values, or refuse with ``RepairFailed``.
+
+    Raises:
+        AssertionError: with everything that is wrong.
+    """
+    source = FileSource(os.fspath(path))
+    assert source.size <= LARGEST, f"{path} has {source.size:,} bytes; a test file has at most {LARGEST:,}"
+    problems = [*_judge_identity(loader), *_judge_recognition(loader, source)]
+    assert not problems, f"{type(loader).__name__}: {'; '.join(problems)}"
+    checkpoint = loader.open(source)
+    problems += _judge_tensors(checkpoint, loader)
+    problems += _judge_truncation(loader, source)
+    problems += _judge_patches(loader, source, checkpoint)
+    assert not problems, f"{type(loader).__name__} on {path}: {'; '.join(problems)}"
+    return checkpoint
+
+
+def _judge_identity(loader: Loader) -> Iterator[str]:
+    if not isinstance(loader.name, str) or not loader.name:
+        yield "it has no name"
+    if not isinstance(loader.suffixes, tuple) or not all(isinstance(each, str) for each in loader.suffixes):
+        yield "its suffixes are no tuple of strings"
+    elif odd := [each for each in loader.suffixes if not each.startswith(".")]:
+        yield f"its suffix {odd[0]!r} does not begin with a dot"
+
+
+def _judge_recognition(loader: Loader, source: Source) -> Iterator[str]:
+    if not loader.recognizes(source):
+        yield f"it does not recognize {source.name}"
+    for what, content in _FOREIGN.items():
+        try:
+            if loader.recognizes(MemorySource(what, content)):
+                yield f"it recognizes {what} as its own"
+        except Exception as error:
+            yield f"recognizing {what} raised {_name(error)}; it must never raise"
+
+
+def _judge_tensors(checkpoint: Checkpoint, loader: Loader) -> Iterator[str]:
+    if checkpoint.format != loader.name:
+        yield f"the checkpoint's format is {checkpoint.format!r}, not the loader's name {loader.name!r}"
+    names = [tensor.name for tensor in checkpoint.tensors]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        yield f"two tensors have the name {doubled[0]!r}"
+    if not names:
+        yield "it opened no tensor; check it on a file that has some"
+    for tensor in checkpoint.tensors:
+        if problem := _judge_values(tensor):
+            yield f"tensor {tensor.name}: {problem}"
+
+
+def _judge_values(tensor: Tensor) -> str | None:
+    whole = tensor.values.read()
+    if not tensor.shape == tensor.values.shape == whole.shape:
+        return f"its shape is {tensor.shape}, its values say {tensor.values.shape} and are {whole.shape}"
+    if whole.dtype != tensor.values.dtype:
+        return f"its values are announced as {tensor.values.dtype} and are {whole.dtype}"
+    pieces = [block.copy() for block in tensor.values.blocks(7)]
+    if pieces and np.concatenate(pieces).tobytes() != whole.tobytes():
+        return "its blocks, one after the other, are not its values in row-major order"
+    if sum(piece.size for piece in pieces) != tensor.size:
+        return f"its blocks hold {sum(piece.size for piece in pieces):,} of {tensor.size:,} values"
+    return None
+
+
+def _judge_truncation(loader: Loader, source: Source) -> Iterator[str]:
+    content = source.read(0, source.size)
+    for length in sorted({*range(min(64, source.size)), *np.linspace(0, source.size, 64, dtype=int)[:-1].tolist()}):
+        cut = MemorySource(source.name, content[:length])
+        try:
+            if loader.recognizes(cut):
+                for tensor in loader.open(cut).tensors:
+                    tensor.vitals  # noqa: B018
+        except UnreadableCheckpoint as refusal:
+            if not refusal.message:
+                yield f"cut to {length:,} bytes, it refuses the file without a reason"
+        except Exception as error:
+            yield f"cut to {length:,} bytes, opening raised {_name(error)} and not UnreadableCheckpoint"
+            return
+
+
+def _judge_patches(loader: Loader, source: Source, checkpoint: Checkpoint) -> Iterator[str]:
+    tensor = next((each for each in checkpoint.tensors if each.size and each.is_floating), None)
+    if tensor is None:
+        return
+    wanted = np.full_like(tensor.values.read(), 0.5)
+    try:
+        patches = loader.patch(checkpoint, {tensor: wanted})
+    except RepairFailed:
+        return
+    except Exception as error:
+        yield f"patching {tensor.name} raised {_name(error)} and not RepairFailed"
+        return
+    if any(each is not source for each in patches):
+        yield "patching the file concerns another one; the check covers single files only"
+        return
+    content = bytearray(source.read(0, source.size))
+    for patch in patches.get(source, ()):
+        place = slice(patch.offset, patch.offset + len(patch.old))
+        if content[place] != patch.old or len(patch.old) != len(patch.new):
+            yield f"the patch at byte {patch.offset:,} does not say what stands there, or changes the file's size"
+            return
+        content[place] = patch.new
+    again = loader.open(MemorySource(source.name, bytes(content))).by_name.get(tensor.name)
+    if again is None or again.values.read().tobytes() != wanted.tobytes():
+        yield f"after its patches are applied, {tensor.name} does not hold the new values"
+
+
+def _name(error: Exception) -> str:
+    return f"{type(error).__name__} ({error})"

@@ -1,0 +1,115 @@
+"""Checking that a reporter can say everything there is to say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+from checkpoint_doctor.model import (
+    Examination,
+    Finding,
+    Page,
+    Report,
+    Severity,
+    Skipped,
+    TensorRecord,
+    Verdict,
+)
+from checkpoint_doctor.plugins import Reporter
+from checkpoint_doctor.self_checks import RULES
+
+HOSTILE = 'a "layer" with <tags> | pipes, 100 %, ::error::, \x1b[31mcolour\x1b[0m and ünïcode.weight'
+"""A tensor's name that tries to break out of every format: names in a checkpoint are chosen by whoever wrote it."""
+
+
+def check_reporter(reporter: Reporter) -> None:
+    """Check a reporter on healthy, ill and unreadable checkpoints, on hidden findings and on hostile names.
+
+    It must return text in every case, and the same text twice; name every rule that found something; and let no escape
+    character of a tensor's name through.
+
+    Raises:
+        AssertionError: with everything that is wrong.
+    """
+    problems = [
+        f"a report about {what} {problem}"
+        for what, report in build_reports().items()
+        for problem in _judge_report(reporter, report)
+    ]
+    assert not problems, f"{type(reporter).__name__}: {'; '.join(problems)}"
+
+
+def build_reports() -> Mapping[str, Report]:
+    """Return one report for each thing that a reporter must be able to say, by what it is about."""
+    found = Finding(
+        code="CKD001",
+        name="rule-crashed",
+        severity=Severity.ERROR,
+        message=f"something about {HOSTILE}",
+        tensor=HOSTILE,
+        layer="head",
+        evidence={"zero_fraction": 1.0, "units": [0, 1], "cause": None},
+        advice="look upstream",
+    )
+    record = TensorRecord(
+        name=HOSTILE, shape=(2, 2), dtype="float32", kind="linear", layer="head", updates=None, zeros=4, nonfinite=0,
+        minimum=0.0, maximum=0.0, mean=0.0, std=0.0, norm=0.0,
+    )  # fmt: skip
+    hollow = TensorRecord(
+        name="empty", shape=(0,), dtype="bfloat16", kind="parameter", layer="", updates=0, zeros=0, nonfinite=0,
+        minimum=None, maximum=None, mean=None, std=None, norm=None,
+    )  # fmt: skip
+    ill = Examination(
+        path="runs/ill model.pt",
+        format="memory",
+        verdict=Verdict.ILL,
+        layers=1,
+        tensors=(record, hollow),
+        findings=(found,),
+    )
+    healthy = Examination(path="runs/healthy.pt", format="memory", verdict=Verdict.HEALTHY, layers=1, tensors=(record,))
+    hidden = Examination(
+        path="runs/known.pt",
+        format="memory",
+        verdict=Verdict.HEALTHY,
+        layers=1,
+        tensors=(record,),
+        findings=(Finding("CKD002", "unused-ignore", Severity.ERROR, "known", ignored="by design"),),
+        skipped=(Skipped("member data", "it is no JSON"),),
+    )
+    unreadable = Examination(
+        path="runs/broken.pt",
+        format=None,
+        verdict=Verdict.UNREADABLE,
+        error="runs/broken.pt ends at byte 12, but 64 bytes are expected",
+        hint="copy or download it again",
+    )
+    return {
+        "a healthy checkpoint": Report((healthy,), rules=1),
+        "an ill checkpoint": Report((ill,), rules=1),
+        "hidden findings": Report((hidden,), rules=1),
+        "an unreadable checkpoint": Report((unreadable,), rules=1),
+        "several checkpoints": Report((ill, unreadable, healthy, hidden), rules=1, fail_on=None, remarks=(found,)),
+    }
+
+
+def _judge_report(reporter: Reporter, report: Report) -> Iterator[str]:
+    for page in (Page(), Page(width=40, verbose=True)):
+        try:
+            text, again = (cast(object, reporter.render(report, RULES, page)) for _ in range(2))
+        except Exception as error:
+            yield f"raised {type(error).__name__} ({error})"
+            return
+        if not isinstance(text, str) or not isinstance(again, str):
+            yield f"is {type(text).__name__} and not text"
+            return
+        yield from _judge_text(text, again, report.findings)
+
+
+def _judge_text(text: str, again: str, findings: Sequence[Finding]) -> Iterator[str]:
+    if text != again:
+        yield "reads differently the second time"
+    if silent := [finding.code for finding in findings if finding.code not in text]:
+        yield f"does not name the rule {silent[0]}"
+    if "\x1b" in text:
+        yield "lets the escape character of a tensor's name through"

@@ -1,0 +1,106 @@
+"""Asking one rule, and checking that it is declared as a rule must be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from checkpoint_doctor.explanation import explain_rule
+from checkpoint_doctor.model import Checkpoint, Finding
+from checkpoint_doctor.rule import SECTIONS, Rule
+
+LONGEST_SUMMARY = 120
+"""Characters of a rule's first line: it is a line of ``ckdoc rules`` and the title of a code-scanning alert."""
+
+
+def findings_of(rule: Rule, checkpoint: Checkpoint, **options: Any) -> list[Finding]:
+    """Return what a rule finds in a checkpoint, with these options in place of its defaults.
+
+    Raises:
+        AssertionError: the rule has no such option, or a finding breaks the contract: it is about a tensor or layer
+            that the checkpoint does not have, repairs one, or carries evidence that is no plain JSON.
+    """
+    unknown = sorted(options.keys() - rule.options.keys())
+    assert not unknown, f"{rule.code} has no option {unknown[0]!r}; it has {', '.join(rule.options) or 'none'}"
+    findings = list(rule.examine(checkpoint, options))
+    problems = [problem for finding in findings for problem in _judge_finding(finding, rule, checkpoint)]
+    assert not problems, f"{rule.code} {rule.name}: {'; '.join(problems)}"
+    return findings
+
+
+def check_rule(rule: Rule) -> None:
+    """Check a rule's declaration: everything said about it elsewhere is derived from it.
+
+    Its docstring must begin with one sentence that says what it finds (at most 120 characters, ending in a full stop)
+    and go on with the sections *Why it matters*, *When it is normal*, *What to do* and *References*, in this order. Its
+    options must be keyword-only, with plain defaults (a number, a string, true or false, a tuple of these). It must
+    take what it is asked about as its first argument, and nothing more than the checkpoint as a second.
+
+    Raises:
+        AssertionError: with everything that is missing or wrong.
+    """
+    problems = list(_judge_declaration(rule))
+    assert not problems, f"{rule.code} {rule.name}: {'; '.join(problems)}"
+
+
+def _judge_declaration(rule: Rule) -> Iterator[str]:
+    import inspect
+
+    if not rule.summary.endswith("."):
+        yield "the docstring's first line is not a sentence that says what the rule finds"
+    if len(rule.summary) > LONGEST_SUMMARY:
+        yield f"the docstring's first line has {len(rule.summary)} characters; {LONGEST_SUMMARY} fit into a list"
+    missing = [heading for heading in SECTIONS if not rule.sections.get(heading)]
+    if missing:
+        yield f"the docstring has no section {', '.join(repr(each + ':') for each in missing)}"
+    present = [heading for heading in rule.sections if heading in SECTIONS]
+    if present != [heading for heading in SECTIONS if heading in present]:
+        yield f"the docstring's sections are not in the order {', '.join(SECTIONS)}"
+    parameters = list(inspect.signature(rule.check).parameters.values())
+    if any(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters):
+        yield "it takes any arguments; name its options"
+    positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    if not 1 <= len(positional) <= 2:
+        yield f"it takes {len(positional)} positional arguments; its subject, and if it wants the checkpoint, are all"
+    for name, default in rule.options.items():
+        if not _is_plain_option(default):
+            yield f"the option {name} has no plain default that a configuration file could replace"
+    if not missing and rule.code not in explain_rule(rule):
+        yield "it cannot be explained"
+
+
+def _is_plain_option(default: object) -> bool:
+    if isinstance(default, tuple):
+        return all(isinstance(each, (bool, int, float, str)) for each in default)
+    return isinstance(default, (bool, int, float, str))
+
+
+def _judge_finding(finding: Finding, rule: Rule, checkpoint: Checkpoint) -> Iterator[str]:
+    if (finding.code, finding.name) != (rule.code, rule.name):
+        yield f"a finding has the code {finding.code} {finding.name}: build it with {rule.check.__name__}.finding(…)"
+    if not finding.message.strip() or "\n" in finding.message:
+        yield f"the message {finding.message!r} is not one line of text"
+    if finding.tensor is not None and finding.tensor not in checkpoint.by_name:
+        yield f"a finding is about the tensor {finding.tensor!r}, which the checkpoint does not have"
+    if finding.layer is not None and finding.layer not in checkpoint.layer_by_name:
+        yield f"a finding is about the layer {finding.layer!r}, which the checkpoint does not have"
+    strangers = [each.tensor for each in finding.repairs if each.tensor not in checkpoint.by_name]
+    if strangers:
+        yield f"a repair is for the tensor {strangers[0]!r}, which the checkpoint does not have"
+    if finding.repairs and rule.fix is None:
+        yield "a finding carries repairs, but the rule is declared without fix="
+    for place in _find_odd_values(finding.evidence, "evidence"):
+        yield f"{place} is no plain JSON value"
+
+
+def _find_odd_values(value: object, place: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            if not isinstance(key, str):
+                yield f"the key {key!r} of {place}"
+            yield from _find_odd_values(each, f"{place}[{key!r}]")
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        for index, each in enumerate(value):
+            yield from _find_odd_values(each, f"{place}[{index}]")
+    elif type(value) not in (str, int, float, bool, type(None)):
+        yield f"{place} ({type(value).__name__})"
