@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator, Sequence
+from functools import lru_cache
 
 from checkpoint_doctor.anatomy.names import WRAPPERS
 from checkpoint_doctor.anatomy.outlines import Draft
@@ -77,6 +78,9 @@ _AVERAGED = re.compile(
 )
 
 
+_MARKED = re.compile(r"(?i)targ|ema|polyak|averaged")
+
+
 def is_target(name: str) -> bool:
     """Tell whether a tensor, layer or module belongs to a target network or an averaged copy.
 
@@ -96,6 +100,8 @@ def online_twin(name: str, names: Container[str] | None = None) -> str | None:
 
 
 def _twins(name: str) -> Iterator[str]:
+    if not _MARKED.search(name):
+        return
     start = 0
     for element in _SEPARATED.split(name):
         for replacement in _online_names(element.lower()):
@@ -104,6 +110,7 @@ def _twins(name: str) -> Iterator[str]:
         start += len(element) + 1
 
 
+@lru_cache(maxsize=8192)
 def _online_names(element: str) -> list[str]:
     """Return what the path element of a target may be called in the online network, the likeliest first."""
     averaged = _AVERAGED.fullmatch(element)

@@ -48,6 +48,11 @@ def _is_norm_label(label: str) -> bool:
     return _NORM.search(_plain(label)) is not None
 
 
+@lru_cache(maxsize=8192)
+def _is_fused(label: str) -> bool:
+    return _FUSED_ATTENTION.fullmatch(_plain(label)) is not None
+
+
 def is_norm_name(path: tuple[str, ...]) -> bool:
     """Tell whether a module's name is that of a normalisation layer."""
     return _is_norm_label(label_of(path))
@@ -153,7 +158,7 @@ def _decide_kernel(draft: Draft, shape: tuple[int, ...]) -> None:
     if (bias is not None and len(bias) != 1) or "bilinear" in label:
         draft.kind = Kind.PARAMETER
         return
-    draft.kind = Kind.ATTENTION if _FUSED_ATTENTION.fullmatch(label) else Kind.CONV
+    draft.kind = Kind.ATTENTION if _is_fused(label) else Kind.CONV
     if bias is not None and bias[0] != shape[0]:
         draft.transposed = bias[0] % max(shape[1], 1) == 0
     elif bias is None or shape[0] == shape[1]:

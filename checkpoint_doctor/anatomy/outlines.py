@@ -97,7 +97,7 @@ class Draft:
     @property
     def main(self) -> Shape | None:
         """Shape of the layer's weight."""
-        return self.form_of("weight")
+        return self.shapes.get("weight") or self.form_of("weight")
 
     @property
     def parent(self) -> tuple[str, ...]:

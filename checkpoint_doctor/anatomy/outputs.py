@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 
 from checkpoint_doctor.anatomy.components import is_target
 from checkpoint_doctor.anatomy.names import WRAPPERS, index_of, words
@@ -118,7 +119,17 @@ def _find_in(members: list[Draft], scope: str, shared_readers: dict[int | None, 
 
 
 def _is_inside(path: tuple[str, ...]) -> bool:
-    return any(_INSIDE.search(element.lower()) for element in path)
+    return any(map(_is_inner, path))
+
+
+@lru_cache(maxsize=8192)
+def _is_inner(element: str) -> bool:
+    return _INSIDE.search(element.lower()) is not None
+
+
+@lru_cache(maxsize=8192)
+def _is_head(element: str) -> bool:
+    return _HEAD.fullmatch("_".join(words(element)) if element != element.lower() else element) is not None
 
 
 def _block(path: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -134,7 +145,7 @@ def _head(path: tuple[str, ...]) -> tuple[str, ...] | None:
     for place, element in enumerate(path):
         if index_of(element) is not None:
             return None
-        if _HEAD.fullmatch("_".join(words(element)) if element != element.lower() else element):
+        if _is_head(element):
             return path[: place + 1]
     return None
 

@@ -11,12 +11,16 @@ from itertools import pairwise
 
 from checkpoint_doctor.anatomy.outlines import Draft, Kind
 
+_TELLING = frozenset({"cnn", "latent_pi", "mu", "q_net", "quantile_net", "action_net", "lstm_actor"})
+
 Path = tuple[str, ...]
 Link = Callable[[Draft, Draft], bool]
 
 
 def connect_policies(flow: Sequence[Draft], link: Link) -> None:
     """Link the ends of one part with the beginnings of the parts that read it."""
+    if _TELLING.isdisjoint(element for draft in flow for element in draft.path):
+        return
     parts: dict[Path, list[Draft]] = {}
     for draft in flow:
         for length in range(1, min(len(draft.path), 6) + 1):
