@@ -180,13 +180,9 @@ class _Search:
                 below |= self.visit(value, (*path, name), in_object)
         if in_object and not self._everything:
             return below
-        is_stray = below and not any("." in entry.key for entry in direct)
+        is_stray = below and not self._everything and not any("." in entry.key for entry in direct)
         if is_stray:
-            direct = [
-                entry
-                for entry in direct
-                if entry.tensor.dtype.startswith(("float", "bfloat")) and _is_weight(entry.key)
-            ]
+            direct = [entry for entry in direct if "float" in entry.tensor.dtype and not _is_figure(entry.key)]
         return self._add(path, direct, is_stray, place) or below
 
     def _add(self, path: tuple[str, ...], entries: Any, is_stray: bool = False, place: int | None = None) -> bool:
