@@ -8,11 +8,11 @@ from checkpoint_doctor.model import (
     Safety,
     Severity,
     Skipped,
+    Tensor,
     TensorRecord,
     Verdict,
 )
 from checkpoint_doctor.rule import Rule, rule
-from checkpoint_doctor.model import Tensor
 
 
 @rule("ZER003", "zero-bias", Severity.WARNING, on=Tensor, fix=Safety.SAFE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from math import inf
 
 from rich.text import Text
 
@@ -81,6 +82,7 @@ def _draw_chart(sheet: Sheet, examination: Examination, page: Page, *, with_laye
         )
     if page.verbose:
         _draw_hidden(sheet, examination)
+        _draw_versions(sheet, examination)
     if examination.skipped:
         sheet.line()
         for skipped in examination.skipped:
@@ -159,10 +161,18 @@ def _draw_hidden(sheet: Sheet, examination: Examination) -> None:
         sheet.paragraph(text.append(f" ({one_line(finding.ignored or '')})"), indent=2, hanging=2)
 
 
+def _draw_versions(sheet: Sheet, examination: Examination) -> None:
+    if examination.versions:
+        sheet.line()
+        words = ", ".join(f"{name} {version}" for name, version in examination.versions.items())
+        sheet.paragraph(_labelled("saved with", one_line(words)), indent=2, hanging=2)
+
+
 def _draw_layers(sheet: Sheet, rows: Sequence[Row], page: Page) -> None:
     chosen = list(rows) if page.verbose or len(rows) <= LAYERS_SHOWN else choose_remarkable(rows, LAYERS_SHOWN)
     held = any(row.updates for row in rows)
-    largest = max((row.rms or 0.0 for row in rows), default=0.0) or 1.0
+    # A single bar would compare a layer with itself.
+    largest = (max(row.rms or 0.0 for row in rows) if len(rows) > 1 else 0.0) or inf
     cells = []
     for row in chosen:
         parts = row.parts if page.verbose else tuple(part for part in row.parts if _deserves_a_row(part, row))

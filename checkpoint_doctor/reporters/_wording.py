@@ -58,7 +58,7 @@ def figure(value: float | int | None) -> str:
     """Say a number with three digits, or all of an integer's."""
     if value is None:
         return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}".replace("nan", "NaN").replace("inf", "infinity")
 
 
 def shape_in_words(shape: Sequence[int]) -> str:

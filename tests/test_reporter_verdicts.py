@@ -1,0 +1,60 @@
+"""The verdict is the same in every format, whatever fails the run."""
+
+import json
+import re
+from dataclasses import replace
+from itertools import product
+from xml.etree import ElementTree
+
+import pytest
+from sample_reports import CLEAN, CLINIC, HEALTHY, ILL, ODD, ONE_UNREADABLE, RULES
+
+from checkpoint_doctor import wire
+from checkpoint_doctor.model import Page, Report, Severity
+from checkpoint_doctor.reporters import github, junit, markdown, sarif
+from checkpoint_doctor.reporters import json as json_reporter
+
+FAILED_BY_HAND = {
+    ("error", Severity.ERROR): True, ("error", Severity.WARNING): True, ("error", Severity.NOTE): True,
+    ("warning", Severity.ERROR): False, ("warning", Severity.WARNING): True, ("warning", Severity.NOTE): True,
+    ("note", Severity.ERROR): False, ("note", Severity.WARNING): False, ("note", Severity.NOTE): True,
+}  # fmt: skip
+WORST = {"error": ILL, "warning": ODD, "note": HEALTHY, "none": CLEAN.checkpoints[0]}
+HIDDEN = replace(ILL, findings=tuple(replace(each, ignored="known") for each in ILL.findings))
+
+
+@pytest.mark.parametrize(("worst", "fail_on"), list(product(WORST, [*Severity, None])))
+def test_fail_on_decides_what_fails(worst, fail_on):
+    report = Report((WORST[worst],), 3, fail_on)
+    assert report.failed is FAILED_BY_HAND.get((worst, fail_on), False)
+
+
+def test_a_hidden_finding_never_fails_the_run():
+    assert not Report((HIDDEN,), 3, Severity.NOTE).failed
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "fail_on"),
+    list(
+        product(
+            [(), *((each,) for each in WORST.values()), (HIDDEN,), ONE_UNREADABLE.checkpoints, CLINIC.checkpoints],
+            [*Severity, None],
+        )
+    ),
+    ids=lambda value: "+".join(each.path[5:9] for each in value) if isinstance(value, tuple) else str(value),
+)
+def test_every_format_tells_the_same_verdict(checkpoints, fail_on):
+    report = Report(checkpoints, 3, fail_on)
+    texts = {
+        module.__name__.rpartition(".")[2]: module.reporter.render(report, RULES, Page())
+        for module in (github, json_reporter, junit, markdown, sarif)
+    }
+    verdicts = {
+        "json": json.loads(texts["json"])["failed"],
+        "read back": wire.read(texts["json"]).failed,
+        "sarif": json.loads(texts["sarif"])["runs"][0]["properties"]["failed"],
+        "junit": ElementTree.fromstring(texts["junit"]).find(".//failure") is not None,
+        "github": re.search("title=checkpoint-doctor::failed:", texts["github"]) is not None,
+        "markdown": texts["markdown"].startswith("## Checkpoint doctor: failed"),
+    }
+    assert verdicts == dict.fromkeys(verdicts, report.failed)
