@@ -112,5 +112,7 @@ def _parse(path: str, shown: str) -> dict[str, Any]:
         raise UsageError(f"{shown} is not valid TOML: {error}", "correct the file") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{shown} is not UTF-8 text: byte {error.start} cannot be read", "save it as UTF-8") from None
+    except ValueError as error:  # an integer of more than 4,300 digits
+        raise UsageError(f"{shown} holds a value that cannot be read: {error}", "correct the file") from None
     except RecursionError:
         raise UsageError(f"{shown} is nested too deeply", "correct the file") from None

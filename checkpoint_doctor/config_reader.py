@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
 from typing import Any
 
 from checkpoint_doctor.config import ALL, FAIL_ON, OFF, Ignore, Section, selects
@@ -38,7 +37,7 @@ def refuse(place: str, noun: str, value: object, choices: Iterable[str], otherwi
     folded = {choice.lower(): choice for choice in choices}
     near = difflib.get_close_matches(str(value).lower(), folded, n=1, cutoff=0.5)
     hint = f"did you mean {folded[near[0]]!r}?" if near else otherwise or f"choose from {', '.join(choices)}"
-    return UsageError(f"{place}: there is no {noun} {value!r}", hint)
+    return UsageError(f"{place}: there is no {noun} {_show(value)}", hint)
 
 
 @dataclass(frozen=True)
@@ -173,21 +172,23 @@ class Reader:
             if isinstance(value, list):
                 return tuple(self._read_option(each, default[0], key) if default else each for each in value)
         elif isinstance(default, float):
-            if type(value) in (int, float) and not isnan(value) and abs(value) < _LARGEST:
+            if type(value) in (int, float) and -_LARGEST < value < _LARGEST:
                 return float(value)
         elif type(value) is type(default):
             return value
-        raise self._fault(key, f"{value!r} is not {_describe_type(default)}", f"the default is {_write_value(default)}")
+        raise self._fault(
+            key, f"{_show(value)} is not {_describe_type(default)}", f"the default is {_write_value(default)}"
+        )
 
     def _strings(self, value: object, key: str) -> tuple[str, ...]:
         values = value if isinstance(value, list) else [value]
         if not values or not all(isinstance(each, str) and each for each in values):
-            raise self._fault(key, f"{value!r} is neither a string nor a list of strings", "write it in quotes")
+            raise self._fault(key, f"{_show(value)} is neither a string nor a list of strings", "write it in quotes")
         return tuple(values)
 
     def _table(self, value: object, key: str) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise self._fault(key, f"{value!r} is not a table", "write it as a section with values below it")
+            raise self._fault(key, f"{_show(value)} is not a table", "write it as a section with values below it")
         return value
 
     def _check_keys(self, table: Mapping[str, Any], known: Sequence[str], key: str) -> None:
@@ -200,6 +201,15 @@ class Reader:
 
     def _fault(self, key: str, message: str, hint: str) -> UsageError:
         return UsageError(f"{self._place(key)}: {message}", hint)
+
+
+def _show(value: object) -> str:
+    """A value as it fits into a sentence."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print integers of more than 4,300 digits
+        return "a number that long"
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _describe_type(default: object) -> str:
