@@ -239,14 +239,16 @@ def _zip64_sizes(
 
 def _decode(raw_name: bytes, flags: int) -> str:
     try:
-        return raw_name.decode("utf-8")
+        name = raw_name.decode("utf-8")
     except UnicodeDecodeError:
-        return raw_name.decode("utf-8", "backslashreplace") if flags & UTF8_NAME else raw_name.decode("cp437")
+        name = raw_name.decode("utf-8", "backslashreplace") if flags & UTF8_NAME else raw_name.decode("cp437")
+    # A name is printed; what would move a terminal's cursor is shown instead.
+    return name if name.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in name)
 
 
 def _leaves_the_archive(name: str) -> bool:
     parts = name.replace("\\", "/").split("/")
-    return ".." in parts or parts[0] == "" or parts[0].endswith(":") or "\0" in name
+    return ".." in parts or parts[0] == "" or parts[0].endswith(":") or "\\x00" in name
 
 
 def _damaged(source: Source, what: str) -> UnreadableCheckpoint:
