@@ -93,8 +93,8 @@ def read_baseline(file: str) -> Baseline:
     for index, entry in enumerate(entries):
         try:
             _add(known, *_read_entry(entry))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UsageError(f"{file}: findings[{index}] is damaged: {_explain(error)}", _HINT) from None
+        except ValueError as error:
+            raise UsageError(f"{file}: findings[{index}] is damaged: {error}", _HINT) from None
     return Baseline(file, known)
 
 
@@ -166,21 +166,19 @@ def _add(known: dict[Key, Extent], key: Key, extent: Extent) -> None:
 
 def _read_entry(entry: Any) -> tuple[Key, Extent]:
     key = Key(*(_take(entry, name, str) for name in ("path", "code", "subject", "part")))
-    figures = {name: float(value) for name, value in _take(entry, "figures", dict).items()}
-    if any(isnan(value) for value in figures.values()):
-        raise ValueError("a figure is NaN")
-    names = {name: frozenset(map(str, values)) for name, values in _take(entry, "names", dict).items()}
+    figures, names = _take(entry, "figures", dict), _take(entry, "names", dict)
+    if not all(type(value) in (int, float) and not isnan(value) for value in figures.values()):
+        raise ValueError("figures holds what is no number")
+    if not all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in names.values()):
+        raise ValueError("names holds what is no list of names")
     severity = _take(entry, "severity", str)
     if severity not in _SEVERITIES:
         raise ValueError(f"there is no severity {severity!r}")
-    return key, Extent(_take(entry, "count", int), _SEVERITIES[severity], figures, names)
+    collections = {name: frozenset(values) for name, values in names.items()}
+    return key, Extent(_take(entry, "count", int), _SEVERITIES[severity], figures, collections)
 
 
 def _take(entry: Any, name: str, kind: type) -> Any:
     if not isinstance(entry, dict) or type(entry.get(name)) is not kind:
-        raise TypeError(f"{name} is missing or of the wrong type")
+        raise ValueError(f"{name} is missing or of the wrong type")
     return entry[name]
-
-
-def _explain(error: Exception) -> str:
-    return str(error) or type(error).__name__
