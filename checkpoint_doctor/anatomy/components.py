@@ -50,7 +50,7 @@ def component_of(drafts: Sequence[Draft]) -> None:
     for draft, path in general:
         while len(path) > 1 and path[0] in _TRUNKS:
             path = path[1:]
-        if len(path) >= 2 and not path[0].isdigit():
+        if len(path) >= 2 and (draft.is_wrapped or not path[0].isdigit()):
             draft.component = path[0]
 
 

@@ -74,7 +74,8 @@ def split(name: str) -> tuple[str, str]:
 
 def path_of(module: str) -> tuple[str, ...]:
     """Split a module's name at its dots and slashes, without the wrappers at its end."""
-    path = module.replace("/", ".").split(".") if module else []
+    wrapper, slash, rest = module.partition("/")
+    path = ([wrapper, *rest.replace("/", ".").split(".")] if slash else wrapper.split(".")) if module else []
     while path and (path[-1] in WRAPPERS or path[-1] == "base_layer"):
         path.pop()
     return tuple(path)

@@ -100,6 +100,11 @@ class Draft:
         return self.shapes.get("weight") or self.form_of("weight")
 
     @property
+    def is_wrapped(self) -> bool:
+        """True where the path begins with the name of one of several state dicts in the file."""
+        return "/" in self.name
+
+    @property
     def parent(self) -> tuple[str, ...]:
         """Path of the module that holds this one."""
         return self.path[:-1]

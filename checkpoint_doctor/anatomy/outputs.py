@@ -26,7 +26,8 @@ _HEAD = re.compile(
     | fc_?(mu|mean|std|log_?std|logvar|pi|v|q|a|out\d*|policy|value|action|adv(antage)?)
     | (.*_)?(mean|log_?std)(_linear|_layer) | (mean|log_?std|mu)_?(linear|layer|head)?
     | (actor|critic|value|policy|action|q|adv(antage)?)_?(out(put)?|linear|layer|fc)
-    | (q|state|action)_values? | value | policy | adv(antage)?s?
+    | (action|policy|actor|value)_(mean|mu|std|log_?std|branch(es)?) | (q|state|action)_values?
+    | value | policy | adv(antage)?s?
     | (final|last)(_(layer|linear|conv|fc|dense))? | dense_final
     | (fc|linear|lin|dense|conv|layer)_?(final|last|out(put)?)
     | out(put)?s?(_(layer|linear|conv|fc|dense))?
@@ -89,21 +90,21 @@ def _find_in(members: list[Draft], scope: str, shared_readers: dict[int | None, 
     for draft in members:
         if _is_unexplained(draft) and draft.kind not in NORMS:
             first_reader.setdefault(draft.inputs, draft)
-        block = _block(draft.path)
+        block = _block(draft)
         if block is not None and draft.inputs:
             blocks.setdefault(block, draft)
     later: set[int | None] = set()
     later_in_head: dict[tuple[str, ...], set[int | None]] = defaultdict(set)
     widest = 0
     for draft in reversed(members):
-        head = _head(draft.path)
+        head = _head(draft)
         is_candidate = draft.kind in MATRICES and draft.outputs and not draft.followers and not _is_inside(draft.path)
         if is_candidate and _scope(draft) == scope:
             may_be_read = draft.outputs in later or shared_readers.get(draft.outputs, -1) > draft.position
             if head is not None:
                 draft.is_output = not may_be_read and draft.outputs not in later_in_head[head]
             elif draft.previous is not None:
-                block = _block(draft.path)
+                block = _block(draft)
                 repeats = block is not None and blocks[block].inputs == draft.outputs
                 draft.is_output = not may_be_read and not repeats and widest <= (draft.outputs or 0)
             else:
@@ -132,25 +133,26 @@ def _is_head(element: str) -> bool:
     return _HEAD.fullmatch("_".join(words(element)) if element != element.lower() else element) is not None
 
 
-def _block(path: tuple[str, ...]) -> tuple[str, ...] | None:
+def _block(draft: Draft) -> tuple[str, ...] | None:
     """Return the numbered block that a layer is part of: ``encoder.layers.3`` for ``encoder.layers.3.linear2``."""
-    for place in range(len(path) - 2, -1, -1):
+    path = draft.path
+    for place in range(len(path) - 2, draft.is_wrapped - 1, -1):
         if index_of(path[place]) is not None:
             return path[: place + 1]
     return None
 
 
-def _head(path: tuple[str, ...]) -> tuple[str, ...] | None:
+def _head(draft: Draft) -> tuple[str, ...] | None:
     """Return the path up to the first element that names a head, unless that is inside a numbered block."""
-    for place, element in enumerate(path):
+    for place in range(draft.is_wrapped, len(draft.path)):
+        element = draft.path[place]
         if index_of(element) is not None:
             return None
         if _is_head(element):
-            return path[: place + 1]
+            return draft.path[: place + 1]
     return None
 
 
 def _depth(draft: Draft) -> int:
-    return sum(
-        element not in WRAPPERS and element not in ("state_dict", "model", "net", "network") for element in draft.path
-    )
+    path = draft.path[draft.is_wrapped :]
+    return sum(element not in WRAPPERS and element not in ("state_dict", "model", "net", "network") for element in path)

@@ -6,12 +6,17 @@ From ``stable_baselines3/common/policies.py``, ``torch_layers.py``, ``sac/polici
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from checkpoint_doctor.anatomy.outlines import Draft, Kind
+from checkpoint_doctor.anatomy.outlines import Draft
 
 _TELLING = frozenset({"cnn", "latent_pi", "mu", "q_net", "quantile_net", "action_net", "lstm_actor"})
+_KNOWN = re.compile(
+    r"(pi_|vf_)?features_extractor|mlp_extractor|action_net|value_net|lstm_actor|lstm_critic|critic|latent_pi|mu|log_std"
+    r"|qf\d+|q_net|quantile_net|cnn|linear"
+)
 
 Path = tuple[str, ...]
 Link = Callable[[Draft, Draft], bool]
@@ -25,51 +30,64 @@ def connect_policies(flow: Sequence[Draft], link: Link) -> None:
     for draft in flow:
         for length in range(1, min(len(draft.path), 6) + 1):
             parts.setdefault(draft.path[:length], []).append(draft)
-    for root in {path[:-1] for path in parts if path[-1] in ("cnn", "latent_pi", "mu", "q_net", "quantile_net")}:
-        _connect(parts, link, (*root, "cnn"), [(*root, "linear")])
-        _connect(parts, link, (*root, "latent_pi"), [(*root, "mu"), (*root, "log_std")])
-        extractor = (*root, "features_extractor")
-        latent = (*root, "latent_pi") if (*root, "latent_pi") in parts else (*root, "mu")
-        for reader in (latent, (*root, "q_net"), (*root, "quantile_net")):
-            if root and reader in parts:
-                _connect(parts, link, extractor, [reader])
-    for root in {path[:-1] for path in parts if path[-1] in ("action_net", "lstm_actor")}:
-        _connect_actor_critic(parts, link, root)
+    roots = dict.fromkeys(path[:-1] for path in parts if path[-1] in _TELLING)
+    for root in roots:
+        policy = _Policy(root, parts, link)
+        if policy.has("action_net") or policy.has("lstm_actor"):
+            policy.connect_on_policy()
+        else:
+            policy.connect_off_policy()
 
 
-def _connect_actor_critic(parts: dict[Path, list[Draft]], link: Link, root: Path) -> None:
-    """Follow features → (LSTM) → shared layers → policy or value layers → head."""
-    # Newer files name the shared extractor three times, and separate ones too: who reads which, only the storage tells.
-    extractor = (*root, "features_extractor")
-    is_one = not any((*root, f"{part}_features_extractor") in parts for part in ("pi", "vf"))
+class _Policy:
+    """The parts below one module that are called as in a policy of Stable-Baselines3."""
 
-    def chain(memories: Sequence[str], latent: str, head: str) -> None:
-        stages = [
-            extractor if is_one else None,
-            next(((*root, name) for name in memories if (*root, name) in parts), None),
-            (*root, "mlp_extractor", "shared_net"),
-            (*root, "mlp_extractor", latent),
-            (*root, head),
-        ]
-        present = [stage for stage in stages if stage is not None and stage in parts]
-        for first, second in pairwise(present):
-            _connect(parts, link, first, [second])
+    def __init__(self, root: Path, parts: dict[Path, list[Draft]], link: Link) -> None:
+        self._root = root
+        self._parts = parts
+        self._link = link
+        depth = len(root)
+        # A subclass may have parts of its own that read what the known parts give.
+        self._foreign_readers = {
+            draft.inputs
+            for draft in (parts[root] if root else [draft for path in parts if len(path) == 1 for draft in parts[path]])
+            if draft.previous is None and len(draft.path) > depth and not _KNOWN.fullmatch(draft.path[depth])
+        }
 
-    chain(("lstm_actor",), "policy_net", "action_net")
-    memories = ("lstm_critic", "critic") if (*root, "lstm_actor") in parts else ()
-    is_shared = (*root, "lstm_actor") in parts and not any((*root, memory) in parts for memory in memories)
-    chain(
-        ("lstm_actor",) if is_shared else memories,
-        "value_net",
-        "value_net",
-    )
+    def has(self, name: str) -> bool:
+        """Tell whether the policy has a part of that dotted name."""
+        return (*self._root, *name.split(".")) in self._parts
 
+    def connect_off_policy(self) -> None:
+        """Follow features → latent layers → mean and deviation, and features → Q-network."""
+        self._connect("cnn", "linear")
+        self._connect("latent_pi", "mu")
+        self._connect("latent_pi", "log_std")
+        if self._root:
+            latent = "latent_pi" if self.has("latent_pi") else "mu"
+            for reader in (latent, "q_net", "quantile_net"):
+                self._connect("features_extractor", reader)
 
-def _connect(parts: dict[Path, list[Draft]], link: Link, first: Path, readers: Sequence[Path]) -> None:
-    """Link the last layer of one part with the first layer of each of the others."""
-    if first not in parts:
-        return
-    end = parts[first][-1]
-    for reader in readers:
-        if reader in parts and end not in parts[reader] and parts[reader][0].kind is not Kind.EMBEDDING:
-            link(end, parts[reader][0])
+    def connect_on_policy(self) -> None:
+        """Follow features → LSTM → shared layers → policy or value layers → head."""
+        # Newer files name one shared extractor three times, and separate ones so too: only the storage tells which.
+        extractors = (
+            [] if self.has("pi_features_extractor") or self.has("vf_features_extractor") else ["features_extractor"]
+        )
+        actor_memory = [name for name in ("lstm_actor",) if self.has(name)]
+        critic_memory = [name for name in ("lstm_critic", "critic") if actor_memory and self.has(name)] or actor_memory
+        for memory, latent, head in (
+            (actor_memory, "policy_net", "action_net"),
+            (critic_memory, "value_net", "value_net"),
+        ):
+            stages = [*extractors, *memory[:1], "mlp_extractor.shared_net", f"mlp_extractor.{latent}", head]
+            for first, second in pairwise([stage for stage in stages if self.has(stage)]):
+                self._connect(first, second)
+
+    def _connect(self, giver: str, reader: str) -> None:
+        """Link the last layer of one part with the first layer of another, if nobody else seems to read it."""
+        if self.has(giver) and self.has(reader):
+            end = self._parts[*self._root, *giver.split(".")][-1]
+            beginning = self._parts[*self._root, *reader.split(".")][0]
+            if end is not beginning and end.outputs not in self._foreign_readers:
+                self._link(end, beginning)
