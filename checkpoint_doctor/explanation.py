@@ -30,6 +30,16 @@ _FIXES = {
 }
 
 
+def name_family(rule: Rule) -> str:
+    """Say what the three letters of a rule's code stand for; the letters themselves where a plugin brought them."""
+    return FAMILIES.get(rule.family, rule.family)
+
+
+def describe_repair(rule: Rule) -> str:
+    """Say in Markdown whether ``ckdoc fix`` can treat what a rule finds, and when."""
+    return _FIXES[rule.fix] if rule.fix else "none"
+
+
 def explain_rule(rule: Rule) -> str:
     """Return a rule's explanation as Markdown: identity, sections, options with their defaults."""
     lines = [
@@ -37,37 +47,39 @@ def explain_rule(rule: Rule) -> str:
         "",
         rule.summary,
         "",
-        f"**Severity** {rule.severity.label} · **Family** {FAMILIES.get(rule.family, rule.family)} · "
-        f"**Repair** {_FIXES[rule.fix] if rule.fix else 'none'} · **Package** {rule.package}",
+        f"**Severity** {rule.severity.label} · **Family** {name_family(rule)} · "
+        f"**Repair** {describe_repair(rule)} · **Package** {rule.package}",
     ]
     for heading in SECTIONS:
         if heading in rule.sections:
             lines += ["", f"## {heading}", "", rule.sections[heading]]
     if rule.options:
         lines += ["", "## Options", "", "| option | default |", "|---|---|"]
-        lines += [f"| `{name}` | `{default}` |" for name, default in rule.options.items()]
+        lines += [f"| `{_spell(name)}` | `{_as_toml(default)}` |" for name, default in rule.options.items()]
         lines += ["", "```toml", f"[tool.ckdoc.options.{rule.code}]"]
-        lines += [f"{name} = {_as_toml(default)}" for name, default in rule.options.items()]
+        lines += [f"{_spell(name)} = {_as_toml(default)}" for name, default in rule.options.items()]
         lines += ["```"]
     return "\n".join(lines) + "\n"
 
 
 def explain_index(rules: Iterable[Rule]) -> str:
     """Return the catalogue as one Markdown page that links to the page of each rule."""
+    rules = sorted(rules, key=lambda each: each.code)
     lines = ["# Rules", "", "What ckdoc looks for. `ckdoc explain CODE` prints the same pages."]
-    family = ""
-    for rule in sorted(rules, key=lambda each: (list(FAMILIES).index(each.family), each.code)):
-        if rule.family != family:
-            family = rule.family
-            lines += [
-                "",
-                f"## {family}: {FAMILIES[family]}",
-                "",
-                "| code | name | severity | finds |",
-                "|---|---|---|---|",
-            ]
-        lines.append(f"| [{rule.code}]({rule.code}.md) | {rule.name} | {rule.severity.label} | {rule.summary} |")
+    for family in dict.fromkeys([*FAMILIES, *(rule.family for rule in rules)]):
+        members = [rule for rule in rules if rule.family == family]
+        if members:
+            lines += ["", f"## {family}: {name_family(members[0])}", ""]
+            lines += ["| code | name | severity | finds |", "|---|---|---|---|"]
+        lines += [
+            f"| [{each.code}]({each.code}.md) | {each.name} | {each.severity.label} | {each.summary} |"
+            for each in members
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _spell(option: str) -> str:
+    return option.replace("_", "-")
 
 
 def _as_toml(value: object) -> str:

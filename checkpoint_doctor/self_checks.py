@@ -27,6 +27,9 @@ def rule_crashed(checkpoint: Checkpoint) -> Iterator[Finding]:
     What to do:
         Report it to the package that the finding names, with the exception. Until it is repaired, put the rule's code
         on the list of what to ignore, with that as the reason.
+
+    References:
+        docs/plugins.md of this project says what a rule may do.
     """
     return iter(())
 
@@ -44,6 +47,9 @@ def unused_ignore(checkpoint: Checkpoint) -> Iterator[Finding]:
 
     What to do:
         Remove the entry, or write the baseline anew with ``--write-baseline``.
+
+    References:
+        docs/ci.md of this project, on exceptions with a reason and on baselines.
     """
     return iter(())
 

@@ -14,7 +14,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import typer
 
-from checkpoint_doctor.cli import catalogue, scanning
+from checkpoint_doctor.cli import catalogue, configuration, scanning
 from checkpoint_doctor.cli.output import FAILED, NOTHING, complain, say
 from checkpoint_doctor.errors import DoctorError, NothingToExamine
 
@@ -49,6 +49,7 @@ app.command()(scanning.scan)
 app.command()(catalogue.rules)
 app.command()(catalogue.explain)
 app.command()(catalogue.plugins)
+app.command()(configuration.config)
 
 
 def main() -> NoReturn:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from enum import Enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.output import page_width, say, wants_color
+from checkpoint_doctor.cli.output import say
 from checkpoint_doctor.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from checkpoint_doctor.rule import Rule
 
 
 class Listing(str, Enum):
@@ -19,17 +24,16 @@ class Listing(str, Enum):
     JSON = "json"
 
 
-def rules(
-    format: Annotated[Listing, typer.Option("--format", "-f", help="How to print the list.")] = Listing.TABLE,
-) -> None:
+ListingOption = Annotated[Listing, typer.Option("--format", "-f", help="How to print the list.")]
+
+
+def rules(format: ListingOption = Listing.TABLE) -> None:
     """List every rule: code, name, severity, what it finds."""
     from checkpoint_doctor.plugins import discover
 
     catalogue = discover()
     if format is Listing.JSON:
-        import json
-
-        rows = [
+        _say_json(
             {
                 "code": rule.code,
                 "name": rule.name,
@@ -40,75 +44,78 @@ def rules(
                 "package": rule.package,
             }
             for rule in catalogue.rules
-        ]
-        say(json.dumps(rows, indent=2))
+        )
         return
-    _print_table(
+    from checkpoint_doctor.cli.drawing import show_table
+
+    show_table(
         ("code", "name", "severity", "finds"),
         [(rule.code, rule.name, rule.severity.label, rule.summary) for rule in catalogue.rules],
+        whole=("code", "name", "severity"),
     )
 
 
-def explain(rule: Annotated[str, typer.Argument(metavar="CODE|NAME", help="A rule's code or name.")]) -> None:
+def explain(
+    rule: Annotated[
+        str, typer.Argument(metavar="CODE|NAME", help="A rule's code or name.", autocompletion=lambda: _complete_rule())
+    ],
+) -> None:
     """Explain a rule: what it finds, why it matters, when it is normal, what to do."""
-    from checkpoint_doctor.explanation import explain_rule
+    from checkpoint_doctor.explanation import describe_repair, explain_rule, name_family
     from checkpoint_doctor.plugins import discover
 
-    known = {name: each for each in discover().rules for name in (each.code, each.name)}
-    found = known.get(rule) or known.get(rule.upper()) or known.get(rule.lower())
-    if found is None:
-        import difflib
-
-        near = difflib.get_close_matches(rule.upper(), known, 1, 0.5) or difflib.get_close_matches(
-            rule.lower(), known, 1
-        )
-        raise UsageError(
-            f"there is no rule {rule!r}", f"did you mean {near[0]}?" if near else "`ckdoc rules` lists them all"
-        )
-    text = explain_rule(found)
+    found = _find_rule(rule, discover().rules)
     if not sys.stdout.isatty():
-        say(text)
+        say(explain_rule(found))
         return
-    from rich.markdown import Markdown
+    from checkpoint_doctor.cli.drawing import show_rule
 
-    say(_draw(Markdown(text)))
+    show_rule(found, name_family(found), describe_repair(found))
 
 
-def plugins() -> None:
+def plugins(format: ListingOption = Listing.TABLE) -> None:
     """List the installed loaders, analyzers and reporters, and what is wrong with any of them."""
     from checkpoint_doctor.plugins import discover
 
     catalogue = discover(lazily=False)
-    _print_table(
-        ("group", "name", "package", "version", "problem"),
-        [
-            (each.group.rpartition(".")[2], each.name, each.distribution, each.version, each.problem or "")
-            for each in catalogue.plugins
-        ],
+    rows = [
+        (plugin.group.rpartition(".")[2], plugin.name, plugin.distribution, plugin.version, plugin.problem or "")
+        for plugin in catalogue.plugins
+    ]
+    headings = ("group", "name", "package", "version", "problem")
+    if format is Listing.JSON:
+        _say_json({**dict(zip(headings, row, strict=True)), "problem": row[-1] or None} for row in rows)
+        return
+    from checkpoint_doctor.cli.drawing import show_table
+
+    shown = len(headings) if catalogue.broken else len(headings) - 1
+    show_table(headings[:shown], [row[:shown] for row in rows], whole=headings[:4])
+
+
+def _find_rule(wanted: str, rules: Iterable[Rule]) -> Rule:
+    known = {name: rule for rule in rules for name in (rule.code, rule.name)}
+    found = known.get(wanted) or known.get(wanted.upper()) or known.get(wanted.lower())
+    if found is not None:
+        return found
+    import difflib
+
+    near = [
+        *difflib.get_close_matches(wanted.upper(), known, 1, 0.5),
+        *difflib.get_close_matches(wanted.lower(), known, 1),
+    ]
+    raise UsageError(
+        f"there is no rule {wanted!r}", f"did you mean {near[0]}?" if near else "`ckdoc rules` lists them all"
     )
 
 
-def _print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print a table that a terminal shows well, or one line a row with tabs where a program reads."""
-    if not sys.stdout.isatty():
-        say("\n".join("\t".join(row).rstrip() for row in rows))
-        return
-    from rich.table import Table
+def _complete_rule() -> list[tuple[str, str]]:
+    from checkpoint_doctor.plugins import discover
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("code", "severity"))
-    for row in rows:
-        table.add_row(*row)
-    say(_draw(table))
+    rules = discover().rules
+    return [(rule.code, rule.name) for rule in rules] + [(rule.name, rule.code) for rule in rules]
 
 
-def _draw(what: object) -> str:
-    import io
+def _say_json(rows: Iterable[object]) -> None:
+    import json
 
-    from rich.console import Console
-
-    text = io.StringIO()
-    console = Console(file=text, width=page_width(), force_terminal=wants_color(sys.stdout), highlight=False)
-    console.print(what)
-    return text.getvalue()
+    say(json.dumps(list(rows), indent=2))

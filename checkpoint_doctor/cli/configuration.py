@@ -1,0 +1,45 @@
+"""``ckdoc config``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from checkpoint_doctor.cli.catalogue import Listing, ListingOption
+from checkpoint_doctor.cli.output import remark, say
+
+
+def config(
+    path: Annotated[str, typer.Argument(metavar="[PATH]", help="Show what holds for this checkpoint.")] = "",
+    file: Annotated[str, typer.Option("--config", metavar="FILE", help="Instead of the nearest one.")] = "",
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of the configuration.")] = False,
+    changed: Annotated[bool, typer.Option("--changed", help="Leave out what is at its default.")] = False,
+    format: ListingOption = Listing.TABLE,
+) -> None:
+    """Show the effective configuration, and where each value comes from."""
+    import json
+
+    from checkpoint_doctor.config_file import find_config_file, load_config
+    from checkpoint_doctor.config_schema import DEFAULT, build_schema, describe_config
+    from checkpoint_doctor.plugins import discover
+
+    rules = discover().rules
+    if schema:
+        say(json.dumps(build_schema(rules), indent=2))
+        return
+    rows = describe_config(load_config(rules, file=file or None), rules, path or None)
+    rows = [row for row in rows if not (changed and row.origin == DEFAULT)]
+    if format is Listing.JSON:
+        say(json.dumps([{"key": row.key, "value": row.value, "origin": row.origin} for row in rows], indent=2))
+        return
+    from checkpoint_doctor.cli.drawing import show_table, spell
+
+    if rows:
+        show_table(
+            ("key", "value", "from"),
+            [(row.key, spell(row.value), row.origin) for row in rows],
+            styles={DEFAULT: "dim"},
+        )
+    if not (file or find_config_file()):
+        remark("ckdoc: there is no configuration here or above; these are the defaults")

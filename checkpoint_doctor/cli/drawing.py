@@ -1,0 +1,105 @@
+"""What the catalogue's commands show: drawn where a person looks, plain where a program reads."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from checkpoint_doctor.cli.output import page_width, printable, say, wants_color
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from checkpoint_doctor.rule import Rule
+
+SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan", "off": "dim"}
+"""Colours by the words of severity."""
+
+LONGEST_LINE = 100
+"""Columns beyond which running text is hard to read, however wide the terminal is."""
+
+
+def show_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    styles: Mapping[str, str] = SEVERITY_STYLES,
+    whole: Iterable[str] = (),
+) -> None:
+    """Print a table; where nobody looks, one line a row with a tab between the cells and no headings.
+
+    ``styles`` colours the cells that hold one of its words; ``whole`` names the columns that are never broken.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        say("\n".join("\t".join(row).rstrip() for row in rows))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    unbroken = set(whole)
+    for heading in headings:
+        table.add_column(heading, overflow="fold", no_wrap=heading in unbroken)
+    for row in rows:
+        table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))
+    say(_draw(table))
+
+
+def show_rule(rule: Rule, family: str, repair: str) -> None:
+    """Print a rule's explanation as a page for reading."""
+    from rich.console import Group
+    from rich.markdown import Markdown
+    from rich.padding import Padding
+    from rich.text import Text
+
+    title = Text.assemble(
+        (f"{rule.code} {rule.name}", "bold"), "  ", (rule.severity.label, SEVERITY_STYLES[rule.severity.label])
+    )
+    parts: list[RenderableType] = [title, Markdown(rule.summary)]
+    for heading, body in rule.sections.items():
+        parts += ["", Text(heading, style="bold"), Padding(Markdown(body), (0, 0, 0, 2))]
+    if rule.options:
+        parts += ["", Text.assemble(("Options", "bold"), (f"  in [options.{rule.code}] of ckdoc.toml", "dim"))]
+        width = max(len(name) for name in rule.options)
+        parts += [
+            Text.assemble(f"  {name.replace('_', '-'):<{width}}  ", (spell(default), "cyan"))
+            for name, default in rule.options.items()
+        ]
+    closing = [f"Family: {family}", f"Repair: {repair}", f"Package: {rule.package}"]
+    parts += ["", Markdown(" · ".join(closing), style="dim")]
+    say(_draw(Group(*parts), width=LONGEST_LINE))
+
+
+def spell(value: Any) -> str:
+    """Spell a plain value as a configuration file has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {spell(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, Sequence):
+        return f"[{', '.join(map(spell, value))}]"
+    return str(value)
+
+
+def _draw(what: RenderableType, *, width: int | None = None) -> str:
+    import io
+
+    from rich.console import Console
+    from rich.theme import Theme
+
+    text = io.StringIO()
+    color = wants_color(sys.stdout)
+    console = Console(
+        file=text,
+        width=min(page_width(), width or page_width()),
+        force_terminal=color,
+        no_color=not color,
+        highlight=False,
+        theme=Theme({"markdown.code": "cyan", "markdown.strong": "bold"}),
+    )
+    console.print(what)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())

@@ -1,0 +1,187 @@
+"""The catalogue: every rule can be explained, configured, found on a page and completed in a shell."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from checkpoint_doctor import Rule, Safety, discover
+from checkpoint_doctor.explanation import FAMILIES, explain_rule
+from checkpoint_doctor.testing import check_rule
+
+CATALOGUE = discover(lazily=False)
+RULES = [rule for rule in CATALOGUE.rules if rule.package == "checkpoint_doctor"]
+CKDOC = str(Path(sysconfig.get_path("scripts")) / "ckdoc")
+
+each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+
+
+def ckdoc(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [CKDOC, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+    )
+
+
+@each_rule
+def test_every_rule_is_declared_as_a_rule_must_be(rule: Rule) -> None:
+    check_rule(rule)
+    assert rule.family in FAMILIES
+
+
+def test_codes_and_names_are_unique() -> None:
+    assert len({rule.code for rule in RULES}) == len({rule.name for rule in RULES}) == len(RULES) >= 30
+
+
+def test_all_of_our_own_plugins_work() -> None:
+    assert [plugin for plugin in CATALOGUE.broken if plugin.is_ours] == []
+
+
+@each_rule
+def test_a_rule_that_promises_repairs_says_so_when_explained(rule: Rule) -> None:
+    text = explain_rule(rule)
+    assert ("`ckdoc fix" in text.partition("## ")[0]) is (rule.fix is not None)
+    assert ("--recycle" in text.partition("## ")[0]) is (rule.fix is Safety.ON_REQUEST)
+    for option in rule.options:
+        assert f"| `{option.replace('_', '-')}` |" in text
+
+
+def test_the_pages_are_what_the_code_says() -> None:
+    specification = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert specification
+    assert specification.loader
+    generate = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(generate)
+    pages = generate.render_pages()
+    written = {page.name: page.read_text(encoding="utf-8") for page in generate.FOLDER.glob("*.md")}
+    assert written == pages, "run `make docs`"
+    links = re.findall(r"\]\((\w+\.md)\)", pages["README.md"])
+    assert sorted([*links, "README.md"]) == sorted(pages)
+
+
+def test_links_in_the_docs_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")]:
+        for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+# --- as a person sees it ----------------------------------------------------------------------------------------------
+
+
+def test_rules_are_listed_one_a_line() -> None:
+    lines = ckdoc("rules").stdout.splitlines()
+    assert [line.split("\t")[0] for line in lines] == [rule.code for rule in CATALOGUE.rules]
+    [row] = [row for row in json.loads(ckdoc("rules", "--format", "json").stdout) if row["code"] == "ZER002"]
+    assert row["name"] == "partial-zeros"
+    assert row["options"] == {"warning": 0.1, "error": 0.3}
+
+
+@pytest.mark.parametrize("wanted", ["VAL001", "val001", "nonfinite-values", "NonFinite-Values"])
+def test_a_rule_is_explained_by_code_or_name_however_written(wanted: str) -> None:
+    result = ckdoc("explain", wanted)
+    assert result.returncode == 0
+    assert result.stdout == explain_rule(next(rule for rule in RULES if rule.code == "VAL001"))
+    assert "\x1b" not in result.stdout
+
+
+def test_a_misspelt_rule_gets_the_nearest_name() -> None:
+    result = ckdoc("explain", "zero-bais")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "did you mean zero-bias?" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def on_a_terminal(*arguments: str, columns: int) -> str:
+    """What a person sees at a terminal of that width, colours taken out."""
+    import pty
+
+    leader, follower = pty.openpty()
+    try:
+        environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": ""}
+        process = subprocess.Popen(
+            [CKDOC, *arguments], cwd=ROOT, stdout=follower, stderr=subprocess.DEVNULL, env=environment
+        )
+        os.close(follower)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(leader, 65536)
+            except OSError:
+                break
+            if not piece:
+                break
+            shown += piece
+        assert process.wait(timeout=60) == 0
+    finally:
+        os.close(leader)
+    text = shown.decode()
+    assert "\x1b[" in text, "a terminal gets colours"
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_a_page_fits_the_terminal(columns: int) -> None:
+    for arguments in (("explain", "NET001"), ("rules",), ("plugins",), ("config",)):
+        shown = on_a_terminal(*arguments, columns=columns).splitlines()
+        assert max(map(len, shown)) <= columns, arguments
+    page = on_a_terminal("explain", "NET001", columns=columns)
+    for heading in ("Why it matters", "When it is normal", "What to do", "References", "Options"):
+        assert f"\r\n{heading}" in page
+    assert "``" not in page
+    assert "##" not in page
+
+
+def test_plugins_are_listed_with_their_versions() -> None:
+    lines = [line.split("\t") for line in ckdoc("plugins").stdout.splitlines()]
+    assert ["loaders", "sb3", "checkpoint-doctor", "0.1.0"] in lines
+    assert {line[0] for line in lines} == {"loaders", "analyzers", "reporters"}
+    rows = json.loads(ckdoc("plugins", "--format", "json").stdout)
+    assert {row["problem"] for row in rows if row["package"] == "checkpoint-doctor"} == {None}
+
+
+def test_every_command_has_help() -> None:
+    overview = ckdoc("--help").stdout
+    for command in ("scan", "rules", "explain", "plugins", "config"):
+        assert command in overview
+        assert ckdoc(command, "--help").returncode == 0
+
+
+# --- shells -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shell", "environment", "expected"),
+    [
+        ("bash", {"COMP_WORDS": "ckdoc expl", "COMP_CWORD": "1"}, "explain"),
+        ("bash", {"COMP_WORDS": "ckdoc explain ZER00", "COMP_CWORD": "2"}, "ZER003"),
+        ("bash", {"COMP_WORDS": "ckdoc explain zero-b", "COMP_CWORD": "2"}, "zero-bias"),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "ckdoc scan --fail"}, "--fail-on"),
+        ("fish", {"_TYPER_COMPLETE_ARGS": "ckdoc explain NET0", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}, "NET001"),
+    ],
+)
+def test_the_shell_completes_commands_options_and_rules(shell: str, environment: dict, expected: str) -> None:
+    result = ckdoc(_CKDOC_COMPLETE=f"complete_{shell}", **environment)
+    assert expected in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
+def test_a_real_bash_completes_a_code(tmp_path: Path) -> None:
+    script = tmp_path / "complete.sh"
+    script.write_text(
+        f'export PATH="{Path(CKDOC).parent}:$PATH"\n'
+        'eval "$(_CKDOC_COMPLETE=source_bash ckdoc)"\n'
+        "function=$(complete -p ckdoc | sed 's/.*-F \\([^ ]*\\).*/\\1/')\n"
+        "COMP_WORDS=(ckdoc explain VAL00) COMP_CWORD=2\n"
+        '$function ckdoc\nprintf "%s\\n" "${COMPREPLY[@]}"\n'
+    )
+    result = subprocess.run(["bash", script], capture_output=True, text=True, timeout=60)
+    assert result.stdout.split() == [f"VAL00{digit}" for digit in range(1, 6)], result.stderr
