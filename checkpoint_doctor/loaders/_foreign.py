@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
 from checkpoint_doctor.loaders._foreign_zip import name_zip
+from checkpoint_doctor.loaders._saved_as_text import describe_saved_as_text, was_saved_as_text
 from checkpoint_doctor.loaders._zip import is_zip
 from checkpoint_doctor.source import Source
 
@@ -124,31 +125,6 @@ def _between(content: bytes, start: bytes, end: bytes) -> str:
     _, found, rest = content.partition(start)
     inside, closed, _ = rest.partition(end)
     return " ".join(inside.decode("utf-8", "replace").split())[:80] if found and closed else ""
-
-
-def was_saved_as_text(beginning: bytes) -> bool:
-    """Return whether binary content was opened as text and saved again, so that bytes from 0x80 on became ``?``.
-
-    Known formats whose first bytes betray it, and otherwise the share of ``?``: weights hold under 1 % of it among at
-    least a third of bytes from 0x80 on (the exponent byte 0x3f of numbers around 1 adds more, but not without those).
-    """
-    if beginning.count(b"\xef\xbf\xbd") * 20 > len(beginning):
-        return True
-    if b"\0" not in beginning:
-        return False
-    if beginning.startswith((b"?\x02", b"?\x03", b"?\x04", b"?\x05", b"?HDF\r\n", b"?NUMPY")):
-        return True
-    high = sum(byte >= 0x80 for byte in beginning)
-    marks = beginning.count(b"?")
-    return marks > 64 and marks * 10 > len(beginning) and high * 10 < marks
-
-
-def describe_saved_as_text(source: Source) -> UnreadableCheckpoint:
-    """Return the error for a file that was saved as text."""
-    return UnreadableCheckpoint(
-        f"{source.name} was opened as text and saved again: its bytes from 0x80 on became question marks",
-        "what was lost cannot be restored: fetch the original again, as a binary file",
-    )
 
 
 def _name_by_structure(source: Source, beginning: bytes) -> UnreadableCheckpoint | None:

@@ -13,6 +13,7 @@ from functools import cached_property
 from struct import Struct
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._saved_as_text import describe_saved_as_text, was_saved_as_text
 from checkpoint_doctor.loaders._zip_directory import CentralEntry, find_directory, has_directory, read_entries
 from checkpoint_doctor.model import Checksum, Flaw
 from checkpoint_doctor.source import MemorySource, Section, Source
@@ -146,6 +147,15 @@ def open_archive(source: Source) -> ZipArchive:
         UnreadableCheckpoint: truncated (said with the size and the last whole member), split, or with a directory that
             contradicts the file so that members cannot be found.
     """
+    try:
+        return _open(source)
+    except UnreadableCheckpoint:
+        if was_saved_as_text(source.read(0, min(1 << 16, source.size))):
+            raise describe_saved_as_text(source) from None
+        raise
+
+
+def _open(source: Source) -> ZipArchive:
     flaws: list[Flaw] = []
     directory = find_directory(source, flaws)
     ration = _Ration()

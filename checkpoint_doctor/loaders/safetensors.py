@@ -11,7 +11,7 @@ from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
 from checkpoint_doctor.loaders import _safetensors_header as header
 from checkpoint_doctor.loaders._dtypes import numpy_type
 from checkpoint_doctor.loaders._stored import StoredValues
-from checkpoint_doctor.model import Checkpoint, Flaw, Patch, Skipped, Tensor
+from checkpoint_doctor.model import Checkpoint, Flaw, Patch, Skipped, Tensor, quantity
 from checkpoint_doctor.source import Source
 
 MOST_SHARDS = 1000
@@ -107,7 +107,7 @@ def _open_index(source: Source) -> Checkpoint:
         sibling = _open_sibling(source, shard)
         if isinstance(sibling, UnreadableCheckpoint):
             problems.append(sibling)
-            flaws.append(Flaw(f"{sibling.message}: {len(names):,} tensors are missing", shard))
+            flaws.append(Flaw(f"{sibling.message}; its {quantity(len(names), 'tensor')} cannot be examined", shard))
             continue
         content = sibling
         metadata = {**content.metadata, **metadata}
