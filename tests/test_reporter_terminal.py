@@ -96,7 +96,7 @@ def test_names_are_shortened_in_their_middle():
 
 def test_long_lists_are_shortened_and_counted():
     finding = replace(SILENT_UNITS, evidence={"units": list(range(0, 280, 2))})
-    assert "units 0, 2, 4, 6, 8, 10, 12, 14 … and 132 more" in draw(Report((replace(ILL, findings=(finding,)),), 1))
+    assert "units 0, 2, 4, 6, 8, 10 … and 134 more" in draw(Report((replace(ILL, findings=(finding,)),), 1))
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,14 @@ def test_long_lists_are_shortened_and_counted():
             "share <0.1%; large share 99.9%; whole share 100%",
         ),
         ({"norm": 1.5e24, "limit": 0.0}, "norm 1.5e+24; limit 0"),
-        ({"alive": True, "dead": False, "since": None}, "alive yes; dead no; since unknown"),
+        ({"alive": True, "dead": False, "since": None, "cut": []}, "alive yes; dead no"),
         ({"units": [3, 4, 5, 6, 9, 10, 20]}, "units 3–6, 9, 10, 20"),
-        ({"units": []}, "units none"),
-        ({"gates": {"forget": 0.5, "input": [1]}}, "gates (forget 0.5, input 1)"),
+        (
+            {"gates": {"forget": 0.5, "input": [1], "cell": [], "ages": None}},
+            "gates (forget 0.5, input 1, cell none, ages unknown)",
+        ),
+        ({"updates_ago": [9, 7, 25_000, 7, 7, 8, 7]}, "updates ago 7 to 25,000 (7 values)"),
+        ({"updates_ago": [9, 7, 7]}, "updates ago 9, 7, 7"),
         ({"value": float("nan"), "top": float("-inf")}, "value NaN; top -infinity"),
         ({"flags": [True, True], "layers": ["a", "b"]}, "flags yes, yes; layers a, b"),
     ],
@@ -141,7 +145,7 @@ def test_what_could_not_be_looked_at_is_always_told():
 def test_an_unreadable_file_gets_its_sentence_and_its_hint():
     assert draw(Report((UNREADABLE,), 1), 100) == (
         "UNREADABLE · runs/broken.zip\n"
-        "  runs/broken.zip ends at byte 1,024, but 4,096 bytes are expected from byte 0 on\n"
+        "  it ends at byte 1,024, but 4,096 bytes are expected from byte 0 on\n"
         "  hint: the file is truncated: copy or download it again\n"
     )
 
@@ -170,9 +174,16 @@ def test_a_warning_is_shown_even_if_the_checkpoint_passes():
 
 def test_the_summary_has_the_worst_first():
     text = draw(CLINIC)
-    table = text[text.index("checkpoint ") :].splitlines()
-    assert [line.split()[0] for line in table[1:3]] == ["runs/broken.zip", "runs/model.zip"]
-    assert table[-1].startswith("runs/best.zip")
+    table = text[text.index("verdict ") :].splitlines()
+    assert [line.split()[-1] for line in table[1:3]] == ["runs/broken.zip", "runs/model.zip"]
+    assert table[-1].endswith("runs/best.zip")
+
+
+def test_long_paths_in_the_summary_are_folded_and_not_cut():
+    paths = [f"experiments/2024/{name}/CartPole-v1_1/CartPole-v1.zip" for name in ("dqn", "ppo")]
+    for width in (40, 60, 80):
+        text = draw(Report(tuple(replace(HEALTHY, path=path) for path in paths), 1), width)
+        assert all(path in re.sub(r"\n +", "", text) for path in paths)
 
 
 def test_a_healthy_big_model_is_summed_up():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from math import inf
@@ -68,7 +69,7 @@ def _draw_chart(sheet: Sheet, examination: Examination, page: Page, *, with_laye
     shown = findings if page.verbose else findings[:FINDINGS_SHOWN]
     for layer, members in _group_by_layer(shown).items():
         sheet.line()
-        _draw_group(sheet, layer, rows.get(layer), members)
+        _draw_group(sheet, layer, rows.get(layer), members, page)
     if len(findings) > len(shown):
         counts = Counter(f"{finding.code} {finding.name}" for finding in findings[len(shown) :])
         sheet.line()
@@ -97,7 +98,9 @@ def _draw_verdict(sheet: Sheet, examination: Examination, page: Page) -> None:
     verdict = (_VERDICT_WORDS[examination.verdict], _VERDICT_STYLES[examination.verdict])
     if examination.verdict is Verdict.UNREADABLE:
         sheet.paragraph(Text.assemble(verdict, " · ", printable(examination.path)), hanging=2)
-        sheet.paragraph(Text(one_line(examination.error or "it could not be read")), indent=2)
+        # The sentence often begins with the path, which stands right above.
+        error = re.sub(rf"^{re.escape(examination.path)}(?= )", "it", examination.error or "it could not be read")
+        sheet.paragraph(Text(one_line(error)), indent=2)
         if examination.hint:
             sheet.paragraph(_labelled("hint", one_line(examination.hint)), indent=2, hanging=2)
         return
@@ -127,7 +130,7 @@ def _group_by_layer(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
     return groups
 
 
-def _draw_group(sheet: Sheet, layer: str, row: Row | None, findings: Sequence[Finding]) -> None:
+def _draw_group(sheet: Sheet, layer: str, row: Row | None, findings: Sequence[Finding], page: Page) -> None:
     what = (f"  {row.kind} {shape_in_words(row.shape)}" if row else "", "dim")
     sheet.paragraph(Text.assemble((printable(layer) or "the whole checkpoint", "bold"), what), indent=2, hanging=2)
     for finding in findings:
@@ -143,7 +146,7 @@ def _draw_group(sheet: Sheet, layer: str, row: Row | None, findings: Sequence[Fi
             hanging=4,
         )
         sheet.paragraph(Text(one_line(finding.message)), indent=6)
-        for label, words in particulars(finding):
+        for label, words in particulars(finding, brief=not page.verbose):
             sheet.paragraph(_labelled(label, words), indent=6, hanging=2)
 
 
@@ -240,23 +243,21 @@ def _bar(length: float) -> str:
 
 def _draw_summary(sheet: Sheet, report: Report) -> None:
     columns = (
-        Column("checkpoint", 9), Column("verdict", 8), Column("errors", 7, right=True),
-        Column("warnings", 6, right=True), Column("notes", 5, right=True), Column("hidden", 4, right=True),
-        Column("", 1),
+        Column("verdict", 8), Column("errors", 7, right=True), Column("warnings", 6, right=True),
+        Column("notes", 5, right=True), Column("hidden", 4, right=True), Column("checkpoint", 9),
     )  # fmt: skip
-    sheet.table(columns, [_summary_cells(each) for each in worst_first(report.checkpoints)])
+    sheet.table(columns, [_summary_cells(each) for each in worst_first(report.checkpoints)], folded=True)
 
 
 def _summary_cells(examination: Examination) -> list[Text]:
     counts = Counter(finding.severity for finding in examination.counted)
     hidden = sum(finding.ignored is not None for finding in examination.findings)
     return [
-        Text(printable(examination.path)),
         Text(_VERDICT_WORDS[examination.verdict], style=_VERDICT_STYLES[examination.verdict]),
         *(
-            Text(str(counts[severity]), style=style) if counts[severity] else Text("–", style="dim")
+            Text(f"{counts[severity]:,}", style=style) if counts[severity] else Text("–", style="dim")
             for severity, style in _SEVERITY_STYLES.items()
         ),
-        Text(str(hidden) if hidden else "–", style="dim"),
-        Text(describe(examination), style="dim"),
+        Text(f"{hidden:,}" if hidden else "", style="dim"),
+        Text(printable(examination.path)),
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
@@ -20,7 +20,7 @@ class Column:
 
     title: str
     keep: int
-    """The higher, the longer it is kept when the width gets short. The first column always stays and is shortened."""
+    """The higher, the longer it is kept when the width gets short. The table's elastic one always stays."""
     right: bool = False
 
 
@@ -45,51 +45,78 @@ class Sheet:
         self._console.print(text, no_wrap=True, overflow="ignore", crop=False, soft_wrap=True)
 
     def paragraph(self, text: Text, indent: int = 0, hanging: int = 0) -> None:
-        """Add a text wrapped at its spaces; what is longer than a line is folded. Later lines hang further in."""
-        if self.width - indent - hanging < 16:
-            hanging = 0
-        first, rest = text, None
-        lines = text.wrap(self._console, max(self.width - indent, 8), overflow="fold")
-        if hanging and len(lines) > 1:
-            first = lines[0]
-            rest = text[len(first.plain) :]
-            rest = rest[len(rest.plain) - len(rest.plain.lstrip()) :]
-            lines = rest.wrap(self._console, max(self.width - indent - hanging, 8), overflow="fold")
-            self.line(Text(" " * indent) + first)
-        for each in lines:
-            self.line(Text(" " * (indent + (hanging if rest is not None else 0))) + each)
+        """Add a text wrapped at its spaces; later lines hang further in.
 
-    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[Text]], indent: int = 0) -> None:
-        """Add a table.
-
-        Columns that say nothing are left out, and others, the least kept first, until the names in the first have room.
+        A name too long for a line is folded, at a ``/`` or ``.`` if possible.
         """
-        room = self.width - indent
+        hanging = hanging if self.width - indent - hanging >= 16 else 0
+        room = max(self.width - indent, 8)
+        for number, line in enumerate(_wrap(text, room, room - hanging)):
+            self.line(Text(" " * (indent + (hanging if number else 0))) + line)
+
+    def table(
+        self, columns: Sequence[Column], rows: Sequence[Sequence[Text]], indent: int = 0, *, folded: bool = False
+    ) -> None:
+        """Add a table of at least two columns.
+
+        Columns that say nothing are left out, and others, the least kept first, until the first column, whose names are
+        shortened, has enough room; with ``folded`` until the last one has, whose names are folded and stay whole.
+        """
         widths = [
-            max([cell_len(column.title), *(row[index].cell_len for row in rows)])
-            for index, column in enumerate(columns)
+            max(cell_len(column.title), *(row[index].cell_len for row in rows)) for index, column in enumerate(columns)
         ]
-        shown = [
-            index
-            for index, width in enumerate(widths)
-            if index == 0 or any(row[index].plain.strip("–") for row in rows)
-        ]
-        least = min(widths[0], max(12, room // 3))
-        while len(shown) > 1 and least + sum(widths[index] + GAP for index in shown[1:]) > room:
-            shown.remove(min(shown[1:], key=lambda index: columns[index].keep))
-        widths[0] = min(widths[0], room - sum(widths[index] + GAP for index in shown[1:]))
+        elastic = len(columns) - 1 if folded else 0
+        room = self.width - indent
+        least = min(widths[elastic], max(12, room // 3))
+        others = [index for index in range(len(columns)) if index != elastic and any(row[index].plain for row in rows)]
+        while others and least + sum(widths[index] + GAP for index in others) > room:
+            others.remove(min(others, key=lambda index: columns[index].keep))
+        widths[elastic] = max(room - sum(widths[index] + GAP for index in others), 8)
+        if not folded:
+            widths[elastic] = min(widths[elastic], max(row[elastic].cell_len for row in rows))
         header = [Text(column.title, style="dim") for column in columns]
         for row in [header, *rows]:
             line = Text(" " * indent)
-            for index in shown:
+            for index in sorted([*others, *([] if folded else [elastic])]):
                 cell = shorten(row[index], widths[index])
                 cell.align("right" if columns[index].right else "left", widths[index])
                 line += cell + " " * GAP
-            self.line(line)
+            if folded:
+                first, *rest = _wrap(row[elastic], widths[elastic], widths[elastic])
+                self.line(line + first)
+                for each in rest:
+                    self.line(Text(" " * line.cell_len) + each)
+            else:
+                self.line(line)
 
     def render(self) -> str:
         """Return all lines."""
         return self._output.getvalue()
+
+
+def _wrap(text: Text, first_room: int, room: int) -> list[Text]:
+    return list(text.divide(_find_breaks(text.plain, first_room, room))) or [Text()]
+
+
+def _find_breaks(text: str, first_room: int, room: int) -> list[int]:
+    """Return where lines end so that the first is at most ``first_room`` columns wide and the others ``room``."""
+    breaks: list[int] = []
+    start, width = 0, first_room
+    while start < len(text):
+        fitting = chop_cells(text[start : start + 4 * width], width)[0]
+        end = start + max(len(fitting), 1)
+        if end >= len(text):
+            break
+        space = text.rfind(" ", start, end + 1)
+        if space > start:
+            end = space + 1
+        else:
+            # Prefer to break a long path or a dotted name between its parts.
+            part = max(text.rfind(mark, start, end) for mark in "/.")
+            end = part + 1 if part > start + width // 2 else end
+        breaks.append(end)
+        start, width = end, room
+    return breaks
 
 
 def shorten(text: Text, width: int) -> Text:

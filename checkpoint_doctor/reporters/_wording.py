@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from checkpoint_doctor.model import Examination, Finding, Report, Safety, Severity, Skipped, Verdict, quantity
 
-LISTED = 8
+LISTED = 6
 """How many items of a long list are named before the rest is counted."""
+
+BRIEF = 160
+"""Characters of evidence that a brief account has room for."""
 
 _UNPRINTABLE = re.compile(
     "[\\x00-\\x1f\\x7f-\\x9f\\xad\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ud800-\\udfff\\ufdd0-\\ufdef\\ufeff\\ufff0-\\uffff]"
@@ -77,10 +81,10 @@ def headline(finding: Finding) -> str:
     return f"{subject}: {one_line(finding.message)}" if subject else one_line(finding.message)
 
 
-def particulars(finding: Finding) -> list[tuple[str, str]]:
+def particulars(finding: Finding, *, brief: bool = False) -> list[tuple[str, str]]:
     """Return what else is to be said about a finding, each with its label: evidence, advice, fix."""
     words = {
-        "evidence": evidence_in_words(finding.evidence),
+        "evidence": evidence_in_words(finding.evidence, BRIEF if brief else None),
         "advice": one_line(finding.advice),
         "fix": fix_in_words(finding),
     }
@@ -119,11 +123,20 @@ def describe(examination: Examination) -> str:
     return printable(", ".join(part for part in parts if part))
 
 
-def evidence_in_words(evidence: Mapping[str, Any]) -> str:
-    """Put a finding's evidence on one line; long lists are cut to their first items and the number of the rest."""
-    return one_line(
-        "; ".join(f"{key.replace('_', ' ')} {_value_in_words(key, each)}" for key, each in evidence.items())
-    )
+def evidence_in_words(evidence: Mapping[str, Any], length: int | None = None) -> str:
+    """Put a finding's evidence on one line: without what is empty or unknown, with long lists cut or summed up.
+
+    With a length, items that would exceed it are left out, but for the first, and a ``…`` stands for them.
+    """
+    words = ""
+    for key, value in evidence.items():
+        if value is None or value in ([], {}, ()):
+            continue
+        item = one_line(f"{key.replace('_', ' ')} {_value_in_words(key, value)}")
+        if words and length is not None and len(words) + len(item) > length:
+            return f"{words}; …"
+        words = f"{words}; {item}" if words else item
+    return words
 
 
 def _value_in_words(key: str, value: Any) -> str:
@@ -140,9 +153,10 @@ def _value_in_words(key: str, value: Any) -> str:
 
 
 def _list_in_words(key: str, values: Sequence[Any]) -> str:
-    if not values:
-        return "none"
     runs = _find_runs(values)
+    if len(runs) > LISTED and all(type(each) in (int, float) for each in values) and not _are_indices(values):
+        low, high = _value_in_words(key, min(values)), _value_in_words(key, max(values))
+        return f"{low} to {high} ({len(values):,} values)"
     named = [
         f"{_value_in_words(key, run[0])}–{_value_in_words(key, run[-1])}"
         if len(run) > 2
@@ -150,14 +164,20 @@ def _list_in_words(key: str, values: Sequence[Any]) -> str:
         for run in runs[:LISTED]
     ]
     rest = sum(len(run) for run in runs[LISTED:])
-    return ", ".join(named) + (f" … and {rest:,} more" if rest else "")
+    return (", ".join(named) or "none") + (f" … and {rest:,} more" if rest else "")
+
+
+def _are_indices(values: Sequence[Any]) -> bool:
+    return all(type(each) is int for each in values) and all(a < b for a, b in pairwise(values))
 
 
 def _find_runs(values: Sequence[Any]) -> list[list[Any]]:
     """Split indices into runs of consecutive ones; anything else stands alone."""
+    if not _are_indices(values):
+        return [[value] for value in values]
     runs: list[list[Any]] = []
     for value in values:
-        if runs and type(value) is int and type(runs[-1][-1]) is int and value == runs[-1][-1] + 1:
+        if runs and value == runs[-1][-1] + 1:
             runs[-1].append(value)
         else:
             runs.append([value])
