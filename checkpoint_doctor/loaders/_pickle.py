@@ -16,7 +16,7 @@ from typing import Any
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle_cursor import DAMAGED, Cursor
-from checkpoint_doctor.loaders._pickled_objects import Budget, Buildable, Global, Inert, StoredBytes, as_key
+from checkpoint_doctor.loaders._pickled_objects import CALL, Budget, Buildable, Global, Inert, StoredBytes, as_key
 
 LONGEST_TEXT = 256 << 20
 LONGEST_INTEGER = 1024
@@ -158,7 +158,7 @@ class Machine:
         if isinstance(callee, Global):
             return callee.call(arguments, keywords)
         if isinstance(callee, Inert):
-            self.budget.build(self._title, 4)
+            self.budget.build(self._title, CALL)
             return Inert(callee, arguments, dict(keywords or {}))
         raise TypeError("not callable")
 

@@ -12,6 +12,8 @@ from checkpoint_doctor.source import Section, Source
 MOST_OBJECTS = 4_000_000
 """Containers, objects and memo entries in one file, together at most about 500 MB; a model of 10,000 tensors needs some
 150,000."""
+CALL = 8
+"""What an object of an unknown class costs of these."""
 DEEPEST_KEY = 8
 WIDEST_KEY = 256
 """Nesting and entries of a tuple that serves as a key, since hashing it visits everything below."""
@@ -82,7 +84,7 @@ class Global:
     def call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any] | None = None) -> Any:
         """Build what stands for the result: by the table's stand-in, or as an inert object."""
         self.called = True
-        self.budget.build(self.qualified, 2)
+        self.budget.build(self.qualified, CALL)
         if self.known is None:
             return Inert(self, arguments, dict(keywords or {}))
         self.budget.copy(self.qualified, sum(map(_length, arguments)))

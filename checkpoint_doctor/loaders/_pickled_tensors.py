@@ -113,10 +113,9 @@ class PickledTensor:
         assert self.storage is not None, self.trouble
         memory = self.storage.memory
         dtype = self.stored_dtype or self.dtype
-        raw, conversions = _raw_type(dtype, memory.big_endian)
-        stored = StoredValues(
-            memory.source, self.storage.start + self.offset * raw.itemsize, raw, self.shape, self.strides
-        )
+        strides = None if self.is_contiguous else self.strides
+        raw, conversions = _raw_type(dtype, memory.big_endian, strides is not None)
+        stored = StoredValues(memory.source, self.storage_range[0], raw, self.shape, strides)
         if self.stored_dtype:
             target = numpy_type(self.dtype)
             conversions.append(lambda block: block.astype(target))
@@ -125,6 +124,16 @@ class PickledTensor:
         if self.is_negated:
             conversions.append(np.negative)
         return ConvertedValues(stored, tuple(conversions), numpy_type(self.dtype)) if conversions else stored
+
+    @property
+    def is_contiguous(self) -> bool:
+        """True where the elements lie one after the other in row-major order."""
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides or ()), strict=False):
+            if size != 1 and stride != expected:
+                return 0 in self.shape
+            expected *= size
+        return True
 
     @property
     def extent(self) -> int:
@@ -239,15 +248,19 @@ class ConvertedValues:
         return block
 
 
-def _raw_type(dtype: str, big_endian: bool) -> tuple[np.dtype, list[Callable[[NDArray], NDArray]]]:
+def _raw_type(
+    dtype: str, is_big_endian: bool, has_strides: bool
+) -> tuple[np.dtype, list[Callable[[NDArray], NDArray]]]:
     """Return the type to read from the file, and what makes values of the wanted type from it."""
-    order = ">" if big_endian else "<"
+    order = ">" if is_big_endian else "<"
     if dtype == COMPLEX32:
         # Two halves per element; in the other byte order each half is swapped by itself.
         return np.dtype("u4"), [lambda block: block.view(f"{order}f2").astype(np.float32).view(np.complex64)]
     target = numpy_type(dtype)
-    if not big_endian or target.itemsize == 1:
+    if dtype in EXTENDED and (has_strides or (is_big_endian and target.itemsize > 1)):
+        # NumPy neither swaps the bytes of types that it does not know itself nor takes strided views of them.
+        bits = f"u{target.itemsize}"
+        return np.dtype(order + bits), [lambda block: block.astype(bits).view(target)]
+    if not is_big_endian or target.itemsize == 1:
         return target, []
-    if dtype in EXTENDED:
-        return np.dtype(">u2"), [lambda block: block.astype("<u2").view(target)]
     return target.newbyteorder(">"), [lambda block: block.astype(target)]

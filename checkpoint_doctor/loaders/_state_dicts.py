@@ -32,7 +32,7 @@ LONGEST_NAME = 2000
 
 BESIDE_THE_MODEL = re.compile(
     r"opt|optims?|optimi[sz]ers?|sched|schedulers?|rng|random|replay|rollouts?|callbacks?|loops|hparams|hyper|"
-    r"metrics?|history|loss|losses|logs?|dataset|dataloader|sampler"
+    r"metrics?|history|loss|losses|logs|dataset|dataloader|sampler"
 )
 """Words in a wrapper's name that say: not the model's tensors. All seen in published training code."""
 PROGRESS = re.compile(
@@ -115,6 +115,7 @@ class _Search:
     def __init__(self, archive: Archive, inside_objects: bool) -> None:
         self.contents = Contents()
         self._scripts = ScriptDeclarations(archive.members)
+        self._name = archive.name
         self._everything = inside_objects
         self._left = FEWEST_VISITS + archive.opcodes
         self._inside: set[int] = set()
@@ -203,7 +204,7 @@ class _Search:
         self._left -= 1
         if self._left < 0:
             raise UnreadableCheckpoint(
-                "the file refers to the same parts over and over, which is refused as a bomb",
+                f"{self._name} refers to the same parts over and over, which is refused as a bomb",
                 "do not load this file",
             )
 

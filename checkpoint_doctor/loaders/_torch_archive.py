@@ -34,6 +34,8 @@ LARGEST_STORAGE = 1 << 59
 class Archive:
     """What a torch container holds."""
 
+    name: str
+    """The file, as messages call it."""
     container: str
     """``zip``, ``legacy`` or ``pickle``."""
     root: Any
@@ -240,6 +242,7 @@ class _Reader:
             for (module, name), found in self.names.items()
         )
         return Archive(
+            name=self.source.name,
             container=container,
             root=root,
             pickled_names=names,

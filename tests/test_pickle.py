@@ -1,0 +1,242 @@
+"""The pickle machine: data comes out, nothing is run, and lies cost neither memory nor time."""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import time
+import tracemalloc
+from collections import Counter, OrderedDict, defaultdict, deque
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._pickle import Machine
+from checkpoint_doctor.loaders._pickle_cursor import Cursor
+from checkpoint_doctor.loaders._pickled_names import TABLE
+from checkpoint_doctor.loaders._pickled_objects import Budget, Inert, StoredBytes
+from checkpoint_doctor.loaders.torch import loader
+from checkpoint_doctor.source import MemorySource
+
+
+def load(content: bytes) -> Any:
+    return machine_of(content)[1]
+
+
+def machine_of(content: bytes) -> tuple[Machine, Any]:
+    source = MemorySource("x.pkl", content)
+    machine = Machine(TABLE, None, Budget(source.size))
+    return machine, machine.load(Cursor(source))
+
+
+def refused(content: bytes) -> str:
+    with pytest.raises(UnreadableCheckpoint) as caught:
+        load(content)
+    assert "\n" not in caught.value.message
+    return caught.value.message
+
+
+def load_or_refuse(content: bytes) -> None:
+    with suppress(UnreadableCheckpoint):
+        load(content)
+
+
+def plain(value: Any) -> Any:
+    """Undo what the machine leaves in the file."""
+    if isinstance(value, StoredBytes):
+        return value.read()
+    if isinstance(value, list | tuple):
+        return type(value)(map(plain, value))
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return value
+
+
+KEYS = st.one_of(st.text(max_size=5), st.integers(-(2**63), 2**63 - 1), st.booleans(), st.binary(max_size=80))
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.text(),
+    st.binary(max_size=300),
+    st.complex_numbers(allow_nan=False),
+    st.frozensets(st.integers(0, 99), max_size=3),
+)
+DATA = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.tuples(inner, inner), st.dictionaries(KEYS, inner, max_size=4)
+    ),
+)
+
+
+@given(DATA, st.integers(0, 5))
+@settings(max_examples=200, deadline=None)
+def test_plain_data_comes_out_as_python_reads_it(value: Any, protocol: int) -> None:
+    assert plain(load(pickle.dumps(value, protocol))) == value
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_the_collections_of_the_standard_library_become_plain_ones(protocol: int) -> None:
+    value = [OrderedDict(a=1), defaultdict(list, {"a": 1}), Counter("aab"), deque([1, 2]), {3}, bytearray(b"xy")]
+    found = plain(load(pickle.dumps(value, protocol)))
+    assert found == [{"a": 1}, {"a": 1}, {"a": 2, "b": 1}, [1, 2], {3}, b"xy"]
+
+
+def test_shared_and_recursive_structures_keep_their_shape() -> None:
+    shared: list[Any] = [1]
+    loop: list[Any] = [shared, shared]
+    loop.append(loop)
+    found = load(pickle.dumps(loop))
+    assert found[0] is found[1]
+    assert found[2] is found
+
+
+def test_unknown_objects_are_described_and_not_made() -> None:
+    class Thing:
+        def __reduce__(self) -> Any:
+            return print, ("not printed",), {"size": 3}, iter(["item"]), iter([("key", "value")])
+
+    machine, found = machine_of(pickle.dumps(Thing()))
+    assert isinstance(found, Inert)
+    assert found.type_name == "builtins.print"
+    assert found.arguments == ("not printed",)
+    assert found.attributes == {"size": 3}
+    assert found.items == ["item"]
+    assert found.entries == {"key": "value"}
+    [name] = machine.names.values()
+    assert name.called
+
+
+def test_long_byte_strings_stay_in_the_file() -> None:
+    found = load(pickle.dumps(b"x" * 5000))
+    assert isinstance(found, StoredBytes)
+    assert found.read() == b"x" * 5000
+
+
+@given(st.binary(max_size=200), st.integers(0, 5))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_give_a_value_or_a_sentence(content: bytes, protocol: int) -> None:
+    for start in (b"", b"\x80" + bytes([protocol])):
+        load_or_refuse(start + content)
+
+
+OPCODES = st.sampled_from([code.code.encode("latin1") for code in pickletools.opcodes])
+
+
+@given(
+    st.lists(st.one_of(OPCODES, st.binary(max_size=5), st.just(b"ctorch._utils\n_rebuild_tensor_v2\n")), max_size=60)
+)
+@settings(max_examples=500, deadline=None)
+def test_any_sequence_of_instructions_gives_a_value_or_a_sentence(pieces: list[bytes]) -> None:
+    load_or_refuse(b"".join(pieces) + b".")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "truncated"),
+        (b"\x80\x02]q\x00", "truncated"),
+        (b"\x80\x06N.", "protocol 6"),
+        (b"\xff.", "no pickle instruction"),
+        (b"Pname\n.", "persistent name"),
+        (b"\x80\x02\x82\x01.", "extension registry"),
+        (b"\x80\x05\x97.", "buffers outside"),
+        (b"K\x01Q.", "data outside itself"),
+        (b"\x8b\xff\xff\xff\x7f.", "integer of 2,147,483,647 bytes"),
+        (b"\x8d" + b"\xff" * 8 + b".", "truncated"),
+        (b"\x8e" + b"\xff" * 8 + b".", "truncated"),
+        (b"X\xff\xff\xff\xff.", "truncated"),
+        (b"j\x00\x00\x00\x80.", "does not fit"),
+        (b"}]K\x01s.", "does not fit"),
+        (b"K\x01)R.", "not callable"),
+        (b"I" + b"9" * 2000 + b"\n.", "longer than any"),
+        (b"e.", "does not fit"),
+        (b".", "does not fit"),
+        (b"(.", "does not fit"),
+        (b"ctorch._utils\n_rebuild_tensor_v2\n)R.", "does not fit"),
+        (b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00)))Nt" + b"R.", "no storage"),
+    ],
+)
+def test_damage_is_named(content: bytes, words: str) -> None:
+    assert words in refused(content)
+
+
+def bomb_of_copies() -> bytes:
+    # One list of a hundred thousand entries, copied a hundred thousand times.
+    content = b"]q\x00(" + b"N" * 100_000 + b"e0cbuiltins\nlist\nq\x010"
+    return b"(" + content + b"h\x01h\x00\x85R" * 100_000 + b"l."
+
+
+def bomb_of_sharing() -> bytes:
+    # Sixty levels, each holding the one below twice: 2**60 ways to the bottom.
+    content = b"}X\x01\x00\x00\x00wNsq\x01"
+    for _ in range(60):
+        content += b"0}(X\x01\x00\x00\x00ah\x01X\x01\x00\x00\x00bh\x01uq\x01"
+    return b"\x80\x02" + content + b"."
+
+
+def bomb_of_hashing() -> bytes:
+    return b"})q\x01" + b"0h\x01h\x01\x86q\x01" * 60 + b"0}h\x01Ns."
+
+
+def bomb_of_nesting() -> bytes:
+    return b"]" * 400_000 + b"a" * 399_999 + b"."
+
+
+def bomb_of_calls() -> bytes:
+    return b"cx\ny\n" + b")R" * 600_000 + b"."
+
+
+def bomb_of_objects() -> bytes:
+    return b"(" + b"\x8f" * 1_500_000 + b"l."
+
+
+def bomb_of_collisions() -> bytes:
+    keys = b"".join(pickle.dumps((2**61 - 1) * number, 2)[2:-1] for number in range(20_000))
+    return b"(" + keys + b"\x91."
+
+
+def bomb_of_names() -> bytes:
+    # A tensor below three thousand wrappers, each with a name of 50,000 letters.
+    key = b"X" + (50_000).to_bytes(4, "little") + b"k" * 50_000 + b"q\x00"
+    tensor = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    tensor += b"(K\x01K\x01\x85cnumpy\ndtype\nU\x02f4\x85RI00\nU\x04\x00\x00\x80\x3ftb"
+    return b"\x80\x02" + key + b"0" + b"}h\x00" * 3000 + tensor + b"s" * 3000 + b"."
+
+
+BOMBS = [
+    bomb_of_copies,
+    bomb_of_sharing,
+    bomb_of_hashing,
+    bomb_of_nesting,
+    bomb_of_calls,
+    bomb_of_objects,
+    bomb_of_collisions,
+    bomb_of_names,
+]
+
+
+@pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb.__name__)
+def test_bombs_cost_little_time(bomb: Any) -> None:
+    source = MemorySource("bomb.pkl", bomb())
+    start = time.process_time()
+    with suppress(UnreadableCheckpoint):
+        assert len(loader.open(source).tensors) <= 1
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("bomb", [bomb_of_copies, bomb_of_sharing, bomb_of_hashing], ids=lambda bomb: bomb.__name__)
+def test_small_bombs_cost_little_memory(bomb: Any) -> None:
+    source = MemorySource("bomb.pkl", bomb())
+    tracemalloc.start()
+    with suppress(UnreadableCheckpoint):
+        loader.open(source)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150 << 20

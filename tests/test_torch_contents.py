@@ -1,0 +1,99 @@
+"""Where the model is in what training code saves."""
+
+from __future__ import annotations
+
+import pytest
+from torch_files import CONTAINERS, assert_equal, names, network, opened, saved
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+
+@pytest.mark.parametrize(
+    "key", ["state_dict", "model_state_dict", "model", "net", "weights", "params", "module", "ema"]
+)
+def test_one_state_dict_keeps_its_bare_keys_whatever_wraps_it(key: str) -> None:
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    content = saved(
+        {
+            "epoch": 3,
+            key: model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "rng_state": torch.get_rng_state(),
+            "loss": torch.tensor(0.3),
+            "replay_buffer": {"observations": torch.zeros(5, 4)},
+        }
+    )
+    assert_equal(opened(content), model.state_dict())
+
+
+def test_several_state_dicts_carry_their_wrappers_names() -> None:
+    generator, critic = network(), nn.Linear(2, 1)
+    content = saved({"generator": generator.state_dict(), "nets": {"critic": critic.state_dict()}})
+    expected = {f"generator/{name}": value for name, value in generator.state_dict().items()}
+    expected |= {f"nets/critic/{name}": value for name, value in critic.state_dict().items()}
+    assert_equal(opened(content), expected)
+
+
+def test_lists_and_trees_of_tensors_are_found_at_any_depth() -> None:
+    layers = [torch.ones(2), torch.zeros(3)]
+    assert_equal(opened(saved(layers)), {"0": layers[0], "1": layers[1]})
+    tree = {"params": {"dense": {"kernel": layers[0]}, "out": {"kernel": layers[1]}}}
+    assert names(opened(saved(tree))) == ["params/dense/kernel", "params/out/kernel"]
+    deep: object = {"weight": layers[0]}
+    for _ in range(20):
+        deep = {"wrapper": deep}
+    assert names(opened(saved(deep))) == ["weight"]
+
+
+def test_lone_tensors_beside_the_model_stay_under_their_own_key() -> None:
+    content = saved({"actor": network().state_dict(), "log_alpha": torch.zeros(1), "best_score": torch.tensor(2.0)})
+    found = names(opened(content))
+    assert found == ["log_alpha", *network().state_dict()]
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_whole_modules_are_read_like_their_state_dict(container: str) -> None:
+    model = network()
+    model.register_buffer("passing", torch.ones(2), persistent=False)
+    model.register_buffer("lasting", torch.ones(2))
+    model.plain = torch.ones(7)
+    checkpoint = opened(saved(model, _use_new_zipfile_serialization=CONTAINERS[container]))
+    assert_equal(checkpoint, model.state_dict())
+    buffers = {tensor.name for tensor in checkpoint.tensors if tensor.is_buffer}
+    assert buffers == {name for name, _ in model.named_buffers()} - {"passing"}
+    unknown = {name.qualified for name in checkpoint.pickled_names if not name.known}
+    assert "torch.nn.modules.linear.Linear" in unknown
+
+
+def test_several_whole_modules_and_their_optimizer_are_told_apart() -> None:
+    actor, critic = network(), nn.Linear(4, 1)
+    optimizer = torch.optim.Adam([*critic.parameters(), *actor.parameters()])
+    sum(parameter.sum() for parameter in [*actor.parameters(), *critic.parameters()]).backward()
+    optimizer.step()
+    checkpoint = opened(saved({"actor": actor, "critic": critic, "optimizer": optimizer}))
+    expected = {f"actor/{name}": value for name, value in actor.state_dict().items()}
+    expected |= {f"critic/{name}": value for name, value in critic.state_dict().items()}
+    assert_equal(checkpoint, expected)
+    [found] = checkpoint.optimizers
+    assert found.kind == "Adam"
+    assert [moments.tensor for moments in found.parameters][:3] == ["critic/weight", "critic/bias", "actor/0.weight"]
+
+
+def test_settings_and_progress_stand_beside_the_tensors() -> None:
+    content = saved(
+        {
+            "state_dict": network().state_dict(),
+            "global_step": 120,
+            "epoch": 2,
+            "pytorch-lightning_version": "2.4.0",
+            "hyper_parameters": {"learning_rate": 1e-3, "layers": [64, 64]},
+            "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.4)}},
+        }
+    )
+    checkpoint = opened(content)
+    assert checkpoint.step == 120
+    assert checkpoint.versions["pytorch_lightning"] == "2.4.0"
+    assert checkpoint.hyperparameters == {"learning_rate": 1e-3, "layers": [64, 64]}
+    assert names(checkpoint) == list(network().state_dict())
