@@ -124,7 +124,11 @@ def examine(
         raise
     except UnreadableCheckpoint as error:
         return Examination(path=path, format=None, verdict=Verdict.UNREADABLE, error=error.message, hint=error.hint)
-    return diagnose(checkpoint, catalogue, settings)
+    examination = diagnose(checkpoint, catalogue, settings)
+    if not checkpoint.tensors and examination.verdict is not Verdict.ILL:
+        why = f": {checkpoint.skipped[0].what} {checkpoint.skipped[0].why}" if checkpoint.skipped else ""
+        raise NotACheckpoint(f"{path} holds no tensor to examine{why}", "name the file that holds the state dict")
+    return examination
 
 
 def warm_up(checkpoint: Checkpoint, jobs: int, measured: Callable[[int, int], None] | None = None) -> None:
@@ -258,7 +262,8 @@ def scan(
         examinations.append(examination)
     if not examinations:
         raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name a file to hear what it is")
-    return Report(checkpoints=tuple(examinations), rules=len(catalogue.rules), fail_on=config.fail_on)
+    report = Report(checkpoints=tuple(examinations), rules=len(catalogue.rules), fail_on=config.fail_on)
+    return replace(report, remarks=config.unused_ignores(report, catalogue.rules))
 
 
 def _tell(watch: Watch | None, path: str, number: int, of: int) -> Callable[[int, int], None] | None:

@@ -48,6 +48,8 @@ def scan(
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where a fault of ckdoc arose.")] = False,
 ) -> None:
     """Examine checkpoints. Exit code: 0 healthy, 1 ill, 2 unreadable or misused, 3 nothing to examine."""
+    from checkpoint_doctor.baseline import apply_baseline, read_baseline
+    from checkpoint_doctor.baseline import write_baseline as describe_baseline
     from checkpoint_doctor.cli.progress import show_progress
     from checkpoint_doctor.config_file import load_config
     from checkpoint_doctor.plugins import discover
@@ -65,16 +67,13 @@ def scan(
     outputs = [(format, output), *(_split_report(each) for each in report or [])]
     for name, _ in outputs:
         check_format(name, catalogue)
+    known = read_baseline(baseline) if baseline else None
     with show_progress(quiet=quiet) as watch:
         result = examine(uris, catalogue=catalogue, config=settings, jobs=jobs or None, watch=watch)
-    if baseline:
-        from checkpoint_doctor.baseline import apply_baseline, read_baseline
-
-        result = apply_baseline(result, read_baseline(baseline))
+    if known:
+        result = apply_baseline(result, known, settings, catalogue.rules)
     if write_baseline:
-        from checkpoint_doctor.baseline import write_baseline as describe
-
-        write(describe(result), write_baseline)
+        write(describe_baseline(result, write_baseline), write_baseline)
     for name, path in outputs:
         write(render(result, catalogue, name, to_file=bool(path), verbose=verbose), path)
     if not quiet:
