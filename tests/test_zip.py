@@ -195,6 +195,15 @@ def test_a_cut_archive_with_data_descriptors_names_the_last_whole_member() -> No
         open_archive(source(content[:cut]))
 
 
+def test_the_end_of_an_archive_inside_is_not_taken_for_the_end_of_a_cut_one() -> None:
+    for inner in (build(), stream(), build(force_zip64=True)):
+        content = build({"data": b"settings", "policy.pth": inner, "more": b"z" * 200})
+        member = open_archive(source(content)).members["policy.pth"]
+        for cut in (member.data_offset + member.size, member.data_offset + member.size + 50):
+            with pytest.raises(UnreadableCheckpoint, match=r"last whole member is policy\.pth"):
+                open_archive(source(content[:cut]))
+
+
 @given(cut=st.integers(0, len(build()) - 1))
 @settings(max_examples=250, deadline=None)
 def test_a_truncated_archive_is_always_refused_in_one_sentence(cut: int) -> None:

@@ -79,7 +79,7 @@ def find_directory(source: Source, flaws: list[Flaw]) -> Directory:
     limit = end
     locator = _zip64_locator(source, end)
     if locator is not None:
-        limit, disk, start_disk, count, size, offset = _zip64_end(source, end, locator, flaws)
+        limit, disk, start_disk, count, size, offset = _zip64_end(source, end, locator)
     elif 0xFFFFFFFF in (size, offset):
         raise _damaged(source, "its end record refers to a zip64 record that is not there")
     if disk or start_disk:
@@ -166,7 +166,8 @@ def _find_end(source: Source) -> tuple[int | None, int]:
     size = END_RECORD.size
     if source.size < size:
         return None, 0
-    if source.read(source.size - size, 4) == END_SIGNATURE and source.read(source.size - 2, 2) == b"\0\0":
+    tail = source.read(source.size - size, size)
+    if tail.startswith(END_SIGNATURE) and tail.endswith(b"\0\0") and not _is_nested(source, source.size - size):
         return source.size - size, 0
     tail = source.read(max(0, source.size - size - LONGEST_COMMENT), min(source.size, size + LONGEST_COMMENT))
     base = source.size - len(tail)
@@ -177,12 +178,31 @@ def _find_end(source: Source) -> tuple[int | None, int]:
             continue
         *_, directory_size, _, comment_length = END_RECORD.unpack_from(tail, at)
         trailing = len(tail) - at - size - comment_length
+        if trailing < 0 or _is_nested(source, base + at):
+            continue
         if trailing == 0:
             return base + at, 0
         # Bytes after the archive: believable where a directory of the recorded size stands before the record.
-        if trailing > 0 and fallback[0] is None and _is_preceded_by_directory(source, base + at, directory_size):
+        if fallback[0] is None and _is_preceded_by_directory(source, base + at, directory_size):
             fallback = base + at, trailing
     return fallback
+
+
+def _is_nested(source: Source, end: int) -> bool:
+    """Return whether an end record belongs to an archive inside this one.
+
+    Stable-Baselines3 stores zips in a zip. Where the outer one is cut off, an inner one's end may be found instead;
+    it counts from a place that is not the beginning of the file, though the file does begin like a zip.
+    """
+    if source.read(0, 4) != LOCAL_SIGNATURE:
+        return False
+    *_, size, offset, _ = END_RECORD.unpack(source.read(end, END_RECORD.size))
+    limit, locator = end, _zip64_locator(source, end)
+    if locator is not None:
+        limit, *_, size, offset = _zip64_end(source, end, locator)
+    if limit - size <= offset:
+        return False
+    return source.read(offset, min(4, source.size - offset)) != CENTRAL_SIGNATURE
 
 
 def _is_preceded_by_directory(source: Source, end: int, directory_size: int) -> bool:
@@ -201,7 +221,7 @@ def _zip64_locator(source: Source, end: int) -> int | None:
     return offset if signature == ZIP64_LOCATOR_SIGNATURE else None
 
 
-def _zip64_end(source: Source, end: int, recorded: int, flaws: list[Flaw]) -> tuple[int, int, int, int, int, int]:
+def _zip64_end(source: Source, end: int, recorded: int) -> tuple[int, int, int, int, int, int]:
     # Bytes before the archive shift everything, so the record is first looked for where it always stands.
     adjacent = end - ZIP64_LOCATOR.size - ZIP64_RECORD.size
     for at in (adjacent, recorded):
