@@ -868,6 +868,67 @@ def test_contrib_policies(boxes):
             assert layers["critic"].following == "mlp_extractor.value_net.0"
 
 
+# --- networks as people write them ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("table", "heads"),
+    [
+        (
+            "l1.weight 256x23\nl2.weight 256x256\nl3.weight 1x256"
+            "\nl4.weight 256x23\nl5.weight 256x256\nl6.weight 1x256",
+            "l3 l6",
+        ),
+        ("fc1.weight 256x17\nfc2.weight 256x256\nfc_mean.weight 6x256\nfc_logstd.weight 6x256", "fc_mean fc_logstd"),
+        (
+            "network.0.weight 32x4x8x8\nnetwork.3.weight 512x3136\nactor.weight 6x512\ncritic.weight 1x512",
+            "actor critic",
+        ),
+        (
+            "actor.0.weight 64x11\nactor.2.weight 64x64\ncritic.0.weight 64x11\ncritic.2.weight 64x64"
+            "\ncritic_linear.weight 1x64\nfc_mean.weight 3x64",
+            "critic_linear fc_mean",
+        ),
+        (
+            "encoder.0.weight 128x784\nencoder.2.weight 32x128\ndecoder.0.weight 128x32\ndecoder.2.weight 784x128",
+            "decoder.2",
+        ),
+        ("final_layer.linear.weight 32x64\nfinal_layer.adaLN_modulation.1.weight 128x64", "final_layer.linear"),
+        (
+            "bbox_embed.layers.0.weight 64x64\nbbox_embed.layers.1.weight 64x64\nbbox_embed.layers.2.weight 4x64",
+            "bbox_embed.layers.2",
+        ),
+        (
+            "0/affine1.weight 64x11\n0/affine2.weight 64x64\n0/action_mean.weight 3x64\n1/value_head.weight 1x64",
+            "0/action_mean 1/value_head",
+        ),
+        (
+            "features.0.weight 8x3x3x3\nfeatures.2.weight 16x8x3x3"
+            "\nclassifier.0.weight 64x784\nclassifier.2.weight 10x64",
+            "classifier.2",
+        ),
+        ("gate.0.weight 64x128\npooler.dense.weight 64x64\nattention.out.weight 64x64\nse.fc.weight 4x64", ""),
+    ],
+    ids=["td3", "cleanrl-sac", "cleanrl-ppo", "a2c", "autoencoder", "dit", "detr", "several", "vgg", "none"],
+)
+def test_everyday_networks_end_in_their_heads(table, heads):
+    assert outputs(read(table)) == heads.split()
+
+
+def test_a_subclass_with_parts_of_its_own_may_read_anything():
+    layers = read(
+        """
+        mlp_extractor.policy_net.0.weight 24x8
+        mlp_extractor.policy_net.2.weight 24x24
+        action_net.weight 3x24
+        entry_quality_head.0.weight 64x24
+        entry_quality_head.2.weight 3x64
+        """
+    )
+    assert layers["mlp_extractor.policy_net.0"].following == "mlp_extractor.policy_net.2"
+    assert layers["mlp_extractor.policy_net.2"].following is None
+
+
 # --- components and targets -----------------------------------------------------------------------------------------
 
 
@@ -884,6 +945,7 @@ def test_contrib_policies(boxes):
         ("ac_targ.pi.0.weight", "ac.pi.0.weight"),
         ("module.critic_target.fc1.weight", "module.critic.fc1.weight"),
         ("ema_model.conv.weight", "model.conv.weight"),
+        ("_slow_value.layers.0.weight", "_value.layers.0.weight"),
         ("critic_target", "critic"),
     ],
 )
@@ -1028,6 +1090,24 @@ def test_every_tensor_belongs_to_exactly_one_layer(shapes):
 @given(st.text() | st.lists(WORDS, min_size=1, max_size=4).map(".".join))
 def test_any_name_can_be_asked_for_its_twin(name):
     assert anatomy.is_target(name) == (anatomy.online_twin(name) is not None)
+
+
+@pytest.mark.parametrize(
+    "element",
+    ["attn.", "target.", "net.", "q_", "lora_A.", "_embedder_", "head_", "recip_", "module.", "parametrizations.", "/"],
+)
+def test_names_without_end_take_no_time_without_end(element):
+    name = element * 30_000
+    shapes = {
+        f"{name}x.weight": ((8, 4), "float32"),
+        f"{name}x.bias": ((8,), "float32"),
+        f"{name}targ": ((), "float32"),
+    }
+    started = time.perf_counter()
+    layers = anatomy.outline(shapes)
+    assert sorted(tensor for layer in layers for tensor in layer.parts.values()) == sorted(shapes)
+    anatomy.online_twin(f"{name}targ", ())
+    assert time.perf_counter() - started < 2.0, "measured: below 0.2 s"
 
 
 @pytest.mark.parametrize(

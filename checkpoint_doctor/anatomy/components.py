@@ -26,6 +26,9 @@ _ON_POLICY_PARTS = {
 """Where the parts of a Stable-Baselines3 actor-critic policy belong (stable_baselines3/common/policies.py)."""
 
 _TRUNKS = frozenset({"model", "net", "network", "base", "base_model", "state_dict", "model_state_dict", "weights"})
+_DEEPEST = 16
+"""Path elements that are looked at; nobody hides a component deeper."""
+_STORED = re.compile(r"(_model|_net)?_(state_dict|state|params|weights)$|\.(pth|pt)$")
 _SEPARATED = re.compile(r"[./]")
 
 
@@ -35,23 +38,31 @@ def component_of(drafts: Sequence[Draft]) -> None:
         draft.component = ""
     roots = {draft.path[: draft.path.index("mlp_extractor")] for draft in drafts if "mlp_extractor" in draft.path}
     roots |= {()} if any(draft.path[:1] in (("action_net",), ("lstm_actor",)) for draft in drafts) else set()
-    general: list[tuple[Draft, tuple[str, ...]]] = []
+    general: list[tuple[Draft, list[str]]] = []
     for draft in drafts:
         part = _on_policy_part(draft.path, roots)
         if part is None:
-            general.append((draft, tuple(element for element in draft.path if element not in WRAPPERS)))
+            general.append((draft, [element for element in draft.path[:_DEEPEST] if element not in WRAPPERS]))
         else:
             draft.component = part
     # A trunk that everything shares says nothing; what comes after it may.
-    while len({path[0] for _, path in general if path}) == 1 and all(len(path) > 1 for _, path in general):
-        if is_target(general[0][1][0]):
-            break
-        general = [(draft, path[1:]) for draft, path in general]
+    shared = _length_of_common_beginning([path[:-1] for _, path in general])
     for draft, path in general:
-        while len(path) > 1 and path[0] in _TRUNKS:
-            path = path[1:]
-        if len(path) >= 2 and (draft.is_wrapped or not path[0].isdigit()):
-            draft.component = path[0]
+        start = next((place for place, element in enumerate(path[:shared]) if is_target(element)), shared)
+        while start < len(path) - 1 and path[start] in _TRUNKS:
+            start += 1
+        if start < len(path) - 1 and (draft.is_wrapped or not path[start].isdigit()):
+            draft.component = _STORED.sub("", path[start])
+
+
+def _length_of_common_beginning(paths: list[list[str]]) -> int:
+    if not paths:
+        return 0
+    # What the first and the last in sorted order share, all of them share.
+    first, last = min(paths), max(paths)
+    return next(
+        (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first)
+    )
 
 
 def _on_policy_part(path: tuple[str, ...], roots: set[tuple[str, ...]]) -> str | None:
@@ -69,7 +80,7 @@ _PART_WORD = (
     r"|encoder|projector|advantage|nn|state_dict)\d*"
 )
 _TARGET = re.compile(
-    rf"(?:(?P<before>(?:{_PART_WORD}_)*(?:{_PART_WORD}))_?)?(?P<mark>target|targ)(?P<number>\d*)"
+    rf"(?P<private>_*)(?:(?P<before>(?:{_PART_WORD}_)*(?:{_PART_WORD}))_?)?(?P<mark>target|targ|slow)(?P<number>\d*)"
     rf"(?:_?(?P<after>(?:{_PART_WORD}_)*(?:{_PART_WORD})))?"
 )
 _AVERAGED = re.compile(
@@ -78,7 +89,7 @@ _AVERAGED = re.compile(
 )
 
 
-_MARKED = re.compile(r"(?i)targ|ema|polyak|averaged")
+_MARKED = re.compile(r"(?i)targ|slow|ema|polyak|averaged")
 
 
 def is_target(name: str) -> bool:
@@ -103,7 +114,7 @@ def _twins(name: str) -> Iterator[str]:
     if not _MARKED.search(name):
         return
     start = 0
-    for element in _SEPARATED.split(name):
+    for element in _SEPARATED.split(name, maxsplit=_DEEPEST)[:_DEEPEST]:
         for replacement in _online_names(element.lower()):
             before, after = name[:start], name[start + len(element) :]
             yield before + replacement + after if replacement else before + after[1:]
@@ -117,15 +128,17 @@ def _online_names(element: str) -> list[str]:
     if averaged is not None:
         named = averaged["before"] or averaged["after"]
         return list(dict.fromkeys([named or "model", "model", "net", "online_model", "", "student"]))
-    found = _TARGET.fullmatch(element) if "targ" in element else None
+    found = _TARGET.fullmatch(element) if "targ" in element or "slow" in element else None
     if found is None:
         return []
     before, after, number = found["before"], found["after"], found["number"]
+    if found["mark"] == "slow" and not (before or after):
+        return []
+    names = ["online", "policy", "net", "main", "local", "model", "eval"]
     if before or after:
         part = "_".join(word for word in (before, after) if word) + number
-        plain = part not in ("net", "network", "model", "nn")
-        others = [
-            f"{stem}_{part}" for stem in ("policy", "online", "eval", "q", "main", "current", "local", "behavior")
-        ]
-        return [part, f"online_{part}", f"{part}_local"] if plain else [*others[:1], part, *others[1:], "online"]
-    return ["online", "policy", "net", "main", "local", "model", "eval"]
+        names = [part, f"online_{part}", f"{part}_local"]
+        if part in ("net", "network", "model", "nn"):
+            stems = ("policy", "online", "eval", "q", "main", "current", "local", "behavior")
+            names = [f"policy_{part}", part, *(f"{stem}_{part}" for stem in stems[1:]), "online"]
+    return [found["private"] + name for name in names]

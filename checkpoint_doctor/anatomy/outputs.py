@@ -24,19 +24,22 @@ _HEAD = re.compile(
     | (.*_)?(?<!weights_)predictors? | predictions? | score | qa_outputs | seq_relationship
     | (tag|output|vocab)_projection(_layer)? | readout(_layer)? | embed_out | unembed
     | fc_?(mu|mean|std|log_?std|logvar|pi|v|q|a|out\d*|policy|value|action|adv(antage)?)
-    | (.*_)?(mean|log_?std)(_linear|_layer) | (mean|log_?std|mu)_?(linear|layer|head)?
+    | (.*_)?(mean|log_?std)(_linear|_layer) | (mean|(log_?)?std|mu)_?(linear|layer|head)?
     | (actor|critic|value|policy|action|q|adv(antage)?)_?(out(put)?|linear|layer|fc)
     | (action|policy|actor|value)_(mean|mu|std|log_?std|branch(es)?) | (q|state|action)_values?
-    | value | policy | adv(antage)?s?
+    | value | policy | adv(antage)?s? | class_embed | bbox_embed
     | (final|last)(_(layer|linear|conv|fc|dense))? | dense_final
     | (fc|linear|lin|dense|conv|layer)_?(final|last|out(put)?)
-    | out(put)?s?(_(layer|linear|conv|fc|dense))?
+    | outc | out(put)?s?(_(layer|linear|conv|fc|dense))?
     )"""
 )
 """Names of output heads in Stable-Baselines3, transformers, timm, AllenNLP and everyday code."""
 
+_LONE_HEAD = re.compile(r"actor|critic|generator|decoder|proj_out|[a-z]+2(tag|label|class|out(put)?|logits?)")
+"""Names that mean a head where one layer is called so, and a whole network where several are."""
+
 _INSIDE = re.compile(
-    r"""(?x) attn | attention | (^|_)att(_|$) | features_extractor | mlp_extractor | pooler
+    r"""(?x) attn | attention | (^|_)att(_|$) | modulation | features_extractor | mlp_extractor | pooler
     | (^|_)(embed|embeddings?|embedder|se|gate|router|shortcut|downsample|skip|encoder|backbone|extractor|memory)(_|$)
     | (^|_)(q|k|v|o|qkv|query|key)_proj$ | ^(query|key|to_[qkv])$"""
 )
@@ -120,7 +123,7 @@ def _find_in(members: list[Draft], scope: str, shared_readers: dict[int | None, 
 
 
 def _is_inside(path: tuple[str, ...]) -> bool:
-    return any(map(_is_inner, path))
+    return any(_is_inner(element) and not _is_head(element) for element in path)
 
 
 @lru_cache(maxsize=8192)
@@ -150,6 +153,8 @@ def _head(draft: Draft) -> tuple[str, ...] | None:
             return None
         if _is_head(element):
             return draft.path[: place + 1]
+    if _depth(draft) == 1 and _LONE_HEAD.fullmatch(draft.label):
+        return draft.path
     return None
 
 

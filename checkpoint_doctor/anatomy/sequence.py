@@ -58,12 +58,7 @@ def connect(drafts: Sequence[Draft]) -> None:
     siblings: dict[tuple[str, ...], list[Draft]] = defaultdict(list)
     for draft in flow:
         siblings[draft.parent].append(draft)
-    with_attention = {
-        draft.path[:place]
-        for draft in flow
-        for place, element in enumerate(draft.path)
-        if "attn" in element or "attention" in element
-    }
+    with_attention = {_before_attention(draft.path) for draft in flow}
     for parent, children in siblings.items():
         if len(children) > 1:
             _connect_numbered(children, flow, order, parent in with_attention)
@@ -74,6 +69,14 @@ def connect(drafts: Sequence[Draft]) -> None:
         if first.path[-2:] == ("intermediate", "dense") and second.path == (*first.path[:-2], "output", "dense"):
             link(first, second)
     connect_policies(flow, link)
+
+
+def _before_attention(path: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the path of the block whose attention a layer is part of, ``None`` for other layers."""
+    for place, element in enumerate(path):
+        if "attn" in element or "attention" in element:
+            return path[:place]
+    return None
 
 
 def link(first: Draft, second: Draft) -> bool:
