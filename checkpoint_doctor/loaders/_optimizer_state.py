@@ -224,7 +224,7 @@ def infer_kind(parameters: Sequence[Moments], groups: Sequence[ParameterGroup]) 
         return "ASGD"
     if "exp_avg" in keys or (not keys and "betas" in options):
         return "Lion"
-    if "exp_avg_sq_row" in keys or (not keys and "scale_parameter" in options):
+    if keys & {"exp_avg_sq_row", "row_var"} or options & {"scale_parameter", "beta2_decay"}:
         return "Adafactor"
     if "ns_steps" in options:
         return "Muon"
@@ -248,4 +248,6 @@ def _adam_kind(keys: set[str], options: set[str], first: Mapping[str, Any]) -> s
         return "SparseAdam"
     if "amsgrad" not in options and "decoupled_weight_decay" in options:
         return "RAdam"
+    if not keys and "amsgrad" not in options and "maximize" in options:
+        return "Adamax"
     return "Adam"

@@ -27,7 +27,7 @@ from checkpoint_doctor.loaders._torch_archive import Archive
 from checkpoint_doctor.model import Skipped
 
 DEEPEST_WRAPPER = 64
-FEWEST_VISITS = 100_000
+FEWEST_VISITS = 20_000
 LONGEST_NAME = 2000
 
 BESIDE_THE_MODEL = re.compile(
