@@ -14,7 +14,7 @@ from checkpoint_doctor.anatomy import Kind
 from checkpoint_doctor.model import Checkpoint, Finding, Layer, Severity
 from checkpoint_doctor.rule import rule
 
-_RECURRENT = (Kind.LSTM, Kind.GRU, Kind.RNN)
+_WITH_UNITS = (Kind.LINEAR, Kind.CONV, Kind.LSTM, Kind.GRU, Kind.RNN)
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ def silent_units(
         of the flagged units never fire in 4 to 10 real episodes. The shares ``note``, ``warning`` and ``error``: single
         layers of good agents reach 94 %. Dormant neurons: Sokar et al. 2302.12902; plasticity: Lyle et al. 2303.01486.
     """
-    if layer.is_output or layer.kind not in (Kind.LINEAR, Kind.CONV, *_RECURRENT):
+    if layer.is_output or layer.kind not in _WITH_UNITS:
         return
     hearing = hear_units(layer, checkpoint, ratio)
-    if hearing is None or hearing.never.all() or hearing.silent.mean() < note:
+    if hearing is None or hearing.never.all() or not hearing.silent.any():
         return
-    if not _is_alive_elsewhere(layer, hearing, checkpoint, ratio):
+    if hearing.silent.mean() < note or not _is_alive_elsewhere(layer, hearing, checkpoint, ratio):
         return
     downstream = _ask_readers(layer, hearing, checkpoint, ratio)
     share = float(hearing.silent.mean())
@@ -107,7 +107,7 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) ->
         column says that the input was zero whenever a gradient came. ``ratio`` only serves to tell whether the layer's
         units learn at all.
     """
-    if layer.previous is not None or layer.kind not in (Kind.LINEAR, Kind.CONV, *_RECURRENT):
+    if layer.kind not in _WITH_UNITS or not _reads_the_input(layer, checkpoint):
         return
     columns, units = hear_inputs(layer, checkpoint, ratio), hear_units(layer, checkpoint, ratio)
     if columns is None or units is None or not columns.never.any() or units.never.all() or columns.never.all():
@@ -120,6 +120,15 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) ->
         layer,
         evidence={"inputs": inputs, "layer_inputs": columns.never.size, "updates": columns.step},
         advice="Look at these inputs in the data: they were constantly zero or masked. Their weights are untrained.",
+    )
+
+
+def _reads_the_input(layer: Layer, checkpoint: Checkpoint) -> bool:
+    if layer.previous is not None:
+        return False
+    # A head whose source the names do not tell reads what the layers before it made.
+    return not (
+        layer.is_output and any(other.kind in _WITH_UNITS and other is not layer for other in checkpoint.layers)
     )
 
 
@@ -180,8 +189,8 @@ def _describe(layer: Layer, hearing: Hearing, downstream: Downstream | None, che
     if downstream.readers_are_silent:
         return f"{message}; what reads them receives none either, so the cause lies behind it"
     activation = activation_of(layer, checkpoint)
-    dead = "dead ReLUs" if activation in RECTIFIERS else "units whose output is 0"
-    stuck = "saturated" if activation in SQUASHERS else "units whose output is used but passes no gradient back"
+    dead = "by dead ReLUs" if activation in RECTIFIERS else "with an output of 0"
+    stuck = "by saturation" if activation in SQUASHERS else "with an output that passes no gradient back"
     kinds = ((downstream.dead, dead), (downstream.saturated, stuck), (downstream.cut_off, "cut off by zero weights"))
     told = [f"{int(which.sum()):,} {word}" for which, word in kinds if which.any()]
     return f"{message}; {', '.join(told)}" if told else message
