@@ -178,7 +178,7 @@ def _draw_layers(sheet: Sheet, rows: Sequence[Row], page: Page) -> None:
     largest = (max(row.rms or 0.0 for row in rows) if len(rows) > 1 else 0.0) or inf
     cells = []
     for row in chosen:
-        parts = row.parts if page.verbose else tuple(part for part in row.parts if _deserves_a_row(part, row))
+        parts = row.parts if page.verbose else tuple(part for part in row.parts if _deserves_a_row(part))
         cells.append(_cells(row, held, row.rms and row.rms / largest, leave_codes_to=parts))
         cells.extend(_cells(part, held, None, within=row) for part in parts)
     columns = (
@@ -186,7 +186,8 @@ def _draw_layers(sheet: Sheet, rows: Sequence[Row], page: Page) -> None:
         Column("zeros", 6, right=True), Column("rms", 5, right=True), Column("", 0), Column("", 4),
     )  # fmt: skip
     sheet.table(columns, cells, indent=2)
-    rest = [row for row in rows if row.name not in {row.name for row in chosen}]
+    names = {row.name for row in chosen}
+    rest = [row for row in rows if row.name not in names]
     if rest:
         ill = sum(row.severity is not None for row in rest)
         remark = f"{ill:,} of them with findings" if ill else "without remark"
@@ -204,7 +205,7 @@ def _draw_layers(sheet: Sheet, rows: Sequence[Row], page: Page) -> None:
         sheet.paragraph(Text("– updates: not held by an optimizer", style="dim"), indent=2)
 
 
-def _deserves_a_row(part: Row, layer: Row) -> bool:
+def _deserves_a_row(part: Row) -> bool:
     """True for a tensor that its layer's row would hide: one with a finding of its own, all zeros, or not finite."""
     return bool(part.codes) or part.zeros == 1 or part.nonfinite > 0
 

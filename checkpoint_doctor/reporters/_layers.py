@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import hypot, sqrt
 
@@ -45,13 +45,13 @@ def layer_rows(examination: Examination) -> list[Row]:
     rows = []
     for name, tensors in layers.items():
         parts = tuple(_sum_up(each.name, [each], by_subject.get(each.name, ())) for each in tensors)
-        row = _sum_up(name, tensors, by_subject.get(name) or by_subject.get(tensors[0].name) or ())
+        subjects = {name, *(each.name for each in tensors)}
+        row = _sum_up(name, tensors, [finding for each in subjects for finding in by_subject.get(each, ())])
         rows.append(replace(row, parts=parts if len(parts) > 1 else ()))
     return rows
 
 
-def _sum_up(name: str, tensors: Sequence[TensorRecord], findings: Iterable[Finding]) -> Row:
-    findings = list(findings)
+def _sum_up(name: str, tensors: Sequence[TensorRecord], findings: Sequence[Finding]) -> Row:
     entries = sum(tensor.size for tensor in tensors)
     counts = [tensor.updates for tensor in tensors if tensor.updates is not None]
     largest = max(tensors, key=lambda tensor: tensor.size)

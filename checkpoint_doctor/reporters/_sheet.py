@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from io import StringIO
 
 from rich.cells import cell_len, chop_cells, set_cell_size
+from rich.color import ColorSystem
 from rich.console import Console
+from rich.segment import Segment
 from rich.text import Text
 
 GAP = 2
@@ -30,19 +32,20 @@ class Sheet:
     def __init__(self, width: int, color: bool) -> None:
         self.width = max(width, 20)
         self._color = color
-        self._output = StringIO()
-        # The environment is not asked (COLUMNS, NO_COLOR, TERM …): the page says it all.
-        self._console = Console(
-            file=self._output, width=self.width, force_terminal=color, no_color=not color,
-            color_system="standard" if color else None, highlight=False, markup=False, emoji=False,
-            legacy_windows=False, _environ={},
-        )  # fmt: skip
+        self._lines: list[str] = []
+        # It only looks styles up. Printing through it would take twice as long, and the environment (COLUMNS, NO_COLOR,
+        # TERM …) would have a say beside the page.
+        self._console = Console(file=StringIO(), width=self.width, _environ={})
 
     def line(self, text: Text | str = "") -> None:
         """Add one line as it is."""
         text = text.copy() if isinstance(text, Text) else Text(text)
         text.rstrip()
-        self._console.print(text, no_wrap=True, overflow="ignore", crop=False, soft_wrap=True)
+        self._lines.append("".join(map(self._paint, text.render(self._console))) if self._color else text.plain)
+
+    def _paint(self, segment: Segment) -> str:
+        style = segment.style
+        return style.render(segment.text, color_system=ColorSystem.STANDARD) if style else segment.text
 
     def paragraph(self, text: Text, indent: int = 0, hanging: int = 0) -> None:
         """Add a text wrapped at its spaces; later lines hang further in.
@@ -91,7 +94,7 @@ class Sheet:
 
     def render(self) -> str:
         """Return all lines."""
-        return self._output.getvalue()
+        return "".join(f"{line}\n" for line in self._lines)
 
 
 def _wrap(text: Text, first_room: int, room: int) -> list[Text]:
