@@ -75,13 +75,32 @@ def _on_policy_part(path: tuple[str, ...], roots: set[tuple[str, ...]]) -> str |
     return None
 
 
-_PART_WORD = (
-    r"(?:actor|critics?|policy|pi|value|v|q|qs|qf|vf|qnet|dqn|ac|agent|net|nets|network|networks|model|quantile"
-    r"|encoder|projector|advantage|nn|state_dict)\d*"
+_PART_WORDS = frozenset(
+    {
+        *(
+            "actor",
+            "critic",
+            "critics",
+            "policy",
+            "pi",
+            "value",
+            "v",
+            "q",
+            "qs",
+            "qf",
+            "vf",
+            "qnet",
+            "dqn",
+            "ac",
+            "agent",
+        ),
+        *("net", "nets", "network", "networks", "model", "nn", "encoder", "projector", "quantile", "advantage"),
+        *("state", "dict"),
+    }
 )
+"""Words beside ``target`` that make it a network; beside any other word it may be a language or a label."""
 _TARGET = re.compile(
-    rf"(?P<private>_*)(?:(?P<before>(?:{_PART_WORD}_)*(?:{_PART_WORD}))_?)?(?P<mark>target|targ|slow)(?P<number>\d*)"
-    rf"(?:_?(?P<after>(?:{_PART_WORD}_)*(?:{_PART_WORD})))?"
+    r"(?P<private>_*)(?P<before>[a-z0-9_]*?)_?(?P<mark>target|targ|slow)(?P<number>\d*)_?(?P<after>[a-z0-9_]*)"
 )
 _AVERAGED = re.compile(
     r"(?:(?P<before>model|net|network|unet|\w+_model)_)?(?:ema|polyak|averaged)"
@@ -132,7 +151,8 @@ def _online_names(element: str) -> list[str]:
     if found is None:
         return []
     before, after, number = found["before"], found["after"], found["number"]
-    if found["mark"] == "slow" and not (before or after):
+    parts = [word.rstrip("0123456789") for side in (before, after) if side for word in side.split("_")]
+    if not _PART_WORDS.issuperset(parts) or (found["mark"] == "slow" and not parts):
         return []
     names = ["online", "policy", "net", "main", "local", "model", "eval"]
     if before or after:

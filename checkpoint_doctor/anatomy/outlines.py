@@ -38,6 +38,7 @@ class Kind(str, Enum):
 
 NORMS = frozenset({Kind.LAYER_NORM, Kind.RMS_NORM, Kind.BATCH_NORM, Kind.GROUP_NORM})
 RECURRENT = frozenset({Kind.LSTM, Kind.GRU, Kind.RNN})
+MATRICES = frozenset({Kind.LINEAR, Kind.CONV})
 WEIGHT_FORMS = ("", "_orig", "_mu", "_v", "_raw")
 """Endings of a weight's name: plain, pruned or spectrally normalised, noisy, weight-normalised, under weight drop."""
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from checkpoint_doctor.anatomy.components import is_target
 from checkpoint_doctor.anatomy.names import WRAPPERS, index_of, words
-from checkpoint_doctor.anatomy.outlines import NORMS, Draft, Kind
+from checkpoint_doctor.anatomy.outlines import MATRICES, NORMS, Draft, Kind
 
 _HEAD = re.compile(
     r"""(?x) _*(
@@ -50,8 +50,6 @@ _APART = re.compile(
     r"(actor|critics?|policy|value|generator|discriminator|gen|disc|netG|netD|qf|q_net|q_network|target)\d*(_.*)?"
 )
 """Components that only exchange what the environment or the loss passes on."""
-
-MATRICES = (Kind.LINEAR, Kind.CONV)
 
 
 def find_outputs(drafts: Sequence[Draft]) -> None:

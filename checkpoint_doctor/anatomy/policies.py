@@ -7,9 +7,10 @@ From ``stable_baselines3/common/policies.py``, ``torch_layers.py``, ``sac/polici
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
+from checkpoint_doctor.anatomy.links import link
 from checkpoint_doctor.anatomy.outlines import Draft
 
 _TELLING = frozenset({"cnn", "latent_pi", "mu", "q_net", "quantile_net", "action_net", "lstm_actor"})
@@ -19,10 +20,9 @@ _KNOWN = re.compile(
 )
 
 Path = tuple[str, ...]
-Link = Callable[[Draft, Draft], bool]
 
 
-def connect_policies(flow: Sequence[Draft], link: Link) -> None:
+def connect_policies(flow: Sequence[Draft]) -> None:
     """Link the ends of one part with the beginnings of the parts that read it."""
     if _TELLING.isdisjoint(element for draft in flow for element in draft.path):
         return
@@ -32,7 +32,7 @@ def connect_policies(flow: Sequence[Draft], link: Link) -> None:
             parts.setdefault(draft.path[:length], []).append(draft)
     roots = dict.fromkeys(path[:-1] for path in parts if path[-1] in _TELLING)
     for root in roots:
-        policy = _Policy(root, parts, link)
+        policy = _Policy(root, parts)
         if policy.has("action_net") or policy.has("lstm_actor"):
             policy.connect_on_policy()
         else:
@@ -42,10 +42,9 @@ def connect_policies(flow: Sequence[Draft], link: Link) -> None:
 class _Policy:
     """The parts below one module that are called as in a policy of Stable-Baselines3."""
 
-    def __init__(self, root: Path, parts: dict[Path, list[Draft]], link: Link) -> None:
+    def __init__(self, root: Path, parts: dict[Path, list[Draft]]) -> None:
         self._root = root
         self._parts = parts
-        self._link = link
         depth = len(root)
         # A subclass may have parts of its own that read what the known parts give.
         self._foreign_readers = {
@@ -90,4 +89,4 @@ class _Policy:
             end = self._parts[*self._root, *giver.split(".")][-1]
             beginning = self._parts[*self._root, *reader.split(".")][0]
             if end is not beginning and end.outputs not in self._foreign_readers:
-                self._link(end, beginning)
+                link(end, beginning)
