@@ -120,6 +120,12 @@ def _split_report(text: str) -> tuple[str, str]:
 
 
 def warn_of_broken_plugins(catalogue: Catalogue) -> None:
-    """Say which plugins are left out of the run, and why."""
+    """Say which plugins are left out of the run, and why.
+
+    Raises:
+        UsageError: a part of ckdoc itself is broken, so that silence would prove nothing.
+    """
     for plugin in catalogue.broken:
+        if plugin.is_ours:
+            raise UsageError(f"ckdoc's own {plugin.name} is broken: {plugin.problem}", "install checkpoint-doctor anew")
         remark(f"ckdoc: plugin {plugin.name} of {plugin.distribution} is left out: {plugin.problem}")
