@@ -151,5 +151,5 @@ def test_every_tensor_equals_what_torch_reads(path: Path) -> None:
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus of published checkpoints is not here")
 def test_a_file_that_was_copied_as_text_is_said_to_be_one() -> None:
     path = next(CORPUS.rglob("cifar_torchvision@67ab6ea.pt"))
-    with pytest.raises(UnreadableCheckpoint, match="as if it were text"):
+    with pytest.raises(UnreadableCheckpoint, match="as text"):
         loader.open(FileSource(path))

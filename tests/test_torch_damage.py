@@ -145,4 +145,4 @@ def test_a_file_damaged_by_a_text_copy_is_named(change: str) -> None:
         "line ends": content.replace(b"\n", b"\r\n"),
     }[change]
     assert loader.recognizes(MemorySource("model.pt", damaged))
-    assert "as if it were text" in refused(damaged).message
+    assert "as text" in refused(damaged).message

@@ -16,7 +16,16 @@ from typing import Any
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle_cursor import DAMAGED, Cursor
-from checkpoint_doctor.loaders._pickled_objects import CALL, Budget, Buildable, Global, Inert, StoredBytes, as_key
+from checkpoint_doctor.loaders._pickled_objects import (
+    CALL,
+    NOTHING,
+    Budget,
+    Buildable,
+    Global,
+    Inert,
+    StoredBytes,
+    as_key,
+)
 
 LONGEST_TEXT = 256 << 20
 LONGEST_INTEGER = 1024
@@ -159,13 +168,16 @@ class Machine:
             return callee.call(arguments, keywords)
         if isinstance(callee, Inert):
             self.budget.build(self._title, CALL)
-            return Inert(callee, arguments, dict(keywords or {}))
+            return Inert(callee, arguments, keywords or NOTHING)
         raise TypeError("not callable")
 
     def _set_items(self, target: Any, flat: list[Any]) -> None:
         if len(flat) % 2:
             raise ValueError("a key without a value")
-        entries = target.entries if isinstance(target, Inert) else target
+        if isinstance(target, Inert):
+            target.entries = entries = dict(target.entries) if target.entries is NOTHING else target.entries
+        else:
+            entries = target
         if not isinstance(entries, dict):
             raise TypeError("not a dictionary")
         for at in range(0, len(flat), 2):
@@ -175,7 +187,10 @@ class Machine:
             entries[key] = flat[at + 1]
 
     def _append(self, target: Any, items: Iterable[Any]) -> None:
-        entries = target.items if isinstance(target, Inert) else target
+        if isinstance(target, Inert):
+            target.items = entries = target.items or []
+        else:
+            entries = target
         if isinstance(entries, list):
             entries.extend(items)
         elif isinstance(entries, set):
@@ -365,7 +380,7 @@ ACTIONS: dict[int, Action] = {
     0x8C: lambda m: m._stack.append(m._text(m._cursor.byte())),
     0x8D: lambda m: m._stack.append(m._text(m._number(8))),
     0x8E: lambda m: m._bytes(m._number(8)),
-    0x8F: lambda m: m._container(set(), 4),
+    0x8F: lambda m: m._container(set(), 8),
     0x90: Machine._append_marked,
     0x91: lambda m: m._container(frozenset(map(as_key, m._pop_to_mark())), 4),
     0x92: Machine._new_with_keywords,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -17,6 +18,13 @@ CALL = 8
 DEEPEST_KEY = 8
 WIDEST_KEY = 256
 """Nesting and entries of a tuple that serves as a key, since hashing it visits everything below."""
+
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+"""Shared by all objects without entries: a bomb of empty objects should be light."""
+
+
+def _nothing() -> Mapping[Any, Any]:
+    return NOTHING
 
 
 class Budget:
@@ -86,7 +94,7 @@ class Global:
         self.called = True
         self.budget.build(self.qualified, CALL)
         if self.known is None:
-            return Inert(self, arguments, dict(keywords or {}))
+            return Inert(self, arguments, keywords or NOTHING)
         self.budget.copy(self.qualified, sum(map(_length, arguments)))
         return self.known(*arguments, **(keywords or {}))
 
@@ -97,10 +105,12 @@ class Inert:
 
     callee: Global | Inert
     arguments: tuple[Any, ...] = ()
-    keywords: dict[str, Any] = field(default_factory=dict)
+    keywords: Mapping[str, Any] = field(default_factory=_nothing)
     state: Any = None
-    items: list[Any] = field(default_factory=list)
-    entries: dict[Any, Any] = field(default_factory=dict)
+    items: Sequence[Any] = ()
+    """What the pickle appends."""
+    entries: Mapping[Any, Any] = field(default_factory=_nothing)
+    """What the pickle sets by key."""
 
     @property
     def type_name(self) -> str:

@@ -18,6 +18,7 @@ from checkpoint_doctor.loaders._pickle_cursor import Cursor
 from checkpoint_doctor.loaders._pickled_names import TABLE, storage_type
 from checkpoint_doctor.loaders._pickled_objects import Budget, Global, Inert, StoredBytes
 from checkpoint_doctor.loaders._pickled_tensors import Memory, PickledStorage
+from checkpoint_doctor.loaders._saved_as_text import describe_saved_as_text, was_saved_as_text
 from checkpoint_doctor.loaders._zip import Member, ZipArchive, check_crc, is_zip, open_archive
 from checkpoint_doctor.model import Flaw, PickledName, Skipped
 from checkpoint_doctor.source import MemorySource, Source
@@ -147,10 +148,11 @@ class _Reader:
                 "load it with an old PyTorch and save it again",
             )
         if kind == "garbled":
+            if was_saved_as_text(self.source.read(0, min(1 << 16, self.source.size))):
+                raise describe_saved_as_text(self.source)
             raise UnreadableCheckpoint(
-                f"{title} is a PyTorch file that was copied as if it were text: "
-                "its bytes from 0x80 on, or its line ends, were replaced and are lost",
-                "download the original again in binary mode",
+                f"{title} is a PyTorch file that was copied as text: its line ends were changed",
+                "fetch the original again, as a binary file",
             )
         raise UnreadableCheckpoint(
             f"{title} is no PyTorch file: neither a zip with a data.pkl nor a pickle"
