@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint_doctor.anatomy import Kind
 from checkpoint_doctor.model import Checkpoint, Finding, PickledName, Severity, Tensor
 from checkpoint_doctor.rule import rule
 
@@ -242,8 +241,8 @@ def empty_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]:
         inference, such a file fails or, with ``strict=False``, silently keeps random weights.
 
     When it is normal:
-        Buffers without entries, and weights whose shape says that a feature is switched off ([0, 64]) are a design
-        choice of few models; they are reported all the same, since nothing in the file tells them apart.
+        Buffers and records without entries are passed over. Weights whose shape says that a feature is switched off
+        ([0, 64]) are a design choice of few models; they are reported, since nothing in the file tells them apart.
 
     What to do:
         Gather the weights before saving: run ``zero_to_fp32.py`` in the checkpoint's folder, or save with
@@ -252,11 +251,14 @@ def empty_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]:
     References:
         DeepSpeed issues 2413, 3090 and 7900.
     """
-    if tensor.size == 0 and tensor.is_floating and checkpoint.layer_of[tensor.name].kind is not Kind.BUFFER:
+    layer = checkpoint.layer_of[tensor.name]
+    role = next((role for role, part in layer.tensors.items() if part is tensor), "")
+    if tensor.size == 0 and tensor.is_floating and role.startswith(("weight", "bias")):
         yield empty_tensor.finding(
-            f"has no elements (shape {list(tensor.shape)}): a placeholder, not the weights", tensor,
+            f"has no elements (shape {list(tensor.shape)}): a placeholder, not the weights",
+            tensor,
             evidence={"shape": list(tensor.shape)},
-        )  # fmt: skip
+        )
 
 
 @rule("FIL004", "code-in-schedule", Severity.NOTE, on=Checkpoint)
