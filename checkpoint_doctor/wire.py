@@ -66,6 +66,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "fail_on": report.fail_on.label if report.fail_on else _NEVER,
         "failed": report.failed,
         "hidden": report.hidden,
+        "remarks": [_write_finding(each) for each in report.remarks],
         "checkpoints": [_write_examination(each) for each in report.checkpoints],
     }
 
@@ -197,6 +198,7 @@ def from_json(document: Any) -> Report:
         checkpoints=tuple(_read_examination(each) for each in root.records("checkpoints")),
         rules=root.take("rules", int, 0),
         fail_on=root.choose("fail_on", {**_SEVERITIES, _NEVER: None}, Severity.ERROR),
+        remarks=tuple(_read_finding(each) for each in root.records("remarks", [])),
     )
 
 

@@ -1,5 +1,7 @@
 """Reports that show every reporter everything it must be able to say."""
 
+from dataclasses import replace
+
 from checkpoint_doctor.model import (
     Examination,
     Finding,
@@ -155,7 +157,15 @@ ODD = Examination(
     ),
 )
 
-CLINIC = Report(checkpoints=(HEALTHY, ILL, ODD, UNREADABLE), rules=41)
+UNUSED = Finding(
+    code="CKD002",
+    name="unused-ignore",
+    severity=Severity.NOTE,
+    message="the ignore of VAL003 in ckdoc.toml matched nothing",
+    advice="Remove it.",
+)
+
+CLINIC = Report(checkpoints=(HEALTHY, ILL, ODD, UNREADABLE), rules=41, remarks=(UNUSED,))
 """Several files: ill, healthy, unreadable and oddly named; findings of every severity, hidden ones, skipped things."""
 ONE_ILL = Report(checkpoints=(ILL,), rules=41)
 ONE_HEALTHY = Report(checkpoints=(HEALTHY,), rules=41)
@@ -166,5 +176,5 @@ CLEAN = Report(
 )
 REPORTS = {
     "clinic": CLINIC, "ill": ONE_ILL, "healthy": ONE_HEALTHY, "unreadable": ONE_UNREADABLE, "clean": CLEAN,
-    "nothing": Report(checkpoints=(), rules=0),
+    "nothing": Report(checkpoints=(), rules=0), "remark": replace(CLEAN, remarks=(UNUSED,)),
 }  # fmt: skip

@@ -33,7 +33,7 @@ def test_each_finding_is_an_annotation_and_nothing_else_is_printed():
     commands = annotate(CLINIC)
     assert all(commands)
     assert [command["level"] for command in commands] == [
-        "error", "error", "warning", "warning", "notice", "notice", "warning", "notice",
+        "error", "error", "warning", "warning", "warning", "notice", "notice", "notice", "notice",
     ]  # fmt: skip
 
 
@@ -42,6 +42,11 @@ def test_an_annotation_says_where_what_and_how_to_fix_it():
     assert properties_of(command) == {"file": "runs/model.zip", "title": "ZER003 zero-bias"}
     assert command["message"].startswith("actor.mu.bias: All 3 entries are exactly zero")
     assert command["message"].endswith("Fix: safe (`ckdoc fix`): uniform(-0.01, 0.01)")
+
+
+def test_message_and_advice_are_two_sentences():
+    finding = replace(ZERO_BIAS, message="all zero", advice="Look upstream", tensor=None, layer=None, fix=None)
+    assert annotate(Report((replace(ILL, findings=(finding,)),), 3))[0]["message"] == "all zero. Look upstream"
 
 
 def test_hidden_findings_are_not_annotated():

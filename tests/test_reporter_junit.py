@@ -39,7 +39,7 @@ def test_the_counts_agree_with_the_cases():
     xml = parse(CLINIC)
     counted = (xml.tests, xml.failures, xml.errors, xml.skipped)
     xml.update_statistics()
-    assert counted == (xml.tests, xml.failures, xml.errors, xml.skipped) == (12, 1, 1, 1)
+    assert counted == (xml.tests, xml.failures, xml.errors, xml.skipped) == (13, 1, 1, 1)
 
 
 def test_a_failure_tells_everything_in_its_body():
@@ -107,6 +107,10 @@ def test_what_could_not_be_looked_at_is_skipped_with_the_reason():
 
 def test_a_finding_of_an_unlisted_rule_has_its_case():
     assert "ACM001 odd-name" in cases_of(CLINIC)
+
+
+def test_a_remark_about_the_run_has_a_case_of_its_own():
+    assert "matched nothing" in cases_of(CLINIC)["CKD002 unused-ignore"].system_out
 
 
 names = st.text(st.characters(codec=None), max_size=30)

@@ -49,6 +49,10 @@ def test_an_unreadable_checkpoint_has_its_sentence_and_hint():
     assert "hint: the file is truncated" in text
 
 
+def test_a_remark_about_the_run_is_told():
+    assert "### This run\n\n- ℹ️ note **CKD002** unused-ignore: the ignore of VAL003" in write(CLINIC)
+
+
 def test_markup_in_messages_is_shown_as_it_is():
     text = write(Report((ODD,), 1))
     assert "<script>" not in text

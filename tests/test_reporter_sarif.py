@@ -183,6 +183,12 @@ def test_what_could_not_be_read_or_looked_at_is_notified():
     assert run_of(Report((HEALTHY,), 1))["invocations"][0]["executionSuccessful"] is True
 
 
+def test_a_remark_about_the_run_is_a_notification():
+    (remark,) = run_of(CLINIC)["invocations"][0]["toolConfigurationNotifications"]
+    assert (remark["level"], remark["descriptor"]["id"]) == ("note", "CKD002")
+    assert "matched nothing" in remark["message"]["text"]
+
+
 def crowd(count, **fields):
     findings = tuple(
         Finding("NET001", "silent-units", Severity.WARNING, f"{n}", f"t{n}", **fields) for n in range(count)

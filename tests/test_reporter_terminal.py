@@ -176,7 +176,7 @@ def test_the_summary_has_the_worst_first():
     text = draw(CLINIC)
     table = text[text.index("verdict ") :].splitlines()
     assert [line.split()[-1] for line in table[1:3]] == ["runs/broken.zip", "runs/model.zip"]
-    assert table[-1].endswith("runs/best.zip")
+    assert table[5].endswith("runs/best.zip")
 
 
 def test_long_paths_in_the_summary_are_folded_and_not_cut():
@@ -235,6 +235,11 @@ def test_a_tensor_that_its_layer_would_hide_gets_its_own_row():
 def test_values_that_are_not_finite_are_counted_in_the_table():
     sick = replace(HEALTHY, tensors=(record("a.weight", (2, 2), "a", nonfinite=4, norm=None),))
     assert "4 not finite" in draw(Report((sick,), 1))
+
+
+def test_a_remark_about_the_run_is_told():
+    for report in (CLINIC, replace(ONE_HEALTHY, remarks=CLINIC.remarks), Report((), 0, remarks=CLINIC.remarks)):
+        assert "about this run\n  ● note CKD002 unused-ignore\n      the ignore of VAL003" in draw(report)
 
 
 def test_nothing_breaks_on_an_empty_checkpoint():

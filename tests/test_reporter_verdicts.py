@@ -7,7 +7,7 @@ from itertools import product
 from xml.etree import ElementTree
 
 import pytest
-from sample_reports import CLEAN, CLINIC, HEALTHY, ILL, ODD, ONE_UNREADABLE, RULES
+from sample_reports import CLEAN, CLINIC, HEALTHY, ILL, ODD, ONE_UNREADABLE, RULES, UNUSED
 
 from checkpoint_doctor import wire
 from checkpoint_doctor.model import Page, Report, Severity
@@ -33,6 +33,7 @@ def test_a_hidden_finding_never_fails_the_run():
     assert not Report((HIDDEN,), 3, Severity.NOTE).failed
 
 
+@pytest.mark.parametrize("remarks", [(), (UNUSED,)], ids=["", "remark"])
 @pytest.mark.parametrize(
     ("checkpoints", "fail_on"),
     list(
@@ -43,8 +44,8 @@ def test_a_hidden_finding_never_fails_the_run():
     ),
     ids=lambda value: "+".join(each.path[5:9] for each in value) if isinstance(value, tuple) else str(value),
 )
-def test_every_format_tells_the_same_verdict(checkpoints, fail_on):
-    report = Report(checkpoints, 3, fail_on)
+def test_every_format_tells_the_same_verdict(checkpoints, fail_on, remarks):
+    report = Report(checkpoints, 3, fail_on, remarks)
     texts = {
         module.__name__.rpartition(".")[2]: module.reporter.render(report, RULES, Page())
         for module in (github, json_reporter, junit, markdown, sarif)

@@ -78,6 +78,7 @@ reports = st.builds(
     checkpoints=st.lists(examinations, max_size=3).map(tuple),
     rules=st.integers(0, 100),
     fail_on=st.none() | st.sampled_from(Severity),
+    remarks=st.lists(findings, max_size=2).map(tuple),
 )
 
 
@@ -309,7 +310,7 @@ def test_writing_json_costs_no_import_of_rich():
             "1 tensor, 1 rule, 0 findings",
         ),
         (ONE_ILL, "6 tensors, 41 rules, 3 findings, 1 hidden by config, 1 not looked at"),
-        (CLINIC, "4 checkpoints, 8 tensors, 41 rules, 5 findings, 1 hidden by config, 1 not looked at, 1 unreadable"),
+        (CLINIC, "4 checkpoints, 8 tensors, 41 rules, 6 findings, 1 hidden by config, 1 not looked at, 1 unreadable"),
         (
             Report(
                 (

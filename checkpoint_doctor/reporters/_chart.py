@@ -51,6 +51,12 @@ def draw(report: Report, page: Page) -> str:
                 sheet.line()
     if several and report.checkpoints:
         _draw_summary(sheet, report)
+    remarks = [remark for remark in report.remarks if remark.ignored is None]
+    if remarks:
+        if report.checkpoints:
+            sheet.line()
+        sheet.line(Text("about this run", style="bold"))
+        _draw_findings(sheet, rank(remarks), "", page)
     return sheet.render()
 
 
@@ -133,9 +139,13 @@ def _group_by_layer(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
 def _draw_group(sheet: Sheet, layer: str, row: Row | None, findings: Sequence[Finding], page: Page) -> None:
     what = (f"  {row.kind} {shape_in_words(row.shape)}" if row else "", "dim")
     sheet.paragraph(Text.assemble((printable(layer) or "the whole checkpoint", "bold"), what), indent=2, hanging=2)
+    _draw_findings(sheet, findings, layer, page)
+
+
+def _draw_findings(sheet: Sheet, findings: Sequence[Finding], layer: str, page: Page) -> None:
     for finding in findings:
         style = _SEVERITY_STYLES[finding.severity]
-        subject = "" if subject_of(finding) == printable(layer) else f" · {subject_of(finding)}"
+        subject = "" if subject_of(finding) in ("", printable(layer)) else f" · {subject_of(finding)}"
         sheet.paragraph(
             Text.assemble(
                 (f"{_SEVERITY_SIGNS[finding.severity]} {finding.severity.label}", f"bold {style}"),

@@ -81,6 +81,13 @@ def headline(finding: Finding) -> str:
     return f"{subject}: {one_line(finding.message)}" if subject else one_line(finding.message)
 
 
+def join_sentences(*sentences: str) -> str:
+    """Join what is not empty, with a full stop between where there is no mark yet."""
+    told = [sentence for sentence in sentences if sentence]
+    ended = [sentence if sentence.endswith((".", "!", "?", ":")) else f"{sentence}." for sentence in told[:-1]]
+    return " ".join([*ended, *told[-1:]])
+
+
 def particulars(finding: Finding, *, brief: bool = False) -> list[tuple[str, str]]:
     """Return what else is to be said about a finding, each with its label: evidence, advice, fix."""
     words = {

@@ -14,6 +14,7 @@ from checkpoint_doctor.reporters._order import rank_all
 from checkpoint_doctor.reporters._wording import (
     fix_in_words,
     headline,
+    join_sentences,
     one_line,
     printable,
     skipped_in_words,
@@ -39,7 +40,7 @@ class GithubReporter:
         room = {"error": MOST_OF_A_KIND, "warning": MOST_OF_A_KIND, "notice": MOST_OF_A_KIND - 1}
         lines = []
         left_out = 0
-        for level, line in _annotate(report):
+        for level, line in sorted(_annotate(report), key=lambda annotation: list(room).index(annotation[0])):
             if room[level]:
                 room[level] -= 1
                 lines.append(line)
@@ -62,6 +63,10 @@ def _annotate(report: Report) -> Iterator[tuple[str, str]]:
             level = _LEVELS[finding.severity]
             title = f"{finding.code} {finding.name}"
             yield level, _command(level, _message(finding), file=_file(examination), title=title)
+    for remark in report.remarks:
+        if remark.ignored is None:
+            level = _LEVELS[remark.severity]
+            yield level, _command(level, _message(remark), title=f"{remark.code} {remark.name}")
     for examination in report.checkpoints:
         for skipped in examination.skipped:
             message = skipped_in_words(skipped)
@@ -74,7 +79,7 @@ def _file(examination: Examination) -> str:
 
 def _message(finding: Finding) -> str:
     fix = f"Fix: {fix_in_words(finding)}" if finding.fix else ""
-    return " ".join(filter(None, (headline(finding), one_line(finding.advice), fix)))
+    return join_sentences(headline(finding), one_line(finding.advice), fix)
 
 
 def _command(level: str, message: str, **properties: str) -> str:

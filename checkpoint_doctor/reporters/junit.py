@@ -23,6 +23,8 @@ class JUnitReporter:
         """Return the XML document."""
         root = ElementTree.Element("testsuites", name="checkpoint-doctor")
         root.extend([_write_suite(report, each, rules) for each in report.checkpoints])
+        if report.remarks:
+            root.append(_write_remarks(report))
         _count(root)
         ElementTree.indent(root)
         return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
@@ -37,7 +39,7 @@ def _write_suite(report: Report, examination: Examination, rules: Sequence[Rule]
         error = ElementTree.SubElement(case, "error", message=message, type="unreadable")
         error.text = "\n".join(filter(None, (message, one_line(examination.hint))))
     else:
-        for name, findings in _cases(examination, rules):
+        for name, findings in _cases(examination.findings, rules):
             _write_outcome(_add_case(suite, path, name), report, findings)
         for skipped in examination.skipped:
             case = _add_case(suite, path, f"looked at {printable(skipped.what)}")
@@ -47,11 +49,19 @@ def _write_suite(report: Report, examination: Examination, rules: Sequence[Rule]
     return suite
 
 
-def _cases(examination: Examination, rules: Sequence[Rule]) -> Iterator[tuple[str, list[Finding]]]:
+def _write_remarks(report: Report) -> ElementTree.Element:
+    suite = ElementTree.Element("testsuite", name="this run")
+    for name, findings in _cases(report.remarks, ()):
+        _write_outcome(_add_case(suite, "this run", name), report, findings)
+    _count(suite)
+    return suite
+
+
+def _cases(told: Sequence[Finding], rules: Sequence[Rule]) -> Iterator[tuple[str, list[Finding]]]:
     """Yield each rule's case with its findings; rules that are not listed get a case where they found something."""
     names = {rule.code: rule.name for rule in rules}
     found: dict[str, list[Finding]] = {code: [] for code in names}
-    for finding in rank(examination.findings):
+    for finding in rank(told):
         found.setdefault(finding.code, []).append(finding)
         names.setdefault(finding.code, finding.name)
     for code, findings in found.items():

@@ -58,6 +58,11 @@ def _write(report: Report) -> Iterator[str]:
         if examination.findings or examination.skipped or examination.verdict is Verdict.UNREADABLE:
             yield from _write_examination(examination)
 
+    remarks = [remark for remark in report.remarks if remark.ignored is None]
+    if remarks:
+        yield "\n### This run\n"
+        yield from map(_write_finding, rank(remarks))
+
 
 def _write_row(examination: Examination) -> str:
     counts = Counter(finding.severity for finding in examination.counted)

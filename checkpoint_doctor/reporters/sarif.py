@@ -15,7 +15,14 @@ from checkpoint_doctor import __version__, wire
 from checkpoint_doctor.model import Examination, Finding, Page, Report, Verdict, quantity
 from checkpoint_doctor.reporters._artifacts import artifact_path, artifact_uri
 from checkpoint_doctor.reporters._order import rank_all
-from checkpoint_doctor.reporters._wording import LISTED, headline, one_line, skipped_in_words, subject_of
+from checkpoint_doctor.reporters._wording import (
+    LISTED,
+    headline,
+    join_sentences,
+    one_line,
+    skipped_in_words,
+    subject_of,
+)
 from checkpoint_doctor.rule import Rule
 
 MOST_RESULTS = 5_000
@@ -62,6 +69,15 @@ def _write_log(
                     {
                         "executionSuccessful": report.unreadable == 0,
                         "toolExecutionNotifications": _write_notifications(report, left_out),
+                        "toolConfigurationNotifications": [
+                            _write_notification(
+                                remark.code,
+                                remark.severity.label,
+                                join_sentences(headline(remark), one_line(remark.advice)),
+                            )
+                            for remark in report.remarks
+                            if remark.ignored is None
+                        ],
                     }
                 ],
                 "results": [
@@ -130,7 +146,7 @@ def _write_result(
         "ruleId": finding.code,
         **({"ruleIndex": positions[finding.code]} if finding.code in positions else {}),
         "level": finding.severity.label,
-        "message": {"text": " ".join(filter(None, (headline(finding), one_line(finding.advice))))},
+        "message": {"text": join_sentences(headline(finding), one_line(finding.advice))},
         "locations": [_write_location(examination.path, finding)],
         "partialFingerprints": {"primaryLocationLineHash": f"{key}:{repetitions[key]}"},
         "properties": {
