@@ -48,7 +48,7 @@ def component_of(drafts: Sequence[Draft]) -> None:
     # A trunk that everything shares says nothing; what comes after it may.
     shared = _length_of_common_beginning([path[:-1] for _, path in general])
     for draft, path in general:
-        start = next((place for place, element in enumerate(path[:shared]) if is_target(element)), shared)
+        start = next((place for place, element in enumerate(path[:shared]) if is_target_part(element)), shared)
         while start < len(path) - 1 and path[start] in _TRUNKS:
             start += 1
         if start < len(path) - 1 and (draft.is_wrapped or not path[start].isdigit()):
@@ -118,6 +118,12 @@ def is_target(name: str) -> bool:
     ``target_embedding`` is none: in translation the target is a language.
     """
     return next(_twins(name), None) is not None
+
+
+@lru_cache(maxsize=8192)
+def is_target_part(element: str) -> bool:
+    """Answer ``is_target`` for one path element."""
+    return is_target(element)
 
 
 def online_twin(name: str, names: Container[str] | None = None) -> str | None:

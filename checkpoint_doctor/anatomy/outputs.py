@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 
-from checkpoint_doctor.anatomy.components import is_target
+from checkpoint_doctor.anatomy.components import is_target_part
 from checkpoint_doctor.anatomy.names import WRAPPERS, index_of, words
 from checkpoint_doctor.anatomy.outlines import MATRICES, NORMS, Draft, Kind
 
@@ -60,7 +60,7 @@ def find_outputs(drafts: Sequence[Draft]) -> None:
         if draft.kind not in (Kind.BUFFER, Kind.PARAMETER, Kind.LORA) and (draft.inputs or draft.outputs):
             scope = _scope(draft)
             scopes[scope].append(draft)
-            if not is_target(scope):
+            if not is_target_part(scope):
                 trunk.append(draft)
     shared_readers = {draft.inputs: draft.position for draft in scopes.get("", ()) if _is_unexplained(draft)}
     for scope, members in scopes.items():
@@ -75,7 +75,7 @@ def _is_unexplained(draft: Draft) -> bool:
 def _scope(draft: Draft) -> str:
     """Return the component where it is one that stands apart, else ``""``, the shared rest of the model."""
     for element in draft.path[:2]:
-        if is_target(element):
+        if is_target_part(element):
             return element
     return draft.component if _APART.fullmatch(draft.component) else ""
 
