@@ -134,6 +134,7 @@ def test_surplus_bytes_and_holes_are_flaws() -> None:
         (b'{"a": 1, "a": 2}', "'a' appears twice"),
         (b'{"a": NaN}', "NaN is no number"),
         (b'{"\xff": 1}', "no UTF-8"),
+        (b'{"\\ud800": 1}', "half a character"),
         (b'{"a":' + b"[" * 100_000, "nested too deeply"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import time
 import zipfile
 import zlib
 
@@ -238,3 +239,12 @@ def test_arbitrary_bytes_never_crash(content: bytes) -> None:
         if is_zip(source(each)):
             with contextlib.suppress(UnreadableCheckpoint):
                 open_archive(source(each))
+
+
+def test_signatures_repeated_without_end_are_not_searched_forever() -> None:
+    started = time.perf_counter()
+    header = struct.pack("<4s5H3I2H", b"PK\x03\x04", 20, 8, 0, 0, 0, 0, 0, 0, 1, 0) + b"a"
+    for content in (header + b"PK\x07\x08" * 2_000_000, b"PK\x05\x06" * 500_000, header[:8] + b"\0" * 22 + b"b" * 9):
+        with pytest.raises(UnreadableCheckpoint):
+            open_archive(source(content))
+    assert time.perf_counter() - started < 5

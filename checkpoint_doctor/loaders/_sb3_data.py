@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._pickled_objects import Budget, Inert
-from checkpoint_doctor.loaders._sb3_pickled import Pickled, describe_schedule, follow, read_name, read_number
+from checkpoint_doctor.loaders._pickled_objects import Inert
+from checkpoint_doctor.loaders._sb3_pickled import Follower, Pickled, describe_schedule, read_name, read_number
 from checkpoint_doctor.loaders._zip import Member
 from checkpoint_doctor.model import PickledName, Skipped
 
 LARGEST_DATA = 16 << 20
 """Bytes. Published files have 10 to 60 KB; only stacked camera observations make them larger."""
+MOST_ATTRIBUTES = 2000
+"""Published files have some sixty."""
+MOST_DESCRIBED = 100
+"""Attributes of one described value that are kept."""
 LONGEST_TEXT = 400
 """Characters of a described attribute that are kept."""
 
@@ -72,13 +77,17 @@ def read_settings(member: Member) -> Settings:
 
     try:
         # json.dumps writes NaN and Infinity as bare words, and json.loads takes them.
-        data = json.loads(content.decode("utf-8", "surrogateescape"))
+        data = json.loads(content.decode("utf-8", "replace"))
+        if b"\\ud" in content.lower():  # half a character, which nobody could print
+            data = json.loads(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace"))
     except RecursionError:
         return _unread(member, "its JSON is nested too deeply")
     except ValueError as error:
         return _unread(member, f"it is no JSON: {error}")
     if not isinstance(data, dict):
         return _unread(member, "it is no JSON object")
+    if len(data) > MOST_ATTRIBUTES:
+        return _unread(member, f"it has {len(data):,} attributes; more than {MOST_ATTRIBUTES:,} are not read")
     return _describe_all(data, member)
 
 
@@ -87,7 +96,7 @@ def _unread(member: Member, why: str) -> Settings:
 
 
 def _describe_all(data: Mapping[str, Any], member: Member) -> Settings:
-    budget = Budget(member.size)
+    follower = Follower(member.name, member.size)
     plain: dict[str, Any] = {}
     described: dict[str, Any] = {}
     called: dict[tuple[str, str], bool] = {}
@@ -96,7 +105,7 @@ def _describe_all(data: Mapping[str, Any], member: Member) -> Settings:
         if not isinstance(value, dict) or not isinstance(value.get(":serialized:"), str):
             plain[attribute] = value
             continue
-        pickled = follow(value[":serialized:"], budget, member.name)
+        pickled = follower.follow(value[":serialized:"])
         if pickled.problem:
             skipped.append(Skipped(f"the setting {attribute}", pickled.problem))
         for name in pickled.names:
@@ -121,7 +130,11 @@ def _describe(value: Mapping[str, Any], pickled: Pickled) -> Any:
     frequency = _read_train_frequency(pickled.root)
     if frequency is not None:
         return frequency
-    attributes = {key: _shorten(text) for key, text in value.items() if key not in (":type:", ":serialized:")}
+    attributes = {
+        key: _shorten(text)
+        for key, text in islice(value.items(), MOST_DESCRIBED)
+        if key not in (":type:", ":serialized:")
+    }
     return attributes if kind == "dict" else {"stored_as": "pickle", "class": kind, **attributes}
 
 

@@ -14,10 +14,14 @@ from checkpoint_doctor.loaders._pickle import Machine
 from checkpoint_doctor.loaders._pickle_cursor import Cursor
 from checkpoint_doctor.loaders._pickled_objects import Budget, Global, Inert
 from checkpoint_doctor.model import PickledName
-from checkpoint_doctor.source import MemorySource
+from checkpoint_doctor.source import MemorySource, Source
 
 LARGEST_STRUCTURE = 10_000
 """Objects looked through for the numbers of one schedule; the largest published one has some fifty."""
+UNCOUNTED_BYTES = 1 << 20
+"""Bytes of pickles in one member whose instructions are not counted; published files have 10 to 60 KB."""
+MOST_INSTRUCTIONS = 500_000
+"""Instructions followed beyond those: about a second's work."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,34 +51,69 @@ class Pickled:
 
     def _leaves(self) -> Iterator[Any]:
         seen: set[int] = set()
+        left = LARGEST_STRUCTURE
         for call in self.calls:
-            pending = [call.arguments, call.keywords, call.state, call.items, call.entries]
-            while pending and len(seen) < LARGEST_STRUCTURE:
-                each = pending.pop(0)
-                if isinstance(each, dict | list | tuple):
-                    if id(each) not in seen:
-                        seen.add(id(each))
-                        pending[:0] = each.values() if isinstance(each, dict) else each
-                elif not isinstance(each, Inert):  # every Inert is itself one of the calls
-                    yield each
+            open_: list[Iterator[Any]] = [iter((call.arguments, call.keywords, call.state, call.items, call.entries))]
+            while open_:
+                for each in open_[-1]:
+                    left -= 1
+                    if left < 0:
+                        return
+                    if isinstance(each, dict | list | tuple):
+                        if id(each) not in seen:
+                            seen.add(id(each))
+                            open_.append(iter(each.values() if isinstance(each, dict) else each))
+                            break
+                    elif not isinstance(each, Inert):  # every Inert is itself one of the calls
+                        yield each
+                else:
+                    open_.pop()
 
 
-def follow(encoded: str, budget: Budget, member: str) -> Pickled:
-    """Follow a pickle that is encoded as base64; ``member`` is the part of the file its names are recorded for."""
-    import binascii
+class Follower:
+    """Follows the pickles of one member, which share what they may cost."""
 
-    try:
-        content = binascii.a2b_base64(encoded)
-    except ValueError as error:  # also raised for text beyond ASCII
-        return Pickled(None, [], (), f"it is not encoded in base64: {error}")
-    machine = _Listener({}, None, budget)
-    root, problem = None, ""
-    try:
-        root = machine.load(Cursor(MemorySource("the pickle", content)))
-    except UnreadableCheckpoint as error:
-        problem = error.message
-    names = tuple(PickledName(each.module, each.name, member, each.called) for each in machine.names.values())
-    return Pickled(root, machine.calls, names, problem)
+    def __init__(self, member: str, size: int) -> None:
+        self._member = member
+        self._budget = Budget(size)
+        self._uncounted = UNCOUNTED_BYTES
+        self._instructions = [MOST_INSTRUCTIONS]
+
+    def follow(self, encoded: str) -> Pickled:
+        """Follow a pickle that is encoded as base64."""
+        import binascii
+
+        try:
+            content = binascii.a2b_base64(encoded)
+        except ValueError as error:  # also raised for text beyond ASCII
+            return Pickled(None, [], (), f"it is not encoded in base64: {error}")
+        source = MemorySource("the pickle", content)
+        self._uncounted -= len(content)
+        cursor = Cursor(source) if self._uncounted >= 0 else _CountingCursor(source, self._instructions)
+        machine = _Listener({}, None, self._budget)
+        root, problem = None, ""
+        try:
+            root = machine.load(cursor)
+        except UnreadableCheckpoint as error:
+            problem = error.message
+        names = tuple(PickledName(each.module, each.name, self._member, each.called) for each in machine.names.values())
+        return Pickled(root, machine.calls, names, problem)
+
+
+class _CountingCursor(Cursor):
+    """Ends a pickle that would keep us busy."""
+
+    def __init__(self, source: Source, left: list[int]) -> None:
+        super().__init__(source)
+        self._left = left
+
+    def byte(self) -> int:
+        self._left[0] -= 1
+        if self._left[0] < 0:
+            raise UnreadableCheckpoint(
+                f"the pickles take more than {MOST_INSTRUCTIONS:,} instructions, which settings never need", ""
+            )
+        return super().byte()
 
 
 class _Listener(Machine):

@@ -30,6 +30,8 @@ LOCAL_HEADER = Struct("<4s5H3I2H")
 DEFERRED = 0xFFFFFFFF
 """A 32-bit field whose value stands in the zip64 extra field."""
 
+MOST_FLAWS = 50
+"""Contradictions that are told one by one."""
 LARGEST_INFLATED = 2 << 30
 """Bytes that one compressed member may become in memory."""
 HIGH_RATIO = 100
@@ -169,6 +171,8 @@ def _open(source: Source) -> ZipArchive:
             flaws.append(Flaw("two members have the same name; readers disagree which one counts", member.name))
         members[member.name] = member
     _check_overlaps(everything, flaws)
+    if len(flaws) > MOST_FLAWS:
+        flaws[MOST_FLAWS:] = [Flaw(f"{len(flaws) - MOST_FLAWS:,} more contradictions like these")]
     in_order = {
         member.name: member
         for member in everything

@@ -23,6 +23,8 @@ LOCAL_HEADER = Struct("<4s5H3I2H")
 DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
 
 LONGEST_COMMENT = 0xFFFF
+MOST_CANDIDATES = 64
+"""Places at the end of a file that are tried as the end of an archive."""
 UTF8_NAME = 0x800
 HAS_DESCRIPTOR = 8
 
@@ -31,6 +33,8 @@ MOST_MEMBERS = 200_000
 LARGEST_DIRECTORY = 64 << 20
 LONGEST_SEARCH = 256 << 20
 """Bytes searched for the members of a truncated archive before giving up on naming the last whole one."""
+COST_OF_A_STEP = 2048
+"""What a header or a signature costs of that search, in bytes that could be searched in the same time."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,10 @@ def _find_end(source: Source) -> tuple[int | None, int]:
     base = source.size - len(tail)
     at = len(tail)
     fallback: tuple[int | None, int] = (None, 0)
-    while (at := tail.rfind(END_SIGNATURE, 0, at)) >= 0:
+    for _ in range(MOST_CANDIDATES):
+        at = tail.rfind(END_SIGNATURE, 0, at)
+        if at < 0:
+            break
         if len(tail) - at < size:
             continue
         *_, directory_size, _, comment_length = END_RECORD.unpack_from(tail, at)
@@ -292,6 +299,9 @@ def _walk(source: Source) -> tuple[str, str]:
     while position + 4 <= source.size and source.read(position, 4) == LOCAL_SIGNATURE:
         if position + LOCAL_HEADER.size > source.size:
             return whole, "(header)"
+        budget -= COST_OF_A_STEP
+        if budget < 0:
+            break
         fields = LOCAL_HEADER.unpack(source.read(position, LOCAL_HEADER.size))
         flags, compressed, name_length, extra_length = fields[2], fields[7], fields[9], fields[10]
         name_end = position + LOCAL_HEADER.size + name_length
@@ -299,10 +309,12 @@ def _walk(source: Source) -> tuple[str, str]:
             return whole, "(header)"
         name = _decode(source.read(name_end - name_length, name_length), flags)
         start = name_end + extra_length
+        if start > source.size:
+            return whole, name
         if flags & HAS_DESCRIPTOR and compressed in (0, 0xFFFFFFFF):
             end, budget = _find_descriptor(source, start, budget)
         elif compressed == 0xFFFFFFFF:
-            extra = source.read(name_end, min(extra_length, source.size - name_end))
+            extra = source.read(name_end, extra_length)
             end = start + _zip64_sizes(source, name, extra, 0xFFFFFFFF, compressed, 0, 0)[1]
         else:
             end = start + compressed
@@ -322,7 +334,8 @@ def _find_descriptor(source: Source, start: int, budget: int) -> tuple[int | Non
         content = source.read(position, min(block, source.size - position))
         budget -= len(content)
         at = content.find(DESCRIPTOR_SIGNATURE)
-        while at >= 0:
+        while at >= 0 and budget > 0:
+            budget -= COST_OF_A_STEP
             # 16 bytes of descriptor, 24 where sizes take 64 bits.
             for length in (16, 24):
                 following = position + at + length
