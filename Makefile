@@ -24,7 +24,7 @@ lint: dev
 	$(RUN)/lint-imports
 
 test: dev
-	$(RUN)/python -m pytest -q -n 2
+	$(RUN)/python -m pytest -q -n 2 --dist loadgroup
 
 fixtures: dev
 	$(RUN)/python -m fixtures.generate
