@@ -35,12 +35,9 @@ def test_counts_and_range_equal_numpys(array):
 def test_blocks_make_no_difference(rows, columns, seed):
     array = np.random.default_rng(seed).integers(-2, 3, size=(rows, columns)).astype(np.float32)
     whole = measure(InMemory(array))
-    original = vitals.BLOCK_ELEMENTS
-    try:
-        vitals.BLOCK_ELEMENTS = 16
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vitals, "BLOCK_ELEMENTS", 16)
         pieces = measure(InMemory(array))
-    finally:
-        vitals.BLOCK_ELEMENTS = original
     assert pieces.zeros == whole.zeros
     assert pieces.zero_rows.tolist() == whole.zero_rows.tolist() == np.flatnonzero(~array.any(axis=1)).tolist()
     assert pieces.zero_columns.tolist() == whole.zero_columns.tolist() == np.flatnonzero(~array.any(axis=0)).tolist()
