@@ -1,8 +1,6 @@
 """Zip archives, read by their directory with the exact place of every byte.
 
 The standard library's reader hides where a member's bytes lie and reads past contradictions; a doctor needs both.
-Layout and names follow PKWARE's APPNOTE 6.3.10: local headers (4.3.7), the central directory (4.3.12), zip64 (4.3.14,
-4.5.3).
 """
 
 from __future__ import annotations
@@ -10,25 +8,17 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from struct import Struct
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._saved_as_text import describe_saved_as_text, was_saved_as_text
 from checkpoint_doctor.loaders._zip_directory import CentralEntry, find_directory, has_directory, read_entries
+from checkpoint_doctor.loaders._zip_format import DEFERRED, ENCRYPTED, HAS_DESCRIPTOR, LOCAL_HEADER, LOCAL_SIGNATURE
 from checkpoint_doctor.model import Checksum, Flaw
 from checkpoint_doctor.source import MemorySource, Section, Source
 
 STORED, DEFLATED = 0, 8
 METHODS = {9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 99: "AES"}
 """Names for messages of the compression methods that are not read (APPNOTE 4.4.5)."""
-
-ENCRYPTED, HAS_DESCRIPTOR = 1, 8
-"""Flag bits (APPNOTE 4.4.4)."""
-
-LOCAL_SIGNATURE = b"PK\x03\x04"
-LOCAL_HEADER = Struct("<4s5H3I2H")
-DEFERRED = 0xFFFFFFFF
-"""A 32-bit field whose value stands in the zip64 extra field."""
 
 MOST_FLAWS = 50
 """Contradictions that are told one by one."""
