@@ -8,7 +8,6 @@ from math import exp, inf, log, sqrt
 
 import numpy as np
 
-from checkpoint_doctor.analyzers._training import untouched_level
 from checkpoint_doctor.model import Checkpoint, Finding, Moments, Optimizer, Tensor
 from checkpoint_doctor.rule import Rule
 from checkpoint_doctor.vitals import BLOCK_ELEMENTS
@@ -70,8 +69,7 @@ def implied_gradient_norm(optimizer: Optimizer) -> float | None:
         traces = moments.traces if correction is not None else None
         if traces is None or correction is None or traces.nonfinite_second:
             continue
-        start = untouched_level(moments, optimizer) if optimizer.kind == "RMSpropTFLike" else 0.0
-        total += max(traces.total - start * traces.count, 0.0) / correction
+        total += traces.total / correction
         seen = True
     return sqrt(total) if seen else None
 
@@ -86,7 +84,9 @@ def second_correction(moments: Moments, optimizer: Optimizer) -> float | None:
     memory = memory_of(moments, optimizer)
     if memory is None or not memory.second:
         return None
-    return 1.0 - exp(-2.0 * memory.second * moments.step)
+    forgotten = exp(-2.0 * memory.second * moments.step)
+    # RMSpropTFLike starts at 1.0 instead of 0.0: wait until that no longer matters.
+    return None if "square_avg" in moments.state and forgotten > 1e-9 else 1.0 - forgotten
 
 
 def effective_step(optimizer: Optimizer) -> float | None:

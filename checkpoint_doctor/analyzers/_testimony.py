@@ -12,7 +12,7 @@ from enum import Enum
 
 import numpy as np
 
-from checkpoint_doctor.analyzers._training import layer_was_trained, untouched_level, was_left_out
+from checkpoint_doctor.analyzers._training import rows_were_trained, untouched_level, was_left_out
 from checkpoint_doctor.model import Checkpoint, Layer, Moments, Optimizer, Tensor
 from checkpoint_doctor.traces import ZeroTally, tally_zeros
 
@@ -52,14 +52,14 @@ _OVERWRITTEN_ADVICE = (
     "pruning, or a load that filled in missing keys. A gradient step cannot bring a parameter back to exactly 0."
 )
 _LAYER_UNTRAINED_ADVICE = (
-    "The layer's weights were never trained either, so the cause lies upstream: inputs so large that the activation is "
-    "saturated (unnormalised observations), units dead from the start, a detached or frozen path, or a mask. "
-    "New values will not last until that is changed."
+    "The weights of these units were never trained either, so the cause lies upstream: inputs so large that the "
+    "activation is saturated (unnormalised observations), units dead from the start, a detached or frozen path, or a "
+    "mask. New values will not last until that is changed."
 )
 _BIAS_ALONE_ADVICE = (
-    "The layer's weights were trained, so the bias alone was left out: its gradient is zero by construction (a key "
-    "bias in attention, a bias in front of a batch norm), it is frozen, or code that runs in every step resets its "
-    "gradient."
+    "The weights of these units were trained, so the bias alone was left out: its gradient is zero by construction (a "
+    "key bias in attention, a bias in front of a batch norm), it is frozen, or code that runs in every step resets "
+    "its gradient."
 )
 _UNHELD_ADVICE = (
     "Pass it to the optimizer if it should learn: parameters created after the optimizer, or filtered out by "
@@ -178,7 +178,8 @@ def _explain_moments(
         where = "its" if tally.zeros in (0, tally.selected) else "under the zeros its"
         start = "exactly zero" if untouched_level(moments, optimizer) == 0 else "still what it was at the start"
         sentence = f"{where} {noun} is {start}{after}: no gradient ever reached it"
-        return Testimony(Cause.NEVER_TRAINED, moments.step, sentence, _upstream(moments, checkpoint, layer))
+        idle = _idle_rows(tensor, record, selection, untouched_level(moments, optimizer))
+        return Testimony(Cause.NEVER_TRAINED, moments.step, sentence, _upstream(moments, checkpoint, layer, idle))
     return Testimony(Cause.UNKNOWN, moments.step, f"its {noun} shows gradients{after}")
 
 
@@ -195,13 +196,24 @@ def _overwritten(tally: ZeroTally, noun: str, moments: Moments, optimizer: Optim
     return Testimony(Cause.OVERWRITTEN, moments.step, sentence, _OVERWRITTEN_ADVICE)
 
 
-def _upstream(moments: Moments, checkpoint: Checkpoint, layer: Layer | None) -> str:
+def _idle_rows(tensor: Tensor, record: Tensor, selection: np.ndarray | None, untouched: float) -> np.ndarray | None:
+    """Return the entries of a vector that are zero and never received a gradient; ``None`` for matrices."""
+    if len(tensor.shape) != 1:
+        return None
+    idle = np.flatnonzero((tensor.array == 0) & (np.abs(record.array) <= untouched))
+    return idle if selection is None else np.intersect1d(idle, selection)
+
+
+def _upstream(moments: Moments, checkpoint: Checkpoint, layer: Layer | None, rows: np.ndarray | None = None) -> str:
     if layer is None:
         return ""
-    weights = [part for role, part in layer.tensors.items() if "weight" in role]
+    weights = [part for role, part in layer.tensors.items() if role.startswith("weight")]
     if any(part.name == moments.tensor for part in weights):
         return _LAYER_UNTRAINED_ADVICE
-    trained = layer_was_trained(layer, checkpoint) if weights else None
+    if rows is None or layer.transposed or any(part.shape[0] <= max(rows, default=0) for part in weights):
+        rows = None
+    # A unit that is saturated or dead has no gradient in its bias and none in its row of the weights.
+    trained = rows_were_trained(weights, checkpoint, slice(None) if rows is None or not rows.size else rows)
     if trained is None:
         return ""
     return _BIAS_ALONE_ADVICE if trained else _LAYER_UNTRAINED_ADVICE

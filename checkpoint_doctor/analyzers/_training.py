@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from numpy.typing import NDArray
+
 from checkpoint_doctor.model import Checkpoint, Layer, Moments, Optimizer, Tensor
 
 
@@ -17,7 +19,7 @@ def layer_was_trained(layer: Layer, checkpoint: Checkpoint) -> bool | None:
     return rows_were_trained(weights or list(layer.tensors.values()), checkpoint, slice(None))
 
 
-def rows_were_trained(tensors: Sequence[Tensor], checkpoint: Checkpoint, rows: slice) -> bool | None:
+def rows_were_trained(tensors: Sequence[Tensor], checkpoint: Checkpoint, rows: slice | NDArray) -> bool | None:
     """Say whether a gradient ever reached these rows of any of the tensors; ``None`` where the file does not tell."""
     verdicts = [was_trained(tensor, checkpoint, rows) for tensor in tensors]
     if any(verdicts):
@@ -25,7 +27,7 @@ def rows_were_trained(tensors: Sequence[Tensor], checkpoint: Checkpoint, rows: s
     return None if not verdicts or None in verdicts else False
 
 
-def was_trained(tensor: Tensor, checkpoint: Checkpoint, rows: slice = slice(None)) -> bool | None:
+def was_trained(tensor: Tensor, checkpoint: Checkpoint, rows: slice | NDArray = slice(None)) -> bool | None:
     """Say whether a gradient ever reached a tensor (or some of its rows); ``None`` where the file does not tell."""
     if checkpoint.is_untrained:
         return False
@@ -53,8 +55,7 @@ def untouched_level(moments: Moments, optimizer: Optimizer, *, of_root: bool = F
 
     0.0 for Adam, RMSprop and momentum. Adamax adds ε to every gradient's magnitude, so its norm never falls below ε;
     Adagrad may start above zero (``initial_accumulator_value``); ``RMSpropTFLike`` starts at 1.0 and decays as
-    α**step (stable_baselines3.common.sb2_compat), until float32 cannot go lower. ``of_root`` asks for the square root,
-    as ``Traces`` keeps it.
+    α**step (stable_baselines3.common.sb2_compat). ``of_root`` asks for the square root, as ``Traces`` keeps it.
     """
     group = optimizer.group_of(moments.index)
     options = group.options if group else {}
@@ -63,11 +64,8 @@ def untouched_level(moments: Moments, optimizer: Optimizer, *, of_root: bool = F
         level, is_root = float(options.get("eps") or 0.0), True
     elif "sum" in moments.state:
         level = float(options.get("initial_accumulator_value") or 0.0)
-    elif optimizer.kind == "RMSpropTFLike" and moments.step is not None:
-        alpha = float(options.get("alpha") or 0.99)
-        # A subnormal stops shrinking once a step of 1 - α is less than half of its last place.
-        floor = 2.0**-149 * (0.5 / (1.0 - alpha) + 1.0) if alpha < 1.0 else 0.0
-        level = max(alpha**moments.step, floor)
+    elif "square_avg" in moments.state:
+        level = _start_at_one(moments, float(options.get("alpha") or 0.0))
     level *= 1.001
     return level**0.5 if of_root and not is_root else level
 
@@ -82,3 +80,13 @@ def was_left_out(moments: Moments, optimizer: Optimizer, checkpoint: Checkpoint)
     if checkpoint.algorithm != "TRPO":
         return True
     return "value" in (moments.tensor or "") or "vf_" in (moments.tensor or "")
+
+
+def _start_at_one(moments: Moments, alpha: float) -> float:
+    """Return what is left of a start at 1.0; 0.0 where a row is below it, so that the start was zero."""
+    left = alpha ** (moments.step or 0)
+    rows = moments.traces.row_second if moments.traces else None
+    # Below float32's smallest normal number what is left no longer shrinks as it should, and tells nothing.
+    if rows is None or not rows.size or not moments.step or left < 1e-37:
+        return 0.0
+    return left if float(rows.min()) >= 0.999 * left**0.5 else 0.0
