@@ -53,7 +53,7 @@ def test_fixture_shows_what_the_manifest_says(entry: dict[str, Any], fixtures: P
     assert examination.algorithm == entry.get("algorithm")
     assert sum(record.zeros for record in examination.tensors) == entry["zeros"]
     if "parameters" in entry:
-        assert sum(record.size for record in examination.tensors) == entry["parameters"]
+        assert sum(record.size for record in examination.tensors if "/" not in record.name) == entry["parameters"]
     expected_codes = set()
     for expectation in entry.get("expects", []):
         expected_codes.update(expectation["codes"])
