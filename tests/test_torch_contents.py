@@ -97,3 +97,73 @@ def test_settings_and_progress_stand_beside_the_tensors() -> None:
     assert checkpoint.versions["pytorch_lightning"] == "2.4.0"
     assert checkpoint.hyperparameters == {"learning_rate": 1e-3, "layers": [64, 64]}
     assert names(checkpoint) == list(network().state_dict())
+
+
+def many_modules() -> dict[str, nn.Module]:
+    from torch.nn.utils import prune
+
+    torch.manual_seed(1)
+    pruned = nn.Linear(4, 4)
+    prune.l1_unstructured(pruned, "weight", 0.5)
+    tied = nn.ModuleDict({"embedding": nn.Embedding(5, 4), "head": nn.Linear(4, 5, bias=False)})
+    tied["head"].weight = tied["embedding"].weight
+    shared = nn.Linear(3, 3)
+    return {
+        "transformer": nn.Transformer(8, 2, 1, 1, 16),
+        "attention": nn.MultiheadAttention(8, 2, kdim=6, vdim=6, add_bias_kv=True),
+        "recurrent": nn.ModuleList([nn.LSTM(3, 4, 2, bidirectional=True, proj_size=2), nn.GRU(3, 4), nn.GRUCell(3, 4)]),
+        "convolutions": nn.Sequential(nn.Conv1d(2, 3, 3), nn.ConvTranspose2d(3, 2, 3), nn.GroupNorm(1, 2)),
+        "norms": nn.ModuleDict({"batch": nn.BatchNorm2d(3), "plain": nn.BatchNorm1d(3, affine=False)}),
+        "weight_norm": torch.nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)),
+        "spectral_norm": torch.nn.utils.spectral_norm(nn.Linear(3, 4)),
+        "pruned": pruned,
+        "tied": tied,
+        "shared": nn.Sequential(shared, nn.ReLU(), shared),
+        "parallel": nn.DataParallel(nn.Linear(2, 2)),
+        "averaged": torch.optim.swa_utils.AveragedModel(nn.Linear(2, 2)),
+        "half": nn.Linear(3, 3).half(),
+        "double": nn.Linear(3, 3).double(),
+        "bfloat16": nn.Linear(3, 3).bfloat16(),
+        "lists": nn.ParameterList([nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(3))]),
+        "channels_last": nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last),
+    }
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("name", many_modules())
+def test_modules_of_every_kind_read_like_their_state_dict(name: str, container: str) -> None:
+    module = many_modules()[name]
+    is_new = CONTAINERS[container]
+    assert_equal(opened(saved(module.state_dict(), _use_new_zipfile_serialization=is_new)), module.state_dict())
+    if name != "weight_norm":  # such modules refuse to be pickled whole
+        assert_equal(opened(saved(module, _use_new_zipfile_serialization=is_new)), module.state_dict())
+
+
+def test_parameters_with_attributes_of_their_own_are_read() -> None:
+    weight = nn.Parameter(torch.arange(3.0))
+    weight.is_special = True
+    plain = torch.arange(4.0)
+    plain.note = "kept"
+    assert_equal(opened(saved({"weight": weight, "plain": plain})), {"weight": weight, "plain": plain})
+
+
+def test_the_device_of_a_tensor_does_not_matter() -> None:
+    model = network()
+    content = saved(model.state_dict(), _use_new_zipfile_serialization=False)
+    for device in ("cuda:0", "mps", "xla:1", "hpu"):
+        tag = b"X" + len(device).to_bytes(4, "little") + device.encode()
+        assert_equal(opened(content.replace(b"X\x03\x00\x00\x00cpu", tag)), model.state_dict())
+
+
+def test_policies_of_stable_baselines3_saved_alone_are_read() -> None:
+    sb3 = pytest.importorskip("stable_baselines3")
+    import io
+
+    agent = sb3.DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [8]}, buffer_size=10)
+    buffer = io.BytesIO()
+    torch.save({"state_dict": agent.policy.state_dict(), "data": agent.policy._get_constructor_parameters()}, buffer)
+    assert_equal(opened(buffer.getvalue()), agent.policy.state_dict())
+    whole = opened(saved(agent.policy))
+    assert_equal(whole, agent.policy.state_dict())
+    [optimizer] = whole.optimizers
+    assert [moments.tensor for moments in optimizer.parameters] == list(agent.q_net.state_dict(prefix="q_net."))

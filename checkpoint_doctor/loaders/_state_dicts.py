@@ -41,8 +41,8 @@ PROGRESS = re.compile(
 )
 """Words in a lone tensor's name that say: a figure about the training, not a weight."""
 
-SPACES = ("gym.", "gymnasium.")
-"""Packages whose objects describe an environment: their arrays are bounds."""
+NO_MODELS = ("gym.", "gymnasium.", "stable_baselines3.common.buffers.", "stable_baselines3.her.")
+"""Packages whose objects hold arrays but no weights: bounds of an environment, replayed transitions."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class _Search:
                 kind = value.type_name.rpartition(".")[2]
                 self.contents.optimizers.append(FoundOptimizer("/".join(path), value.attributes, kind))
                 return False
-            if value.type_name.startswith(SPACES):
+            if value.type_name.startswith(NO_MODELS):
                 return False
             found = [
                 self._visit_items(items, path, in_object=is_state)
