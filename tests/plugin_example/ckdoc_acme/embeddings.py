@@ -1,0 +1,18 @@
+from checkpoint_doctor import Severity, Tensor, rule
+
+
+@rule("ACM001", "huge-embedding", Severity.WARNING, on=Tensor)
+def huge_embedding(tensor: Tensor, *, limit: float = 10.0):
+    """An embedding value is far larger than any we ever trained.
+
+    Why it matters:
+        It drowns the other features of its token.
+    When it is normal:
+        In models that scale embeddings down after the lookup.
+    What to do:
+        Look at the tokens of these rows; lower their learning rate.
+    References:
+        Our own models stay below 4.
+    """
+    if "embed" in tensor.name and tensor.vitals.absmax > limit:
+        yield huge_embedding.finding(f"the largest value is {tensor.vitals.absmax:.1f}, above {limit}", tensor)

@@ -1,0 +1,236 @@
+"""Strangers' packages: the example is installed and used, the broken and the colliding are named, the rest works."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from checkpoint_doctor.testing import build_checkpoint, check_loader, check_reporter, check_rule, findings_of
+
+EXAMPLE = ROOT / "tests" / "plugin_example"
+
+Doctor = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def with_packages(tmp_path: Path) -> Callable[..., Doctor]:
+    """Return ``ckdoc`` as it runs where further packages are installed in these folders."""
+
+    def see(*folders: Path) -> Doctor:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
+
+        def ckdoc(*arguments: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "checkpoint_doctor", *arguments]
+            result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
+            assert "Traceback" not in result.stderr
+            return result
+
+        return ckdoc
+
+    return see
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example package as pip installs it."""
+    folder = tmp_path_factory.mktemp("installed")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), str(EXAMPLE)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.npz"
+    generator = np.random.default_rng(0)
+    np.savez_compressed(
+        path,
+        **{
+            "embedding.weight": generator.normal(0, 99, (8, 4)).astype(np.float32),
+            "head.weight": generator.normal(0, 0.1, (3, 4)).astype(np.float32),
+            "vocabulary": np.array(["a", "b"]),
+            "leftover": np.array([{"pickled": True}], dtype=object),
+        },
+    )
+    return path
+
+
+def pretend_to_install(folder: Path, name: str, code: str, **entry_points: str) -> Path:
+    """Write a module and the metadata that pip would leave, into a folder of its own."""
+    site = folder / f"site-{name}"
+    metadata = site / f"{name}-0.3.dist-info"
+    metadata.mkdir(parents=True)
+    (site / f"{name}.py").write_text(code)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.3\n")
+    groups = (f"[checkpoint_doctor.{group}]\n{entry}\n" for group, entry in entry_points.items())
+    (metadata / "entry_points.txt").write_text("".join(groups))
+    return site
+
+
+_RULE = '''
+from checkpoint_doctor import Severity, Tensor, rule
+
+@rule("{code}", "{name}", Severity.ERROR, on=Tensor)
+def {function}(tensor):
+    """It finds something."""
+    {body}
+    yield {function}.finding("found", tensor)
+'''
+
+
+def declare(code: str, name: str, body: str = "pass") -> str:
+    """The source of a rule that finds something in every tensor, unless its body prevents it."""
+    return _RULE.format(code=code, name=name, body=body, function=name.replace("-", "_"))
+
+
+def findings(result: subprocess.CompletedProcess[str]) -> list[dict]:
+    return [finding for each in json.loads(result.stdout)["checkpoints"] for finding in each["findings"]]
+
+
+# --- the example ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    return lambda name: importlib.import_module(f"ckdoc_acme.{name}")
+
+
+def test_the_rule_fits_into_twenty_lines_and_keeps_the_contract(example: Callable[[str], ModuleType]) -> None:
+    assert len((EXAMPLE / "ckdoc_acme" / "embeddings.py").read_text().splitlines()) <= 20
+    rule = example("embeddings").huge_embedding
+    check_rule(rule)
+    checkpoint = build_checkpoint({"embedding.weight": np.full((2, 2), 12.0), "head.weight": np.full((2, 2), 12.0)})
+    assert [finding.tensor for finding in findings_of(rule, checkpoint)] == ["embedding.weight"]
+    assert findings_of(rule, checkpoint, limit=20.0) == []
+
+
+def test_the_loader_keeps_the_contract(example: Callable[[str], ModuleType], weights: Path) -> None:
+    checkpoint = check_loader(example("npz").loader, weights)
+    assert [tensor.name for tensor in checkpoint.tensors] == ["embedding.weight", "head.weight"]
+    assert [skipped.what for skipped in checkpoint.skipped] == ["array vocabulary", "array leftover"]
+
+
+def test_the_reporter_keeps_the_contract(example: Callable[[str], ModuleType]) -> None:
+    check_reporter(example("csv_report").reporter)
+
+
+def test_the_installed_example_works(with_packages: Callable, installed: Path, weights: Path, tmp_path: Path) -> None:
+    ckdoc = with_packages(installed)
+    listed = [line.split("\t") for line in ckdoc("plugins").stdout.splitlines()]
+    assert [line for line in listed if line[2] == "ckdoc-acme"] == [
+        ["analyzers", "acme", "ckdoc-acme", "1.2.0"],
+        ["loaders", "npz", "ckdoc-acme", "1.2.0"],
+        ["reporters", "csv", "ckdoc-acme", "1.2.0"],
+    ]
+    result = ckdoc("scan", "weights.npz", "--format", "csv", "--fail-on", "warning", "--select", "ACM")
+    assert result.returncode == 1, result.stderr
+    [row] = csv.DictReader(io.StringIO(result.stdout))
+    assert (row["checkpoint"], row["severity"], row["code"]) == ("weights.npz", "warning", "ACM001")
+    assert "2 not looked at" in result.stderr
+    assert "ACM001" in ckdoc("rules").stdout
+    assert "Look at the tokens" in ckdoc("explain", "huge-embedding").stdout
+
+    (tmp_path / "ckdoc.toml").write_text('[options.ACM001]\nlimit = 1000.0\n[severity]\n"huge-embedding" = "error"\n')
+    assert ckdoc("scan", "weights.npz", "--select", "ACM").returncode == 0
+    (tmp_path / "ckdoc.toml").write_text('[severity]\n"huge-embedding" = "error"\n')
+    sarif = json.loads(ckdoc("scan", str(tmp_path), "--select", "ACM", "--format", "sarif").stdout)
+    assert [each["ruleId"] for each in sarif["runs"][0]["results"]] == ["ACM001"]
+
+
+def test_without_the_example_its_files_are_nothing_we_know(with_packages: Callable, weights: Path) -> None:
+    result = with_packages()("scan", "weights.npz")
+    assert result.returncode == 2
+    assert "weights.npz" in result.stdout + result.stderr
+
+
+# --- a rule that crashes ----------------------------------------------------------------------------------------------
+
+
+def test_a_crashing_rule_is_named_and_changes_nothing_else(
+    with_packages: Callable, tmp_path: Path, fixtures: Path
+) -> None:
+    code = declare("ACM666", "crashing-rule", "raise ZeroDivisionError('no tensor has a size')")
+    site = pretend_to_install(tmp_path, "acmecrash", code, analyzers="crash = acmecrash")
+    for name, verdict in (("case_1_head_v6.zip", 1), ("case_1_healthy.zip", 0)):
+        without = with_packages()("scan", str(fixtures / name), "--format", "json")
+        beside = with_packages(site)("scan", str(fixtures / name), "--format", "json")
+        assert (without.returncode, beside.returncode) == (verdict, verdict)
+        crashes = [finding for finding in findings(beside) if finding["code"] == "CKD001"]
+        assert [finding for finding in findings(beside) if finding not in crashes] == findings(without)
+        [crash] = crashes
+        assert crash["severity"] == "warning"
+        for said in ("ACM666", "acmecrash", "ZeroDivisionError", "no tensor has a size"):
+            assert said in crash["message"]
+        ours, theirs = (json.loads(result.stdout)["checkpoints"][0] for result in (without, beside))
+        assert {key: value for key, value in theirs.items() if key != "findings"} == {
+            key: value for key, value in ours.items() if key != "findings"
+        }
+
+
+# --- packages that cannot be used -------------------------------------------------------------------------------------
+
+BROKEN = {
+    "raises": ("raise ImportError('tensorflow is missing')", "analyzers", "it = {0}", "tensorflow is missing"),
+    "exits": ("import sys\nsys.exit(7)", "loaders", "it = {0}:loader", "SystemExit"),
+    "lacks": ("", "reporters", "it = {0}:reporter", "reporter"),
+    "empty": ("", "analyzers", "it = {0}", "holds no rule"),
+    "classy": ("class Loader: ...", "loaders", "it = {0}:Loader", "is a class"),
+    "syntax": ("def broken(:", "analyzers", "it = {0}", "SyntaxError"),
+    "stale": ("", "analysers", "it = {0}", "nothing reads the group"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_package_is_named_and_the_rest_works(
+    kind: str, with_packages: Callable, tmp_path: Path, fixtures: Path
+) -> None:
+    code, group, entry, complaint = BROKEN[kind]
+    site = pretend_to_install(tmp_path, f"acme{kind}", code, **{group: entry.format(f"acme{kind}")})
+    ckdoc = with_packages(site)
+    [line] = [line for line in ckdoc("plugins").stdout.splitlines() if f"acme{kind}" in line.split("\t")[2]]
+    assert complaint in line.split("\t")[4]
+    result = ckdoc("scan", str(fixtures / "case_1_head_v6.zip"), "--format", "json")
+    assert result.returncode == 1
+    assert [finding["code"] for finding in findings(result) if finding["severity"] == "error"] == ["NRM001"]
+
+
+def test_a_stranger_cannot_take_one_of_our_codes(with_packages: Callable, tmp_path: Path, fixtures: Path) -> None:
+    code = declare("NRM001", "other-name") + declare("ACM002", "zero-bias")
+    site = pretend_to_install(tmp_path, "acmerival", code, analyzers="rival = acmerival", reporters="json = acmerival")
+    ckdoc = with_packages(site)
+    problems = {
+        line.split("\t")[1]: line.split("\t")[4] for line in ckdoc("plugins").stdout.splitlines() if "acmerival" in line
+    }
+    assert "NRM001" in problems["rival"]
+    assert "zero-bias" in problems["rival"]
+    assert "both name a reporter json" in problems["json"]
+    result = ckdoc("scan", str(fixtures / "case_1_head_v6.zip"), "--format", "json")
+    assert "acmerival" in result.stderr
+    errors = [finding for finding in findings(result) if finding["severity"] == "error"]
+    assert [(finding["code"], finding["name"]) for finding in errors] == [("NRM001", "norm-gain-zeros")]
+
+
+def test_of_two_strangers_with_one_code_both_are_named(with_packages: Callable, tmp_path: Path) -> None:
+    sites = [
+        pretend_to_install(tmp_path, name, declare("ACM003", f"rule-of-{name}"), analyzers=f"it = {name}")
+        for name in ("acmeone", "acmetwo")
+    ]
+    ckdoc = with_packages(*sites)
+    [line] = [line for line in ckdoc("plugins").stdout.splitlines() if "\tacmetwo\t" in line]
+    assert "acmeone" in line.split("\t")[4]
+    assert "rule-of-acmeone" in ckdoc("rules").stdout
+    assert "rule-of-acmetwo" not in ckdoc("rules").stdout
