@@ -14,7 +14,8 @@ from checkpoint_doctor.analyzers import _testimony
 from checkpoint_doctor.analyzers._testimony import Cause, explain_zeros
 from checkpoint_doctor.analyzers._training import layer_was_trained, was_trained
 from checkpoint_doctor.analyzers.optimizer import untrained_tensor
-from checkpoint_doctor.model import Checkpoint, Finding
+from checkpoint_doctor.analyzers.silence import silent_units
+from checkpoint_doctor.model import Checkpoint, Finding, Severity
 from checkpoint_doctor.scan import open_checkpoint
 from tests.live_models import OUTPUTS, batches, checkpoint_of, train
 
@@ -281,6 +282,7 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
     small = {"net_arch": [16, 16]}
     models = {
         "raw prices": PPO("MlpPolicy", Prices(), n_steps=128, n_epochs=4, seed=1),
+        "prices, one unit awake": PPO("MlpPolicy", Prices(), n_steps=128, n_epochs=4, seed=0),
         "scaled prices": PPO("MlpPolicy", Prices(1 / 500), n_steps=128, n_epochs=4, seed=0),
         "TRPO": TRPO("MlpPolicy", Prices(1 / 500), n_steps=128, seed=0, policy_kwargs=small),
         "DQN": DQN("MlpPolicy", Prices(1 / 500), learning_starts=64, seed=0, policy_kwargs=small),
@@ -300,6 +302,17 @@ def test_prices_of_64000_saturate_tanh_and_the_first_bias_is_never_trained(agent
     assert "saturated" in heard.advice
     assert layer_was_trained(checkpoint.layer_by_name["mlp_extractor.policy_net.0"], checkpoint) is False
     assert "mlp_extractor.policy_net.0 (2 tensors)" in " ".join(finding.message for finding in untrained(checkpoint))
+
+
+def test_a_few_unsaturated_units_do_not_hide_the_saturated_ones(agents: dict[str, Checkpoint]):
+    checkpoint = agents["prices, one unit awake"]
+    (finding,) = [each for each in silent_units.examine(checkpoint) if each.layer == "mlp_extractor.policy_net.0"]
+    assert finding.severity is Severity.ERROR
+    assert finding.evidence["never_learned"] == finding.evidence["saturated"]
+    assert "63 of 64 units receive no gradient (98%): 63 never learned; 63 by saturation" in finding.message
+    heard = explain(checkpoint, "mlp_extractor.policy_net.0.bias")
+    assert "under the zeros" in heard.sentence
+    assert "saturated" in heard.advice
 
 
 @pytest.mark.parametrize("name", ["scaled prices", "TRPO", "DQN", "SAC"])

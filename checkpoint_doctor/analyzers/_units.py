@@ -24,6 +24,9 @@ _FAINT = 0.1
 """Median |m|/√v of a tensor's live lines below which all its gradients have shrunk lately, the live ones too: the limit
 shrinks along. Published agents lie above (0.13 to 1.7); critics of TRPO, whose gradients fade, at 0.006 to 0.03."""
 
+_FEWEST_UPDATES = 20
+"""Batches after which a unit that has seen no gradient at all is worth a word."""
+
 _STUCK = 1e-42
 """A first moment below this no longer shrinks: float32's last subnormal place times 0.9 rounds to itself."""
 
@@ -162,10 +165,10 @@ def _hear(
         silent = never | (voice < limit)
         since = _since(voice, first, second, ~silent, memory, decay)
         needed = -log(limit) / decay
+    if moments.step is not None and moments.step < _FEWEST_UPDATES:
+        return None
     # Half as many updates again as a unit that fell silent at the very start needs to be told from a live one.
     if moments.step is not None and moments.step < 1.5 * max(needed, quiet):
-        if moments.step < 1.5 * quiet:
-            return None
         silent = never
     since = np.minimum(since, inf if moments.step is None else moments.step)
     return Hearing(never, silent, np.where(silent & ~never, since, np.nan), moments.step)

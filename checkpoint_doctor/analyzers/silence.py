@@ -224,7 +224,6 @@ def _evidence(hearing: Hearing, downstream: Downstream | None) -> dict[str, obje
             "dead": np.flatnonzero(downstream.dead).tolist(),
             "saturated": np.flatnonzero(downstream.saturated).tolist(),
             "cut_off": np.flatnonzero(downstream.cut_off).tolist(),
-            "readers_are_silent": downstream.readers_are_silent,
         }
     return evidence
 
