@@ -61,7 +61,7 @@ def test_a_clean_run_says_what_was_looked_at():
 @pytest.mark.parametrize(
     ("report", "verdict"),
     [
-        (Report((ILL, UNREADABLE), 1), "failed"),
+        (Report((ILL, UNREADABLE), 1), "failed and incomplete"),
         (Report((ILL,), 1), "failed"),
         (Report((ILL,), 1, fail_on=None), "passed"),
         (Report((HEALTHY, UNREADABLE), 1), "incomplete"),

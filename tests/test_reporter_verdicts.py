@@ -55,7 +55,7 @@ def test_every_format_tells_the_same_verdict(checkpoints, fail_on, remarks):
         "read back": wire.read(texts["json"]).failed,
         "sarif": json.loads(texts["sarif"])["runs"][0]["properties"]["failed"],
         "junit": ElementTree.fromstring(texts["junit"]).find(".//failure") is not None,
-        "github": re.search("title=checkpoint-doctor::failed:", texts["github"]) is not None,
+        "github": re.search("title=checkpoint-doctor::failed\\b", texts["github"]) is not None,
         "markdown": texts["markdown"].startswith("## Checkpoint doctor: failed"),
     }
     assert verdicts == dict.fromkeys(verdicts, report.failed)

@@ -104,8 +104,9 @@ def skipped_in_words(skipped: Skipped) -> str:
 
 
 def verdict_of(report: Report) -> str:
-    """Say how a run ended: ``failed`` (exit code 1), ``incomplete`` (2, something is unreadable) or ``passed`` (0)."""
-    return "failed" if report.failed else "incomplete" if report.unreadable else "passed"
+    """Say how a run ended: ``passed``, ``failed`` by findings, ``incomplete`` as something is unreadable, or both."""
+    words = [word for word, holds in (("failed", report.failed), ("incomplete", report.unreadable)) if holds]
+    return " and ".join(words) or "passed"
 
 
 def tally(findings: Iterable[Finding]) -> str:
