@@ -175,6 +175,8 @@ class ParameterGroup:
     """``lr``, ``betas``, ``eps``, ``weight_decay`` … as stored."""
     indices: tuple[int, ...]
     """Positions of its parameters in ``Optimizer.parameters``."""
+    settings: Mapping[str, Tensor] = field(default_factory=dict)
+    """The options that lie in the file as one number which can be replaced, as tensors without axes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +212,9 @@ class Flaw:
     member: str = ""
     """The part of the file concerned (a zip member, a shard, a tensor)."""
     expected: int | None = None
+    """Bytes (or entries) that should be there."""
     found: int | None = None
+    """Bytes (or entries) that are."""
 
 
 @dataclass(frozen=True, eq=False)

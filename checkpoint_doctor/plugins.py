@@ -45,10 +45,13 @@ class Loader(Protocol):
     def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
         """Say which bytes of which files to replace so that tensors get new values and the container stays whole.
 
-        ``changes`` maps tensors of this checkpoint (the model's or an optimizer's) to arrays of the same shape.
+        ``changes`` maps tensors of this checkpoint (the model's, an optimizer's, or a ``ParameterGroup``'s settings) to
+        arrays of the same shape, which are rounded to the tensor's type. The patches of a file are sorted, do not
+        overlap and do not change its size; a file that needs none is left out.
 
         Raises:
-            RepairFailed: the format cannot be patched in place; the message says why.
+            RepairFailed: the format or this file cannot be patched in place; the message says why.
+            UnreadableCheckpoint: the file can no longer be read.
         """
 
 
