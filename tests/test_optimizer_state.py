@@ -256,6 +256,28 @@ def test_each_of_several_models_finds_its_optimizer() -> None:
     assert not by_name["optimizer"].mismatch
 
 
+def test_the_optimizer_of_a_model_that_was_not_saved_contradicts_nothing() -> None:
+    optimizer = train(torch.optim.Adam(network(4, 9, 3).parameters()))
+    content = {"generator": network(4, 8, 2).state_dict(), "discriminator_optimizer": optimizer.state_dict()}
+    found = optimizer_in(content)
+    assert names(found) == [None] * 4
+    assert found.unmatched
+    assert not found.mismatch
+
+
+def test_state_kept_by_names_is_read() -> None:
+    model = network(4, 8, 2)
+    state = train(torch.optim.Adam(model.parameters())).state_dict()
+    keys = list(model.state_dict())
+    named = {
+        "state": {keys[index]: held for index, held in state["state"].items()},
+        "param_groups": [{**state["param_groups"][0], "params": keys[::-1]}],
+    }
+    found = optimizer_in({"model": model.state_dict(), "optimizer": named})
+    assert names(found) == keys[::-1]
+    assert found.parameters[0].state["exp_avg"].shape == (2,)
+
+
 def test_one_optimizer_over_several_models_is_matched() -> None:
     actor, critic = network(4, 8, 2), network(4, 16, 1)
     optimizer = train(torch.optim.Adam([*actor.parameters(), *critic.parameters()]))

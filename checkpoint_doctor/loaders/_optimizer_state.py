@@ -1,8 +1,8 @@
 """Optimizer state dicts, made into nouns: groups, moments, steps.
 
 The form is that of ``torch.optim.Optimizer.state_dict()``: ``{"state": {key: {…}}, "param_groups": [{"params": [key,
-…], "lr": …}]}``, with positions as keys, or ``id()`` numbers before PyTorch 1.6; in a whole pickled optimizer the keys
-are the parameters themselves.
+…], "lr": …}]}``, with positions as keys, or ``id()`` numbers before PyTorch 1.6, or names where FSDP gathered it; in a
+whole pickled optimizer the keys are the parameters themselves.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class _Slot:
     shape: Shape | None
     parameter: PickledTensor | None = None
     """The parameter itself, in a whole pickled optimizer."""
+    name: str | None = None
+    """The parameter's name, where the state is kept by names (as FSDP gathers it)."""
 
 
 def is_optimizer(value: object) -> bool:
@@ -101,6 +103,8 @@ def identify_optimizer(
         names = tuple((leaves or {}).get(id(slot.parameter)) for slot in slots)
         why = "some of its parameters are not the model's" if None in names else ""
         match = Match(names, why)
+    elif slots and all(slot.name is not None for slot in slots):
+        match = match_by_name([slot.name or "" for slot in slots], shapes, models)
     elif slots and all(_fits_names(given, group) for given, group in zip(stored, groups, strict=True)):
         match = match_by_name([str(each) for given in stored if given for each in given], shapes, models)
     else:
@@ -154,8 +158,9 @@ def _read(name: str, state: Mapping[str, Any]) -> tuple[tuple[ParameterGroup, ..
 
 def _read_slot(name: str, key: object, held: object, group: Mapping[str, Any]) -> _Slot:
     parameter = key if isinstance(key, PickledTensor) else None
+    given = key if isinstance(key, str) else None
     if not isinstance(held, Mapping) or not held:
-        return _Slot({}, None, parameter.shape if parameter else None, parameter)
+        return _Slot({}, None, parameter.shape if parameter else None, parameter, given)
     tensors: dict[str, Tensor] = {}
     for entry, value in held.items():
         if isinstance(value, PickledTensor) and entry != "step":
@@ -164,7 +169,7 @@ def _read_slot(name: str, key: object, held: object, group: Mapping[str, Any]) -
                 tensors[str(entry)] = tensor
     step = _whole(held.get("step", group.get("step")))
     shape = next((tensors[entry].shape for entry in LIKE_PARAMETER if entry in tensors), None)
-    return _Slot(tensors, step, parameter.shape if parameter else shape, parameter)
+    return _Slot(tensors, step, parameter.shape if parameter else shape, parameter, given)
 
 
 def _whole(value: object) -> int | None:

@@ -87,10 +87,10 @@ def match_by_shape(
         return Match(nothing, "several state dicts of the file fit it equally well")
     if fitting:
         return _match_forced(groups, fitting[0])
-    if len(akin) == 1 or len(candidates) == 1:
+    if len(akin) == 1 or (len(candidates) == 1 and not _is_someone_elses(optimizer, next(iter(candidates)))):
         return _match_forced(groups, candidates[akin[0] if akin else next(iter(candidates))])
     together = _match_forced(groups, [tensor for tensors in candidates.values() for tensor in tensors])
-    # With several state dicts nobody can say which one a misfit contradicts.
+    # Nobody can say whether this optimizer belongs to what is in the file, so a misfit contradicts nothing.
     return Match(together.names, together.unmatched or together.mismatch)
 
 
@@ -223,3 +223,9 @@ def _words(name: str) -> frozenset[str]:
     words = re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
     plain = {"optimizer", "optimizers", "optim", "optims", "opt", "state", "states", "dict", "dicts", "model", "models"}
     return frozenset(words) - plain - {"", "net", "nets", "network", "networks", "module", "weights", "params"}
+
+
+def _is_someone_elses(optimizer: str, model: str) -> bool:
+    """Return whether both names say something and not the same: ``optimizer_d`` beside ``generator``."""
+    words = {word for word in _words(optimizer) if not word.isdigit()}
+    return bool(words) and bool(_words(model)) and words != _words(model)
