@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from checkpoint_doctor.rule import Rule, rule
     from checkpoint_doctor.scan import open_checkpoint, scan
     from checkpoint_doctor.source import Source
-    from checkpoint_doctor.vitals import InMemory, Values, Vitals
+    from checkpoint_doctor.values import InMemory, Values
+    from checkpoint_doctor.vitals import Vitals
     from checkpoint_doctor.wire import to_json
 
 __version__ = "0.1.0"
@@ -114,7 +115,8 @@ _HOMES = {
     "rule": ("Rule", "rule"),
     "scan": ("open_checkpoint", "scan"),
     "source": ("Source",),
-    "vitals": ("InMemory", "Values", "Vitals"),
+    "values": ("InMemory", "Values"),
+    "vitals": ("Vitals",),
     "wire": ("to_json",),
 }
 """Module to the public names that live in it; whatever is not here is a noun of ``model``."""

@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -234,3 +235,24 @@ def test_of_two_strangers_with_one_code_both_are_named(with_packages: Callable, 
     assert "acmeone" in line.split("\t")[4]
     assert "rule-of-acmeone" in ckdoc("rules").stdout
     assert "rule-of-acmetwo" not in ckdoc("rules").stdout
+
+
+# --- the page about plugins -------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_the_example_as_it_is() -> None:
+    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    assert f"```python\n{(EXAMPLE / 'ckdoc_acme' / 'embeddings.py').read_text(encoding='utf-8')}```" in page
+    declared = (EXAMPLE / "pyproject.toml").read_text(encoding="utf-8")
+    entries = re.findall(r"```toml\n(\[project\.entry-points.*?)```", page, re.DOTALL)
+    assert len(entries) == 3
+    assert all(entry in declared for entry in entries)
+
+
+def test_the_test_on_the_page_passes(example: Callable[[str], ModuleType]) -> None:
+    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def test_" in block]
+    example("embeddings")
+    names: dict = {}
+    exec(code, names)
+    names["test_huge_embedding"]()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from checkpoint_doctor.model import Checkpoint, Moments, Optimizer, ParameterGroup, Tensor
-from checkpoint_doctor.vitals import InMemory
+from checkpoint_doctor.values import InMemory
 
 State = Mapping[str, ArrayLike]
 """What an optimizer remembers about one tensor: ``step``, and its moments under the optimizer's own keys."""
