@@ -100,7 +100,8 @@ def test_a_changed_byte_is_found_by_its_crc() -> None:
     archive = open_archive(source(bytes(content)))
     flaws = {name: check_crc(member, block=64) for name, member in archive.members.items()}
     assert [name for name, flaw in flaws.items() if flaw] == ["policy.pth"]
-    assert flaws["policy.pth"].expected == zlib.crc32(CONTENTS["policy.pth"])
+    recorded = f"{zlib.crc32(CONTENTS['policy.pth']):08x}"
+    assert recorded in flaws["policy.pth"].message
 
 
 def test_a_crc_that_was_never_computed_is_no_damage() -> None:

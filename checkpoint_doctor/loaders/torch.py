@@ -14,6 +14,7 @@ from checkpoint_doctor.loaders._optimizer_state import identify_optimizer, plain
 from checkpoint_doctor.loaders._pickled_modules import attributes_of
 from checkpoint_doctor.loaders._state_dicts import find_contents
 from checkpoint_doctor.loaders._torch_archive import read_archive, recognize
+from checkpoint_doctor.loaders._zip import checksum_of
 from checkpoint_doctor.model import Checkpoint, Patch, Skipped, Tensor
 from checkpoint_doctor.source import Source
 
@@ -84,6 +85,7 @@ class TorchLoader:
             versions={**archive.versions, **_versions(top)},
             metadata={"container": archive.container},
             flaws=archive.flaws,
+            checksums=tuple(checksum_of(member) for member in archive.unchecked),
             pickled_names=archive.pickled_names,
             skipped=tuple(skipped),
         )
