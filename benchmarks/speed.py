@@ -100,6 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         subprocess.run([sys.executable, "-m", "benchmarks.speed_files", name], check=True)
+        # A gigabyte still on its way to the disk would slow the first line.
+        os.sync()
         timed = []
         for line in lines(folder, options.runs):
             # The first run warms the page and byte-code caches; a peer that takes a minute is not run for that.
