@@ -1,0 +1,108 @@
+"""The docs are held to the code: what is derived has not drifted, what is promised exists, what is shown runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from conftest import ROOT
+
+from checkpoint_doctor.cli import output
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert specification
+    assert specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_rules_pages_are_what_the_code_says(generate: ModuleType) -> None:
+    pages = generate.render_rules()
+    assert {page.name: page.read_text(encoding="utf-8") for page in generate.RULES.glob("*.md")} == pages, "`make docs`"
+    links = re.findall(r"\]\((\w+\.md)\)", pages["README.md"])
+    assert sorted([*links, "README.md"]) == sorted(pages)
+
+
+def test_the_readme_shows_what_the_command_prints(generate: ModuleType) -> None:
+    assert generate.render_readme() == README, "run `make docs`"
+    assert "NRM001" in README.partition("```console")[2].partition("```")[0]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\((?!https?://|mailto:)([^)#\s]*)(#[^)\s]+)?\)", text):
+        assert (page.parent / target).exists(), target
+        if anchor:
+            linked = text if not target else (page.parent / target).read_text(encoding="utf-8")
+            headings = re.findall(r"^#+ (.*)$", linked, re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor[1:] in anchors
+
+
+def test_every_module_has_its_room_in_the_architecture() -> None:
+    package = ROOT / "checkpoint_doctor"
+    for module in package.glob("*.py"):
+        if not module.name.startswith("__"):
+            assert f"`{module.name}`" in ARCHITECTURE, module.name
+    for module in package.glob("*/*.py"):
+        if not module.name.startswith("_"):
+            assert f"`{module.parent.name}/`" in ARCHITECTURE, module.parent.name
+            rows = re.findall(rf"^\| `{module.parent.name}/` \|(.*)", ARCHITECTURE, re.MULTILINE)
+            if module.parent.name != "testing":
+                assert f"`{module.stem}`" in rows[0], f"{module.parent.name}/{module.name}"
+
+
+def test_no_room_is_described_that_does_not_exist() -> None:
+    for name in set(re.findall(r"^\| ((?:`[\w./]+`(?:, )?)+) \|", ARCHITECTURE, re.MULTILINE)):
+        for room in re.findall(r"`([\w./]+)`", name):
+            assert (ROOT / "checkpoint_doctor" / room).exists(), room
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/ci.md"])
+def test_the_exit_codes_are_documented(page: str) -> None:
+    documented = re.findall(r"^\| (\d) \|", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    assert [int(code) for code in documented] == [output.HEALTHY, output.ILL, output.FAILED, output.NOTHING]
+
+
+def test_the_readme_names_every_command() -> None:
+    command = str(Path(sysconfig.get_path("scripts")) / "ckdoc")
+    overview = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=60).stdout
+    for name in re.findall(r"^  (\w+) ", overview.partition("Commands:")[2], re.MULTILINE):
+        assert f"`ckdoc {name}" in README, name
+
+
+def test_the_commands_of_the_readme_are_the_ones_that_are_run() -> None:
+    scan, tests, *_ = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    [file] = re.findall(r"ckdoc scan (\S+)", scan)
+    assert (ROOT / file).is_file()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    check = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    targets = re.search(r"^make (.+)$", tests, re.MULTILINE)
+    assert targets
+    for target in targets[1].split():
+        assert f"\n{target}:" in makefile
+        assert f"make {target}" in check
+
+
+def test_the_snippet_of_the_readme_is_a_gate(tmp_path: Path, fixtures: Path) -> None:
+    [gate] = re.findall(r"# gate\nckdoc (.*)\n", README)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model.zip").write_bytes((fixtures / "case_1_head_v6.zip").read_bytes())
+    command = [sys.executable, "-m", "checkpoint_doctor", *gate.split()]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60).returncode == 1
+    assert (tmp_path / "ckdoc.xml").is_file()
