@@ -72,13 +72,18 @@ class Member:
         if self.flags & ENCRYPTED:
             raise UnreadableCheckpoint(f"{title} is encrypted", "decrypt the archive first")
         if self.is_stored:
-            return Section(title, self._archive, self.data_offset, min(self.size, self.compressed_size))
+            return StoredMember(title, self._archive, self)
         if self.method != DEFLATED:
             raise UnreadableCheckpoint(
                 f"{title} is compressed with {METHODS.get(self.method, f'method {self.method}')}, which is not read",
                 "unpack the archive and zip it again without compression (zip -0)",
             )
-        return MemorySource(title, self._inflate(title))
+        return InflatedMember(title, self._inflate(title))
+
+    @cached_property
+    def damage(self) -> Flaw | None:
+        """What the CRC-32 says, taken at the first question: see ``check_crc``."""
+        return check_crc(self)
 
     def _inflate(self, title: str) -> bytes:
         ration = LARGEST_INFLATED
@@ -112,6 +117,18 @@ class Member:
                 f"{title} inflates to {found} bytes, but {self.size:,} are expected", "copy or download the file again"
             )
         return bytes(content)
+
+
+class StoredMember(Section):
+    """The bytes of a member that lie in its archive as they are."""
+
+    def __init__(self, title: str, archive: Source, member: Member) -> None:
+        super().__init__(title, archive, member.data_offset, min(member.size, member.compressed_size))
+        self.member = member
+
+
+class InflatedMember(MemorySource):
+    """The bytes of a member that is compressed in its archive."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +215,7 @@ def check_crc(member: Member, block: int = 1 << 20) -> Flaw | None:
 
 def checksum_of(member: Member) -> Checksum:
     """Return the check of a member's CRC-32, to be made when somebody asks."""
-    return Checksum(member.size, lambda: check_crc(member))
+    return Checksum(member.size, lambda: member.damage)
 
 
 def list_names(source: Source) -> list[str]:
