@@ -8,10 +8,11 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: dev lint test fixtures bench docs
 
-dev: $(RUN)/ckdoc
+dev: $(VENV)/.dev
 
 # torch goes first and alone, so that nothing else's wider requirement can pull a CUDA build.
-$(RUN)/ckdoc: pyproject.toml constraints.txt
+# The stamp says that all of it is there: an environment with ckdoc alone would not do.
+$(VENV)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
