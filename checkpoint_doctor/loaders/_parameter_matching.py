@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from checkpoint_doctor.loaders._pickled_objects import shown
 from checkpoint_doctor.model import Tensor
 
 Shape = tuple[int, ...]
@@ -110,7 +111,7 @@ def match_by_name(
         if len(found) != 1:
             names.append(None)
             reason = "several state dicts hold" if found else "no state dict holds"
-            unmatched = unmatched or f"{reason} {name!r}, the name stored for its parameter {index}"
+            unmatched = unmatched or f"{reason} {shown(name)!r}, the name stored for its parameter {index}"
         elif shape is not None and shape != found[0].shape:
             names.append(None)
             mismatch = mismatch or _contradiction(index, shape, found[0])
@@ -210,7 +211,7 @@ def _first_contradiction(slots: Sequence[Shape | None], parameters: Sequence[Ten
 
 
 def _contradiction(index: int, shape: Shape, tensor: Tensor) -> str:
-    return f"state {index} has shape {list(shape)}, but {tensor.name} has {list(tensor.shape)}"
+    return f"state {index} has shape {list(shape)}, but {shown(tensor.name)} has {list(tensor.shape)}"
 
 
 def _plain(name: str) -> str:

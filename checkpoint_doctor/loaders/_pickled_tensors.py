@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._dtypes import COMPLEX32, EXTENDED, PACKED, numpy_type, size_of
+from checkpoint_doctor.loaders._pickled_objects import shown
 from checkpoint_doctor.loaders._stored import StoredValues
 from checkpoint_doctor.model import Skipped, Tensor
 from checkpoint_doctor.source import Source
@@ -43,7 +44,7 @@ class Memory:
             UnreadableCheckpoint: the file does not hold them.
         """
         if self.place is None:
-            raise UnreadableCheckpoint(f"storage {self.name} is not in the file", "take an earlier checkpoint")
+            raise UnreadableCheckpoint(f"storage {shown(self.name)} is not in the file", "take an earlier checkpoint")
         return self.place()
 
 
@@ -117,12 +118,11 @@ class PickledTensor:
         raw, conversions = _raw_type(dtype, memory.big_endian, strides is not None)
         stored = StoredValues(memory.source, self.storage_range[0], raw, self.shape, strides)
         if self.stored_dtype:
-            target = numpy_type(self.dtype)
-            conversions.append(lambda block: block.astype(target))
+            conversions.append(_cast(numpy_type(self.stored_dtype), numpy_type(self.dtype)))
         if self.is_conjugated:
-            conversions.append(np.conjugate)
+            conversions.append(Conversion(np.conjugate, np.conjugate))
         if self.is_negated:
-            conversions.append(np.negative)
+            conversions.append(Conversion(np.negative, np.negative))
         return ConvertedValues(stored, tuple(conversions), numpy_type(self.dtype)) if conversions else stored
 
     @property
@@ -169,7 +169,7 @@ class PickledTensor:
         limit = min(self.storage.start + self.storage.size, memory.size)
         if end > limit and self.extent:
             raise UnreadableCheckpoint(
-                f"tensor {name} should take bytes {start:,} to {end:,} of storage {memory.name}, "
+                f"tensor {shown(name)} should take bytes {start:,} to {end:,} of storage {shown(memory.name)}, "
                 f"but the storage ends at byte {limit:,}",
                 "the file is damaged: copy it again, or take an earlier checkpoint",
             )
@@ -178,7 +178,7 @@ class PickledTensor:
             return Skipped(name, f"it repeats {self.extent:,} bytes so often that it would take {size:,}")
         if self.extent and memory.source.size < end:
             raise UnreadableCheckpoint(
-                f"tensor {name} should take bytes {start:,} to {end:,} of storage {memory.name}, "
+                f"tensor {shown(name)} should take bytes {start:,} to {end:,} of storage {shown(memory.name)}, "
                 f"but the file holds {memory.source.size:,} bytes of it",
                 "the file is damaged: copy it again, or take an earlier checkpoint",
             )
@@ -221,11 +221,19 @@ def dimensions(shape: object) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+class Conversion:
+    """Makes wanted values of stored ones, flat, and stored ones of wanted ones."""
+
+    decode: Callable[[NDArray], NDArray]
+    encode: Callable[[NDArray], NDArray]
+
+
+@dataclass(frozen=True)
 class ConvertedValues:
     """Values that must be turned into something else after reading: foreign byte order, complex32, conjugate bits."""
 
     stored: StoredValues
-    conversions: tuple[Callable[[NDArray], NDArray], ...] = field(repr=False)
+    conversions: tuple[Conversion, ...] = field(repr=False)
     dtype: np.dtype
 
     @property
@@ -236,31 +244,51 @@ class ConvertedValues:
     def blocks(self, elements: int) -> Iterator[NDArray]:
         """See ``vitals.Values.blocks``."""
         for block in self.stored.blocks(elements):
-            yield self._convert(block)
+            yield self.decode(block)
 
     def read(self) -> NDArray:
         """See ``vitals.Values.read``."""
-        return self._convert(self.stored.read().reshape(-1)).reshape(self.shape)
+        return self.decode(self.stored.read().reshape(-1)).reshape(self.shape)
 
-    def _convert(self, block: NDArray) -> NDArray:
-        for convert in self.conversions:
-            block = convert(block)
+    def decode(self, block: NDArray) -> NDArray:
+        """Return what flat numbers of the stored type mean."""
+        for conversion in self.conversions:
+            block = conversion.decode(block)
+        return block
+
+    def encode(self, block: NDArray) -> NDArray:
+        """Return flat numbers as they are stored: the reverse of ``decode``."""
+        for conversion in reversed(self.conversions):
+            block = conversion.encode(block)
         return block
 
 
-def _raw_type(
-    dtype: str, is_big_endian: bool, has_strides: bool
-) -> tuple[np.dtype, list[Callable[[NDArray], NDArray]]]:
+def _raw_type(dtype: str, is_big_endian: bool, has_strides: bool) -> tuple[np.dtype, list[Conversion]]:
     """Return the type to read from the file, and what makes values of the wanted type from it."""
     order = ">" if is_big_endian else "<"
     if dtype == COMPLEX32:
         # Two halves per element; in the other byte order each half is swapped by itself.
-        return np.dtype("u4"), [lambda block: block.view(f"{order}f2").astype(np.float32).view(np.complex64)]
+        halves = Conversion(
+            lambda block: block.view(f"{order}f2").astype(np.float32).view(np.complex64),
+            lambda block: block.view(np.float32).astype(f"{order}f2").view("u4"),
+        )
+        return np.dtype("u4"), [halves]
     target = numpy_type(dtype)
     if dtype in EXTENDED and (has_strides or (is_big_endian and target.itemsize > 1)):
         # NumPy neither swaps the bytes of types that it does not know itself nor takes strided views of them.
         bits = f"u{target.itemsize}"
-        return np.dtype(order + bits), [lambda block: block.astype(bits).view(target)]
+        swapped = np.dtype(order + bits)
+        return swapped, [
+            Conversion(
+                lambda block: block.astype(bits).view(target),
+                lambda block: block.view(bits).astype(swapped),
+            )
+        ]
     if not is_big_endian or target.itemsize == 1:
         return target, []
-    return target.newbyteorder(">"), [lambda block: block.astype(target)]
+    foreign = target.newbyteorder(">")
+    return foreign, [_cast(foreign, target)]
+
+
+def _cast(stored: np.dtype, wanted: np.dtype) -> Conversion:
+    return Conversion(lambda block: block.astype(wanted), lambda block: block.astype(stored))

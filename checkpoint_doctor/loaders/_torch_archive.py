@@ -15,10 +15,11 @@ from checkpoint_doctor.loaders import _torch_legacy
 from checkpoint_doctor.loaders._dtypes import size_of
 from checkpoint_doctor.loaders._pickle import ACTIONS, PYTHON_2_MODULES, Machine
 from checkpoint_doctor.loaders._pickle_cursor import Cursor
-from checkpoint_doctor.loaders._pickled_names import TABLE, storage_type
+from checkpoint_doctor.loaders._pickled_names import TABLE
 from checkpoint_doctor.loaders._pickled_objects import Budget, Global, Inert, StoredBytes
 from checkpoint_doctor.loaders._pickled_tensors import Memory, PickledStorage
 from checkpoint_doctor.loaders._saved_as_text import describe_saved_as_text, was_saved_as_text
+from checkpoint_doctor.loaders._torch_rebuilders import storage_type
 from checkpoint_doctor.loaders._zip import Member, ZipArchive, check_crc, is_zip, open_archive
 from checkpoint_doctor.model import Flaw, PickledName, Skipped
 from checkpoint_doctor.source import MemorySource, Source

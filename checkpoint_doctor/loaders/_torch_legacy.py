@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._dtypes import size_of
 from checkpoint_doctor.loaders._pickle_cursor import Cursor
-from checkpoint_doctor.loaders._pickled_names import storage_type
-from checkpoint_doctor.loaders._pickled_objects import Budget, Inert
+from checkpoint_doctor.loaders._pickled_objects import Budget, Inert, shown
 from checkpoint_doctor.loaders._pickled_tensors import Memory, PickledStorage, PickledTensor
+from checkpoint_doctor.loaders._torch_rebuilders import storage_type
 from checkpoint_doctor.model import Flaw
 from checkpoint_doctor.source import Section, Source
 
@@ -137,7 +137,7 @@ class _Storages:
         for number, key in enumerate(keys, 1):
             memory = self._memories.get(key) if isinstance(key, str | int) else None
             if memory is None:
-                raise _damaged(source, f"the list of its storages names {str(key)[:40]!r}, which nothing refers to")
+                raise _damaged(source, f"the list of its storages names {shown(key)!r}, which nothing refers to")
             start, end = position + 8, position + 8 + memory.size
             if start > source.size or end > source.size:
                 raise UnreadableCheckpoint(
@@ -166,7 +166,7 @@ class _Storages:
             raise _damaged(
                 source,
                 f"{len(missing):,} of its storages are not in the list of those that follow, "
-                f"such as {missing[0].name}{_tensor_of(root, missing[0])}",
+                f"such as {shown(missing[0].name)}{_tensor_of(root, missing[0])}",
             )
         for memory in self._memories.values():
             if memory.place is None:
@@ -175,7 +175,7 @@ class _Storages:
 
 
 def _section(name: str, source: Source, start: int, size: int) -> Any:
-    return lambda: Section(f"{source.name}, storage {name}", source, start, size)
+    return lambda: Section(f"{source.name}, storage {shown(name)}", source, start, size)
 
 
 def _tensor_of(root: Any, memory: Memory) -> str:
@@ -186,7 +186,7 @@ def _tensor_of(root: Any, memory: Memory) -> str:
         name, value = pending.pop()
         if isinstance(value, PickledTensor):
             if value.storage is not None and value.storage.memory is memory:
-                return f", which holds tensor {name}" if name else ""
+                return f", which holds tensor {shown(name)}" if name else ""
             continue
         if id(value) in seen or not isinstance(value, dict | list | tuple | Inert):
             continue

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
 from checkpoint_doctor.loaders._optimizer_state import identify_optimizer, plain
 from checkpoint_doctor.loaders._pickled_modules import attributes_of
+from checkpoint_doctor.loaders._pickled_objects import shown
 from checkpoint_doctor.loaders._state_dicts import find_contents
 from checkpoint_doctor.loaders._torch_archive import read_archive, recognize
 from checkpoint_doctor.loaders._zip import checksum_of
@@ -97,7 +98,7 @@ class TorchLoader:
 
 def _describe(root: Any) -> str:
     if isinstance(root, dict):
-        keys = ", ".join(str(key)[:40] for key in list(root)[:5] if isinstance(key, str | int))
+        keys = ", ".join(shown(key) for key in list(root)[:5] if isinstance(key, str | int))
         return f"a dictionary with {keys}" if keys else "an empty dictionary"
     return f"its content is of type {type(root).__name__}"
 
