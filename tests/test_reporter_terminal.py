@@ -207,13 +207,37 @@ def test_sick_layers_of_a_big_model_keep_their_rows():
 
 def test_hundreds_of_findings_are_counted_by_rule():
     findings = [
-        Finding("ZER003", "zero-bias", Severity.WARNING, "zero", f"body.{n}.weight", f"body.{n}") for n in range(90)
+        Finding("ZER003", "zero-bias", Severity.WARNING, f"zero: {n}", f"body.{n}.weight", f"body.{n}")
+        for n in range(90)
     ] + [Finding("VAL001", "nonfinite-values", Severity.ERROR, "NaN", "body.95.weight", "body.95")]
     text = draw(Report((network(100, findings),), 1))
     assert "✖ error VAL001" in text
     assert "… 66 more findings (--verbose shows all): 66 × ZER003 zero-bias" in text
     assert re.search(r"more layers, \d+ of them with findings", text)
     assert draw(Report((network(100, findings),), 1), verbose=True).count("▲ warning ZER003") == 90
+
+
+def test_findings_that_say_the_same_are_told_once_and_name_everybody():
+    findings = [
+        Finding("ZER003", "zero-bias", Severity.ERROR, f"all {n} biases: overwritten", f"body.{n}.bias", f"body.{n}")
+        for n in range(4)
+    ] + [Finding("ZER004", "bias-collapse", Severity.ERROR, "4 of 4 biases: overwritten")]
+    text = draw(Report((network(4, findings),), 1))
+    assert text.index("ZER004") < text.index("✖ error ZER003 zero-bias × 4 · body.0.bias")
+    assert "the same holds for: body.1.bias, body.2.bias, body.3.bias" in text
+    assert draw(Report((network(4, findings),), 1), verbose=True).count("✖ error ZER003") == 4
+
+
+def test_advice_is_given_once():
+    findings = [
+        Finding(
+            "ZER003", "zero-bias", Severity.ERROR, f"cause {n}", f"body.{n}.bias", f"body.{n}", advice="Look there."
+        )
+        for n in range(2)
+    ]
+    text = draw(Report((network(4, findings),), 1))
+    assert text.count("advice: Look there.") == 1
+    assert text.count("advice: as above") == 1
 
 
 def test_updates_are_told_or_said_to_be_unknown():

@@ -44,7 +44,7 @@ def zero_weights(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         if severity is None or (not overwritten and explain_zero_weight(tensor)):
             continue
         yield zero_weights.finding(
-            f"all {tensor.size:,} weights are exactly zero: {testimony.sentence}",
+            f"{_all_of_them(tensor.size, 'weight', 'weights')} exactly zero: {testimony.sentence}",
             tensor,
             evidence={"zero_fraction": 1.0, "cause": testimony.cause.value, "updates": testimony.updates},
             advice=testimony.advice,
@@ -123,7 +123,7 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
         if each.layer.kind in RECURRENT:
             continue
         yield zero_bias.finding(
-            f"all {each.tensor.size:,} biases are exactly zero: {each.testimony.sentence}",
+            f"{_all_of_them(each.tensor.size, 'bias', 'biases')} exactly zero: {each.testimony.sentence}",
             each.tensor,
             severity=each.severity,
             evidence={
@@ -193,3 +193,7 @@ def bias_collapse(checkpoint: Checkpoint, *, share: float = 0.5, fewest: int = 3
         },
         advice=worst.testimony.advice,
     )
+
+
+def _all_of_them(count: int, noun: str, nouns: str) -> str:
+    return f"its only {noun} is" if count == 1 else f"all {count:,} {nouns} are"

@@ -10,6 +10,7 @@ from math import inf
 from rich.text import Text
 
 from checkpoint_doctor.model import Examination, Finding, Page, Report, Severity, Verdict, quantity
+from checkpoint_doctor.reporters._kinship import Kin, find_kin
 from checkpoint_doctor.reporters._layers import Row, choose_remarkable, layer_rows
 from checkpoint_doctor.reporters._order import rank, worst_first
 from checkpoint_doctor.reporters._sheet import Column, Sheet
@@ -72,16 +73,19 @@ def _draw_chart(sheet: Sheet, examination: Examination, page: Page, *, with_laye
     _draw_verdict(sheet, examination, page)
     rows = {row.name: row for row in layer_rows(examination)}
     findings = rank(examination.counted)
-    shown = findings if page.verbose else findings[:FINDINGS_SHOWN]
+    kin = [Kin((each,)) for each in findings] if page.verbose else find_kin(findings)
+    shown = kin if page.verbose else kin[:FINDINGS_SHOWN]
+    advised: set[str] = set()
     for layer, members in _group_by_layer(shown).items():
         sheet.line()
-        _draw_group(sheet, layer, rows.get(layer), members, page)
-    if len(findings) > len(shown):
-        counts = Counter(f"{finding.code} {finding.name}" for finding in findings[len(shown) :])
+        _draw_group(sheet, layer, rows.get(layer or ""), members, page, advised)
+    rest = [finding for each in kin[len(shown) :] for finding in each.members]
+    if rest:
+        counts = Counter(f"{finding.code} {finding.name}" for finding in rest)
         sheet.line()
         sheet.paragraph(
             Text(
-                f"… {quantity(len(findings) - len(shown), 'more finding')} (--verbose shows all): "
+                f"… {quantity(len(rest), 'more finding')} (--verbose shows all): "
                 + ", ".join(f"{count:,} × {rule}" for rule, count in counts.most_common()),
                 style="dim",
             ),
@@ -129,35 +133,54 @@ def _draw_verdict(sheet: Sheet, examination: Examination, page: Page) -> None:
     )
 
 
-def _group_by_layer(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
-    groups: dict[str, list[Finding]] = {}
-    for finding in findings:
-        groups.setdefault(finding.layer or finding.tensor or "", []).append(finding)
+def _group_by_layer(kin: Sequence[Kin]) -> dict[str | None, list[Kin]]:
+    """Group by layer in the order of severity; what concerns the whole checkpoint, or several layers, goes first."""
+    groups: dict[str | None, list[Kin]] = {}
+    for each in sorted(kin, key=lambda each: (-each.first.severity, bool(each.layer), each.layer is None)):
+        groups.setdefault(each.layer, []).append(each)
     return groups
 
 
-def _draw_group(sheet: Sheet, layer: str, row: Row | None, findings: Sequence[Finding], page: Page) -> None:
+def _draw_group(
+    sheet: Sheet, layer: str | None, row: Row | None, kin: Sequence[Kin], page: Page, advised: set[str]
+) -> None:
+    if layer is None:
+        count = len({finding.layer or finding.tensor for each in kin for finding in each.members})
+        heading = quantity(count, "layer")
+    else:
+        heading = printable(layer) or "the whole checkpoint"
     what = (f"  {row.kind} {shape_in_words(row.shape)}" if row else "", "dim")
-    sheet.paragraph(Text.assemble((printable(layer) or "the whole checkpoint", "bold"), what), indent=2, hanging=2)
-    _draw_findings(sheet, findings, layer, page)
+    sheet.paragraph(Text.assemble((heading, "bold"), what), indent=2, hanging=2)
+    _draw_kin(sheet, kin, layer or "", page, advised)
 
 
 def _draw_findings(sheet: Sheet, findings: Sequence[Finding], layer: str, page: Page) -> None:
-    for finding in findings:
+    _draw_kin(sheet, [Kin((finding,)) for finding in findings], layer, page, set())
+
+
+def _draw_kin(sheet: Sheet, kin: Sequence[Kin], layer: str, page: Page, advised: set[str]) -> None:
+    for each in kin:
+        finding = each.first
         style = _SEVERITY_STYLES[finding.severity]
         subject = "" if subject_of(finding) in ("", printable(layer)) else f" · {subject_of(finding)}"
+        count = f" × {len(each.members):,}" if each.others else ""
         sheet.paragraph(
             Text.assemble(
                 (f"{_SEVERITY_SIGNS[finding.severity]} {finding.severity.label}", f"bold {style}"),
-                (f" {finding.code} {finding.name}", style),
+                (f" {finding.code} {finding.name}{count}", style),
                 subject,
             ),
             indent=2,
             hanging=4,
         )
         sheet.paragraph(Text(one_line(finding.message)), indent=6)
+        if each.others:
+            names = ", ".join(subject_of(other) for other in each.others)
+            sheet.paragraph(_labelled("the same holds for", names), indent=6, hanging=2)
         for label, words in particulars(finding, brief=not page.verbose):
-            sheet.paragraph(_labelled(label, words), indent=6, hanging=2)
+            again = label == "advice" and words in advised
+            advised.add(words)
+            sheet.paragraph(_labelled(label, "as above" if again else words), indent=6, hanging=2)
 
 
 def _labelled(label: str, words: str) -> Text:
