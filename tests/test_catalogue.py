@@ -132,6 +132,9 @@ def test_every_command_has_help() -> None:
     for command in ("scan", "rules", "explain", "plugins", "config"):
         assert command in overview
         assert ckdoc(command, "--help").returncode == 0
+    nothing_asked = ckdoc()
+    assert nothing_asked.returncode == 2
+    assert nothing_asked.stderr.strip() == overview.strip()
 
 
 # --- shells -----------------------------------------------------------------------------------------------------------

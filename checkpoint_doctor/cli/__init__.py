@@ -15,7 +15,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import typer
 
 from checkpoint_doctor.cli import catalogue, configuration, scanning
-from checkpoint_doctor.cli.output import FAILED, NOTHING, complain, say
+from checkpoint_doctor.cli.output import FAILED, NOTHING, complain, remark, say
 from checkpoint_doctor.errors import DoctorError, NothingToExamine
 
 app = typer.Typer(
@@ -81,6 +81,9 @@ def _explain_unforeseen(error: Exception) -> int:
     if callable(show):  # the command line itself was wrong: click says how
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "ckdoc"
+        if type(error).__name__ == "NoArgsIsHelpError":  # nothing was asked for: the help is the whole answer
+            remark(str(show()))
+            return FAILED
         return complain(str(show()).rstrip(".").replace("\n", " "), f"see `{command} --help`")
     if isinstance(error, OSError):
         return complain(f"{error.filename or 'a file'}: {(error.strerror or str(error)).lower()}", "")
