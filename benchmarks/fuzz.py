@@ -245,7 +245,10 @@ def _stop(signal_number: int, frame: object) -> None:
 def run(inputs: range, seed: int, report: Callable[[str], None]) -> Counter[str]:
     """Try the inputs of these numbers; return how often each outcome came, defects included."""
     originals = seeds()
-    loaders = discover(lazily=False).loaders
+    catalogue = discover(lazily=False)
+    if catalogue.broken:
+        raise SystemExit(f"some plugins cannot be loaded: {catalogue.broken}")
+    loaders = catalogue.loaders
     outcomes: Counter[str] = Counter()
     signal.signal(signal.SIGPROF, _stop)
     for content in originals.values():

@@ -16,7 +16,7 @@ from checkpoint_doctor.loaders._pickled_arrays import PickledArray, array_type, 
 
 
 def _table() -> dict[tuple[str, str], Any]:
-    rebuilders = {
+    tensors = {
         "_rebuild_tensor": rebuilders.rebuild_tensor,
         "_rebuild_tensor_v2": rebuilders.rebuild_tensor_v2,
         "_rebuild_tensor_v3": rebuilders.rebuild_tensor_v3,
@@ -33,7 +33,7 @@ def _table() -> dict[tuple[str, str], Any]:
         "_rebuild_xla_tensor": rebuilders.rebuild_on_device,
         "_rebuild_mlc_tensor": rebuilders.rebuild_on_device,
     }
-    table: dict[tuple[str, str], Any] = {("torch._utils", name): build for name, build in rebuilders.items()}
+    table: dict[tuple[str, str], Any] = {("torch._utils", name): build for name, build in tensors.items()}
     for module in ("torch._tensor", "torch.tensor"):
         table[module, "_rebuild_from_type_v2"] = rebuilders.rebuild_from_type
         table[module, "_rebuild_from_type"] = rebuilders.rebuild_from_type
