@@ -455,6 +455,8 @@ class Examination:
     algorithm: str | None = None
     step: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    """The settings stored beside the tensors, as plain values."""
     layers: int = 0
     tensors: tuple[TensorRecord, ...] = ()
     findings: tuple[Finding, ...] = ()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from checkpoint_doctor.config import Config, Settings
-from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnreadableCheckpoint
+from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnreadableCheckpoint, UsageError
 from checkpoint_doctor.model import Checkpoint, Examination, Finding, Report, Tensor, TensorRecord, Verdict
 from checkpoint_doctor.plugins import Catalogue, discover
 from checkpoint_doctor.self_checks import report_crash
@@ -51,10 +51,27 @@ def open_checkpoint(path: str | os.PathLike[str], catalogue: Catalogue | None = 
         UnreadableCheckpoint: the file cannot be opened; the message says what it is and what to do.
     """
     source = FileSource(os.fspath(path))
-    for loader in (catalogue or discover()).loaders:
+    for loader in (catalogue or _discover_whole()).loaders:
         if loader.recognizes(source):
             return replace(loader.open(source), path=os.fspath(path))
     raise NotACheckpoint(f"{path} is of no format that an installed loader recognizes", "see `ckdoc plugins`")
+
+
+def _discover_whole() -> Catalogue:
+    catalogue = discover()
+    refuse_broken_parts(catalogue)
+    return catalogue
+
+
+def refuse_broken_parts(catalogue: Catalogue) -> None:
+    """Make sure that all of ckdoc itself works; what is broken about strangers' plugins is left to be told.
+
+    Raises:
+        UsageError: a part of ckdoc itself is broken, so that silence would prove nothing.
+    """
+    for plugin in catalogue.broken:
+        if plugin.is_ours:
+            raise UsageError(f"ckdoc's own {plugin.name} is broken: {plugin.problem}", "install checkpoint-doctor anew")
 
 
 def find_checkpoints(uris: Sequence[str], catalogue: Catalogue) -> list[Candidate]:
@@ -192,6 +209,7 @@ def diagnose(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) -
         algorithm=checkpoint.algorithm,
         step=checkpoint.step,
         versions=checkpoint.versions,
+        hyperparameters=checkpoint.hyperparameters,
         layers=len(checkpoint.layers),
         tensors=tuple(_record(tensor, checkpoint) for tensor in checkpoint.tensors),
         findings=tuple(findings),
@@ -238,7 +256,7 @@ def scan(
         NothingToExamine: there is no checkpoint to look at.
         UsageError: the configuration does not fit the rules that are installed.
     """
-    catalogue = catalogue or discover()
+    catalogue = catalogue or _discover_whole()
     config = config or Config()
     candidates = find_checkpoints([os.fspath(uri) for uri in uris], catalogue)
     examinations = []

@@ -81,6 +81,7 @@ def _write_examination(examination: Examination) -> dict[str, Any]:
         "error": examination.error,
         "hint": examination.hint,
         "versions": plain(examination.versions),
+        "hyperparameters": plain(examination.hyperparameters),
         "algorithm": examination.algorithm,
         "step": plain(examination.step),
         "summary": {
@@ -271,6 +272,7 @@ def _read_examination(fields: _Fields) -> Examination:
         algorithm=fields.take("algorithm", str, None),
         step=fields.take("step", int, None),
         versions={str(key): str(value) for key, value in fields.take("versions", dict, {}).items()},
+        hyperparameters=fields.take("hyperparameters", dict, {}),
         layers=summary.take("layers", int, 0),
         tensors=tuple(_read_tensor(each) for each in fields.records("tensors", [])),
         findings=tuple(_read_finding(each) for each in fields.records("findings", [])),

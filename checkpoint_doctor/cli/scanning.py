@@ -125,7 +125,8 @@ def warn_of_broken_plugins(catalogue: Catalogue) -> None:
     Raises:
         UsageError: a part of ckdoc itself is broken, so that silence would prove nothing.
     """
+    from checkpoint_doctor.scan import refuse_broken_parts
+
+    refuse_broken_parts(catalogue)
     for plugin in catalogue.broken:
-        if plugin.is_ours:
-            raise UsageError(f"ckdoc's own {plugin.name} is broken: {plugin.problem}", "install checkpoint-doctor anew")
         remark(f"ckdoc: plugin {plugin.name} of {plugin.distribution} is left out: {plugin.problem}")

@@ -31,6 +31,12 @@ FINDINGS_SHOWN = 25
 LAYERS_SHOWN = 24
 """Up to so many layers all get their row."""
 
+SETTINGS = (
+    "learning_rate", "gamma", "batch_size", "n_steps", "n_epochs", "gae_lambda", "ent_coef", "vf_coef",
+    "max_grad_norm", "tau", "weight_decay",
+)  # fmt: skip
+"""The settings that are told where a checkpoint has them; a verbose page tells all that are numbers."""
+
 _VERDICT_WORDS = {Verdict.HEALTHY: "HEALTHY", Verdict.ILL: "ILL", Verdict.UNREADABLE: "UNREADABLE"}
 _VERDICT_STYLES = {Verdict.HEALTHY: "bold green", Verdict.ILL: "bold red", Verdict.UNREADABLE: "bold magenta"}
 _SEVERITY_STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
@@ -71,6 +77,8 @@ def _needs_a_word(examination: Examination) -> bool:
 
 def _draw_chart(sheet: Sheet, examination: Examination, page: Page, *, with_layers: bool) -> None:
     _draw_verdict(sheet, examination, page)
+    if with_layers:
+        _draw_settings(sheet, examination, page)
     rows = {row.name: row for row in layer_rows(examination)}
     findings = rank(examination.counted)
     kin = [Kin((each,)) for each in findings] if page.verbose else find_kin(findings)
@@ -131,6 +139,18 @@ def _draw_verdict(sheet: Sheet, examination: Examination, page: Page) -> None:
         indent=2,
         hanging=2,
     )
+
+
+def _draw_settings(sheet: Sheet, examination: Examination, page: Page) -> None:
+    known = {
+        name: value
+        for name, value in examination.hyperparameters.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    chosen = known if page.verbose else {name: known[name] for name in SETTINGS if name in known}
+    if chosen:
+        words = ", ".join(f"{name} {figure(value)}" for name, value in chosen.items())
+        sheet.paragraph(_labelled("settings", one_line(words)), indent=2, hanging=2)
 
 
 def _group_by_layer(kin: Sequence[Kin]) -> dict[str | None, list[Kin]]:
