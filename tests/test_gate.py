@@ -287,6 +287,42 @@ def test_the_configuration_examples_are_valid(text: str, tmp_path: Path) -> None
     assert len(load_config(discover().rules, file=str(tmp_path / "ckdoc.toml")).sections) >= 2
 
 
+# --- many files -------------------------------------------------------------------------------------------------------
+
+
+def test_a_hundred_checkpoints_are_one_command(tmp_path: Path, corpus: Path, fixtures: Path) -> None:
+    from itertools import cycle, islice
+    from resource import RUSAGE_CHILDREN, getrusage
+
+    (tmp_path / "models").mkdir()
+    for number, file in enumerate(islice(cycle(sorted(corpus.rglob("*.zip"))), 99)):
+        shutil.copyfile(file, tmp_path / "models" / f"{number:03}_{file.name}")
+    shutil.copy(fixtures / "case_1_head_v6.zip", tmp_path / "models" / "sick.zip")
+    formats = ("json", "sarif", "junit", "github", "markdown", "terminal")
+    reports = [f"--report={name}={name}.out" for name in formats]
+    before = getrusage(RUSAGE_CHILDREN)
+    result = run([sys.executable, "-m", "checkpoint_doctor", "scan", "models", *reports], tmp_path)
+    after = getrusage(RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 8, "seconds of two cores' work"
+
+    assert "100 checkpoints" in result.stderr
+    said = json.loads((tmp_path / "json.out").read_text())
+    ill = {each["path"] for each in said["checkpoints"] if each["verdict"] != "healthy"}
+    assert "models/sick.zip" in ill
+    assert result.returncode == (2 if any(each["verdict"] == "unreadable" for each in said["checkpoints"]) else 1)
+    [sarif] = json.loads((tmp_path / "sarif.out").read_text())["runs"]
+    in_sarif = {
+        each["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+        for each in sarif["results"]
+        if each["level"] == "error"
+    }
+    annotations = (tmp_path / "github.out").read_text()
+    assert {path for path in ill if f"::error file={path}," in annotations} == in_sarif == ill
+    assert all(f"`{path}`" in (tmp_path / "markdown.out").read_text() for path in ill)
+    assert all(path in (tmp_path / "terminal.out").read_text() for path in ill)
+    assert 'name="models/sick.zip"' in (tmp_path / "junit.out").read_text()
+
+
 # --- pre-commit -------------------------------------------------------------------------------------------------------
 
 
