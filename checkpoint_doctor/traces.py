@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 
 import numpy as np
@@ -20,8 +21,15 @@ FAINT_PULSE = 1e-4
 """Ratio of first moment to magnitude below which an entry receives no gradient: with Adam's default betas 88 updates
 without one. Live units of 20 published agents stay above it, silent ones fall far below (benchmarks/truth.py)."""
 
-COLUMN_LIMIT = 1 << 22
-"""Widest row (entries) for which columns are kept: 64 MiB of maxima. Wider rows belong to no layer known to us."""
+COLUMN_LIMIT = 1 << 20
+"""Widest row (entries) for which columns are kept: 24 MiB of maxima. Wider rows belong to no layer known to us."""
+
+SAMPLED = 1 << 14
+"""Block size from which the histogram takes every 13th entry: a share of the entries needs no more, and counting all of
+them costs as much as the rest of the pass. 13 has no factor in common with usual widths, so no column is left out."""
+
+NARROW = 16
+"""Width up to which a row's maximum is taken column by column: NumPy reduces short rows one by one."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Traces:
     column_pulse: NDArray | None
     """As ``row_pulse``, for each column; ``None`` also for vectors and scalars."""
     exponents: NDArray
-    """Histogram of the live entries' magnitudes by binary exponent: ``exponents[e + 150]`` counts those in
+    """Histogram of a sample of the live entries' magnitudes by binary exponent: ``exponents[e + 150]`` counts those in
     [2**e, 2**(e + 1)). Live are the entries with a pulse of at least ``FAINT_PULSE`` (without a first moment: all whose
     magnitude is not zero)."""
     untouched: int
@@ -60,16 +68,12 @@ class Traces:
     nonfinite_second: int
     """NaN and infinite entries of the second moment."""
 
-    @property
-    def live(self) -> int:
-        """Entries that receive gradient."""
-        return int(self.exponents.sum())
-
-    def live_below(self, magnitude: float) -> int:
-        """Return how many live entries have a magnitude below a limit, which is rounded down to a power of two."""
-        if magnitude <= 0:
-            return 0
-        return int(self.exponents[: max(int(np.floor(np.log2(magnitude))) + 150, 0)].sum())
+    def live_below(self, magnitude: float) -> float:
+        """Return the share of live entries below a magnitude, which is rounded down to a power of two; 0.0 for none."""
+        live = int(self.exponents.sum())
+        if magnitude <= 0 or not live:
+            return 0.0
+        return int(self.exponents[: max(int(np.floor(np.log2(magnitude))) + 150, 0)].sum()) / live
 
 
 @dataclass(frozen=True)
@@ -146,11 +150,13 @@ class _Sheet:
         self.count = prod(shape)
         self.width = _width(shape)
         self.kernel = prod(shape[2:]) or 1
-        rows, columns = (shape[0] if shape else 1), (shape[1] if len(shape) > 1 else 0)
-        with_columns = columns > 0 and self.width <= COLUMN_LIMIT
+        rows, with_columns = (
+            (shape[0] if shape else 1),
+            len(shape) > 1 and 0 not in shape and self.width <= COLUMN_LIMIT,
+        )
         present = {"first": has_first, "second": has_second, "pulse": has_first and has_second}
         self.rows = {key: np.zeros(rows) for key, there in present.items() if there}
-        self.columns = {key: np.zeros(columns) for key, there in present.items() if there and with_columns}
+        self.columns = {key: np.zeros(self.width) for key, there in present.items() if there and with_columns}
         self.exponents = np.zeros(300, dtype=np.int64)
         self.total = 0.0
         self.untouched = self.nonfinite_first = self.nonfinite_second = 0
@@ -158,58 +164,54 @@ class _Sheet:
     def add(self, start: int, first: NDArray | None, second: NDArray | None, is_root: bool) -> None:
         """Take in one block that begins at a flat index."""
         figures: dict[str, NDArray] = {}
+        nonfinite = self.nonfinite_first + self.nonfinite_second
         if first is not None:
-            magnitude = np.abs(_real(first))
-            self.nonfinite_first += _nonfinite(magnitude)
-            figures["first"] = magnitude
+            figures["first"] = np.abs(_real(first))
+            self.nonfinite_first += _nonfinite(figures["first"])
         if second is not None:
-            spread = _real(second)
+            spread = np.abs(_real(second))
             self.nonfinite_second += _nonfinite(spread)
-            root = np.abs(spread) if is_root else np.sqrt(np.abs(spread))
-            figures["second"] = root
+            root = figures["second"] = spread if is_root else np.sqrt(spread)
             if first is not None:
-                figures["pulse"] = np.divide(figures["first"], root, out=np.zeros_like(root), where=root > 0)
-            self._count(root, figures.get("pulse"))
+                figures["pulse"] = figures["first"] / root
+            self._count(spread, root, figures.get("pulse"), is_root)
+        # NaN has to be stepped around, and that costs: only where there is one.
+        maximum = np.fmax if self.nonfinite_first + self.nonfinite_second > nonfinite else np.maximum
         for at, shape in _pieces(start, len(next(iter(figures.values()))), self.width):
             row, column = divmod(start + at.start, self.width)
             for key, values in figures.items():
                 block = values[at].reshape(shape)
                 inside = self.rows[key][row : row + shape[0]]
-                np.fmax(inside, np.fmax.reduce(block, axis=1), out=inside)
+                maximum(inside, _row_maxima(block, maximum), out=inside)
                 if key in self.columns:
-                    self._add_columns(self.columns[key], np.fmax.reduce(block, axis=0), column)
+                    inside = self.columns[key][column : column + shape[1]]
+                    maximum(inside, maximum.reduce(block, axis=0), out=inside)
 
-    def _count(self, root: NDArray, pulse: NDArray | None) -> None:
-        touched = root > 0
-        self.untouched += root.size - int(np.count_nonzero(touched))
-        wide = root.astype(np.float64)
-        energy = float(np.dot(wide, wide))
-        if not np.isfinite(energy):
-            wide = wide[np.isfinite(wide)]
-            energy = float(np.dot(wide, wide))
-        self.total += energy
-        live = root[touched if pulse is None else pulse >= FAINT_PULSE]
+    def _count(self, spread: NDArray, root: NDArray, pulse: NDArray | None, is_root: bool) -> None:
+        untouched = root == 0
+        count = int(np.count_nonzero(untouched))
+        self.untouched += count
+        if count and pulse is not None:
+            pulse[untouched] = 0.0
+        square = root * root if is_root else spread
+        energy = float(square.sum())
+        self.total += energy if np.isfinite(energy) else float(square[np.isfinite(square)].sum(dtype=np.float64))
+        some = slice(None, None, 13 if root.size >= SAMPLED else 1)
+        live = root[some][~untouched[some] if pulse is None else pulse[some] >= FAINT_PULSE]
         self.exponents += np.bincount(np.clip(np.frexp(live)[1] + 149, 0, 299), minlength=300)
-
-    def _add_columns(self, columns: NDArray, maxima: NDArray, start: int) -> None:
-        if self.kernel == 1:
-            inside = columns[start : start + maxima.size]
-            np.fmax(inside, maxima, out=inside)
-        else:
-            owner = np.arange(start, start + maxima.size) // self.kernel
-            np.fmax.at(columns, owner, maxima)
 
     def finish(self) -> Traces:
         """Close the sheet."""
+        columns = {key: maxima.reshape(-1, self.kernel).max(axis=1) for key, maxima in self.columns.items()}
         return Traces(
             count=self.count,
             total=self.total,
             row_first=self.rows.get("first"),
             row_second=self.rows.get("second"),
             row_pulse=self.rows.get("pulse"),
-            column_first=self.columns.get("first"),
-            column_second=self.columns.get("second"),
-            column_pulse=self.columns.get("pulse"),
+            column_first=columns.get("first"),
+            column_second=columns.get("second"),
+            column_pulse=columns.get("pulse"),
             exponents=self.exponents,
             untouched=self.untouched,
             nonfinite_first=self.nonfinite_first,
@@ -244,6 +246,12 @@ def _pieces(start: int, size: int, width: int) -> Iterator[tuple[slice, tuple[in
             length = (size - at) // width * width
             yield slice(at, at + length), (length // width, width)
         at += length
+
+
+def _row_maxima(block: NDArray, maximum: np.ufunc) -> NDArray:
+    if block.shape[1] > NARROW or block.shape[0] < NARROW:
+        return np.asarray(maximum.reduce(block, axis=1))
+    return reduce(maximum, (block[:, column] for column in range(block.shape[1])))
 
 
 def _width(shape: tuple[int, ...]) -> int:

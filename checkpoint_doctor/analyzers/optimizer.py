@@ -186,15 +186,16 @@ def epsilon_dominated(optimizer: Optimizer, *, share: float = 0.5) -> Iterator[F
         .356, of 1e-5 by .209, of 1e-6 by .044. Only entries that receive gradient are counted. ``share`` is the part
         of them that must lie below ε.
     """
-    below = live = 0
+    below = live = 0.0
     for moments in optimizer.parameters:
         group, correction = optimizer.group_of(moments.index), second_correction(moments, optimizer)
         traces = moments.traces if correction else None
         epsilon = _number(group.options.get("eps")) if group else None
         if traces is None or correction is None or not epsilon:
             continue
-        below += traces.live_below(epsilon * sqrt(correction))
-        live += traces.live
+        entries = traces.count - traces.untouched
+        below += entries * traces.live_below(epsilon * sqrt(correction))
+        live += entries
     if not live or below / live <= share:
         return
     step = effective_step(optimizer)
