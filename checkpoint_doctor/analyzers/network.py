@@ -214,7 +214,7 @@ def rank_collapse(
         participation = float(np.trace(gram)) ** 2 / max(float(np.einsum("ij,ij->", gram, gram)), 1e-30)
         if participation > share * size:
             continue
-        values = np.linalg.svd(matrix, compute_uv=False)
+        values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0))
         rank = int(np.searchsorted(np.cumsum(values) / values.sum(), 1 - delta)) + 1
         if rank <= share * size:
             yield rank_collapse.finding(

@@ -175,10 +175,9 @@ def bias_collapse(checkpoint: Checkpoint, *, share: float = 0.5, fewest: int = 3
     worst = max(alive, key=lambda each: each.severity)
     zeros = sum(each.tensor.size for each in alive)
     parameters = sum(tensor.size for tensor in checkpoint.tensors)
-    causes = sorted({each.testimony.cause.value for each in alive})
     yield bias_collapse.finding(
         f"{len(alive)} of {len(biases)} biases are exactly zero ({zeros:,} of {parameters:,} parameters, "
-        f"{zeros / parameters:.1%}) while the weights are alive: {' and '.join(causes)}; {worst.testimony.sentence}",
+        f"{zeros / parameters:.1%}) while the weights are alive: {worst.testimony.sentence}",
         checkpoint,
         severity=worst.severity,
         evidence={
