@@ -1,0 +1,385 @@
+"""What to change in a checkpoint to make it well: pure, reproducible, and nothing written yet.
+
+The findings' repairs are collected and brought together: those of one tensor are applied in turn in the order of their
+codes, tied tensors once, target networks follow their online twins, and the optimizer's moments are treated along with
+the entries that change. What cannot be repaired is a value of the plan too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoint_doctor.model import Checkpoint, Finding, Moments, Repair, Safety, Severity, Tensor
+from checkpoint_doctor.vitals import InMemory, Vitals, measure
+
+_FIRST_MOMENTS = frozenset({"exp_avg", "momentum_buffer", "grad_avg"})
+_SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_inf", "sum"})
+
+_FLAGS = {Safety.ON_REQUEST: "--recycle", Safety.UNSAFE: "--unsafe"}
+
+
+class Purpose(Enum):
+    """Why a tensor is changed."""
+
+    REPAIR = "repair"
+    """It is ill itself."""
+    TWIN = "target"
+    """It is the target network's copy of a repaired tensor."""
+    MOMENT = "optimizer"
+    """It is what an optimizer remembers about a repaired tensor."""
+
+
+@dataclass(frozen=True, eq=False)
+class Treatment:
+    """The new values of one tensor, and how it came by them."""
+
+    tensor: Tensor
+    purpose: Purpose
+    rules: tuple[str, ...]
+    """Codes of the rules whose findings asked for it."""
+    treatment: str
+    """The init rules in words."""
+    new: NDArray
+    """The whole tensor in its own type."""
+    changed: NDArray
+    """One boolean for each entry: true where the value is another than before."""
+    of: str = ""
+    """The repaired tensor that this one goes along with; empty for a repair."""
+    illness: str = ""
+    """What the findings said."""
+    tied: tuple[str, ...] = ()
+    """Names under which the same bytes are stored once more."""
+
+    @property
+    def entries(self) -> int:
+        """How many entries change."""
+        return int(np.count_nonzero(self.changed))
+
+    @property
+    def before(self) -> Vitals:
+        """The figures of the old values."""
+        return self.tensor.vitals
+
+    @property
+    def after(self) -> Vitals:
+        """The figures of the new values."""
+        return measure(InMemory(self.new))
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The changed entries as half-open ranges of flat, row-major indices."""
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], self.changed.reshape(-1), [False]))))
+        return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+
+
+@dataclass(frozen=True)
+class Untreated:
+    """A finding that stays, and why."""
+
+    code: str
+    name: str
+    severity: Severity
+    subject: str
+    """The tensor, the layer, or the whole checkpoint."""
+    message: str
+    why: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A repair that will not last as long as its cause is there."""
+
+    subject: str
+    advice: str
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All changes to one checkpoint."""
+
+    treatments: tuple[Treatment, ...] = ()
+    untreated: tuple[Untreated, ...] = ()
+    upstream: tuple[Upstream, ...] = ()
+    """Treated findings whose cause lies elsewhere."""
+    cured: tuple[Finding, ...] = ()
+    """The findings that must be gone afterwards."""
+
+    @property
+    def changes(self) -> Mapping[Tensor, NDArray]:
+        """Tensor to its new values."""
+        return {each.tensor: each.new for each in self.treatments}
+
+
+@dataclass(eq=False)
+class _Work:
+    """A tensor while repairs are applied to it."""
+
+    tensor: Tensor
+    values: NDArray
+    """Current values, in the tensor's own type."""
+    repairs: list[tuple[Finding, Repair]] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    tied: tuple[str, ...] = ()
+
+
+def plan_repairs(
+    checkpoint: Checkpoint,
+    findings: Iterable[Finding],
+    *,
+    allowed: frozenset[Safety] = frozenset({Safety.SAFE}),
+    least: Severity = Severity.WARNING,
+    seed: int = 0,
+) -> Plan:
+    """Bring the repairs of findings together into one plan.
+
+    Findings below ``least`` and hidden ones are passed over. Each tensor draws from a generator of its own, seeded by
+    ``seed`` and its name, so that the result depends on neither order nor company.
+    """
+    return _Planner(checkpoint, allowed, seed).plan(
+        sorted(
+            (each for each in findings if each.ignored is None and each.severity >= least), key=lambda each: each.code
+        )
+    )
+
+
+class _Planner:
+    def __init__(self, checkpoint: Checkpoint, allowed: frozenset[Safety], seed: int) -> None:
+        self.checkpoint, self.allowed, self.seed = checkpoint, allowed, seed
+        self.works: dict[str, _Work] = {}
+        self.untreated: list[Untreated] = []
+        self.cured: list[Finding] = []
+        self.moment_by_name = {
+            tensor.name: tensor
+            for optimizer in checkpoint.optimizers
+            for moments in optimizer.parameters
+            for tensor in moments.state.values()
+        }
+
+    def plan(self, findings: Sequence[Finding]) -> Plan:
+        for finding in findings:
+            why = self._refuse(finding)
+            if why:
+                self.untreated.append(_leave(finding, why))
+                continue
+            self.cured.append(finding)
+            for repair in finding.repairs:
+                self._admit(finding, repair)
+        treatments = [*self._repairs(), *self._twins()]
+        treatments += self._moments({each.tensor.name: each for each in treatments})
+        upstream = dict.fromkeys(Upstream(_subject(each), each.advice) for each in self.cured if each.advice)
+        return Plan(tuple(treatments), tuple(self.untreated), tuple(upstream), tuple(self.cured))
+
+    # Which repairs
+
+    def _refuse(self, finding: Finding) -> str:
+        """Say why a finding is left alone; empty where all its repairs can be made."""
+        if not finding.repairs:
+            return "there is no documented repair for it"
+        forbidden = {repair.safety for repair in finding.repairs} - self.allowed
+        if forbidden:
+            return f"needs {' and '.join(sorted(_FLAGS.get(each, each.value) for each in forbidden))}"
+        for repair in finding.repairs:
+            tensor = self._find(repair.tensor)
+            if tensor is None:
+                return f"{repair.tensor} is not in the file"
+            rival = self._overlap(tensor)
+            if rival:
+                return f"{tensor.name} shares part of its bytes with {rival}, which is repaired already"
+        return ""
+
+    def _find(self, name: str) -> Tensor | None:
+        return self.checkpoint.by_name.get(name) or self.moment_by_name.get(name)
+
+    def _overlap(self, tensor: Tensor) -> str:
+        """Return the name of a tensor at work that shares some, but not all bytes with this one."""
+        start, stop = tensor.storage_range
+        for work in self.works.values():
+            other = work.tensor
+            if not tensor.storage or other.storage != tensor.storage or other is tensor:
+                continue
+            begin, end = other.storage_range
+            if start < end and begin < stop and not (tensor.is_tied_to(other) and tensor.shape == other.shape):
+                return other.name
+        return ""
+
+    def _admit(self, finding: Finding, repair: Repair) -> None:
+        tensor = self._find(repair.tensor)
+        assert tensor is not None
+        tied = self._tied(tensor)
+        first = self._find(tied[0]) or tensor
+        work = self.works.get(first.name)
+        if work is None:
+            work = self.works[first.name] = _Work(first, first.array, tied=tied[1:])
+        known = {(each.treatment, each.tensor) for _, each in work.repairs}
+        if (repair.treatment, repair.tensor) not in known and not any(
+            other.treatment == repair.treatment and other.tensor in tied for _, other in work.repairs
+        ):
+            work.repairs.append((finding, repair))
+
+    def _tied(self, tensor: Tensor) -> tuple[str, ...]:
+        """Return all names of the same bytes, in file order, the tensor's own among them."""
+        if tensor.name not in self.checkpoint.by_name:
+            return (tensor.name,)
+        names = tuple(
+            other.name
+            for other in self.checkpoint.tensors
+            if other is tensor or (tensor.is_tied_to(other) and tensor.shape == other.shape)
+        )
+        return names or (tensor.name,)
+
+    # What they do
+
+    def _repairs(self) -> Iterator[Treatment]:
+        for work in self.works.values():
+            if work.tensor.name in self.moment_by_name or self._online_work(work) is not None:
+                continue  # moments follow, and target copies take their twins' values
+            self._apply(work)
+            treatment = self._finish(work, Purpose.REPAIR)
+            if treatment is not None:
+                yield treatment
+
+    def _online_work(self, work: _Work) -> Tensor | None:
+        return self.checkpoint.by_name.get(self.checkpoint.online_twins.get(work.tensor.name, ""))
+
+    def _apply(self, work: _Work) -> None:
+        random = generator(self.seed, work.tensor.name)
+        for _, repair in work.repairs:
+            new = round_toward_zero(np.asarray(repair.renew(_widen(work.values), random)), work.values)
+            if differs(work.values, new).any():  # an earlier one may have done all there was to do
+                work.words.append(repair.treatment)
+            work.values = new
+
+    def _finish(self, work: _Work, purpose: Purpose, of: str = "") -> Treatment | None:
+        changed = differs(work.tensor.array, work.values)
+        if not changed.any():
+            return None
+        return Treatment(
+            tensor=work.tensor,
+            purpose=purpose,
+            rules=tuple(dict.fromkeys(finding.code for finding, _ in work.repairs)),
+            treatment="; ".join(dict.fromkeys(work.words)),
+            new=work.values,
+            changed=changed,
+            of=of,
+            illness="; ".join(dict.fromkeys(finding.message for finding, _ in work.repairs)),
+            tied=work.tied,
+        )
+
+    def _twins(self) -> Iterator[Treatment]:
+        """Yield the target network's copies: at repaired entries they take the values of their online twins."""
+        for name, online_name in self.checkpoint.online_twins.items():
+            target, online = self.checkpoint.by_name[name], self.checkpoint.by_name[online_name]
+            canonical = self._tied(online)[0]
+            source, work = self.works.get(canonical), self.works.get(self._tied(target)[0])
+            if self._tied(target)[0] != name or canonical in self._tied(target) or (source is None and work is None):
+                continue
+            healthy = online.array if source is None else source.values
+            work = work or _Work(target, target.array, tied=self._tied(target)[1:])
+            if source is not None:
+                work.values = np.where(differs(online.array, healthy), healthy, work.values).astype(target.array.dtype)
+                work.words.append(f"the values of {online_name}")
+            if work.repairs:
+                before = work.values
+                self._apply(work)
+                # Where the online network has a sound value, that is what the target should have; drawn ones are not.
+                sound = differs(before, work.values) & np.isfinite(_widen(healthy)) & (healthy != 0)
+                work.values = np.where(sound, healthy, work.values).astype(target.array.dtype)
+            treatment = self._finish(work, Purpose.TWIN, of=online_name)
+            if treatment is not None:
+                yield treatment
+
+    # The optimizer
+
+    def _moments(self, treated: Mapping[str, Treatment]) -> Iterator[Treatment]:
+        for optimizer in self.checkpoint.optimizers:
+            for moments in optimizer.parameters:
+                along = treated.get(self._canonical(moments))
+                for key, tensor in moments.state.items():
+                    treatment = self._treat_moment(key, tensor, along)
+                    if treatment is not None:
+                        yield treatment
+
+    def _canonical(self, moments: Moments) -> str:
+        tensor = self.checkpoint.by_name.get(moments.tensor or "")
+        return "" if tensor is None else self._tied(tensor)[0]
+
+    def _treat_moment(self, key: str, tensor: Tensor, along: Treatment | None) -> Treatment | None:
+        work = self.works.get(tensor.name)
+        concerned = along is not None and tensor.is_floating and tensor.shape == along.tensor.shape
+        if work is None and not (concerned and key in _FIRST_MOMENTS | _SECOND_MOMENTS):
+            return None
+        work = work or _Work(tensor, tensor.array)
+        self._apply(work)
+        if concerned and along is not None:
+            if key in _FIRST_MOMENTS:
+                work.values = np.where(along.changed, 0, work.values).astype(tensor.array.dtype)
+                work.words.append("0")
+            elif key in _SECOND_MOMENTS:
+                typical = typical_square(work.values, along.changed)
+                work.values = np.where(along.changed, typical, work.values).astype(tensor.array.dtype)
+                work.words.append(f"the healthy entries' median, {typical:.3g}" if typical else "0")
+        of = along.tensor.name if along is not None else ""
+        return self._finish(work, Purpose.MOMENT, of=of)
+
+
+def typical_square(values: NDArray, repaired: NDArray) -> float:
+    """Return the median of a second moment's healthy entries: finite, not zero, and not among the repaired ones.
+
+    Where all were repaired the moments of these themselves serve, since the weights were ill and not they; 0.0 where
+    no gradient ever came.
+    """
+    wide = _widen(values)
+    healthy = np.isfinite(wide) & (wide != 0)
+    for chosen in (healthy & ~repaired, healthy):
+        if chosen.any():
+            return float(np.median(wide[chosen]))
+    return 0.0
+
+
+def generator(seed: int, name: str) -> np.random.Generator:
+    """Return the random generator of one tensor, which depends on the seed and its name alone."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest, "little")])
+
+
+def round_toward_zero(wide: NDArray, old: NDArray) -> NDArray:
+    """Return values in another's type, rounded towards zero so that no draw leaves its interval.
+
+    Entries that are what they were keep their bits.
+    """
+    with np.errstate(all="ignore"):
+        rounded = wide.astype(old.dtype)
+        if wide.dtype.kind != "c" and old.dtype != np.float64:
+            larger = np.abs(rounded.astype(np.float64)) > np.abs(wide)
+            if larger.any():
+                rounded[larger] = np.nextafter(rounded[larger], np.zeros((), old.dtype))
+        same = (_widen(old) == wide) | (np.isnan(wide) & np.isnan(_widen(old)))
+    return np.where(same, old, rounded).astype(old.dtype)
+
+
+def differs(old: NDArray, new: NDArray) -> NDArray:
+    """Return where two arrays of one type are not the same; NaN is the same as NaN."""
+    with np.errstate(all="ignore"):
+        different: NDArray = (old != new) & ~((old != old) & (new != new))
+    return different
+
+
+def _widen(values: NDArray) -> NDArray:
+    return values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)
+
+
+def _subject(finding: Finding) -> str:
+    return finding.tensor or finding.layer or "the whole checkpoint"
+
+
+def _leave(finding: Finding, why: str) -> Untreated:
+    return Untreated(
+        finding.code, finding.name, finding.severity, _subject(finding), finding.message, why, finding.advice
+    )
