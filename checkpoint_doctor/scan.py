@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from checkpoint_doctor.config import Config, Settings
-from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnreadableCheckpoint, UsageError
-from checkpoint_doctor.model import Checkpoint, Examination, Finding, Report, Tensor, TensorRecord, Verdict
-from checkpoint_doctor.plugins import Catalogue, discover
+from checkpoint_doctor.errors import DoctorError, NotACheckpoint, NothingToExamine, UnreadableCheckpoint, UsageError
+from checkpoint_doctor.model import Checkpoint, Examination, Finding, Report, Skipped, Tensor, TensorRecord, Verdict
+from checkpoint_doctor.plugins import Catalogue, Loader, discover
 from checkpoint_doctor.self_checks import report_crash
-from checkpoint_doctor.source import FileSource
+from checkpoint_doctor.source import FileSource, Source
 
 SMALL_CHECKPOINT = 8 << 20
 """Elements below which a pool of threads costs more than it saves (measured: 0.5 ms a thread against 1 ms a MiB)."""
@@ -51,10 +51,34 @@ def open_checkpoint(path: str | os.PathLike[str], catalogue: Catalogue | None = 
         UnreadableCheckpoint: the file cannot be opened; the message says what it is and what to do.
     """
     source = FileSource(os.fspath(path))
+    passed_over: list[Skipped] = []
     for loader in (catalogue or _discover_whole()).loaders:
-        if loader.recognizes(source):
-            return replace(loader.open(source), path=os.fspath(path))
+        try:
+            recognized = loader.recognizes(source)
+        except Exception as error:  # a loader that breaks its word must not keep the others from theirs
+            why = f"could not say whether it reads the file: {_name(error)}"
+            passed_over.append(Skipped(f"the loader {loader.name}", why))
+            continue
+        if recognized:
+            opened = _open(loader, source)
+            return replace(opened, path=os.fspath(path), skipped=(*opened.skipped, *passed_over))
     raise NotACheckpoint(f"{path} is of no format that an installed loader recognizes", "see `ckdoc plugins`")
+
+
+def _open(loader: Loader, source: Source) -> Checkpoint:
+    try:
+        return loader.open(source)
+    except DoctorError:
+        raise
+    except Exception as error:
+        raise UnreadableCheckpoint(
+            f"the loader {loader.name} failed on {source.name} with {_name(error)}",
+            "this is a fault of the loader and not of the file: report it, please; `ckdoc plugins` names its package",
+        ) from error
+
+
+def _name(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _discover_whole() -> Catalogue:

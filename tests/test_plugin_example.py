@@ -182,6 +182,47 @@ def test_a_crashing_rule_is_named_and_changes_nothing_else(
         }
 
 
+# --- a loader that crashes --------------------------------------------------------------------------------------------
+
+LOADER = """
+class Loader:
+    name, suffixes = "aaa", (".aaa",)
+    def recognizes(self, source):
+        {recognizes}
+    def open(self, source):
+        raise KeyError("a surprise")
+    def patch(self, checkpoint, changes): ...
+loader = Loader()
+"""
+
+
+def test_a_loader_that_cannot_even_look_leaves_the_file_to_the_others(
+    with_packages: Callable, tmp_path: Path, fixtures: Path
+) -> None:
+    code = LOADER.format(recognizes='raise KeyError("a surprise")')
+    site = pretend_to_install(tmp_path, "acmeblind", code, loaders="aaa = acmeblind:loader")
+    result = with_packages(site)("scan", str(fixtures / "case_1_head_v6.zip"), "--format", "json")
+    assert result.returncode == 1
+    assert [finding["code"] for finding in findings(result) if finding["severity"] == "error"] == ["NRM001"]
+    assert "1 not looked at" in result.stderr
+    assert "a surprise" in with_packages(site)("scan", str(fixtures / "case_1_head_v6.zip")).stdout
+
+
+def test_a_loader_that_crashes_costs_its_own_files_only(
+    with_packages: Callable, tmp_path: Path, fixtures: Path
+) -> None:
+    code = LOADER.format(recognizes='return source.read(0, 3) == b"aaa"')
+    site = pretend_to_install(tmp_path, "acmefall", code, loaders="aaa = acmefall:loader")
+    (tmp_path / "some.aaa").write_text("aaa, and more")
+    result = with_packages(site)("scan", "some.aaa", str(fixtures / "case_1_head_v6.zip"), "--format", "json")
+    assert result.returncode == 2
+    theirs, ours = json.loads(result.stdout)["checkpoints"]
+    assert theirs["verdict"] == "unreadable"
+    for said in ("aaa", "some.aaa", "KeyError", "a surprise"):
+        assert said in theirs["error"]
+    assert ours["verdict"] == "ill"
+
+
 # --- packages that cannot be used -------------------------------------------------------------------------------------
 
 BROKEN = {
