@@ -7,10 +7,12 @@ whole pickled optimizer the keys are the parameters themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, prod
 from typing import Any
+
+import numpy as np
 
 from checkpoint_doctor.loaders._parameter_matching import (
     Match,
@@ -19,8 +21,9 @@ from checkpoint_doctor.loaders._parameter_matching import (
     match_by_shape,
     match_in_order,
 )
-from checkpoint_doctor.loaders._pickled_objects import Inert
+from checkpoint_doctor.loaders._pickled_objects import Inert, StoredFloat
 from checkpoint_doctor.loaders._pickled_tensors import PickledTensor
+from checkpoint_doctor.loaders._stored import StoredValues
 from checkpoint_doctor.model import Moments, Optimizer, ParameterGroup, Tensor
 
 LIKE_PARAMETER = (
@@ -152,8 +155,21 @@ def _read(name: str, state: Mapping[str, Any]) -> tuple[tuple[ParameterGroup, ..
         options = {
             str(option): plain(value) for option, value in group.items() if option not in ("params", "param_names")
         }
-        groups.append(ParameterGroup(options, tuple(range(first, len(slots)))))
+        settings = dict(_replaceable(f"{name}/param_groups/{len(groups)}", group))
+        groups.append(ParameterGroup(options, tuple(range(first, len(slots))), settings))
     return tuple(groups), slots
+
+
+def _replaceable(name: str, group: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the options that are one number with a place in the file."""
+    for option, value in group.items():
+        if isinstance(value, StoredFloat):
+            place = StoredValues(value.source, value.offset, np.dtype(">f8"), ())
+            yield str(option), Tensor(f"{name}/{option}", (), "float64", place)
+        elif isinstance(value, PickledTensor) and prod(value.shape) == 1:
+            tensor = value.as_tensor(f"{name}/{str(option)[:80]}")
+            if isinstance(tensor, Tensor):
+                yield str(option), tensor
 
 
 def _read_slot(name: str, key: object, held: object, group: Mapping[str, Any]) -> _Slot:
@@ -181,6 +197,8 @@ def _whole(value: object) -> int | None:
 
 def plain(value: Any, depth: int = 3) -> Any:
     """Return a setting as a plain value: numbers, words, short sequences and mappings of them; else its type's name."""
+    if isinstance(value, StoredFloat):
+        return float(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, PickledTensor):

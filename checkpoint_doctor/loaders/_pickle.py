@@ -24,14 +24,15 @@ from checkpoint_doctor.loaders._pickled_objects import (
     Global,
     Inert,
     StoredBytes,
+    StoredFloat,
     as_key,
 )
 
 LONGEST_TEXT = 256 << 20
 LONGEST_INTEGER = 1024
 """Bytes of the largest integer: random generators store some of 128 bits."""
-INLINE_BYTES = 64
-"""Byte strings up to this length are read at once; longer ones stay in the file until somebody asks."""
+SETTINGS = frozenset({"lr", "initial_lr", "weight_decay", "eps", "momentum"})
+"""Keys of an optimizer's options whose numbers remember their place, so that they can be replaced."""
 
 MARK = object()
 """Stands on the stack where a collection begins."""
@@ -135,9 +136,6 @@ class Machine:
         return self._cursor.take(size).decode("utf-8", errors)
 
     def _bytes(self, size: int) -> None:
-        if size <= INLINE_BYTES:
-            self._stack.append(self._cursor.take(size))
-            return
         start = self._cursor.skip(size)
         self._container(StoredBytes(self._cursor.source, start, size))
 
@@ -147,6 +145,17 @@ class Machine:
             self._stack.append(content.decode("utf-8"))
         except UnicodeDecodeError:
             self._stack.append(content)
+
+    def _float(self) -> None:
+        start = self._cursor.position
+        number = FLOAT.unpack(self._cursor.take(8))[0]
+        if self._stack and self._is_setting(self._stack[-1]):
+            self._container(StoredFloat(number, self._cursor.source, start))
+        else:
+            self._stack.append(number)
+
+    def _is_setting(self, key: Any) -> bool:
+        return type(key) is str and key in SETTINGS
 
     def _integer(self, size: int) -> None:
         if size > LONGEST_INTEGER:
@@ -333,7 +342,7 @@ ACTIONS: dict[int, Action] = {
     ord("J"): lambda m: m._integer(4),
     ord("K"): lambda m: m._stack.append(m._cursor.byte()),
     ord("M"): lambda m: m._stack.append(m._number(2)),
-    ord("G"): lambda m: m._stack.append(FLOAT.unpack(m._cursor.take(8))[0]),
+    ord("G"): Machine._float,
     ord("N"): lambda m: m._stack.append(None),
     ord("P"): lambda m: m._refuse("a persistent name of protocol 0"),
     ord("Q"): lambda m: m._persist(m._pop()),

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from checkpoint_doctor.loaders._dtypes import NATIVE
-from checkpoint_doctor.loaders._pickled_objects import StoredBytes
+from checkpoint_doctor.loaders._pickled_objects import SpelledOut, StoredBytes
 from checkpoint_doctor.loaders._pickled_tensors import Memory, PickledStorage, PickledTensor, dimensions
-from checkpoint_doctor.source import MemorySource, Source
+from checkpoint_doctor.source import Source
 
 NUMBER = re.compile(r"[<>|=]?(\?|b1|[iu][1248]|f[248]|c8|c16|[bBhHiIlLqQefdFD])")
 """Type codes of numbers that PyTorch knows too; records, text, dates and long doubles are not examined."""
@@ -115,5 +115,5 @@ def _bytes_of(content: object) -> Source:
         content = content.encode("utf-8", "surrogatepass")
     if isinstance(content, bytes | bytearray):
         # Without a name: arrays never share memory with one another.
-        return MemorySource("", bytes(content))
+        return SpelledOut("", bytes(content))
     raise TypeError("an array without bytes")

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.source import Section, Source
+from checkpoint_doctor.source import MemorySource, Section, Source
 
 MOST_OBJECTS = 4_000_000
 """Containers, objects and memo entries in one file, together at most about 500 MB; a model of 10,000 tensors needs some
@@ -73,6 +73,24 @@ class StoredBytes:
     def as_source(self, name: str) -> Source:
         """Return the bytes as a source of their own, still in the file."""
         return Section(name, self.source, self.offset, self.size)
+
+
+class StoredFloat(float):
+    """A number that knows where in the file its eight bytes lie, the highest first."""
+
+    __slots__ = ("offset", "source")
+    source: Source
+    offset: int
+
+    def __new__(cls, number: float, source: Source, offset: int) -> StoredFloat:
+        """Return the number with its place."""
+        placed = super().__new__(cls, number)
+        placed.source, placed.offset = source, offset
+        return placed
+
+
+class SpelledOut(MemorySource):
+    """Bytes that the file holds in another form: as text, or as single numbers."""
 
 
 @dataclass(slots=True, eq=False)

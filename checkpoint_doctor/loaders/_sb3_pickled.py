@@ -12,7 +12,7 @@ from typing import Any
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle import Machine
 from checkpoint_doctor.loaders._pickle_cursor import Cursor
-from checkpoint_doctor.loaders._pickled_objects import Budget, Global, Inert
+from checkpoint_doctor.loaders._pickled_objects import Budget, Global, Inert, StoredBytes
 from checkpoint_doctor.model import PickledName
 from checkpoint_doctor.source import MemorySource, Source
 
@@ -42,7 +42,7 @@ class Pickled:
 
     def numbers(self) -> list[float]:
         """Return the different floating-point numbers in it, in order."""
-        found = dict.fromkeys(each for each in self._leaves() if type(each) is float)
+        found = dict.fromkeys(each for each in self._leaves() if isinstance(each, float))
         return list(found)
 
     def mentions(self, text: str) -> bool:
@@ -197,6 +197,8 @@ def read_number(root: Any) -> float | int | None:
         content = text.encode("latin1", "replace") if isinstance(text, str) else None
     if isinstance(content, str):
         content = content.encode("latin1", "replace")
+    if isinstance(content, StoredBytes):
+        content = content.read()
     code = dtype.arguments[0]
     if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
         return None

@@ -16,11 +16,11 @@ from checkpoint_doctor.loaders._dtypes import size_of
 from checkpoint_doctor.loaders._pickle import ACTIONS, PYTHON_2_MODULES, Machine
 from checkpoint_doctor.loaders._pickle_cursor import Cursor
 from checkpoint_doctor.loaders._pickled_names import TABLE
-from checkpoint_doctor.loaders._pickled_objects import Budget, Global, Inert, StoredBytes
+from checkpoint_doctor.loaders._pickled_objects import Budget, Global, Inert, SpelledOut, StoredBytes
 from checkpoint_doctor.loaders._pickled_tensors import Memory, PickledStorage
 from checkpoint_doctor.loaders._saved_as_text import describe_saved_as_text, was_saved_as_text
 from checkpoint_doctor.loaders._torch_rebuilders import storage_type
-from checkpoint_doctor.loaders._zip import Member, ZipArchive, check_crc, is_zip, open_archive
+from checkpoint_doctor.loaders._zip import Member, ZipArchive, is_zip, open_archive
 from checkpoint_doctor.model import Flaw, PickledName, Skipped
 from checkpoint_doctor.source import MemorySource, Source
 
@@ -205,8 +205,8 @@ class _Reader:
                 unchecked.append(member)
                 continue
             left -= member.size
-            if (flaw := check_crc(member)) is not None:
-                self.flaws.append(flaw)
+            if member.damage is not None:
+                self.flaws.append(member.damage)
         return unchecked
 
     def _load_from_bytes(self, content: Any) -> Any:
@@ -217,7 +217,7 @@ class _Reader:
             name = f"{self.prefix}byte {content.offset}"
             source = content.as_source(f"{self.source.name}, byte {content.offset}")
         elif isinstance(content, bytes):
-            name, source = "", MemorySource(f"{self.source.name}, inside", content)
+            name, source = "", SpelledOut(f"{self.source.name}, inside", content)
         else:
             raise TypeError("no bytes")
         inner = _Reader(source, f"{name}:" if name else "", self.member, self.depth + 1)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from checkpoint_doctor.loaders._dtypes import numpy_type
-from checkpoint_doctor.loaders._pickled_objects import Global
+from checkpoint_doctor.loaders._pickled_objects import Global, SpelledOut
 from checkpoint_doctor.loaders._pickled_tensors import (
     Memory,
     PickledStorage,
@@ -20,7 +20,6 @@ from checkpoint_doctor.loaders._pickled_tensors import (
     dimensions,
     view,
 )
-from checkpoint_doctor.source import MemorySource
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class StorageType:
         if not isinstance(numbers, list | tuple):
             raise TypeError("a storage without numbers")
         content = np.asarray(numbers, numpy_type(self.dtype)).tobytes()
-        source = MemorySource("", content)
+        source = SpelledOut("", content)
         return PickledStorage(Memory("", len(content), lambda: source), self.dtype, 0, len(content))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from numpy.typing import NDArray
 
-from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
+from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders import _safetensors_header as header
 from checkpoint_doctor.loaders._dtypes import numpy_type
 from checkpoint_doctor.loaders._stored import StoredValues
@@ -50,7 +50,9 @@ class SafetensorsLoader:
 
     def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
         """See ``Loader.patch``."""
-        raise RepairFailed("safetensors files cannot be repaired yet")
+        from checkpoint_doctor.loaders._patching import patch_in_place
+
+        return patch_in_place(changes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
+from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._optimizer_state import is_optimizer
 from checkpoint_doctor.loaders._pickled_tensors import PickledTensor
 from checkpoint_doctor.loaders._sb3_algorithm import infer_algorithm, is_standard_policy
@@ -52,7 +52,9 @@ class StableBaselines3Loader:
 
     def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
         """See ``Loader.patch``."""
-        raise RepairFailed("Stable-Baselines3 zips cannot be repaired yet")
+        from checkpoint_doctor.loaders._patching import patch_in_place
+
+        return patch_in_place(changes)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
+from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._optimizer_state import identify_optimizer, plain
 from checkpoint_doctor.loaders._pickled_modules import attributes_of
 from checkpoint_doctor.loaders._pickled_objects import shown
@@ -93,7 +93,9 @@ class TorchLoader:
 
     def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
         """See ``Loader.patch``."""
-        raise RepairFailed("PyTorch files cannot be repaired yet", "load the file with torch and save the new values")
+        from checkpoint_doctor.loaders._patching import patch_in_place
+
+        return patch_in_place(changes)
 
 
 def _describe(root: Any) -> str:
