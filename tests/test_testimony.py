@@ -211,8 +211,12 @@ def test_rmsprop_of_stable_baselines_starts_at_one():
 
     model = Branches()
     model.factor = 0.0
-    optimizer = RMSpropTFLike(model.parameters(), lr=1e-3)
-    train(model, optimizer, batches(8), 700)
+    optimizer = RMSpropTFLike(model.parameters(), lr=1e-3, alpha=0.9)
+    train(model, optimizer, batches(8), 60)
+    checkpoint = checkpoint_of(model, optimizer)
+    assert explain(checkpoint, "side.0.bias").cause is Cause.UNKNOWN
+    assert untrained(checkpoint) == []
+    train(model, optimizer, batches(8), 340)
     nn.init.zeros_(model.main[0].bias)
     checkpoint = checkpoint_of(model, optimizer)
     assert explain(checkpoint, "side.0.bias").cause is Cause.NEVER_TRAINED

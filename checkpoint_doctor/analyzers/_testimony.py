@@ -169,16 +169,19 @@ def _explain_moments(
     if record.shape != tensor.shape:
         return Testimony(Cause.UNKNOWN, moments.step, "the optimizer's state does not have the tensor's shape")
     selection = None if rows is None else np.arange(tensor.shape[0] if tensor.shape else 1)[rows]
-    tally = tally_zeros(tensor.values, record.values, selection, untouched_level(moments, optimizer))
+    level = untouched_level(moments, optimizer)
+    if level is None:
+        return Testimony(Cause.UNKNOWN, moments.step, "the second moment's start at 1.0 still covers small gradients")
+    tally = tally_zeros(tensor.values, record.values, selection, level)
     noun = "second moment" if moments.second is not None else "momentum"
     after = f" after {moments.step:,} updates" if moments.step else ""
     if tally.zeros > tally.zeros_untouched:
         return _overwritten(tally, noun, moments, optimizer)
     if tally.untouched == tally.selected or (tally.zeros and tally.zeros == tally.zeros_untouched):
         where = "its" if tally.zeros in (0, tally.selected) else "under the zeros its"
-        start = "exactly zero" if untouched_level(moments, optimizer) == 0 else "still what it was at the start"
+        start = "exactly zero" if level == 0 else "still what it was at the start"
         sentence = f"{where} {noun} is {start}{after}: no gradient ever reached it"
-        idle = _idle_rows(tensor, record, selection, untouched_level(moments, optimizer))
+        idle = _idle_rows(tensor, record, selection, level)
         return Testimony(Cause.NEVER_TRAINED, moments.step, sentence, _upstream(moments, checkpoint, layer, idle))
     return Testimony(Cause.UNKNOWN, moments.step, f"its {noun} shows gradients{after}")
 

@@ -45,29 +45,30 @@ def was_trained(tensor: Tensor, checkpoint: Checkpoint, rows: slice | NDArray = 
     if traces is None or record is None:
         return None
     largest = traces.row_second if moments.second is not None else traces.row_first
-    assert largest is not None
-    chosen = largest[rows]
-    return bool((chosen > untouched_level(moments, optimizer, of_root=True)).any()) if chosen.size else None
+    level = untouched_level(moments, optimizer, of_root=True)
+    if largest is None or level is None or not largest[rows].size:
+        return None
+    return bool((largest[rows] > level).any())
 
 
-def untouched_level(moments: Moments, optimizer: Optimizer, *, of_root: bool = False) -> float:
+def untouched_level(moments: Moments, optimizer: Optimizer, *, of_root: bool = False) -> float | None:
     """Return the value that an entry of the record has where no gradient ever came, with room for rounding.
 
     0.0 for Adam, RMSprop and momentum. Adamax adds ε to every gradient's magnitude, so its norm never falls below ε;
     Adagrad may start above zero (``initial_accumulator_value``); ``RMSpropTFLike`` starts at 1.0 and decays as
-    α**step (stable_baselines3.common.sb2_compat). ``of_root`` asks for the square root, as ``Traces`` keeps it.
+    α**step (stable_baselines3.common.sb2_compat). ``None`` where what is left of that start may still cover gradients.
+    ``of_root`` asks for the square root, as ``Traces`` keeps it.
     """
     group = optimizer.group_of(moments.index)
     options = group.options if group else {}
-    level, is_root = 0.0, False
     if "exp_inf" in moments.state:
-        level, is_root = float(options.get("eps") or 0.0), True
-    elif "sum" in moments.state:
-        level = float(options.get("initial_accumulator_value") or 0.0)
-    elif "square_avg" in moments.state:
+        return float(options.get("eps") or 0.0) * 1.001
+    level: float | None = 0.0
+    if "sum" in moments.state:
+        level = float(options.get("initial_accumulator_value") or 0.0) * (1.0 + 1e-6)
+    elif "square_avg" in moments.state and "foreach" not in options:
         level = _start_at_one(moments, float(options.get("alpha") or 0.0))
-    level *= 1.001
-    return level**0.5 if of_root and not is_root else level
+    return level**0.5 if of_root and level else level
 
 
 def was_left_out(moments: Moments, optimizer: Optimizer, checkpoint: Checkpoint) -> bool:
@@ -82,11 +83,15 @@ def was_left_out(moments: Moments, optimizer: Optimizer, checkpoint: Checkpoint)
     return "value" in (moments.tensor or "") or "vf_" in (moments.tensor or "")
 
 
-def _start_at_one(moments: Moments, alpha: float) -> float:
-    """Return what is left of a start at 1.0; 0.0 where a row is below it, so that the start was zero."""
-    left = alpha ** (moments.step or 0)
-    rows = moments.traces.row_second if moments.traces else None
+def _start_at_one(moments: Moments, alpha: float) -> float | None:
+    """Return what is left of a start at 1.0; 0.0 where a row is below it, so that the start was zero.
+
+    torch.optim.RMSprop, which starts at zero, has ``foreach`` among its settings since 1.12; for older files the
+    numbers must tell. As long as 1e-12 or more is left, float32 loses the squares of small gradients in it.
+    """
+    step, rows = moments.step or 0, moments.traces.row_second if moments.traces else None
+    left = alpha**step
     # Below float32's smallest normal number what is left no longer shrinks as it should, and tells nothing.
-    if rows is None or not rows.size or not moments.step or left < 1e-37:
+    if rows is None or not rows.size or not step or left < 1e-37 or float(rows.min()) < 0.999 * left**0.5:
         return 0.0
-    return left if float(rows.min()) >= 0.999 * left**0.5 else 0.0
+    return None if left > 1e-12 else left * (1.0 + 1.2e-7 * step)

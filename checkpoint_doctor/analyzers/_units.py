@@ -154,7 +154,10 @@ def _hear(
     record = first if second is None else second
     if memory is None or record is None or not record.size:
         return None
-    never: NDArray = record <= (0.0 if second is None else untouched_level(moments, optimizer, of_root=True))
+    level = 0.0 if second is None else untouched_level(moments, optimizer, of_root=True)
+    if level is None:
+        return None
+    never: NDArray = record <= level
     quiet = -log(ratio) / _DEFAULT_DECAY
     silent, since, needed = never, np.full(never.shape, np.nan), 0.0
     for voice, decay in _voices(first, second, pulse, memory):

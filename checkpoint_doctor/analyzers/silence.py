@@ -124,12 +124,14 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) ->
 
 
 def _reads_the_input(layer: Layer, checkpoint: Checkpoint) -> bool:
+    """True for a first layer: nothing before it that its inputs could be the units of."""
     if layer.previous is not None:
         return False
-    # A head whose source the names do not tell reads what the layers before it made.
-    return not (
-        layer.is_output and any(other.kind in _WITH_UNITS and other is not layer for other in checkpoint.layers)
-    )
+    others = [other for other in checkpoint.layers if other is not layer and other.kind in _WITH_UNITS]
+    if layer.is_output and others:
+        return False  # a head whose source the names do not tell
+    extractors = any("features_extractor" in other.name for other in others)
+    return not extractors or "features_extractor" in layer.name
 
 
 def _is_alive_elsewhere(layer: Layer, hearing: Hearing, checkpoint: Checkpoint, ratio: float) -> bool:
