@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from numpy.typing import NDArray
 
-from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
 from checkpoint_doctor.loaders import _safetensors_header as header
 from checkpoint_doctor.loaders._dtypes import numpy_type
 from checkpoint_doctor.loaders._stored import StoredValues
 from checkpoint_doctor.model import Checkpoint, Flaw, Patch, Skipped, Tensor, quantity
-from checkpoint_doctor.source import Source
+from checkpoint_doctor.source import FileSource, Source
 
 MOST_SHARDS = 1000
 """Every shard stays open while its tensors may be read; the largest published models have some two hundred."""
@@ -53,6 +53,27 @@ class SafetensorsLoader:
         from checkpoint_doctor.loaders._patching import patch_in_place
 
         return patch_in_place(changes)
+
+    def reindex(self, checkpoint: Checkpoint, renamed: Mapping[str, str]) -> bytes:
+        """Return the index of a sharded checkpoint as it must be where some shards have other file names.
+
+        Args:
+            checkpoint: opened from an index.
+            renamed: file name of a shard to the new one, both without a folder.
+
+        Raises:
+            RepairFailed: the checkpoint is a single file, or its index names no such shard.
+            UnreadableCheckpoint: the index can no longer be read.
+        """
+        from checkpoint_doctor.loaders._safetensors_index import rename_shards
+
+        source = FileSource(checkpoint.path)
+        if header.begins_like_header(source):
+            raise RepairFailed(f"{checkpoint.path} is a single file, which has no index")
+        weight_map, _ = _read_index(source)
+        if unknown := sorted(set(renamed).difference(weight_map.values())):
+            raise RepairFailed(f"{checkpoint.path} names no shard {unknown[0]}")
+        return rename_shards(source.read(0, source.size).decode("utf-8"), renamed).encode("utf-8")
 
 
 @dataclass(frozen=True, eq=False)
