@@ -181,13 +181,14 @@ def warm_up(checkpoint: Checkpoint, jobs: int, measured: Callable[[int, int], No
         UnreadableCheckpoint: the bytes of a tensor cannot be read.
     """
     work: list[tuple[int, object, str]] = [(tensor.size, tensor, "vitals") for tensor in checkpoint.tensors]
-    work += [(check.size // 4, check, "flaw") for check in checkpoint.checksums]
     work += [
         (sum(tensor.size for tensor in moments.state.values()), moments, "traces")
         for optimizer in checkpoint.optimizers
         for moments in optimizer.parameters
     ]
     work.sort(key=lambda task: -task[0])
+    # Checksums come last: of bytes that the passes above have read from front to back they are known by then.
+    work += [(0, check, "flaw") for check in checkpoint.checksums]
     total, done = sum(size for size, _, _ in work), 0
     if jobs < 2 or total < SMALL_CHECKPOINT:
         for _, subject, figure in work:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._running_crc import SummedSection
 from checkpoint_doctor.loaders._saved_as_text import describe_saved_as_text, was_saved_as_text
 from checkpoint_doctor.loaders._zip_directory import CentralEntry, find_directory, has_directory, read_entries
 from checkpoint_doctor.loaders._zip_format import DEFERRED, ENCRYPTED, HAS_DESCRIPTOR, LOCAL_HEADER, LOCAL_SIGNATURE
@@ -119,7 +120,7 @@ class Member:
         return bytes(content)
 
 
-class StoredMember(Section):
+class StoredMember(SummedSection):
     """The bytes of a member that lie in its archive as they are."""
 
     def __init__(self, title: str, archive: Source, member: Member) -> None:
@@ -191,7 +192,8 @@ def _open(source: Source) -> ZipArchive:
 def check_crc(member: Member, block: int = 1 << 20) -> Flaw | None:
     """Compare a member's bytes with its declared CRC-32, ``block`` bytes in memory at a time.
 
-    Returns ``None`` where they agree or no CRC was recorded.
+    A member that was read from front to back already is not read again. Returns ``None`` where they agree or no CRC
+    was recorded.
 
     Raises:
         UnreadableCheckpoint: the bytes cannot be read.
@@ -199,12 +201,18 @@ def check_crc(member: Member, block: int = 1 << 20) -> Flaw | None:
     source = member.source
     if member.crc == 0 and source.size:
         return None
-    found = 0
-    buffer = memoryview(bytearray(min(block, source.size)))
-    for start in range(0, source.size, block):
-        window = buffer[: min(block, source.size - start)]
-        source.read_into(start, window)
-        found = zlib.crc32(window, found)
+    found = source.crc.value if isinstance(source, StoredMember) else None
+    if found is None:
+        found = 0
+        # Read past the running sum, which would otherwise be taken twice.
+        source = (
+            Section(source.name, source.parent, source.start, source.size) if isinstance(source, Section) else source
+        )
+        buffer = memoryview(bytearray(min(block, source.size)))
+        for start in range(0, source.size, block):
+            window = buffer[: min(block, source.size - start)]
+            source.read_into(start, window)
+            found = zlib.crc32(window, found)
     if found == member.crc:
         return None
     return Flaw(
