@@ -33,6 +33,8 @@ class Purpose(Enum):
     """It is the target network's copy of a repaired tensor."""
     MOMENT = "optimizer"
     """It is what an optimizer remembers about a repaired tensor."""
+    SETTING = "setting"
+    """It is one of an optimizer's settings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,12 +157,7 @@ class _Planner:
         self.works: dict[str, _Work] = {}
         self.untreated: list[Untreated] = []
         self.cured: list[Finding] = []
-        self.moment_by_name = {
-            tensor.name: tensor
-            for optimizer in checkpoint.optimizers
-            for moments in optimizer.parameters
-            for tensor in moments.state.values()
-        }
+        self.kept_by_optimizer = kept_by_optimizers(checkpoint)
 
     def plan(self, findings: Sequence[Finding]) -> Plan:
         for finding in findings:
@@ -195,7 +192,7 @@ class _Planner:
         return ""
 
     def _find(self, name: str) -> Tensor | None:
-        return self.checkpoint.by_name.get(name) or self.moment_by_name.get(name)
+        return self.checkpoint.by_name.get(name) or self.kept_by_optimizer.get(name)
 
     def _overlap(self, tensor: Tensor) -> str:
         """Return the name of a tensor at work that shares some, but not all bytes with this one."""
@@ -238,8 +235,8 @@ class _Planner:
 
     def _repairs(self) -> Iterator[Treatment]:
         for work in self.works.values():
-            if work.tensor.name in self.moment_by_name or self._online_work(work) is not None:
-                continue  # moments follow, and target copies take their twins' values
+            if work.tensor.name in self.kept_by_optimizer or self._online_work(work) is not None:
+                continue  # these follow, and target copies take their twins' values
             self._apply(work)
             treatment = self._finish(work, Purpose.REPAIR)
             if treatment is not None:
@@ -305,6 +302,13 @@ class _Planner:
                     treatment = self._treat_moment(key, tensor, along)
                     if treatment is not None:
                         yield treatment
+            for setting in (each for group in optimizer.groups for each in group.settings.values()):
+                work = self.works.get(setting.name)
+                if work is not None:
+                    self._apply(work)
+                    treatment = self._finish(work, Purpose.SETTING)
+                    if treatment is not None:
+                        yield treatment
 
     def _canonical(self, moments: Moments) -> str:
         tensor = self.checkpoint.by_name.get(moments.tensor or "")
@@ -327,6 +331,18 @@ class _Planner:
                 work.words.append(f"the healthy entries' median, {typical:.3g}" if typical else "0")
         of = along.tensor.name if along is not None else ""
         return self._finish(work, Purpose.MOMENT, of=of)
+
+
+def kept_by_optimizers(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    """Return what the optimizers of a checkpoint keep, by name: moments, and settings that can be replaced."""
+    kept = {
+        tensor.name: tensor
+        for optimizer in checkpoint.optimizers
+        for moments in optimizer.parameters
+        for tensor in moments.state.values()
+    }
+    groups = (group for optimizer in checkpoint.optimizers for group in optimizer.groups)
+    return kept | {setting.name: setting for group in groups for setting in group.settings.values()}
 
 
 def typical_square(values: NDArray, repaired: NDArray) -> float:

@@ -14,7 +14,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import typer
 
-from checkpoint_doctor.cli import catalogue, configuration, scanning
+from checkpoint_doctor.cli import catalogue, configuration, fixing, scanning
 from checkpoint_doctor.cli.output import FAILED, NOTHING, complain, remark, say
 from checkpoint_doctor.errors import DoctorError, NothingToExamine
 
@@ -46,6 +46,7 @@ def start(
 
 
 app.command()(scanning.scan)
+app.command()(fixing.fix)
 app.command()(catalogue.rules)
 app.command()(catalogue.explain)
 app.command()(catalogue.plugins)

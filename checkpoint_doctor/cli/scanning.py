@@ -60,8 +60,8 @@ def scan(
     settings = load_config(
         catalogue.rules,
         file=config or None,
-        select=_split(select),
-        ignore=_split(ignore),
+        select=split_selectors(select),
+        ignore=split_selectors(ignore),
         fail_on=fail_on.value if fail_on else None,
     )
     outputs = [(format, output), *(_split_report(each) for each in report or [])]
@@ -107,7 +107,7 @@ def check_format(name: str, catalogue: Catalogue) -> None:
         raise UsageError(f"there is no format {name!r}", f"choose one of {', '.join(catalogue.reporters)}")
 
 
-def _split(values: list[str] | None) -> list[str]:
+def split_selectors(values: list[str] | None) -> list[str]:
     """Take ``--select A,B --select C`` as three."""
     return [part.strip() for value in values or [] for part in value.split(",") if part.strip()]
 

@@ -1,0 +1,204 @@
+"""``ckdoc fix``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, printable, remark, say
+from checkpoint_doctor.cli.scanning import FailOn, split_selectors, warn_of_broken_plugins
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.fix import Operation
+    from checkpoint_doctor.model import Severity
+    from checkpoint_doctor.repair_record import Change, Figures
+
+
+class Form(str, Enum):
+    """How the result is printed."""
+
+    TERMINAL = "terminal"
+    JSON = "json"
+
+
+def fix(
+    uris: Annotated[
+        list[str], typer.Argument(metavar="URI...", help="Checkpoints, folders, globs.", show_default=False)
+    ],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Name of the result, or a folder for results.")
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the plan and write nothing.")] = False,
+    recycle: Annotated[bool, typer.Option("--recycle", help="Also make silent units able to learn again.")] = False,
+    unsafe: Annotated[bool, typer.Option("--unsafe", help="Also draw anew what nobody knows the value of.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="The same input and seed give the same bytes.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing result; never the input.")] = False,
+    format: Annotated[Form, typer.Option("--format", "-f", help="How to print what was done.")] = Form.TERMINAL,
+    select: Annotated[
+        list[str] | None, typer.Option(metavar="CODE", help="Treat only these rules, notes included.")
+    ] = None,
+    ignore: Annotated[list[str] | None, typer.Option(metavar="CODE", help="Do not ask these rules.")] = None,
+    fail_on: Annotated[
+        FailOn | None, typer.Option(help="Least severity left over that fails the run.", show_default="error")
+    ] = None,
+    config: Annotated[str, typer.Option(metavar="FILE", help="Configuration instead of the nearest one.")] = "",
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, metavar="N", help="Threads; 0: one a core.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no closing line.")] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where a fault of ckdoc arose.")] = False,
+) -> None:
+    """Write repaired copies, <stem>_FIXED<suffix>. Exit code: 0 well, 1 still ill, 2 failed, 3 nothing to examine."""
+    from checkpoint_doctor.cli.progress import show_progress
+    from checkpoint_doctor.config_file import load_config
+    from checkpoint_doctor.fix import Orders
+    from checkpoint_doctor.fix import fix as repair
+    from checkpoint_doctor.plugins import discover
+
+    catalogue = discover()
+    warn_of_broken_plugins(catalogue)
+    settings = load_config(
+        catalogue.rules,
+        file=config or None,
+        select=split_selectors(select),
+        ignore=split_selectors(ignore),
+        fail_on=fail_on.value if fail_on else None,
+    )
+    orders = Orders(recycle, unsafe, seed, notes=bool(select), force=force, dry_run=dry_run, output=output)
+    with show_progress(quiet=quiet) as watch:
+        operations = repair(uris, orders, catalogue=catalogue, config=settings, jobs=jobs or None, watch=watch)
+    if format is Form.JSON:
+        from checkpoint_doctor.repair_record import head
+        from checkpoint_doctor.wire import write
+
+        say(write({**head(), "operations": [dict(each.record) for each in operations]}))
+    else:
+        for operation in operations:
+            say("\n".join(_draw(operation)))
+    if not quiet:
+        remark(_sum_up(operations))
+    raise typer.Exit(_verdict(operations, settings.fail_on))
+
+
+def _verdict(operations: Sequence[Operation], fail_on: Severity | None) -> int:
+    if any(operation.error is not None for operation in operations):
+        return FAILED
+    return ILL if any(operation.leaves_illness(fail_on) for operation in operations) else HEALTHY
+
+
+def _sum_up(operations: Sequence[Operation]) -> str:
+    from collections import Counter
+
+    from checkpoint_doctor.model import quantity
+
+    counts = Counter(operation.outcome for operation in operations)
+    changes = sum(len(operation.summary.changes) for operation in operations)
+    parts = [f"{number} {outcome.value}" for outcome, number in counts.items()]
+    return f"{quantity(len(operations), 'checkpoint')}: {', '.join(parts)}; {quantity(changes, 'tensor')} to change"
+
+
+def _draw(operation: Operation) -> Iterator[str]:
+    from checkpoint_doctor.fix import Outcome
+    from checkpoint_doctor.repair_plan import Purpose
+
+    title = {
+        Outcome.FIXED: "FIXED",
+        Outcome.PLANNED: "PLAN",
+        Outcome.NOTHING: "NOTHING TO FIX",
+        Outcome.FAILED: "FAILED",
+    }
+    yield f"{title[operation.outcome]} · {printable(operation.path)}"
+    if operation.error is not None:
+        yield from _wrap(operation.error, "  ")
+        if operation.hint:
+            yield from _wrap(f"hint: {operation.hint}", "  ")
+        return
+    summary = operation.summary
+    tensors = [each for each in summary.changes if each.purpose is not Purpose.MOMENT]
+    if tensors:
+        yield ""
+        yield from _draw_table(tensors)
+    moments = summary.counted(Purpose.MOMENT)
+    if moments:
+        entries = sum(each.entries for each in moments)
+        yield ""
+        yield from _wrap(
+            f"with them {entries:,} entries in {len(moments):,} of the optimizer's moments: first moments and momentum "
+            "become 0, second moments the median of the healthy ones",
+            "  ",
+        )
+    for upstream in summary.upstream:
+        yield ""
+        yield from _wrap(f"will not last in {upstream.subject} unless the cause goes: {upstream.advice}", "  ! ")
+    for left in summary.untreated:
+        yield ""
+        yield from _wrap(f"not fixed: {left.code} {left.name} in {left.subject}, since {left.why}", "  – ")
+        yield from _wrap(left.message, "    ")
+        if left.advice:
+            yield from _wrap(f"advice: {left.advice}", "    ")
+    yield ""
+    if operation.outcome is Outcome.FIXED:
+        yield from _wrap(f"written and proven: {operation.output}", "  ")
+        yield from _wrap(f"record: {operation.output}.ckdoc.json", "  ")
+    elif operation.outcome is Outcome.PLANNED:
+        yield from _wrap(f"nothing was written; without --dry-run this becomes {operation.output}", "  ")
+    elif summary.untreated:
+        yield from _wrap("none of its findings can be fixed as ordered, so nothing was written", "  ")
+    else:
+        yield from _wrap("it needs no repair, so nothing was written", "  ")
+
+
+def _draw_table(changes: Sequence[Change]) -> Iterator[str]:
+    """Yield the plan as a table that fits the page: two lines for each tensor where one is too short."""
+    width = page_width()
+    rows = [(_name(each), " ".join(each.rules), each.treatment, _share(each), _span(each)) for each in changes]
+    if width >= 120:
+        columns = [min(max(len(row[column]) for row in rows), limit) for column, limit in enumerate((60, 16, 44, 18))]
+        for row in rows:
+            cells = [cell.ljust(size) for cell, size in zip(row, columns, strict=False)]
+            yield f"  {'  '.join(cells)}  {row[4]}".rstrip()
+        return
+    for name, codes, treatment, share, span in rows:
+        yield from _wrap(f"{name}  {codes}".rstrip(), "  ")
+        yield from _wrap(f"{share}: {treatment}", "      ")
+        yield from _wrap(span, "      ")
+
+
+def _name(change: Change) -> str:
+    return f"{printable(change.tensor)} (as {printable(change.of)})" if change.of else printable(change.tensor)
+
+
+def _share(change: Change) -> str:
+    return f"all {change.size:,}" if change.entries == change.size else f"{change.entries:,} of {change.size:,}"
+
+
+def _span(change: Change) -> str:
+    return f"{_figures(change.before)} → {_figures(change.after)}"
+
+
+def _figures(figures: Figures) -> str:
+    if figures.minimum is None or figures.maximum is None:
+        words = "not a finite number"
+    elif figures.minimum == figures.maximum:
+        words = f"{figures.minimum:.3g}"
+    else:
+        words = f"{figures.minimum:.3g} to {figures.maximum:.3g}"
+    zeros = f", {figures.zeros:,} zero" if figures.zeros else ""
+    nonfinite = f", {figures.nonfinite:,} not finite" if figures.nonfinite else ""
+    return f"[{words}{zeros}{nonfinite}]"
+
+
+def _wrap(text: str, indent: str) -> Iterator[str]:
+    import textwrap
+
+    width = min(page_width(), 120) if sys.stdout.isatty() else page_width()
+    yield from textwrap.wrap(
+        printable(text),
+        width,
+        initial_indent=indent,
+        subsequent_indent=" " * len(indent),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

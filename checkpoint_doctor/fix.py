@@ -1,0 +1,244 @@
+"""The use case: examine checkpoints, plan their repairs, write proven copies of them. Prints nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from checkpoint_doctor import repair_record
+from checkpoint_doctor.config import Config, Settings
+from checkpoint_doctor.errors import DoctorError, NotACheckpoint, NothingToExamine, RepairFailed, UsageError
+from checkpoint_doctor.model import Checkpoint, Examination, Finding, Safety, Severity, Verdict
+from checkpoint_doctor.plugins import Catalogue, Loader, discover
+from checkpoint_doctor.repair_plan import Plan, plan_repairs
+from checkpoint_doctor.repair_record import Summary
+from checkpoint_doctor.safe_copy import Snapshot
+from checkpoint_doctor.scan import Moment, Watch, diagnose, find_checkpoints, open_checkpoint, warm_up
+from checkpoint_doctor.writing import write_repaired
+
+ENDING = "_FIXED"
+"""Goes between the stem and the suffix of the input's name."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a run of ``ckdoc fix`` was told."""
+
+    recycle: bool = False
+    """Repair what only matters to those who train on, too."""
+    unsafe: bool = False
+    """Repair what nobody knows the right values of, too."""
+    seed: int = 0
+    notes: bool = False
+    """Treat findings of note level too."""
+    force: bool = False
+    """Replace an existing result."""
+    dry_run: bool = False
+    output: str = ""
+    """The result's name, or the folder it goes to; empty for beside the input."""
+
+    @property
+    def allowed(self) -> frozenset[Safety]:
+        """The repairs that may be made."""
+        wanted = {Safety.SAFE: True, Safety.ON_REQUEST: self.recycle, Safety.UNSAFE: self.unsafe}
+        return frozenset(safety for safety, is_wanted in wanted.items() if is_wanted)
+
+    def plan(self, checkpoint: Checkpoint, examination: Examination) -> Plan:
+        """Plan the repairs of an examined checkpoint."""
+        least = Severity.NOTE if self.notes else Severity.WARNING
+        return plan_repairs(checkpoint, examination.findings, allowed=self.allowed, least=least, seed=self.seed)
+
+
+class Outcome(Enum):
+    """What came of one checkpoint."""
+
+    FIXED = "fixed"
+    PLANNED = "planned"
+    """A dry run: there is something to do, and nothing was done."""
+    NOTHING = "nothing to fix"
+    """It is healthy, or nothing that it has can be repaired as ordered."""
+    FAILED = "failed"
+    """It could not be read, or the result could not be written or proven."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """All that a run says about one checkpoint."""
+
+    path: str
+    outcome: Outcome
+    examination: Examination | None = None
+    """What was found before."""
+    summary: Summary = field(default_factory=Summary)
+    output: str | None = None
+    remaining: tuple[Finding, ...] = ()
+    """What is still found afterwards (in a dry run: what would be)."""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    hint: str = ""
+
+    def leaves_illness(self, fail_on: Severity | None) -> bool:
+        """True where something remains that fails a run."""
+        return fail_on is not None and any(
+            finding.severity >= fail_on for finding in self.remaining if finding.ignored is None
+        )
+
+
+def fix(
+    uris: Sequence[str | os.PathLike[str]],
+    orders: Orders | None = None,
+    *,
+    catalogue: Catalogue | None = None,
+    config: Config | None = None,
+    jobs: int | None = None,
+    watch: Watch | None = None,
+) -> list[Operation]:
+    """Repair every checkpoint that the URIs name or hold; each result is proven before it gets its name.
+
+    Inputs are never written to. What goes wrong with one checkpoint is its operation's ``error``, and the others go on.
+
+    Raises:
+        NothingToExamine: there is no checkpoint to look at.
+        UsageError: ``output`` names a file, and there are several checkpoints.
+    """
+    orders, catalogue, config = orders or Orders(), catalogue or discover(), config or Config()
+    candidates = find_checkpoints([os.fspath(uri) for uri in uris], catalogue)
+    if len(candidates) > 1 and orders.output and not os.path.isdir(orders.output):
+        raise UsageError(
+            f"{len(candidates)} checkpoints cannot all become {orders.output}", "name an existing folder as --output"
+        )
+    operations: list[Operation] = []
+    taken: dict[str, str] = {}
+    for number, candidate in enumerate(candidates, 1):
+        surgery = _Surgery(
+            candidate.path, orders, catalogue, config.for_path(candidate.path), jobs or os.cpu_count() or 1,
+            _tell(watch, candidate.path, number, len(candidates)), taken,
+        )  # fmt: skip
+        try:
+            operations.append(surgery.operate())
+        except NotACheckpoint as error:
+            if candidate.named:
+                operations.append(_failure(candidate.path, error))
+        except DoctorError as error:
+            operations.append(_failure(candidate.path, error))
+    if not operations:
+        raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name a file to hear what it is")
+    return operations
+
+
+def _failure(path: str, error: DoctorError) -> Operation:
+    return Operation(
+        path,
+        Outcome.FAILED,
+        record=_record(path, Outcome.FAILED, {"error": error.message, "hint": error.hint}),
+        error=error.message,
+        hint=error.hint,
+    )
+
+
+def _tell(watch: Watch | None, path: str, number: int, of: int) -> Callable[[int, int], None] | None:
+    if watch is None:
+        return None
+    return lambda measured, total: watch(Moment(path, number, of, measured, total))
+
+
+@dataclass(frozen=True)
+class _Surgery:
+    """The work on one checkpoint."""
+
+    path: str
+    orders: Orders
+    catalogue: Catalogue
+    settings: Settings
+    jobs: int
+    measured: Callable[[int, int], None] | None
+    taken: dict[str, str]
+    """Results of this run, and which input each is of."""
+
+    def operate(self) -> Operation:
+        """Do all of it; raises ``DoctorError`` where it cannot be done."""
+        snapshot = Snapshot.take(self.path)
+        checkpoint, examination = self.examine(self.path)
+        plan = self.orders.plan(checkpoint, examination)
+        summary = Summary.of_plan(plan)
+        operation = Operation(self.path, Outcome.NOTHING, examination, summary, remaining=examination.findings)
+        if not plan.treatments:
+            return self._conclude(operation, {})
+        target = self._name_result(checkpoint)
+        if self.orders.dry_run:
+            cured = {id(finding) for finding in plan.cured}
+            remaining = tuple(each for each in examination.findings if id(each) not in cured)
+            operation = replace(operation, outcome=Outcome.PLANNED, output=str(target), remaining=remaining)
+            return self._conclude(operation, {})
+        loader = self._loader_of(checkpoint)
+        written = write_repaired(
+            checkpoint, examination, plan, loader, snapshot, target,
+            force=self.orders.force, examine=self.examine, plan_again=self.orders.plan,
+            describe=lambda facts: self._describe(summary, Outcome.FIXED, facts),
+        )  # fmt: skip
+        operation = replace(
+            operation, outcome=Outcome.FIXED, output=str(target), remaining=written.examination.findings
+        )
+        return self._conclude(operation, written.facts)
+
+    def examine(self, path: str | Path) -> tuple[Checkpoint, Examination]:
+        """Open and examine a checkpoint with this run's settings.
+
+        Raises:
+            UnreadableCheckpoint: it cannot be opened or read to its end.
+        """
+        checkpoint = open_checkpoint(path, self.catalogue)
+        warm_up(checkpoint, self.jobs, self.measured)
+        examination = diagnose(checkpoint, self.catalogue, self.settings)
+        if examination.verdict is Verdict.UNREADABLE:
+            raise DoctorError(examination.error or f"{path} cannot be read", examination.hint)
+        return checkpoint, examination
+
+    def _loader_of(self, checkpoint: Checkpoint) -> Loader:
+        for loader in self.catalogue.loaders:
+            if loader.name == checkpoint.format:
+                return loader
+        raise RepairFailed(f"no loader of that name can patch files of the format {checkpoint.format}")
+
+    def _name_result(self, checkpoint: Checkpoint) -> Path:
+        suffixes = self._loader_of(checkpoint).suffixes
+        path = Path(self.path)
+        name = result_name(path.name, suffixes)
+        output = self.orders.output
+        target = Path(output or path.parent)
+        if not output or target.is_dir():
+            target = target / name
+        rival = self.taken.setdefault(os.path.abspath(target), self.path)
+        if rival != self.path:
+            raise UsageError(f"the results of {rival} and {self.path} would both be {target}", "fix them one by one")
+        return target
+
+    def _describe(self, summary: Summary, outcome: Outcome, facts: Mapping[str, Any]) -> dict[str, Any]:
+        options = {
+            "seed": self.orders.seed,
+            "recycle": self.orders.recycle,
+            "unsafe": self.orders.unsafe,
+            "notes": self.orders.notes,
+        }
+        return _record(self.path, outcome, {**facts, "options": options, **repair_record.to_json(summary)})
+
+    def _conclude(self, operation: Operation, facts: Mapping[str, Any]) -> Operation:
+        return replace(operation, record=self._describe(operation.summary, operation.outcome, facts))
+
+
+def result_name(name: str, suffixes: Sequence[str]) -> str:
+    """Return the name of the repaired copy: ``model.zip`` becomes ``model_FIXED.zip``.
+
+    A loader's own suffix is kept whole (``model.safetensors.index.json``), else the last one is.
+    """
+    known = [suffix for suffix in suffixes if name.endswith(suffix) and len(name) > len(suffix)]
+    suffix = max(known, key=len, default=Path(name).suffix)
+    return f"{name.removesuffix(suffix) if suffix else name}{ENDING}{suffix}"
+
+
+def _record(path: str, outcome: Outcome, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {**repair_record.head(), "path": path, "outcome": outcome.value, **facts}
