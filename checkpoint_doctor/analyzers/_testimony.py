@@ -106,7 +106,7 @@ def _explain_through(
     return Testimony(
         heard.cause,
         None,
-        f"it is the target copy of {twin.name}: {heard.sentence}",
+        f"it is the target copy of {twin.name}, and there {heard.sentence}",
         heard.advice,
         held=False,
     )
