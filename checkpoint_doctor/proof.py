@@ -8,7 +8,7 @@ library reads with what the loader reads.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,15 +112,30 @@ def compare_findings(before: Examination, after: Examination, again: Plan) -> No
     """
     for finding in again.cured:
         raise _fault(f"{finding.code} is still found in {finding.tensor or finding.layer or 'the copy'}")
-    known = {_identity(finding): finding.severity for finding in before.findings}
+    known: dict[object, Severity] = {}
+    for finding in before.findings:
+        for key in (_identity(finding), *_causes(finding)):
+            known[key] = max(finding.severity, known.get(key, Severity.NOTE))
     for finding in after.findings:
-        if finding.severity >= Severity.WARNING and finding.severity > known.get(_identity(finding), Severity.NOTE):
+        if finding.severity < Severity.WARNING or finding.severity <= known.get(_identity(finding), Severity.NOTE):
+            continue
+        # That a tensor was never trained remains true of repaired values; another rule may say it now.
+        causes = list(_causes(finding))
+        if not causes or any(finding.severity > known.get(cause, Severity.NOTE) for cause in causes):
             place = finding.tensor or finding.layer or "the copy"
             raise _fault(f"the repair would bring a new illness, {finding.code} in {place}: {finding.message}")
 
 
 def _identity(finding: Finding) -> tuple[str, str | None, str | None]:
     return finding.code, finding.tensor, finding.layer
+
+
+def _causes(finding: Finding) -> Iterator[tuple[str, str]]:
+    """Yield each tensor that a finding is about with the cause that its evidence names."""
+    cause = finding.evidence.get("cause")
+    tensors = [finding.tensor] if finding.tensor else finding.evidence.get("tensors") or []
+    if isinstance(cause, str):
+        yield from ((tensor, cause) for tensor in tensors)
 
 
 def _fault(message: str) -> RepairFailed:

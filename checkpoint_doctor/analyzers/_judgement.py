@@ -11,6 +11,7 @@ from checkpoint_doctor.analyzers._normal_zeros import NORMS, explain_zero_bias, 
 from checkpoint_doctor.analyzers._testimony import Cause, Testimony, explain_zeros
 from checkpoint_doctor.analyzers._training import layer_was_trained
 from checkpoint_doctor.anatomy import Kind
+from checkpoint_doctor.initialization import OUTPUT_LIMIT
 from checkpoint_doctor.model import Checkpoint, Layer, Severity, Tensor
 
 RECURRENT = (Kind.LSTM, Kind.GRU, Kind.RNN)
@@ -71,8 +72,9 @@ def _is_zero_bias(tensor: Tensor, layer: Layer) -> bool:
     is_bias = any(role.startswith("bias") and part is tensor for role, part in layer.tensors.items())
     if not (is_bias and tensor.is_floating and is_zero(tensor)):
         return False
-    # Of an output layer that is zero throughout, one finding about the layer is enough.
-    return not (layer.is_output and is_zero(layer.weight))
+    # Of an output layer that is zero throughout, one finding about the layer is enough; and the init rule by which it
+    # is repaired gives it small weights and a bias of 0.
+    return not (layer.is_output and layer.weight is not None and layer.weight.vitals.absmax <= OUTPUT_LIMIT)
 
 
 def _is_normal(tensor: Tensor, layer: Layer, checkpoint: Checkpoint) -> bool:

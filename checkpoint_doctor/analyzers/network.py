@@ -10,7 +10,7 @@ from checkpoint_doctor.analyzers._judgement import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._normal_zeros import explain_zero_weight, is_fixed_transform
 from checkpoint_doctor.analyzers._testimony import Cause
 from checkpoint_doctor.anatomy import Kind
-from checkpoint_doctor.initialization import OUTPUT_LIMIT, draw_uniform
+from checkpoint_doctor.initialization import OUTPUT_LIMIT, draw_uniform, fill
 from checkpoint_doctor.model import Checkpoint, Finding, Layer, Repair, Safety, Severity, Tensor, quantity
 from checkpoint_doctor.rule import rule
 
@@ -129,6 +129,8 @@ def zero_output_layer(layer: Layer, checkpoint: Checkpoint, *, limit: float = OU
     if severity is None or (testimony.cause is not Cause.OVERWRITTEN and explain_zero_weight(weight)):
         return
     repairs = [Repair(weight.name, f"uniform(-{limit}, {limit})", draw_uniform(limit))]
+    if layer.bias is not None and layer.bias.is_floating:
+        repairs.append(Repair(layer.bias.name, "0", fill(0.0)))
     yield zero_output_layer.finding(
         f"all {weight.size:,} weights of this output layer are exactly zero: {testimony.sentence}",
         weight,
