@@ -376,7 +376,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     lines += [f"{fault.name:<28} {made[fault.name]:>6} {found[fault.name]:>6}" for fault in FAULTS if made[fault.name]]
     healthy = [outcome for outcome in outcomes if outcome.fault == "healthy twin"]
     alarmed = sum(bool(outcome.said) for outcome in healthy)
-    return "\n".join([*lines, f"healthy twins: {len(healthy)}, with a warning or error: {alarmed}"])
+    return "\n".join([*lines, f"healthy twins: {len(healthy)}, with an alarm that is not true of them: {alarmed}"])
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[str]:
