@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -52,6 +52,21 @@ class Loader(Protocol):
         Raises:
             RepairFailed: the format or this file cannot be patched in place; the message says why.
             UnreadableCheckpoint: the file can no longer be read.
+        """
+
+
+@runtime_checkable
+class Reindexer(Protocol):
+    """What a loader can do besides, if its format has an index that names the files of its shards."""
+
+    def reindex(self, checkpoint: Checkpoint, renamed: Mapping[str, str]) -> bytes:
+        """Return a checkpoint's index as it must be where some shards have other file names; the rest stays as it is.
+
+        ``renamed`` maps the file name of a shard to the new one, both without a folder.
+
+        Raises:
+            RepairFailed: the checkpoint is a single file, or its index names no such shard.
+            UnreadableCheckpoint: the index can no longer be read.
         """
 
 

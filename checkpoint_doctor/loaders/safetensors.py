@@ -55,16 +55,7 @@ class SafetensorsLoader:
         return patch_in_place(changes)
 
     def reindex(self, checkpoint: Checkpoint, renamed: Mapping[str, str]) -> bytes:
-        """Return the index of a sharded checkpoint as it must be where some shards have other file names.
-
-        Args:
-            checkpoint: opened from an index.
-            renamed: file name of a shard to the new one, both without a folder.
-
-        Raises:
-            RepairFailed: the checkpoint is a single file, or its index names no such shard.
-            UnreadableCheckpoint: the index can no longer be read.
-        """
+        """See ``Reindexer.reindex``."""
         from checkpoint_doctor.loaders._safetensors_index import rename_shards
 
         source = FileSource(checkpoint.path)
