@@ -118,6 +118,12 @@ def test_a_fresh_installation_has_all_of_its_parts(runner: Path) -> None:
     assert {len(line) for line in ours} == {4}, "a fifth column tells of a problem"
 
 
+def test_it_runs_under_the_name_of_the_package_too(runner: Path) -> None:
+    """So that ``pipx run checkpoint-doctor`` works."""
+    result = run([str(runner / "ckdoc" / "bin" / "checkpoint-doctor"), "--version"], runner)
+    assert re.fullmatch(r"ckdoc \d+\.\d+\.\d+\n", result.stdout), result.stderr
+
+
 def test_a_named_version_is_asked_for_by_name(tmp_path: Path) -> None:
     python = tmp_path / "python"
     installed = "'#!/bin/sh\necho \"$@\"\n'"

@@ -137,6 +137,7 @@ def test_the_installed_example_works(with_packages: Callable, installed: Path, w
         ["loaders", "npz", "ckdoc-acme", "1.2.0"],
         ["reporters", "csv", "ckdoc-acme", "1.2.0"],
     ]
+    assert ckdoc("--version").stdout.splitlines()[1:] == ["with ckdoc-acme 1.2.0"]
     result = ckdoc("scan", "weights.npz", "--format", "csv", "--fail-on", "warning", "--select", "ACM")
     assert result.returncode == 1, result.stderr
     [row] = csv.DictReader(io.StringIO(result.stdout))

@@ -31,8 +31,15 @@ app = typer.Typer(
 def _print_version(wanted: bool) -> None:
     if wanted:
         from checkpoint_doctor import __version__
+        from checkpoint_doctor.entry_points import find_entry_points
+        from checkpoint_doctor.plugins import OURS
 
-        say(f"ckdoc {__version__}")
+        strangers = {
+            f"{entry.distribution} {entry.version}"
+            for entry in find_entry_points("checkpoint_doctor.")
+            if entry.distribution != OURS
+        }
+        say("\n".join([f"ckdoc {__version__}", *(f"with {each}" for each in sorted(strangers))]))
         raise typer.Exit
 
 
