@@ -196,8 +196,8 @@ class Optimizer:
 
     @property
     def has_state(self) -> bool:
-        """True where at least one parameter was ever updated."""
-        return any(moments.state or moments.step for moments in self.parameters)
+        """True where at least one parameter was ever updated. Adagrad has its sums before the first step."""
+        return any(moments.state if moments.step is None else moments.step for moments in self.parameters)
 
     def group_of(self, index: int) -> ParameterGroup | None:
         """Return the parameter group that the parameter at a position belongs to."""

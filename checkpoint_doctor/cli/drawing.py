@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from checkpoint_doctor.cli.output import page_width, printable, say, wants_color
+from checkpoint_doctor.cli.output import page_width, say, wants_color
+from checkpoint_doctor.quoting import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, printable, remark, say
+from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, say
 from checkpoint_doctor.cli.scanning import FailOn, split_selectors, warn_of_broken_plugins
+from checkpoint_doctor.quoting import printable
 
 if TYPE_CHECKING:
     from checkpoint_doctor.fix import Operation

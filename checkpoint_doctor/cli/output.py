@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from checkpoint_doctor.errors import UsageError
+from checkpoint_doctor.quoting import printable
 
 HEALTHY, ILL, FAILED, NOTHING = 0, 1, 2, 3
 """Exit codes: nothing at or above ``--fail-on``; findings; usage or unreadable; nothing to examine."""
@@ -30,11 +31,6 @@ def complain(message: str, hint: str, code: int = FAILED) -> int:
     """Print one sentence and a hint to standard error and return the exit code."""
     remark(f"ckdoc: {printable(message)}" + (f"\n  hint: {printable(hint)}" if hint else ""))
     return code
-
-
-def printable(text: str) -> str:
-    """Return text in which no control character can reach the terminal."""
-    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
 
 
 def write(text: str, path: str) -> None:

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from checkpoint_doctor.loaders._pickled_objects import shown
 from checkpoint_doctor.model import Tensor
+from checkpoint_doctor.quoting import shown
 
 Shape = tuple[int, ...]
 

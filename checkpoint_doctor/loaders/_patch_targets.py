@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoint_doctor.errors import RepairFailed
-from checkpoint_doctor.loaders._pickled_objects import shown
 from checkpoint_doctor.loaders._pickled_tensors import ConvertedValues
 from checkpoint_doctor.loaders._places import Place, locate
 from checkpoint_doctor.loaders._rounding import cast, find_kept, refuse_losses
 from checkpoint_doctor.loaders._stored import StoredValues
 from checkpoint_doctor.model import Tensor
+from checkpoint_doctor.quoting import shown
 
 PIECE = 1 << 20
 """Elements of a tensor that are compared at once."""

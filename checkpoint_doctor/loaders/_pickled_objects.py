@@ -19,8 +19,6 @@ DEEPEST_KEY = 8
 WIDEST_KEY = 256
 """Nesting and entries of a tuple that serves as a key, since hashing it visits everything below."""
 
-LONGEST_SHOWN = 120
-
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 """Shared by all objects without entries: a bomb of empty objects should be light."""
 
@@ -191,10 +189,3 @@ def _length(value: Any) -> int:
     if isinstance(value, str | bytes | list | tuple | dict | set | frozenset | bytearray):
         return len(value)
     return value.size if isinstance(value, StoredBytes) else 0
-
-
-def shown(name: object) -> str:
-    """Return a name out of the file as a message may show it: short, and without control characters."""
-    text = str(name)
-    text = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
-    return "".join(letter if letter.isprintable() else "�" for letter in text)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._dtypes import COMPLEX32, EXTENDED, PACKED, numpy_type, size_of
-from checkpoint_doctor.loaders._pickled_objects import shown
 from checkpoint_doctor.loaders._stored import StoredValues
 from checkpoint_doctor.model import Skipped, Tensor
+from checkpoint_doctor.quoting import shown
 from checkpoint_doctor.source import Source
 from checkpoint_doctor.vitals import Values
 

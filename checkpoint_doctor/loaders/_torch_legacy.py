@@ -12,10 +12,11 @@ from typing import Any, Protocol
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._dtypes import size_of
 from checkpoint_doctor.loaders._pickle_cursor import Cursor
-from checkpoint_doctor.loaders._pickled_objects import Budget, Inert, shown
+from checkpoint_doctor.loaders._pickled_objects import Budget, Inert
 from checkpoint_doctor.loaders._pickled_tensors import Memory, PickledStorage, PickledTensor
 from checkpoint_doctor.loaders._torch_rebuilders import storage_type
 from checkpoint_doctor.model import Flaw
+from checkpoint_doctor.quoting import shown
 from checkpoint_doctor.source import Section, Source
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C

@@ -9,6 +9,7 @@ from __future__ import annotations
 from struct import Struct
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.quoting import printable
 from checkpoint_doctor.source import Source
 
 END_SIGNATURE = b"PK\x05\x06"
@@ -65,8 +66,7 @@ def decode_name(raw_name: bytes, flags: int) -> str:
         name = raw_name.decode("utf-8")
     except UnicodeDecodeError:
         name = raw_name.decode("utf-8", "backslashreplace") if flags & UTF8_NAME else raw_name.decode("cp437")
-    # A name is printed; what would move a terminal's cursor is shown instead.
-    return name if name.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in name)
+    return printable(name)
 
 
 def damaged(source: Source, what: str) -> UnreadableCheckpoint:

@@ -13,6 +13,7 @@ from checkpoint_doctor.loaders._zip_format import (
     decode_name,
     read_zip64_sizes,
 )
+from checkpoint_doctor.quoting import shown
 from checkpoint_doctor.source import Source
 
 LONGEST_SEARCH = 256 << 20
@@ -26,9 +27,9 @@ def describe_truncation(source: Source) -> UnreadableCheckpoint:
     whole, broken = _walk(source)
     message = f"{source.name} is truncated at byte {source.size:,}: the zip directory at its end is missing"
     if broken:
-        message += f"; it breaks off in member {broken}"
+        message += f"; it breaks off in member {shown(broken)}"
     if whole:
-        message += f"; the last whole member is {whole}"
+        message += f"; the last whole member is {shown(whole)}"
     return UnreadableCheckpoint(message, "copy or download it again, or take an earlier checkpoint")
 
 

@@ -10,6 +10,7 @@ from math import inf
 from rich.text import Text
 
 from checkpoint_doctor.model import Examination, Finding, Page, Report, Severity, Verdict, quantity
+from checkpoint_doctor.quoting import printable
 from checkpoint_doctor.reporters._kinship import Kin, find_kin
 from checkpoint_doctor.reporters._layers import Row, choose_remarkable, layer_rows
 from checkpoint_doctor.reporters._order import rank, worst_first
@@ -20,7 +21,6 @@ from checkpoint_doctor.reporters._wording import (
     one_line,
     particulars,
     percentage,
-    printable,
     shape_in_words,
     subject_of,
     tally,

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from checkpoint_doctor.model import Examination, Finding, Report, Safety, Severity, Skipped, Verdict, quantity
+from checkpoint_doctor.quoting import printable
 
 LISTED = 6
 """How many items of a long list are named before the rest is counted."""
 
 BRIEF = 160
 """Characters of evidence that a brief account has room for."""
-
-_UNPRINTABLE = re.compile(
-    "[\\x00-\\x1f\\x7f-\\x9f\\xad\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ud800-\\udfff\\ufdd0-\\ufdef\\ufeff\\ufff0-\\uffff]"
-    "|[\\U000e0000-\\U000e0fff]"
-)
 
 _FORMATS = {"sb3": "SB3", "torch": "PyTorch"}
 
@@ -28,22 +23,6 @@ _FIXES = {
     Safety.ON_REQUEST: ("on request", "`ckdoc fix --recycle`"),
     Safety.UNSAFE: ("unsafe", "`ckdoc fix --unsafe`, the old values are lost"),
 }
-
-
-def printable(text: str) -> str:
-    r"""Spell what a terminal or an editor would act on (escapes, reversed text, half characters): ``\x1b``, ``\u202e``.
-
-    Names and messages come from files that strangers made. No control character survives, so the text is one line.
-    """
-    return _UNPRINTABLE.sub(_spell, text)
-
-
-def _spell(found: re.Match[str]) -> str:
-    number = ord(found[0])
-    simple = {9: "\\t", 10: "\\n", 13: "\\r"}
-    return simple.get(number) or (
-        f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
-    )
 
 
 def one_line(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from checkpoint_doctor.model import Examination, Finding, Page, Report, Severity, Verdict, quantity
+from checkpoint_doctor.quoting import printable
 from checkpoint_doctor.reporters._artifacts import artifact_path
 from checkpoint_doctor.reporters._order import rank_all
 from checkpoint_doctor.reporters._wording import (
@@ -16,7 +17,6 @@ from checkpoint_doctor.reporters._wording import (
     headline,
     join_sentences,
     one_line,
-    printable,
     skipped_in_words,
     verdict_of,
 )

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from xml.etree import ElementTree
 
 from checkpoint_doctor.model import Examination, Finding, Page, Report, Verdict, quantity
+from checkpoint_doctor.quoting import printable
 from checkpoint_doctor.reporters._order import rank
-from checkpoint_doctor.reporters._wording import describe, headline, one_line, particulars, printable
+from checkpoint_doctor.reporters._wording import describe, headline, one_line, particulars
 from checkpoint_doctor.rule import Rule
 
 

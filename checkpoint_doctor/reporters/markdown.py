@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from checkpoint_doctor.model import Examination, Finding, Page, Report, Severity, Verdict, quantity
+from checkpoint_doctor.quoting import printable
 from checkpoint_doctor.reporters._order import rank, worst_first
 from checkpoint_doctor.reporters._wording import (
     describe,
     one_line,
     particulars,
-    printable,
     subject_of,
     tally,
     verdict_of,

@@ -1,0 +1,35 @@
+"""Text out of files that strangers made, as a message may show it."""
+
+from __future__ import annotations
+
+import re
+
+LONGEST_SHOWN = 120
+"""Letters of a name that a message quotes: enough for any module path, too few for a flood."""
+
+_UNPRINTABLE = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\xad\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ud800-\\udfff\\ufdd0-\\ufdef\\ufeff\\ufff0-\\uffff]"
+    "|[\\U000e0000-\\U000e0fff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""Spell what a terminal or an editor would act on (escapes, reversed text, half characters): ``\x1b``, ``\u202e``.
+
+    No control character survives, so the text is one line.
+    """
+    return _UNPRINTABLE.sub(_spell, text)
+
+
+def shown(name: object) -> str:
+    """Return a name out of a file as a message may show it: short, and printable."""
+    text = str(name)
+    return printable(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…")
+
+
+def _spell(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    simple = {9: "\\t", 10: "\\n", 13: "\\r"}
+    return simple.get(number) or (
+        f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    )
