@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._activations import RECTIFIERS, SQUASHERS, activation_of
-from checkpoint_doctor.analyzers._units import Hearing, hear_inputs, hear_units, input_weight, readers_of
+from checkpoint_doctor.analyzers._downstream import Downstream, ask_readers
+from checkpoint_doctor.analyzers._units import Hearing, hear_inputs, hear_units, input_weight
 from checkpoint_doctor.anatomy import Kind
 from checkpoint_doctor.model import Checkpoint, Finding, Layer, Severity
 from checkpoint_doctor.rule import rule
 
 _WITH_UNITS = (Kind.LINEAR, Kind.CONV, Kind.LSTM, Kind.GRU, Kind.RNN)
-
-
-@dataclass(frozen=True)
-class Downstream:
-    """Why units are silent, as the layers that read them tell. One boolean per unit."""
-
-    dead: NDArray
-    """Nothing of their output reaches the readers, which do learn: the output is 0."""
-    saturated: NDArray
-    """A reader receives their output, but no gradient passes back through them."""
-    cut_off: NDArray
-    """All their outgoing weights are zero."""
-    readers_are_silent: bool
-    """No reader learns anything either, so they cannot tell."""
 
 
 @rule("NET001", "silent-units", Severity.NOTE, on=Layer)
@@ -71,7 +56,7 @@ def silent_units(
         return
     if hearing.silent.mean() < note or not _is_alive_elsewhere(layer, hearing, checkpoint, ratio):
         return
-    downstream = _ask_readers(layer, hearing, checkpoint, ratio)
+    downstream = ask_readers(layer, hearing, checkpoint, ratio)
     share = float(hearing.silent.mean())
     severity = Severity.WARNING if share >= warning else Severity.NOTE
     if share >= error and downstream is not None and not downstream.readers_are_silent:
@@ -148,33 +133,6 @@ def _is_alive_elsewhere(layer: Layer, hearing: Hearing, checkpoint: Checkpoint, 
         if heard is not None and not heard.silent.all():
             return True
     return False
-
-
-def _ask_readers(layer: Layer, hearing: Hearing, checkpoint: Checkpoint, ratio: float) -> Downstream | None:
-    """Ask the layers that read the units what they receive of them; ``None`` where none can be asked."""
-    units = hearing.silent.size
-    unheard, weightless = np.ones(units, dtype=bool), np.ones(units, dtype=bool)
-    asked = awake = 0
-    for reader in readers_of(layer, checkpoint):
-        inputs, rows = hear_inputs(reader, checkpoint, ratio), hear_units(reader, checkpoint, ratio)
-        weight = input_weight(reader)
-        if inputs is None or rows is None or weight is None or inputs.silent.size % units:
-            return None
-        asked += 1
-        # A convolution's channel becomes several inputs of the linear layer behind it.
-        shape = (units, inputs.silent.size // units)
-        zero = np.zeros(inputs.silent.size, dtype=bool)
-        zero[weight.vitals.zero_rows if reader.transposed else weight.vitals.zero_columns] = True
-        weightless &= np.logical_and.reduce(zero.reshape(shape), axis=1)
-        if not rows.silent.all():
-            awake += 1
-            unheard &= inputs.folded(shape, axis=1).silent
-    if not asked:
-        return None
-    cut_off = hearing.silent & weightless
-    rest = hearing.silent & ~cut_off
-    none = np.zeros(units, dtype=bool)
-    return Downstream(rest & unheard if awake else none, rest & ~unheard if awake else none, cut_off, not awake)
 
 
 def _describe(layer: Layer, hearing: Hearing, downstream: Downstream | None, checkpoint: Checkpoint) -> str:

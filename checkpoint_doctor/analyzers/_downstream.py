@@ -1,0 +1,52 @@
+"""Why units are silent, as the layers that read them tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoint_doctor.analyzers._units import Hearing, hear_inputs, hear_units, input_weight, readers_of
+from checkpoint_doctor.model import Checkpoint, Layer
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """What became of silent units' output. One boolean per unit."""
+
+    dead: NDArray
+    """Nothing of their output reaches the readers, which do learn: the output is 0."""
+    saturated: NDArray
+    """A reader receives their output, but no gradient passes back through them."""
+    cut_off: NDArray
+    """All their outgoing weights are zero."""
+    readers_are_silent: bool
+    """No reader learns anything either, so they cannot tell."""
+
+
+def ask_readers(layer: Layer, hearing: Hearing, checkpoint: Checkpoint, ratio: float) -> Downstream | None:
+    """Ask the layers that read the units what they receive of them; ``None`` where none can be asked."""
+    units = hearing.silent.size
+    unheard, weightless = np.ones(units, dtype=bool), np.ones(units, dtype=bool)
+    asked = awake = 0
+    for reader in readers_of(layer, checkpoint):
+        inputs, rows = hear_inputs(reader, checkpoint, ratio), hear_units(reader, checkpoint, ratio)
+        weight = input_weight(reader)
+        if inputs is None or rows is None or weight is None or inputs.silent.size % units:
+            return None
+        asked += 1
+        # A convolution's channel becomes several inputs of the linear layer behind it.
+        shape = (units, inputs.silent.size // units)
+        zero = np.zeros(inputs.silent.size, dtype=bool)
+        zero[weight.vitals.zero_rows if reader.transposed else weight.vitals.zero_columns] = True
+        weightless &= np.logical_and.reduce(zero.reshape(shape), axis=1)
+        if not rows.silent.all():
+            awake += 1
+            unheard &= inputs.folded(shape, axis=1).silent
+    if not asked:
+        return None
+    cut_off = hearing.silent & weightless
+    rest = hearing.silent & ~cut_off
+    none = np.zeros(units, dtype=bool)
+    return Downstream(rest & unheard if awake else none, rest & ~unheard if awake else none, cut_off, not awake)
