@@ -74,6 +74,73 @@ def within(rows: slice, inner: Renewal) -> Renewal:
     return renew
 
 
+def at_lines(lines: Sequence[int], axis: int, inner: Renewal) -> Renewal:
+    """Return a renewal that applies another to the whole tensor and keeps what it gives in some rows or columns.
+
+    A rule that looks at the whole shape (fan-in, orthogonality) then draws the lines as it drew them at the start.
+    """
+
+    def renew(old: NDArray, random: Generator) -> NDArray:
+        new = old.astype(np.float64)
+        places = (slice(None),) * axis + (list(lines),)
+        new[places] = inner(old, random)[places]
+        return new
+
+    return renew
+
+
+def where_not_finite(inner: Renewal) -> Renewal:
+    """Return a renewal that applies another to the whole tensor and keeps what it gives for non-finite entries."""
+
+    def renew(old: NDArray, random: Generator) -> NDArray:
+        finite = np.isfinite(old)
+        # What is drawn must not depend on entries that are no numbers.
+        return np.where(finite, old, inner(np.where(finite, old, 0.0), random))
+
+    return renew
+
+
+def draw_all(limit: float) -> Renewal:
+    """Return a renewal that draws all entries from uniform(−limit, limit)."""
+
+    def renew(old: NDArray, random: Generator) -> NDArray:
+        return random.uniform(-limit, limit, size=old.shape)
+
+    return renew
+
+
+def draw_normal(deviation: float) -> Renewal:
+    """Return a renewal that draws all entries from a normal distribution around 0."""
+
+    def renew(old: NDArray, random: Generator) -> NDArray:
+        return random.normal(0.0, deviation, size=old.shape)
+
+    return renew
+
+
+def draw_orthogonal(gain: float) -> Renewal:
+    """Return a renewal that draws a matrix whose rows (where it is tall, columns) are orthonormal, times a gain.
+
+    As ``torch.nn.init.orthogonal_``: the axes after the first are taken together (Saxe et al., 1312.6120).
+    """
+
+    def renew(old: NDArray, random: Generator) -> NDArray:
+        rows = old.shape[0]
+        columns = old.size // rows if rows else 0
+        basis, triangle = np.linalg.qr(random.normal(size=(max(rows, columns), min(rows, columns))))
+        basis = basis * np.where(np.diag(triangle) < 0, -1.0, 1.0)
+        return gain * (basis.T if rows < columns else basis).reshape(old.shape)
+
+    return renew
+
+
+def fill_typical(old: NDArray, random: Generator) -> NDArray:
+    """Replace NaN and infinite entries by the median of those that are finite and not zero; 0 where there are none."""
+    finite = np.isfinite(old)
+    healthy = old[finite & (old != 0)]
+    return np.where(finite, old, np.median(healthy) if healthy.size else 0.0)
+
+
 def in_turn(renewals: Sequence[Renewal]) -> Renewal:
     """Return a renewal that applies several, one after the other."""
 

@@ -8,7 +8,8 @@ from math import exp, inf, log, sqrt
 
 import numpy as np
 
-from checkpoint_doctor.model import Checkpoint, Finding, Moments, Optimizer, Tensor
+from checkpoint_doctor.initialization import fill, fill_typical, where_not_finite
+from checkpoint_doctor.model import Checkpoint, Finding, Moments, Optimizer, Repair, Safety, Tensor
 from checkpoint_doctor.rule import Rule
 from checkpoint_doctor.vitals import BLOCK_ELEMENTS
 
@@ -152,7 +153,17 @@ def _nonfinite_finding(
             "count": vitals.count,
             "first": place,
         },
+        repairs=_renew_nonfinite(moments, tensor),
     )
+
+
+def _renew_nonfinite(moments: Moments, tensor: Tensor) -> list[Repair]:
+    if tensor is moments.first:
+        return [Repair(tensor.name, "non-finite entries become 0", where_not_finite(fill(0.0)), Safety.UNSAFE)]
+    if tensor is moments.second:
+        words = "non-finite entries become the healthy ones' median"
+        return [Repair(tensor.name, words, fill_typical, Safety.UNSAFE)]
+    return []
 
 
 def _share(value: object) -> float | None:

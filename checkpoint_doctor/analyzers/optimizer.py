@@ -9,7 +9,8 @@ from math import sqrt
 from checkpoint_doctor.analyzers._moments import effective_step, implied_gradient_norm, second_correction
 from checkpoint_doctor.analyzers._normal_zeros import explain_zero_bias
 from checkpoint_doctor.analyzers._training import was_trained
-from checkpoint_doctor.model import Checkpoint, Finding, Optimizer, Severity, Tensor
+from checkpoint_doctor.initialization import fill
+from checkpoint_doctor.model import Checkpoint, Finding, Optimizer, Repair, Safety, Severity, Tensor
 from checkpoint_doctor.rule import rule
 
 _CLIP_SETTINGS = ("max_grad_norm", "gradient_clip_val", "clip_grad_norm", "grad_clip", "max_norm", "gradient_clipping")
@@ -99,7 +100,7 @@ def optimizer_mismatch(optimizer: Optimizer) -> Iterator[Finding]:
         )
 
 
-@rule("OPT003", "learning-rate-at-save", Severity.NOTE, on=Optimizer)
+@rule("OPT003", "learning-rate-at-save", Severity.NOTE, on=Optimizer, fix=Safety.SAFE)
 def learning_rate_at_save(optimizer: Optimizer) -> Iterator[Finding]:
     """The learning rate at the time of saving is negative or zero.
 
@@ -112,7 +113,8 @@ def learning_rate_at_save(optimizer: Optimizer) -> Iterator[Finding]:
 
     What to do:
         Give a new schedule when resuming. A linear schedule goes below zero when more steps are run than it was made
-        for (``num_timesteps`` beyond ``total_timesteps``): bound it with ``max(0.0, …)``.
+        for (``num_timesteps`` beyond ``total_timesteps``): bound it with ``max(0.0, …)``. ``ckdoc fix`` sets a negative
+        one to 0.0, the schedule's floor.
 
     References:
         Of 110 published optimizers 3 have a negative learning rate (PPO CartPole: −9.6e-7) and 9 one of exactly zero.
@@ -126,6 +128,11 @@ def learning_rate_at_save(optimizer: Optimizer) -> Iterator[Finding]:
             f"{optimizer.name} was saved with a negative learning rate ({lowest:.3g}): resuming trains uphill",
             severity=Severity.WARNING,
             evidence={"optimizer": optimizer.name, "learning_rate": lowest, "groups": list(negative)},
+            repairs=[
+                Repair(setting.name, "0.0, the schedule's floor", fill(0.0))
+                for number in negative
+                if (setting := optimizer.groups[number].settings.get("lr")) is not None
+            ],
             advice="The schedule overshot its end. Set a new one when resuming, and bound it at 0.",
         )
     elif zero:

@@ -7,17 +7,18 @@ from math import sqrt
 
 import numpy as np
 
+from checkpoint_doctor.analyzers._initial_values import redraw, redraw_nonfinite
 from checkpoint_doctor.analyzers._moments import nonfinite_moments
 from checkpoint_doctor.analyzers._normal_zeros import NORMS
 from checkpoint_doctor.anatomy import Kind
-from checkpoint_doctor.model import Checkpoint, Finding, Severity, Tensor
+from checkpoint_doctor.model import Checkpoint, Finding, Safety, Severity, Tensor
 from checkpoint_doctor.rule import rule
 
 MATRICES = (Kind.LINEAR, Kind.CONV, Kind.EMBEDDING, Kind.LSTM, Kind.GRU, Kind.RNN, Kind.ATTENTION, Kind.LORA)
 """Layers whose weights are matrices (or kernels) that gradient descent learns entry by entry."""
 
 
-@rule("VAL001", "nonfinite-values", Severity.ERROR, on=Checkpoint)
+@rule("VAL001", "nonfinite-values", Severity.ERROR, on=Checkpoint, fix=Safety.UNSAFE)
 def nonfinite_values(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Weights, buffers or the optimizer's moments contain NaN or infinity.
 
@@ -32,6 +33,7 @@ def nonfinite_values(checkpoint: Checkpoint) -> Iterator[Finding]:
         Go back to the last checkpoint that is finite and resume with a lower learning rate. A few NaN with the rest
         intact come from one infinite gradient (look at the input rows or the loss of that step); NaN in every entry
         come from a loss that was NaN. Check ``torch.isfinite(loss)`` before ``backward`` and before saving.
+        ``ckdoc fix --unsafe`` draws the entries anew by the layer's own init rule; what they had learned is lost.
 
     References:
         Measured: one infinite gradient through ``clip_grad_norm_`` makes only its own entry NaN, one NaN gradient
@@ -55,6 +57,7 @@ def nonfinite_values(checkpoint: Checkpoint) -> Iterator[Finding]:
             f"{' and '.join(kinds)} of {vitals.count:,} values, the first at {place}: {cause}",
             tensor,
             evidence={"nan": vitals.nan, "infinite": vitals.infinite, "count": vitals.count, "first": place},
+            repairs=redraw_nonfinite(tensor, checkpoint.layer_of[tensor.name], checkpoint),
         )
     yield from nonfinite_moments(checkpoint, nonfinite_values)
 
@@ -186,7 +189,7 @@ def near_overflow(tensor: Tensor, *, limit: float = 60_000.0) -> Iterator[Findin
         )
 
 
-@rule("VAL005", "constant-tensor", Severity.WARNING, on=Tensor)
+@rule("VAL005", "constant-tensor", Severity.WARNING, on=Tensor, fix=Safety.UNSAFE)
 def constant_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]:
     """All entries of a weight matrix are the same non-zero number.
 
@@ -198,7 +201,8 @@ def constant_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]
         Averaging and blur kernels are constant by design and usually frozen; norm gains start at 1 and are not judged.
 
     What to do:
-        Draw the weights from a random init rule (``kaiming_uniform_``, ``orthogonal_``) and train again.
+        Draw the weights from a random init rule (``kaiming_uniform_``, ``orthogonal_``) and train again; ``ckdoc fix
+        --unsafe`` does so by the layer's own rule.
 
     References:
         Goodfellow, Bengio and Courville, Deep Learning, 8.4: parameters must break symmetry between units.
@@ -211,4 +215,5 @@ def constant_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]
             f"all {vitals.count:,} values are {float(vitals.minimum):.4g}: its units can never become different",
             tensor,
             evidence={"value": float(vitals.minimum)},
+            repairs=redraw(tensor, layer, checkpoint),
         )

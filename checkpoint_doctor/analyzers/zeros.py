@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from checkpoint_doctor.analyzers._initial_values import redraw
 from checkpoint_doctor.analyzers._judgement import RECURRENT, ZeroBias, find_zero_biases, is_zero, judge_zeros
 from checkpoint_doctor.analyzers._normal_zeros import explain_zero_weight
 from checkpoint_doctor.analyzers._sparsity import describe_sparsity, scattered_zeros
@@ -15,7 +16,7 @@ from checkpoint_doctor.rule import rule
 _DENSE = (Kind.LINEAR, Kind.CONV, Kind.LSTM, Kind.GRU, Kind.RNN, Kind.ATTENTION, Kind.EMBEDDING)
 
 
-@rule("ZER001", "zero-weights", Severity.ERROR, on=Layer)
+@rule("ZER001", "zero-weights", Severity.ERROR, on=Layer, fix=Safety.UNSAFE)
 def zero_weights(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     """A whole weight matrix is exactly zero.
 
@@ -47,6 +48,7 @@ def zero_weights(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
             f"{_all_of_them(tensor.size, 'weight', 'weights')} exactly zero: {testimony.sentence}",
             tensor,
             evidence={"zero_fraction": 1.0, "cause": testimony.cause.value, "updates": testimony.updates},
+            repairs=redraw(tensor, layer, checkpoint),
             advice=testimony.advice,
         )
 
