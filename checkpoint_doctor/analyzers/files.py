@@ -4,131 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint_doctor.model import Checkpoint, Finding, PickledName, Severity, Tensor
+from checkpoint_doctor.analyzers._acting_names import can_act, describes_settings
+from checkpoint_doctor.model import Checkpoint, Finding, Severity, Tensor
 from checkpoint_doctor.rule import rule
-
-_ABLE_TO_ACT = frozenset(
-    (
-        "os",
-        "posix",
-        "nt",
-        "subprocess",
-        "pty",
-        "commands",
-        "popen2",
-        "multiprocessing",
-        "threading",
-        "socket",
-        "http",
-        "urllib",
-        "ftplib",
-        "smtplib",
-        "telnetlib",
-        "requests",
-        "ctypes",
-        "cffi",
-        "importlib",
-        "runpy",
-        "code",
-        "codeop",
-        "imp",
-        "pkgutil",
-        "zipimport",
-        "shutil",
-        "tempfile",
-        "pathlib",
-        "io",
-        "sys",
-        "gc",
-        "signal",
-        "webbrowser",
-        "asyncio",
-        "concurrent",
-        "pdb",
-        "bdb",
-        "cProfile",
-        "profile",
-        "timeit",
-        "trace",
-        "platform",
-        "pip",
-        "setuptools",
-        "distutils",
-        "ensurepip",
-        "venv",
-        "builtins",
-        "__builtin__",
-        "marshal",
-        "types",
-        "inspect",
-        "pickle",
-        "_pickle",
-        "cPickle",
-        "dill",
-        "joblib",
-        "shelve",
-        "sqlite3",
-    )
-)
-"""Top-level modules whose functions reach outside the process or run code they are handed."""
-
-_ABLE_TO_ACT_BY_NAME = frozenset(
-    {
-        "operator.methodcaller",
-        "torch.load",
-        "torch.hub.load",
-        "torch.jit.load",
-        "torch.utils.cpp_extension.load",
-        "numpy.load",
-        "numpy.testing._private.utils.runstring",
-    }
-)
-
-_HARMLESS = frozenset(
-    f"{module}.{name}"
-    for module in ("builtins", "__builtin__")
-    for name in (
-        "set",
-        "frozenset",
-        "list",
-        "dict",
-        "tuple",
-        "int",
-        "float",
-        "bool",
-        "str",
-        "bytes",
-        "bytearray",
-        "complex",
-        "slice",
-        "range",
-        "object",
-        "type",
-        "property",
-        "staticmethod",
-        "classmethod",
-        "Exception",
-        "ValueError",
-        "NotImplementedError",
-        "super",
-    )
-) | frozenset(
-    {
-        "_codecs.encode",
-        "types.SimpleNamespace",
-        "types.MappingProxyType",
-        "pathlib.Path",
-        "pathlib.PosixPath",
-        "pathlib.PurePosixPath",
-        "pathlib.WindowsPath",
-        "io.BytesIO",
-        "threading.Lock",
-        "_thread.allocate_lock",
-    }
-)
-
-_CODE_BY_VALUE = ("cloudpickle.", "dill.")
-"""Libraries that store functions and classes by value; SB3 puts schedules into ``data`` this way."""
 
 
 @rule("FIL001", "damaged-container", Severity.ERROR, on=Checkpoint)
@@ -183,7 +61,7 @@ def unsafe_pickle(checkpoint: Checkpoint) -> Iterator[Finding]:
         Python's pickle documentation, "Warning"; CVE-2025-32434; fickling and picklescan on why lists of forbidden
         names are bypassed.
     """
-    acting = [each for each in checkpoint.pickled_names if _can_act(each)]
+    acting = [each for each in checkpoint.pickled_names if can_act(each)]
     if acting:
         names = sorted({each.qualified for each in acting})
         called = any(each.called for each in acting)
@@ -196,7 +74,7 @@ def unsafe_pickle(checkpoint: Checkpoint) -> Iterator[Finding]:
         {
             each.qualified
             for each in checkpoint.pickled_names
-            if not each.known and not _can_act(each) and not _is_expected(each, checkpoint)
+            if not each.known and not can_act(each) and not describes_settings(each, checkpoint)
         }
     )
     if foreign:
@@ -207,24 +85,6 @@ def unsafe_pickle(checkpoint: Checkpoint) -> Iterator[Finding]:
             severity=Severity.NOTE,
             evidence={"names": foreign},
         )
-
-
-def _can_act(each: PickledName) -> bool:
-    if each.known or each.qualified in _HARMLESS or _rebuilds_a_function(each):
-        return False
-    return each.module.partition(".")[0] in _ABLE_TO_ACT or each.qualified in _ABLE_TO_ACT_BY_NAME
-
-
-def _rebuilds_a_function(each: PickledName) -> bool:
-    # cloudpickle takes functions apart into these; without a name that acts they only describe code.
-    return each.member == "data" and (
-        each.module.startswith(_CODE_BY_VALUE)
-        or each.qualified in ("types.CodeType", "types.FunctionType", "builtins.getattr", "__builtin__.getattr")
-    )
-
-
-def _is_expected(each: PickledName, checkpoint: Checkpoint) -> bool:
-    return each.member == "data" and checkpoint.format == "sb3"
 
 
 def _enumerate(names: list[str], limit: int = 4) -> str:
