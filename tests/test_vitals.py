@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from checkpoint_doctor import vitals
+from checkpoint_doctor.values import median
 from checkpoint_doctor.vitals import InMemory, measure
 
 FLOATS = st.floats(width=32, allow_subnormal=True)
@@ -124,3 +125,8 @@ def test_mean_and_spread_of_a_large_tensor_are_precise():
     assert found.mean == pytest.approx(array.mean(dtype=np.float64), rel=1e-6)
     assert found.std == pytest.approx(array.std(dtype=np.float64), rel=1e-4)
     assert found.row_norms == pytest.approx(np.linalg.norm(array, axis=1), rel=1e-5)
+
+
+@given(arrays.arrays(np.float64, st.integers(1, 30), elements=st.floats(-1e6, 1e6)))
+def test_the_median_equals_numpys(array):
+    assert median(array) == pytest.approx(np.median(array))

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._moments import Memory, memory_of
+from checkpoint_doctor.analyzers._recycling import find_renewed
 from checkpoint_doctor.analyzers._training import untouched_level
 from checkpoint_doctor.anatomy import Kind
 from checkpoint_doctor.model import Checkpoint, Layer, Moments, Optimizer, Tensor
+from checkpoint_doctor.values import median
 
 NORMS = (Kind.LAYER_NORM, Kind.RMS_NORM, Kind.BATCH_NORM, Kind.GROUP_NORM)
 
@@ -139,7 +141,12 @@ def _hear_lines(tensor: Tensor, checkpoint: Checkpoint, ratio: float, *, along_r
     lines = (traces.row_first, traces.row_second, traces.row_pulse)
     if not along_rows:
         lines = (traces.column_first, traces.column_second, traces.column_pulse)
-    return _hear(*lines, moments, checkpoint.optimizer_of[tensor.name], ratio)
+    hearing = _hear(*lines, moments, checkpoint.optimizer_of[tensor.name], ratio)
+    renewed = find_renewed(moments, along_rows=along_rows)
+    if hearing is None or renewed is None or not renewed.any():
+        return hearing
+    since = np.where(renewed, np.nan, hearing.since)
+    return Hearing(hearing.never & ~renewed, hearing.silent & ~renewed, since, hearing.step)
 
 
 def _hear(
@@ -164,7 +171,7 @@ def _hear(
         limit = min(ratio, exp(-decay * quiet))
         heard = voice[voice >= limit]
         if voice is pulse and heard.size:
-            limit *= min(1.0, float(np.median(heard)) / _FAINT)
+            limit *= min(1.0, median(heard) / _FAINT)
         silent = never | (voice < limit)
         since = _since(voice, first, second, ~silent, memory, decay)
         needed = -log(limit) / decay
@@ -198,11 +205,11 @@ def _since(
     voice: NDArray, first: NDArray | None, second: NDArray | None, live: NDArray, memory: Memory, decay: float
 ) -> NDArray:
     with np.errstate(divide="ignore", invalid="ignore"):
-        updates: NDArray = np.log((np.median(voice[live]) if live.any() else 1.0) / voice) / decay
+        updates: NDArray = np.log((median(voice[live]) if live.any() else 1.0) / voice) / decay
         if first is None or second is None or not memory.second or memory.first in (None, inf) or not live.any():
             return updates
         assert memory.first is not None
-        by_first = np.log(np.median(first[live]) / first) / memory.first
-        by_second = np.log(np.median(second[live]) / second) / memory.second
+        by_first = np.log(median(first[live]) / first) / memory.first
+        by_second = np.log(median(second[live]) / second) / memory.second
         # What has sunk to the last subnormal says only "at least so long ago"; the slower second moment goes on.
         return np.where(first > _STUCK, updates, np.fmax(by_first, by_second))
