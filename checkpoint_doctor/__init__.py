@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         UnreadableCheckpoint,
         UsageError,
     )
+    from checkpoint_doctor.fix import Operation, Orders, Outcome, fix
     from checkpoint_doctor.model import (
         Checkpoint,
         Examination,
@@ -68,7 +69,10 @@ __all__ = [
     "Moments",
     "NotACheckpoint",
     "NothingToExamine",
+    "Operation",
     "Optimizer",
+    "Orders",
+    "Outcome",
     "Page",
     "ParameterGroup",
     "Patch",
@@ -92,6 +96,7 @@ __all__ = [
     "Vitals",
     "__version__",
     "discover",
+    "fix",
     "load_config",
     "open_checkpoint",
     "rule",
@@ -111,6 +116,7 @@ _HOMES = {
         "UnreadableCheckpoint",
         "UsageError",
     ),
+    "fix": ("Operation", "Orders", "Outcome", "fix"),
     "plugins": ("Catalogue", "Loader", "Plugin", "Reporter", "discover"),
     "rule": ("Rule", "rule"),
     "scan": ("open_checkpoint", "scan"),
@@ -123,7 +129,7 @@ _HOMES = {
 
 
 class _FrontDoor(ModuleType):
-    """A package in which ``scan`` and ``rule`` stay the functions, whichever module was imported first.
+    """A package in which ``scan``, ``fix`` and ``rule`` stay functions, whichever module was imported first.
 
     Python binds a submodule to its package once it is loaded, and ``scan`` is the name of both.
     """
