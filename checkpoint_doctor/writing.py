@@ -121,7 +121,7 @@ def _prove(
             f"this is a fault in ckdoc: the copy cannot be read ({error.message}); nothing was written", REPORT_IT
         ) from None
     compare_tensors(checkpoint, reopened, plan)
-    compare_findings(examination, found, plan_again(reopened, found))
+    compare_findings(examination, found, plan, plan_again(reopened, found))
     return found, ask_referees(checkpoint.format, original, copy, plan.treatments)
 
 

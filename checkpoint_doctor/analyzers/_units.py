@@ -142,7 +142,7 @@ def _hear_lines(tensor: Tensor, checkpoint: Checkpoint, ratio: float, *, along_r
     if not along_rows:
         lines = (traces.column_first, traces.column_second, traces.column_pulse)
     hearing = _hear(*lines, moments, checkpoint.optimizer_of[tensor.name], ratio)
-    renewed = find_renewed(moments, along_rows=along_rows)
+    renewed = find_renewed(moments, checkpoint.optimizer_of[tensor.name], along_rows=along_rows)
     if hearing is None or renewed is None or not renewed.any():
         return hearing
     since = np.where(renewed, np.nan, hearing.since)

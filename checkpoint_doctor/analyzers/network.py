@@ -8,6 +8,7 @@ import numpy as np
 
 from checkpoint_doctor.analyzers._judgement import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._normal_zeros import explain_zero_weight, is_fixed_transform
+from checkpoint_doctor.analyzers._recycling import find_renewed
 from checkpoint_doctor.analyzers._testimony import Cause
 from checkpoint_doctor.anatomy import Kind
 from checkpoint_doctor.initialization import OUTPUT_LIMIT, draw_uniform, fill
@@ -72,12 +73,22 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
                 f"{quantity(len(columns), 'unit')} of {tensor.shape[1]:,} before it "
                 f"{'has' if len(columns) == 1 else 'have'} no outgoing weights here",
                 tensor,
-                severity=_weigh(checkpoint, tensor, pruned),
+                severity=_weigh(checkpoint, tensor, pruned, renewed=_are_renewed(tensor, columns, checkpoint)),
                 evidence={"units": columns, "of": tensor.shape[1], "side": "outgoing"},
             )
 
 
-def _weigh(checkpoint: Checkpoint, tensor: Tensor, pruned: float) -> Severity | None:
+def _are_renewed(tensor: Tensor, columns: list[int], checkpoint: Checkpoint) -> bool:
+    """True where the optimizer's moments show that units were recycled and not trained since."""
+    name = checkpoint.online_twins.get(tensor.name, tensor.name)
+    moments = checkpoint.moments.get(name)
+    renewed = None if moments is None else find_renewed(moments, checkpoint.optimizer_of[name], along_rows=False)
+    return renewed is not None and bool(renewed[columns].all())
+
+
+def _weigh(checkpoint: Checkpoint, tensor: Tensor, pruned: float, *, renewed: bool = False) -> Severity | None:
+    if renewed:
+        return Severity.NOTE
     weights = [each for layer in checkpoint.layers if layer.kind in _UNITS for each in _matrices(layer)]
     cut = sum(bool(len(each.vitals.zero_rows) or len(each.vitals.zero_columns)) for each in weights)
     is_pruned = len(weights) > 3 and cut > pruned * len(weights)

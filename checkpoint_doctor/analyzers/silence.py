@@ -8,15 +8,16 @@ import numpy as np
 
 from checkpoint_doctor.analyzers._activations import RECTIFIERS, SQUASHERS, activation_of
 from checkpoint_doctor.analyzers._downstream import Downstream, ask_readers
+from checkpoint_doctor.analyzers._recycling import recycle
 from checkpoint_doctor.analyzers._units import Hearing, hear_inputs, hear_units, input_weight
 from checkpoint_doctor.anatomy import Kind
-from checkpoint_doctor.model import Checkpoint, Finding, Layer, Severity
+from checkpoint_doctor.model import Checkpoint, Finding, Layer, Safety, Severity
 from checkpoint_doctor.rule import rule
 
 _WITH_UNITS = (Kind.LINEAR, Kind.CONV, Kind.LSTM, Kind.GRU, Kind.RNN)
 
 
-@rule("NET001", "silent-units", Severity.NOTE, on=Layer)
+@rule("NET001", "silent-units", Severity.NOTE, on=Layer, fix=Safety.ON_REQUEST)
 def silent_units(
     layer: Layer,
     checkpoint: Checkpoint,
@@ -40,7 +41,8 @@ def silent_units(
     What to do:
         Dead ReLUs: lower the learning rate or the replay ratio, put a layer norm before the activation, or use an
         activation with a gradient on both sides. Saturated units: normalise the inputs. Whole layers: look for a
-        detached or frozen path, or a saturated output. Units can be recycled when training goes on.
+        detached or frozen path, or a saturated output. Where training goes on, ``ckdoc fix --recycle`` lets dead units
+        learn again: incoming weights drawn anew, bias and outgoing weights 0, so that the function stays the same.
 
     References:
         A gradient that does not come again leaves m to decay by β1 and √v by √β2 per update, so |m|/√v falls below
@@ -67,6 +69,7 @@ def silent_units(
         layer,
         severity=severity,
         evidence=_evidence(hearing, downstream),
+        repairs=[] if downstream is None else recycle(layer, np.flatnonzero(downstream.dead).tolist(), checkpoint),
         advice=_advise(hearing, downstream, checkpoint, layer),
     )
 
