@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from math import sqrt
 
 import numpy as np
@@ -34,58 +33,46 @@ class Totals:
         if kind == "c":
             self._add_complex(block)
         elif kind in "iub":
-            self._add_floats(block.astype(np.float64), tiny=0)
+            self._add_sums(block.astype(np.float64), zeros=int(block.size - np.count_nonzero(block)))
             low, high = block.min(), block.max()
             self.minimum = int(low) if self.minimum is None else min(int(self.minimum), int(low))
             self.maximum = int(high) if self.maximum is None else max(int(self.maximum), int(high))
         elif block.dtype in (np.float32, np.float64):
-            self._add_floats(block, tiny=None)
-            self._widen_range(block)
+            self._add_floats(block, tiny=float(np.finfo(block.dtype).smallest_normal))
         else:
             # Half precision and float8 have no fast arithmetic of their own, and a float32 holds each of them exactly.
-            wide = block.astype(np.float32)
-            self._add_floats(wide, tiny=_smallest_normal(block.dtype))
-            self._widen_range(wide)
+            self._add_floats(block.astype(np.float32), tiny=_smallest_normal(block.dtype))
         self.count += block.size
 
-    def _add_floats(self, block: NDArray, *, tiny: float | None) -> None:
+    def _add_floats(self, block: NDArray, *, tiny: float) -> None:
+        low, high, least = _find_extremes(block)
+        zeros = 0
+        if least < tiny:
+            zeros = int(np.count_nonzero(block == 0))
+            self.subnormals += int(np.count_nonzero(np.abs(block) < tiny)) - zeros
+        if not (np.isfinite(low) and np.isfinite(high)):
+            finite = block[np.isfinite(block)]
+            low, high = (float(finite.min()), float(finite.max())) if finite.size else (np.inf, -np.inf)
+        if low <= high:
+            self.minimum = low if self.minimum is None else min(self.minimum, low)
+            self.maximum = high if self.maximum is None else max(self.maximum, high)
+        self._add_sums(block, zeros)
+
+    def _add_sums(self, block: NDArray, zeros: int) -> None:
         grid = block.reshape(-1, self.length if self.by_row else block.size)
         summed = grid.astype(np.float64) if self.exact else grid
-        row_squares = np.einsum("ij,ij->i", summed, summed)
-        row_sums = summed.sum(axis=1)
+        row_squares = np.vecdot(summed, summed)
+        row_sums = np.vecdot(summed, np.ones(summed.shape[1], dtype=summed.dtype))
         squares, total = float(row_squares.sum(dtype=np.float64)), float(row_sums.sum(dtype=np.float64))
         if not np.isfinite(squares):
             row_squares, squares, total = self._look_closer(grid)
         self.squares += squares
         self.sum += total
-        zeros = self._count_small(block, tiny)
         self.zeros += zeros
         if self.by_row:
             self._note_rows_and_columns(grid, zeros)
             self.row_squares.append(row_squares)
             self.row_sums.append(row_sums)
-
-    def _widen_range(self, block: NDArray) -> None:
-        low, high = float(block.min()), float(block.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            finite = block[np.isfinite(block)]
-            if not finite.size:
-                return
-            low, high = float(finite.min()), float(finite.max())
-        self.minimum = low if self.minimum is None else min(self.minimum, low)
-        self.maximum = high if self.maximum is None else max(self.maximum, high)
-
-    def _count_small(self, block: NDArray, tiny: float | None) -> int:
-        """Count zeros, and subnormals on the way; returns the zeros of this block."""
-        if tiny is None:
-            # Shifting the sign out leaves an exponent of zero below the first normal number: one comparison finds both.
-            bits, normal = (np.uint32, 1 << 24) if block.dtype == np.float32 else (np.uint64, 1 << 53)
-            small = int(np.count_nonzero(np.left_shift(block.view(bits), bits(1)) < bits(normal)))
-        else:
-            small = int(np.count_nonzero(np.abs(block) < tiny)) if tiny else block.size
-        zeros = int(block.size - np.count_nonzero(block)) if small else 0
-        self.subnormals += small - zeros if tiny != 0 else 0
-        return zeros
 
     def _look_closer(self, grid: NDArray) -> tuple[NDArray, float, float]:
         """Sum the finite entries of a block whose squares overflow, and count the others."""
@@ -97,7 +84,7 @@ class Totals:
         self.nan += nan
         self.infinite += lost - nan
         wide = np.where(finite, grid, 0).astype(np.longdouble)
-        row_squares = np.einsum("ij,ij->i", wide, wide)
+        row_squares = (wide * wide).sum(axis=1)
         return row_squares.astype(np.float64), float(row_squares.sum()), float(wide.sum())
 
     def _note_rows_and_columns(self, grid: NDArray, zeros: int) -> None:
@@ -173,7 +160,27 @@ class Totals:
         return _confirm_duplicates(values, suspects, self.length) if suspects else ()
 
 
+def _find_extremes(block: NDArray) -> tuple[float, float, float]:
+    """Return the smallest and the largest number of a block, and the smallest magnitude; NaN and infinity show in them.
+
+    Read as integers, floats are ordered by magnitude within a sign, the negative ones above the positive ones
+    (unsigned) or below them (signed). Four integer reductions find all three figures, faster than two on floats and
+    one on magnitudes, and without a copy.
+    """
+    unsigned, signed = (np.uint32, np.int32) if block.dtype.itemsize == 4 else (np.uint64, np.int64)
+    bits, signed_bits = block.view(unsigned), block.view(signed)
+    largest, smallest = bits.max(), bits.min()
+    highest, lowest = signed_bits.max(), signed_bits.min()
+    low = largest if lowest < 0 else smallest
+    high = highest if highest >= 0 else smallest
+    # With both signs present, the smallest magnitude is the smallest positive or the lowest (a negative) integer.
+    least = np.fmin(abs(smallest.view(block.dtype)), abs(lowest.view(block.dtype)))
+    return float(low.view(block.dtype)), float(high.view(block.dtype)), float(least)
+
+
 def _confirm_duplicates(values: Values, suspects: set[int], length: int) -> tuple[tuple[int, ...], ...]:
+    import hashlib
+
     same: dict[bytes, list[int]] = {}
     row = 0
     for block in values.blocks(max(1, BLOCK_ELEMENTS // length) * length):

@@ -31,6 +31,19 @@ def test_counts_and_range_equal_numpys(array):
         assert found.first_nonfinite == np.flatnonzero(~np.isfinite(array).reshape(-1))[0]
 
 
+SPECIAL = [0.0, -0.0, np.nan, -np.nan, np.inf, -np.inf, 1.0, -1.0, 1e-45, -1e-45, 3.4e38, -3.4e38]
+
+
+@given(arrays.arrays(np.float32, st.integers(1, 4), elements=st.sampled_from(SPECIAL)))
+def test_special_numbers_in_every_company(array):
+    found = measure(InMemory(array))
+    finite = array[np.isfinite(array)]
+    assert found.zeros == np.count_nonzero(array == 0)
+    assert found.nonfinite == array.size - finite.size
+    assert found.subnormals == np.count_nonzero(np.abs(array) == np.float32(1e-45))
+    assert (found.minimum, found.maximum) == ((finite.min(), finite.max()) if finite.size else (None, None))
+
+
 @settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**31))
 def test_blocks_make_no_difference(rows, columns, seed):
