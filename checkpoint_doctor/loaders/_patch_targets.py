@@ -16,7 +16,7 @@ from checkpoint_doctor.loaders._stored import StoredValues
 from checkpoint_doctor.model import Tensor
 from checkpoint_doctor.quoting import shown
 
-PIECE = 1 << 20
+PIECE = 1 << 18
 """Elements of a tensor that are compared at once."""
 
 

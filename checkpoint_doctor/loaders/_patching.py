@@ -24,6 +24,8 @@ from checkpoint_doctor.source import Source
 
 CLOSE = 64
 """Bytes: a shorter stretch between changed entries of a tensor is taken along, as a patch of its own costs more."""
+MANY, CLOSE_AMONG_MANY = 1000, 4096
+"""So many patches of one piece of a tensor are joined over longer stretches, or they would outweigh the tensor."""
 
 _offset = attrgetter("offset")
 
@@ -98,6 +100,8 @@ def _rewrite(file: Source, targets: Sequence[Target]) -> Iterator[Patch]:
     settled, changed = np.zeros(old.size, bool), np.zeros(old.size, bool)
     for target in targets:
         wanted, changes = target.render(target.elements_in(old, start))
+        if len(targets) == 1 and not changes.any():
+            return
         rows, is_settled = target.elements_in(new, start), target.elements_in(settled, start)
         agrees = not (is_settled & (rows != wanted)).any()
         rows[...] = wanted
@@ -119,12 +123,13 @@ def _name_others(target: Target, targets: Sequence[Target]) -> str:
 
 
 def _runs(changed: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of what changed, those closer than ``CLOSE`` as one."""
+    """Yield the ranges of what changed, close ones as one."""
     edges = np.flatnonzero(np.diff(changed.view(np.int8), prepend=0, append=0))
     if not edges.size:
         return
     starts, ends = edges[::2], edges[1::2]
-    is_apart = starts[1:] - ends[:-1] > CLOSE
+    gaps = starts[1:] - ends[:-1]
+    is_apart = gaps > (CLOSE if np.count_nonzero(gaps > CLOSE) < MANY else CLOSE_AMONG_MANY)
     yield from zip(starts[np.r_[True, is_apart]].tolist(), ends[np.r_[is_apart, True]].tolist(), strict=True)
 
 

@@ -45,5 +45,7 @@ def find_kept(old: NDArray, given: NDArray, written: NDArray) -> NDArray[np.bool
     if old.dtype.kind == "c" and given.dtype.kind != "c":
         given = given.astype(np.complex128)
     with np.errstate(all="ignore"):
-        kept = (cast(old, given.dtype) == given) | (written == old) | (np.isnan(old) & np.isnan(written))
-    return np.asarray(kept, bool)
+        kept = np.asarray(cast(old, given.dtype) == given, bool)
+        if not kept.all():
+            kept |= (written == old) | (np.isnan(old) & np.isnan(written))
+    return kept
