@@ -18,7 +18,7 @@ from checkpoint_doctor.repair_plan import Plan, plan_repairs
 from checkpoint_doctor.repair_record import Summary
 from checkpoint_doctor.safe_copy import Snapshot
 from checkpoint_doctor.scan import Moment, Watch, diagnose, find_checkpoints, open_checkpoint, warm_up
-from checkpoint_doctor.writing import write_repaired
+from checkpoint_doctor.writing import Writer
 
 ENDING = "_FIXED"
 """Goes between the stem and the suffix of the input's name."""
@@ -175,11 +175,11 @@ class _Surgery:
             operation = replace(operation, outcome=Outcome.PLANNED, output=str(target), remaining=remaining)
             return self._conclude(operation, {})
         loader = self._loader_of(checkpoint)
-        written = write_repaired(
-            checkpoint, examination, plan, loader, snapshot, target,
-            force=self.orders.force, examine=self.examine, plan_again=self.orders.plan,
+        written = Writer(
+            checkpoint, examination, plan, loader, snapshot, target, self.orders.force,
+            rename=lambda name: result_name(name, loader.suffixes), examine=self.examine, plan_again=self.orders.plan,
             describe=lambda facts: self._describe(summary, Outcome.FIXED, facts),
-        )  # fmt: skip
+        ).write()  # fmt: skip
         operation = replace(
             operation, outcome=Outcome.FIXED, output=str(target), remaining=written.examination.findings
         )

@@ -22,8 +22,10 @@ LARGEST_MEMBER = 1 << 27
 """Bytes of a member of a zip that torch is asked to read; it would have to hold a larger one in memory as a whole."""
 
 
-def ask_referees(format: str, original: Path, copy: Path, treatments: Sequence[Treatment]) -> tuple[str, ...]:
-    """Let the format's own library read a copy and compare the repaired tensors; return the names of who was asked.
+def ask_referees(format: str, copies: Sequence[tuple[Path, Path]], treatments: Sequence[Treatment]) -> tuple[str, ...]:
+    """Let the format's own library read the copies and compare the repaired tensors; return the names of who was asked.
+
+    ``copies`` are pairs of an original and its copy: one, or the shards that were changed.
 
     A library that refuses the original as well (for classes that are not installed, say) is not asked.
 
@@ -31,32 +33,34 @@ def ask_referees(format: str, original: Path, copy: Path, treatments: Sequence[T
         RepairFailed: a library cannot read the copy, or reads other values.
     """
     if format == "safetensors":
-        return _ask_safetensors(copy, treatments)
+        return _ask_safetensors([copy for _, copy in copies], treatments)
+    ((original, copy),) = copies
     if format in ("torch", "sb3") and importlib.util.find_spec("torch") is not None:
         read = _read_members if format == "sb3" else _read_file
         return _ask_torch(read, original, copy, treatments)
     return ()
 
 
-def _ask_safetensors(copy: Path, treatments: Sequence[Treatment]) -> tuple[str, ...]:
+def _ask_safetensors(copies: Sequence[Path], treatments: Sequence[Treatment]) -> tuple[str, ...]:
     safetensors = importlib.import_module("safetensors")
-    has_torch = importlib.util.find_spec("torch") is not None
+    # NumPy has no bfloat16 and no float8; torch has, but is only worth its start-up where they occur.
+    native = all(each.new.dtype.kind in "fiubc" for each in treatments)
+    if not native and importlib.util.find_spec("torch") is None:
+        return ()
+    waiting = {each.tensor.name: each for each in treatments}
     try:
-        # NumPy has no bfloat16 and no float8; torch has, but is only worth its start-up where they occur.
-        native = all(each.new.dtype.kind in "fiubc" for each in treatments)
-        with safetensors.safe_open(str(copy), framework="np" if native or not has_torch else "pt") as file:
-            names = set(file.keys())
-            for treatment in treatments:
-                if treatment.tensor.name not in names:
-                    raise _disagreement("safetensors", treatment)
-                if native or has_torch:
-                    value = file.get_tensor(treatment.tensor.name)
+        for copy in copies:
+            with safetensors.safe_open(str(copy), framework="np" if native else "pt") as file:
+                for name in waiting.keys() & set(file.keys()):
+                    value, treatment = file.get_tensor(name), waiting.pop(name)
                     if _bits(value if native else _as_array(value)) != _bits(treatment.new):
                         raise _disagreement("safetensors", treatment)
     except RepairFailed:
         raise
     except Exception as error:
         raise _refusal("safetensors", error) from None
+    for treatment in waiting.values():
+        raise _disagreement("safetensors", treatment)
     return (f"safetensors {safetensors.__version__}",)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoint_doctor.errors import DoctorError, RepairFailed
+from checkpoint_doctor.errors import DoctorError, RepairFailed, UsageError
 from checkpoint_doctor.model import Checkpoint, Examination, Patch
-from checkpoint_doctor.plugins import Loader
-from checkpoint_doctor.proof import Digest, compare_bytes, compare_findings, compare_tensors
+from checkpoint_doctor.plugins import Loader, Reindexer
+from checkpoint_doctor.proof import Digest, compare_bytes, compare_findings, compare_tensors, digest
 from checkpoint_doctor.referees import ask_referees
 from checkpoint_doctor.repair_plan import Plan
 from checkpoint_doctor.safe_copy import (
@@ -18,18 +20,15 @@ from checkpoint_doctor.safe_copy import (
     Snapshot,
     check_target,
     copy_patched,
+    reason,
     take_name,
     temporary_file,
+    temporary_folder,
 )
-from checkpoint_doctor.source import Source
 from checkpoint_doctor.wire import write
 
 RECORD_ENDING = ".ckdoc.json"
 """Follows the result's name in that of its record."""
-
-Examine = Callable[[str | Path], tuple[Checkpoint, Examination]]
-PlanAgain = Callable[[Checkpoint, Examination], Plan]
-Describe = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -42,101 +41,181 @@ class Written:
     """What the record says about the files."""
 
 
-def write_repaired(
-    checkpoint: Checkpoint,
-    examination: Examination,
-    plan: Plan,
-    loader: Loader,
-    snapshot: Snapshot,
-    target: Path,
-    *,
-    force: bool,
-    examine: Examine,
-    plan_again: PlanAgain,
-    describe: Describe,
-) -> Written:
-    """Write a repaired copy with its record, and give both their names when the copy is proven.
+@dataclass(frozen=True)
+class Writer:
+    """Writes one repaired checkpoint with its record; both get their names when the copy is proven."""
 
-    Raises:
-        DoctorError: it cannot be written or proven; nothing is left behind.
-    """
-    record_path = target.with_name(target.name + RECORD_ENDING)
-    for each in (target, record_path):
-        check_target(each, [snapshot.path], force=force)
-    patches = _patch(loader, checkpoint, plan)
-    (source,) = patches
-    if Path(source.name) != snapshot.path:
-        raise RepairFailed(f"{source.name} would have to change along with {snapshot.path}")
-    with (
-        temporary_file(target.parent, snapshot.path.name) as copy,
-        temporary_file(target.parent, snapshot.path.name) as record,
-    ):
-        copy_patched(snapshot.path, copy, patches[source])
-        before, after = compare_bytes(snapshot.path, copy, patches[source])
-        found, readers = _prove(checkpoint, examination, plan, copy, examine, plan_again, snapshot.path)
-        snapshot.verify()
-        facts = {
-            "input": _write_digest(snapshot.path, before),
-            "output": _write_digest(target, after),
-            "proof": {"patches": len(patches[source]), "read_by": list(readers)},
-        }
-        _write_text(record, write(describe(facts)))
-        take_name(copy, target, force=force)
-        take_name(record, record_path, force=force)
-    return Written(found, facts)
+    checkpoint: Checkpoint
+    examination: Examination
+    plan: Plan
+    loader: Loader
+    snapshot: Snapshot
+    """The input as it was before it was opened."""
+    target: Path
+    force: bool
+    rename: Callable[[str], str]
+    """From the file name of a shard to that of its repaired copy."""
+    examine: Callable[[str | Path], tuple[Checkpoint, Examination]]
+    plan_again: Callable[[Checkpoint, Examination], Plan]
+    describe: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    """From what is known of the files to the whole record."""
+
+    def write(self) -> Written:
+        """Do all of it.
+
+        Raises:
+            DoctorError: the result cannot be written or proven; nothing is left behind.
+        """
+        self._check(self.target, [self.snapshot.path])
+        self._check(self._record, [self.snapshot.path])
+        patches = self._patch()
+        if list(patches) == [self.snapshot.path]:
+            return self._write_file(patches[self.snapshot.path])
+        if isinstance(self.loader, Reindexer) and self.snapshot.path not in patches:
+            return self._write_shards(self.loader, patches)
+        raise RepairFailed(f"{self.snapshot.path} cannot be repaired: other files would have to change along with it")
+
+    @property
+    def _record(self) -> Path:
+        return self.target.with_name(self.target.name + RECORD_ENDING)
+
+    def _check(self, target: Path, inputs: Sequence[Path]) -> None:
+        check_target(target, inputs, force=self.force)
+
+    def _patch(self) -> dict[Path, Sequence[Patch]]:
+        try:
+            patches = self.loader.patch(self.checkpoint, self.plan.changes)
+        except DoctorError:
+            raise
+        except Exception as error:
+            raise RepairFailed(
+                f"the loader {self.loader.name} failed with {type(error).__name__}: {error}; nothing was written",
+                REPORT_IT,
+            ) from error
+        if not patches:
+            raise RepairFailed(f"the loader {self.loader.name} patches nothing, though there is something to change")
+        return {Path(source.name): found for source, found in patches.items()}
+
+    def _write_file(self, patches: Sequence[Patch]) -> Written:
+        original, folder = self.snapshot.path, self.target.parent
+        with temporary_file(folder, original.name) as copy, temporary_file(folder, original.name) as record:
+            copy_patched(original, copy, patches)
+            before, after = compare_bytes(original, copy, patches)
+            found, readers = self._prove(copy, [(original, copy)])
+            self.snapshot.verify()
+            facts = {
+                "input": _describe_file(original, before),
+                "output": _describe_file(self.target, after),
+                "proof": _describe_proof(len(patches), readers),
+            }
+            _write_bytes(record, write(self.describe(facts)).encode())
+            take_name(copy, self.target, force=self.force)
+            take_name(record, self._record, force=self.force)
+        return Written(found, facts)
+
+    def _write_shards(self, loader: Reindexer, patches: Mapping[Path, Sequence[Patch]]) -> Written:
+        index, folder = self.snapshot.path, self.target.parent
+        if not os.path.samefile(index.parent, folder):
+            raise UsageError(
+                f"{self.target} would lie apart from the shards that do not change",
+                "leave out --output, or name a file in the folder of the index",
+            )
+        targets = {shard: folder / self.rename(shard.name) for shard in patches}
+        for target in targets.values():
+            self._check(target, [index, *patches])
+        snapshots = [self.snapshot, *map(Snapshot.take, patches)]
+        with (
+            temporary_folder(folder, index.name) as inside,
+            temporary_file(folder, index.name) as new_index,
+            temporary_file(folder, index.name) as record,
+        ):
+            digests = {shard: self._copy_shard(shard, inside / shard.name, patches[shard]) for shard in patches}
+            _stand_in(index.parent, inside)
+            found, readers = self._prove(inside / index.name, [(shard, inside / shard.name) for shard in patches])
+            _write_bytes(
+                new_index,
+                loader.reindex(self.checkpoint, {shard.name: target.name for shard, target in targets.items()}),
+            )
+            for snapshot in snapshots:
+                snapshot.verify()
+            facts = {
+                "input": _describe_file(index, digest(index)),
+                "output": _describe_file(self.target, digest(new_index)),
+                "shards": [
+                    {"input": _describe_file(shard, before), "output": _describe_file(targets[shard], after)}
+                    for shard, (before, after) in digests.items()
+                ],
+                "proof": _describe_proof(sum(map(len, patches.values())), readers),
+            }
+            _write_bytes(record, write(self.describe(facts)).encode())
+            with _undone_on_failure() as named:
+                for shard, target in targets.items():
+                    take_name(inside / shard.name, target, force=self.force)
+                    named.append(target)
+                self._reopen(new_index)
+                take_name(new_index, self.target, force=self.force)
+            take_name(record, self._record, force=self.force)
+        return Written(found, facts)
+
+    def _copy_shard(self, shard: Path, copy: Path, patches: Sequence[Patch]) -> tuple[Digest, Digest]:
+        copy_patched(shard, copy, patches)
+        return compare_bytes(shard, copy, patches)
+
+    def _prove(self, copy: Path, copies: Sequence[tuple[Path, Path]]) -> tuple[Examination, tuple[str, ...]]:
+        """Return what is found in the copy, and which libraries read it.
+
+        Raises:
+            RepairFailed: the copy is not what it should be.
+        """
+        reopened, found = self._reopen(copy)
+        compare_findings(self.examination, found, self.plan, self.plan_again(reopened, found))
+        return found, ask_referees(self.checkpoint.format, copies, self.plan.treatments)
+
+    def _reopen(self, copy: Path) -> tuple[Checkpoint, Examination]:
+        try:
+            reopened, found = self.examine(copy)
+        except DoctorError as error:
+            raise RepairFailed(
+                f"this is a fault in ckdoc: the copy cannot be read ({error.message}); nothing was written", REPORT_IT
+            ) from None
+        compare_tensors(self.checkpoint, reopened, self.plan)
+        return reopened, found
 
 
-def _patch(loader: Loader, checkpoint: Checkpoint, plan: Plan) -> Mapping[Source, Sequence[Patch]]:
+@contextlib.contextmanager
+def _undone_on_failure() -> Iterator[list[Path]]:
+    """Yield a list of files that are removed if what follows fails."""
+    named: list[Path] = []
     try:
-        patches = loader.patch(checkpoint, plan.changes)
-    except DoctorError:
+        yield named
+    except BaseException:
+        for path in named:
+            path.unlink(missing_ok=True)
         raise
-    except Exception as error:
-        raise RepairFailed(
-            f"the loader {loader.name} failed with {type(error).__name__}: {error}; nothing was written", REPORT_IT
-        ) from error
-    if not patches:
-        raise RepairFailed(f"the loader {loader.name} has nothing to patch, though something is to be changed")
-    return patches
 
 
-def _prove(
-    checkpoint: Checkpoint,
-    examination: Examination,
-    plan: Plan,
-    copy: Path,
-    examine: Examine,
-    plan_again: PlanAgain,
-    original: Path,
-) -> tuple[Examination, tuple[str, ...]]:
-    """Return what is found in the copy, and which libraries read it.
-
-    Raises:
-        RepairFailed: the copy is not what it should be.
-    """
-    try:
-        reopened, found = examine(copy)
-    except DoctorError as error:
-        raise RepairFailed(
-            f"this is a fault in ckdoc: the copy cannot be read ({error.message}); nothing was written", REPORT_IT
-        ) from None
-    compare_tensors(checkpoint, reopened, plan)
-    compare_findings(examination, found, plan, plan_again(reopened, found))
-    return found, ask_referees(checkpoint.format, original, copy, plan.treatments)
+def _stand_in(folder: Path, inside: Path) -> None:
+    """Let a folder show the files of another that it does not hold itself."""
+    for each in folder.resolve().iterdir():
+        stand_in = inside / each.name
+        if each.is_file() and not each.name.startswith(".") and not stand_in.exists():
+            stand_in.symlink_to(each)
 
 
-def _write_digest(path: Path, digest: Digest) -> dict[str, Any]:
+def _describe_file(path: Path, digest: Digest) -> dict[str, Any]:
     return {"path": str(path), "size": digest.size, "sha256": digest.sha256}
 
 
-def _write_text(path: Path, text: str) -> None:
-    import os
+def _describe_proof(patches: int, readers: Sequence[str]) -> dict[str, Any]:
+    return {"patches": patches, "read_by": list(readers)}
 
+
+def _write_bytes(path: Path, content: bytes) -> None:
     try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(path, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(path, 0o644)
     except OSError as error:
-        raise RepairFailed(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
+        raise RepairFailed(f"cannot write {path}: {reason(error)}", "make room on the disk") from None

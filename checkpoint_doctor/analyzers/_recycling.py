@@ -97,6 +97,8 @@ def find_renewed(moments: Moments, optimizer: Optimizer, *, along_rows: bool) ->
         return None
     # Where no gradient ever came, a start above zero is one single number too.
     untouched = untouched_level(moments, optimizer, of_root=True)
+    if untouched is None:
+        return None
     candidates: NDArray[np.bool_] = root > max(_RENEWED, untouched)
     if first is not None:
         candidates = candidates & (first == 0)
