@@ -214,11 +214,7 @@ class _Planner:
         work = self.works.get(first.name)
         if work is None:
             work = self.works[first.name] = _Work(first, first.array, tied=tied[1:])
-        known = {(each.treatment, each.tensor) for _, each in work.repairs}
-        if (repair.treatment, repair.tensor) not in known and not any(
-            other.treatment == repair.treatment and other.tensor in tied for _, other in work.repairs
-        ):
-            work.repairs.append((finding, repair))
+        work.repairs.append((finding, repair))
 
     def _tied(self, tensor: Tensor) -> tuple[str, ...]:
         """Return all names of the same bytes, in file order, the tensor's own among them."""
@@ -247,7 +243,8 @@ class _Planner:
 
     def _apply(self, work: _Work) -> None:
         random = generator(self.seed, work.tensor.name)
-        for _, repair in work.repairs:
+        # Two findings may ask for the same: a bias of its own and of its component, a tensor under either of two names.
+        for repair in {repair.treatment: repair for _, repair in work.repairs}.values():
             new = round_toward_zero(np.asarray(repair.renew(_widen(work.values), random)), work.values)
             if differs(work.values, new).any():  # an earlier one may have done all there was to do
                 work.words.append(repair.treatment)

@@ -15,6 +15,9 @@ RECTIFIERS = frozenset({"ReLU", "ReLU6"})
 SQUASHERS = frozenset({"Tanh", "Sigmoid", "Hardtanh"})
 """Activations that give a constant, and pass next to no gradient, far from 0 on both sides."""
 
+ZERO_AT_ZERO = RECTIFIERS | {"LeakyReLU", "ELU", "CELU", "SELU", "GELU", "SiLU", "Mish", "Tanh", "Hardtanh"}
+"""Activations that give 0 for 0."""
+
 _TANH_BY_DEFAULT = frozenset({"PPO", "A2C", "TRPO", "MaskablePPO", "RecurrentPPO"})
 _RELU_BY_DEFAULT = frozenset({"DQN", "QRDQN", "SAC", "TD3", "DDPG", "TQC", "CrossQ", "HER", "ARS"})
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._activations import SQUASHERS, activation_of
 from checkpoint_doctor.analyzers._initial_values import initialization_of
 from checkpoint_doctor.analyzers._training import untouched_level
 from checkpoint_doctor.anatomy import Kind
@@ -32,13 +31,11 @@ _RENEWED = 1e-15
 def recycle(layer: Layer, units: Sequence[int], checkpoint: Checkpoint) -> list[Repair]:
     """Return the repairs that recycle units whose output is 0; empty where it cannot be done without other effects.
 
-    It cannot where a norm follows, where not all the layers that read the units are known, where the activation gives
-    no 0 for a unit that fell silent (tanh, sigmoid), and in recurrent layers, whose units also read one another.
+    It cannot where a norm follows, where not all the layers that read the units are known, and in recurrent layers,
+    whose units also read one another. That the output is 0 is for the caller to prove.
     """
     weight = layer.weight
     if not units or weight is None or layer.kind not in (Kind.LINEAR, Kind.CONV) or not layer.followers:
-        return []
-    if activation_of(layer, checkpoint) in SQUASHERS:
         return []
     rule = initialization_of(weight, layer, checkpoint)
     outgoing = [_outgoing(name, layer, units, checkpoint) for name in layer.followers]

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from checkpoint_doctor.analyzers._activations import ZERO_AT_ZERO, activation_of
 from checkpoint_doctor.analyzers._judgement import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._normal_zeros import explain_zero_weight, is_fixed_transform
-from checkpoint_doctor.analyzers._recycling import find_renewed
+from checkpoint_doctor.analyzers._recycling import find_renewed, recycle
 from checkpoint_doctor.analyzers._testimony import Cause
 from checkpoint_doctor.anatomy import Kind
 from checkpoint_doctor.initialization import OUTPUT_LIMIT, draw_uniform, fill
@@ -25,7 +26,7 @@ def _matrices(layer: Layer) -> Iterator[Tensor]:
             yield tensor
 
 
-@rule("NET002", "disconnected-units", Severity.WARNING, on=Layer)
+@rule("NET002", "disconnected-units", Severity.WARNING, on=Layer, fix=Safety.ON_REQUEST)
 def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 0.5) -> Iterator[Finding]:
     """Units have an incoming row, or an outgoing column, of exact zeros.
 
@@ -40,8 +41,9 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
         updates. Grouped and masked layers have zero blocks by design.
 
     What to do:
-        Find what wrote the zeros. ``ckdoc fix --recycle`` draws the incoming rows anew and leaves the outgoing columns
-        at zero, so that the function stays the same and the units can learn again.
+        Find what wrote the zeros. ``ckdoc fix --recycle`` draws zero incoming rows anew and sets the outgoing columns
+        to zero where the units' output is certainly 0 (no bias, a known activation), so that the function stays the
+        same and the units can learn again. Units with incoming weights alone come back with the next updates.
 
     References:
         Sokar et al. 2302.12902 (ReDo); in 111 published agents no weight is exactly 0.0.
@@ -56,6 +58,8 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
         if is_zero(tensor):
             continue
         rows, columns = vitals.zero_rows.tolist(), vitals.zero_columns.tolist()
+        if _is_tied_to_embedding(tensor, checkpoint):
+            rows = []  # the embedding's own: padding, words without a vector
         # A first layer's zero columns are inputs that it ignores, not units; its inputs are another rule's subject.
         units_before = layer.previous is not None or layer.kind in (Kind.LSTM, Kind.GRU, Kind.RNN)
         if rows:
@@ -66,6 +70,7 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
                 tensor,
                 severity=_weigh(checkpoint, tensor, pruned),
                 evidence={"units": rows, "of": tensor.shape[0], "side": "incoming", "cause": testimony.cause.value},
+                repairs=_recycle_constant(layer, tensor, rows, checkpoint),
                 advice=testimony.advice if judged else "",
             )
         if columns and units_before:
@@ -76,6 +81,23 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
                 severity=_weigh(checkpoint, tensor, pruned, renewed=_are_renewed(tensor, columns, checkpoint)),
                 evidence={"units": columns, "of": tensor.shape[1], "side": "outgoing"},
             )
+
+
+def _recycle_constant(layer: Layer, tensor: Tensor, rows: list[int], checkpoint: Checkpoint) -> list[Repair]:
+    """Recycle units without incoming weights whose output is certainly 0: no bias, and an activation that keeps 0."""
+    if tensor is not layer.weight or layer.transposed or activation_of(layer, checkpoint) not in ZERO_AT_ZERO:
+        return []
+    silent = rows if layer.bias is None else [row for row in rows if layer.bias.array[row] == 0]
+    return recycle(layer, silent, checkpoint)
+
+
+def _is_tied_to_embedding(tensor: Tensor, checkpoint: Checkpoint) -> bool:
+    return bool(tensor.storage) and any(
+        tensor.is_tied_to(table)
+        for layer in checkpoint.layers
+        if layer.kind is Kind.EMBEDDING
+        for table in layer.tensors.values()
+    )
 
 
 def _are_renewed(tensor: Tensor, columns: list[int], checkpoint: Checkpoint) -> bool:

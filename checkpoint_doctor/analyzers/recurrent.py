@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoint_doctor.analyzers._gates import gate_biases, gate_rows, renew_bias
 from checkpoint_doctor.analyzers._judgement import RECURRENT, find_zero_biases, judge_zeros
 from checkpoint_doctor.analyzers._training import rows_were_trained
 from checkpoint_doctor.anatomy import Kind
-from checkpoint_doctor.initialization import BIAS_LIMIT, FORGET_BIAS, draw_uniform, fill, in_turn, within
-from checkpoint_doctor.model import Checkpoint, Finding, Layer, Repair, Safety, Severity, Tensor
+from checkpoint_doctor.initialization import BIAS_LIMIT, FORGET_BIAS, fill, within
+from checkpoint_doctor.model import Checkpoint, Finding, Layer, Repair, Safety, Severity
 from checkpoint_doctor.rule import rule
-
-_GATES = {Kind.LSTM: ("input", "forget", "cell", "output"), Kind.GRU: ("reset", "update", "new")}
-"""Order of the gates' rows in PyTorch's weights and biases (``torch.nn.LSTM``, ``torch.nn.GRU``)."""
 
 _SIGMOID = ("input", "forget", "output", "reset", "update")
 
 
-def gate_rows(layer: Layer) -> Mapping[str, slice]:
-    """Return the rows of each gate in the layer's weights and biases; empty where the layer has no gates."""
-    names = _GATES.get(layer.kind, ())
-    rows = next((part.shape[0] for role, part in layer.tensors.items() if role in ("weight_hh", "bias_ih")), 0)
-    size = rows // len(names) if names else 0
-    return {name: slice(order * size, (order + 1) * size) for order, name in enumerate(names)} if size else {}
-
-
-def _biases(layer: Layer) -> list[Tensor]:
-    return [layer.tensors[role] for role in ("bias_ih", "bias_hh") if role in layer.tensors]
-
-
 def _effective_bias(layer: Layer) -> NDArray | None:
-    biases = _biases(layer)
+    biases = gate_biases(layer)
     if not biases or any(bias.shape != biases[0].shape or not bias.is_floating for bias in biases):
         return None
     total: NDArray = np.sum([bias.array.astype(np.float64) for bias in biases], axis=0)
@@ -63,7 +49,7 @@ def forget_gate_bias(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     bias = _effective_bias(layer)
     if layer.kind is not Kind.LSTM or rows is None or bias is None or bias[rows].any():
         return
-    biases = _biases(layer)
+    biases = gate_biases(layer)
     severity, testimony = judge_zeros(biases[0], checkpoint, layer, rows)
     if severity is None:
         return
@@ -122,25 +108,9 @@ def gate_bias_collapse(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> 
                 "updates": each.testimony.updates,
                 "held_by_optimizer": each.testimony.held,
             },
-            repairs=[_renew_gate_bias(each.layer, each.tensor, limit)],
+            repairs=[renew_bias(each.layer, each.tensor, limit)],
             advice=each.testimony.advice,
         )
-
-
-def _renew_gate_bias(layer: Layer, tensor: Tensor, limit: float) -> Repair:
-    forget = gate_rows(layer).get("forget")
-    if forget is None:
-        return Repair(tensor.name, f"uniform(-{limit}, {limit})", draw_uniform(limit))
-    other = [each for each in _biases(layer) if each is not tensor]
-    # Where the other bias is alive, the pair already has an effective forget bias, and this one need not add to it.
-    if any(each.array[forget].any() for each in other):
-        return Repair(tensor.name, f"uniform(-{limit}, {limit})", draw_uniform(limit))
-    value = FORGET_BIAS if tensor is layer.tensors.get("bias_ih") or len(_biases(layer)) == 1 else 0.0
-    return Repair(
-        tensor.name,
-        f"uniform(-{limit}, {limit}), forget gate {value}",
-        in_turn([draw_uniform(limit), within(forget, fill(value))]),
-    )
 
 
 @rule("RNN003", "gate-saturation", Severity.WARNING, on=Layer)
@@ -169,7 +139,7 @@ def gate_saturation(layer: Layer, *, limit: float = 15.0, share: float = 0.25) -
             yield gate_saturation.finding(
                 f"{stuck.size} of {rows.stop - rows.start} {gate}-gate biases exceed ±{limit:g} "
                 f"(up to {np.abs(bias[rows]).max():.3g}): the gate cannot move",
-                _biases(layer)[0],
+                gate_biases(layer)[0],
                 evidence={"gate": gate, "units": [int(each) for each in stuck]},
             )
 

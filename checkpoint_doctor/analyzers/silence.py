@@ -11,7 +11,7 @@ from checkpoint_doctor.analyzers._downstream import Downstream, ask_readers
 from checkpoint_doctor.analyzers._recycling import recycle
 from checkpoint_doctor.analyzers._units import Hearing, hear_inputs, hear_units, input_weight
 from checkpoint_doctor.anatomy import Kind
-from checkpoint_doctor.model import Checkpoint, Finding, Layer, Safety, Severity
+from checkpoint_doctor.model import Checkpoint, Finding, Layer, Repair, Safety, Severity
 from checkpoint_doctor.rule import rule
 
 _WITH_UNITS = (Kind.LINEAR, Kind.CONV, Kind.LSTM, Kind.GRU, Kind.RNN)
@@ -69,7 +69,7 @@ def silent_units(
         layer,
         severity=severity,
         evidence=_evidence(hearing, downstream),
-        repairs=[] if downstream is None else recycle(layer, np.flatnonzero(downstream.dead).tolist(), checkpoint),
+        repairs=_recycle_dead(layer, downstream, checkpoint),
         advice=_advise(hearing, downstream, checkpoint, layer),
     )
 
@@ -207,6 +207,13 @@ def _advise(hearing: Hearing, downstream: Downstream | None, checkpoint: Checkpo
             "layer norm before the activation."
         )
     return ""
+
+
+def _recycle_dead(layer: Layer, downstream: Downstream | None, checkpoint: Checkpoint) -> list[Repair]:
+    """Recycle the units whose output is 0: nothing of it reaches readers that learn. A tanh at its end gives ±1."""
+    if downstream is None or activation_of(layer, checkpoint) in SQUASHERS:
+        return []
+    return recycle(layer, np.flatnonzero(downstream.dead).tolist(), checkpoint)
 
 
 def _ranges(indices: Sequence[int]) -> str:

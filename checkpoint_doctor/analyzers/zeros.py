@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from checkpoint_doctor.analyzers._gates import renew_bias
 from checkpoint_doctor.analyzers._initial_values import redraw
 from checkpoint_doctor.analyzers._judgement import RECURRENT, ZeroBias, find_zero_biases, is_zero, judge_zeros
 from checkpoint_doctor.analyzers._normal_zeros import explain_zero_weight
 from checkpoint_doctor.analyzers._sparsity import describe_sparsity, scattered_zeros
 from checkpoint_doctor.anatomy import Kind
-from checkpoint_doctor.initialization import BIAS_LIMIT, draw_uniform
-from checkpoint_doctor.model import Checkpoint, Finding, Layer, Repair, Safety, Severity
+from checkpoint_doctor.initialization import BIAS_LIMIT
+from checkpoint_doctor.model import Checkpoint, Finding, Layer, Safety, Severity
 from checkpoint_doctor.rule import rule
 
 _DENSE = (Kind.LINEAR, Kind.CONV, Kind.LSTM, Kind.GRU, Kind.RNN, Kind.ATTENTION, Kind.EMBEDDING)
@@ -134,7 +135,7 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
                 "updates": each.testimony.updates,
                 "held_by_optimizer": each.testimony.held,
             },
-            repairs=[Repair(each.tensor.name, f"uniform(-{limit}, {limit})", draw_uniform(limit))],
+            repairs=[renew_bias(each.layer, each.tensor, limit)],
             advice=each.testimony.advice,
         )
 
@@ -192,6 +193,7 @@ def bias_collapse(checkpoint: Checkpoint, *, share: float = 0.5, fewest: int = 3
             "layers": list(dict.fromkeys(each.layer.name for each in alive)),
             "tensors": [each.tensor.name for each in alive],
         },
+        repairs=[renew_bias(each.layer, each.tensor, BIAS_LIMIT) for each in alive],
         advice=worst.testimony.advice,
     )
 

@@ -130,9 +130,11 @@ def _draw(operation: Operation) -> Iterator[str]:
             "become 0, second moments the median of the healthy ones",
             "  ",
         )
-    for upstream in summary.upstream:
+    for advice in dict.fromkeys(each.advice for each in summary.upstream):
+        subjects = [each.subject for each in summary.upstream if each.advice == advice]
+        rest = f" and {len(subjects) - 3:,} more" if len(subjects) > 3 else ""
         yield ""
-        yield from _wrap(f"will not last in {upstream.subject} unless the cause goes: {upstream.advice}", "  ! ")
+        yield from _wrap(f"will not last in {', '.join(subjects[:3])}{rest} unless the cause goes. {advice}", "  ! ")
     for left in summary.untreated:
         yield ""
         yield from _wrap(f"not fixed: {left.code} {left.name} in {left.subject}, since {left.why}", "  – ")
