@@ -268,7 +268,10 @@ def test_what_a_pickle_spells_out_as_text_is_refused_with_the_reason(protocol: i
     state = {"tensor": torch.ones(3), "array": np.ones(3)}
     for name in state:
         error = refusal(loader, pickle.dumps(state, protocol), by_name({name: np.zeros(3)}))
-        assert error.message == f"{name} cannot be changed in place: its pickle spells its bytes out as text"
+        assert (
+            error.message
+            == f"{name} cannot be changed in place: its pickle spells its numbers out instead of holding their bytes"
+        )
         assert "torch.save" in error.hint
 
 

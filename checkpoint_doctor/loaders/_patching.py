@@ -58,20 +58,32 @@ def _patch_file(file: Source, targets: list[Target]) -> list[Patch]:
     patches.sort(key=_offset)
     for member, base in _innermost_first(targets):
         start = base + member.data_offset
-        inside = patches[
-            bisect_left(patches, start, key=_offset) : bisect_left(patches, start + member.size, key=_offset)
-        ]
+        inside = _within(start, start + member.size, patches)
+        if inside is None:
+            raise _contradictory(file, f"{member.name} overlaps another member")
         if inside:
             patches += renew_checksum(file, base, member, inside)
             patches.sort(key=_offset)
     for patch, following in pairwise(patches):
         if patch.offset + len(patch.old) > following.offset:
-            raise RepairFailed(
-                f"{file.name} cannot be changed in place: {patch.reason} and {following.reason} share the byte "
-                f"{following.offset:,}",
-                "the archive contradicts itself: save it again with the library it comes from",
-            )
+            raise _contradictory(file, f"{patch.reason} and {following.reason} share the byte {following.offset:,}")
     return patches
+
+
+def _within(start: int, end: int, patches: Sequence[Patch]) -> list[Patch] | None:
+    """Return the patches between two places in a file, ``None`` where one lies across either of them."""
+    first, last = bisect_left(patches, start, key=_offset), bisect_left(patches, end, key=_offset)
+    for place, before in ((start, first), (end, last)):
+        if before and patches[before - 1].offset + len(patches[before - 1].old) > place:
+            return None
+    return list(patches[first:last])
+
+
+def _contradictory(file: Source, how: str) -> RepairFailed:
+    return RepairFailed(
+        f"{file.name} cannot be changed in place, because it contradicts itself: {how}",
+        "save it again with the library it comes from",
+    )
 
 
 def _group_overlapping(targets: Iterable[Target]) -> Iterator[list[Target]]:

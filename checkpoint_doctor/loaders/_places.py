@@ -34,7 +34,7 @@ def locate(source: Source, name: str) -> Place:
         )
     if isinstance(source, SpelledOut):
         raise RepairFailed(
-            f"{name} cannot be changed in place: its pickle spells its bytes out as text",
+            f"{name} cannot be changed in place: its pickle spells its numbers out instead of holding their bytes",
             "load the file and save it again with torch.save, the values as tensors",
         )
     if not isinstance(source, Section):

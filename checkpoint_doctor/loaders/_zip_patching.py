@@ -30,6 +30,8 @@ def renew_checksum(file: Source, base: int, member: Member, patches: list[Patch]
         RepairFailed: the member's bytes do not fit its CRC-32 as they are, or its records contradict each other.
         UnreadableCheckpoint: the file can no longer be read.
     """
+    if member.size != member.compressed_size:
+        raise _damaged(file, f"its directory declares two sizes for {member.name}, which is stored as it is")
     if member.damage is not None:
         raise _damaged(file, member.damage.message)
     if member.crc == 0:
