@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_files import opened, saved
 
+from checkpoint_doctor.analyzers.optimizer import untrained_tensor
 from checkpoint_doctor.loaders._optimizer_state import read_optimizer
 from checkpoint_doctor.model import Optimizer
+from checkpoint_doctor.testing import findings_of
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -235,6 +237,24 @@ def test_an_optimizer_of_another_model_is_a_mismatch_with_the_first_place() -> N
     assert "state 0 has shape [8, 4], but 0.weight has [9, 4]" in found.mismatch
     more = optimizer_in({"model": network(4, 8).state_dict(), "optimizer": optimizer.state_dict()})
     assert "holds 4 parameters, but the model has 2" in more.mismatch
+
+
+def test_switches_kept_as_parameters_take_their_places() -> None:
+    class Quantized(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.output_shift = nn.Parameter(torch.zeros(1), requires_grad=False)
+            self.weight_bits = nn.Parameter(torch.tensor([8]), requires_grad=False)
+            self.quantize = nn.Parameter(torch.tensor([True]), requires_grad=False)
+            self.op = nn.Linear(width, width)
+
+    model = nn.Sequential(Quantized(4), Quantized(4))
+    fixed = tuple(each for each in model.parameters() if not each.requires_grad)
+    optimizer = train(torch.optim.Adam(model.parameters()), updates=20, without=fixed)
+    checkpoint = opened(saved({"model": model.state_dict(), "optimizer": optimizer.state_dict()}))
+    [found] = checkpoint.optimizers
+    assert names(found) == true_names(model, optimizer)
+    assert findings_of(untrained_tensor, checkpoint) == []
 
 
 def test_each_of_several_models_finds_its_optimizer() -> None:

@@ -97,6 +97,31 @@ def test_shared_and_recursive_structures_keep_their_shape() -> None:
     assert found[2] is found
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_method_is_recorded_by_its_whole_name(protocol: int) -> None:
+    machine, found = machine_of(pickle.dumps([OrderedDict.fromkeys, Counter.total], protocol))
+    assert [each.qualified for each in found[:1]] == ["collections.OrderedDict.fromkeys"]
+    assert found[1].qualified == "collections.Counter.total"
+    assert not any(name == "getattr" for _, name in machine.names)
+
+
+def test_the_method_of_an_object_is_recorded_under_its_class_and_keeps_the_object() -> None:
+    bound = (
+        b"\x80\x02c__builtin__\ngetattr\ncmodels\nNet\n)\x81}X\x01\x00\x00\x00wK\x07sbX\x07\x00\x00\x00forward\x86R."
+    )
+    machine, found = machine_of(bound)
+    assert found.type_name == "models.Net.forward"
+    assert found.arguments[0].attributes == {"w": 7}
+    assert set(machine.names) == {("models", "Net"), ("models", "Net.forward")}
+
+
+@pytest.mark.parametrize("arguments", [b"(X\x01\x00\x00\x00aX\x05\x00\x00\x00upper", b"(cmodels\nNet\nK\x01"])
+def test_getattr_for_anything_else_stays_recorded_as_called(arguments: bytes) -> None:
+    spelled = b"\x80\x02c__builtin__\ngetattr\nq\x00(cmodels\nNet\nX\x03\x00\x00\x00runtR0"
+    machine, _ = machine_of(spelled + b"h\x00" + arguments + b"tR.")
+    assert machine.names["__builtin__", "getattr"].called
+
+
 def test_unknown_objects_are_described_and_not_made() -> None:
     class Thing:
         def __reduce__(self) -> Any:

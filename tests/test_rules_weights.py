@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -151,6 +152,17 @@ def test_every_rule_keeps_the_contract(rule: Rule):
 
 
 HEALTHY: Mapping[str, Callable[[], Weights]] = {
+    "a batch norm of PyTorch 1.1 that the network never calls": lambda: batch_norm_net(
+        bn1__weight=np.random.default_rng(0).uniform(size=16).astype(np.float32),
+        bn1__bias=np.zeros(16, np.float32),
+        bn1__running_mean=np.zeros(16, np.float32),
+        bn1__running_var=np.ones(16, np.float32),
+    ),
+    "a codebook that follows moving averages": lambda: mlp(
+        vq___ema_w=np.random.default_rng(0).normal(scale=5000, size=(64, 16)).astype(np.float32),
+        vq___ema_cluster_size=np.geomspace(0.001, 5e4, 64).astype(np.float32),
+        vq__embedding__weight=np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32),
+    ),
     "a fresh network": mlp,
     "an LSTM": lstm,
     "a GRU": lambda: lstm(gates=3, prefix="gru."),
@@ -381,6 +393,16 @@ def test_dead_rows_are_listed_completely_and_not_counted_as_scattered():
     assert findings_of(zeros.partial_zeros, build_checkpoint(weights)) == []
 
 
+def test_the_padding_row_of_a_tied_head_is_the_embeddings_own():
+    table = np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32)
+    table[0] = 0
+    apart = build_checkpoint({"embed_tokens.weight": table, "lm_head.weight": table})
+    (finding,) = findings_of(network.disconnected_units, apart)
+    assert finding.tensor == "lm_head.weight"
+    tied = tuple(replace(tensor, storage="shared") for tensor in apart.tensors)
+    assert findings_of(network.disconnected_units, replace(apart, tensors=tied)) == []
+
+
 def test_all_biases_zero_is_one_pattern_with_all_its_members():
     weights = mlp()
     for name in ("net.0.bias", "net.2.bias", "net.4.bias"):
@@ -528,6 +550,14 @@ def test_a_pickle_that_would_act_is_an_error(name: str):
     (finding,) = findings_of(files.unsafe_pickle, with_names(PickledName(module, function, called=True)))
     assert finding.severity is ERROR
     assert name in finding.message
+
+
+@pytest.mark.parametrize(
+    "name", ["os.system", "Net.__init__.__globals__", "Net.__subclasses__", "serialization.os.popen", "sys.modules"]
+)
+def test_a_name_that_leads_out_of_its_module_is_an_error(name: str):
+    (finding,) = findings_of(files.unsafe_pickle, with_names(PickledName("torch", name)))
+    assert finding.severity is ERROR
 
 
 def test_a_programs_own_classes_are_a_note():

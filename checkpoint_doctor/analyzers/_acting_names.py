@@ -127,6 +127,24 @@ _HARMLESS = frozenset(
     }
 )
 
+_WAYS_OUT = frozenset(
+    {
+        "__globals__",
+        "func_globals",
+        "__builtins__",
+        "__subclasses__",
+        "__dict__",
+        "__code__",
+        "__import__",
+        "__getattribute__",
+        "__reduce__",
+        "__reduce_ex__",
+        "__loader__",
+        "__spec__",
+    }
+)
+"""Attributes that lead from a harmless class or function to the rest of the interpreter."""
+
 _CODE_BY_VALUE = ("cloudpickle.", "dill.")
 """Libraries that store functions and classes by value; SB3 puts schedules into ``data`` this way."""
 
@@ -135,7 +153,10 @@ def can_act(each: PickledName) -> bool:
     """Say whether a name reaches outside the process, or runs code that it is handed."""
     if each.known or each.qualified in _HARMLESS or _rebuilds_a_function(each):
         return False
-    return each.module.partition(".")[0] in _ABLE_TO_ACT or each.qualified in _ABLE_TO_ACT_BY_NAME
+    if each.module.partition(".")[0] in _ABLE_TO_ACT or each.qualified in _ABLE_TO_ACT_BY_NAME:
+        return True
+    parts = each.name.split(".")
+    return not _ABLE_TO_ACT.isdisjoint(parts[:-1]) or not _WAYS_OUT.isdisjoint(parts)
 
 
 def _rebuilds_a_function(each: PickledName) -> bool:

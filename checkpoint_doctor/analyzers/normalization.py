@@ -141,15 +141,16 @@ def norm_statistics(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         that are still 0 and 1 under trained weights give a network that works in training and fails in use.
 
     When it is normal:
-        Before the first batch. A variance of exactly zero in some channels belongs to channels that are constant: a
-        note.
+        Before the first batch, and in a norm that the network never calls. A variance of exactly zero in some channels
+        belongs to channels that are constant: a note.
 
     What to do:
         Run a few hundred batches in ``train()`` mode without gradient steps to estimate them again, and look for
         ``track_running_stats=False``, ``momentum=0`` or a norm that was always in ``eval()`` mode.
 
     References:
-        Ioffe and Szegedy 1502.03167; ``torch.nn.BatchNorm2d`` (running mean 0, running variance 1, one count a batch).
+        Ioffe and Szegedy 1502.03167; ``torch.nn.BatchNorm2d`` (running mean 0, running variance 1, one count a batch;
+        up to PyTorch 1.1 the gain was drawn from U(0, 1), pytorch issue 12259).
     """
     variance = layer.tensors.get("running_var")
     if variance is None or not variance.size:
@@ -189,9 +190,23 @@ def _is_trained(layer: Layer, checkpoint: Checkpoint) -> bool:
     gain = layer.weight
     if gain is None or checkpoint.is_untrained:
         return False
-    moved = not (gain.vitals.minimum == gain.vitals.maximum == 1)
+    moved = not (gain.vitals.minimum == gain.vitals.maximum == 1) and not _is_drawn_uniformly(layer, gain)
     moments = checkpoint.moments.get(gain.name)
     return moved or bool(moments and moments.second and not is_zero(moments.second))
+
+
+def _is_drawn_uniformly(layer: Layer, gain: Tensor) -> bool:
+    """True where the gain still is the U(0, 1) that PyTorch drew up to 1.1, beside biases of exactly zero.
+
+    The width of the accepted band is four standard errors of the mean and of the variance of as many draws.
+    """
+    vitals = gain.vitals
+    if not is_zero(layer.tensors.get("bias")) or vitals.minimum is None or vitals.maximum is None:
+        return False
+    if vitals.mean is None or vitals.std is None or not 0 <= vitals.minimum <= vitals.maximum <= 1:
+        return False
+    draws = float(np.sqrt(gain.size))
+    return bool(abs(vitals.mean - 0.5) < 4 * 0.289 / draws and abs(vitals.std**2 - 1 / 12) < 4 * 0.0745 / draws)
 
 
 @rule("NRM004", "low-precision-stall", Severity.WARNING, on=Layer)

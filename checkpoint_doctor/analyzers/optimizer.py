@@ -9,8 +9,9 @@ from math import sqrt
 from checkpoint_doctor.analyzers._moments import effective_step, implied_gradient_norm, second_correction
 from checkpoint_doctor.analyzers._normal_zeros import explain_zero_bias
 from checkpoint_doctor.analyzers._training import was_trained
+from checkpoint_doctor.anatomy import Kind
 from checkpoint_doctor.initialization import fill
-from checkpoint_doctor.model import Checkpoint, Finding, Optimizer, Repair, Safety, Severity, Tensor
+from checkpoint_doctor.model import Checkpoint, Finding, Moments, Optimizer, Repair, Safety, Severity, Tensor
 from checkpoint_doctor.rule import rule
 
 _CLIP_SETTINGS = ("max_grad_norm", "gradient_clip_val", "clip_grad_norm", "grad_clip", "max_norm", "gradient_clipping")
@@ -32,7 +33,8 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
 
     When it is normal:
         Backbones frozen on purpose. Target networks, TRPO's policy and the target half in DQN files before 2.4 are in
-        their optimizer and never stepped by it; they are passed over.
+        their optimizer and never stepped by it; they are passed over, and so are switches kept as parameters: integers
+        and lone numbers without state (bit widths, shifts, thresholds of quantized training).
 
     What to do:
         If it should learn, look for ``requires_grad=False``, ``.detach()``, ``torch.no_grad()`` or a loss that leaves
@@ -49,7 +51,9 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
     verdicts = {
         tensor.name: was_trained(tensor, checkpoint)
         for moments in optimizer.parameters
-        if (tensor := checkpoint.by_name.get(moments.tensor or "")) is not None and tensor.size
+        if (tensor := checkpoint.by_name.get(moments.tensor or "")) is not None
+        and tensor.size
+        and not _is_switch(tensor, moments, checkpoint)
     }
     if True not in verdicts.values():
         return
@@ -74,6 +78,14 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
             },
             advice=_NO_GRADIENT if stateless else _ZERO_GRADIENT,
         )
+
+
+def _is_switch(tensor: Tensor, moments: Moments, checkpoint: Checkpoint) -> bool:
+    """True for a setting kept as a parameter without gradient: no optimizer makes state for it."""
+    if moments.state:
+        return False
+    alone = checkpoint.layer_of[tensor.name].kind is Kind.PARAMETER
+    return not tensor.is_floating or (tensor.size == 1 and alone)
 
 
 @rule("OPT002", "optimizer-mismatch", Severity.ERROR, on=Optimizer)

@@ -45,7 +45,8 @@ _BUFFER = re.compile(
     | num_batches_tracked | (.*_)?(counts?|counter|num_updates|n_updates|initialized|initted|global_step) | steps?
     | (log_one_minus_|one_minus_)?(sqrt_)?(recip(m1)?_|one_minus_|log_one_minus_)*(alphas|betas)(_cumprod(_prev)?)?
     | sqrt_(recip|recipm1|one_minus)_alphas_cumprod | posterior_.* | log_one_minus_alphas_cumprod | sigmas | logvar_init
-    | running_(mean|var|std) | mean | var | std | cluster_size | embed_avg | anchors | anchor_grid
+    | running_(mean|var|std) | mean | var | std | (_?ema_)?cluster_size | embed_avg
+    | _?ema_(w|embed|embeddings?|dw) | anchors | anchor_grid
     | relative_position_index | relative_coords_table
     | _float_tensor | version | zero_point | absmax | nested_absmax | (nested_)?quant_map | quant_state.*
     | _?amax | (input|output|k|v|q|weight)_scale(_inv)? | bitsandbytes__.* | scales | qzeros | g_idx | SCB

@@ -34,12 +34,12 @@ class Match:
     """How the optimizer contradicts the model."""
 
 
-def trainable(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Return the tensors that an optimizer may hold, in order: no buffers, no integers, tied ones once."""
+def trainable(tensors: Iterable[Tensor], *, integers: bool = False) -> list[Tensor]:
+    """Return the tensors that an optimizer may hold, in order: no buffers, tied ones once, integers only if asked."""
     kept: list[Tensor] = []
     seen: set[tuple[str, tuple[int, int]]] = set()
     for tensor in tensors:
-        if tensor.is_buffer or not tensor.is_floating or BUFFER.search(tensor.name):
+        if tensor.is_buffer or not (integers or tensor.is_floating) or BUFFER.search(tensor.name):
             continue
         place = (tensor.storage, tensor.storage_range)
         if tensor.storage and tensor.size:
@@ -84,6 +84,10 @@ def match_by_shape(
     fitting = list(_fitting(groups, candidates))
     if len(fitting) > 1 and len(akin) == 1:
         fitting = list(_fitting(groups, {akin[0]: candidates[akin[0]]})) or fitting
+    if not fitting:
+        # Who keeps switches and bit widths as parameters without gradient hands them to the optimizer as well.
+        whole = {name: trainable(models[name], integers=True) for name in candidates}
+        fitting = [kept for kept in _fitting(groups, whole) if _leaves_integers_alone(slots, kept)]
     if len(fitting) > 1:
         return Match(nothing, "several state dicts of the file fit it equally well")
     if fitting:
@@ -141,6 +145,12 @@ def _fits(groups: Sequence[Sequence[Shape | None]], parameters: Sequence[Tensor]
     if len(groups) == 1:
         return not _first_contradiction(slots, parameters)
     return _is_contained(slots, parameters) and all(_is_in_order(group, parameters) for group in groups)
+
+
+def _leaves_integers_alone(slots: Sequence[Shape | None], parameters: Sequence[Tensor]) -> bool:
+    """Return whether there is state, and none for what has no gradient."""
+    pairs = [(slot is None, tensor.is_floating) for slot, tensor in zip(slots, parameters, strict=True)]
+    return (False, True) in pairs and (False, False) not in pairs
 
 
 def _match_forced(groups: Sequence[Sequence[Shape | None]], parameters: Sequence[Tensor]) -> Match:

@@ -37,6 +37,9 @@ SETTINGS = frozenset({"lr", "initial_lr", "weight_decay", "eps", "momentum"})
 MARK = object()
 """Stands on the stack where a collection begins."""
 
+LONGEST_SPELLED_NAME = 1000
+"""Characters of a name that is put together from parts."""
+
 PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "UserDict": "collections"}
 
 
@@ -174,11 +177,36 @@ class Machine:
         if not isinstance(arguments, tuple):
             raise TypeError("arguments are no tuple")
         if isinstance(callee, Global):
+            if callee.qualified in ("builtins.getattr", "__builtin__.getattr"):
+                spelled = self._spell(arguments)
+                if spelled is not None:
+                    self.names.pop((callee.module, callee.name), None)
+                    return spelled
+                self.names[callee.module, callee.name] = callee
             return callee.call(arguments, keywords)
         if isinstance(callee, Inert):
             self.budget.build(self._title, CALL)
             return Inert(callee, arguments, keywords or NOTHING)
         raise TypeError("not callable")
+
+    def _spell(self, arguments: tuple[Any, ...]) -> Global | Inert | None:
+        """Read ``getattr`` as part of a name, as pickle before protocol 4 spells ``Class.method`` (``save_global``).
+
+        The whole name is recorded in its place. Of an object, the method is recorded under the object's class.
+        """
+        if len(arguments) != 2 or not isinstance(arguments[1], str):
+            return None
+        owner, attribute = arguments
+        named = owner.callee if isinstance(owner, Inert) else owner
+        if not isinstance(named, Global) or len(named.name) + len(attribute) > LONGEST_SPELLED_NAME:
+            return None
+        found = self._find(named.module, f"{named.name}.{attribute}")
+        if not isinstance(found, Global):
+            return None
+        if named is owner:
+            return found
+        self.budget.build(self._title, CALL)
+        return Inert(found, (owner,))
 
     def _set_items(self, target: Any, flat: list[Any]) -> None:
         if len(flat) % 2:
