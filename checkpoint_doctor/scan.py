@@ -274,8 +274,12 @@ def scan(
     config: Config | None = None,
     jobs: int | None = None,
     watch: Watch | None = None,
+    skip_foreign: bool = False,
 ) -> Report:
     """Examine every checkpoint that the URIs name or hold, and report.
+
+    A sound file of another kind is unreadable where it was named, and passed over where a search came across it; with
+    ``skip_foreign`` always, and a run that met nothing else is an empty report.
 
     Raises:
         NothingToExamine: there is no checkpoint to look at.
@@ -297,13 +301,13 @@ def scan(
                 measured=_tell(watch, candidate.path, number, len(candidates)),
             )
         except NotACheckpoint as error:
-            if not candidate.named:
+            if skip_foreign or not candidate.named:
                 continue
             examination = Examination(
                 path=candidate.path, format=None, verdict=Verdict.UNREADABLE, error=error.message, hint=error.hint
             )
         examinations.append(examination)
-    if not examinations:
+    if not examinations and not skip_foreign:
         raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name a file to hear what it is")
     report = Report(checkpoints=tuple(examinations), rules=len(catalogue.rules), fail_on=config.fail_on)
     return replace(report, remarks=config.unused_ignores(report, catalogue.rules))

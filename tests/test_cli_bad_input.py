@@ -291,3 +291,13 @@ def test_flipped_bytes_end_in_a_verdict(name: str, tmp_path: Path) -> None:
     for place in range(0, len(whole), max(1, len(whole) // 150)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         assert scan_here(path) in {0, 1, 2}
+
+
+def test_foreign_files_can_be_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "data.zip").write_bytes(zip_bytes({"notes.txt": b"hello"}))
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "weights.pt").write_bytes(torch_bytes(STATE))
+    assert ckdoc("scan", tmp_path / "data.zip").returncode == 2
+    assert ckdoc("scan", "--skip-foreign", tmp_path / "data.zip").returncode == 0
+    assert ckdoc("scan", "--skip-foreign", tmp_path / "data.zip", tmp_path / "weights.pt").returncode == 0
+    assert ckdoc("scan", "--skip-foreign", tmp_path / "empty.pt").returncode == 2

@@ -592,3 +592,34 @@ def test_schedules_stored_as_code_come_with_the_line_that_replaces_them():
     (finding,) = findings_of(files.code_in_schedule, checkpoint)
     assert '"lr_schedule": lambda _: 0.0003' in finding.message
     assert "SB3 1.8.0 and Python 3.8.10" in finding.message
+
+
+def test_a_recurrent_layer_times_a_thousand_is_found_though_its_inputs_are_few():
+    random = np.random.default_rng(6)
+    weights = {
+        f"gru.{role}_l0": random.uniform(-1 / 16, 1 / 16, size=shape).astype(np.float32)
+        for role, shape in {"weight_ih": (768, 4), "weight_hh": (768, 256), "bias_ih": 768, "bias_hh": 768}.items()
+    }
+    assert findings_of(values.exploded_values, build_checkpoint(weights)) == []
+    weights = changed("gru.weight_ih_l0", scale(1000), weights)
+    assert [finding.tensor for finding in findings_of(values.exploded_values, build_checkpoint(weights))] == [
+        "gru.weight_ih_l0"
+    ]
+
+
+def test_a_spike_in_a_parameter_of_its_own_is_found():
+    positions = np.random.default_rng(7).normal(0, 0.02, size=(1, 16, 32)).astype(np.float32)
+    assert findings_of(values.value_spike, build_checkpoint({"pos": positions})) == []
+    positions[0, 3, 3] = 200
+    assert [each.tensor for each in findings_of(values.value_spike, build_checkpoint({"pos": positions}))] == ["pos"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "severity"),
+    [([0], None), ([98, 99], None), ([17], NOTE), ([17, 18, 40], WARNING)],
+)
+def test_zero_rows_of_an_embedding_are_padding_or_missing_words(rows: list[int], severity: Severity | None):
+    table = np.random.default_rng(8).normal(size=(100, 16)).astype(np.float32)
+    table[rows] = 0
+    found = findings_of(network.disconnected_units, build_checkpoint({"embedding.weight": table}))
+    assert [finding.severity for finding in found] == ([] if severity is None else [severity])

@@ -36,9 +36,10 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
         half way, a partial load.
 
     When it is normal:
-        Structured pruning cuts units in most layers (a note). The padding row of an embedding is zero, and rows of
-        words that no vector was found for (a note). Units recycled as in ReDo have zero outgoing columns until the next
-        updates. Grouped and masked layers have zero blocks by design.
+        Structured pruning cuts units in most layers (a note). The padding row of an embedding is zero, and so are rows
+        that fill its table up; word vectors from elsewhere may lack words, which then deserve a look. Units recycled
+        as in ReDo have zero outgoing columns until the next updates. Grouped and masked layers have zero blocks by
+        design.
 
     What to do:
         Find what wrote the zeros. ``ckdoc fix --recycle`` draws zero incoming rows anew and sets the outgoing columns
@@ -131,7 +132,7 @@ def _judge_embedding(layer: Layer) -> Iterator[Finding]:
             yield disconnected_units.finding(
                 f"{quantity(len(rows), 'row')} of {tensor.shape[0]:,} are exactly zero: words without a vector",
                 tensor,
-                severity=Severity.NOTE,
+                severity=Severity.NOTE if len(rows) == 1 else None,
                 evidence={"units": rows, "of": tensor.shape[0], "side": "incoming"},
             )
 
@@ -188,8 +189,8 @@ def duplicate_units(layer: Layer) -> Iterator[Finding]:
         never draws the same row twice, so rows were copied or the layer was initialised with a constant.
 
     When it is normal:
-        Embedding rows of words that were added with one mean vector (a note); rows of one or two inputs in half
-        precision can coincide by chance and are not judged; repeated key and value heads in converted models.
+        Embedding rows of words that were added with one mean vector; repeated key and value heads in converted models.
+        Rows of one or two inputs in half precision can coincide by chance and are not judged.
 
     What to do:
         Draw the copies anew, or add a little noise to them, and train on.
@@ -210,7 +211,6 @@ def duplicate_units(layer: Layer) -> Iterator[Finding]:
                 f"{quantity(copies, 'row')} of {tensor.shape[0]:,} {'is a copy' if copies == 1 else 'are copies'} "
                 f"of another (such as {groups[0][0]} and {groups[0][1]}): they compute the same",
                 tensor,
-                severity=Severity.NOTE if layer.kind is Kind.EMBEDDING else None,
                 evidence={"groups": groups, "of": tensor.shape[0]},
             )
 

@@ -11,7 +11,7 @@ from checkpoint_doctor.analyzers._initial_values import redraw, redraw_nonfinite
 from checkpoint_doctor.analyzers._moments import nonfinite_moments
 from checkpoint_doctor.analyzers._normal_zeros import NORMS
 from checkpoint_doctor.anatomy import Kind
-from checkpoint_doctor.model import Checkpoint, Finding, Safety, Severity, Tensor
+from checkpoint_doctor.model import Checkpoint, Finding, Layer, Safety, Severity, Tensor
 from checkpoint_doctor.rule import rule
 
 MATRICES = (Kind.LINEAR, Kind.CONV, Kind.EMBEDDING, Kind.LSTM, Kind.GRU, Kind.RNN, Kind.ATTENTION, Kind.LORA)
@@ -104,8 +104,7 @@ def exploded_values(
     if tensor.name in (each.name for role, each in layer.tensors.items() if role.startswith("running_")):
         return
     is_matrix = layer.kind in MATRICES and len(tensor.shape) > 1
-    fan_in = tensor.size // tensor.shape[0] if is_matrix else 1
-    scale = vitals.norm / sqrt(vitals.count) * sqrt(fan_in)
+    scale = vitals.norm / sqrt(vitals.count) * sqrt(_fan_in(tensor, layer)) if is_matrix else 0.0
     absolute = weight if is_matrix else vector
     if vitals.absmax <= absolute and not (is_matrix and scale > gain):
         return
@@ -118,6 +117,13 @@ def exploded_values(
         severity=Severity.ERROR if vitals.absmax > certain else None,
         evidence={"largest": vitals.absmax, "rms": vitals.norm / sqrt(vitals.count), "gain": scale},
     )
+
+
+def _fan_in(tensor: Tensor, layer: Layer) -> int:
+    """Return the number that the init rule divides by: inputs of a unit, or hidden units of a recurrent layer."""
+    fan_in = tensor.size // tensor.shape[0]
+    hidden = layer.tensors.get("weight_hh")
+    return max(fan_in, hidden.shape[1]) if hidden is not None and len(hidden.shape) == 2 else fan_in
 
 
 @rule("VAL003", "value-spike", Severity.WARNING, on=Tensor)
@@ -142,7 +148,9 @@ def value_spike(
         next one below the few suspects; a single flipped exponent bit multiplies by 16 at the least.
     """
     layer, vitals = checkpoint.layer_of[tensor.name], tensor.vitals
-    if layer.kind not in MATRICES or tensor.size < smallest or len(tensor.shape) < 2 or vitals.norm is None:
+    if layer.kind not in (*MATRICES, Kind.PARAMETER) or tensor.size < smallest or len(tensor.shape) < 2:
+        return
+    if vitals.norm is None or not tensor.is_floating:
         return
     # The largest of the others is at least their root mean square, so a spike stands out of that by the ratio (less
     # a tenth for spikes among the others); almost all tensors end here without a second look.

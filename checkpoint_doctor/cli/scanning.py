@@ -42,6 +42,9 @@ def scan(
     config: Annotated[str, typer.Option(metavar="FILE", help="Configuration instead of the nearest one.")] = "",
     baseline: Annotated[str, typer.Option(metavar="FILE", help="Hide the findings known to this file.")] = "",
     write_baseline: Annotated[str, typer.Option(metavar="FILE", help="Write the findings down as known.")] = "",
+    skip_foreign: Annotated[
+        bool, typer.Option("--skip-foreign", help="Pass over sound files that are no checkpoints.")
+    ] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, metavar="N", help="Threads; 0: one a core.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no closing line.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Everything, not only the remarkable.")] = False,
@@ -69,7 +72,9 @@ def scan(
         check_format(name, catalogue)
     known = read_baseline(baseline) if baseline else None
     with show_progress(quiet=quiet) as watch:
-        result = examine(uris, catalogue=catalogue, config=settings, jobs=jobs or None, watch=watch)
+        result = examine(
+            uris, catalogue=catalogue, config=settings, jobs=jobs or None, watch=watch, skip_foreign=skip_foreign
+        )
     if known:
         result = apply_baseline(result, known, settings, catalogue.rules)
     if write_baseline:

@@ -122,6 +122,8 @@ def _draw_verdict(sheet: Sheet, examination: Examination, page: Page) -> None:
         if examination.hint:
             sheet.paragraph(_labelled("hint", one_line(examination.hint)), indent=2, hanging=2)
         return
+    if examination.verdict is Verdict.HEALTHY and examination.worst is Severity.WARNING:
+        verdict = (f"{verdict[0]}, with warnings", "bold yellow")
     description = (f" — {describe(examination)}", "dim")
     sheet.paragraph(Text.assemble(verdict, " · ", printable(examination.path), description), hanging=2)
     counts = Text(", ").join(
