@@ -105,6 +105,14 @@ def test_a_method_is_recorded_by_its_whole_name(protocol: int) -> None:
     assert not any(name == "getattr" for _, name in machine.names)
 
 
+@pytest.mark.parametrize(("kind", "is_spelled"), [("set", True), ("CodeType", False), ("getattr", False)])
+def test_dills_names_of_plain_types_are_read_as_such(kind: str, is_spelled: bool) -> None:
+    text = b"X" + len(kind).to_bytes(4, "little") + kind.encode()
+    machine, _ = machine_of(b"\x80\x02cdill._dill\n_load_type\n" + text + b"\x85R.")
+    assert (("builtins", kind) in machine.names) == is_spelled
+    assert (("dill._dill", "_load_type") in machine.names) != is_spelled
+
+
 def test_the_method_of_an_object_is_recorded_under_its_class_and_keeps_the_object() -> None:
     bound = (
         b"\x80\x02c__builtin__\ngetattr\ncmodels\nNet\n)\x81}X\x01\x00\x00\x00wK\x07sbX\x07\x00\x00\x00forward\x86R."

@@ -393,6 +393,32 @@ def test_dead_rows_are_listed_completely_and_not_counted_as_scattered():
     assert findings_of(zeros.partial_zeros, build_checkpoint(weights)) == []
 
 
+def orthogonal_mlp() -> Weights:
+    """A policy as ``orthogonal_`` draws it, beside biases of zero."""
+    random = np.random.default_rng(0)
+    weights: Weights = {}
+    for number, (rows, columns, gain) in enumerate([(32, 6, 1.41), (32, 32, 1.41), (4, 32, 0.01)]):
+        turned = np.linalg.qr(random.normal(size=(max(rows, columns), min(rows, columns))))[0]
+        turned = turned if rows >= columns else turned.T
+        weights[f"net.{2 * number}.weight"] = (gain * turned).astype(np.float32)
+        weights[f"net.{2 * number}.bias"] = np.zeros(rows, np.float32)
+    return weights
+
+
+def test_a_policy_that_was_never_trained_may_have_zero_biases():
+    assert findings_of(zeros.zero_bias, build_checkpoint(orthogonal_mlp())) == []
+
+
+def test_zero_biases_beside_one_trained_matrix_are_remarkable():
+    trained = orthogonal_mlp()
+    trained["net.2.weight"][0] *= np.float32(1.001)
+    assert [each.tensor for each in findings_of(zeros.zero_bias, build_checkpoint(trained))] == [
+        "net.0.bias",
+        "net.2.bias",
+        "net.4.bias",
+    ]
+
+
 def test_the_padding_row_of_a_tied_head_is_the_embeddings_own():
     table = np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32)
     table[0] = 0

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from checkpoint_doctor.analyzers._normal_zeros import NORMS, explain_zero_bias, is_drawn_by_transformers
+from checkpoint_doctor.analyzers._normal_zeros import (
+    NORMS,
+    explain_zero_bias,
+    is_drawn_by_transformers,
+    is_drawn_orthogonally,
+)
 from checkpoint_doctor.analyzers._testimony import Cause, Testimony, explain_zeros
 from checkpoint_doctor.analyzers._training import layer_was_trained
 from checkpoint_doctor.anatomy import Kind
@@ -51,6 +56,7 @@ def judge_zeros(
 
 def find_zero_biases(checkpoint: Checkpoint) -> Iterator[ZeroBias]:
     """Yield the biases that are exactly zero though nothing excuses it, those of recurrent layers included."""
+    fresh: bool | None = None
     for layer in checkpoint.layers:
         if layer.kind in NORMS or layer.kind in (Kind.BUFFER, Kind.PARAMETER, Kind.LORA):
             continue
@@ -60,6 +66,10 @@ def find_zero_biases(checkpoint: Checkpoint) -> Iterator[ZeroBias]:
             severity, testimony = judge_zeros(tensor, checkpoint, layer)
             if severity is None or (testimony.cause is not Cause.OVERWRITTEN and _is_normal(tensor, layer, checkpoint)):
                 continue
+            if testimony.cause is Cause.UNKNOWN:
+                fresh = is_drawn_orthogonally(checkpoint) if fresh is None else fresh
+                if fresh:
+                    continue
             yield ZeroBias(layer, tensor, severity, testimony)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from math import sqrt
 
+import numpy as np
+
 from checkpoint_doctor.anatomy import Kind
 from checkpoint_doctor.model import Checkpoint, Layer, Tensor
 
@@ -101,6 +103,33 @@ def is_drawn_by_transformers(layer: Layer) -> bool:
         return False
     error = 0.02 / sqrt(2 * weight.size)
     return bool(abs(vitals.std - 0.02) < 4 * error and abs(vitals.mean) < 4 * 0.02 / sqrt(weight.size))
+
+
+def is_drawn_orthogonally(checkpoint: Checkpoint) -> bool:
+    """True where every weight matrix still is the orthogonal matrix that it was drawn as: a network never trained.
+
+    Policy gradient code draws orthogonal weights beside biases of zero (``torch.nn.init.orthogonal_``; Saxe et al.,
+    1312.6120). Such a draw is orthogonal to 1e-6 in float32, and one update takes it a hundred times further away. One
+    matrix that was trained is enough to make zeros beside it remarkable.
+    """
+    kinds = (Kind.LINEAR, Kind.CONV)
+    weights = [each.weight for each in checkpoint.layers if each.kind in kinds and each.weight is not None]
+    matrices = [each for each in weights if len(each.shape) > 1 and each.shape[0] > 1]
+    return bool(matrices) and all(map(_is_orthogonal, matrices))
+
+
+def _is_orthogonal(tensor: Tensor, tolerance: float = 1e-5, largest: int = 4096) -> bool:
+    rows = tensor.shape[0]
+    columns = tensor.size // rows
+    norms = tensor.vitals.row_norms
+    if tensor.dtype not in ("float32", "float64") or not 1 < min(rows, columns) <= largest or norms is None:
+        return False
+    if rows <= columns and norms.max() > norms.min() * (1 + 100 * tolerance):
+        return False
+    matrix = tensor.array.reshape(rows, columns).astype(np.float64)
+    gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
+    scale = float(np.trace(gram)) / len(gram)
+    return scale > 0 and bool(np.abs(gram - scale * np.eye(len(gram))).max() < tolerance * scale)
 
 
 def _look_up(name: str, table: tuple[tuple[str, str], ...]) -> str | None:

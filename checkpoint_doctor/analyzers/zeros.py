@@ -110,7 +110,8 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
 
     When it is normal:
         Before the first update, where biases start at zero (SB3's on-policy algorithms). Norm biases, key biases of
-        attention, biases in front of a BatchNorm, fresh transformers. Clipping and learning rates cannot zero a bias.
+        attention, biases in front of a BatchNorm, fresh transformers, networks whose every matrix still is the
+        orthogonal one that was drawn. Clipping and learning rates cannot zero a bias.
 
     What to do:
         Follow the cause that the message names: normalise saturated inputs, unfreeze or pass the layer to the

@@ -37,6 +37,9 @@ SETTINGS = frozenset({"lr", "initial_lr", "weight_decay", "eps", "momentum"})
 MARK = object()
 """Stands on the stack where a collection begins."""
 
+SPELLERS = frozenset({"builtins.getattr", "__builtin__.getattr", "dill._dill._load_type", "dill.dill._load_type"})
+"""Functions by which pickles write what other protocols write as a name."""
+
 LONGEST_SPELLED_NAME = 1000
 """Characters of a name that is put together from parts."""
 
@@ -177,8 +180,8 @@ class Machine:
         if not isinstance(arguments, tuple):
             raise TypeError("arguments are no tuple")
         if isinstance(callee, Global):
-            if callee.qualified in ("builtins.getattr", "__builtin__.getattr"):
-                spelled = self._spell(arguments)
+            if callee.qualified in SPELLERS:
+                spelled = self._spell(callee, arguments)
                 if spelled is not None:
                     self.names.pop((callee.module, callee.name), None)
                     return spelled
@@ -189,11 +192,16 @@ class Machine:
             return Inert(callee, arguments, keywords or NOTHING)
         raise TypeError("not callable")
 
-    def _spell(self, arguments: tuple[Any, ...]) -> Global | Inert | None:
-        """Read ``getattr`` as part of a name, as pickle before protocol 4 spells ``Class.method`` (``save_global``).
+    def _spell(self, callee: Global, arguments: tuple[Any, ...]) -> Any:
+        """Read a call as the name that it spells, ``None`` where it spells none.
 
-        The whole name is recorded in its place. Of an object, the method is recorded under the object's class.
+        Before protocol 4, pickle writes ``Class.method`` as ``getattr(Class, "method")`` (``save_global``), and dill
+        writes ``set`` as ``_load_type("set")``. The whole name is recorded in their place. Of an object, the method is
+        recorded under the object's class.
         """
+        if callee.name == "_load_type":
+            is_plain = len(arguments) == 1 and type(arguments[0]) is str and ("builtins", arguments[0]) in self._table
+            return self._find("builtins", arguments[0]) if is_plain else None
         if len(arguments) != 2 or not isinstance(arguments[1], str):
             return None
         owner, attribute = arguments
