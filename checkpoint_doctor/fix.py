@@ -185,13 +185,17 @@ class _Surgery:
         )
         return self._conclude(operation, written.facts)
 
-    def examine(self, path: str | Path) -> tuple[Checkpoint, Examination]:
-        """Open and examine a checkpoint with this run's settings.
+    def examine(
+        self, path: str | Path, prepare: Callable[[Checkpoint], None] | None = None
+    ) -> tuple[Checkpoint, Examination]:
+        """Open and examine a checkpoint with this run's settings; ``prepare`` sees it before it is measured.
 
         Raises:
             UnreadableCheckpoint: it cannot be opened or read to its end.
         """
         checkpoint = open_checkpoint(path, self.catalogue)
+        if prepare is not None:
+            prepare(checkpoint)
         warm_up(checkpoint, self.jobs, self.measured)
         examination = diagnose(checkpoint, self.catalogue, self.settings)
         if examination.verdict is Verdict.UNREADABLE:

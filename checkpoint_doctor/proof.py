@@ -38,23 +38,28 @@ def compare_bytes(original: Path, copy: Path, patches: Sequence[Patch]) -> tuple
     from concurrent.futures import ThreadPoolExecutor
 
     ordered = sorted(patches, key=lambda patch: patch.offset)
-    hashes, offset = (hashlib.sha256(), hashlib.sha256()), 0
+    of_original, offset = hashlib.sha256(), 0
+    of_copy = None  # as long as nothing differs, one digest serves both
     try:
         with open(original, "rb") as before, open(copy, "rb") as after, ThreadPoolExecutor(2) as pool:
             while True:
                 old, new = before.read(BLOCK), after.read(BLOCK)
-                updates = [pool.submit(each.update, block) for each, block in zip(hashes, (old, new), strict=True)]
-                if _overlay(old, offset, ordered) != new:
+                if not old and not new:
+                    break
+                expected = _overlay(old, offset, ordered)
+                if of_copy is None and expected is not old:
+                    of_copy = of_original.copy()
+                updates = [pool.submit(of_original.update, old)]
+                if of_copy is not None:
+                    updates.append(pool.submit(of_copy.update, new))
+                if expected != new:
                     raise _fault(f"the copy of {original} differs from it beyond what was announced")
                 for update in updates:
                     update.result()
-                if not old:
-                    break
                 offset += len(old)
     except OSError as error:
         raise RepairFailed(f"cannot read {original} or its copy: {(error.strerror or str(error)).lower()}") from None
-    first, second = (Digest(offset, each.hexdigest()) for each in hashes)
-    return first, second
+    return Digest(offset, of_original.hexdigest()), Digest(offset, (of_copy or of_original).hexdigest())
 
 
 def digest(path: Path) -> Digest:
@@ -77,6 +82,30 @@ def _overlay(block: bytes, start: int, patches: Sequence[Patch]) -> bytes:
             raise _fault("a patch does not fit the bytes that it replaces")
         changed[first - start : last - start] = patch.new[first - patch.offset : last - patch.offset]
     return block if changed is None else bytes(changed)
+
+
+def carry_over(before: Checkpoint, after: Checkpoint, plan: Plan) -> None:
+    """Give the tensors of a copy that no patch touches the figures of the originals, once the bytes were compared.
+
+    What a treatment changes, ties to, or overlaps with is measured anew.
+    """
+    treated = [each.tensor for each in plan.treatments]
+    changed = {each.storage for each in treated if each.storage} | {each.name for each in treated}
+    original = {**kept_by_optimizers(before), **before.by_name}
+
+    def is_untouched(tensor: Tensor) -> bool:
+        found = original.get(tensor.name)
+        return found is not None and not changed & {found.name, found.storage} and _describe(found) == _describe(tensor)
+
+    for tensor in after.tensors:
+        if is_untouched(tensor):
+            vars(tensor)["vitals"] = original[tensor.name].vitals
+    known = {moments.tensor: moments for optimizer in before.optimizers for moments in optimizer.parameters}
+    for optimizer in after.optimizers:
+        for moments in optimizer.parameters:
+            twin = known.get(moments.tensor) if moments.tensor is not None else None
+            if twin is not None and moments.state and all(map(is_untouched, moments.state.values())):
+                vars(moments)["traces"] = twin.traces
 
 
 def compare_tensors(before: Checkpoint, after: Checkpoint, plan: Plan) -> None:

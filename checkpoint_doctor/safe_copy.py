@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +126,7 @@ def temporary_folder(folder: Path, name: str) -> Iterator[Path]:
 
 
 def copy_patched(original: Path, copy: Path, patches: Sequence[Patch]) -> None:
-    """Write a copy of a file in which bytes are replaced, with the original's permissions, down to the disk.
+    """Write a copy of a file in which bytes are replaced, with the original's permissions.
 
     Raises:
         RepairFailed: the system refuses, or the bytes to be replaced are not the announced ones.
@@ -138,12 +138,41 @@ def copy_patched(original: Path, copy: Path, patches: Sequence[Patch]) -> None:
             for patch in patches:
                 _replace(target.fileno(), patch, original)
             os.fchmod(target.fileno(), stat.S_IMODE(os.fstat(source.fileno()).st_mode) & 0o777)
-            os.fsync(target.fileno())
     except OSError as error:
         raise RepairFailed(
             f"cannot write the repaired copy of {original}: {reason(error)}",
             "make room on the disk, or name a place elsewhere with --output",
         ) from None
+
+
+@contextmanager
+def brought_to_disk(paths: Sequence[Path]) -> Iterator[Callable[[], None]]:
+    """Let the system write files down to the disk while other work goes on; what is yielded waits for that.
+
+    Raises:
+        RepairFailed: the disk is full or broken; from the waiting.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        written = [pool.submit(_sync, path) for path in paths]
+
+        def wait() -> None:
+            for each in written:
+                each.result()
+
+        yield wait
+
+
+def _sync(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise RepairFailed(f"cannot write {path} to the disk: {reason(error)}", "make room on the disk") from None
 
 
 def _copy(source: int, target: int, size: int) -> None:

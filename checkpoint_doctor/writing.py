@@ -12,12 +12,13 @@ from typing import Any
 from checkpoint_doctor.errors import DoctorError, RepairFailed, UsageError
 from checkpoint_doctor.model import Checkpoint, Examination, Patch
 from checkpoint_doctor.plugins import Loader, Reindexer
-from checkpoint_doctor.proof import Digest, compare_bytes, compare_findings, compare_tensors, digest
+from checkpoint_doctor.proof import Digest, carry_over, compare_bytes, compare_findings, compare_tensors, digest
 from checkpoint_doctor.referees import ask_referees
 from checkpoint_doctor.repair_plan import Plan
 from checkpoint_doctor.safe_copy import (
     REPORT_IT,
     Snapshot,
+    brought_to_disk,
     check_target,
     copy_patched,
     reason,
@@ -55,7 +56,8 @@ class Writer:
     force: bool
     rename: Callable[[str], str]
     """From the file name of a shard to that of its repaired copy."""
-    examine: Callable[[str | Path], tuple[Checkpoint, Examination]]
+    examine: Callable[[Path, Callable[[Checkpoint], None]], tuple[Checkpoint, Examination]]
+    """Opens a copy, does something with it before it is measured, and examines it."""
     plan_again: Callable[[Checkpoint, Examination], Plan]
     describe: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     """From what is known of the files to the whole record."""
@@ -100,15 +102,17 @@ class Writer:
         original, folder = self.snapshot.path, self.target.parent
         with temporary_file(folder, original.name) as copy, temporary_file(folder, original.name) as record:
             copy_patched(original, copy, patches)
-            before, after = compare_bytes(original, copy, patches)
-            found, readers = self._prove(copy, [(original, copy)])
+            with brought_to_disk([copy]) as wait:
+                before, after = compare_bytes(original, copy, patches)
+                found, readers = self._prove(copy, [(original, copy)])
+                facts = {
+                    "input": _describe_file(original, before),
+                    "output": _describe_file(self.target, after),
+                    "proof": _describe_proof(len(patches), readers),
+                }
+                _write_bytes(record, write(self.describe(facts)).encode())
+                wait()
             self.snapshot.verify()
-            facts = {
-                "input": _describe_file(original, before),
-                "output": _describe_file(self.target, after),
-                "proof": _describe_proof(len(patches), readers),
-            }
-            _write_bytes(record, write(self.describe(facts)).encode())
             take_name(copy, self.target, force=self.force)
             take_name(record, self._record, force=self.force)
         return Written(found, facts)
@@ -131,7 +135,10 @@ class Writer:
         ):
             digests = {shard: self._copy_shard(shard, inside / shard.name, patches[shard]) for shard in patches}
             _stand_in(index.parent, inside)
-            found, readers = self._prove(inside / index.name, [(shard, inside / shard.name) for shard in patches])
+            copies = [(shard, inside / shard.name) for shard in patches]
+            with brought_to_disk([copy for _, copy in copies]) as wait:
+                found, readers = self._prove(inside / index.name, copies)
+                wait()
             _write_bytes(
                 new_index,
                 loader.reindex(self.checkpoint, {shard.name: target.name for shard, target in targets.items()}),
@@ -173,7 +180,7 @@ class Writer:
 
     def _reopen(self, copy: Path) -> tuple[Checkpoint, Examination]:
         try:
-            reopened, found = self.examine(copy)
+            reopened, found = self.examine(copy, lambda opened: carry_over(self.checkpoint, opened, self.plan))
         except DoctorError as error:
             raise RepairFailed(
                 f"this is a fault in ckdoc: the copy cannot be read ({error.message}); nothing was written", REPORT_IT
