@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from torch_files import CONTAINERS, assert_equal, names, network, opened, saved
 
@@ -167,3 +169,13 @@ def test_policies_of_stable_baselines3_saved_alone_are_read() -> None:
     assert_equal(whole, agent.policy.state_dict())
     [optimizer] = whole.optimizers
     assert [moments.tensor for moments in optimizer.parameters] == list(agent.q_net.state_dict(prefix="q_net."))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_packed_weights_of_quantized_torchscript_are_found() -> None:
+    model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+    quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(quantized), buffer)
+    shapes = [tensor.shape for tensor in opened(buffer.getvalue()).tensors]
+    assert shapes == [(4, 8), (4,), (2, 4), (2,)]

@@ -7,7 +7,7 @@ much else beside the model, which is told by the wrapper's name or by its form.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,7 +141,7 @@ class _Search:
                 if is_optimizer(attributes_of(part)):
                     self.visit(part, (*path, str(key)))
             return self._add(path, self._paid(entries_of(value)))
-        if is_script_module(value):
+        if is_script_module(value) and not self._everything:
             return self._add(path, self._paid(self._scripts.entries_of(value)))
         if isinstance(value, Inert):
             if is_optimizer(value.attributes):
@@ -157,6 +157,7 @@ class _Search:
                     (enumerate(value.items), in_object),
                     (enumerate(value.arguments), True),
                     (value.attributes.items(), True),
+                    (self._parts_of_state(value), True),
                 )
             ]
             return any(found)
@@ -164,6 +165,11 @@ class _Search:
             self.contents.optimizers.append(FoundOptimizer("/".join(path), value))
             return False
         return self._visit_items(value.items() if isinstance(value, Mapping) else enumerate(value), path, in_object)
+
+    def _parts_of_state(self, value: Inert) -> Iterable[tuple[int, Any]]:
+        """Return what packed weights (quantized TorchScript) keep in place of attributes."""
+        is_packed = self._everything and isinstance(value.state, list | tuple) and not value.attributes
+        return enumerate(value.state) if is_packed else ()
 
     def _visit_items(self, items: Any, path: tuple[str, ...], in_object: bool) -> bool:
         direct: list[Entry] = []
