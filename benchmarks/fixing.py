@@ -1,0 +1,153 @@
+"""Repairs at scale: fault twins before and after, and what a large file costs beside ``cp``.
+
+Run as ``python -m benchmarks.fixing [--corpus FOLDER] [--gigabytes 1.0]``; prints two tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.faults import FAULTS, Patient, agents, networks, twins
+from checkpoint_doctor.fix import Operation, Orders, Outcome, fix
+from checkpoint_doctor.model import Severity
+from checkpoint_doctor.plugins import Catalogue, discover
+from checkpoint_doctor.scan import scan
+
+REPEATS = 3
+
+
+def treat(patients: Iterable[Patient], orders: Orders, folder: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
+    """Write every twin, repair it, and count what came of it; the list says what went wrong."""
+    catalogue = discover()
+    counts: Counter[tuple[str, str]] = Counter()
+    wrong = []
+    for patient in patients:
+        for fault, place, state in twins(patient):
+            path = folder / f"twin{patient.suffix}"
+            patient.write(state, path)
+            (operation,) = fix([path], orders, catalogue=catalogue)
+            outcome = _judge(operation, orders, catalogue)
+            counts[fault.name, outcome] += 1
+            if outcome == "wrong":
+                wrong.append(f"{patient.name}: {fault.name} in {place[0]}: {operation.error or 'still ill'}")
+    return counts, wrong
+
+
+def _judge(operation: Operation, orders: Orders, catalogue: Catalogue) -> str:
+    """Say whether a twin was fixed, rightly left alone, or neither."""
+    if operation.outcome is Outcome.FAILED:
+        return "wrong"
+    path = operation.output if operation.outcome is Outcome.FIXED else operation.path
+    (examination,) = scan([path or ""], catalogue=catalogue).checkpoints
+    left = any(
+        finding.severity >= Severity.WARNING and {repair.safety for repair in finding.repairs} <= orders.allowed
+        for finding in examination.counted
+        if finding.repairs
+    )
+    return "wrong" if left else "fixed" if operation.outcome is Outcome.FIXED else "left"
+
+
+def report(counts: Counter[tuple[str, str]]) -> str:
+    """Return fault by fault how many twins were fixed, had no repair that was allowed, or went wrong."""
+    lines = [f"{'fault':<28} {'fixed':>6} {'left':>6} {'wrong':>6}"]
+    for fault in FAULTS:
+        row = [counts[fault.name, outcome] for outcome in ("fixed", "left", "wrong")]
+        if any(row):
+            lines.append(f"{fault.name:<28} " + " ".join(f"{number:>6}" for number in row))
+    return "\n".join(lines)
+
+
+def measure_cost(gigabytes: float, folder: Path) -> str:
+    """Return seconds of ``cp``, of ``cp`` down to the disk, of a scan and of a fix, with the fix's peak memory."""
+    torch.manual_seed(0)
+    rows = max(1, int(gigabytes * 1e9 / 4 / 60 / 2040))
+    state = {f"l{layer}.weight": torch.randn(rows, 2040) * 0.05 for layer in range(60)}
+    state |= {f"l{layer}.bias": torch.randn(rows) * 0.05 for layer in range(60)}
+    state["l3.bias"].zero_()
+    lines = [
+        f"{'file':<20} {'cp':>6} {'cp+sync':>8} {'scan':>6} {'fix':>6} {'peak MiB':>9} {'fix/cp, less a scan':>20}"
+    ]
+    for suffix, write in ((".safetensors", save_file), (".pt", torch.save)):
+        path, copy = folder / f"large{suffix}", folder / "copy"
+        write(state, path)
+        fixed = folder / f"large_FIXED{suffix}"
+        copying = min(_time_copy(path, copy) for _ in range(REPEATS))
+        syncing = min(_time_copy(path, copy, ["sync", str(copy)]) for _ in range(REPEATS))
+        scanning = min(_run("scan", path)[0] for _ in range(REPEATS))
+        fixing, peak = min(_run("fix", path, fixed) for _ in range(REPEATS))
+        ratio = (fixing - scanning) / copying
+        lines.append(
+            f"{suffix:<20} {copying:>6.2f} {syncing:>8.2f} {scanning:>6.2f} {fixing:>6.2f} {peak:>9.0f} {ratio:>20.1f}"
+        )
+        path.unlink()
+    return "\n".join(lines)
+
+
+def _time_copy(path: Path, copy: Path, afterwards: Sequence[str] = ()) -> float:
+    copy.unlink(missing_ok=True)
+    os.sync()
+    start = time.perf_counter()
+    subprocess.run(["cp", path, copy], check=True)
+    if afterwards:
+        subprocess.run(afterwards, check=True)
+    return time.perf_counter() - start
+
+
+def _run(command: str, path: Path, *results: Path) -> tuple[float, float]:
+    """Return seconds and peak memory in MiB of a command."""
+    for result in results:
+        result.unlink(missing_ok=True)
+        Path(f"{result}.ckdoc.json").unlink(missing_ok=True)
+    os.sync()
+    start = time.perf_counter()
+    arguments = [sys.executable, "-m", "checkpoint_doctor", command, str(path), "--quiet", "--fail-on", "never"]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"ckdoc {command} ended with {process.returncode}")
+    return seconds, usage.ru_maxrss / 1024
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run both tables; 0 where nothing went wrong."""
+    parser = argparse.ArgumentParser(description="repairs of fault twins, and what a large file costs")
+    parser.add_argument("--corpus", type=Path, default=Path(__file__).parents[2] / "shared" / "corpus")
+    parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--cost-only", action="store_true", help="leave out the twins, which take minutes")
+    options = parser.parse_args(arguments)
+    failures = [] if options.cost_only else treat_all(options.corpus / "rl-trained-agents")
+    print(*failures, sep="\n")
+    with tempfile.TemporaryDirectory() as folder:
+        print(measure_cost(options.gigabytes, Path(folder)))
+    return bool(failures)
+
+
+def treat_all(published: Path) -> list[str]:
+    """Print what came of every twin, with safe repairs alone and with all; return what went wrong."""
+    patients = list(networks(steps=120))
+    if published.is_dir():
+        patients += agents(published)
+    failures: list[str] = []
+    for title, allowed in (("safe repairs", {}), ("with --recycle --unsafe", {"recycle": True, "unsafe": True})):
+        with tempfile.TemporaryDirectory() as folder:
+            counts, wrong = treat(patients, Orders(force=True, **allowed), Path(folder))
+        print(f"{title}\n{report(counts)}\n", flush=True)
+        failures += wrong
+    return failures
+
+
+if __name__ == "__main__":
+    sys.exit(main())
