@@ -22,29 +22,22 @@ if TYPE_CHECKING:
         UnreadableCheckpoint,
         UsageError,
     )
+    from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
     from checkpoint_doctor.fix import Operation, Orders, Outcome, fix
     from checkpoint_doctor.model import (
         Checkpoint,
-        Examination,
-        Finding,
         Flaw,
         Layer,
         Moments,
         Optimizer,
-        Page,
         ParameterGroup,
         Patch,
         PickledName,
-        Repair,
-        Report,
-        Safety,
-        Severity,
         Skipped,
         Tensor,
-        TensorRecord,
-        Verdict,
     )
     from checkpoint_doctor.plugins import Catalogue, Loader, Plugin, Reporter, discover
+    from checkpoint_doctor.report import Examination, Page, Report, TensorRecord, Verdict
     from checkpoint_doctor.rule import Rule, rule
     from checkpoint_doctor.scan import open_checkpoint, scan
     from checkpoint_doctor.source import Source
@@ -116,8 +109,10 @@ _HOMES = {
         "UnreadableCheckpoint",
         "UsageError",
     ),
+    "findings": ("Finding", "Repair", "Safety", "Severity"),
     "fix": ("Operation", "Orders", "Outcome", "fix"),
     "plugins": ("Catalogue", "Loader", "Plugin", "Reporter", "discover"),
+    "report": ("Examination", "Page", "Report", "TensorRecord", "Verdict"),
     "rule": ("Rule", "rule"),
     "scan": ("open_checkpoint", "scan"),
     "source": ("Source",),

@@ -16,8 +16,9 @@ from typing import Any
 from checkpoint_doctor import wire
 from checkpoint_doctor.config import Config
 from checkpoint_doctor.errors import UsageError
-from checkpoint_doctor.model import Examination, Finding, Report, Severity, Verdict
+from checkpoint_doctor.findings import Finding, Severity
 from checkpoint_doctor.recognition import Extent, Key, measure, recognize, relate
+from checkpoint_doctor.report import Examination, Report, Verdict
 from checkpoint_doctor.rule import Rule
 from checkpoint_doctor.self_checks import RULES, report_unused, unused_ignore
 

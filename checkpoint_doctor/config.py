@@ -12,8 +12,9 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from checkpoint_doctor.model import Finding, Report, Severity, Verdict
+from checkpoint_doctor.findings import Finding, Severity
 from checkpoint_doctor.patterns import match_path
+from checkpoint_doctor.report import Report, Verdict
 from checkpoint_doctor.rule import Rule
 from checkpoint_doctor.self_checks import report_unused, unused_ignore
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from checkpoint_doctor.config import ALL, FAIL_ON, OFF, Ignore, Section, selects
 from checkpoint_doctor.errors import UsageError
-from checkpoint_doctor.model import Severity
+from checkpoint_doctor.findings import Severity
 from checkpoint_doctor.rule import Rule
 
 SEVERITIES: Mapping[str, Severity | None] = {**{each.label: each for each in reversed(Severity)}, OFF: None}

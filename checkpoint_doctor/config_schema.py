@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpoint_doctor.config import ALL, FAIL_ON, OFF, Config, Section, Settings
-from checkpoint_doctor.model import Severity
+from checkpoint_doctor.findings import Severity
 from checkpoint_doctor.rule import Rule
 
 DEFAULT = "default"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from checkpoint_doctor.model import Safety
+from checkpoint_doctor.findings import Safety
 from checkpoint_doctor.rule import SECTIONS, Rule
 
 FAMILIES = {

@@ -12,10 +12,12 @@ from typing import Any
 from checkpoint_doctor import repair_record
 from checkpoint_doctor.config import Config, Settings
 from checkpoint_doctor.errors import DoctorError, NotACheckpoint, NothingToExamine, RepairFailed, UsageError
-from checkpoint_doctor.model import Checkpoint, Examination, Finding, Safety, Severity, Verdict
+from checkpoint_doctor.findings import Finding, Safety, Severity
+from checkpoint_doctor.model import Checkpoint
 from checkpoint_doctor.plugins import Catalogue, Loader, discover
 from checkpoint_doctor.repair_plan import Plan, plan_repairs
 from checkpoint_doctor.repair_record import Summary
+from checkpoint_doctor.report import Examination, Verdict
 from checkpoint_doctor.safe_copy import Snapshot
 from checkpoint_doctor.scan import Moment, Watch, diagnose, find_checkpoints, open_checkpoint, warm_up
 from checkpoint_doctor.writing import Writer

@@ -1,53 +1,22 @@
-"""The nouns: what a checkpoint is made of, and what can be said about it.
+"""The nouns: what a checkpoint is made of.
 
 Everything here is frozen. A ``Checkpoint`` is what a loader makes of a file: lazy tensors, the optimizers' state and
-the settings. A ``Finding`` is what a rule says about it, a ``Report`` what a run found in all of them.
+the settings. What is said about it lives in ``findings`` and ``report``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
 from functools import cached_property
 from math import prod
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from checkpoint_doctor import anatomy
 from checkpoint_doctor.traces import Traces, trace
 from checkpoint_doctor.vitals import Values, Vitals, measure
-
-
-def quantity(number: int, noun: str, plural: str = "") -> str:
-    """Say a number with its noun: ``1 finding``, ``2 findings``, ``0 findings``, ``1,234 findings``."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
-class Severity(IntEnum):
-    """How bad a finding is. Ordered, so that severities can be compared."""
-
-    NOTE = 1
-    WARNING = 2
-    ERROR = 3
-
-    @property
-    def label(self) -> str:
-        """The lower-case word that reports and configuration use."""
-        return self.name.lower()
-
-
-class Safety(Enum):
-    """When a repair may be applied."""
-
-    SAFE = "safe"
-    """By ``ckdoc fix`` alone: the documented init rule, where nothing learned is lost."""
-    ON_REQUEST = "on-request"
-    """With ``--recycle``: harmless to the function, of use only to those who train on."""
-    UNSAFE = "unsafe"
-    """With ``--unsafe``: the old values are lost and nobody knows what they were."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +50,7 @@ class Tensor:
     @property
     def size(self) -> int:
         """Number of entries."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return prod(self.shape)
 
     @property
     def is_floating(self) -> bool:
@@ -367,181 +336,6 @@ class Checkpoint:
         if any(optimizer.has_state for optimizer in self.optimizers):
             return False
         return self.updates == 0 if self.updates is not None else False
-
-
-@dataclass(frozen=True, eq=False)
-class Repair:
-    """A documented way to make one tensor well again."""
-
-    tensor: str
-    """Name of the tensor to repair."""
-    treatment: str
-    """The init rule in words, such as ``uniform(-0.01, 0.01)``."""
-    renew: Callable[[NDArray, np.random.Generator], NDArray]
-    """Old values to new ones: same shape; float32 or wider, rounded to the tensor's type by the writer."""
-    safety: Safety = Safety.SAFE
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a rule says. Built through its rule, so that no analyzer types its own code twice."""
-
-    code: str
-    name: str
-    severity: Severity
-    message: str
-    tensor: str | None = None
-    layer: str | None = None
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-    """Plain JSON values; indices in it are complete."""
-    repairs: tuple[Repair, ...] = ()
-    fix: Safety | None = None
-    """Whether ``ckdoc fix`` can treat it, and when."""
-    advice: str = ""
-    """What to change upstream where a repair would not last."""
-    ignored: str | None = None
-    """The reason given for hiding it, ``None`` where it counts."""
-
-
-class Verdict(Enum):
-    """The outcome for one checkpoint."""
-
-    HEALTHY = "healthy"
-    ILL = "ill"
-    UNREADABLE = "unreadable"
-
-
-@dataclass(frozen=True)
-class TensorRecord:
-    """A tensor's line in a report."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    kind: str
-    layer: str
-    updates: int | None
-    """Updates an optimizer counted for it; ``None`` where no optimizer holds it."""
-    zeros: int
-    nonfinite: int
-    minimum: float | int | None
-    maximum: float | int | None
-    mean: float | None
-    std: float | None
-    norm: float | None
-
-    @property
-    def size(self) -> int:
-        """Number of entries."""
-        return prod(self.shape)
-
-    @property
-    def is_statistic(self) -> bool:
-        """True for what is kept and not learned: a buffer, or one of batch normalization's running statistics."""
-        return self.kind == anatomy.Kind.BUFFER or self.name.endswith(
-            ("running_mean", "running_var", "num_batches_tracked")
-        )
-
-
-@dataclass(frozen=True)
-class Examination:
-    """What a run says about one checkpoint."""
-
-    path: str
-    format: str | None
-    verdict: Verdict
-    error: str | None = None
-    hint: str = ""
-    algorithm: str | None = None
-    step: int | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    """The settings stored beside the tensors, as plain values."""
-    layers: int = 0
-    tensors: tuple[TensorRecord, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    skipped: tuple[Skipped, ...] = ()
-
-    @property
-    def parameters(self) -> int:
-        """Number of learned values: the entries of all tensors but buffers and running statistics."""
-        return sum(tensor.size for tensor in self.tensors if not tensor.is_statistic)
-
-    @property
-    def counted(self) -> Iterator[Finding]:
-        """The findings that nobody asked to hide."""
-        return (finding for finding in self.findings if finding.ignored is None)
-
-    @property
-    def worst(self) -> Severity | None:
-        """The severity of the worst finding that counts."""
-        return max((finding.severity for finding in self.counted), default=None)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a run says about all the checkpoints it looked at."""
-
-    checkpoints: tuple[Examination, ...]
-    rules: int
-    """How many rules were asked."""
-    fail_on: Severity | None = Severity.ERROR
-    """The severity from which on a finding fails the run; ``None`` where none does."""
-    remarks: tuple[Finding, ...] = ()
-    """Findings about the run and not about a checkpoint, such as an ignore that nothing needs any more."""
-
-    @property
-    def findings(self) -> Sequence[Finding]:
-        """All findings that count, in report order."""
-        about_checkpoints = [finding for examination in self.checkpoints for finding in examination.counted]
-        return about_checkpoints + [finding for finding in self.remarks if finding.ignored is None]
-
-    @property
-    def hidden(self) -> int:
-        """How many findings were hidden by configuration or baseline."""
-        return sum(finding.ignored is not None for each in self.checkpoints for finding in each.findings)
-
-    def fails(self, finding: Finding) -> bool:
-        """True for a finding that counts and is at or above ``fail_on``."""
-        return finding.ignored is None and self.fail_on is not None and finding.severity >= self.fail_on
-
-    @property
-    def failed(self) -> bool:
-        """True where a finding fails the run. Unreadable checkpoints are another matter: they are not judged at all."""
-        return any(self.fails(finding) for finding in self.findings)
-
-    @property
-    def unreadable(self) -> int:
-        """How many checkpoints could not be read."""
-        return sum(each.verdict is Verdict.UNREADABLE for each in self.checkpoints)
-
-    @property
-    def summary_line(self) -> str:
-        """What was looked at and what came of it, as in ``32 tensors, 41 rules, 2 findings, 1 hidden by config``."""
-        several = len(self.checkpoints) != 1
-        unseen = sum(len(each.skipped) for each in self.checkpoints)
-        return ", ".join(
-            [
-                *([quantity(len(self.checkpoints), "checkpoint")] if several else []),
-                quantity(sum(len(each.tensors) for each in self.checkpoints), "tensor"),
-                quantity(self.rules, "rule"),
-                quantity(len(self.findings), "finding"),
-                *([f"{self.hidden:,} hidden by config"] if self.hidden else []),
-                *([f"{unseen:,} not looked at"] if unseen else []),
-                *([f"{self.unreadable:,} unreadable"] if self.unreadable else []),
-            ]
-        )
-
-
-@dataclass(frozen=True)
-class Page:
-    """What a reporter may know about where its text goes."""
-
-    width: int = 80
-    """Columns."""
-    color: bool = False
-    verbose: bool = False
-    """True where everything is wanted, and not only what is remarkable."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from checkpoint_doctor import self_checks
 from checkpoint_doctor.entry_points import EntryPoint, find_entry_points
 from checkpoint_doctor.errors import UsageError
-from checkpoint_doctor.model import Checkpoint, Page, Patch, Report, Tensor
+from checkpoint_doctor.model import Checkpoint, Patch, Tensor
+from checkpoint_doctor.report import Page, Report
 from checkpoint_doctor.rule import Rule
 from checkpoint_doctor.source import Source
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_doctor.errors import RepairFailed
-from checkpoint_doctor.model import Checkpoint, Examination, Finding, Patch, Severity, Tensor
+from checkpoint_doctor.findings import Finding, Severity
+from checkpoint_doctor.model import Checkpoint, Patch, Tensor
 from checkpoint_doctor.repair_plan import Plan, differs, kept_by_optimizers
+from checkpoint_doctor.report import Examination
 from checkpoint_doctor.safe_copy import REPORT_IT
 
 BLOCK = 1 << 22

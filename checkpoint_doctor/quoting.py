@@ -1,4 +1,4 @@
-"""Text out of files that strangers made, as a message may show it."""
+"""How messages show names out of files that strangers made, and numbers with their nouns."""
 
 from __future__ import annotations
 
@@ -33,3 +33,8 @@ def _spell(found: re.Match[str]) -> str:
     return simple.get(number) or (
         f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
     )
+
+
+def quantity(number: int, noun: str, plural: str = "") -> str:
+    """Say a number with its noun: ``1 finding``, ``2 findings``, ``0 findings``, ``1,234 findings``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

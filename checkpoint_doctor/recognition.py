@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isnan
 
-from checkpoint_doctor.model import Finding, Severity
+from checkpoint_doctor.findings import Finding, Severity
 
 PARTS = ("optimizer", "moment", "gate", "side", "member", "component")
 """Evidence that tells two findings of one rule about one tensor apart."""

@@ -15,7 +15,8 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoint_doctor.model import Checkpoint, Finding, Moments, Repair, Safety, Severity, Tensor
+from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
+from checkpoint_doctor.model import Checkpoint, Moments, Tensor
 from checkpoint_doctor.vitals import InMemory, Vitals, measure
 
 _FIRST_MOMENTS = frozenset({"exp_avg", "momentum_buffer", "grad_avg"})

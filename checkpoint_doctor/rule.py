@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from checkpoint_doctor.model import Checkpoint, Finding, Layer, Optimizer, Repair, Safety, Severity, Tensor
+from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
+from checkpoint_doctor.model import Checkpoint, Layer, Optimizer, Tensor
 
 Subject = Tensor | Layer | Optimizer | Checkpoint
 """What a rule may be asked about, one at a time."""

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 
 from checkpoint_doctor.config import Config, Settings
 from checkpoint_doctor.errors import DoctorError, NotACheckpoint, NothingToExamine, UnreadableCheckpoint, UsageError
-from checkpoint_doctor.model import Checkpoint, Examination, Finding, Report, Skipped, Tensor, TensorRecord, Verdict
+from checkpoint_doctor.findings import Finding
+from checkpoint_doctor.model import Checkpoint, Skipped, Tensor
 from checkpoint_doctor.plugins import Catalogue, Loader, discover
+from checkpoint_doctor.report import Examination, Report, TensorRecord, Verdict
 from checkpoint_doctor.self_checks import report_crash
 from checkpoint_doctor.source import FileSource, Source
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from checkpoint_doctor.model import Checkpoint, Finding, Severity
+from checkpoint_doctor.findings import Finding, Severity
+from checkpoint_doctor.model import Checkpoint
 from checkpoint_doctor.rule import Rule, rule
 
 

@@ -18,7 +18,9 @@ import numpy as np
 
 from checkpoint_doctor import __version__
 from checkpoint_doctor.errors import UsageError
-from checkpoint_doctor.model import Examination, Finding, Report, Safety, Severity, Skipped, TensorRecord, Verdict
+from checkpoint_doctor.findings import Finding, Safety, Severity
+from checkpoint_doctor.model import Skipped
+from checkpoint_doctor.report import Examination, Report, TensorRecord, Verdict
 
 SCHEMA_VERSION = 1
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint_doctor.errors import DoctorError, RepairFailed, UsageError
-from checkpoint_doctor.model import Checkpoint, Examination, Patch
+from checkpoint_doctor.model import Checkpoint, Patch
 from checkpoint_doctor.plugins import Loader, Reindexer
 from checkpoint_doctor.proof import Digest, carry_over, compare_bytes, compare_findings, compare_tensors, digest
 from checkpoint_doctor.referees import ask_referees
 from checkpoint_doctor.repair_plan import Plan
+from checkpoint_doctor.report import Examination
 from checkpoint_doctor.safe_copy import (
     REPORT_IT,
     Snapshot,

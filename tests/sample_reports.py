@@ -2,18 +2,9 @@
 
 from dataclasses import replace
 
-from checkpoint_doctor.model import (
-    Examination,
-    Finding,
-    Repair,
-    Report,
-    Safety,
-    Severity,
-    Skipped,
-    Tensor,
-    TensorRecord,
-    Verdict,
-)
+from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
+from checkpoint_doctor.model import Skipped, Tensor
+from checkpoint_doctor.report import Examination, Report, TensorRecord, Verdict
 from checkpoint_doctor.rule import Rule, rule
 
 

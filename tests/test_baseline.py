@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from checkpoint_doctor.baseline import IN_BASELINE, apply_baseline, read_baseline, write_baseline
 from checkpoint_doctor.config import Config, Section
 from checkpoint_doctor.errors import UsageError
-from checkpoint_doctor.model import Examination, Finding, Report, Severity, Tensor, Verdict
+from checkpoint_doctor.findings import Finding, Severity
+from checkpoint_doctor.model import Tensor
+from checkpoint_doctor.report import Examination, Report, Verdict
 from checkpoint_doctor.rule import rule
 from checkpoint_doctor.self_checks import RULES as OWN_RULES
 from checkpoint_doctor.self_checks import report_crash

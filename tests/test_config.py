@@ -16,9 +16,11 @@ from checkpoint_doctor.config import Config
 from checkpoint_doctor.config_file import find_config_file, load_config
 from checkpoint_doctor.config_schema import build_schema, describe_config
 from checkpoint_doctor.errors import UsageError
-from checkpoint_doctor.model import Examination, Finding, Report, Severity, Tensor, Verdict
+from checkpoint_doctor.findings import Finding, Severity
+from checkpoint_doctor.model import Tensor
 from checkpoint_doctor.patterns import match_path
 from checkpoint_doctor.plugins import discover
+from checkpoint_doctor.report import Examination, Report, Verdict
 from checkpoint_doctor.rule import rule
 from checkpoint_doctor.self_checks import RULES as OWN_RULES
 

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.faults import FAULTS, Patient, networks, twins
+from checkpoint_doctor.findings import Safety, Severity
 from checkpoint_doctor.fix import Operation, Orders, Outcome, fix
-from checkpoint_doctor.model import Safety, Severity
 from checkpoint_doctor.plugins import discover
 from checkpoint_doctor.scan import open_checkpoint, scan
 

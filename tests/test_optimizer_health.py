@@ -13,7 +13,8 @@ from torch import nn
 from checkpoint_doctor.analyzers import optimizer as health
 from checkpoint_doctor.analyzers._moments import effective_step, implied_gradient_norm
 from checkpoint_doctor.analyzers.values import nonfinite_values
-from checkpoint_doctor.model import Checkpoint, Finding, Severity
+from checkpoint_doctor.findings import Finding, Severity
+from checkpoint_doctor.model import Checkpoint
 from tests.live_models import OUTPUTS, batches, checkpoint_of, train
 
 RULES = (

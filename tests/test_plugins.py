@@ -15,7 +15,8 @@ from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins import ANALYZERS, LOADERS, OURS, REPORTERS, Catalogue, Plugin, discover
 
 RULE = """
-from checkpoint_doctor.model import Severity, Tensor
+from checkpoint_doctor.findings import Severity
+from checkpoint_doctor.model import Tensor
 from checkpoint_doctor.rule import rule
 
 @rule({code!r}, {name!r}, Severity.WARNING, on=Tensor)

@@ -73,7 +73,7 @@ def test_a_type_checker_sees_the_public_names(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(tmp_path), program]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert 'Sequence[checkpoint_doctor.model.Finding]"' in result.stdout
+    assert 'Sequence[checkpoint_doctor.findings.Finding]"' in result.stdout
     assert 'Revealed type is "int"' in result.stdout.replace("builtins.", "")
     assert [line.rpartition("[")[2] for line in result.stdout.splitlines() if " error: " in line] == ["arg-type]"]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_reports import CLEAN, CLINIC, HEALTHY, ILL, RULES, SCHEDULE, SILENT_UNITS, UNREADABLE, ZERO_BIAS
 
-from checkpoint_doctor.model import Page, Report
+from checkpoint_doctor.report import Page, Report
 from checkpoint_doctor.reporters.github import reporter
 
 COMMAND = re.compile(r"::(?P<level>error|warning|notice) (?P<properties>[^:]*)::(?P<message>.*)")

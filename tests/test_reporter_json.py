@@ -7,7 +7,7 @@ import pytest
 from sample_reports import REPORTS, RULES, record
 
 from checkpoint_doctor import wire
-from checkpoint_doctor.model import Examination, Page, Report, Verdict
+from checkpoint_doctor.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.reporters.json import reporter
 
 

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_reports import CLINIC, HEALTHY, HIDDEN, ILL, ONE_HEALTHY, ONE_ILL, RULES, ZERO_BIAS, record
 
-from checkpoint_doctor.model import Examination, Finding, Page, Report, Severity, Skipped, Verdict
+from checkpoint_doctor.findings import Finding, Severity
+from checkpoint_doctor.model import Skipped
+from checkpoint_doctor.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.reporters.junit import reporter
 
 

@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 from sample_reports import CLINIC, HEALTHY, ILL, REPORTS, RULES, SCHEDULE, SILENT_UNITS, ZERO_BIAS
 
-from checkpoint_doctor.model import Examination, Finding, Page, Report, Severity, Verdict
+from checkpoint_doctor.findings import Finding, Severity
+from checkpoint_doctor.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.reporters import sarif
 
 STANDARD = Path(__file__).parent.parent.parent / "shared" / "schemas" / "sarif-2.1.0.json"

@@ -22,7 +22,9 @@ from sample_reports import (
     record,
 )
 
-from checkpoint_doctor.model import Examination, Finding, Page, Report, Severity, Skipped, Verdict
+from checkpoint_doctor.findings import Finding, Severity
+from checkpoint_doctor.model import Skipped
+from checkpoint_doctor.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.reporters._wording import evidence_in_words, percentage
 from checkpoint_doctor.reporters.terminal import reporter
 

@@ -10,7 +10,8 @@ import pytest
 from sample_reports import CLEAN, CLINIC, HEALTHY, ILL, ODD, ONE_UNREADABLE, RULES, UNUSED
 
 from checkpoint_doctor import wire
-from checkpoint_doctor.model import Page, Report, Severity
+from checkpoint_doctor.findings import Severity
+from checkpoint_doctor.report import Page, Report
 from checkpoint_doctor.reporters import github, junit, markdown, sarif
 from checkpoint_doctor.reporters import json as json_reporter
 

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers import files, network, normalization, recurrent, values, zeros
-from checkpoint_doctor.model import Checkpoint, Flaw, PickledName, Severity
+from checkpoint_doctor.findings import Severity
+from checkpoint_doctor.model import Checkpoint, Flaw, PickledName
 from checkpoint_doctor.rule import Rule
 from checkpoint_doctor.testing import build_checkpoint, check_rule, findings_of
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from checkpoint_doctor.analyzers.silence import dead_inputs, silent_units
-from checkpoint_doctor.model import Checkpoint, Finding, Severity
+from checkpoint_doctor.findings import Finding, Severity
+from checkpoint_doctor.model import Checkpoint
 from tests.live_models import OUTPUTS, batches, checkpoint_of, train
 
 KILLED = [3, 7, 8, 20]

@@ -15,7 +15,8 @@ from checkpoint_doctor.analyzers._testimony import Cause, explain_zeros
 from checkpoint_doctor.analyzers._training import layer_was_trained, was_trained
 from checkpoint_doctor.analyzers.optimizer import untrained_tensor
 from checkpoint_doctor.analyzers.silence import silent_units
-from checkpoint_doctor.model import Checkpoint, Finding, Severity
+from checkpoint_doctor.findings import Finding, Severity
+from checkpoint_doctor.model import Checkpoint
 from checkpoint_doctor.scan import open_checkpoint
 from tests.live_models import OUTPUTS, batches, checkpoint_of, train
 

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from checkpoint_doctor import Checkpoint, Page, Report, Safety, Severity, Tensor, discover, rule
 from checkpoint_doctor.errors import RepairFailed
-from checkpoint_doctor.model import Finding, Repair
+from checkpoint_doctor.findings import Finding, Repair
 from checkpoint_doctor.testing import build_checkpoint, check_loader, check_reporter, check_rule, findings_of
 
 WELL_WRITTEN = """An embedding value is far larger than the others.

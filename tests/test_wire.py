@@ -17,7 +17,9 @@ from sample_reports import CLINIC, ONE_ILL, REPORTS, ZERO_BIAS, record
 
 from checkpoint_doctor import wire
 from checkpoint_doctor.errors import UsageError
-from checkpoint_doctor.model import Examination, Finding, Report, Safety, Severity, Skipped, TensorRecord, Verdict
+from checkpoint_doctor.findings import Finding, Safety, Severity
+from checkpoint_doctor.model import Skipped
+from checkpoint_doctor.report import Examination, Report, TensorRecord, Verdict
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "report.schema.json").read_text())
 

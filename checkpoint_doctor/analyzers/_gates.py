@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from checkpoint_doctor.anatomy import Kind
+from checkpoint_doctor.findings import Repair
 from checkpoint_doctor.initialization import FORGET_BIAS, draw_uniform, fill, in_turn, within
-from checkpoint_doctor.model import Layer, Repair, Tensor
+from checkpoint_doctor.model import Layer, Tensor
 
 _GATES = {Kind.LSTM: ("input", "forget", "cell", "output"), Kind.GRU: ("reset", "update", "new")}
 """Order of the gates' rows in PyTorch's weights and biases (``torch.nn.LSTM``, ``torch.nn.GRU``)."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoint_doctor.anatomy import Kind
+from checkpoint_doctor.findings import Repair, Safety
 from checkpoint_doctor.initialization import (
     NORM_GAIN,
     draw_all,
@@ -23,7 +24,7 @@ from checkpoint_doctor.initialization import (
     fill,
     where_not_finite,
 )
-from checkpoint_doctor.model import Checkpoint, Layer, Repair, Safety, Tensor
+from checkpoint_doctor.model import Checkpoint, Layer, Tensor
 
 _ORTHOGONAL = frozenset({"PPO", "A2C", "TRPO", "MaskablePPO", "RecurrentPPO"})
 """Algorithms whose policies have ``ortho_init=True`` by default."""

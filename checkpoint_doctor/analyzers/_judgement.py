@@ -16,8 +16,9 @@ from checkpoint_doctor.analyzers._normal_zeros import (
 from checkpoint_doctor.analyzers._testimony import Cause, Testimony, explain_zeros
 from checkpoint_doctor.analyzers._training import layer_was_trained
 from checkpoint_doctor.anatomy import Kind
+from checkpoint_doctor.findings import Severity
 from checkpoint_doctor.initialization import OUTPUT_LIMIT
-from checkpoint_doctor.model import Checkpoint, Layer, Severity, Tensor
+from checkpoint_doctor.model import Checkpoint, Layer, Tensor
 
 RECURRENT = (Kind.LSTM, Kind.GRU, Kind.RNN)
 """Layers whose biases are gate biases."""

@@ -8,8 +8,9 @@ from math import exp, inf, log, sqrt
 
 import numpy as np
 
+from checkpoint_doctor.findings import Finding, Repair, Safety
 from checkpoint_doctor.initialization import fill, fill_typical, where_not_finite
-from checkpoint_doctor.model import Checkpoint, Finding, Moments, Optimizer, Repair, Safety, Tensor
+from checkpoint_doctor.model import Checkpoint, Moments, Optimizer, Tensor
 from checkpoint_doctor.rule import Rule
 from checkpoint_doctor.vitals import BLOCK_ELEMENTS
 

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from checkpoint_doctor.analyzers._initial_values import initialization_of
 from checkpoint_doctor.analyzers._training import untouched_level
 from checkpoint_doctor.anatomy import Kind
+from checkpoint_doctor.findings import Repair, Safety
 from checkpoint_doctor.initialization import at_lines, fill
-from checkpoint_doctor.model import Checkpoint, Layer, Moments, Optimizer, Repair, Safety, Tensor, quantity
+from checkpoint_doctor.model import Checkpoint, Layer, Moments, Optimizer, Tensor
+from checkpoint_doctor.quoting import quantity
 
 if TYPE_CHECKING:
     from checkpoint_doctor.initialization import Renewal

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from checkpoint_doctor.analyzers._acting_names import can_act, describes_settings
-from checkpoint_doctor.model import Checkpoint, Finding, Severity, Tensor
+from checkpoint_doctor.findings import Finding, Severity
+from checkpoint_doctor.model import Checkpoint, Tensor
 from checkpoint_doctor.rule import rule
 
 

@@ -12,8 +12,10 @@ from checkpoint_doctor.analyzers._normal_zeros import explain_zero_weight, is_fi
 from checkpoint_doctor.analyzers._recycling import find_renewed, recycle
 from checkpoint_doctor.analyzers._testimony import Cause
 from checkpoint_doctor.anatomy import Kind
+from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.initialization import OUTPUT_LIMIT, draw_uniform, fill
-from checkpoint_doctor.model import Checkpoint, Finding, Layer, Repair, Safety, Severity, Tensor, quantity
+from checkpoint_doctor.model import Checkpoint, Layer, Tensor
+from checkpoint_doctor.quoting import quantity
 from checkpoint_doctor.rule import rule
 
 _UNITS = (Kind.LINEAR, Kind.CONV, Kind.ATTENTION, Kind.LSTM, Kind.GRU, Kind.RNN)

@@ -10,8 +10,9 @@ from checkpoint_doctor.analyzers._judgement import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._normal_zeros import NORMS
 from checkpoint_doctor.analyzers._testimony import Cause
 from checkpoint_doctor.anatomy import Kind
+from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.initialization import NORM_GAIN, fill_zeros
-from checkpoint_doctor.model import Checkpoint, Finding, Layer, Repair, Safety, Severity, Tensor
+from checkpoint_doctor.model import Checkpoint, Layer, Tensor
 from checkpoint_doctor.rule import rule
 
 

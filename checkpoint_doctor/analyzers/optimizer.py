@@ -10,8 +10,9 @@ from checkpoint_doctor.analyzers._moments import effective_step, implied_gradien
 from checkpoint_doctor.analyzers._normal_zeros import explain_zero_bias
 from checkpoint_doctor.analyzers._training import was_trained
 from checkpoint_doctor.anatomy import Kind
+from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.initialization import fill
-from checkpoint_doctor.model import Checkpoint, Finding, Moments, Optimizer, Repair, Safety, Severity, Tensor
+from checkpoint_doctor.model import Checkpoint, Moments, Optimizer, Tensor
 from checkpoint_doctor.rule import rule
 
 _CLIP_SETTINGS = ("max_grad_norm", "gradient_clip_val", "clip_grad_norm", "grad_clip", "max_norm", "gradient_clipping")

@@ -11,8 +11,9 @@ from checkpoint_doctor.analyzers._gates import gate_biases, gate_rows, renew_bia
 from checkpoint_doctor.analyzers._judgement import RECURRENT, find_zero_biases, judge_zeros
 from checkpoint_doctor.analyzers._training import rows_were_trained
 from checkpoint_doctor.anatomy import Kind
+from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.initialization import BIAS_LIMIT, FORGET_BIAS, fill, within
-from checkpoint_doctor.model import Checkpoint, Finding, Layer, Repair, Safety, Severity
+from checkpoint_doctor.model import Checkpoint, Layer
 from checkpoint_doctor.rule import rule
 
 _SIGMOID = ("input", "forget", "output", "reset", "update")

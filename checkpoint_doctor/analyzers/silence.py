@@ -11,7 +11,8 @@ from checkpoint_doctor.analyzers._downstream import Downstream, ask_readers
 from checkpoint_doctor.analyzers._recycling import recycle
 from checkpoint_doctor.analyzers._units import Hearing, hear_inputs, hear_units, input_weight
 from checkpoint_doctor.anatomy import Kind
-from checkpoint_doctor.model import Checkpoint, Finding, Layer, Repair, Safety, Severity
+from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
+from checkpoint_doctor.model import Checkpoint, Layer
 from checkpoint_doctor.rule import rule
 
 _WITH_UNITS = (Kind.LINEAR, Kind.CONV, Kind.LSTM, Kind.GRU, Kind.RNN)

@@ -11,7 +11,8 @@ from checkpoint_doctor.analyzers._initial_values import redraw, redraw_nonfinite
 from checkpoint_doctor.analyzers._moments import nonfinite_moments
 from checkpoint_doctor.analyzers._normal_zeros import NORMS
 from checkpoint_doctor.anatomy import Kind
-from checkpoint_doctor.model import Checkpoint, Finding, Layer, Safety, Severity, Tensor
+from checkpoint_doctor.findings import Finding, Safety, Severity
+from checkpoint_doctor.model import Checkpoint, Layer, Tensor
 from checkpoint_doctor.rule import rule
 
 MATRICES = (Kind.LINEAR, Kind.CONV, Kind.EMBEDDING, Kind.LSTM, Kind.GRU, Kind.RNN, Kind.ATTENTION, Kind.LORA)

@@ -10,8 +10,9 @@ from checkpoint_doctor.analyzers._judgement import RECURRENT, ZeroBias, find_zer
 from checkpoint_doctor.analyzers._normal_zeros import explain_zero_weight
 from checkpoint_doctor.analyzers._sparsity import describe_sparsity, scattered_zeros
 from checkpoint_doctor.anatomy import Kind
+from checkpoint_doctor.findings import Finding, Safety, Severity
 from checkpoint_doctor.initialization import BIAS_LIMIT
-from checkpoint_doctor.model import Checkpoint, Finding, Layer, Safety, Severity
+from checkpoint_doctor.model import Checkpoint, Layer
 from checkpoint_doctor.rule import rule
 
 _DENSE = (Kind.LINEAR, Kind.CONV, Kind.LSTM, Kind.GRU, Kind.RNN, Kind.ATTENTION, Kind.EMBEDDING)

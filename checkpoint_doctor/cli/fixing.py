@@ -14,8 +14,8 @@ from checkpoint_doctor.cli.scanning import FailOn, split_selectors, warn_of_brok
 from checkpoint_doctor.quoting import printable
 
 if TYPE_CHECKING:
+    from checkpoint_doctor.findings import Severity
     from checkpoint_doctor.fix import Operation
-    from checkpoint_doctor.model import Severity
     from checkpoint_doctor.repair_record import Change, Figures
 
 
@@ -92,7 +92,7 @@ def _verdict(operations: Sequence[Operation], fail_on: Severity | None) -> int:
 def _sum_up(operations: Sequence[Operation]) -> str:
     from collections import Counter
 
-    from checkpoint_doctor.model import quantity
+    from checkpoint_doctor.quoting import quantity
 
     counts = Counter(operation.outcome for operation in operations)
     changes = sum(len(operation.summary.changes) for operation in operations)

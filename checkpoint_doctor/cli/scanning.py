@@ -12,8 +12,8 @@ from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remar
 from checkpoint_doctor.errors import UsageError
 
 if TYPE_CHECKING:
-    from checkpoint_doctor.model import Report
     from checkpoint_doctor.plugins import Catalogue
+    from checkpoint_doctor.report import Report
 
 
 class FailOn(str, Enum):
@@ -95,7 +95,7 @@ def verdict(report: Report) -> int:
 
 def render(report: Report, catalogue: Catalogue, name: str, *, to_file: bool, verbose: bool) -> str:
     """Render a report in a format for standard output or for a file."""
-    from checkpoint_doctor.model import Page
+    from checkpoint_doctor.report import Page
 
     color = wants_color(sys.stdout) and not to_file
     page = Page(width=80 if to_file else page_width(), color=color, verbose=verbose)

@@ -11,7 +11,8 @@ from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
 from checkpoint_doctor.loaders import _safetensors_header as header
 from checkpoint_doctor.loaders._dtypes import numpy_type
 from checkpoint_doctor.loaders._stored import StoredValues
-from checkpoint_doctor.model import Checkpoint, Flaw, Patch, Skipped, Tensor, quantity
+from checkpoint_doctor.model import Checkpoint, Flaw, Patch, Skipped, Tensor
+from checkpoint_doctor.quoting import quantity
 from checkpoint_doctor.source import FileSource, Source
 
 MOST_SHARDS = 1000

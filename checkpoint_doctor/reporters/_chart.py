@@ -9,8 +9,9 @@ from math import inf
 
 from rich.text import Text
 
-from checkpoint_doctor.model import Examination, Finding, Page, Report, Severity, Verdict, quantity
-from checkpoint_doctor.quoting import printable
+from checkpoint_doctor.findings import Finding, Severity
+from checkpoint_doctor.quoting import printable, quantity
+from checkpoint_doctor.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.reporters._kinship import Kin, find_kin
 from checkpoint_doctor.reporters._layers import Row, choose_remarkable, layer_rows
 from checkpoint_doctor.reporters._order import rank, worst_first

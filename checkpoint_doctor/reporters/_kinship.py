@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from checkpoint_doctor.model import Finding
+from checkpoint_doctor.findings import Finding
 
 FEWEST = 3
 """So many findings that say the same are told as one: a pair still reads well in full."""

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from checkpoint_doctor.model import Examination, Finding, Report, Safety, Severity, Skipped, Verdict, quantity
-from checkpoint_doctor.quoting import printable
+from checkpoint_doctor.findings import Finding, Safety, Severity
+from checkpoint_doctor.model import Skipped
+from checkpoint_doctor.quoting import printable, quantity
+from checkpoint_doctor.report import Examination, Report, Verdict
 
 LISTED = 6
 """How many items of a long list are named before the rest is counted."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from checkpoint_doctor.model import Examination, Finding, Page, Report, Severity, Verdict, quantity
-from checkpoint_doctor.quoting import printable
+from checkpoint_doctor.findings import Finding, Severity
+from checkpoint_doctor.quoting import printable, quantity
+from checkpoint_doctor.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.reporters._artifacts import artifact_path
 from checkpoint_doctor.reporters._order import rank_all
 from checkpoint_doctor.reporters._wording import (

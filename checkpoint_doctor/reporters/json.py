@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from checkpoint_doctor import wire
-from checkpoint_doctor.model import Page, Report
+from checkpoint_doctor.report import Page, Report
 from checkpoint_doctor.rule import Rule
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from xml.etree import ElementTree
 
-from checkpoint_doctor.model import Examination, Finding, Page, Report, Verdict, quantity
-from checkpoint_doctor.quoting import printable
+from checkpoint_doctor.findings import Finding
+from checkpoint_doctor.quoting import printable, quantity
+from checkpoint_doctor.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.reporters._order import rank
 from checkpoint_doctor.reporters._wording import describe, headline, one_line, particulars
 from checkpoint_doctor.rule import Rule

@@ -6,8 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from checkpoint_doctor.model import Examination, Finding, Page, Report, Severity, Verdict, quantity
-from checkpoint_doctor.quoting import printable
+from checkpoint_doctor.findings import Finding, Severity
+from checkpoint_doctor.quoting import printable, quantity
+from checkpoint_doctor.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.reporters._order import rank, worst_first
 from checkpoint_doctor.reporters._wording import (
     describe,

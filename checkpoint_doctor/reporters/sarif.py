@@ -12,7 +12,9 @@ from functools import cache
 from typing import Any
 
 from checkpoint_doctor import __version__, wire
-from checkpoint_doctor.model import Examination, Finding, Page, Report, Verdict, quantity
+from checkpoint_doctor.findings import Finding
+from checkpoint_doctor.quoting import quantity
+from checkpoint_doctor.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.reporters._artifacts import artifact_path, artifact_uri
 from checkpoint_doctor.reporters._order import rank_all
 from checkpoint_doctor.reporters._wording import (

@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
-from checkpoint_doctor.model import (
-    Examination,
-    Finding,
-    Page,
-    Report,
-    Severity,
-    Skipped,
-    TensorRecord,
-    Verdict,
-)
+from checkpoint_doctor.findings import Finding, Severity
+from checkpoint_doctor.model import Skipped
 from checkpoint_doctor.plugins import Reporter
+from checkpoint_doctor.report import Examination, Page, Report, TensorRecord, Verdict
 from checkpoint_doctor.self_checks import RULES
 
 HOSTILE = 'a "layer" with <tags> | pipes, 100 %, ::error::, \x1b[31mcolour\x1b[0m and ünïcode.weight'

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from checkpoint_doctor.explanation import explain_rule
-from checkpoint_doctor.model import Checkpoint, Finding
+from checkpoint_doctor.findings import Finding
+from checkpoint_doctor.model import Checkpoint
 from checkpoint_doctor.rule import SECTIONS, Rule
 
 LONGEST_SUMMARY = 120
