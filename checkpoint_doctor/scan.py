@@ -169,7 +169,7 @@ def examine(
         return Examination(path=path, format=None, verdict=Verdict.UNREADABLE, error=error.message, hint=error.hint)
     examination = diagnose(checkpoint, catalogue, settings)
     if not checkpoint.tensors and examination.verdict is not Verdict.ILL:
-        why = f": {checkpoint.skipped[0].what} {checkpoint.skipped[0].why}" if checkpoint.skipped else ""
+        why = f" ({checkpoint.skipped[0].why})" if checkpoint.skipped else ""
         raise NotACheckpoint(f"{path} holds no tensor to examine{why}", "name the file that holds the state dict")
     return examination
 
