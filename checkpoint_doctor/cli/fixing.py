@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, say
-from checkpoint_doctor.cli.scanning import FailOn, split_selectors, warn_of_broken_plugins
+from checkpoint_doctor.cli.scanning import FailOn, prepare
 from checkpoint_doctor.quoting import printable
 
 if TYPE_CHECKING:
@@ -53,20 +53,10 @@ def fix(
 ) -> None:
     """Write repaired copies, <stem>_FIXED<suffix>. Exit code: 0 well, 1 still ill, 2 failed, 3 nothing to examine."""
     from checkpoint_doctor.cli.progress import show_progress
-    from checkpoint_doctor.config_file import load_config
     from checkpoint_doctor.fix import Orders
     from checkpoint_doctor.fix import fix as repair
-    from checkpoint_doctor.plugins import discover
 
-    catalogue = discover()
-    warn_of_broken_plugins(catalogue)
-    settings = load_config(
-        catalogue.rules,
-        file=config or None,
-        select=split_selectors(select),
-        ignore=split_selectors(ignore),
-        fail_on=fail_on.value if fail_on else None,
-    )
+    catalogue, settings = prepare(config, select, ignore, fail_on)
     orders = Orders(recycle, unsafe, seed, notes=bool(select), force=force, dry_run=dry_run, output=output)
     with show_progress(quiet=quiet) as watch:
         operations = repair(uris, orders, catalogue=catalogue, config=settings, jobs=jobs or None, watch=watch)

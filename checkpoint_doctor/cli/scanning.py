@@ -12,6 +12,7 @@ from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remar
 from checkpoint_doctor.errors import UsageError
 
 if TYPE_CHECKING:
+    from checkpoint_doctor.config import Config
     from checkpoint_doctor.plugins import Catalogue
     from checkpoint_doctor.report import Report
 
@@ -54,19 +55,9 @@ def scan(
     from checkpoint_doctor.baseline import apply_baseline, read_baseline
     from checkpoint_doctor.baseline import write_baseline as describe_baseline
     from checkpoint_doctor.cli.progress import show_progress
-    from checkpoint_doctor.config_file import load_config
-    from checkpoint_doctor.plugins import discover
     from checkpoint_doctor.scan import scan as examine
 
-    catalogue = discover()
-    warn_of_broken_plugins(catalogue)
-    settings = load_config(
-        catalogue.rules,
-        file=config or None,
-        select=split_selectors(select),
-        ignore=split_selectors(ignore),
-        fail_on=fail_on.value if fail_on else None,
-    )
+    catalogue, settings = prepare(config, select, ignore, fail_on)
     outputs = [(format, output), *(_split_report(each) for each in report or [])]
     for name, _ in outputs:
         check_format(name, catalogue)
@@ -84,6 +75,29 @@ def scan(
     if not quiet:
         remark(result.summary_line)
     raise typer.Exit(verdict(result))
+
+
+def prepare(
+    config: str, select: list[str] | None, ignore: list[str] | None, fail_on: FailOn | None
+) -> tuple[Catalogue, Config]:
+    """Collect the plugins, telling which are left out, and read the configuration with the command line's on top.
+
+    Raises:
+        UsageError: a part of ckdoc is broken, or something that was asked for does not exist.
+    """
+    from checkpoint_doctor.config_file import load_config
+    from checkpoint_doctor.plugins import discover
+
+    catalogue = discover()
+    warn_of_broken_plugins(catalogue)
+    settings = load_config(
+        catalogue.rules,
+        file=config or None,
+        select=split_selectors(select),
+        ignore=split_selectors(ignore),
+        fail_on=fail_on.value if fail_on else None,
+    )
+    return catalogue, settings
 
 
 def verdict(report: Report) -> int:

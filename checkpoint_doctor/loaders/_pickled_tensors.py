@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._dtypes import COMPLEX32, EXTENDED, PACKED, numpy_type, size_of
-from checkpoint_doctor.loaders._stored import StoredValues
+from checkpoint_doctor.loaders._stored import StoredValues, count_touched, is_row_major
 from checkpoint_doctor.model import Skipped, Tensor
 from checkpoint_doctor.quoting import shown
 from checkpoint_doctor.source import Source
@@ -99,11 +99,6 @@ class PickledTensor:
         self.strides, self.offset, self.trouble = other.strides, other.offset, other.trouble
         self.stored_dtype = other.stored_dtype
 
-    @property
-    def storage_name(self) -> str:
-        """Names the memory; two tensors of one memory are views of each other."""
-        return self.storage.memory.name if self.storage else ""
-
     @cached_property
     def values(self) -> Values:
         """Where the numbers are.
@@ -114,7 +109,7 @@ class PickledTensor:
         assert self.storage is not None, self.trouble
         memory = self.storage.memory
         dtype = self.stored_dtype or self.dtype
-        strides = None if self.is_contiguous else self.strides
+        strides = None if is_row_major(self.shape, self.strides) else self.strides
         raw, conversions = _raw_type(dtype, memory.big_endian, strides is not None)
         stored = StoredValues(memory.source, self.storage_range[0], raw, self.shape, strides)
         if self.stored_dtype:
@@ -126,25 +121,9 @@ class PickledTensor:
         return ConvertedValues(stored, tuple(conversions), numpy_type(self.dtype)) if conversions else stored
 
     @property
-    def is_contiguous(self) -> bool:
-        """True where the elements lie one after the other in row-major order."""
-        expected = 1
-        for size, stride in zip(reversed(self.shape), reversed(self.strides or ()), strict=False):
-            if size != 1 and stride != expected:
-                return 0 in self.shape
-            expected *= size
-        return True
-
-    @property
     def extent(self) -> int:
         """Bytes from the first element to the end of the last one touched."""
-        if 0 in self.shape:
-            return 0
-        if self.strides is None:
-            reach = prod(self.shape) - 1
-        else:
-            reach = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
-        return (reach + 1) * size_of(self.stored_dtype or self.dtype)
+        return count_touched(self.shape, self.strides) * size_of(self.stored_dtype or self.dtype)
 
     @property
     def storage_range(self) -> tuple[int, int]:

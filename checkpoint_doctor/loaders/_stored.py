@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -10,6 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoint_doctor.source import Source
+
+
+def is_row_major(shape: Sequence[int], strides: Sequence[int] | None) -> bool:
+    """Say whether elements lie one after the other in row-major order; ``strides`` are in elements."""
+    if strides is None or 0 in shape:
+        return True
+    expected = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def count_touched(shape: Sequence[int], strides: Sequence[int] | None) -> int:
+    """Return the elements from the first one of a view to the last one that it touches, gaps included."""
+    if 0 in shape:
+        return 0
+    if strides is None:
+        return prod(shape)
+    return sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) + 1
 
 
 @dataclass(frozen=True)
@@ -30,24 +51,12 @@ class StoredValues:
     @property
     def is_contiguous(self) -> bool:
         """True where the elements lie one after the other in row-major order."""
-        if self.strides is None:
-            return True
-        expected = 1
-        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
-            if size != 1 and stride != expected:
-                return False
-            expected *= size
-        return True
+        return is_row_major(self.shape, self.strides)
 
     @property
     def extent(self) -> int:
         """Bytes from the first element to the end of the last one touched."""
-        if 0 in self.shape:
-            return 0
-        if self.strides is None:
-            return prod(self.shape) * self.dtype.itemsize
-        reach = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
-        return (reach + 1) * self.dtype.itemsize
+        return count_touched(self.shape, self.strides) * self.dtype.itemsize
 
     def blocks(self, elements: int) -> Iterator[NDArray]:
         """See ``vitals.Values.blocks``."""
