@@ -145,8 +145,9 @@ def value_spike(
         lacks the spike tells when it came.
 
     References:
-        Measured on the published checkpoints that this rule must leave alone: the largest entry is at most 8 times the
-        next one below the few suspects; a single flipped exponent bit multiplies by 16 at the least.
+        Measured on published agents and networks: ordered by magnitude, no entry among the largest is more than 2.7
+        times the next. A flipped exponent bit multiplies by 2, 4, 16, 256 or more; the two lowest stay below ``ratio``
+        and among what training does.
     """
     layer, vitals = checkpoint.layer_of[tensor.name], tensor.vitals
     if layer.kind not in (*MATRICES, Kind.PARAMETER) or tensor.size < smallest or len(tensor.shape) < 2:
