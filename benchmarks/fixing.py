@@ -34,14 +34,20 @@ def treat(patients: Iterable[Patient], orders: Orders, folder: Path) -> tuple[Co
     counts: Counter[tuple[str, str]] = Counter()
     wrong = []
     for patient in patients:
-        for fault, place, state in twins(patient):
-            path = folder / f"twin{patient.suffix}"
+        ill = {}
+        for number, (fault, place, state) in enumerate(twins(patient)):
+            path = folder / f"twin{number}{patient.suffix}"
             patient.write(state, path)
-            (operation,) = fix([path], orders, catalogue=catalogue)
+            ill[str(path)] = fault, place
+        # In one run, for which torch starts once.
+        for operation in fix(list(ill), orders, catalogue=catalogue):
+            fault, place = ill[operation.path]
             outcome = _judge(operation, orders, catalogue)
             counts[fault.name, outcome] += 1
             if outcome == "wrong":
                 wrong.append(f"{patient.name}: {fault.name} in {place[0]}: {operation.error or 'still ill'}")
+        for path in folder.iterdir():
+            path.unlink()
     return counts, wrong
 
 

@@ -15,6 +15,7 @@ from checkpoint_doctor.errors import DoctorError, NotACheckpoint, NothingToExami
 from checkpoint_doctor.findings import Finding, Safety, Severity
 from checkpoint_doctor.model import Checkpoint
 from checkpoint_doctor.plugins import Catalogue, Loader, discover
+from checkpoint_doctor.referees import Referees
 from checkpoint_doctor.repair_plan import Plan, plan_repairs
 from checkpoint_doctor.repair_record import Summary
 from checkpoint_doctor.report import Examination, Verdict
@@ -115,18 +116,19 @@ def fix(
         )
     operations: list[Operation] = []
     taken: dict[str, str] = {}
-    for number, candidate in enumerate(candidates, 1):
-        surgery = _Surgery(
-            candidate.path, orders, catalogue, config.for_path(candidate.path), jobs or os.cpu_count() or 1,
-            _tell(watch, candidate.path, number, len(candidates)), taken,
-        )  # fmt: skip
-        try:
-            operations.append(surgery.operate())
-        except NotACheckpoint as error:
-            if candidate.named:
+    with Referees() as referees:
+        for number, candidate in enumerate(candidates, 1):
+            surgery = _Surgery(
+                candidate.path, orders, catalogue, config.for_path(candidate.path), jobs or os.cpu_count() or 1,
+                _tell(watch, candidate.path, number, len(candidates)), taken, referees,
+            )  # fmt: skip
+            try:
+                operations.append(surgery.operate())
+            except NotACheckpoint as error:
+                if candidate.named:
+                    operations.append(_failure(candidate.path, error))
+            except DoctorError as error:
                 operations.append(_failure(candidate.path, error))
-        except DoctorError as error:
-            operations.append(_failure(candidate.path, error))
     if not operations:
         raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name a file to hear what it is")
     return operations
@@ -160,6 +162,7 @@ class _Surgery:
     measured: Callable[[int, int], None] | None
     taken: dict[str, str]
     """Results of this run, and which input each is of."""
+    referees: Referees
 
     def operate(self) -> Operation:
         """Do all of it; raises ``DoctorError`` where it cannot be done."""
@@ -180,7 +183,7 @@ class _Surgery:
         written = Writer(
             checkpoint, examination, plan, loader, snapshot, target, self.orders.force,
             rename=lambda name: result_name(name, loader.suffixes), examine=self.examine, plan_again=self.orders.plan,
-            describe=lambda facts: self._describe(summary, Outcome.FIXED, facts),
+            describe=lambda facts: self._describe(summary, Outcome.FIXED, facts), referees=self.referees,
         ).write()  # fmt: skip
         operation = replace(
             operation, outcome=Outcome.FIXED, output=str(target), remaining=written.examination.findings

@@ -193,6 +193,9 @@ class Checksum:
     size: int
     """Bytes to read."""
     verify: Callable[[], Flaw | None]
+    place: range | None = None
+    """Where in the file the bytes lie, ``None`` where they do not lie in it as they are."""
+    recorded: int | None = None
 
     @cached_property
     def flaw(self) -> Flaw | None:

@@ -7,89 +7,44 @@ library reads with what the loader reads.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from checkpoint_doctor.digests import BLOCK, read_patched
 from checkpoint_doctor.errors import RepairFailed
 from checkpoint_doctor.findings import Finding, Severity
 from checkpoint_doctor.model import Checkpoint, Patch, Tensor
 from checkpoint_doctor.repair_plan import Plan, differs, kept_by_optimizers
 from checkpoint_doctor.report import Examination
-from checkpoint_doctor.safe_copy import REPORT_IT
-
-BLOCK = 1 << 22
-"""Bytes of each file that are compared at a time."""
+from checkpoint_doctor.safe_copy import REPORT_IT, reason
 
 
-@dataclass(frozen=True)
-class Digest:
-    """A file's size and SHA-256."""
-
-    size: int
-    sha256: str
-
-
-def compare_bytes(original: Path, copy: Path, patches: Sequence[Patch]) -> tuple[Digest, Digest]:
-    """Make sure that two files differ in the announced patches and in nothing else, and return their digests.
+def compare_bytes(original: Path, copy: Path, patches: Sequence[Patch]) -> None:
+    """Make sure that two files differ in the announced patches and in nothing else.
 
     Raises:
-        RepairFailed: they differ elsewhere, or a patch is not what was announced.
+        RepairFailed: they differ elsewhere, a patch is not what was announced, or a file cannot be read.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
-    ordered = sorted(patches, key=lambda patch: patch.offset)
-    of_original, offset = hashlib.sha256(), 0
-    of_copy = None  # as long as nothing differs, one digest serves both
     try:
-        with open(original, "rb") as before, open(copy, "rb") as after, ThreadPoolExecutor(2) as pool:
-            while True:
-                old, new = before.read(BLOCK), after.read(BLOCK)
-                if not old and not new:
-                    break
-                expected = _overlay(old, offset, ordered)
-                if of_copy is None and expected is not old:
-                    of_copy = of_original.copy()
-                updates = [pool.submit(of_original.update, old)]
-                if of_copy is not None:
-                    updates.append(pool.submit(of_copy.update, new))
-                if expected != new:
+        with open(copy, "rb", buffering=0) as after:
+            found = bytearray(BLOCK)
+            for expected in read_patched(original, patches):
+                if len(found) != len(expected):
+                    found = bytearray(len(expected))
+                # A bytearray compares as memory; a memoryview on the left would go number by number.
+                if after.readinto(found) != len(found) or not found == expected:
                     raise _fault(f"the copy of {original} differs from it beyond what was announced")
-                for update in updates:
-                    update.result()
-                offset += len(old)
+            if after.read(1):
+                raise _fault(f"the copy of {original} is longer than it")
     except OSError as error:
-        raise RepairFailed(f"cannot read {original} or its copy: {(error.strerror or str(error)).lower()}") from None
-    return Digest(offset, of_original.hexdigest()), Digest(offset, (of_copy or of_original).hexdigest())
+        raise RepairFailed(f"cannot read {copy}: {reason(error)}", "check the disk") from None
 
 
-def digest(path: Path) -> Digest:
-    """Return a file's size and SHA-256."""
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256")
-        return Digest(file.tell(), found.hexdigest())
+def carry_over(before: Checkpoint, after: Checkpoint, plan: Plan, patches: Sequence[Patch]) -> None:
+    """Give what no patch of a copy touches the figures of the original, once the bytes were compared.
 
-
-def _overlay(block: bytes, start: int, patches: Sequence[Patch]) -> bytes:
-    end, changed = start + len(block), None
-    for patch in patches:
-        if patch.offset >= end:
-            break
-        if patch.offset + len(patch.new) <= start:
-            continue
-        changed = changed or bytearray(block)
-        first, last = max(start, patch.offset), min(end, patch.offset + len(patch.new))
-        if block[first - start : last - start] != patch.old[first - patch.offset : last - patch.offset]:
-            raise _fault("a patch does not fit the bytes that it replaces")
-        changed[first - start : last - start] = patch.new[first - patch.offset : last - patch.offset]
-    return block if changed is None else bytes(changed)
-
-
-def carry_over(before: Checkpoint, after: Checkpoint, plan: Plan) -> None:
-    """Give the tensors of a copy that no patch touches the figures of the originals, once the bytes were compared.
-
-    What a treatment changes, ties to, or overlaps with is measured anew.
+    What a treatment changes, ties to, or overlaps with is measured anew, and so are checksums of bytes with a patch.
     """
     treated = [each.tensor for each in plan.treatments]
     changed = {each.storage for each in treated if each.storage} | {each.name for each in treated}
@@ -108,6 +63,23 @@ def carry_over(before: Checkpoint, after: Checkpoint, plan: Plan) -> None:
             twin = known.get(moments.tensor) if moments.tensor is not None else None
             if twin is not None and moments.state and all(map(is_untouched, moments.state.values())):
                 vars(moments)["traces"] = twin.traces
+    is_patched = _locate(patches)
+    for old, new in zip(before.checksums, after.checksums, strict=False):
+        is_same = (old.place, old.recorded) == (new.place, new.recorded)
+        if is_same and new.place is not None and not is_patched(new.place):
+            vars(new)["flaw"] = old.flaw
+
+
+def _locate(patches: Sequence[Patch]) -> Callable[[range], bool]:
+    """Return what tells whether a patch reaches into a stretch of the file."""
+    ordered = sorted(patches, key=lambda patch: patch.offset)
+    ends = [patch.offset + len(patch.new) for patch in ordered]
+
+    def is_patched(place: range) -> bool:
+        following = bisect_right(ends, place.start)
+        return following < len(ordered) and ordered[following].offset < place.stop
+
+    return is_patched
 
 
 def compare_tensors(before: Checkpoint, after: Checkpoint, plan: Plan) -> None:

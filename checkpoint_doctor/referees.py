@@ -1,15 +1,22 @@
 """What the libraries that a checkpoint comes from read in it: referees for a repaired copy, where they are installed.
 
-They are imported by name when they are asked and never needed otherwise.
+None is imported into this process but safetensors, whose reader is as small as its format; torch is asked in one of its
+own, which starts when the first copy is begun and serves for the whole run.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,121 +25,146 @@ from checkpoint_doctor.errors import RepairFailed
 from checkpoint_doctor.repair_plan import Treatment
 from checkpoint_doctor.safe_copy import REPORT_IT
 
-LARGEST_MEMBER = 1 << 27
-"""Bytes of a member of a zip that torch is asked to read; it would have to hold a larger one in memory as a whole."""
+_START = "import sys; sys.path[:] = sys.argv[1:]; from checkpoint_doctor.torch_reader import serve; serve()"
+"""What the other process runs: modules come from where they come from here, and never from the current folder."""
 
 
-def ask_referees(format: str, copies: Sequence[tuple[Path, Path]], treatments: Sequence[Treatment]) -> tuple[str, ...]:
-    """Let the format's own library read the copies and compare the repaired tensors; return the names of who was asked.
+class Referees:
+    """The libraries that can read repaired copies; as a context they leave with it."""
 
-    ``copies`` are pairs of an original and its copy: one, or the shards that were changed.
+    def __init__(self) -> None:
+        self._torch: _Torch | None = None
 
-    A library that refuses the original as well (for classes that are not installed, say) is not asked.
+    def __enter__(self) -> Self:
+        return self
 
-    Raises:
-        RepairFailed: a library cannot read the copy, or reads other values.
-    """
-    if format == "safetensors":
-        return _ask_safetensors([copy for _, copy in copies], treatments)
-    ((original, copy),) = copies
-    if format in ("torch", "sb3") and importlib.util.find_spec("torch") is not None:
-        read = _read_members if format == "sb3" else _read_file
-        return _ask_torch(read, original, copy, treatments)
-    return ()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._torch is not None:
+            self._torch.dismiss()
+
+    def call(self, format: str, treatments: Sequence[Treatment]) -> None:
+        """Let the library that will be asked about a copy start, without waiting for it."""
+        if _is_for_torch(format, treatments) and self._torch is None and importlib.util.find_spec("torch") is not None:
+            with contextlib.suppress(OSError):  # where no process can be started there is no referee
+                self._torch = _Torch()
+
+    def ask(self, format: str, copies: Mapping[Path, Path], treatments: Sequence[Treatment]) -> tuple[str, ...]:
+        """Let the format's own library read the copies and compare the repaired tensors; return who was asked.
+
+        ``copies`` are the originals and their copies: one, or the shards that were changed.
+
+        A library that refuses the original as well (for classes that are not installed, say) is not asked.
+
+        Raises:
+            RepairFailed: a library cannot read the copy, or reads other values.
+        """
+        self.call(format, treatments)
+        if _is_for_torch(format, treatments):
+            return self._torch.compare(format, copies, treatments) if self._torch is not None else ()
+        return _ask_safetensors(list(copies.values()), treatments) if format == "safetensors" else ()
+
+
+def _is_for_torch(format: str, treatments: Sequence[Treatment]) -> bool:
+    # NumPy has no bfloat16 and no float8, which safetensors' own reader would need.
+    return format in ("torch", "sb3") or (
+        format == "safetensors" and any(each.new.dtype.kind not in "fiubc" for each in treatments)
+    )
 
 
 def _ask_safetensors(copies: Sequence[Path], treatments: Sequence[Treatment]) -> tuple[str, ...]:
     safetensors = importlib.import_module("safetensors")
-    # NumPy has no bfloat16 and no float8; torch has, but is only worth its start-up where they occur.
-    native = all(each.new.dtype.kind in "fiubc" for each in treatments)
-    if not native and importlib.util.find_spec("torch") is None:
-        return ()
     waiting = {each.tensor.name: each for each in treatments}
     try:
         for copy in copies:
-            with safetensors.safe_open(str(copy), framework="np" if native else "pt") as file:
+            with safetensors.safe_open(str(copy), framework="np") as file:
                 for name in waiting.keys() & set(file.keys()):
-                    value, treatment = file.get_tensor(name), waiting.pop(name)
-                    if _bits(value if native else _as_array(value)) != _bits(treatment.new):
+                    treatment = waiting.pop(name)
+                    if _digest(file.get_tensor(name)) != _digest(treatment.new):
                         raise _disagreement("safetensors", treatment)
     except RepairFailed:
         raise
     except Exception as error:
-        raise _refusal("safetensors", error) from None
+        raise _refusal("safetensors", f"{type(error).__name__}: {error}") from None
     for treatment in waiting.values():
         raise _disagreement("safetensors", treatment)
     return (f"safetensors {safetensors.__version__}",)
 
 
-_Reader = Callable[[Any, Path], Mapping[str, Any]]
+class _Torch:
+    """The process that ``torch_reader`` runs in."""
+
+    def __init__(self) -> None:
+        self._version: str | None = None
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-c", _START, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            encoding="ascii",
+        )
+
+    def dismiss(self) -> None:
+        """End the process; it holds nothing that could be lost."""
+        self._process.kill()
+        self._process.communicate()
+
+    def compare(self, format: str, copies: Mapping[Path, Path], treatments: Sequence[Treatment]) -> tuple[str, ...]:
+        """Make sure that torch finds every repaired tensor's new values in the copies; see ``Referees.ask``."""
+        if self._version is None:
+            self._version = self._listen().get("version")
+            if self._version is None:  # installed, and yet it cannot be imported
+                return ()
+        wanted = [(_key(format, each), list(each.tensor.shape)) for each in treatments]
+        found: list[list[str]] = [[] for _ in treatments]
+        for original, copy in copies.items():
+            answer = self._question(copy, format, wanted)
+            if "error" in answer:
+                if "error" in self._question(original, format, []):
+                    return ()
+                raise _refusal("torch", answer["error"])
+            if answer["found"] is not None:
+                found = [known + more for known, more in zip(found, answer["found"], strict=True)]
+            elif format != "safetensors":
+                return ()
+        for treatment, digests in zip(treatments, found, strict=True):
+            # A state dict's key names one tensor; an optimizer's ``exp_avg`` many, one of which must be this one.
+            is_missing = not digests and format == "safetensors"
+            if is_missing or (digests and _digest(treatment.new) not in digests):
+                raise _disagreement("torch", treatment)
+        return (f"torch {self._version}",)
+
+    def _question(self, path: Path, format: str, wanted: Sequence[tuple[str, list[int]]]) -> Mapping[str, Any]:
+        if self._process.poll() is not None:  # it did not survive the question before
+            self.dismiss()
+            self._process = self._start()
+            self._listen()
+        question = {"path": str(path.absolute()), "format": format, "wanted": wanted}
+        with contextlib.suppress(BrokenPipeError):  # it is gone, as its answer will say
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+        return self._listen()
+
+    def _listen(self) -> Mapping[str, Any]:
+        assert self._process.stdout is not None
+        if line := self._process.stdout.readline():
+            answer: Mapping[str, Any] = json.loads(line)
+            return answer
+        return {"error": f"its process ended with {self._process.wait()}"}
 
 
-def _ask_torch(read: _Reader, original: Path, copy: Path, treatments: Sequence[Treatment]) -> tuple[str, ...]:
-    torch = importlib.import_module("torch")
-    try:
-        content = read(torch, copy)
-    except Exception as error:
-        try:
-            read(torch, original)
-        except Exception:
-            return ()
-        raise _refusal("torch", error) from None
-    if not content:
-        return ()
-    found: dict[tuple[str, tuple[int, ...]], list[Any]] = {}
-    for key, tensor in _tensors(torch, content):
-        found.setdefault((key, tuple(tensor.shape)), []).append(tensor)
-    for treatment in treatments:
-        key = treatment.tensor.name.rpartition("/")[2]
-        candidates = found.get((key, treatment.tensor.shape), [])
-        # A state dict's key names one tensor; an optimizer's ``exp_avg`` many, of which one must be the repaired one.
-        if candidates and not any(_bits(_as_array(each)) == _bits(treatment.new) for each in candidates):
-            raise _disagreement("torch", treatment)
-    return (f"torch {torch.__version__}",)
+def _key(format: str, treatment: Treatment) -> str:
+    name = treatment.tensor.name
+    return name if format == "safetensors" else name.rpartition("/")[2]
 
 
-def _read_file(torch: Any, path: Path) -> Mapping[str, Any]:
-    import zipfile
-
-    return {"": torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))}
-
-
-def _read_members(torch: Any, path: Path) -> Mapping[str, Any]:
-    import io
-    import zipfile
-
-    with zipfile.ZipFile(path) as archive:
-        return {
-            member.filename: torch.load(io.BytesIO(archive.read(member)), map_location="cpu", weights_only=True)
-            for member in archive.infolist()
-            if member.filename.endswith(".pth") and member.file_size <= LARGEST_MEMBER
-        }
-
-
-def _tensors(torch: Any, content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every tensor in nested containers with the key that it stands under."""
-    waiting, seen = [(key, content)], set()
-    while waiting:
-        key, value = waiting.pop()
-        if isinstance(value, torch.Tensor):
-            yield key, value
-        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
-            seen.add(id(value))
-            inside = value.items() if isinstance(value, Mapping) else enumerate(value)
-            waiting += [(str(name), each) for name, each in inside]
-
-
-def _as_array(tensor: Any) -> NDArray:
-    """Return a tensor's bits, whatever its type: bfloat16 and float8 as whole numbers."""
-    tensor = tensor.detach().contiguous()
-    torch = importlib.import_module("torch")
-    integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.element_size())
-    array: NDArray = (tensor.view(integer) if integer is not None and not tensor.is_complex() else tensor).numpy()
-    return array
-
-
-def _bits(array: NDArray) -> bytes:
-    return np.ascontiguousarray(array).tobytes()
+def _digest(array: NDArray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def _disagreement(library: str, treatment: Treatment) -> RepairFailed:
@@ -142,10 +174,7 @@ def _disagreement(library: str, treatment: Treatment) -> RepairFailed:
     )
 
 
-def _refusal(library: str, error: Exception) -> RepairFailed:
-    first = str(error).strip().partition("\n")[0][:200]
+def _refusal(library: str, why: str) -> RepairFailed:
     return RepairFailed(
-        f"this is a fault in ckdoc: {library} does not read the copy ({type(error).__name__}: {first}); "
-        "nothing was written",
-        REPORT_IT,
+        f"this is a fault in ckdoc: {library} does not read the copy ({why}); nothing was written", REPORT_IT
     )

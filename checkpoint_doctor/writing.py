@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checkpoint_doctor.digests import Digest, sum_of, sum_up
 from checkpoint_doctor.errors import DoctorError, RepairFailed, UsageError
 from checkpoint_doctor.model import Checkpoint, Patch
 from checkpoint_doctor.plugins import Loader, Reindexer
-from checkpoint_doctor.proof import Digest, carry_over, compare_bytes, compare_findings, compare_tensors, digest
-from checkpoint_doctor.referees import ask_referees
+from checkpoint_doctor.proof import carry_over, compare_bytes, compare_findings, compare_tensors
+from checkpoint_doctor.referees import Referees
 from checkpoint_doctor.repair_plan import Plan
 from checkpoint_doctor.report import Examination
 from checkpoint_doctor.safe_copy import (
@@ -62,6 +63,7 @@ class Writer:
     plan_again: Callable[[Checkpoint, Examination], Plan]
     describe: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     """From what is known of the files to the whole record."""
+    referees: Referees
 
     def write(self) -> Written:
         """Do all of it.
@@ -71,6 +73,7 @@ class Writer:
         """
         self._check(self.target, [self.snapshot.path])
         self._check(self._record, [self.snapshot.path])
+        self.referees.call(self.checkpoint.format, self.plan.treatments)
         patches = self._patch()
         if list(patches) == [self.snapshot.path]:
             return self._write_file(patches[self.snapshot.path])
@@ -102,17 +105,19 @@ class Writer:
     def _write_file(self, patches: Sequence[Patch]) -> Written:
         original, folder = self.snapshot.path, self.target.parent
         with temporary_file(folder, original.name) as copy, temporary_file(folder, original.name) as record:
-            copy_patched(original, copy, patches)
-            with brought_to_disk([copy]) as wait:
-                before, after = compare_bytes(original, copy, patches)
-                found, readers = self._prove(copy, [(original, copy)])
-                facts = {
-                    "input": _describe_file(original, before),
-                    "output": _describe_file(self.target, after),
-                    "proof": _describe_proof(len(patches), readers),
-                }
-                _write_bytes(record, write(self.describe(facts)).encode())
-                wait()
+            with sum_up(original, patches) as digests:
+                copy_patched(original, copy, patches)
+                with brought_to_disk([copy]) as wait:
+                    compare_bytes(original, copy, patches)
+                    found, readers = self._prove(copy, {original: copy}, patches)
+                    before, after = digests()
+                    facts = {
+                        "input": _describe_file(original, before),
+                        "output": _describe_file(self.target, after),
+                        "proof": _describe_proof(len(patches), readers),
+                    }
+                    _write_bytes(record, write(self.describe(facts)).encode())
+                    wait()
             self.snapshot.verify()
             take_name(copy, self.target, force=self.force)
             take_name(record, self._record, force=self.force)
@@ -134,10 +139,10 @@ class Writer:
             temporary_file(folder, index.name) as new_index,
             temporary_file(folder, index.name) as record,
         ):
-            digests = {shard: self._copy_shard(shard, inside / shard.name, patches[shard]) for shard in patches}
+            digests = {shard: _copy_shard(shard, inside / shard.name, patches[shard]) for shard in patches}
             _stand_in(index.parent, inside)
-            copies = [(shard, inside / shard.name) for shard in patches]
-            with brought_to_disk([copy for _, copy in copies]) as wait:
+            copies = {shard: inside / shard.name for shard in patches}
+            with brought_to_disk(list(copies.values())) as wait:
                 found, readers = self._prove(inside / index.name, copies)
                 wait()
             _write_bytes(
@@ -147,8 +152,8 @@ class Writer:
             for snapshot in snapshots:
                 snapshot.verify()
             facts = {
-                "input": _describe_file(index, digest(index)),
-                "output": _describe_file(self.target, digest(new_index)),
+                "input": _describe_file(index, sum_of(index)),
+                "output": _describe_file(self.target, sum_of(new_index)),
                 "shards": [
                     {"input": _describe_file(shard, before), "output": _describe_file(targets[shard], after)}
                     for shard, (before, after) in digests.items()
@@ -160,34 +165,39 @@ class Writer:
                 for shard, target in targets.items():
                     take_name(inside / shard.name, target, force=self.force)
                     named.append(target)
-                self._reopen(new_index)
+                self._reopen(new_index, ())
                 take_name(new_index, self.target, force=self.force)
             take_name(record, self._record, force=self.force)
         return Written(found, facts)
 
-    def _copy_shard(self, shard: Path, copy: Path, patches: Sequence[Patch]) -> tuple[Digest, Digest]:
-        copy_patched(shard, copy, patches)
-        return compare_bytes(shard, copy, patches)
-
-    def _prove(self, copy: Path, copies: Sequence[tuple[Path, Path]]) -> tuple[Examination, tuple[str, ...]]:
+    def _prove(
+        self, copy: Path, copies: Mapping[Path, Path], patches: Sequence[Patch] = ()
+    ) -> tuple[Examination, tuple[str, ...]]:
         """Return what is found in the copy, and which libraries read it.
 
         Raises:
             RepairFailed: the copy is not what it should be.
         """
-        reopened, found = self._reopen(copy)
+        reopened, found = self._reopen(copy, patches)
         compare_findings(self.examination, found, self.plan, self.plan_again(reopened, found))
-        return found, ask_referees(self.checkpoint.format, copies, self.plan.treatments)
+        return found, self.referees.ask(self.checkpoint.format, copies, self.plan.treatments)
 
-    def _reopen(self, copy: Path) -> tuple[Checkpoint, Examination]:
+    def _reopen(self, copy: Path, patches: Sequence[Patch]) -> tuple[Checkpoint, Examination]:
         try:
-            reopened, found = self.examine(copy, lambda opened: carry_over(self.checkpoint, opened, self.plan))
+            reopened, found = self.examine(copy, lambda opened: carry_over(self.checkpoint, opened, self.plan, patches))
         except DoctorError as error:
             raise RepairFailed(
                 f"this is a fault in ckdoc: the copy cannot be read ({error.message}); nothing was written", REPORT_IT
             ) from None
         compare_tensors(self.checkpoint, reopened, self.plan)
         return reopened, found
+
+
+def _copy_shard(shard: Path, copy: Path, patches: Sequence[Patch]) -> tuple[Digest, Digest]:
+    with sum_up(shard, patches) as digests:
+        copy_patched(shard, copy, patches)
+        compare_bytes(shard, copy, patches)
+        return digests()
 
 
 @contextlib.contextmanager

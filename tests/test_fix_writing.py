@@ -25,6 +25,7 @@ from checkpoint_doctor import safe_copy, writing
 from checkpoint_doctor.fix import Operation, Orders, Outcome, fix, result_name
 from checkpoint_doctor.model import Patch
 from checkpoint_doctor.plugins import discover
+from checkpoint_doctor.referees import Referees
 from checkpoint_doctor.scan import open_checkpoint, scan
 from checkpoint_doctor.source import FileSource
 
@@ -129,7 +130,7 @@ def test_a_linked_input_is_fixed_beside_the_link(ill: Path, tmp_path: Path) -> N
 def test_an_input_that_changes_meanwhile_gives_nothing(
     ill: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = writing.ask_referees
+    original = Referees.ask
 
     def meddle(*arguments: Any) -> Any:
         with open(ill, "r+b") as file:
@@ -137,7 +138,7 @@ def test_an_input_that_changes_meanwhile_gives_nothing(
         os.utime(ill, ns=(1, 1))
         return original(*arguments)
 
-    monkeypatch.setattr(writing, "ask_referees", meddle)
+    monkeypatch.setattr(Referees, "ask", meddle)
     operation = repair(ill)
     assert "changed while it was being repaired" in (operation.error or "")
     assert names(tmp_path) == {"model.zip"}

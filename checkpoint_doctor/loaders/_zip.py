@@ -62,6 +62,15 @@ class Member:
         """True where the bytes lie in the archive as they are."""
         return self.method == STORED
 
+    @property
+    def place(self) -> range | None:
+        """Where in the file its bytes lie, ``None`` where an archive around it is compressed."""
+        source, start = self._archive, self.data_offset
+        while isinstance(source, Section):
+            start += source.start
+            source = source.parent
+        return None if isinstance(source, MemorySource) else range(start, start + self.compressed_size)
+
     @cached_property
     def source(self) -> Source:
         """The member's bytes: a section of the archive where stored, else inflated into memory at the first question.
@@ -223,7 +232,7 @@ def check_crc(member: Member, block: int = 1 << 20) -> Flaw | None:
 
 def checksum_of(member: Member) -> Checksum:
     """Return the check of a member's CRC-32, to be made when somebody asks."""
-    return Checksum(member.size, lambda: member.damage)
+    return Checksum(member.size, lambda: member.damage, member.place, member.crc)
 
 
 def list_names(source: Source) -> list[str]:

@@ -1,0 +1,69 @@
+"""The proof of a copy: what must not pass it, and what it takes over from the original."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+
+from checkpoint_doctor.errors import RepairFailed
+from checkpoint_doctor.model import Patch
+from checkpoint_doctor.plugins import discover
+from checkpoint_doctor.proof import carry_over, compare_bytes
+from checkpoint_doctor.repair_plan import Plan
+from checkpoint_doctor.scan import open_checkpoint
+
+CATALOGUE = discover()
+OLD = bytes(range(100))
+PATCHES = [Patch(40, OLD[40:50], b"0123456789"), Patch(10, OLD[10:12], b"ab")]
+NEW = OLD[:10] + b"ab" + OLD[12:40] + b"0123456789" + OLD[50:]
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Path:
+    path = tmp_path / "original"
+    path.write_bytes(OLD)
+    return path
+
+
+def copy_of(original: Path, content: bytes) -> Path:
+    path = original.with_name("copy")
+    path.write_bytes(content)
+    return path
+
+
+def test_the_announced_bytes_pass(original: Path) -> None:
+    compare_bytes(original, copy_of(original, NEW), PATCHES)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=some.integers(0, len(NEW) - 1), flip=some.integers(1, 255))
+def test_any_other_byte_does_not(place: int, flip: int, original: Path) -> None:
+    other = bytearray(NEW)
+    other[place] ^= flip
+    with pytest.raises(RepairFailed, match="differs from it beyond what was announced"):
+        compare_bytes(original, copy_of(original, bytes(other)), PATCHES)
+
+
+@pytest.mark.parametrize("content", [NEW[:-1], b"", NEW + b"\0"], ids=["shorter", "empty", "longer"])
+def test_another_length_does_not(content: bytes, original: Path) -> None:
+    with pytest.raises(RepairFailed, match=r"differs from it|longer than it"):
+        compare_bytes(original, copy_of(original, content), PATCHES)
+
+
+def test_checksums_of_what_no_patch_touches_are_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({f"{number}.weight": torch.randn(512, 512) for number in range(3)}, path)
+    before, after = open_checkpoint(path, CATALOGUE), open_checkpoint(path, CATALOGUE)
+    assert before.damage == ()
+    places = [each.place for each in before.checksums]
+    assert None not in places
+    second = places[1]
+    assert second is not None
+    patch = Patch(second.stop - 1, b"a", b"b")
+    carry_over(before, after, Plan(), [Patch(second.stop, b"a", b"b"), patch, Patch(second.start - 1, b"a", b"b")])
+    taken = ["flaw" in vars(each) for each in after.checksums]
+    assert taken == [True, False, *[True] * (len(places) - 2)]
