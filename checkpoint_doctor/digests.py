@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Event, Thread
@@ -90,7 +89,8 @@ class RunningDigest:
     def _sum(self) -> Digest | None:
         offset, found = 0, hashlib.sha256()
         if self._beginning is not None:
-            offset, found = self._beginning._state_before(min(patch.offset for patch in self._patches), self._unwanted)
+            first = min((patch.offset for patch in self._patches), default=0)
+            offset, found = self._beginning._state_before(first, self._unwanted)
         for block in read_patched(self._path, self._patches, offset):
             if self._unwanted.is_set():
                 return None
@@ -112,17 +112,6 @@ class RunningDigest:
         return place, found.copy()
 
 
-@contextmanager
-def sum_up(path: Path, patches: Sequence[Patch]) -> Iterator[Callable[[], tuple[Digest, Digest]]]:
-    """Begin the sums of a file as it is and with patches; what is yielded waits for both.
-
-    Raises:
-        RepairFailed: see ``RunningDigest.wait``.
-    """
-    with RunningDigest(path) as before, RunningDigest(path, patches, before) as after:
-        yield lambda: (before.wait(), after.wait())
-
-
 def sum_of(path: Path) -> Digest:
     """Return a file's size and SHA-256. Raises as ``RunningDigest.wait``."""
     with RunningDigest(path) as digest:
@@ -138,7 +127,8 @@ def read_patched(path: Path, patches: Sequence[Patch], start: int = 0) -> Iterat
     waiting = sorted(patches, key=lambda patch: -patch.offset)
     buffer = memoryview(bytearray(BLOCK))
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        # O_NONBLOCK: opening a named pipe must not wait for somebody to write to it.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
         try:
             while count := os.preadv(descriptor, [buffer], start):
                 block, end = buffer[:count], start + count

@@ -11,6 +11,7 @@ from typing import Any
 
 from checkpoint_doctor import repair_record
 from checkpoint_doctor.config import Config, Settings
+from checkpoint_doctor.digests import RunningDigest
 from checkpoint_doctor.errors import DoctorError, NotACheckpoint, NothingToExamine, RepairFailed, UsageError
 from checkpoint_doctor.findings import Finding, Safety, Severity
 from checkpoint_doctor.model import Checkpoint
@@ -167,6 +168,11 @@ class _Surgery:
     def operate(self) -> Operation:
         """Do all of it; raises ``DoctorError`` where it cannot be done."""
         snapshot = Snapshot.take(self.path)
+        # The sum takes longer than the examination, which leaves a core idle; where nothing is written it is abandoned.
+        with RunningDigest(snapshot.path) as digest:
+            return self._operate(snapshot, digest)
+
+    def _operate(self, snapshot: Snapshot, digest: RunningDigest) -> Operation:
         checkpoint, examination = self.examine(self.path)
         plan = self.orders.plan(checkpoint, examination)
         summary = Summary.of_plan(plan)
@@ -181,7 +187,7 @@ class _Surgery:
             return self._conclude(operation, {})
         loader = self._loader_of(checkpoint)
         written = Writer(
-            checkpoint, examination, plan, loader, snapshot, target, self.orders.force,
+            checkpoint, examination, plan, loader, snapshot, digest, target, self.orders.force,
             rename=lambda name: result_name(name, loader.suffixes), examine=self.examine, plan_again=self.orders.plan,
             describe=lambda facts: self._describe(summary, Outcome.FIXED, facts), referees=self.referees,
         ).write()  # fmt: skip

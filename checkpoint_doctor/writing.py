@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoint_doctor.digests import Digest, sum_of, sum_up
+from checkpoint_doctor.digests import Digest, RunningDigest, sum_of
 from checkpoint_doctor.errors import DoctorError, RepairFailed, UsageError
 from checkpoint_doctor.model import Checkpoint, Patch
 from checkpoint_doctor.plugins import Loader, Reindexer
@@ -54,6 +54,8 @@ class Writer:
     loader: Loader
     snapshot: Snapshot
     """The input as it was before it was opened."""
+    digest: RunningDigest
+    """The input's sum, begun when the snapshot was taken."""
     target: Path
     force: bool
     rename: Callable[[str], str]
@@ -105,15 +107,14 @@ class Writer:
     def _write_file(self, patches: Sequence[Patch]) -> Written:
         original, folder = self.snapshot.path, self.target.parent
         with temporary_file(folder, original.name) as copy, temporary_file(folder, original.name) as record:
-            with sum_up(original, patches) as digests:
+            with RunningDigest(original, patches, self.digest) as digest:
                 copy_patched(original, copy, patches)
                 with brought_to_disk([copy]) as wait:
                     compare_bytes(original, copy, patches)
                     found, readers = self._prove(copy, {original: copy}, patches)
-                    before, after = digests()
                     facts = {
-                        "input": _describe_file(original, before),
-                        "output": _describe_file(self.target, after),
+                        "input": _describe_file(original, self.digest.wait()),
+                        "output": _describe_file(self.target, digest.wait()),
                         "proof": _describe_proof(len(patches), readers),
                     }
                     _write_bytes(record, write(self.describe(facts)).encode())
@@ -152,7 +153,7 @@ class Writer:
             for snapshot in snapshots:
                 snapshot.verify()
             facts = {
-                "input": _describe_file(index, sum_of(index)),
+                "input": _describe_file(index, self.digest.wait()),
                 "output": _describe_file(self.target, sum_of(new_index)),
                 "shards": [
                     {"input": _describe_file(shard, before), "output": _describe_file(targets[shard], after)}
@@ -194,10 +195,10 @@ class Writer:
 
 
 def _copy_shard(shard: Path, copy: Path, patches: Sequence[Patch]) -> tuple[Digest, Digest]:
-    with sum_up(shard, patches) as digests:
+    with RunningDigest(shard) as before, RunningDigest(shard, patches, before) as after:
         copy_patched(shard, copy, patches)
         compare_bytes(shard, copy, patches)
-        return digests()
+        return before.wait(), after.wait()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from checkpoint_doctor import digests
-from checkpoint_doctor.digests import Digest, RunningDigest, read_patched, sum_of, sum_up
+from checkpoint_doctor.digests import Digest, RunningDigest, read_patched, sum_of
 from checkpoint_doctor.errors import RepairFailed
 from checkpoint_doctor.model import Patch
 
@@ -50,8 +51,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_both_sums_are_those_of_the_bytes(patches: list[Patch], file: Path) -> None:
     new = patched(patches)
     assert b"".join(bytes(block) for block in read_patched(file, patches)) == new
-    with sum_up(file, patches) as both:
-        assert both() == tuple(Digest(len(BYTES), hashlib.sha256(each).hexdigest()) for each in (BYTES, new))
+    with RunningDigest(file) as before, RunningDigest(file, patches, before) as after:
+        assert [before.wait(), after.wait()] == [Digest(512, hashlib.sha256(each).hexdigest()) for each in (BYTES, new)]
     assert file.read_bytes() == BYTES
 
 
@@ -64,8 +65,9 @@ def test_a_copy_shares_its_originals_sum_up_to_the_first_patch(file: Path, monke
         return original(path, patches, start)
 
     monkeypatch.setattr(digests, "read_patched", read)
-    with sum_up(file, [Patch(400, BYTES[400:402], b"xy"), Patch(300, BYTES[300:302], b"xy")]) as both:
-        both()
+    patches = [Patch(400, BYTES[400:402], b"xy"), Patch(300, BYTES[300:302], b"xy")]
+    with RunningDigest(file) as before, RunningDigest(file, patches, before) as after:
+        after.wait()
     assert sorted(starts) == [0, 256]
 
 
@@ -75,8 +77,8 @@ def test_an_empty_file_has_a_sum(tmp_path: Path) -> None:
 
 
 def test_a_patch_of_other_bytes_is_refused(file: Path) -> None:
-    with sum_up(file, [Patch(3, b"xx", b"yy")]) as both, pytest.raises(RepairFailed, match="does not fit the bytes"):
-        both()
+    with RunningDigest(file, [Patch(3, b"xx", b"yy")]) as digest, pytest.raises(RepairFailed, match="does not fit"):
+        digest.wait()
 
 
 def test_a_file_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
@@ -88,10 +90,16 @@ def test_a_sum_that_nobody_waits_for_is_abandoned(tmp_path: Path) -> None:
     path = tmp_path / "endless"
     with open(path, "wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(ZeroDivisionError), sum_up(path, [Patch((1 << 40) - 1, b"\0", b"\1")]):
-        raise ZeroDivisionError
-    with RunningDigest(path) as digest:
+    last = [Patch((1 << 40) - 1, b"\0", b"\1")]
+    with RunningDigest(path) as before, RunningDigest(path, last, before) as after:
         pass
-    with pytest.raises(RuntimeError, match="abandoned"):
-        digest.wait()
+    for each in (before, after):
+        with pytest.raises(RuntimeError, match="abandoned"):
+            each.wait()
     assert not [each for each in threading.enumerate() if each.name.startswith("SHA-256")]
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RepairFailed, match="cannot read"):
+        sum_of(tmp_path / "pipe")
