@@ -17,6 +17,7 @@ from checkpoint_doctor.findings import Finding, Safety, Severity
 from checkpoint_doctor.model import Checkpoint
 from checkpoint_doctor.plugins import Catalogue, Loader, discover
 from checkpoint_doctor.referees import Referees
+from checkpoint_doctor.rehearsal import combine, imagine
 from checkpoint_doctor.repair_plan import Plan, plan_repairs
 from checkpoint_doctor.repair_record import Summary
 from checkpoint_doctor.report import Examination, Verdict
@@ -24,6 +25,8 @@ from checkpoint_doctor.safe_copy import Snapshot
 from checkpoint_doctor.scan import Moment, Watch, diagnose, find_checkpoints, open_checkpoint, warm_up
 from checkpoint_doctor.writing import Writer
 
+MOST_ROUNDS = 4
+"""Of planning what the repairs planned so far bring to light; one is enough nearly always."""
 ENDING = "_FIXED"
 """Goes between the stem and the suffix of the input's name."""
 
@@ -174,16 +177,14 @@ class _Surgery:
 
     def _operate(self, snapshot: Snapshot, digest: RunningDigest) -> Operation:
         checkpoint, examination = self.examine(self.path)
-        plan = self.orders.plan(checkpoint, examination)
+        plan, forecast = self._plan(checkpoint, examination)
         summary = Summary.of_plan(plan)
         operation = Operation(self.path, Outcome.NOTHING, examination, summary, remaining=examination.findings)
         if not plan.treatments:
             return self._conclude(operation, {})
         target = self._name_result(checkpoint)
         if self.orders.dry_run:
-            cured = {id(finding) for finding in plan.cured}
-            remaining = tuple(each for each in examination.findings if id(each) not in cured)
-            operation = replace(operation, outcome=Outcome.PLANNED, output=str(target), remaining=remaining)
+            operation = replace(operation, outcome=Outcome.PLANNED, output=str(target), remaining=forecast.findings)
             return self._conclude(operation, {})
         loader = self._loader_of(checkpoint)
         written = Writer(
@@ -195,6 +196,19 @@ class _Surgery:
             operation, outcome=Outcome.FIXED, output=str(target), remaining=written.examination.findings
         )
         return self._conclude(operation, written.facts)
+
+    def _plan(self, checkpoint: Checkpoint, examination: Examination) -> tuple[Plan, Examination]:
+        """Return the plan, what it brings to light included, and what will be found when it is carried out."""
+        plan = further = self.orders.plan(checkpoint, examination)
+        forecast = examination
+        for _ in range(MOST_ROUNDS):
+            if not further.treatments:
+                break
+            imagined = imagine(checkpoint, plan)
+            forecast = diagnose(imagined, self.catalogue, self.settings)
+            further = self.orders.plan(imagined, forecast)
+            plan = combine(checkpoint, plan, further)
+        return plan, forecast
 
     def examine(
         self, path: str | Path, prepare: Callable[[Checkpoint], None] | None = None

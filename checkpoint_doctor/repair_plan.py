@@ -22,6 +22,9 @@ from checkpoint_doctor.vitals import InMemory, Vitals, measure
 _FIRST_MOMENTS = frozenset({"exp_avg", "momentum_buffer", "grad_avg"})
 _SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_inf", "sum"})
 
+_EPSILON = 1e-8
+"""Adam's ``eps`` by default: a root of the second moment below it has no say in the size of a step."""
+
 _FLAGS = {Safety.ON_REQUEST: "--recycle", Safety.UNSAFE: "--unsafe"}
 
 
@@ -171,7 +174,7 @@ class _Planner:
                 self._admit(finding, repair)
         treatments = [*self._repairs(), *self._twins()]
         treatments += self._moments({each.tensor.name: each for each in treatments})
-        upstream = dict.fromkeys(Upstream(_subject(each), each.advice) for each in self.cured if each.advice)
+        upstream = dict.fromkeys(Upstream(subject_of(each), each.advice) for each in self.cured if each.advice)
         return Plan(tuple(treatments), tuple(self.untreated), tuple(upstream), tuple(self.cured))
 
     # Which repairs
@@ -324,7 +327,9 @@ class _Planner:
                 work.values = np.where(along.changed, 0, work.values).astype(tensor.array.dtype)
                 work.words.append("0")
             elif key in _SECOND_MOMENTS:
-                typical = typical_square(work.values, along.changed)
+                typical = typical_square(
+                    work.values, along.changed, least=_EPSILON if key == "exp_inf" else _EPSILON**2
+                )
                 work.values = np.where(along.changed, typical, work.values).astype(tensor.array.dtype)
                 work.words.append(f"the healthy entries' median, {typical:.3g}" if typical else "0")
         of = along.tensor.name if along is not None else ""
@@ -343,18 +348,19 @@ def kept_by_optimizers(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     return kept | {setting.name: setting for group in groups for setting in group.settings.values()}
 
 
-def typical_square(values: NDArray, repaired: NDArray) -> float:
+def typical_square(values: NDArray, repaired: NDArray, *, least: float) -> float:
     """Return the median of a second moment's healthy entries: finite, not zero, and not among the repaired ones.
 
-    Where all were repaired the moments of these themselves serve, since the weights were ill and not they; 0.0 where
-    no gradient ever came.
+    Where all were repaired the moments of these themselves serve, since the weights were ill and not they; 0.0 where no
+    gradient ever came. Where most have faded below ``least`` since their last gradient, which those of dead units do,
+    the median of the others serves: the faded would send repaired entries off with steps far too large.
     """
     wide = _widen(values)
     healthy = np.isfinite(wide) & (wide != 0)
-    for chosen in (healthy & ~repaired, healthy):
-        if chosen.any():
-            return float(np.median(wide[chosen]))
-    return 0.0
+    chosen = healthy & ~repaired if (healthy & ~repaired).any() else healthy
+    alive = wide[chosen & (wide >= least)] if (chosen & (wide >= least)).any() else wide[healthy & (wide >= least)]
+    typical = float(np.median(wide[chosen])) if chosen.any() else 0.0
+    return float(np.median(alive)) if typical < least and alive.size else typical
 
 
 def generator(seed: int, name: str) -> np.random.Generator:
@@ -389,11 +395,12 @@ def _widen(values: NDArray) -> NDArray:
     return values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)
 
 
-def _subject(finding: Finding) -> str:
+def subject_of(finding: Finding) -> str:
+    """Return what a finding is about: the tensor, the layer, or the whole checkpoint."""
     return finding.tensor or finding.layer or "the whole checkpoint"
 
 
 def _leave(finding: Finding, why: str) -> Untreated:
     return Untreated(
-        finding.code, finding.name, finding.severity, _subject(finding), finding.message, why, finding.advice
+        finding.code, finding.name, finding.severity, subject_of(finding), finding.message, why, finding.advice
     )

@@ -20,7 +20,10 @@ from benchmarks.faults import FAULTS, Patient, networks, twins
 from checkpoint_doctor.findings import Safety, Severity
 from checkpoint_doctor.fix import Operation, Orders, Outcome, fix
 from checkpoint_doctor.plugins import discover
+from checkpoint_doctor.repair_plan import Purpose, typical_square
 from checkpoint_doctor.scan import open_checkpoint, scan
+from tests.live_models import batches, train
+from tests.test_silence import network, shift
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CATALOGUE = discover()
@@ -192,11 +195,42 @@ TREATED = {
 """Faults that can be repaired, and what must be ordered."""
 
 
-@pytest.mark.parametrize("network", ["LayerNorm MLP", "LSTM", "GRU"])
-def test_fault_twins_become_well(network: str, tmp_path: Path) -> None:
-    wanted = {f"{network}, trained, .pt", f"{network}, fresh, .safetensors", f"{network}, trained, with optimizer"}
+def test_what_a_repair_brings_to_light_is_repaired_in_the_same_run(tmp_path: Path) -> None:
+    """A NaN in the moments hides that most units of its layer are dead."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    train(model, optimizer, batches(8), 350, events={200: shift(model[2], list(range(20)), -50.0)})
+    optimizer.state[model[2].weight]["exp_avg"][25, 3] = float("nan")
+    ill = tmp_path / "ill.pt"
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, ill)
+    assert codes(ill) == {"VAL001"}
+    planned = repair(ill, **EVERYTHING, dry_run=True)
+    assert not [finding for finding in planned.remaining if finding.severity >= Severity.WARNING]
+    operation = repair(ill, **EVERYTHING)
+    assert {change.tensor for change in operation.summary.counted(Purpose.REPAIR)} == {"2.weight", "2.bias", "4.weight"}
+    assert ["VAL001"] in [each["rules"] for each in operation.record["optimizer"]]
+    assert planned.record["tensors"] == operation.record["tensors"]
+    well = Path(operation.output or "")
+    assert codes(well) == set()
+    assert repair(well, **EVERYTHING).outcome is Outcome.NOTHING
+
+
+def test_the_median_of_moments_is_not_that_of_dead_units() -> None:
+    faded, alive = np.full(90, 1e-30, np.float32), np.full(10, 4e-6, np.float32)
+    repaired = np.arange(100) < 5
+    second = np.concatenate([faded, alive])
+    assert typical_square(second, repaired, least=1e-16) == pytest.approx(4e-6)
+    assert typical_square(second, np.ones(100, bool), least=1e-16) == pytest.approx(4e-6)
+    assert typical_square(second[::-1], repaired, least=1e-16) == pytest.approx(4e-6)
+    assert typical_square(faded, repaired[:90], least=1e-16) == pytest.approx(1e-30)
+    assert typical_square(np.zeros(3), np.zeros(3, bool), least=1e-16) == 0.0
+
+
+@pytest.mark.parametrize("architecture", ["LayerNorm MLP", "LSTM", "GRU"])
+def test_fault_twins_become_well(architecture: str, tmp_path: Path) -> None:
+    wanted = {f"{architecture}, {how}" for how in ("trained, .pt", "fresh, .safetensors", "trained, with optimizer")}
     treated = 0
-    for patient in (each for each in networks([network], steps=120) if each.name in wanted):
+    for patient in (each for each in networks([architecture], steps=120) if each.name in wanted):
         for fault, _, path in ill_files(patient, tmp_path):
             expected = next(each.codes for each in FAULTS if each.name == fault)
             # Another illness of the same place, such as identical rows, may stay.

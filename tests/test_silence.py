@@ -146,6 +146,21 @@ def test_units_behind_zero_outgoing_weights_are_cut_off():
     assert finding.evidence["cut_off"] == finding.evidence["never_learned"] == KILLED
 
 
+def test_a_reader_whose_moments_a_repair_replaced_cannot_tell_why():
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    train(model, optimizer, batches(8), 350, events={200: shift(model[2], list(range(31)), -50.0)})
+    (before,) = findings(checkpoint_of(model, optimizer))
+    for name, value in (("exp_avg", 0.0), ("exp_avg_sq", 1e-5)):
+        optimizer.state[model[4].weight][name].fill_(value)
+        optimizer.state[model[4].bias][name].fill_(value)
+    (after,) = findings(checkpoint_of(model, optimizer))
+    assert (before.severity, after.severity) == (Severity.ERROR, Severity.WARNING)
+    assert before.message.startswith(after.message)
+    assert "31 with an output of 0" in before.message
+    assert (after.repairs, after.advice) == ((), "")
+
+
 def test_severity_grows_with_the_share_of_the_layer():
     severities = {}
     for count in (2, 4, 16, 31):

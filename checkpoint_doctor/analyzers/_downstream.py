@@ -29,24 +29,28 @@ def ask_readers(layer: Layer, hearing: Hearing, checkpoint: Checkpoint, ratio: f
     """Ask the layers that read the units what they receive of them; ``None`` where none can be asked."""
     units = hearing.silent.size
     unheard, weightless = np.ones(units, dtype=bool), np.ones(units, dtype=bool)
+    received = np.zeros(units, dtype=bool)
     asked = awake = 0
     for reader in readers_of(layer, checkpoint):
         inputs, rows = hear_inputs(reader, checkpoint, ratio), hear_units(reader, checkpoint, ratio)
         weight = input_weight(reader)
         if inputs is None or rows is None or weight is None or inputs.silent.size % units:
             return None
+        if rows.renewed.any() and not rows.heard.any():
+            return None  # what it remembered was lost in a repair
         asked += 1
         # A convolution's channel becomes several inputs of the linear layer behind it.
         shape = (units, inputs.silent.size // units)
         zero = np.zeros(inputs.silent.size, dtype=bool)
         zero[weight.vitals.zero_rows if reader.transposed else weight.vitals.zero_columns] = True
         weightless &= np.logical_and.reduce(zero.reshape(shape), axis=1)
-        if not rows.silent.all():
+        if rows.heard.any():
             awake += 1
             unheard &= inputs.folded(shape, axis=1).silent
+            received |= np.logical_or.reduce(inputs.heard.reshape(shape), axis=1)
     if not asked:
         return None
     cut_off = hearing.silent & weightless
     rest = hearing.silent & ~cut_off
     none = np.zeros(units, dtype=bool)
-    return Downstream(rest & unheard if awake else none, rest & ~unheard if awake else none, cut_off, not awake)
+    return Downstream(rest & unheard if awake else none, rest & received, cut_off, not awake)

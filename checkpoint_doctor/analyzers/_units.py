@@ -45,6 +45,14 @@ class Hearing:
     """Estimated updates since the last gradient, for silent lines that once learned; NaN for all others."""
     step: int | None
     """Updates that the optimizer counted."""
+    renewed: NDArray
+    """Neither silent nor heard: a repair put new moments in the place of what was recorded."""
+
+    @property
+    def heard(self) -> NDArray:
+        """Lines that a gradient is recorded for."""
+        heard: NDArray = ~self.silent & ~self.renewed
+        return heard
 
     @property
     def stopped(self) -> NDArray:
@@ -61,6 +69,7 @@ class Hearing:
             # A unit stopped when the last of its lines did.
             np.fmin.reduce(joined, axis=axis),
             self.step,
+            np.logical_or.reduce(self.renewed.reshape(shape), axis=axis),
         )
 
     def joined(self, other: Hearing) -> Hearing:
@@ -70,6 +79,7 @@ class Hearing:
             self.silent & other.silent,
             np.fmin(self.since, other.since),
             self.step if other.step is None else other.step,
+            self.renewed | other.renewed,
         )
 
 
@@ -146,7 +156,7 @@ def _hear_lines(tensor: Tensor, checkpoint: Checkpoint, ratio: float, *, along_r
     if hearing is None or renewed is None or not renewed.any():
         return hearing
     since = np.where(renewed, np.nan, hearing.since)
-    return Hearing(hearing.never & ~renewed, hearing.silent & ~renewed, since, hearing.step)
+    return Hearing(hearing.never & ~renewed, hearing.silent & ~renewed, since, hearing.step, renewed)
 
 
 def _hear(
@@ -181,7 +191,8 @@ def _hear(
     if moments.step is not None and moments.step < 1.5 * max(needed, quiet):
         silent = never
     since = np.minimum(since, inf if moments.step is None else moments.step)
-    return Hearing(never, silent, np.where(silent & ~never, since, np.nan), moments.step)
+    since = np.where(silent & ~never, since, np.nan)
+    return Hearing(never, silent, since, moments.step, np.zeros(never.shape, dtype=bool))
 
 
 def _voices(
