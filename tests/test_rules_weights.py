@@ -367,6 +367,17 @@ def test_pruning_is_named_and_only_noted():
     assert all("pruning" in finding.message for finding in found)
 
 
+@pytest.mark.parametrize("share", [0.9, 0.97, 0.99])
+def test_units_that_lost_all_weights_in_pruning_are_only_noted(share: float):
+    pruned = {
+        name: np.where(np.abs(values) < np.quantile(np.abs(values), share), 0, values) if values.ndim == 2 else values
+        for name, values in mlp().items()
+    }
+    pruned["net.2.weight"][7] = 0
+    found = findings_of(network.disconnected_units, build_checkpoint(pruned))
+    assert {finding.severity for finding in found} == {NOTE}
+
+
 def two_of_four() -> NDArray:
     random = np.random.default_rng(5)
     keep = random.permuted(np.tile([True, True, False, False], (32 * 8, 1)), axis=1).reshape(32, 32)

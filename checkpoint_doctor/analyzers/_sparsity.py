@@ -34,7 +34,7 @@ def describe_sparsity(tensor: Tensor, layer: Layer, checkpoint: Checkpoint) -> s
     """Say which deliberate pattern the zeros of a weight follow; empty where they follow none."""
     if "weight_mask" in layer.tensors or f"{tensor.name}_mask" in checkpoint.by_name:
         return "a pruning mask lies beside it"
-    if _is_pruned(checkpoint):
+    if is_pruned(checkpoint):
         return "most of the model's weights have scattered zeros, as after pruning"
     if tensor.size > 1 << 26:
         return ""
@@ -42,7 +42,8 @@ def describe_sparsity(tensor: Tensor, layer: Layer, checkpoint: Checkpoint) -> s
     return _name_pattern(alive.reshape(alive.shape[0], -1), layer)
 
 
-def _is_pruned(checkpoint: Checkpoint) -> bool:
+def is_pruned(checkpoint: Checkpoint) -> bool:
+    """True where zeros are scattered over most of a model's weights, which a fault in one layer does not do."""
     kinds = (Kind.LINEAR, Kind.CONV, Kind.ATTENTION, Kind.LSTM, Kind.GRU, Kind.RNN)
     weights = [
         tensor

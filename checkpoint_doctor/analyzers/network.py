@@ -10,6 +10,7 @@ from checkpoint_doctor.analyzers._activations import ZERO_AT_ZERO, activation_of
 from checkpoint_doctor.analyzers._judgement import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._normal_zeros import explain_zero_weight, is_fixed_transform
 from checkpoint_doctor.analyzers._recycling import find_renewed, recycle
+from checkpoint_doctor.analyzers._sparsity import NOTICEABLE, is_pruned, scattered_zeros
 from checkpoint_doctor.analyzers._testimony import Cause
 from checkpoint_doctor.anatomy import Kind
 from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
@@ -38,10 +39,10 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
         half way, a partial load.
 
     When it is normal:
-        Structured pruning cuts units in most layers (a note). The padding row of an embedding is zero, and so are rows
-        that fill its table up; word vectors from elsewhere may lack words, which then deserve a look. Units recycled
-        as in ReDo have zero outgoing columns until the next updates. Grouped and masked layers have zero blocks by
-        design.
+        Structured pruning cuts units in most layers, and of a network whose single weights were pruned some units lose
+        all of theirs (notes). The padding row of an embedding is zero, and so are rows that fill its table up; word
+        vectors from elsewhere may lack words, which then deserve a look. Units recycled as in ReDo have zero outgoing
+        columns until the next updates. Grouped and masked layers have zero blocks by design.
 
     What to do:
         Find what wrote the zeros. ``ckdoc fix --recycle`` draws zero incoming rows anew and sets the outgoing columns
@@ -112,12 +113,12 @@ def _are_renewed(tensor: Tensor, columns: list[int], checkpoint: Checkpoint) -> 
 
 
 def _weigh(checkpoint: Checkpoint, tensor: Tensor, pruned: float, *, renewed: bool = False) -> Severity | None:
-    if renewed:
+    if renewed or (scattered_zeros(tensor)[1] >= NOTICEABLE and is_pruned(checkpoint)):
         return Severity.NOTE
     weights = [each for layer in checkpoint.layers if layer.kind in _UNITS for each in _matrices(layer)]
     cut = sum(bool(len(each.vitals.zero_rows) or len(each.vitals.zero_columns)) for each in weights)
-    is_pruned = len(weights) > 3 and cut > pruned * len(weights)
-    return Severity.NOTE if is_pruned and tensor.vitals.zero_fraction < 0.95 else None
+    is_cut_everywhere = len(weights) > 3 and cut > pruned * len(weights)
+    return Severity.NOTE if is_cut_everywhere and tensor.vitals.zero_fraction < 0.95 else None
 
 
 def _judge_embedding(layer: Layer) -> Iterator[Finding]:
