@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 LARGEST_MEMBER = 1 << 27
-"""Bytes of a member of a zip that torch is asked to read; it would have to hold a larger one in memory as a whole."""
+"""Bytes of a member of a zip up to which torch is asked to read the file: it has to hold each in memory as a whole."""
 
 
 def serve() -> None:
@@ -72,10 +72,12 @@ def _read_file(torch: Any, path: str) -> Mapping[str, Any]:
 
 def _read_members(torch: Any, path: str) -> Mapping[str, Any]:
     with zipfile.ZipFile(path) as archive:
+        members = [each for each in archive.infolist() if each.filename.endswith(".pth")]
+        if any(each.file_size > LARGEST_MEMBER for each in members):
+            return {}
         return {
-            member.filename: torch.load(io.BytesIO(archive.read(member)), map_location="cpu", weights_only=True)
-            for member in archive.infolist()
-            if member.filename.endswith(".pth") and member.file_size <= LARGEST_MEMBER
+            each.filename: torch.load(io.BytesIO(archive.read(each)), map_location="cpu", weights_only=True)
+            for each in members
         }
 
 

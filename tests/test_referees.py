@@ -90,6 +90,16 @@ def test_a_library_that_does_not_read_the_original_either_is_not_asked(tmp_path:
         assert found.ask(format, {strange: copy}, treatments) == ()
 
 
+def test_a_member_too_large_to_be_read_is_not_said_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = shutil.copy(CASE, tmp_path / "model.zip")
+    (operation,) = fix([path], Orders(force=True), catalogue=CATALOGUE)
+    assert operation.record["proof"]["read_by"] == [f"torch {torch.__version__}"]
+    limited = "import checkpoint_doctor.torch_reader as reader; reader.LARGEST_MEMBER = 1000; reader.serve()"
+    pretend(monkeypatch, limited)
+    (operation,) = fix([path], Orders(force=True), catalogue=CATALOGUE)
+    assert operation.record["proof"]["read_by"] == []
+
+
 def test_one_process_serves_a_run_and_is_gone_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
     original = subprocess.Popen
