@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from checkpoint_doctor import anatomy
 from checkpoint_doctor.traces import Traces, trace
 from checkpoint_doctor.vitals import Values, Vitals, measure
+
+Held = TypeVar("Held")
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,14 +297,47 @@ class Checkpoint:
         return {tensor.name: layer for layer in self.layers for tensor in layer.tensors.values()}
 
     @cached_property
+    def aliases(self) -> Mapping[str, str]:
+        """Names under which the very same bytes are stored once more, to the first name of these bytes.
+
+        A module that is used in two places has its tensors in the state dict twice; optimizers hold them once.
+        """
+        first: dict[tuple[object, ...], str] = {}
+        found = {}
+        for tensor in self.tensors:
+            name = first.setdefault((tensor.storage, tensor.storage_range, tensor.shape, tensor.dtype), tensor.name)
+            if tensor.storage and name != tensor.name:
+                found[tensor.name] = name
+        return found
+
+    @cached_property
+    def distinct_tensors(self) -> tuple[Tensor, ...]:
+        """The model's tensors, each under the first of its names."""
+        return tuple(tensor for tensor in self.tensors if tensor.name not in self.aliases)
+
+    @cached_property
+    def distinct_layers(self) -> tuple[Layer, ...]:
+        """The layers without those that are another layer of the same kind under a second name."""
+        return tuple(layer for layer in self.layers if not self._is_second_name(layer))
+
+    def _is_second_name(self, layer: Layer) -> bool:
+        names = [self.aliases.get(tensor.name) for tensor in layer.tensors.values()]
+        originals = [self.layer_of[name] for name in names if name is not None]
+        return len(originals) == len(names) and all(
+            each is originals[0] and each.kind is layer.kind and len(each.tensors) == len(names) for each in originals
+        )
+
+    @cached_property
     def moments(self) -> Mapping[str, Moments]:
         """Tensor name to what an optimizer remembers about it, for the tensors that an optimizer holds."""
-        return {
-            moments.tensor: moments
-            for optimizer in self.optimizers
-            for moments in optimizer.parameters
-            if moments.tensor is not None
-        }
+        return self._with_aliases(
+            {
+                moments.tensor: moments
+                for optimizer in self.optimizers
+                for moments in optimizer.parameters
+                if moments.tensor is not None
+            }
+        )
 
     @cached_property
     def online_twins(self) -> Mapping[str, str]:
@@ -315,12 +350,20 @@ class Checkpoint:
     @cached_property
     def optimizer_of(self) -> Mapping[str, Optimizer]:
         """Tensor name to the optimizer that holds it."""
-        return {
-            moments.tensor: optimizer
-            for optimizer in self.optimizers
-            for moments in optimizer.parameters
-            if moments.tensor is not None
-        }
+        return self._with_aliases(
+            {
+                moments.tensor: optimizer
+                for optimizer in self.optimizers
+                for moments in optimizer.parameters
+                if moments.tensor is not None
+            }
+        )
+
+    def _with_aliases(self, held: Mapping[str, Held]) -> dict[str, Held]:
+        """Add the other names of tensors that an optimizer holds under one of theirs."""
+        known = {self.aliases.get(name, name): value for name, value in held.items()}
+        others = {name: known[first] for name, first in self.aliases.items() if first in known}
+        return {**known, **others, **held}
 
     def updates_of(self, name: str) -> int | None:
         """Return how many updates an optimizer counted for a tensor; ``None`` where none holds it or it does not count.

@@ -40,6 +40,8 @@ class TensorRecord:
     mean: float | None
     std: float | None
     norm: float | None
+    tied_to: str | None = None
+    """Name of an earlier tensor of the very same bytes; ``None`` where this is the first, or the only one."""
 
     @property
     def size(self) -> int:
@@ -75,8 +77,8 @@ class Examination:
 
     @property
     def parameters(self) -> int:
-        """Number of learned values: the entries of all tensors but buffers and running statistics."""
-        return sum(tensor.size for tensor in self.tensors if not tensor.is_statistic)
+        """Number of learned values: the entries of all tensors but buffers and running statistics, tied ones once."""
+        return sum(tensor.size for tensor in self.tensors if not tensor.is_statistic and tensor.tied_to is None)
 
     @property
     def counted(self) -> Iterator[Finding]:

@@ -77,16 +77,16 @@ class Rule:
         return {heading: inspect.cleandoc(body).strip() for heading, body in zip(parts[1::2], parts[2::2], strict=True)}
 
     def examine(self, checkpoint: Checkpoint, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
-        """Ask the rule about every subject of its kind in a checkpoint."""
+        """Ask the rule about every subject of its kind in a checkpoint, once about those with several names."""
         for subject in self._subjects(checkpoint):
             arguments = (subject, checkpoint) if self._wants_checkpoint else (subject,)
             yield from self.check(*arguments, **(options or {}))
 
     def _subjects(self, checkpoint: Checkpoint) -> Iterable[Subject]:
         if self.on is Tensor:
-            return checkpoint.tensors
+            return checkpoint.distinct_tensors
         if self.on is Layer:
-            return checkpoint.layers
+            return checkpoint.distinct_layers
         if self.on is Optimizer:
             return checkpoint.optimizers
         return (checkpoint,)

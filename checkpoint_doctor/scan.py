@@ -183,7 +183,13 @@ def warm_up(checkpoint: Checkpoint, jobs: int, measured: Callable[[int, int], No
     Raises:
         UnreadableCheckpoint: the bytes of a tensor cannot be read.
     """
-    work: list[tuple[int, object, str]] = [(tensor.size, tensor, "vitals") for tensor in checkpoint.tensors]
+    _measure(checkpoint, jobs, measured)
+    for name, first in checkpoint.aliases.items():
+        vars(checkpoint.by_name[name])["vitals"] = checkpoint.by_name[first].vitals
+
+
+def _measure(checkpoint: Checkpoint, jobs: int, measured: Callable[[int, int], None] | None) -> None:
+    work: list[tuple[int, object, str]] = [(tensor.size, tensor, "vitals") for tensor in checkpoint.distinct_tensors]
     work += [
         (sum(tensor.size for tensor in moments.state.values()), moments, "traces")
         for optimizer in checkpoint.optimizers
@@ -267,6 +273,7 @@ def _record(tensor: Tensor, checkpoint: Checkpoint) -> TensorRecord:
         mean=vitals.mean,
         std=vitals.std,
         norm=vitals.norm,
+        tied_to=checkpoint.aliases.get(tensor.name),
     )
 
 

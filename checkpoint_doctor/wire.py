@@ -116,6 +116,7 @@ def _write_tensor(tensor: TensorRecord) -> dict[str, Any]:
         "mean": _figure(tensor.mean),
         "std": _figure(tensor.std),
         "norm": _figure(tensor.norm),
+        "tied_to": tensor.tied_to,
     }
 
 
@@ -300,6 +301,7 @@ def _read_tensor(fields: _Fields) -> TensorRecord:
         mean=fields.take("mean", (int, float), None),
         std=fields.take("std", (int, float), None),
         norm=fields.take("norm", (int, float), None),
+        tied_to=fields.take("tied_to", str, None),
     )
 
 

@@ -58,7 +58,7 @@ def judge_zeros(
 def find_zero_biases(checkpoint: Checkpoint) -> Iterator[ZeroBias]:
     """Yield the biases that are exactly zero though nothing excuses it, those of recurrent layers included."""
     fresh: bool | None = None
-    for layer in checkpoint.layers:
+    for layer in checkpoint.distinct_layers:
         if layer.kind in NORMS or layer.kind in (Kind.BUFFER, Kind.PARAMETER, Kind.LORA):
             continue
         for tensor in layer.tensors.values():

@@ -116,7 +116,7 @@ def _explain_unheld(tensor: Tensor, checkpoint: Checkpoint, layer: Layer | None)
     unmatched = next((each.unmatched for each in checkpoint.optimizers if each.unmatched), "")
     if unmatched:
         return Testimony(Cause.UNKNOWN, None, f"the optimizer's state has no names to go by ({unmatched})", held=False)
-    held = len(checkpoint.moments)
+    held = len({id(each) for each in checkpoint.moments.values()})
     sentence = f"no optimizer in the file holds it (they hold {held} other tensors)"
     component = layer.component if layer else ""
     neighbours = (

@@ -40,7 +40,7 @@ def nonfinite_values(checkpoint: Checkpoint) -> Iterator[Finding]:
         Measured: one infinite gradient through ``clip_grad_norm_`` makes only its own entry NaN, one NaN gradient
         makes all of them NaN in one step. habitat-lab issue 2226; rl-baselines3-zoo issues 156 and 427.
     """
-    for tensor in checkpoint.tensors:
+    for tensor in checkpoint.distinct_tensors:
         vitals = tensor.vitals
         if not vitals.nonfinite or _is_mask(tensor, checkpoint):
             continue

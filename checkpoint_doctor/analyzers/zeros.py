@@ -164,7 +164,7 @@ def bias_collapse(checkpoint: Checkpoint, *, share: float = 0.5, fewest: int = 3
     ill = list(find_zero_biases(checkpoint))
     biases = [
         (layer, tensor)
-        for layer in checkpoint.layers
+        for layer in checkpoint.distinct_layers
         if layer.kind in _DENSE
         for role, tensor in layer.tensors.items()
         if role.startswith("bias")
@@ -179,7 +179,7 @@ def bias_collapse(checkpoint: Checkpoint, *, share: float = 0.5, fewest: int = 3
         return
     worst = max(alive, key=lambda each: each.severity)
     zeros = sum(each.tensor.size for each in alive)
-    parameters = sum(tensor.size for tensor in checkpoint.tensors)
+    parameters = sum(tensor.size for tensor in checkpoint.distinct_tensors)
     yield bias_collapse.finding(
         f"{len(alive)} of {len(biases)} biases are exactly zero ({zeros:,} of {parameters:,} parameters, "
         f"{zeros / parameters:.1%}) while the weights are alive: {worst.testimony.sentence}",

@@ -227,7 +227,9 @@ def _draw_versions(sheet: Sheet, examination: Examination) -> None:
         sheet.paragraph(_labelled("saved with", one_line(words)), indent=2, hanging=2)
 
 
-def _draw_layers(sheet: Sheet, rows: Sequence[Row], page: Page) -> None:
+def _draw_layers(sheet: Sheet, layers: Sequence[Row], page: Page) -> None:
+    repeated = [] if page.verbose else [row for row in layers if row.is_repeated and not row.codes]
+    rows = [row for row in layers if row not in repeated]
     chosen = list(rows) if page.verbose or len(rows) <= LAYERS_SHOWN else choose_remarkable(rows, LAYERS_SHOWN)
     held = any(row.updates for row in rows)
     # A single bar would compare a layer with itself.
@@ -253,12 +255,19 @@ def _draw_layers(sheet: Sheet, rows: Sequence[Row], page: Page) -> None:
             ),
             indent=2,
         )
+    if repeated:
+        sheet.paragraph(Text(f"the same tensors again: {_name_some(repeated)}", style="dim"), indent=2, hanging=2)
     if not held:
         sheet.paragraph(
             Text("updates are not known: no optimizer in this file holds these tensors", style="dim"), indent=2
         )
     elif any(row.updates is None for row in chosen):
         sheet.paragraph(Text("– updates: not held by an optimizer", style="dim"), indent=2)
+
+
+def _name_some(rows: Sequence[Row], most: int = 3) -> str:
+    names = [printable(row.name) for row in rows[:most]]
+    return ", ".join(names) + (f" and {len(rows) - most:,} more" if len(rows) > most else "")
 
 
 def _deserves_a_row(part: Row) -> bool:

@@ -32,6 +32,8 @@ class Row:
     remark: str = ""
     parts: tuple[Row, ...] = field(default=())
     """One row for each tensor, where a layer has several."""
+    is_repeated: bool = False
+    """True where all its tensors are stored in an earlier layer, too."""
 
 
 def layer_rows(examination: Examination) -> list[Row]:
@@ -69,6 +71,7 @@ def _sum_up(name: str, tensors: Sequence[TensorRecord], findings: Sequence[Findi
         rms=hypot(*(tensor.norm or 0.0 for tensor in measured)) / sqrt(finite) if finite else None,
         severity=max((finding.severity for finding in findings), default=None),
         codes=tuple(sorted({finding.code for finding in findings})),
+        is_repeated=all(tensor.tied_to is not None for tensor in tensors),
     )
 
 
