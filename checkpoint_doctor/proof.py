@@ -119,8 +119,10 @@ def compare_findings(before: Examination, after: Examination, plan: Plan, again:
     for finding in before.findings:
         for key in (_identity(finding), *_causes(finding)):
             known[key] = max(finding.severity, known.get(key, Severity.NOTE))
-    # Recycled units are cut off until the next update, which the rule that asked for it may say of their readers.
-    announced = {(code, each.tensor.name) for each in plan.treatments for code in each.rules}
+    # Recycled units are cut off until the next update, which the rule that asked for it may say of their readers, in
+    # the target network, too.
+    asked = {each.tensor.name: each.rules for each in plan.treatments}
+    announced = {(code, each.tensor.name) for each in plan.treatments for code in each.rules + asked.get(each.of, ())}
     for finding in after.findings:
         if finding.severity < Severity.WARNING or finding.severity <= known.get(_identity(finding), Severity.NOTE):
             continue

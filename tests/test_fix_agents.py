@@ -128,3 +128,16 @@ def test_recycling_keeps_the_greedy_action(name: str, corpus: Path, tmp_path: Pa
             twin, own = state[online[change.tensor]], state[change.tensor]
             assert torch.equal(own.reshape(-1)[entries], twin.reshape(-1)[entries])
     assert fix([operation.output], Orders(recycle=True), catalogue=CATALOGUE)[0].outcome is Outcome.NOTHING
+
+
+def test_an_untrained_agents_dead_units_are_recycled_in_the_target_network_too(tmp_path: Path) -> None:
+    """Without a single update no moment says that outgoing weights are zero on purpose."""
+    path = tmp_path / "agent.zip"
+    DQN("MlpPolicy", gym.make("CartPole-v1"), policy_kwargs={"net_arch": [32, 32]}, buffer_size=10, seed=0).save(path)
+    rewrite(path, lambda state: [state[f"q_net.q_net.0.{part}"][:3].zero_() for part in ("weight", "bias")])
+    (operation,) = fix([path], Orders(recycle=True), catalogue=CATALOGUE)
+    assert operation.outcome is Outcome.FIXED, operation.error
+    policy = DQN.load(operation.output or "", device="cpu").policy
+    for network in (policy.q_net, policy.q_net_target):
+        assert network.q_net[0].weight[:3].abs().min() > 0
+        assert not network.q_net[2].weight[:, :3].any()
