@@ -8,7 +8,7 @@ library reads with what the loader reads.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from checkpoint_doctor.digests import BLOCK, read_patched
@@ -97,18 +97,22 @@ def compare_tensors(before: Checkpoint, after: Checkpoint, plan: Plan) -> None:
             raise _fault(f"{treatment.tensor.name} does not have the planned values in the copy")
     known = {flaw.message for flaw in before.damage}
     for flaw in after.damage:
-        if flaw.message not in known:
-            raise _fault(f"the copy is damaged: {flaw.message}")
+        message = flaw.message.replace(after.path, before.path)
+        if message not in known:
+            raise _fault(f"the copy is damaged: {message}")
 
 
 def _describe(tensor: Tensor) -> tuple[str, tuple[int, ...], str]:
     return tensor.name, tensor.shape, tensor.dtype
 
 
-def compare_findings(before: Examination, after: Examination, plan: Plan, again: Plan) -> None:
+def compare_findings(
+    before: Examination, after: Examination, plan: Plan, again: Plan, hidden: Collection[str] = ()
+) -> None:
     """Make sure that every repaired illness is gone and that no other came.
 
-    ``again`` is what planning the copy's repairs with the same options gives: there must be nothing left to do.
+    ``again`` is what planning the copy's repairs with the same options gives: there must be nothing left to do. Of the
+    layers in ``hidden`` nothing could be told before, so what is said about them now is no new illness.
 
     Raises:
         RepairFailed: an illness is still there, or there is a new one of warning level or above.
@@ -126,13 +130,26 @@ def compare_findings(before: Examination, after: Examination, plan: Plan, again:
     for finding in after.findings:
         if finding.severity < Severity.WARNING or finding.severity <= known.get(_identity(finding), Severity.NOTE):
             continue
-        if (finding.code, finding.tensor) in announced:
+        if (finding.code, finding.tensor) in announced or finding.layer in hidden:
             continue
         # That a tensor was never trained remains true of repaired values; another rule may say it now.
         causes = list(_causes(finding))
         if not causes or any(finding.severity > known.get(cause, Severity.NOTE) for cause in causes):
             place = finding.tensor or finding.layer or "the copy"
             raise _fault(f"the repair would bring a new illness, {finding.code} in {place}: {finding.message}")
+
+
+def hidden_layers(checkpoint: Checkpoint) -> frozenset[str]:
+    """Return the names of layers that non-finite values keep from being judged, and of their neighbours."""
+    hidden: set[str] = set()
+    for layer in checkpoint.layers:
+        moments = (checkpoint.moments.get(tensor.name) for tensor in layer.tensors.values())
+        traces = (each.traces for each in moments if each is not None)
+        if any(tensor.vitals.nonfinite for tensor in layer.tensors.values()) or any(
+            each is not None and (each.nonfinite_first or each.nonfinite_second) for each in traces
+        ):
+            hidden |= {layer.name, layer.previous or "", layer.following or "", *layer.followers}
+    return frozenset(hidden)
 
 
 def _identity(finding: Finding) -> tuple[str, str | None, str | None]:

@@ -63,7 +63,7 @@ class Referees:
         self.call(format, treatments)
         if _is_for_torch(format, treatments):
             return self._torch.compare(format, copies, treatments) if self._torch is not None else ()
-        return _ask_safetensors(list(copies.values()), treatments) if format == "safetensors" else ()
+        return _ask_safetensors(copies, treatments) if format == "safetensors" else ()
 
 
 def _is_for_torch(format: str, treatments: Sequence[Treatment]) -> bool:
@@ -73,20 +73,23 @@ def _is_for_torch(format: str, treatments: Sequence[Treatment]) -> bool:
     )
 
 
-def _ask_safetensors(copies: Sequence[Path], treatments: Sequence[Treatment]) -> tuple[str, ...]:
+def _ask_safetensors(copies: Mapping[Path, Path], treatments: Sequence[Treatment]) -> tuple[str, ...]:
     safetensors = importlib.import_module("safetensors")
     waiting = {each.tensor.name: each for each in treatments}
-    try:
-        for copy in copies:
+    for original, copy in copies.items():
+        try:
             with safetensors.safe_open(str(copy), framework="np") as file:
-                for name in waiting.keys() & set(file.keys()):
-                    treatment = waiting.pop(name)
-                    if _digest(file.get_tensor(name)) != _digest(treatment.new):
-                        raise _disagreement("safetensors", treatment)
-    except RepairFailed:
-        raise
-    except Exception as error:
-        raise _refusal("safetensors", f"{type(error).__name__}: {error}") from None
+                found = {name: _digest(file.get_tensor(name)) for name in waiting.keys() & set(file.keys())}
+        except Exception as error:
+            try:
+                safetensors.safe_open(str(original), framework="np")
+            except Exception:
+                return ()
+            raise _refusal("safetensors", f"{type(error).__name__}: {error}") from None
+        for name, digest in found.items():
+            treatment = waiting.pop(name)
+            if digest != _digest(treatment.new):
+                raise _disagreement("safetensors", treatment)
     for treatment in waiting.values():
         raise _disagreement("safetensors", treatment)
     return (f"safetensors {safetensors.__version__}",)

@@ -58,9 +58,11 @@ def combine(checkpoint: Checkpoint, plan: Plan, further: Plan) -> Plan:
         name = each.tensor.name
         treatments[name] = _follow(originals[name], treatments.get(name), each)
     cured = {(each.code, subject_of(each)) for each in further.cured}
+    left = [each for each in plan.untreated if (each.code, each.subject) not in cured]
+    known = {(each.code, each.subject) for each in left} | {(each.code, subject_of(each)) for each in plan.cured}
     return Plan(
         tuple(treatments.values()),
-        tuple(each for each in plan.untreated if (each.code, each.subject) not in cured),
+        (*left, *(each for each in further.untreated if (each.code, each.subject) not in known)),
         tuple(dict.fromkeys(plan.upstream + further.upstream)),
         plan.cured + further.cured,
     )

@@ -13,7 +13,7 @@ from checkpoint_doctor.digests import Digest, RunningDigest, sum_of
 from checkpoint_doctor.errors import DoctorError, RepairFailed, UsageError
 from checkpoint_doctor.model import Checkpoint, Patch
 from checkpoint_doctor.plugins import Loader, Reindexer
-from checkpoint_doctor.proof import carry_over, compare_bytes, compare_findings, compare_tensors
+from checkpoint_doctor.proof import carry_over, compare_bytes, compare_findings, compare_tensors, hidden_layers
 from checkpoint_doctor.referees import Referees
 from checkpoint_doctor.repair_plan import Plan
 from checkpoint_doctor.report import Examination
@@ -180,7 +180,8 @@ class Writer:
             RepairFailed: the copy is not what it should be.
         """
         reopened, found = self._reopen(copy, patches)
-        compare_findings(self.examination, found, self.plan, self.plan_again(reopened, found))
+        again, hidden = self.plan_again(reopened, found), hidden_layers(self.checkpoint)
+        compare_findings(self.examination, found, self.plan, again, hidden)
         return found, self.referees.ask(self.checkpoint.format, copies, self.plan.treatments)
 
     def _reopen(self, copy: Path, patches: Sequence[Patch]) -> tuple[Checkpoint, Examination]:

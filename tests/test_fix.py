@@ -195,14 +195,38 @@ TREATED = {
 """Faults that can be repaired, and what must be ordered."""
 
 
-def test_what_a_repair_brings_to_light_is_repaired_in_the_same_run(tmp_path: Path) -> None:
-    """A NaN in the moments hides that most units of its layer are dead."""
+def hide_dead_units(folder: Path) -> Path:
+    """Write a network with most units of a layer dead, which a NaN in the moments hides."""
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     train(model, optimizer, batches(8), 350, events={200: shift(model[2], list(range(20)), -50.0)})
     optimizer.state[model[2].weight]["exp_avg"][25, 3] = float("nan")
-    ill = tmp_path / "ill.pt"
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, ill)
+    path = folder / "ill.pt"
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    return path
+
+
+def test_what_comes_to_light_and_may_not_be_repaired_is_told(tmp_path: Path) -> None:
+    operation = repair(hide_dead_units(tmp_path), unsafe=True)
+    assert operation.outcome is Outcome.FIXED, operation.error
+    (left,) = operation.summary.untreated
+    assert (left.code, left.subject, left.why) == ("NET001", "2", "needs --recycle")
+    assert [finding.code for finding in operation.remaining if finding.severity >= Severity.WARNING] == ["NET001"]
+
+
+def test_damage_beside_what_is_repaired_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    ill = tmp_path / "model.zip"
+    with zipfile.ZipFile(FIXTURES / "case_1_head_v6.zip") as source, zipfile.ZipFile(ill, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            target.writestr(name, content[:-30] if name == "policy.optimizer.pth" else content)
+    operation = repair(ill)
+    assert operation.outcome is Outcome.FIXED, operation.error
+    assert {finding.code for finding in operation.remaining if finding.severity is Severity.ERROR} == {"FIL001"}
+
+
+def test_what_a_repair_brings_to_light_is_repaired_in_the_same_run(tmp_path: Path) -> None:
+    ill = hide_dead_units(tmp_path)
     assert codes(ill) == {"VAL001"}
     planned = repair(ill, **EVERYTHING, dry_run=True)
     assert not [finding for finding in planned.remaining if finding.severity >= Severity.WARNING]

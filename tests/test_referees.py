@@ -90,6 +90,14 @@ def test_a_library_that_does_not_read_the_original_either_is_not_asked(tmp_path:
         assert found.ask(format, {strange: copy}, treatments) == ()
 
 
+def test_a_file_that_safetensors_refuses_itself_is_not_put_to_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.safetensors")
+    path.write_bytes(path.read_bytes() + bytes(100))
+    (operation,) = fix([path], catalogue=CATALOGUE)
+    assert operation.outcome is Outcome.FIXED, operation.error
+    assert operation.record["proof"]["read_by"] == []
+
+
 def test_a_member_too_large_to_be_read_is_not_said_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = shutil.copy(CASE, tmp_path / "model.zip")
     (operation,) = fix([path], Orders(force=True), catalogue=CATALOGUE)
