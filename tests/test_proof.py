@@ -10,10 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from checkpoint_doctor.errors import RepairFailed
+from checkpoint_doctor.findings import Finding, Severity
 from checkpoint_doctor.model import Patch
 from checkpoint_doctor.plugins import discover
-from checkpoint_doctor.proof import carry_over, compare_bytes
+from checkpoint_doctor.proof import carry_over, compare_bytes, compare_findings
 from checkpoint_doctor.repair_plan import Plan
+from checkpoint_doctor.report import Examination, Verdict
 from checkpoint_doctor.scan import open_checkpoint
 
 CATALOGUE = discover()
@@ -67,3 +69,42 @@ def test_checksums_of_what_no_patch_touches_are_taken_over(tmp_path: Path) -> No
     carry_over(before, after, Plan(), [Patch(second.stop, b"a", b"b"), patch, Patch(second.start - 1, b"a", b"b")])
     taken = ["flaw" in vars(each) for each in after.checksums]
     assert taken == [True, False, *[True] * (len(places) - 2)]
+
+
+def found(*findings: Finding) -> Examination:
+    return Examination("model.pt", "torch", Verdict.ILL, findings=findings)
+
+
+def finding(code: str, tensor: str, severity: Severity = Severity.WARNING) -> Finding:
+    return Finding(code, code.lower(), severity, "it is ill", tensor=tensor, layer=tensor.partition(".")[0])
+
+
+ZEROS, COPIES = finding("ZER003", "0.bias"), finding("NET004", "0.weight")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        pytest.param([ZEROS], [], "", id="all cured"),
+        pytest.param([ZEROS], [ZEROS], "ZER003 is still found in 0.bias", id="not cured"),
+        pytest.param([ZEROS], [COPIES], "new illness, NET004 in 0.weight", id="another tensor became ill"),
+        pytest.param([ZEROS, COPIES], [COPIES], "", id="one stays"),
+        pytest.param([ZEROS, finding("VAL005", "0.weight")], [COPIES], "", id="another word about what stays ill"),
+        pytest.param(
+            [ZEROS, finding("VAL005", "0.weight")],
+            [finding("NET004", "0.weight", Severity.ERROR)],
+            "new illness, NET004",
+            id="what stays ill became worse",
+        ),
+        pytest.param([ZEROS], [finding("NET001", "2.weight")], "", id="what could not be judged before"),
+        pytest.param([ZEROS], [finding("NET004", "0.weight", Severity.NOTE)], "", id="a note"),
+    ],
+)
+def test_what_is_found_in_a_copy(before: list[Finding], after: list[Finding], words: str) -> None:
+    plan = Plan(cured=(ZEROS,))
+    again = Plan(cured=tuple(each for each in after if each is ZEROS))
+    if not words:
+        compare_findings(found(*before), found(*after), plan, again, {"2"})
+        return
+    with pytest.raises(RepairFailed, match=words):
+        compare_findings(found(*before), found(*after), plan, again, {"2"})
