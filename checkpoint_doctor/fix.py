@@ -18,11 +18,12 @@ from checkpoint_doctor.model import Checkpoint
 from checkpoint_doctor.plugins import Catalogue, Loader, discover
 from checkpoint_doctor.referees import Referees
 from checkpoint_doctor.rehearsal import combine, imagine
-from checkpoint_doctor.repair_plan import Plan, plan_repairs
+from checkpoint_doctor.repair_plan import plan_repairs
 from checkpoint_doctor.repair_record import Summary
 from checkpoint_doctor.report import Examination, Verdict
 from checkpoint_doctor.safe_copy import Snapshot
 from checkpoint_doctor.scan import Moment, Watch, diagnose, find_checkpoints, open_checkpoint, warm_up
+from checkpoint_doctor.treatments import Plan
 from checkpoint_doctor.writing import Writer
 
 MOST_ROUNDS = 4

@@ -15,9 +15,11 @@ from checkpoint_doctor.digests import BLOCK, read_patched
 from checkpoint_doctor.errors import RepairFailed
 from checkpoint_doctor.findings import Finding, Severity
 from checkpoint_doctor.model import Checkpoint, Patch, Tensor
-from checkpoint_doctor.repair_plan import Plan, differs, kept_by_optimizers
+from checkpoint_doctor.renewal import differs
+from checkpoint_doctor.repair_plan import kept_by_optimizers
 from checkpoint_doctor.report import Examination
 from checkpoint_doctor.safe_copy import REPORT_IT, reason
+from checkpoint_doctor.treatments import Plan
 
 
 def compare_bytes(original: Path, copy: Path, patches: Sequence[Patch]) -> None:

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoint_doctor.errors import RepairFailed
-from checkpoint_doctor.repair_plan import Treatment
 from checkpoint_doctor.safe_copy import REPORT_IT
+from checkpoint_doctor.treatments import Treatment
 
 _START = "import sys; sys.path[:] = sys.argv[1:]; from checkpoint_doctor.torch_reader import serve; serve()"
 """What the other process runs: modules come from where they come from here, and never from the current folder."""

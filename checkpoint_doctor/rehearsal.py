@@ -1,6 +1,6 @@
 """A checkpoint as a plan would leave it, so that what one repair brings to light is repaired along with it.
 
-Behind an output layer that is zero throughout, for example, dead units look like units that are merely cut off.
+A NaN in an optimizer's moments, for example, hides that most units of its layer are dead.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from checkpoint_doctor.model import Checkpoint, Moments, Optimizer, ParameterGroup, Tensor
-from checkpoint_doctor.repair_plan import Plan, Treatment, differs, kept_by_optimizers, subject_of
+from checkpoint_doctor.renewal import differs
+from checkpoint_doctor.repair_plan import kept_by_optimizers, subject_of
+from checkpoint_doctor.treatments import Plan, Treatment
 from checkpoint_doctor.values import InMemory
 
 

@@ -7,120 +7,21 @@ the entries that change. What cannot be repaired is a value of the plan too.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.model import Checkpoint, Moments, Tensor
-from checkpoint_doctor.vitals import InMemory, Vitals, measure
+from checkpoint_doctor.renewal import EPSILON, differs, generator, round_toward_zero, typical_square, widen
+from checkpoint_doctor.treatments import Plan, Purpose, Treatment, Untreated, Upstream
 
 _FIRST_MOMENTS = frozenset({"exp_avg", "momentum_buffer", "grad_avg"})
 _SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_inf", "sum"})
 
-_EPSILON = 1e-8
-"""Adam's ``eps`` by default: a root of the second moment below it has no say in the size of a step."""
-
 _FLAGS = {Safety.ON_REQUEST: "--recycle", Safety.UNSAFE: "--unsafe"}
-
-
-class Purpose(Enum):
-    """Why a tensor is changed."""
-
-    REPAIR = "repair"
-    """It is ill itself."""
-    TWIN = "target"
-    """It is the target network's copy of a repaired tensor."""
-    MOMENT = "optimizer"
-    """It is what an optimizer remembers about a repaired tensor."""
-    SETTING = "setting"
-    """It is one of an optimizer's settings."""
-
-
-@dataclass(frozen=True, eq=False)
-class Treatment:
-    """The new values of one tensor, and how it came by them."""
-
-    tensor: Tensor
-    purpose: Purpose
-    rules: tuple[str, ...]
-    """Codes of the rules whose findings asked for it."""
-    treatment: str
-    """The init rules in words."""
-    new: NDArray
-    """The whole tensor in its own type."""
-    changed: NDArray
-    """One boolean for each entry: true where the value is another than before."""
-    of: str = ""
-    """The repaired tensor that this one goes along with; empty for a repair."""
-    illness: str = ""
-    """What the findings said."""
-    tied: tuple[str, ...] = ()
-    """Names under which the same bytes are stored once more."""
-
-    @property
-    def entries(self) -> int:
-        """How many entries change."""
-        return int(np.count_nonzero(self.changed))
-
-    @property
-    def before(self) -> Vitals:
-        """The figures of the old values."""
-        return self.tensor.vitals
-
-    @property
-    def after(self) -> Vitals:
-        """The figures of the new values."""
-        return measure(InMemory(self.new))
-
-    @property
-    def ranges(self) -> list[tuple[int, int]]:
-        """The changed entries as half-open ranges of flat, row-major indices."""
-        edges = np.flatnonzero(np.diff(np.concatenate(([False], self.changed.reshape(-1), [False]))))
-        return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
-
-
-@dataclass(frozen=True)
-class Untreated:
-    """A finding that stays, and why."""
-
-    code: str
-    name: str
-    severity: Severity
-    subject: str
-    """The tensor, the layer, or the whole checkpoint."""
-    message: str
-    why: str
-    advice: str = ""
-
-
-@dataclass(frozen=True)
-class Upstream:
-    """A repair that will not last as long as its cause is there."""
-
-    subject: str
-    advice: str
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """All changes to one checkpoint."""
-
-    treatments: tuple[Treatment, ...] = ()
-    untreated: tuple[Untreated, ...] = ()
-    upstream: tuple[Upstream, ...] = ()
-    """Treated findings whose cause lies elsewhere."""
-    cured: tuple[Finding, ...] = ()
-    """The findings that must be gone afterwards."""
-
-    @property
-    def changes(self) -> Mapping[Tensor, NDArray]:
-        """Tensor to its new values."""
-        return {each.tensor: each.new for each in self.treatments}
 
 
 @dataclass(eq=False)
@@ -249,7 +150,7 @@ class _Planner:
         random = generator(self.seed, work.tensor.name)
         # Two findings may ask for the same: a bias of its own and of its component, a tensor under either of two names.
         for repair in {repair.treatment: repair for _, repair in work.repairs}.values():
-            new = round_toward_zero(np.asarray(repair.renew(_widen(work.values), random)), work.values)
+            new = round_toward_zero(np.asarray(repair.renew(widen(work.values), random)), work.values)
             if differs(work.values, new).any():  # an earlier one may have done all there was to do
                 work.words.append(repair.treatment)
             work.values = new
@@ -287,7 +188,7 @@ class _Planner:
                 before = work.values
                 self._apply(work)
                 # Where the online network has a sound value, that is what the target should have; drawn ones are not.
-                sound = differs(before, work.values) & np.isfinite(_widen(healthy)) & (healthy != 0)
+                sound = differs(before, work.values) & np.isfinite(widen(healthy)) & (healthy != 0)
                 work.values = np.where(sound, healthy, work.values).astype(target.array.dtype)
             treatment = self._finish(work, Purpose.TWIN, of=online_name)
             if treatment is not None:
@@ -327,9 +228,7 @@ class _Planner:
                 work.values = np.where(along.changed, 0, work.values).astype(tensor.array.dtype)
                 work.words.append("0")
             elif key in _SECOND_MOMENTS:
-                typical = typical_square(
-                    work.values, along.changed, least=_EPSILON if key == "exp_inf" else _EPSILON**2
-                )
+                typical = typical_square(work.values, along.changed, least=EPSILON if key == "exp_inf" else EPSILON**2)
                 work.values = np.where(along.changed, typical, work.values).astype(tensor.array.dtype)
                 work.words.append(f"the healthy entries' median, {typical:.3g}" if typical else "0")
         of = along.tensor.name if along is not None else ""
@@ -346,53 +245,6 @@ def kept_by_optimizers(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     }
     groups = (group for optimizer in checkpoint.optimizers for group in optimizer.groups)
     return kept | {setting.name: setting for group in groups for setting in group.settings.values()}
-
-
-def typical_square(values: NDArray, repaired: NDArray, *, least: float) -> float:
-    """Return the median of a second moment's healthy entries: finite, not zero, and not among the repaired ones.
-
-    Where all were repaired the moments of these themselves serve, since the weights were ill and not they; 0.0 where no
-    gradient ever came. Where most have faded below ``least`` since their last gradient, which those of dead units do,
-    the median of the others serves: the faded would send repaired entries off with steps far too large.
-    """
-    wide = _widen(values)
-    healthy = np.isfinite(wide) & (wide != 0)
-    chosen = healthy & ~repaired if (healthy & ~repaired).any() else healthy
-    alive = wide[chosen & (wide >= least)] if (chosen & (wide >= least)).any() else wide[healthy & (wide >= least)]
-    typical = float(np.median(wide[chosen])) if chosen.any() else 0.0
-    return float(np.median(alive)) if typical < least and alive.size else typical
-
-
-def generator(seed: int, name: str) -> np.random.Generator:
-    """Return the random generator of one tensor, which depends on the seed and its name alone."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest, "little")])
-
-
-def round_toward_zero(wide: NDArray, old: NDArray) -> NDArray:
-    """Return values in another's type, rounded towards zero so that no draw leaves its interval.
-
-    Entries that are what they were keep their bits.
-    """
-    with np.errstate(all="ignore"):
-        rounded = wide.astype(old.dtype)
-        if wide.dtype.kind != "c" and old.dtype != np.float64:
-            larger = np.abs(rounded.astype(np.float64)) > np.abs(wide)
-            if larger.any():
-                rounded[larger] = np.nextafter(rounded[larger], np.zeros((), old.dtype))
-        same = (_widen(old) == wide) | (np.isnan(wide) & np.isnan(_widen(old)))
-    return np.where(same, old, rounded).astype(old.dtype)
-
-
-def differs(old: NDArray, new: NDArray) -> NDArray:
-    """Return where two arrays of one type are not the same; NaN is the same as NaN."""
-    with np.errstate(all="ignore"):
-        different: NDArray = (old != new) & ~((old != old) & (new != new))
-    return different
-
-
-def _widen(values: NDArray) -> NDArray:
-    return values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)
 
 
 def subject_of(finding: Finding) -> str:

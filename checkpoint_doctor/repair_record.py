@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpoint_doctor import __version__
-from checkpoint_doctor.repair_plan import Plan, Purpose, Treatment, Untreated, Upstream
+from checkpoint_doctor.treatments import Plan, Purpose, Treatment, Untreated, Upstream
 from checkpoint_doctor.vitals import Vitals
 from checkpoint_doctor.wire import plain
 

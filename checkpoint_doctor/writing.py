@@ -15,7 +15,6 @@ from checkpoint_doctor.model import Checkpoint, Patch
 from checkpoint_doctor.plugins import Loader, Reindexer
 from checkpoint_doctor.proof import carry_over, compare_bytes, compare_findings, compare_tensors, hidden_layers
 from checkpoint_doctor.referees import Referees
-from checkpoint_doctor.repair_plan import Plan
 from checkpoint_doctor.report import Examination
 from checkpoint_doctor.safe_copy import (
     REPORT_IT,
@@ -28,6 +27,7 @@ from checkpoint_doctor.safe_copy import (
     temporary_file,
     temporary_folder,
 )
+from checkpoint_doctor.treatments import Plan
 from checkpoint_doctor.wire import write
 
 RECORD_ENDING = ".ckdoc.json"

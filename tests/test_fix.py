@@ -20,8 +20,9 @@ from benchmarks.faults import FAULTS, Patient, networks, twins
 from checkpoint_doctor.findings import Safety, Severity
 from checkpoint_doctor.fix import Operation, Orders, Outcome, fix
 from checkpoint_doctor.plugins import discover
-from checkpoint_doctor.repair_plan import Purpose, typical_square
+from checkpoint_doctor.renewal import typical_square
 from checkpoint_doctor.scan import open_checkpoint, scan
+from checkpoint_doctor.treatments import Purpose
 from tests.live_models import batches, train
 from tests.test_silence import network, shift
 

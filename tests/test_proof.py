@@ -14,9 +14,9 @@ from checkpoint_doctor.findings import Finding, Severity
 from checkpoint_doctor.model import Patch
 from checkpoint_doctor.plugins import discover
 from checkpoint_doctor.proof import carry_over, compare_bytes, compare_findings
-from checkpoint_doctor.repair_plan import Plan
 from checkpoint_doctor.report import Examination, Verdict
 from checkpoint_doctor.scan import open_checkpoint
+from checkpoint_doctor.treatments import Plan
 
 CATALOGUE = discover()
 OLD = bytes(range(100))

@@ -18,8 +18,8 @@ from checkpoint_doctor.errors import RepairFailed
 from checkpoint_doctor.fix import Orders, Outcome, fix
 from checkpoint_doctor.plugins import discover
 from checkpoint_doctor.referees import Referees
-from checkpoint_doctor.repair_plan import Treatment
 from checkpoint_doctor.scan import open_checkpoint, scan
+from checkpoint_doctor.treatments import Treatment
 
 CATALOGUE = discover()
 CASE = Path(__file__).parents[1] / "fixtures" / "case_1_head_v6.zip"

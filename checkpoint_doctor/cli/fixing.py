@@ -92,7 +92,7 @@ def _sum_up(operations: Sequence[Operation]) -> str:
 
 def _draw(operation: Operation) -> Iterator[str]:
     from checkpoint_doctor.fix import Outcome
-    from checkpoint_doctor.repair_plan import Purpose
+    from checkpoint_doctor.treatments import Purpose
 
     title = {
         Outcome.FIXED: "FIXED",
