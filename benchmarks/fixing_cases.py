@@ -207,27 +207,37 @@ CAR_STEPS = 12_000
 LSTM_STEPS = 24_576
 HEAD_STEPS = 61_440
 
+
+def recycle_published(task: str, *, weaker: bool) -> Case:
+    """Return the case of the published agent, whose silent units are recycled, on a mountain car."""
+    return Case(
+        name=f"silent-units-{task}",
+        illness="silent-units",
+        arms=("sick", "fixed", "stale", "scratch"),
+        steps=CAR_STEPS,
+        environments=mountain_car(weaker=weaker),
+        create=quantile_agent(mountain_car(weaker=weaker)),
+        fall_ill=take_published,
+        fix_options=("--recycle",),
+    )
+
+
+def forget_head(cause: str, policy: str | type[ActorCriticPolicy]) -> Case:
+    """Return the case of the head that training forgot, trained on with a policy."""
+    return Case(
+        name=f"zero-head-cause-{cause}",
+        illness="zero-head",
+        arms=("sick", "fixed", "scratch"),
+        steps=HEAD_STEPS,
+        environments=cart_pole(masked=False),
+        create=feedforward_agent(policy),
+        fall_ill=train_without_head,
+    )
+
+
 CASES = (
-    Case(
-        name="silent-units-same-task",
-        illness="silent-units",
-        arms=("sick", "fixed", "stale", "scratch"),
-        steps=CAR_STEPS,
-        environments=mountain_car(weaker=False),
-        create=quantile_agent(mountain_car(weaker=False)),
-        fall_ill=take_published,
-        fix_options=("--recycle",),
-    ),
-    Case(
-        name="silent-units-new-task",
-        illness="silent-units",
-        arms=("sick", "fixed", "stale", "scratch"),
-        steps=CAR_STEPS,
-        environments=mountain_car(weaker=True),
-        create=quantile_agent(mountain_car(weaker=True)),
-        fall_ill=take_published,
-        fix_options=("--recycle",),
-    ),
+    recycle_published("same-task", weaker=False),
+    recycle_published("new-task", weaker=True),
     Case(
         name="lstm-biases",
         illness="lstm-biases",
@@ -237,22 +247,6 @@ CASES = (
         create=recurrent_agent,
         fall_ill=overwrite_recurrent_biases,
     ),
-    Case(
-        name="zero-head-cause-stays",
-        illness="zero-head",
-        arms=("sick", "fixed", "scratch"),
-        steps=HEAD_STEPS,
-        environments=cart_pole(masked=False),
-        create=feedforward_agent(ForgottenHead),
-        fall_ill=train_without_head,
-    ),
-    Case(
-        name="zero-head-cause-gone",
-        illness="zero-head",
-        arms=("sick", "fixed", "scratch"),
-        steps=HEAD_STEPS,
-        environments=cart_pole(masked=False),
-        create=feedforward_agent("MlpPolicy"),
-        fall_ill=train_without_head,
-    ),
+    forget_head("stays", ForgottenHead),
+    forget_head("gone", "MlpPolicy"),
 )

@@ -1,7 +1,7 @@
 """The bytes that a file has with its patches, as a stream, and SHA-256 sums that threads take of it.
 
-A large file's SHA-256 costs several times what its copy costs. So sums are taken beside other work, and up to its first
-patch a copy shares the sum of its original.
+A large file's SHA-256 takes more than twice as long as its copy. So sums are taken beside other work, and up to its
+first patch a copy shares the sum of its original.
 """
 
 from __future__ import annotations

@@ -69,3 +69,8 @@ class Finding:
     """What to change upstream where a repair would not last."""
     ignored: str | None = None
     """The reason given for hiding it, ``None`` where it counts."""
+
+    @property
+    def subject(self) -> str | None:
+        """The name of the tensor or layer that it is about; ``None`` where that is the whole checkpoint."""
+        return self.tensor or self.layer

@@ -22,7 +22,7 @@ from checkpoint_doctor.repair_plan import plan_repairs
 from checkpoint_doctor.repair_record import Summary
 from checkpoint_doctor.report import Examination, Verdict
 from checkpoint_doctor.safe_copy import Snapshot
-from checkpoint_doctor.scan import Moment, Watch, diagnose, find_checkpoints, open_checkpoint, warm_up
+from checkpoint_doctor.scan import Watch, diagnose, find_checkpoints, open_checkpoint, tell, warm_up
 from checkpoint_doctor.treatments import Plan
 from checkpoint_doctor.writing import Writer
 
@@ -125,7 +125,7 @@ def fix(
         for number, candidate in enumerate(candidates, 1):
             surgery = _Surgery(
                 candidate.path, orders, catalogue, config.for_path(candidate.path), jobs or os.cpu_count() or 1,
-                _tell(watch, candidate.path, number, len(candidates)), taken, referees,
+                tell(watch, candidate.path, number, len(candidates)), taken, referees,
             )  # fmt: skip
             try:
                 operations.append(surgery.operate())
@@ -147,12 +147,6 @@ def _failure(path: str, error: DoctorError) -> Operation:
         error=error.message,
         hint=error.hint,
     )
-
-
-def _tell(watch: Watch | None, path: str, number: int, of: int) -> Callable[[int, int], None] | None:
-    if watch is None:
-        return None
-    return lambda measured, total: watch(Moment(path, number, of, measured, total))
 
 
 @dataclass(frozen=True)

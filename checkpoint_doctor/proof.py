@@ -121,12 +121,11 @@ def compare_findings(
         RepairFailed: an illness is still there, or there is a new one of warning level or above.
     """
     for finding in again.cured:
-        raise _fault(f"{finding.code} is still found in {_subject(finding) or 'the copy'}")
+        raise _fault(f"{finding.code} is still found in {finding.subject or 'the copy'}")
     cured = {_identity(each) for each in plan.cured}
     known: dict[object, Severity] = {}
     for finding in before.findings:
-        subject = _subject(finding)
-        stays = () if subject is None or _identity(finding) in cured else (subject,)
+        stays = () if finding.subject is None or _identity(finding) in cured else (finding.subject,)
         for key in (_identity(finding), *_causes(finding), *stays):
             known[key] = max(finding.severity, known.get(key, Severity.NOTE))
     # Recycled units are cut off until the next update, which the rule that asked for it may say of their readers, in
@@ -134,14 +133,14 @@ def compare_findings(
     asked = {each.tensor.name: each.rules for each in plan.treatments}
     announced = {(code, each.tensor.name) for each in plan.treatments for code in each.rules + asked.get(each.of, ())}
     for finding in after.findings:
-        if finding.severity <= max(known.get(key, Severity.NOTE) for key in (_identity(finding), _subject(finding))):
+        if finding.severity <= max(known.get(key, Severity.NOTE) for key in (_identity(finding), finding.subject)):
             continue
         if (finding.code, finding.tensor) in announced or finding.layer in hidden:
             continue
         # That a tensor was never trained remains true of repaired values; another rule may say it now.
         causes = list(_causes(finding))
         if not causes or any(finding.severity > known.get(cause, Severity.NOTE) for cause in causes):
-            place = _subject(finding) or "the copy"
+            place = finding.subject or "the copy"
             raise _fault(f"the repair would bring a new illness, {finding.code} in {place}: {finding.message}")
 
 
@@ -160,10 +159,6 @@ def hidden_layers(checkpoint: Checkpoint) -> frozenset[str]:
 
 def _identity(finding: Finding) -> tuple[str, str | None, str | None]:
     return finding.code, finding.tensor, finding.layer
-
-
-def _subject(finding: Finding) -> str | None:
-    return finding.tensor or finding.layer
 
 
 def _causes(finding: Finding) -> Iterator[tuple[str, str]]:

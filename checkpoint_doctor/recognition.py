@@ -84,7 +84,7 @@ def relate(path: str, file: str) -> str:
 def recognize(finding: Finding, path: str, file: str) -> Key:
     """Return the key of a finding in the checkpoint at a path, for a record of it in a file."""
     part = " ".join(str(finding.evidence[name]) for name in PARTS if finding.evidence.get(name))
-    return Key(relate(path, file), finding.code, finding.tensor or finding.layer or "", part)
+    return Key(relate(path, file), finding.code, finding.subject or "", part)
 
 
 def measure(finding: Finding) -> Extent:

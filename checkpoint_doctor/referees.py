@@ -26,7 +26,7 @@ from checkpoint_doctor.safe_copy import REPORT_IT
 from checkpoint_doctor.treatments import Treatment
 
 _START = "import sys; sys.path[:] = sys.argv[1:]; from checkpoint_doctor.torch_reader import serve; serve()"
-"""What the other process runs: modules come from where they come from here, and never from the current folder."""
+"""What the other process runs: its modules come from where ours do, and from no other folder."""
 
 
 class Referees:

@@ -20,10 +20,12 @@ def typical_square(values: NDArray, repaired: NDArray, *, least: float) -> float
     """
     wide = widen(values)
     healthy = np.isfinite(wide) & (wide != 0)
-    chosen = healthy & ~repaired if (healthy & ~repaired).any() else healthy
-    alive = wide[chosen & (wide >= least)] if (chosen & (wide >= least)).any() else wide[healthy & (wide >= least)]
-    typical = float(np.median(wide[chosen])) if chosen.any() else 0.0
-    return float(np.median(alive)) if typical < least and alive.size else typical
+    pools = (healthy & ~repaired, healthy)
+    typical = next((float(np.median(wide[pool])) for pool in pools if pool.any()), 0.0)
+    if typical >= least:
+        return typical
+    alive = (pool & (wide >= least) for pool in pools)
+    return next((float(np.median(wide[pool])) for pool in alive if pool.any()), typical)
 
 
 def generator(seed: int, name: str) -> np.random.Generator:

@@ -123,14 +123,9 @@ class _Planner:
 
     def _tied(self, tensor: Tensor) -> tuple[str, ...]:
         """Return all names of the same bytes, in file order, the tensor's own among them."""
-        if tensor.name not in self.checkpoint.by_name:
-            return (tensor.name,)
-        names = tuple(
-            other.name
-            for other in self.checkpoint.tensors
-            if other is tensor or (tensor.is_tied_to(other) and tensor.shape == other.shape)
-        )
-        return names or (tensor.name,)
+        aliases = self.checkpoint.aliases
+        first = aliases.get(tensor.name, tensor.name)
+        return first, *(name for name, other in aliases.items() if other == first)
 
     # What they do
 
@@ -249,7 +244,7 @@ def kept_by_optimizers(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
 
 def subject_of(finding: Finding) -> str:
     """Return what a finding is about: the tensor, the layer, or the whole checkpoint."""
-    return finding.tensor or finding.layer or "the whole checkpoint"
+    return finding.subject or "the whole checkpoint"
 
 
 def _leave(finding: Finding, why: str) -> Untreated:

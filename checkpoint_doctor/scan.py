@@ -308,7 +308,7 @@ def scan(
                 catalogue,
                 config.for_path(candidate.path),
                 jobs=jobs or os.cpu_count() or 1,
-                measured=_tell(watch, candidate.path, number, len(candidates)),
+                measured=tell(watch, candidate.path, number, len(candidates)),
             )
         except NotACheckpoint as error:
             if skip_foreign or not candidate.named:
@@ -323,7 +323,8 @@ def scan(
     return replace(report, remarks=config.unused_ignores(report, catalogue.rules))
 
 
-def _tell(watch: Watch | None, path: str, number: int, of: int) -> Callable[[int, int], None] | None:
+def tell(watch: Watch | None, path: str, number: int, of: int) -> Callable[[int, int], None] | None:
+    """Return what passes the progress within one file on to a watch, if there is one."""
     if watch is None:
         return None
     return lambda measured, total: watch(Moment(path, number, of, measured, total))

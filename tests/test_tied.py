@@ -44,7 +44,8 @@ def test_every_name_is_held_by_the_optimizer(agent: Path) -> None:
     checkpoint = open_checkpoint(agent, CATALOGUE)
     for name, first in checkpoint.aliases.items():
         assert checkpoint.moments[name] is checkpoint.moments[first]
-        assert checkpoint.updates_of(name) == checkpoint.updates_of(first) != None  # noqa: E711
+        assert checkpoint.updates_of(name) == checkpoint.updates_of(first)
+        assert checkpoint.updates_of(name)
 
 
 def test_findings_and_parameters_are_counted_once(agent: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from checkpoint_doctor.errors import RepairFailed
 from checkpoint_doctor.loaders._pickled_objects import SpelledOut
 from checkpoint_doctor.loaders._zip import InflatedMember, Member, StoredMember
+from checkpoint_doctor.model import Checksum
 from checkpoint_doctor.source import Section, Source
 
 
@@ -44,3 +46,12 @@ def locate(source: Source, name: str) -> Place:
     if isinstance(source, StoredMember):
         members = ((source.member, outer.start), *members)
     return Place(outer.file, outer.start + source.start, members)
+
+
+def checksum_of(member: Member) -> Checksum:
+    """Return the check of a member's CRC-32, to be made when somebody asks."""
+    place = None
+    with suppress(RepairFailed):
+        start = locate(member.archive, member.name).start + member.data_offset
+        place = range(start, start + member.compressed_size)
+    return Checksum(member.size, lambda: member.damage, place, member.crc)

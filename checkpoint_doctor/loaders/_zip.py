@@ -14,7 +14,7 @@ from checkpoint_doctor.loaders._running_crc import SummedSection
 from checkpoint_doctor.loaders._saved_as_text import describe_saved_as_text, was_saved_as_text
 from checkpoint_doctor.loaders._zip_directory import CentralEntry, find_directory, has_directory, read_entries
 from checkpoint_doctor.loaders._zip_format import DEFERRED, ENCRYPTED, HAS_DESCRIPTOR, LOCAL_HEADER, LOCAL_SIGNATURE
-from checkpoint_doctor.model import Checksum, Flaw
+from checkpoint_doctor.model import Flaw
 from checkpoint_doctor.source import MemorySource, Section, Source
 
 STORED, DEFLATED = 0, 8
@@ -54,22 +54,13 @@ class Member:
     """Where the (compressed) bytes begin."""
     central_offset: int
     """Where the entry in the central directory begins."""
-    _archive: Source = field(repr=False)
+    archive: Source = field(repr=False)
     _ration: _Ration = field(repr=False)
 
     @property
     def is_stored(self) -> bool:
         """True where the bytes lie in the archive as they are."""
         return self.method == STORED
-
-    @property
-    def place(self) -> range | None:
-        """Where in the file its bytes lie, ``None`` where an archive around it is compressed."""
-        source, start = self._archive, self.data_offset
-        while isinstance(source, Section):
-            start += source.start
-            source = source.parent
-        return None if isinstance(source, MemorySource) else range(start, start + self.compressed_size)
 
     @cached_property
     def source(self) -> Source:
@@ -78,11 +69,11 @@ class Member:
         Raises:
             UnreadableCheckpoint: encrypted, compressed by a method we do not read, damaged, or a decompression bomb.
         """
-        title = f"{self._archive.name}/{self.name}"
+        title = f"{self.archive.name}/{self.name}"
         if self.flags & ENCRYPTED:
             raise UnreadableCheckpoint(f"{title} is encrypted", "decrypt the archive first")
         if self.is_stored:
-            return StoredMember(title, self._archive, self)
+            return StoredMember(title, self.archive, self)
         if self.method != DEFLATED:
             raise UnreadableCheckpoint(
                 f"{title} is compressed with {METHODS.get(self.method, f'method {self.method}')}, which is not read",
@@ -110,7 +101,7 @@ class Member:
         position, end = self.data_offset, self.data_offset + self.compressed_size
         try:
             while position < end and not inflater.eof and len(content) <= self.size:
-                pending = self._archive.read(position, min(1 << 18, end - position))
+                pending = self.archive.read(position, min(1 << 18, end - position))
                 position += len(pending)
                 while pending and len(content) <= self.size:
                     # One byte more than declared is enough to see the lie.
@@ -230,11 +221,6 @@ def check_crc(member: Member, block: int = 1 << 20) -> Flaw | None:
     )
 
 
-def checksum_of(member: Member) -> Checksum:
-    """Return the check of a member's CRC-32, to be made when somebody asks."""
-    return Checksum(member.size, lambda: member.damage, member.place, member.crc)
-
-
 def list_names(source: Source) -> list[str]:
     """Return the names in the directory of an archive, without looking at the members.
 
@@ -310,7 +296,7 @@ def _locate(source: Source, entry: CentralEntry, limit: int, ration: _Ration, fl
         header_offset=entry.header_offset,
         data_offset=data_offset,
         central_offset=entry.central_offset,
-        _archive=source,
+        archive=source,
         _ration=ration,
     )
 

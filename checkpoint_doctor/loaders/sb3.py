@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._optimizer_state import is_optimizer
 from checkpoint_doctor.loaders._pickled_tensors import PickledTensor
+from checkpoint_doctor.loaders._places import checksum_of
 from checkpoint_doctor.loaders._sb3_algorithm import infer_algorithm, is_standard_policy
 from checkpoint_doctor.loaders._sb3_data import Settings, read_settings
 from checkpoint_doctor.loaders._sb3_optimizers import read_named_optimizer
 from checkpoint_doctor.loaders._sb3_versions import read_versions
 from checkpoint_doctor.loaders._torch_archive import Archive, read_archive
-from checkpoint_doctor.loaders._zip import ZipArchive, checksum_of, first_name, is_zip, list_names, open_archive
+from checkpoint_doctor.loaders._zip import ZipArchive, first_name, is_zip, list_names, open_archive
 from checkpoint_doctor.model import Checkpoint, Checksum, Flaw, Optimizer, Patch, PickledName, Skipped, Tensor
 from checkpoint_doctor.source import Source
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._optimizer_state import identify_optimizer, plain
 from checkpoint_doctor.loaders._pickled_modules import attributes_of
+from checkpoint_doctor.loaders._places import checksum_of
 from checkpoint_doctor.loaders._state_dicts import find_contents
 from checkpoint_doctor.loaders._torch_archive import read_archive, recognize
-from checkpoint_doctor.loaders._zip import checksum_of
 from checkpoint_doctor.model import Checkpoint, Patch, Skipped, Tensor
 from checkpoint_doctor.quoting import shown
 from checkpoint_doctor.source import Source

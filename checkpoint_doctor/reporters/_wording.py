@@ -53,7 +53,7 @@ def shape_in_words(shape: Sequence[int]) -> str:
 
 def subject_of(finding: Finding) -> str:
     """Name what a finding is about: its tensor, its layer, or nothing where it is about the whole checkpoint."""
-    return printable(finding.tensor or finding.layer or "")
+    return printable(finding.subject or "")
 
 
 def headline(finding: Finding) -> str:

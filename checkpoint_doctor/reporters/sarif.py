@@ -138,7 +138,7 @@ def _find_rule_pages() -> str | None:
 def _write_result(
     examination: Examination, finding: Finding, positions: dict[str, int], repetitions: Counter[str]
 ) -> dict[str, Any]:
-    subject = finding.tensor or finding.layer
+    subject = finding.subject
     # Never by values: the same illness must stay the same alert when its numbers change.
     key = hashlib.sha256(
         "\0".join((finding.code, artifact_path(examination.path), subject or "")).encode(errors="surrogatepass")
@@ -171,7 +171,7 @@ def _write_location(path: str, finding: Finding | None = None) -> dict[str, Any]
             "region": {"startLine": 1},
         }
     }
-    if finding and (finding.tensor or finding.layer):
+    if finding and finding.subject:
         kind = "variable" if finding.tensor else "module"
         location["logicalLocations"] = [{"fullyQualifiedName": subject_of(finding), "kind": kind}]
     return location
