@@ -94,10 +94,10 @@ def start_from(agent: Any, path: Path) -> None:
 
 def count_silent(path: Path) -> int:
     """Return how many hidden units of a file receive no gradient, as NET001 tells it."""
-    from checkpoint_doctor.analyzers.silence import silent_units
+    from checkpoint_doctor.analyzers.dormant_units import dormant_units
     from checkpoint_doctor.scan import open_checkpoint
 
-    return sum(len(finding.evidence["units"]) for finding in silent_units.examine(open_checkpoint(path)))
+    return sum(len(finding.evidence["units"]) for finding in dormant_units.examine(open_checkpoint(path)))
 
 
 def train(job: tuple[str, str, int, Path, Path]) -> dict[str, Any]:

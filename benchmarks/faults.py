@@ -25,9 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.models import NETWORKS, STEPS
-from checkpoint_doctor.findings import Finding, Severity
-from checkpoint_doctor.plugins import Catalogue, discover
-from checkpoint_doctor.report import Examination
+from checkpoint_doctor.plugins.catalogue import Catalogue, discover
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.report import Examination
 from checkpoint_doctor.scan import scan
 
 State = dict[str, Tensor]

@@ -20,9 +20,9 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.faults import FAULTS, Patient, agents, networks, twins
-from checkpoint_doctor.findings import Severity
-from checkpoint_doctor.fix import Operation, Orders, Outcome, fix
-from checkpoint_doctor.plugins import Catalogue, discover
+from checkpoint_doctor.fix import FixOptions, FixResult, Outcome, fix
+from checkpoint_doctor.plugins.catalogue import Catalogue, discover
+from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.scan import scan
 
 REPEATS = 3
@@ -35,7 +35,7 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).
 """Runs a command and prints its seconds, the peak of its largest process in KiB, and its exit code."""
 
 
-def treat(patients: Iterable[Patient], orders: Orders, folder: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
+def treat(patients: Iterable[Patient], options: FixOptions, folder: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
     """Write every twin, repair it, and count what came of it; the list says what went wrong."""
     catalogue = discover()
     counts: Counter[tuple[str, str]] = Counter()
@@ -47,29 +47,29 @@ def treat(patients: Iterable[Patient], orders: Orders, folder: Path) -> tuple[Co
             patient.write(state, path)
             ill[str(path)] = fault, place
         # In one run, for which torch starts once.
-        for operation in fix(list(ill), orders, catalogue=catalogue):
-            fault, place = ill[operation.path]
-            outcome = _judge(operation, orders, catalogue)
+        for result in fix(list(ill), options, catalogue=catalogue):
+            fault, place = ill[result.path]
+            outcome = _judge(result, options, catalogue)
             counts[fault.name, outcome] += 1
             if outcome == "wrong":
-                wrong.append(f"{patient.name}: {fault.name} in {place[0]}: {operation.error or 'still ill'}")
+                wrong.append(f"{patient.name}: {fault.name} in {place[0]}: {result.error or 'still ill'}")
         for path in folder.iterdir():
             path.unlink()
     return counts, wrong
 
 
-def _judge(operation: Operation, orders: Orders, catalogue: Catalogue) -> str:
+def _judge(result: FixResult, options: FixOptions, catalogue: Catalogue) -> str:
     """Say whether a twin was fixed, rightly left alone, or neither."""
-    if operation.outcome is Outcome.FAILED:
+    if result.outcome is Outcome.FAILED:
         return "wrong"
-    path = operation.output if operation.outcome is Outcome.FIXED else operation.path
+    path = result.output if result.outcome is Outcome.FIXED else result.path
     (examination,) = scan([path or ""], catalogue=catalogue).checkpoints
     left = any(
-        finding.severity >= Severity.WARNING and {repair.safety for repair in finding.repairs} <= orders.allowed
+        finding.severity >= Severity.WARNING and {repair.safety for repair in finding.repairs} <= options.allowed
         for finding in examination.counted
         if finding.repairs
     )
-    return "wrong" if left else "fixed" if operation.outcome is Outcome.FIXED else "left"
+    return "wrong" if left else "fixed" if result.outcome is Outcome.FIXED else "left"
 
 
 def report(counts: Counter[tuple[str, str]]) -> str:
@@ -165,7 +165,7 @@ def treat_all(published: Path) -> list[str]:
     failures: list[str] = []
     for title, allowed in (("safe repairs", {}), ("with --recycle --unsafe", {"recycle": True, "unsafe": True})):
         with tempfile.TemporaryDirectory() as folder:
-            counts, wrong = treat(patients, Orders(force=True, **allowed), Path(folder))
+            counts, wrong = treat(patients, FixOptions(force=True, **allowed), Path(folder))
         print(f"{title}\n{report(counts)}\n", flush=True)
         failures += wrong
     return failures

@@ -211,8 +211,8 @@ HEAD_STEPS = 61_440
 def recycle_published(task: str, *, weaker: bool) -> Case:
     """Return the case of the published agent, whose silent units are recycled, on a mountain car."""
     return Case(
-        name=f"silent-units-{task}",
-        illness="silent-units",
+        name=f"dormant-units-{task}",
+        illness="dormant-units",
         arms=("sick", "fixed", "stale", "scratch"),
         steps=CAR_STEPS,
         environments=mountain_car(weaker=weaker),

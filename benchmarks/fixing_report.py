@@ -20,8 +20,8 @@ BEGIN = "<!-- measured: written by benchmarks/does_fixing_help.py -->"
 END = "<!-- end of what was measured -->"
 
 TITLES = {
-    "silent-units-same-task": "Silent units, the task it has mastered",
-    "silent-units-new-task": "Silent units, a weaker engine",
+    "dormant-units-same-task": "Silent units, the task it has mastered",
+    "dormant-units-new-task": "Silent units, a weaker engine",
     "lstm-biases": "LSTM biases at zero",
     "zero-head-cause-stays": "Zero head, the training code still forgets it",
     "zero-head-cause-gone": "Zero head, sound training code",
@@ -61,7 +61,7 @@ def write_data(runs: Iterable[Mapping[str, Any]]) -> None:
     """Write the finished runs as a table of evaluations."""
     with DATA.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["case", "arm", "seed", "step", "mean_return", "silent_units"])
+        table.writerow(["case", "arm", "seed", "step", "mean_return", "dormant_units"])
         for run in sorted(runs, key=lambda run: (run["case"], run["arm"], run["seed"])):
             silent = dict(zip((0, len(run["steps"]) - 1), run["silent"], strict=True))
             for number, (step, value) in enumerate(zip(run["steps"], run["returns"], strict=True)):
@@ -91,7 +91,7 @@ def read_data() -> dict[str, dict[str, Arm]]:
 
 
 def _count(row: Mapping[str, str]) -> int | None:
-    return int(row["silent_units"]) if row["silent_units"] else None
+    return int(row["dormant_units"]) if row["dormant_units"] else None
 
 
 def resample(values: NDArray) -> tuple[float, float]:

@@ -30,11 +30,12 @@ from pathlib import Path
 
 import numpy as np
 
+from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import DoctorError
-from checkpoint_doctor.model import Checkpoint
-from checkpoint_doctor.plugins import Loader, discover
-from checkpoint_doctor.source import MemorySource
-from checkpoint_doctor.vitals import measure
+from checkpoint_doctor.plugins.catalogue import discover
+from checkpoint_doctor.plugins.protocols import Loader
+from checkpoint_doctor.sources import MemorySource
+from checkpoint_doctor.statistics.tensors import measure
 
 SLOWEST = 2.0
 """Seconds of processor time that one input may take: the machine may be busy otherwise."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoint_doctor.analyzers.silence import silent_units
+from checkpoint_doctor.analyzers.dormant_units import dormant_units
 from checkpoint_doctor.scan import open_checkpoint
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
@@ -52,7 +52,7 @@ def compare(corpus: Path, truth: Mapping[str, Any]) -> Iterator[Outcome]:
     """Yield what is true of every layer with flagged units, agent by agent."""
     for agent, episodes in truth.items():
         checkpoint = open_checkpoint(corpus / agent)
-        for finding in silent_units.examine(checkpoint):
+        for finding in dormant_units.examine(checkpoint):
             known = episodes["layers"].get(f"{finding.layer}.weight")
             if known is not None:
                 yield Outcome(

@@ -11,20 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from checkpoint_doctor.anatomy import Kind
-    from checkpoint_doctor.config import Config
-    from checkpoint_doctor.config_file import load_config
-    from checkpoint_doctor.errors import (
-        DoctorError,
-        NotACheckpoint,
-        NothingToExamine,
-        RepairFailed,
-        UnreadableCheckpoint,
-        UsageError,
-    )
-    from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
-    from checkpoint_doctor.fix import Operation, Orders, Outcome, fix
-    from checkpoint_doctor.model import (
+    from checkpoint_doctor.checkpoint import (
         Checkpoint,
         Flaw,
         Layer,
@@ -36,14 +23,28 @@ if TYPE_CHECKING:
         Skipped,
         Tensor,
     )
-    from checkpoint_doctor.plugins import Catalogue, Loader, Plugin, Reporter, discover
-    from checkpoint_doctor.report import Examination, Page, Report, TensorRecord, Verdict
-    from checkpoint_doctor.rule import Rule, rule
+    from checkpoint_doctor.config.file import load_config
+    from checkpoint_doctor.config.settings import Config
+    from checkpoint_doctor.errors import (
+        DoctorError,
+        NotACheckpoint,
+        NothingToExamine,
+        RepairFailed,
+        UnreadableCheckpoint,
+        UsageError,
+    )
+    from checkpoint_doctor.fix import FixOptions, FixResult, Outcome, fix
+    from checkpoint_doctor.layers import Kind
+    from checkpoint_doctor.plugins.catalogue import Catalogue, Plugin, discover
+    from checkpoint_doctor.plugins.protocols import Loader, Reporter
+    from checkpoint_doctor.plugins.rule import Rule, rule
+    from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
+    from checkpoint_doctor.results.json import to_json
+    from checkpoint_doctor.results.report import Examination, Page, Report, TensorRecord, Verdict
     from checkpoint_doctor.scan import open_checkpoint, scan
-    from checkpoint_doctor.source import Source
-    from checkpoint_doctor.values import InMemory, Values
-    from checkpoint_doctor.vitals import Vitals
-    from checkpoint_doctor.wire import to_json
+    from checkpoint_doctor.sources import Source
+    from checkpoint_doctor.statistics.tensors import TensorStatistics
+    from checkpoint_doctor.statistics.values import InMemory, Values
 
 __version__ = "0.1.0"
 
@@ -54,6 +55,8 @@ __all__ = [
     "DoctorError",
     "Examination",
     "Finding",
+    "FixOptions",
+    "FixResult",
     "Flaw",
     "InMemory",
     "Kind",
@@ -62,9 +65,7 @@ __all__ = [
     "Moments",
     "NotACheckpoint",
     "NothingToExamine",
-    "Operation",
     "Optimizer",
-    "Orders",
     "Outcome",
     "Page",
     "ParameterGroup",
@@ -82,11 +83,11 @@ __all__ = [
     "Source",
     "Tensor",
     "TensorRecord",
+    "TensorStatistics",
     "UnreadableCheckpoint",
     "UsageError",
     "Values",
     "Verdict",
-    "Vitals",
     "__version__",
     "discover",
     "fix",
@@ -98,9 +99,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "anatomy": ("Kind",),
-    "config": ("Config",),
-    "config_file": ("load_config",),
+    "config.file": ("load_config",),
+    "config.settings": ("Config",),
     "errors": (
         "DoctorError",
         "NotACheckpoint",
@@ -109,18 +109,20 @@ _HOMES = {
         "UnreadableCheckpoint",
         "UsageError",
     ),
-    "findings": ("Finding", "Repair", "Safety", "Severity"),
-    "fix": ("Operation", "Orders", "Outcome", "fix"),
-    "plugins": ("Catalogue", "Loader", "Plugin", "Reporter", "discover"),
-    "report": ("Examination", "Page", "Report", "TensorRecord", "Verdict"),
-    "rule": ("Rule", "rule"),
+    "fix": ("FixOptions", "FixResult", "Outcome", "fix"),
+    "layers": ("Kind",),
+    "plugins.catalogue": ("Catalogue", "Plugin", "discover"),
+    "plugins.protocols": ("Loader", "Reporter"),
+    "plugins.rule": ("Rule", "rule"),
+    "results.findings": ("Finding", "Repair", "Safety", "Severity"),
+    "results.json": ("to_json",),
+    "results.report": ("Examination", "Page", "Report", "TensorRecord", "Verdict"),
     "scan": ("open_checkpoint", "scan"),
-    "source": ("Source",),
-    "values": ("InMemory", "Values"),
-    "vitals": ("Vitals",),
-    "wire": ("to_json",),
+    "sources": ("Source",),
+    "statistics.tensors": ("TensorStatistics",),
+    "statistics.values": ("InMemory", "Values"),
 }
-"""Module to the public names that live in it; whatever is not here is a noun of ``model``."""
+"""Module to the public names that live in it; whatever is not here is a noun of ``checkpoint``."""
 
 
 class _FrontDoor(ModuleType):
@@ -142,7 +144,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    home = next((module for module, names in _HOMES.items() if name in names), "model")
+    home = next((module for module, names in _HOMES.items() if name in names), "checkpoint")
     value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value

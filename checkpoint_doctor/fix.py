@@ -9,22 +9,23 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from checkpoint_doctor import repair_record
-from checkpoint_doctor.config import Config, Settings
-from checkpoint_doctor.digests import RunningDigest
+from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.config.settings import Config, Settings
 from checkpoint_doctor.errors import DoctorError, NotACheckpoint, NothingToExamine, RepairFailed, UsageError
-from checkpoint_doctor.findings import Finding, Safety, Severity
-from checkpoint_doctor.model import Checkpoint
-from checkpoint_doctor.plugins import Catalogue, Loader, discover
-from checkpoint_doctor.referees import Referees
-from checkpoint_doctor.rehearsal import combine, imagine
-from checkpoint_doctor.repair_plan import plan_repairs
-from checkpoint_doctor.repair_record import Summary
-from checkpoint_doctor.report import Examination, Verdict
-from checkpoint_doctor.safe_copy import Snapshot
-from checkpoint_doctor.scan import Watch, diagnose, find_checkpoints, open_checkpoint, tell, warm_up
-from checkpoint_doctor.treatments import Plan
-from checkpoint_doctor.writing import Writer
+from checkpoint_doctor.plugins.catalogue import Catalogue, discover
+from checkpoint_doctor.plugins.protocols import Loader
+from checkpoint_doctor.repair import record
+from checkpoint_doctor.repair.changes import Plan
+from checkpoint_doctor.repair.cross_check import CrossCheck
+from checkpoint_doctor.repair.hashing import RunningDigest
+from checkpoint_doctor.repair.planning import plan_repairs
+from checkpoint_doctor.repair.record import Summary
+from checkpoint_doctor.repair.safe_copy import Snapshot
+from checkpoint_doctor.repair.simulation import combine, simulate
+from checkpoint_doctor.repair.writing import Writer
+from checkpoint_doctor.results.findings import Finding, Safety, Severity
+from checkpoint_doctor.results.report import Examination, Verdict
+from checkpoint_doctor.scan import ProgressCallback, diagnose, find_checkpoints, open_checkpoint, tell, warm_up
 
 MOST_ROUNDS = 4
 """Of planning what the repairs planned so far bring to light; one is enough nearly always."""
@@ -33,7 +34,7 @@ ENDING = "_FIXED"
 
 
 @dataclass(frozen=True)
-class Orders:
+class FixOptions:
     """What a run of ``ckdoc fix`` was told."""
 
     recycle: bool = False
@@ -74,7 +75,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True)
-class Operation:
+class FixResult:
     """All that a run says about one checkpoint."""
 
     path: str
@@ -98,49 +99,49 @@ class Operation:
 
 def fix(
     uris: Sequence[str | os.PathLike[str]],
-    orders: Orders | None = None,
+    options: FixOptions | None = None,
     *,
     catalogue: Catalogue | None = None,
     config: Config | None = None,
     jobs: int | None = None,
-    watch: Watch | None = None,
-) -> list[Operation]:
+    on_progress: ProgressCallback | None = None,
+) -> list[FixResult]:
     """Repair every checkpoint that the URIs name or hold; each result is proven before it gets its name.
 
-    Inputs are never written to. What goes wrong with one checkpoint is its operation's ``error``, and the others go on.
+    Inputs are never written to. What goes wrong with one checkpoint is its result's ``error``, and the others go on.
 
     Raises:
         NothingToExamine: there is no checkpoint to look at.
         UsageError: ``output`` names a file, and there are several checkpoints.
     """
-    orders, catalogue, config = orders or Orders(), catalogue or discover(), config or Config()
+    options, catalogue, config = options or FixOptions(), catalogue or discover(), config or Config()
     candidates = find_checkpoints([os.fspath(uri) for uri in uris], catalogue)
-    if len(candidates) > 1 and orders.output and not os.path.isdir(orders.output):
+    if len(candidates) > 1 and options.output and not os.path.isdir(options.output):
         raise UsageError(
-            f"{len(candidates)} checkpoints cannot all become {orders.output}", "name an existing folder as --output"
+            f"{len(candidates)} checkpoints cannot all become {options.output}", "name an existing folder as --output"
         )
-    operations: list[Operation] = []
+    results: list[FixResult] = []
     taken: dict[str, str] = {}
-    with Referees() as referees:
+    with CrossCheck() as cross_check:
         for number, candidate in enumerate(candidates, 1):
-            surgery = _Surgery(
-                candidate.path, orders, catalogue, config.for_path(candidate.path), jobs or os.cpu_count() or 1,
-                tell(watch, candidate.path, number, len(candidates)), taken, referees,
+            run = FixRun(
+                candidate.path, options, catalogue, config.for_path(candidate.path), jobs or os.cpu_count() or 1,
+                tell(on_progress, candidate.path, number, len(candidates)), taken, cross_check,
             )  # fmt: skip
             try:
-                operations.append(surgery.operate())
+                results.append(run.operate())
             except NotACheckpoint as error:
                 if candidate.named:
-                    operations.append(_failure(candidate.path, error))
+                    results.append(_failure(candidate.path, error))
             except DoctorError as error:
-                operations.append(_failure(candidate.path, error))
-    if not operations:
+                results.append(_failure(candidate.path, error))
+    if not results:
         raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name a file to hear what it is")
-    return operations
+    return results
 
 
-def _failure(path: str, error: DoctorError) -> Operation:
-    return Operation(
+def _failure(path: str, error: DoctorError) -> FixResult:
+    return FixResult(
         path,
         Outcome.FAILED,
         record=_record(path, Outcome.FAILED, {"error": error.message, "hint": error.hint}),
@@ -150,58 +151,56 @@ def _failure(path: str, error: DoctorError) -> Operation:
 
 
 @dataclass(frozen=True)
-class _Surgery:
+class FixRun:
     """The work on one checkpoint."""
 
     path: str
-    orders: Orders
+    options: FixOptions
     catalogue: Catalogue
     settings: Settings
     jobs: int
     measured: Callable[[int, int], None] | None
     taken: dict[str, str]
     """Results of this run, and which input each is of."""
-    referees: Referees
+    cross_check: CrossCheck
 
-    def operate(self) -> Operation:
+    def operate(self) -> FixResult:
         """Do all of it; raises ``DoctorError`` where it cannot be done."""
         snapshot = Snapshot.take(self.path)
         # The sum takes longer than the examination, which leaves a core idle; where nothing is written it is abandoned.
         with RunningDigest(snapshot.path) as digest:
             return self._operate(snapshot, digest)
 
-    def _operate(self, snapshot: Snapshot, digest: RunningDigest) -> Operation:
+    def _operate(self, snapshot: Snapshot, digest: RunningDigest) -> FixResult:
         checkpoint, examination = self.examine(self.path)
         plan, forecast = self._plan(checkpoint, examination)
         summary = Summary.of_plan(plan)
-        operation = Operation(self.path, Outcome.NOTHING, examination, summary, remaining=examination.findings)
-        if not plan.treatments:
-            return self._conclude(operation, {})
+        result = FixResult(self.path, Outcome.NOTHING, examination, summary, remaining=examination.findings)
+        if not plan.changes:
+            return self._conclude(result, {})
         target = self._name_result(checkpoint)
-        if self.orders.dry_run:
-            operation = replace(operation, outcome=Outcome.PLANNED, output=str(target), remaining=forecast.findings)
-            return self._conclude(operation, {})
+        if self.options.dry_run:
+            result = replace(result, outcome=Outcome.PLANNED, output=str(target), remaining=forecast.findings)
+            return self._conclude(result, {})
         loader = self._loader_of(checkpoint)
         written = Writer(
-            checkpoint, examination, plan, loader, snapshot, digest, target, self.orders.force,
-            rename=lambda name: result_name(name, loader.suffixes), examine=self.examine, plan_again=self.orders.plan,
-            describe=lambda facts: self._describe(summary, Outcome.FIXED, facts), referees=self.referees,
+            checkpoint, examination, plan, loader, snapshot, digest, target, self.options.force,
+            rename=lambda name: result_name(name, loader.suffixes), examine=self.examine, plan_again=self.options.plan,
+            describe=lambda facts: self._describe(summary, Outcome.FIXED, facts), cross_check=self.cross_check,
         ).write()  # fmt: skip
-        operation = replace(
-            operation, outcome=Outcome.FIXED, output=str(target), remaining=written.examination.findings
-        )
-        return self._conclude(operation, written.facts)
+        result = replace(result, outcome=Outcome.FIXED, output=str(target), remaining=written.examination.findings)
+        return self._conclude(result, written.facts)
 
     def _plan(self, checkpoint: Checkpoint, examination: Examination) -> tuple[Plan, Examination]:
         """Return the plan, what it brings to light included, and what will be found when it is carried out."""
-        plan = further = self.orders.plan(checkpoint, examination)
+        plan = further = self.options.plan(checkpoint, examination)
         forecast = examination
         for _ in range(MOST_ROUNDS):
-            if not further.treatments:
+            if not further.changes:
                 break
-            imagined = imagine(checkpoint, plan)
-            forecast = diagnose(imagined, self.catalogue, self.settings)
-            further = self.orders.plan(imagined, forecast)
+            simulated = simulate(checkpoint, plan)
+            forecast = diagnose(simulated, self.catalogue, self.settings)
+            further = self.options.plan(simulated, forecast)
             plan = combine(checkpoint, plan, further)
         return plan, forecast
 
@@ -232,7 +231,7 @@ class _Surgery:
         suffixes = self._loader_of(checkpoint).suffixes
         path = Path(self.path)
         name = result_name(path.name, suffixes)
-        output = self.orders.output
+        output = self.options.output
         target = Path(output or path.parent)
         if not output or target.is_dir():
             target = target / name
@@ -243,15 +242,15 @@ class _Surgery:
 
     def _describe(self, summary: Summary, outcome: Outcome, facts: Mapping[str, Any]) -> dict[str, Any]:
         options = {
-            "seed": self.orders.seed,
-            "recycle": self.orders.recycle,
-            "unsafe": self.orders.unsafe,
-            "notes": self.orders.notes,
+            "seed": self.options.seed,
+            "recycle": self.options.recycle,
+            "unsafe": self.options.unsafe,
+            "notes": self.options.notes,
         }
-        return _record(self.path, outcome, {**facts, "options": options, **repair_record.to_json(summary)})
+        return _record(self.path, outcome, {**facts, "options": options, **record.to_json(summary)})
 
-    def _conclude(self, operation: Operation, facts: Mapping[str, Any]) -> Operation:
-        return replace(operation, record=self._describe(operation.summary, operation.outcome, facts))
+    def _conclude(self, result: FixResult, facts: Mapping[str, Any]) -> FixResult:
+        return replace(result, record=self._describe(result.summary, result.outcome, facts))
 
 
 def result_name(name: str, suffixes: Sequence[str]) -> str:
@@ -265,4 +264,4 @@ def result_name(name: str, suffixes: Sequence[str]) -> str:
 
 
 def _record(path: str, outcome: Outcome, facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {**repair_record.head(), "path": path, "outcome": outcome.value, **facts}
+    return {**record.head(), "path": path, "outcome": outcome.value, **facts}

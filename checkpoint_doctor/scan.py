@@ -6,14 +6,15 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from checkpoint_doctor.config import Config, Settings
+from checkpoint_doctor.checkpoint import Checkpoint, Skipped, Tensor
+from checkpoint_doctor.config.settings import Config, Settings
 from checkpoint_doctor.errors import DoctorError, NotACheckpoint, NothingToExamine, UnreadableCheckpoint, UsageError
-from checkpoint_doctor.findings import Finding
-from checkpoint_doctor.model import Checkpoint, Skipped, Tensor
-from checkpoint_doctor.plugins import Catalogue, Loader, discover
-from checkpoint_doctor.report import Examination, Report, TensorRecord, Verdict
-from checkpoint_doctor.self_checks import report_crash
-from checkpoint_doctor.source import FileSource, Source
+from checkpoint_doctor.plugins.catalogue import Catalogue, discover
+from checkpoint_doctor.plugins.protocols import Loader
+from checkpoint_doctor.plugins.self_checks import report_crash
+from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict
+from checkpoint_doctor.sources import FileSource, Source
 
 SMALL_CHECKPOINT = 8 << 20
 """Elements below which threads are not worth their start: a pool takes 0.7 ms once its modules are loaded, a
@@ -21,7 +22,7 @@ core measures a MiB in 0.2 ms (measured)."""
 
 
 @dataclass(frozen=True)
-class Moment:
+class Progress:
     """How far a run has come."""
 
     path: str
@@ -35,7 +36,7 @@ class Moment:
     """Numbers to measure in it; 0 before it is opened."""
 
 
-Watch = Callable[[Moment], None]
+ProgressCallback = Callable[[Progress], None]
 """Told how far the run has come; must return quickly."""
 
 
@@ -176,7 +177,7 @@ def examine(
 
 
 def warm_up(checkpoint: Checkpoint, jobs: int, measured: Callable[[int, int], None] | None = None) -> None:
-    """Take the vitals of every tensor and verify every checksum, on several cores where that pays.
+    """Take the statistics of every tensor and verify every checksum, on several cores where that pays.
 
     ``measured`` is told the numbers measured so far and in all, from this thread.
 
@@ -185,13 +186,15 @@ def warm_up(checkpoint: Checkpoint, jobs: int, measured: Callable[[int, int], No
     """
     _measure(checkpoint, jobs, measured)
     for name, first in checkpoint.aliases.items():
-        vars(checkpoint.by_name[name])["vitals"] = checkpoint.by_name[first].vitals
+        vars(checkpoint.by_name[name])["statistics"] = checkpoint.by_name[first].statistics
 
 
 def _measure(checkpoint: Checkpoint, jobs: int, measured: Callable[[int, int], None] | None) -> None:
-    work: list[tuple[int, object, str]] = [(tensor.size, tensor, "vitals") for tensor in checkpoint.distinct_tensors]
+    work: list[tuple[int, object, str]] = [
+        (tensor.size, tensor, "statistics") for tensor in checkpoint.distinct_tensors
+    ]
     work += [
-        (sum(tensor.size for tensor in moments.state.values()), moments, "traces")
+        (sum(tensor.size for tensor in moments.state.values()), moments, "statistics")
         for optimizer in checkpoint.optimizers
         for moments in optimizer.parameters
     ]
@@ -258,7 +261,7 @@ def _place(finding: Finding, checkpoint: Checkpoint) -> Finding:
 
 
 def _record(tensor: Tensor, checkpoint: Checkpoint) -> TensorRecord:
-    vitals, layer = tensor.vitals, checkpoint.layer_of[tensor.name]
+    statistics, layer = tensor.statistics, checkpoint.layer_of[tensor.name]
     return TensorRecord(
         name=tensor.name,
         shape=tensor.shape,
@@ -266,13 +269,13 @@ def _record(tensor: Tensor, checkpoint: Checkpoint) -> TensorRecord:
         kind=layer.kind.value,
         layer=layer.name,
         updates=checkpoint.updates_of(tensor.name),
-        zeros=vitals.zeros,
-        nonfinite=vitals.nonfinite,
-        minimum=vitals.minimum,
-        maximum=vitals.maximum,
-        mean=vitals.mean,
-        std=vitals.std,
-        norm=vitals.norm,
+        zeros=statistics.zeros,
+        nonfinite=statistics.nonfinite,
+        minimum=statistics.minimum,
+        maximum=statistics.maximum,
+        mean=statistics.mean,
+        std=statistics.std,
+        norm=statistics.norm,
         tied_to=checkpoint.aliases.get(tensor.name),
     )
 
@@ -283,7 +286,7 @@ def scan(
     catalogue: Catalogue | None = None,
     config: Config | None = None,
     jobs: int | None = None,
-    watch: Watch | None = None,
+    on_progress: ProgressCallback | None = None,
     skip_foreign: bool = False,
 ) -> Report:
     """Examine every checkpoint that the URIs name or hold, and report.
@@ -300,15 +303,15 @@ def scan(
     candidates = find_checkpoints([os.fspath(uri) for uri in uris], catalogue)
     examinations = []
     for number, candidate in enumerate(candidates, 1):
-        if watch:
-            watch(Moment(candidate.path, number, len(candidates), 0, 0))
+        if on_progress:
+            on_progress(Progress(candidate.path, number, len(candidates), 0, 0))
         try:
             examination = examine(
                 candidate.path,
                 catalogue,
                 config.for_path(candidate.path),
                 jobs=jobs or os.cpu_count() or 1,
-                measured=tell(watch, candidate.path, number, len(candidates)),
+                measured=tell(on_progress, candidate.path, number, len(candidates)),
             )
         except NotACheckpoint as error:
             if skip_foreign or not candidate.named:
@@ -323,8 +326,8 @@ def scan(
     return replace(report, remarks=config.unused_ignores(report, catalogue.rules))
 
 
-def tell(watch: Watch | None, path: str, number: int, of: int) -> Callable[[int, int], None] | None:
-    """Return what passes the progress within one file on to a watch, if there is one."""
-    if watch is None:
+def tell(on_progress: ProgressCallback | None, path: str, number: int, of: int) -> Callable[[int, int], None] | None:
+    """Return what passes the progress within one file on to a on_progress, if there is one."""
+    if on_progress is None:
         return None
-    return lambda measured, total: watch(Moment(path, number, of, measured, total))
+    return lambda measured, total: on_progress(Progress(path, number, of, measured, total))

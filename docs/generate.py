@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from checkpoint_doctor import Page, discover, scan
-from checkpoint_doctor.explanation import explain_index, explain_rule
+from checkpoint_doctor.plugins.explanation import explain_index, explain_rule
 
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "docs" / "rules"

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from checkpoint_doctor.model import Checkpoint, Moments, Optimizer, ParameterGroup, Tensor
-from checkpoint_doctor.vitals import InMemory
+from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, ParameterGroup, Tensor
+from checkpoint_doctor.statistics.values import InMemory
 
 
 def as_tensor(name: str, values: torch.Tensor) -> Tensor:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
 from checkpoint_doctor.errors import RepairFailed
-from checkpoint_doctor.model import Checkpoint, Patch, Tensor
-from checkpoint_doctor.plugins import Loader
-from checkpoint_doctor.source import MemorySource
+from checkpoint_doctor.plugins.protocols import Loader
+from checkpoint_doctor.sources import MemorySource
 
 Changes = Mapping[Tensor, NDArray]
 

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
-from checkpoint_doctor.model import Skipped, Tensor
-from checkpoint_doctor.report import Examination, Report, TensorRecord, Verdict
-from checkpoint_doctor.rule import Rule, rule
+from checkpoint_doctor.checkpoint import Skipped, Tensor
+from checkpoint_doctor.plugins.rule import Rule, rule
+from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
+from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict
 
 
 @rule("ZER003", "zero-bias", Severity.WARNING, on=Tensor, fix=Safety.SAFE)
@@ -27,8 +27,8 @@ def zero_bias(tensor: Tensor):
     yield from ()
 
 
-@rule("NET001", "silent-units", Severity.WARNING, on=Tensor)
-def silent_units(tensor: Tensor):
+@rule("NET001", "dormant-units", Severity.WARNING, on=Tensor)
+def dormant_units(tensor: Tensor):
     """Hidden units receive no gradient."""
     yield from ()
 
@@ -39,7 +39,7 @@ def code_in_schedule(tensor: Tensor):
     yield from ()
 
 
-RULES: tuple[Rule, ...] = (code_in_schedule, silent_units, zero_bias)
+RULES: tuple[Rule, ...] = (code_in_schedule, dormant_units, zero_bias)
 
 
 def record(name: str, shape: tuple[int, ...], layer: str, **fields: object) -> TensorRecord:
@@ -64,7 +64,7 @@ ZERO_BIAS = Finding(
 )
 SILENT_UNITS = Finding(
     code="NET001",
-    name="silent-units",
+    name="dormant-units",
     severity=Severity.WARNING,
     message="140 of 256 units receive no gradient.",
     layer="actor.latent_pi.0",

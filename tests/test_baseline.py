@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint_doctor.baseline import IN_BASELINE, apply_baseline, read_baseline, write_baseline
-from checkpoint_doctor.config import Config, Section
+from checkpoint_doctor.checkpoint import Tensor
+from checkpoint_doctor.config.settings import Config, Section
 from checkpoint_doctor.errors import UsageError
-from checkpoint_doctor.findings import Finding, Severity
-from checkpoint_doctor.model import Tensor
-from checkpoint_doctor.report import Examination, Report, Verdict
-from checkpoint_doctor.rule import rule
-from checkpoint_doctor.self_checks import RULES as OWN_RULES
-from checkpoint_doctor.self_checks import report_crash
+from checkpoint_doctor.plugins.rule import rule
+from checkpoint_doctor.plugins.self_checks import RULES as OWN_RULES
+from checkpoint_doctor.plugins.self_checks import report_crash
+from checkpoint_doctor.results.baseline import IN_BASELINE, apply_baseline, read_baseline, write_baseline
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.report import Examination, Report, Verdict
 
 
 @rule("ZER002", "partial-zeros", Severity.WARNING, on=Tensor)

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 from checkpoint_doctor import Rule, Safety, discover
-from checkpoint_doctor.explanation import FAMILIES, explain_rule
+from checkpoint_doctor.plugins.explanation import FAMILIES, explain_rule
 from checkpoint_doctor.testing import check_rule
 
 CATALOGUE = discover(lazily=False)

@@ -55,7 +55,7 @@ def zip_bytes(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) 
 
 
 def rewrite(archive: bytes, ending: str, change: Callable[[bytes], bytes]) -> bytes:
-    """Change one member of a zip; the zip itself stays consistent."""
+    """ChangeRecord one member of a zip; the zip itself stays consistent."""
     with zipfile.ZipFile(io.BytesIO(archive)) as source:
         members = {name: source.read(name) for name in source.namelist()}
     (name,) = (name for name in members if name.endswith(ending))

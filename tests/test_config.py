@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint_doctor.config import Config
-from checkpoint_doctor.config_file import find_config_file, load_config
-from checkpoint_doctor.config_schema import build_schema, describe_config
+from checkpoint_doctor.checkpoint import Tensor
+from checkpoint_doctor.config.file import find_config_file, load_config
+from checkpoint_doctor.config.globs import match_path
+from checkpoint_doctor.config.schema import build_schema, describe_config
+from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import UsageError
-from checkpoint_doctor.findings import Finding, Severity
-from checkpoint_doctor.model import Tensor
-from checkpoint_doctor.patterns import match_path
-from checkpoint_doctor.plugins import discover
-from checkpoint_doctor.report import Examination, Report, Verdict
-from checkpoint_doctor.rule import rule
-from checkpoint_doctor.self_checks import RULES as OWN_RULES
+from checkpoint_doctor.plugins.catalogue import discover
+from checkpoint_doctor.plugins.rule import rule
+from checkpoint_doctor.plugins.self_checks import RULES as OWN_RULES
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.report import Examination, Report, Verdict
 
 
 @rule("ZER003", "zero-bias", Severity.WARNING, on=Tensor)
@@ -40,13 +40,13 @@ def partial_zeros(
     return iter(())
 
 
-@rule("NET001", "silent-units", Severity.NOTE, on=Tensor)
-def silent_units(tensor: Tensor) -> Iterator[Finding]:
+@rule("NET001", "dormant-units", Severity.NOTE, on=Tensor)
+def dormant_units(tensor: Tensor) -> Iterator[Finding]:
     """Hidden units receive no gradient."""
     return iter(())
 
 
-RULES = (*OWN_RULES, silent_units, partial_zeros, zero_bias)
+RULES = (*OWN_RULES, dormant_units, partial_zeros, zero_bias)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ class TestSelection:
             (["ZER003"], {"ZER003"}),
             (["ZER"], {"ZER002", "ZER003"}),
             (["zer"], {"ZER002", "ZER003"}),
-            (["silent-units", "CKD001"], {"NET001", "CKD001"}),
+            (["dormant-units", "CKD001"], {"NET001", "CKD001"}),
             (["ALL"], {each.code for each in RULES}),
         ],
     )
@@ -161,7 +161,7 @@ class TestSeverity:
     def test_a_severity_replaces_the_one_that_was_found(self, folder: Path) -> None:
         settings = load('[severity]\nZER003 = "error"').for_path("model.zip")
         assert settings.severity(zero_bias, Severity.NOTE) is Severity.ERROR
-        assert settings.severity(silent_units, Severity.NOTE) is Severity.NOTE
+        assert settings.severity(dormant_units, Severity.NOTE) is Severity.NOTE
         assert settings.judge(finding(), "model.zip").severity is Severity.ERROR
 
     def test_sections_for_paths_go_over_the_general_one_in_order(self, folder: Path) -> None:
@@ -323,7 +323,7 @@ class TestMistakes:
             ('fail-on = "warn"', "ckdoc.toml: fail-on: there is no severity 'warn'", "did you mean 'warning'?"),
             ("fail-on = [1]", "ckdoc.toml: fail-on: there is no severity [1]", "choose from error"),
             ('select = ["ZER009"]', "ckdoc.toml: select: there is no rule 'ZER009'", "did you mean 'ZER00"),
-            ('select = ["silent-unit"]', "ckdoc.toml: select: there is no rule 'silent-unit'", "'silent-units'?"),
+            ('select = ["silent-unit"]', "ckdoc.toml: select: there is no rule 'silent-unit'", "'dormant-units'?"),
             ("select = [3]", "ckdoc.toml: select: ", "quotes"),
             ("select = []", "ckdoc.toml: select: ", ""),
             ('[severity]\nzer003 = "error"', "severity.zer003: there is no rule 'zer003'", "did you mean 'ZER003'?"),
@@ -382,7 +382,7 @@ class TestMistakes:
         )
     )
     def test_any_table_is_read_or_refused_and_the_schema_agrees(self, table: Any) -> None:
-        from checkpoint_doctor.config_reader import Reader, RuleNames
+        from checkpoint_doctor.config.reader import Reader, RuleNames
 
         reader = Reader("ckdoc.toml", "/", "", RuleNames(RULES))
         accepted = True
@@ -432,7 +432,7 @@ class TestSchema:
     def test_it_takes_what_the_reader_takes_and_refuses_what_it_refuses(self, folder: Path) -> None:
         validator = jsonschema.Draft202012Validator(build_schema(RULES))
         good = {
-            "select": ["ZER", "silent-units"],
+            "select": ["ZER", "dormant-units"],
             "fail-on": "never",
             "severity": {"ZER003": "off"},
             "options": {"partial-zeros": {"from-share": 0.2, "layers": ["conv"]}},

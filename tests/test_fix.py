@@ -17,14 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.faults import FAULTS, Patient, networks, twins
-from checkpoint_doctor.findings import Safety, Severity
-from checkpoint_doctor.fix import Operation, Orders, Outcome, fix
-from checkpoint_doctor.plugins import discover
-from checkpoint_doctor.renewal import typical_square
+from checkpoint_doctor.fix import FixOptions, FixResult, Outcome, fix
+from checkpoint_doctor.plugins.catalogue import discover
+from checkpoint_doctor.repair.changes import Purpose
+from checkpoint_doctor.repair.entries import typical_square
+from checkpoint_doctor.results.findings import Safety, Severity
 from checkpoint_doctor.scan import open_checkpoint, scan
-from checkpoint_doctor.treatments import Purpose
 from tests.live_models import batches, train
-from tests.test_silence import network, shift
+from tests.test_dormant_units import network, shift
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CATALOGUE = discover()
@@ -43,16 +43,16 @@ def healthy_fixtures() -> Iterator[str]:
     return (each["file"] for each in manifest["fixture"] if not each.get("expects"))
 
 
-def repair(path: Path, **orders: Any) -> Operation:
-    (operation,) = fix([path], Orders(**orders), catalogue=CATALOGUE)
-    return operation
+def repair(path: Path, **options: Any) -> FixResult:
+    (result,) = fix([path], FixOptions(**options), catalogue=CATALOGUE)
+    return result
 
 
-def fixed(path: Path, **orders: Any) -> Path:
-    operation = repair(path, **orders)
-    assert operation.outcome is Outcome.FIXED, operation.error
-    assert operation.output is not None
-    return Path(operation.output)
+def fixed(path: Path, **options: Any) -> Path:
+    result = repair(path, **options)
+    assert result.outcome is Outcome.FIXED, result.error
+    assert result.output is not None
+    return Path(result.output)
 
 
 def codes(path: Path, least: Severity = Severity.WARNING) -> set[str]:
@@ -101,8 +101,8 @@ def test_an_ill_fixture_becomes_well_and_nothing_else_changes(name: str, tmp_pat
 def test_a_healthy_fixture_gets_no_file(name: str, tmp_path: Path) -> None:
     healthy = tmp_path / name
     shutil.copy(FIXTURES / name, healthy)
-    operation = repair(healthy, **EVERYTHING)
-    assert operation.outcome is Outcome.NOTHING
+    result = repair(healthy, **EVERYTHING)
+    assert result.outcome is Outcome.NOTHING
     assert list(tmp_path.iterdir()) == [healthy]
 
 
@@ -208,11 +208,11 @@ def hide_dead_units(folder: Path) -> Path:
 
 
 def test_what_comes_to_light_and_may_not_be_repaired_is_told(tmp_path: Path) -> None:
-    operation = repair(hide_dead_units(tmp_path), unsafe=True)
-    assert operation.outcome is Outcome.FIXED, operation.error
-    (left,) = operation.summary.untreated
+    result = repair(hide_dead_units(tmp_path), unsafe=True)
+    assert result.outcome is Outcome.FIXED, result.error
+    (left,) = result.summary.unfixed
     assert (left.code, left.subject, left.why) == ("NET001", "2", "needs --recycle")
-    assert [finding.code for finding in operation.remaining if finding.severity >= Severity.WARNING] == ["NET001"]
+    assert [finding.code for finding in result.remaining if finding.severity >= Severity.WARNING] == ["NET001"]
 
 
 def test_damage_beside_what_is_repaired_does_not_stand_in_the_way(tmp_path: Path) -> None:
@@ -221,9 +221,9 @@ def test_damage_beside_what_is_repaired_does_not_stand_in_the_way(tmp_path: Path
         for name in source.namelist():
             content = source.read(name)
             target.writestr(name, content[:-30] if name == "policy.optimizer.pth" else content)
-    operation = repair(ill)
-    assert operation.outcome is Outcome.FIXED, operation.error
-    assert {finding.code for finding in operation.remaining if finding.severity is Severity.ERROR} == {"FIL001"}
+    result = repair(ill)
+    assert result.outcome is Outcome.FIXED, result.error
+    assert {finding.code for finding in result.remaining if finding.severity is Severity.ERROR} == {"FIL001"}
 
 
 def test_what_a_repair_brings_to_light_is_repaired_in_the_same_run(tmp_path: Path) -> None:
@@ -231,11 +231,11 @@ def test_what_a_repair_brings_to_light_is_repaired_in_the_same_run(tmp_path: Pat
     assert codes(ill) == {"VAL001"}
     planned = repair(ill, **EVERYTHING, dry_run=True)
     assert not [finding for finding in planned.remaining if finding.severity >= Severity.WARNING]
-    operation = repair(ill, **EVERYTHING)
-    assert {change.tensor for change in operation.summary.counted(Purpose.REPAIR)} == {"2.weight", "2.bias", "4.weight"}
-    assert ["VAL001"] in [each["rules"] for each in operation.record["optimizer"]]
-    assert planned.record["tensors"] == operation.record["tensors"]
-    well = Path(operation.output or "")
+    result = repair(ill, **EVERYTHING)
+    assert {change.tensor for change in result.summary.counted(Purpose.REPAIR)} == {"2.weight", "2.bias", "4.weight"}
+    assert ["VAL001"] in [each["rules"] for each in result.record["optimizer"]]
+    assert planned.record["tensors"] == result.record["tensors"]
+    well = Path(result.output or "")
     assert codes(well) == set()
     assert repair(well, **EVERYTHING).outcome is Outcome.NOTHING
 

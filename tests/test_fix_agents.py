@@ -17,8 +17,8 @@ from sb3_contrib import ARS, QRDQN, TQC, TRPO, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from checkpoint_doctor.fix import Orders, Outcome, fix
-from checkpoint_doctor.plugins import discover
+from checkpoint_doctor.fix import FixOptions, Outcome, fix
+from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.scan import open_checkpoint
 from tests.sb3_models import MODELS
 
@@ -31,7 +31,7 @@ KINDS: dict[str, type[BaseAlgorithm]] = {
 
 
 def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    """Change tensors of a saved agent's policy."""
+    """ChangeRecord tensors of a saved agent's policy."""
     with zipfile.ZipFile(path) as archive:
         members = {each: archive.read(each) for each in archive.namelist()}
     state = torch.load(io.BytesIO(members["policy.pth"]), weights_only=True)
@@ -55,13 +55,13 @@ def test_a_fixed_agent_loads_acts_and_learns(algorithm: str, tmp_path: Path) -> 
     model.save(path)
     names = biases(model)
     rewrite(path, lambda state: [state[name].zero_() for name in names])
-    (operation,) = fix([path], catalogue=CATALOGUE)
-    assert operation.outcome is Outcome.FIXED, operation.error
+    (result,) = fix([path], catalogue=CATALOGUE)
+    assert result.outcome is Outcome.FIXED, result.error
     environment = model.get_env()
     assert environment is not None
-    assert operation.output is not None
+    assert result.output is not None
     settings: dict[str, Any] = {"device": "cpu"}
-    well = KINDS[algorithm].load(operation.output, env=environment, **settings)
+    well = KINDS[algorithm].load(result.output, env=environment, **settings)
     state = well.policy.state_dict()
     for name in names:
         assert state[name].count_nonzero() > 0, name
@@ -81,10 +81,10 @@ def test_a_linear_policy_of_random_search(tmp_path: Path) -> None:
     model.save(path)
     name = next(name for name in model.policy.state_dict() if name.endswith("weight"))
     rewrite(path, lambda state: state[name].view(-1)[0].fill_(float("nan")))
-    (operation,) = fix([path], Orders(unsafe=True), catalogue=CATALOGUE)
-    assert operation.outcome is Outcome.FIXED, operation.error
-    assert operation.output is not None
-    well = ARS.load(operation.output, env=model.get_env(), device="cpu")
+    (result,) = fix([path], FixOptions(unsafe=True), catalogue=CATALOGUE)
+    assert result.outcome is Outcome.FIXED, result.error
+    assert result.output is not None
+    well = ARS.load(result.output, env=model.get_env(), device="cpu")
     assert bool(well.policy.state_dict()[name].isfinite().all())
     well.learn(8)
 
@@ -100,10 +100,10 @@ def test_recycling_keeps_the_greedy_action(name: str, corpus: Path, tmp_path: Pa
     kind, task, fewest = RECYCLED[name]
     path = tmp_path / Path(name).name
     shutil.copy(corpus / "rl-trained-agents" / name, path)
-    (operation,) = fix([path], Orders(recycle=True), catalogue=CATALOGUE)
-    assert operation.outcome is Outcome.FIXED, operation.error
-    assert operation.output is not None
-    recycled = [each.entries for each in operation.summary.changes if each.tensor.endswith(".bias") and not each.of]
+    (result,) = fix([path], FixOptions(recycle=True), catalogue=CATALOGUE)
+    assert result.outcome is Outcome.FIXED, result.error
+    assert result.output is not None
+    recycled = [each.entries for each in result.summary.changes if each.tensor.endswith(".bias") and not each.of]
     assert sum(recycled) >= fewest
     environment = gym.make(task)
     settings = {
@@ -113,21 +113,21 @@ def test_recycling_keeps_the_greedy_action(name: str, corpus: Path, tmp_path: Pa
         "lr_schedule": lambda _: 0.0,
         "exploration_schedule": lambda _: 0.0,
     }
-    before, after = (kind.load(each, custom_objects=settings, device="cpu") for each in (path, operation.output))
+    before, after = (kind.load(each, custom_objects=settings, device="cpu") for each in (path, result.output))
     environment.observation_space.seed(0)
     observations = np.stack([environment.observation_space.sample() for _ in range(20_000)])
     agreed = before.predict(observations, deterministic=True)[0] == after.predict(observations, deterministic=True)[0]
     assert agreed.mean() >= 0.999
-    online = dict(open_checkpoint(operation.output, CATALOGUE).online_twins)
+    online = dict(open_checkpoint(result.output, CATALOGUE).online_tensors)
     state = after.policy.state_dict()
-    moved = {each.tensor for each in operation.summary.changes if each.tensor in online}
+    moved = {each.tensor for each in result.summary.changes if each.tensor in online}
     assert moved
-    for change in operation.summary.changes:
+    for change in result.summary.changes:
         if change.tensor in moved:
             entries = np.concatenate([np.arange(*each) for each in change.ranges])
             twin, own = state[online[change.tensor]], state[change.tensor]
             assert torch.equal(own.reshape(-1)[entries], twin.reshape(-1)[entries])
-    assert fix([operation.output], Orders(recycle=True), catalogue=CATALOGUE)[0].outcome is Outcome.NOTHING
+    assert fix([result.output], FixOptions(recycle=True), catalogue=CATALOGUE)[0].outcome is Outcome.NOTHING
 
 
 def test_an_untrained_agents_dead_units_are_recycled_in_the_target_network_too(tmp_path: Path) -> None:
@@ -135,9 +135,9 @@ def test_an_untrained_agents_dead_units_are_recycled_in_the_target_network_too(t
     path = tmp_path / "agent.zip"
     DQN("MlpPolicy", gym.make("CartPole-v1"), policy_kwargs={"net_arch": [32, 32]}, buffer_size=10, seed=0).save(path)
     rewrite(path, lambda state: [state[f"q_net.q_net.0.{part}"][:3].zero_() for part in ("weight", "bias")])
-    (operation,) = fix([path], Orders(recycle=True), catalogue=CATALOGUE)
-    assert operation.outcome is Outcome.FIXED, operation.error
-    policy = DQN.load(operation.output or "", device="cpu").policy
+    (result,) = fix([path], FixOptions(recycle=True), catalogue=CATALOGUE)
+    assert result.outcome is Outcome.FIXED, result.error
+    policy = DQN.load(result.output or "", device="cpu").policy
     for network in (policy.q_net, policy.q_net_target):
         assert network.q_net[0].weight[:3].abs().min() > 0
         assert not network.q_net[2].weight[:, :3].any()

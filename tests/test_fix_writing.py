@@ -21,13 +21,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from checkpoint_doctor import safe_copy, writing
-from checkpoint_doctor.fix import Operation, Orders, Outcome, fix, result_name
-from checkpoint_doctor.model import Patch
-from checkpoint_doctor.plugins import discover
-from checkpoint_doctor.referees import Referees
+from checkpoint_doctor.checkpoint import Patch
+from checkpoint_doctor.fix import FixOptions, FixResult, Outcome, fix, result_name
+from checkpoint_doctor.plugins.catalogue import discover
+from checkpoint_doctor.repair import safe_copy, writing
+from checkpoint_doctor.repair.cross_check import CrossCheck
 from checkpoint_doctor.scan import open_checkpoint, scan
-from checkpoint_doctor.source import FileSource
+from checkpoint_doctor.sources import FileSource
 
 CATALOGUE = discover()
 CASE = Path(__file__).parents[1] / "fixtures" / "case_1_head_v6.zip"
@@ -40,9 +40,9 @@ def ill(tmp_path: Path) -> Path:
     return path
 
 
-def repair(path: Path | str, **orders: Any) -> Operation:
-    (operation,) = fix([path], Orders(**orders), catalogue=CATALOGUE)
-    return operation
+def repair(path: Path | str, **options: Any) -> FixResult:
+    (result,) = fix([path], FixOptions(**options), catalogue=CATALOGUE)
+    return result
 
 
 def run(*arguments: str | Path, **settings: Any) -> subprocess.CompletedProcess[str]:
@@ -54,9 +54,9 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def assert_refused(operation: Operation, words: str, folder: Path, before: dict[Path, bytes]) -> None:
-    assert operation.outcome is Outcome.FAILED
-    assert words in (operation.error or "")
+def assert_refused(result: FixResult, words: str, folder: Path, before: dict[Path, bytes]) -> None:
+    assert result.outcome is Outcome.FAILED
+    assert words in (result.error or "")
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
@@ -77,8 +77,8 @@ def test_every_byte_outside_the_patches_is_the_inputs(ill: Path) -> None:
 
     with pytest.MonkeyPatch.context() as monkey:
         monkey.setattr(type(loader), "patch", patch)
-        operation = repair(ill)
-    old, new = (np.frombuffer(Path(each).read_bytes(), np.uint8) for each in (ill, operation.output or ""))
+        result = repair(ill)
+    old, new = (np.frombuffer(Path(each).read_bytes(), np.uint8) for each in (ill, result.output or ""))
     announced = np.zeros(old.size, bool)
     for each in asked[0]:
         announced[each.offset : each.offset + len(each.new)] = True
@@ -121,8 +121,8 @@ def test_a_linked_input_is_fixed_beside_the_link(ill: Path, tmp_path: Path) -> N
     elsewhere.mkdir()
     link = elsewhere / "alias.zip"
     link.symlink_to(ill)
-    operation = repair(link)
-    assert operation.output == str(elsewhere / "alias_FIXED.zip")
+    result = repair(link)
+    assert result.output == str(elsewhere / "alias_FIXED.zip")
     assert names(tmp_path) == {"model.zip", "links"}
     assert link.is_symlink()
 
@@ -130,7 +130,7 @@ def test_a_linked_input_is_fixed_beside_the_link(ill: Path, tmp_path: Path) -> N
 def test_an_input_that_changes_meanwhile_gives_nothing(
     ill: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Referees.ask
+    original = CrossCheck.ask
 
     def meddle(*arguments: Any) -> Any:
         with open(ill, "r+b") as file:
@@ -138,9 +138,9 @@ def test_an_input_that_changes_meanwhile_gives_nothing(
         os.utime(ill, ns=(1, 1))
         return original(*arguments)
 
-    monkeypatch.setattr(Referees, "ask", meddle)
-    operation = repair(ill)
-    assert "changed while it was being repaired" in (operation.error or "")
+    monkeypatch.setattr(CrossCheck, "ask", meddle)
+    result = repair(ill)
+    assert "changed while it was being repaired" in (result.error or "")
     assert names(tmp_path) == {"model.zip"}
 
 
@@ -161,8 +161,8 @@ def test_a_full_disk_leaves_nothing_behind(
     monkeypatch.setattr(safe_copy.os, call, refuse)
     if call == "link":  # nor does the way around it help
         monkeypatch.setattr(safe_copy.os, "rename", refuse)
-    operation = repair(ill)
-    assert "no space left" in (operation.error or "")
+    result = repair(ill)
+    assert "no space left" in (result.error or "")
     assert names(tmp_path) == {"model.zip"}
 
 
@@ -179,8 +179,8 @@ def test_file_systems_without_links_or_copies_in_the_kernel(
 
 
 def test_a_folder_that_cannot_be_written(ill: Path, tmp_path: Path) -> None:
-    operation = repair(ill, output=str(tmp_path / "missing" / "out.zip"))
-    assert "cannot write in" in (operation.error or "")
+    result = repair(ill, output=str(tmp_path / "missing" / "out.zip"))
+    assert "cannot write in" in (result.error or "")
     if os.geteuid() == 0:
         return  # the superuser may write anywhere
     tmp_path.chmod(0o500)
@@ -193,18 +193,18 @@ def test_a_folder_that_cannot_be_written(ill: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o640, 0o444, 0o600])
 def test_permissions_are_the_inputs(mode: int, ill: Path) -> None:
     ill.chmod(mode)
-    operation = repair(ill)
-    assert Path(operation.output or "").stat().st_mode & 0o777 == mode
+    result = repair(ill)
+    assert Path(result.output or "").stat().st_mode & 0o777 == mode
 
 
 @pytest.mark.parametrize("name", ["a model.zip", "модель-模型.zip", "-dash.zip", "no_suffix", "dotted.v1.2.zip"])
 def test_names_of_all_kinds(name: str, ill: Path, tmp_path: Path) -> None:
     path = tmp_path / name
     ill.rename(path)
-    operation = repair(path)
-    assert operation.outcome is Outcome.FIXED, operation.error
-    assert operation.output == str(tmp_path / result_name(name, (".zip",)))
-    assert json.loads(Path(f"{operation.output}.ckdoc.json").read_text())["path"] == str(path)
+    result = repair(path)
+    assert result.outcome is Outcome.FIXED, result.error
+    assert result.output == str(tmp_path / result_name(name, (".zip",)))
+    assert json.loads(Path(f"{result.output}.ckdoc.json").read_text())["path"] == str(path)
 
 
 def test_names_of_results() -> None:
@@ -259,10 +259,10 @@ def test_a_wrong_patch_is_noticed_and_owned(
     monkeypatch.setattr(type(loader), "patch", patch)
     if fault == "byte":
         monkeypatch.setattr(writing, "copy_patched", copy_and_spoil)
-    operation = repair(ill)
-    assert operation.outcome is Outcome.FAILED
-    assert "fault in ckdoc" in (operation.error or "")
-    assert words in (operation.error or "")
+    result = repair(ill)
+    assert result.outcome is Outcome.FAILED
+    assert "fault in ckdoc" in (result.error or "")
+    assert words in (result.error or "")
     assert names(tmp_path) == {"model.zip"}
 
 
@@ -305,8 +305,8 @@ def test_published_agents_without_a_warning_are_left_alone(corpus: Path, tmp_pat
         (examination,) = scan([path], catalogue=CATALOGUE).checkpoints
         if any(finding.severity.label != "note" for finding in examination.counted):
             continue
-        operation = repair(path, output=str(tmp_path), recycle=True, unsafe=True)
-        assert operation.outcome is Outcome.NOTHING, path
+        result = repair(path, output=str(tmp_path), recycle=True, unsafe=True)
+        assert result.outcome is Outcome.NOTHING, path
         untouched += 1
     assert untouched >= 10
     assert not list(tmp_path.iterdir())
@@ -361,17 +361,17 @@ def test_json_is_the_record(ill: Path, tmp_path: Path) -> None:
     result = run(ill, "--format", "json", "--quiet")
     assert result.returncode == 0
     assert result.stderr == ""
-    (operation,) = json.loads(result.stdout)["operations"]
-    assert operation == json.loads((tmp_path / "model_FIXED.zip.ckdoc.json").read_text())
-    (change,) = operation["tensors"]
+    (result,) = json.loads(result.stdout)["operations"]
+    assert result == json.loads((tmp_path / "model_FIXED.zip.ckdoc.json").read_text())
+    (change,) = result["tensors"]
     assert change["tensor"] == "entry_quality_head.1.weight"
     assert change["rules"] == ["NRM001"]
     assert change["entries"]["changed"] == 79 == sum(stop - start for start, stop in change["entries"]["ranges"])
     assert change["before"]["zeros"] == 79
     assert change["after"]["zeros"] == 0
-    assert {each["tensor"].rpartition("/")[2] for each in operation["optimizer"]} == {"exp_avg", "exp_avg_sq"}
-    assert operation["will_not_last"]
-    assert operation["options"]["seed"] == 0
+    assert {each["tensor"].rpartition("/")[2] for each in result["optimizer"]} == {"exp_avg", "exp_avg_sq"}
+    assert result["will_not_last"]
+    assert result["options"]["seed"] == 0
 
 
 def test_several_inputs_with_one_bad(ill: Path, tmp_path: Path) -> None:
@@ -399,8 +399,8 @@ def test_limits_come_from_the_configuration(tmp_path: Path) -> None:
 
 def test_selecting_a_rule_treats_that_alone(tmp_path: Path) -> None:
     shutil.copy(CASE.with_name("case_2_overwritten.zip"), tmp_path / "model.zip")
-    operation = run(tmp_path / "model.zip", "--select", "RNN001", "--format", "json")
-    (record,) = json.loads(operation.stdout)["operations"]
+    result = run(tmp_path / "model.zip", "--select", "RNN001", "--format", "json")
+    (record,) = json.loads(result.stdout)["operations"]
     assert {code for change in record["tensors"] for code in change["rules"]} == {"RNN001"}
     assert run(tmp_path / "model.zip", "--select", "NOPE1").returncode == 2
 
@@ -410,17 +410,17 @@ def test_compressed_members_are_refused_with_the_reason(tmp_path: Path) -> None:
     with zipfile.ZipFile(CASE) as original, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
         for name in original.namelist():
             packed.writestr(name, original.read(name))
-    operation = repair(path)
-    assert operation.outcome is Outcome.FAILED
-    assert "compressed" in (operation.error or "")
-    assert "fault in ckdoc" not in (operation.error or "")
+    result = repair(path)
+    assert result.outcome is Outcome.FAILED
+    assert "compressed" in (result.error or "")
+    assert "fault in ckdoc" not in (result.error or "")
     assert names(tmp_path) == {"model.zip"}
 
 
 def test_a_learning_rate_below_zero_becomes_zero(corpus: Path, tmp_path: Path) -> None:
     path = corpus / "rl-trained-agents/ppo/CartPole-v1_1/CartPole-v1.zip"
-    operation = repair(path, output=str(tmp_path))
-    (change,) = operation.summary.changes
+    result = repair(path, output=str(tmp_path))
+    (change,) = result.summary.changes
     assert change.rules == ("OPT003",)
-    (optimizer,) = open_checkpoint(operation.output or "", CATALOGUE).optimizers
+    (optimizer,) = open_checkpoint(result.output or "", CATALOGUE).optimizers
     assert optimizer.groups[0].options["lr"] == 0.0

@@ -14,8 +14,8 @@ from conftest import ROOT
 from stable_baselines3 import PPO, SAC
 
 from benchmarks.faults import alarms, names
-from checkpoint_doctor.findings import Finding, Severity
-from checkpoint_doctor.report import Examination
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.report import Examination
 from checkpoint_doctor.scan import open_checkpoint, scan
 from fixtures import generate, networks
 

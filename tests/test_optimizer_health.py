@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from checkpoint_doctor.analyzers import optimizer as health
-from checkpoint_doctor.analyzers._moments import effective_step, implied_gradient_norm
+from checkpoint_doctor.analyzers._evidence.moments import effective_step, implied_gradient_norm
 from checkpoint_doctor.analyzers.values import nonfinite_values
-from checkpoint_doctor.findings import Finding, Severity
-from checkpoint_doctor.model import Checkpoint
+from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.results.findings import Finding, Severity
 from tests.live_models import OUTPUTS, batches, checkpoint_of, train
 
 RULES = (

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch_files import opened, saved
 
 from checkpoint_doctor.analyzers.optimizer import untrained_tensor
-from checkpoint_doctor.loaders._optimizer_state import read_optimizer
-from checkpoint_doctor.model import Optimizer
+from checkpoint_doctor.checkpoint import Optimizer
+from checkpoint_doctor.loaders._optimizers.state import read_optimizer
 from checkpoint_doctor.testing import findings_of
 
 torch = pytest.importorskip("torch")
@@ -321,8 +321,8 @@ def test_a_known_list_of_parameters_is_taken_as_it_is_or_refused_whole() -> None
     model = network(4, 8, 2)
     state = train(torch.optim.Adam(model.parameters())).state_dict()
     checkpoint = opened(saved({"model": model.state_dict(), "optimizer": state}))
-    from checkpoint_doctor.loaders._torch_archive import read_archive
-    from checkpoint_doctor.source import MemorySource
+    from checkpoint_doctor.loaders.torch.archive import read_archive
+    from checkpoint_doctor.sources import MemorySource
 
     root = read_archive(MemorySource("policy.optimizer.pth", saved(state)), "policy.optimizer.pth").root
     found = read_optimizer("policy.optimizer", root, checkpoint.tensors)

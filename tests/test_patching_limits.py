@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from patched_files import applied, by_name, find_patches
 from torch_files import saved
 
+from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
-from checkpoint_doctor.loaders.torch import loader
-from checkpoint_doctor.model import Checkpoint
-from checkpoint_doctor.source import FileSource, MemorySource
+from checkpoint_doctor.loaders.torch.loader import loader
+from checkpoint_doctor.sources import FileSource, MemorySource
 
 torch = pytest.importorskip("torch")
 

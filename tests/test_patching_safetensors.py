@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from patched_files import applied, by_name, patched, refusal
 
+from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import RepairFailed
-from checkpoint_doctor.loaders.safetensors import loader
-from checkpoint_doctor.model import Checkpoint
-from checkpoint_doctor.plugins import Reindexer
-from checkpoint_doctor.source import FileSource
+from checkpoint_doctor.loaders.safetensors.loader import loader
+from checkpoint_doctor.plugins.protocols import Reindexer
+from checkpoint_doctor.sources import FileSource
 
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.torch")

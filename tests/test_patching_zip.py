@@ -17,10 +17,11 @@ from sb3_models import MODELS, live_optimizers
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch_files import saved
 
-from checkpoint_doctor.loaders import sb3, torch
-from checkpoint_doctor.loaders._checksums import checksum_after
-from checkpoint_doctor.model import Checkpoint, Flaw, Patch
-from checkpoint_doctor.source import MemorySource
+from checkpoint_doctor.checkpoint import Checkpoint, Flaw, Patch
+from checkpoint_doctor.loaders._zip.patched_crc import checksum_after
+from checkpoint_doctor.loaders.sb3.loader import loader as sb3_loader
+from checkpoint_doctor.loaders.torch.loader import loader as torch_loader
+from checkpoint_doctor.sources import MemorySource
 
 torch_library = pytest.importorskip("torch")
 
@@ -100,7 +101,7 @@ SHAPES: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_form_of_archive_stays_whole(shape: str) -> None:
     content = SHAPES[shape](saved(state()))
-    result = patched(torch.loader, content, by_name(NEW))
+    result = patched(torch_loader, content, by_name(NEW))
     with zipfile.ZipFile(io.BytesIO(result)) as archive, zipfile.ZipFile(io.BytesIO(content)) as before:
         assert archive.testzip() is None
         assert archive.comment == before.comment
@@ -112,12 +113,12 @@ def test_every_form_of_archive_stays_whole(shape: str) -> None:
 
 
 def damage(content: bytes) -> tuple[Flaw, ...]:
-    return torch.loader.open(MemorySource("model", content)).damage
+    return torch_loader.open(MemorySource("model", content)).damage
 
 
 def test_only_entries_and_checksums_change() -> None:
     content = saved(state())
-    patches = find_patches(torch.loader, content, by_name({"bias": np.array([0, 0, 1.0, 0, 0])}))
+    patches = find_patches(torch_loader, content, by_name({"bias": np.array([0, 0, 1.0, 0, 0])}))
     assert [(len(each.new), each.reason) for each in patches] == [
         (4, "values of bias"),
         (4, "CRC-32 of archive/data/1"),
@@ -126,7 +127,7 @@ def test_only_entries_and_checksums_change() -> None:
 
 
 def test_a_compressed_member_is_refused_by_name() -> None:
-    error = refusal(torch.loader, zipped(saved(state()), method=zipfile.ZIP_DEFLATED), by_name(NEW))
+    error = refusal(torch_loader, zipped(saved(state()), method=zipfile.ZIP_DEFLATED), by_name(NEW))
     assert error.message == "weight cannot be changed in place: model/archive/data/0 is compressed"
     assert "save the model again" in error.hint
 
@@ -135,10 +136,10 @@ def test_a_damaged_member_is_refused_and_a_whole_one_beside_it_is_not() -> None:
     content = bytearray(saved(state()))
     place = content.index(np.arange(100.0, 110.0).astype(np.float32).tobytes())
     content[place] ^= 1
-    error = refusal(torch.loader, bytes(content), by_name({"weight": NEW["weight"]}))
+    error = refusal(torch_loader, bytes(content), by_name({"weight": NEW["weight"]}))
     assert "damaged" in error.message
     assert "archive/data/0" in error.message
-    result = patched(torch.loader, bytes(content), by_name({"bias": NEW["bias"]}))
+    result = patched(torch_loader, bytes(content), by_name({"bias": NEW["bias"]}))
     assert zipfile.ZipFile(io.BytesIO(result)).testzip() == "archive/data/0"
 
 
@@ -151,7 +152,7 @@ def test_records_that_contradict_each_other_are_refused(field: int) -> None:
     while field == 16 and content[place + 46 : place + 60] != b"archive/data/0":
         place = content.index(b"PK\x01\x02", place + 4)
     content[place + field] ^= 1
-    assert "damaged" in refusal(torch.loader, bytes(content), by_name({"weight": NEW["weight"]})).message
+    assert "damaged" in refusal(torch_loader, bytes(content), by_name({"weight": NEW["weight"]})).message
 
 
 def test_an_archive_without_checksums_gets_none() -> None:
@@ -160,7 +161,7 @@ def test_an_archive_without_checksums_gets_none() -> None:
         content = saved(state())
     finally:
         torch_library.serialization.set_crc32_options(True)
-    result = patched(torch.loader, content, by_name(NEW))
+    result = patched(torch_loader, content, by_name(NEW))
     found = torch_library.load(io.BytesIO(result), weights_only=True)
     assert found["weight"].tolist() == NEW["weight"].tolist()
 
@@ -189,7 +190,7 @@ def sb3_bytes(model: BaseAlgorithm) -> bytes:
 
 
 def everything_a_little(checkpoint: Checkpoint) -> dict:
-    """Change every third entry of every second tensor and moment, and the learning rate."""
+    """ChangeRecord every third entry of every second tensor and moment, and the learning rate."""
     moments = [tensor for each in checkpoint.optimizers for held in each.parameters for tensor in held.state.values()]
     changes = {}
     for tensor in [*checkpoint.tensors[::2], *moments[::2]]:
@@ -204,7 +205,7 @@ def everything_a_little(checkpoint: Checkpoint) -> dict:
 @pytest.mark.parametrize("name", ["PPO", "A2C", "SAC", "DQN", "TD3", "RecurrentPPO"])
 def test_stable_baselines3_loads_what_was_patched_on_both_levels(name: str) -> None:
     content = sb3_bytes(MODELS[name]())
-    result = patched(sb3.loader, content, everything_a_little)
+    result = patched(sb3_loader, content, everything_a_little)
     with zipfile.ZipFile(io.BytesIO(result)) as archive:
         assert archive.testzip() is None
         for member in archive.namelist():
@@ -212,7 +213,7 @@ def test_stable_baselines3_loads_what_was_patched_on_both_levels(name: str) -> N
                 assert zipfile.ZipFile(io.BytesIO(archive.read(member))).testzip() is None
     kind = type(MODELS[name]())
     before, after = kind.load(io.BytesIO(content), device="cpu"), kind.load(io.BytesIO(result), device="cpu")
-    checkpoint = sb3.loader.open(MemorySource("model", content))
+    checkpoint = sb3_loader.open(MemorySource("model", content))
     expected = {tensor.name: values for tensor, values in everything_a_little(checkpoint).items()}
     policy = {key: value for key, value in after.policy.state_dict().items() if key in expected}
     assert policy
@@ -230,6 +231,6 @@ def test_stable_baselines3_loads_what_was_patched_on_both_levels(name: str) -> N
 
 def test_a_zip_that_was_packed_again_with_compression_is_refused_by_its_member() -> None:
     content = zipped(sb3_bytes(MODELS["A2C"]()), method=zipfile.ZIP_DEFLATED)
-    error = refusal(sb3.loader, content, everything_a_little)
+    error = refusal(sb3_loader, content, everything_a_little)
     assert "policy.pth" in error.message
     assert "is compressed" in error.message

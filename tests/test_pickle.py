@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._pickle import Machine
-from checkpoint_doctor.loaders._pickle_cursor import Cursor
-from checkpoint_doctor.loaders._pickled_names import TABLE
-from checkpoint_doctor.loaders._pickled_objects import Budget, Inert, StoredBytes
-from checkpoint_doctor.loaders.torch import loader
-from checkpoint_doctor.source import MemorySource
+from checkpoint_doctor.loaders._pickle.cursor import Cursor
+from checkpoint_doctor.loaders._pickle.machine import Machine
+from checkpoint_doctor.loaders._pickle.names import TABLE
+from checkpoint_doctor.loaders._pickle.objects import Budget, Inert, StoredBytes
+from checkpoint_doctor.loaders.torch.loader import loader
+from checkpoint_doctor.sources import MemorySource
 
 
 def load(content: bytes) -> Any:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_doctor.entry_points import find_entry_points
 from checkpoint_doctor.errors import UsageError
-from checkpoint_doctor.plugins import ANALYZERS, LOADERS, OURS, REPORTERS, Catalogue, Plugin, discover
+from checkpoint_doctor.plugins.catalogue import ANALYZERS, LOADERS, OURS, REPORTERS, Catalogue, Plugin, discover
+from checkpoint_doctor.plugins.entry_points import find_entry_points
 
 RULE = """
-from checkpoint_doctor.findings import Severity
-from checkpoint_doctor.model import Tensor
-from checkpoint_doctor.rule import rule
+from checkpoint_doctor.results.findings import Severity
+from checkpoint_doctor.checkpoint import Tensor
+from checkpoint_doctor.plugins.rule import rule
 
 @rule({code!r}, {name!r}, Severity.WARNING, on=Tensor)
 def {function}(tensor{options}):

@@ -51,7 +51,7 @@ def test_importing_it_imports_nothing_but_itself_and_a_little_of_the_standard_li
 
 def test_functions_stay_functions_whichever_module_came_first() -> None:
     code = """
-import checkpoint_doctor.scan, checkpoint_doctor.rule
+import checkpoint_doctor.scan, checkpoint_doctor.plugins.rule
 from checkpoint_doctor import rule, scan
 print(callable(rule), callable(scan), callable(checkpoint_doctor.scan))
 """
@@ -68,12 +68,12 @@ def test_a_type_checker_sees_the_public_names(tmp_path: Path) -> None:
         "from checkpoint_doctor import Report, open_checkpoint, scan\n"
         "report: Report = scan(['model.zip'])\n"
         "reveal_type(report.findings)\n"
-        "reveal_type(open_checkpoint('model.zip').tensors[0].vitals.zeros)\n"
+        "reveal_type(open_checkpoint('model.zip').tensors[0].statistics.zeros)\n"
         "scan(report)\n"
     )
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(tmp_path), program]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert 'Sequence[checkpoint_doctor.findings.Finding]"' in result.stdout
+    assert 'Sequence[checkpoint_doctor.results.findings.Finding]"' in result.stdout
     assert 'Revealed type is "int"' in result.stdout.replace("builtins.", "")
     assert [line.rpartition("[")[2] for line in result.stdout.splitlines() if " error: " in line] == ["arg-type]"]
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_reports import CLEAN, CLINIC, HEALTHY, ILL, RULES, SCHEDULE, SILENT_UNITS, UNREADABLE, ZERO_BIAS
 
-from checkpoint_doctor.report import Page, Report
 from checkpoint_doctor.reporters.github import reporter
+from checkpoint_doctor.results.report import Page, Report
 
 COMMAND = re.compile(r"::(?P<level>error|warning|notice) (?P<properties>[^:]*)::(?P<message>.*)")
 

@@ -6,9 +6,9 @@ import time
 import pytest
 from sample_reports import REPORTS, RULES, record
 
-from checkpoint_doctor import wire
-from checkpoint_doctor.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.reporters.json import reporter
+from checkpoint_doctor.results import json as report_json
+from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -17,7 +17,7 @@ def test_it_is_strict_json_and_complete(name):
         raise AssertionError(f"{token} is no JSON")
 
     text = reporter.render(REPORTS[name], RULES, Page())
-    assert json.loads(text, parse_constant=refuse) == wire.to_json(REPORTS[name])
+    assert json.loads(text, parse_constant=refuse) == report_json.to_json(REPORTS[name])
 
 
 def test_ten_thousand_tensors_take_no_time_worth_mentioning():

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_reports import CLINIC, HEALTHY, HIDDEN, ILL, ONE_HEALTHY, ONE_ILL, RULES, ZERO_BIAS, record
 
-from checkpoint_doctor.findings import Finding, Severity
-from checkpoint_doctor.model import Skipped
-from checkpoint_doctor.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.reporters.junit import reporter
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 
 
 def parse(report):
@@ -60,8 +60,8 @@ def test_a_failure_tells_everything_in_its_body():
 @pytest.mark.parametrize(
     ("fail_on", "failing"),
     [
-        (Severity.NOTE, {"FIL004 code-in-schedule", "NET001 silent-units", "ZER003 zero-bias"}),
-        (Severity.WARNING, {"NET001 silent-units", "ZER003 zero-bias"}),
+        (Severity.NOTE, {"FIL004 code-in-schedule", "NET001 dormant-units", "ZER003 zero-bias"}),
+        (Severity.WARNING, {"NET001 dormant-units", "ZER003 zero-bias"}),
         (Severity.ERROR, {"ZER003 zero-bias"}),
         (None, set()),
     ],
@@ -71,7 +71,7 @@ def test_a_case_fails_from_fail_on_upwards(fail_on, failing):
     assert {
         name for name, case in cases.items() if any(isinstance(each, junitparser.Failure) for each in case.result)
     } == failing
-    for name in {"FIL004 code-in-schedule", "NET001 silent-units"} - failing:
+    for name in {"FIL004 code-in-schedule", "NET001 dormant-units"} - failing:
         assert cases[name].system_out
 
 

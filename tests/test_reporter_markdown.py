@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_reports import CLINIC, HEALTHY, ILL, ODD, ONE_HEALTHY, RULES, SILENT_UNITS, UNREADABLE, ZERO_BIAS
 
-from checkpoint_doctor.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.reporters.markdown import MOST_BYTES, reporter
+from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 
 
 def write(report):

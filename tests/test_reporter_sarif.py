@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 from sample_reports import CLINIC, HEALTHY, ILL, REPORTS, RULES, SCHEDULE, SILENT_UNITS, ZERO_BIAS
 
-from checkpoint_doctor.findings import Finding, Severity
-from checkpoint_doctor.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.reporters import sarif
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 
 STANDARD = Path(__file__).parent.parent.parent / "shared" / "schemas" / "sarif-2.1.0.json"
 
@@ -192,7 +192,7 @@ def test_a_remark_about_the_run_is_a_notification():
 
 def crowd(count, **fields):
     findings = tuple(
-        Finding("NET001", "silent-units", Severity.WARNING, f"{n}", f"t{n}", **fields) for n in range(count)
+        Finding("NET001", "dormant-units", Severity.WARNING, f"{n}", f"t{n}", **fields) for n in range(count)
     )
     return Report((Examination("a.pt", "torch", Verdict.ILL, findings=(SCHEDULE, *findings, ZERO_BIAS)),), 1)
 

@@ -22,11 +22,11 @@ from sample_reports import (
     record,
 )
 
-from checkpoint_doctor.findings import Finding, Severity
-from checkpoint_doctor.model import Skipped
-from checkpoint_doctor.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.reporters._wording import evidence_in_words, percentage
 from checkpoint_doctor.reporters.terminal import reporter
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 
 COLOR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 

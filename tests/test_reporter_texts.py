@@ -12,7 +12,7 @@ import pytest
 from sample_reports import CLINIC, REPORTS, RULES
 
 from checkpoint_doctor import __version__
-from checkpoint_doctor.report import Page
+from checkpoint_doctor.results.report import Page
 
 EXPECTED = Path(__file__).parent / "expected_reports"
 

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers import files, network, normalization, recurrent, values, zeros
-from checkpoint_doctor.findings import Severity
-from checkpoint_doctor.model import Checkpoint, Flaw, PickledName
-from checkpoint_doctor.rule import Rule
+from checkpoint_doctor.checkpoint import Checkpoint, Flaw, PickledName
+from checkpoint_doctor.plugins.rule import Rule
+from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.testing import build_checkpoint, check_rule, findings_of
 
 NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR

@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders.safetensors import loader
-from checkpoint_doctor.model import Checkpoint
-from checkpoint_doctor.source import FileSource, MemorySource
+from checkpoint_doctor.loaders.safetensors.loader import loader
+from checkpoint_doctor.sources import FileSource, MemorySource
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
@@ -162,7 +162,7 @@ def test_one_changed_byte_never_crashes(place: int, value: int) -> None:
     if loader.recognizes(source):
         with contextlib.suppress(UnreadableCheckpoint):
             for tensor in loader.open(source).tensors:
-                tensor.vitals  # noqa: B018
+                tensor.statistics  # noqa: B018
 
 
 def write_shards(folder: Path, shards: dict[str, dict[str, torch.Tensor]]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from checkpoint_doctor import Checkpoint, Page, Report, Safety, Severity, Tensor, discover, rule
 from checkpoint_doctor.errors import RepairFailed
-from checkpoint_doctor.findings import Finding, Repair
+from checkpoint_doctor.results.findings import Finding, Repair
 from checkpoint_doctor.testing import build_checkpoint, check_loader, check_reporter, check_rule, findings_of
 
 WELL_WRITTEN = """An embedding value is far larger than the others.
@@ -36,8 +36,8 @@ def declare(check, doc: str = WELL_WRITTEN, **options):
 
 
 def large_values(tensor: Tensor, *, limit: float = 10.0) -> Iterator[Finding]:
-    if tensor.vitals.absmax > limit:
-        yield huge_embedding.finding(f"the largest value is {tensor.vitals.absmax:.1f}", tensor)
+    if tensor.statistics.absmax > limit:
+        yield huge_embedding.finding(f"the largest value is {tensor.statistics.absmax:.1f}", tensor)
 
 
 huge_embedding = declare(large_values)
@@ -55,7 +55,7 @@ def test_arrays_become_layers_with_their_figures() -> None:
         {"net.0.weight": np.ones((4, 3), np.float32), "net.0.bias": np.zeros(4, np.float16)}, step=5, algorithm="PPO"
     )
     assert [(layer.name, layer.kind.value) for layer in checkpoint.layers] == [("net.0", "linear")]
-    assert checkpoint.by_name["net.0.bias"].vitals.zeros == 4
+    assert checkpoint.by_name["net.0.bias"].statistics.zeros == 4
     assert checkpoint.by_name["net.0.bias"].dtype == "float16"
     assert (checkpoint.step, checkpoint.algorithm, checkpoint.optimizers) == (5, "PPO", ())
 

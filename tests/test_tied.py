@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from checkpoint_doctor.findings import Severity
-from checkpoint_doctor.fix import Orders, Outcome, fix
-from checkpoint_doctor.plugins import discover
+from checkpoint_doctor.fix import FixOptions, Outcome, fix
+from checkpoint_doctor.plugins.catalogue import discover
+from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.scan import open_checkpoint, scan
 from tests.sb3_models import MODELS
 
@@ -64,10 +64,10 @@ def test_findings_and_parameters_are_counted_once(agent: Path) -> None:
 
 
 def test_a_repair_reaches_all_names(agent: Path) -> None:
-    (operation,) = fix([agent], Orders(unsafe=True), catalogue=CATALOGUE)
-    assert operation.outcome is Outcome.FIXED
+    (result,) = fix([agent], FixOptions(unsafe=True), catalogue=CATALOGUE)
+    assert result.outcome is Outcome.FIXED
     model = MODELS["PPO-cnn-shared"]()
-    fixed = type(model).load(operation.output or "", device="cpu")
+    fixed = type(model).load(result.output or "", device="cpu")
     for extractor in (fixed.policy.features_extractor, fixed.policy.pi_features_extractor):
         assert (extractor.linear[0].bias != 0).all()
         assert torch.isfinite(extractor.cnn[0].weight).all()
@@ -89,9 +89,9 @@ def test_units_behind_a_shared_layer_can_be_recycled(tmp_path: Path) -> None:
         for name in ("exp_avg", "exp_avg_sq"):
             moments[extractor.cnn[2].weight][name][:, silent] = 1e-30
     model.save(tmp_path / "agent.zip")
-    (operation,) = fix([tmp_path / "agent.zip"], Orders(recycle=True), catalogue=CATALOGUE)
-    assert operation.outcome is Outcome.FIXED, operation.error
-    assert "NET001" in {code for change in operation.summary.changes for code in change.rules}
+    (result,) = fix([tmp_path / "agent.zip"], FixOptions(recycle=True), catalogue=CATALOGUE)
+    assert result.outcome is Outcome.FIXED, result.error
+    assert "NET001" in {code for change in result.summary.changes for code in change.rules}
 
 
 def test_a_head_tied_to_an_embedding_is_a_layer_of_its_own(tmp_path: Path) -> None:

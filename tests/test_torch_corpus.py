@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders.torch import loader
-from checkpoint_doctor.source import FileSource
+from checkpoint_doctor.loaders.torch.loader import loader
+from checkpoint_doctor.sources import FileSource
 
 torch = pytest.importorskip("torch")
 
@@ -139,13 +139,13 @@ def test_every_tensor_equals_what_torch_reads(path: Path) -> None:
         if wanted.dtype == torch.bfloat16:
             array, wanted = array.astype(np.float32), wanted.float()
         np.testing.assert_array_equal(array, wanted.detach().numpy(), tensor.name)
-        assert tensor.vitals.zeros == int((wanted == 0).sum())
+        assert tensor.statistics.zeros == int((wanted == 0).sum())
         if wanted.numel() and not wanted.dtype.is_complex:
             values = wanted.detach().numpy()
             finite = values[np.isfinite(values)]
-            assert tensor.vitals.nonfinite == values.size - finite.size
-            assert tensor.vitals.minimum == finite.min().item()
-            assert tensor.vitals.maximum == finite.max().item()
+            assert tensor.statistics.nonfinite == values.size - finite.size
+            assert tensor.statistics.minimum == finite.min().item()
+            assert tensor.statistics.maximum == finite.max().item()
 
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus of published checkpoints is not here")

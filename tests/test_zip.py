@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._zip import HIGH_RATIO, RATION, check_crc, is_zip, open_archive
-from checkpoint_doctor.source import MemorySource
+from checkpoint_doctor.loaders._zip.archive import HIGH_RATIO, RATION, check_crc, is_zip, open_archive
+from checkpoint_doctor.sources import MemorySource
 
 CONTENTS = {"data": b"some settings", "policy.pth": bytes(range(256)) * 20, "empty": b"", "ümlaut": b"text"}
 

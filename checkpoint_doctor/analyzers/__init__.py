@@ -1,1 +1,4 @@
-"""Reached through entry points only; nothing imports these modules by name."""
+"""The rules, one subject a file.
+
+Reached through entry points only; may import ``plugins`` and what lies below it, but no loader and no reporter.
+"""

@@ -5,7 +5,7 @@ Names are judged, not what is done with them: a pickle that imports a shell has 
 
 from __future__ import annotations
 
-from checkpoint_doctor.model import Checkpoint, PickledName
+from checkpoint_doctor.checkpoint import Checkpoint, PickledName
 
 _ABLE_TO_ACT = frozenset(
     (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from checkpoint_doctor.analyzers._acting_names import can_act, describes_settings
-from checkpoint_doctor.findings import Finding, Severity
-from checkpoint_doctor.model import Checkpoint, Tensor
-from checkpoint_doctor.rule import rule
+from checkpoint_doctor.checkpoint import Checkpoint, Tensor
+from checkpoint_doctor.plugins.rule import rule
+from checkpoint_doctor.results.findings import Finding, Severity
 
 
 @rule("FIL001", "damaged-container", Severity.ERROR, on=Checkpoint)

@@ -6,18 +6,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from checkpoint_doctor.analyzers._activations import ZERO_AT_ZERO, activation_of
-from checkpoint_doctor.analyzers._judgement import is_zero, judge_zeros
-from checkpoint_doctor.analyzers._normal_zeros import explain_zero_weight, is_fixed_transform
-from checkpoint_doctor.analyzers._recycling import find_renewed, recycle
-from checkpoint_doctor.analyzers._sparsity import NOTICEABLE, is_pruned, scattered_zeros
-from checkpoint_doctor.analyzers._testimony import Cause
-from checkpoint_doctor.anatomy import Kind
-from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
-from checkpoint_doctor.initialization import OUTPUT_LIMIT, draw_uniform, fill
-from checkpoint_doctor.model import Checkpoint, Layer, Tensor
-from checkpoint_doctor.quoting import quantity
-from checkpoint_doctor.rule import rule
+from checkpoint_doctor.analyzers._evidence.activations import ZERO_AT_ZERO, activation_of
+from checkpoint_doctor.analyzers._evidence.judgement import is_zero, judge_zeros
+from checkpoint_doctor.analyzers._evidence.normal_zeros import explain_zero_weight, is_fixed_transform
+from checkpoint_doctor.analyzers._evidence.optimizer import Cause
+from checkpoint_doctor.analyzers._evidence.recycling import find_renewed, recycle
+from checkpoint_doctor.analyzers._evidence.sparsity import NOTICEABLE, is_pruned, scattered_zeros
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
+from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.layers.init_rules import OUTPUT_LIMIT, draw_uniform, fill
+from checkpoint_doctor.plugins.rule import rule
+from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
+from checkpoint_doctor.text import quantity
 
 _UNITS = (Kind.LINEAR, Kind.CONV, Kind.ATTENTION, Kind.LSTM, Kind.GRU, Kind.RNN)
 
@@ -58,24 +58,24 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
     if layer.kind not in _UNITS:
         return
     for tensor in _matrices(layer):
-        vitals = tensor.vitals
+        statistics = tensor.statistics
         if is_zero(tensor):
             continue
-        rows, columns = vitals.zero_rows.tolist(), vitals.zero_columns.tolist()
+        rows, columns = statistics.zero_rows.tolist(), statistics.zero_columns.tolist()
         if _is_tied_to_embedding(tensor, checkpoint):
             rows = []  # the embedding's own: padding, words without a vector
         # A first layer's zero columns are inputs that it ignores, not units; its inputs are another rule's subject.
         units_before = layer.previous is not None or layer.kind in (Kind.LSTM, Kind.GRU, Kind.RNN)
         if rows:
-            judged, testimony = judge_zeros(tensor, checkpoint, layer, vitals.zero_rows)
+            judged, why = judge_zeros(tensor, checkpoint, layer, statistics.zero_rows)
             yield disconnected_units.finding(
                 f"{quantity(len(rows), 'unit')} of {tensor.shape[0]:,} "
-                f"{'has' if len(rows) == 1 else 'have'} no incoming weights: {testimony.sentence}",
+                f"{'has' if len(rows) == 1 else 'have'} no incoming weights: {why.sentence}",
                 tensor,
                 severity=_weigh(checkpoint, tensor, pruned),
-                evidence={"units": rows, "of": tensor.shape[0], "side": "incoming", "cause": testimony.cause.value},
+                evidence={"units": rows, "of": tensor.shape[0], "side": "incoming", "cause": why.cause.value},
                 repairs=_recycle_constant(layer, tensor, rows, checkpoint),
-                advice=testimony.advice if judged else "",
+                advice=why.advice if judged else "",
             )
         if columns and units_before:
             yield disconnected_units.finding(
@@ -106,7 +106,7 @@ def _is_tied_to_embedding(tensor: Tensor, checkpoint: Checkpoint) -> bool:
 
 def _are_renewed(tensor: Tensor, columns: list[int], checkpoint: Checkpoint) -> bool:
     """True where the optimizer's moments show that units were recycled and not trained since."""
-    name = checkpoint.online_twins.get(tensor.name, tensor.name)
+    name = checkpoint.online_tensors.get(tensor.name, tensor.name)
     moments = checkpoint.moments.get(name)
     renewed = None if moments is None else find_renewed(moments, checkpoint.optimizer_of[name], along_rows=False)
     return renewed is not None and bool(renewed[columns].all())
@@ -116,14 +116,14 @@ def _weigh(checkpoint: Checkpoint, tensor: Tensor, pruned: float, *, renewed: bo
     if renewed or (scattered_zeros(tensor)[1] >= NOTICEABLE and is_pruned(checkpoint)):
         return Severity.NOTE
     weights = [each for layer in checkpoint.layers if layer.kind in _UNITS for each in _matrices(layer)]
-    cut = sum(bool(len(each.vitals.zero_rows) or len(each.vitals.zero_columns)) for each in weights)
+    cut = sum(bool(len(each.statistics.zero_rows) or len(each.statistics.zero_columns)) for each in weights)
     is_cut_everywhere = len(weights) > 3 and cut > pruned * len(weights)
-    return Severity.NOTE if is_cut_everywhere and tensor.vitals.zero_fraction < 0.95 else None
+    return Severity.NOTE if is_cut_everywhere and tensor.statistics.zero_fraction < 0.95 else None
 
 
 def _judge_embedding(layer: Layer) -> Iterator[Finding]:
     for tensor in _matrices(layer):
-        rows = tensor.vitals.zero_rows.tolist()
+        rows = tensor.statistics.zero_rows.tolist()
         last = tensor.shape[0] - 1
         # The padding row, and rows that only fill the table up to a round number.
         while rows and rows[-1] == last:
@@ -162,24 +162,24 @@ def zero_output_layer(layer: Layer, checkpoint: Checkpoint, *, limit: float = OU
     weight = layer.weight
     if not layer.is_output or weight is None or not weight.is_floating or not is_zero(weight):
         return
-    severity, testimony = judge_zeros(weight, checkpoint, layer)
-    if severity is None or (testimony.cause is not Cause.OVERWRITTEN and explain_zero_weight(weight)):
+    severity, why = judge_zeros(weight, checkpoint, layer)
+    if severity is None or (why.cause is not Cause.OVERWRITTEN and explain_zero_weight(weight)):
         return
     repairs = [Repair(weight.name, f"uniform(-{limit}, {limit})", draw_uniform(limit))]
     if layer.bias is not None and layer.bias.is_floating:
         repairs.append(Repair(layer.bias.name, "0", fill(0.0)))
     yield zero_output_layer.finding(
-        f"all {weight.size:,} weights of this output layer are exactly zero: {testimony.sentence}",
+        f"all {weight.size:,} weights of this output layer are exactly zero: {why.sentence}",
         weight,
         severity=severity,
         evidence={
             "zero_fraction": 1.0,
-            "cause": testimony.cause.value,
-            "updates": testimony.updates,
+            "cause": why.cause.value,
+            "updates": why.updates,
             "bias_is_zero": is_zero(layer.bias),
         },
         repairs=repairs,
-        advice=testimony.advice,
+        advice=why.advice,
     )
 
 
@@ -202,12 +202,16 @@ def duplicate_units(layer: Layer) -> Iterator[Finding]:
         Goodfellow, Bengio and Courville, Deep Learning, 8.4; Chen et al. 1511.05641 (Net2Net adds noise for this).
     """
     for tensor in _matrices(layer):
-        vitals = tensor.vitals
+        statistics = tensor.statistics
         length = tensor.size // tensor.shape[0] if tensor.shape[0] else 0
         bits = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}.get(tensor.dtype, 3)
-        if layer.kind not in (*_UNITS, Kind.EMBEDDING) or vitals.minimum == vitals.maximum or length * bits < 40:
+        if (
+            layer.kind not in (*_UNITS, Kind.EMBEDDING)
+            or statistics.minimum == statistics.maximum
+            or length * bits < 40
+        ):
             continue
-        groups = [list(group) for group in vitals.duplicate_rows]
+        groups = [list(group) for group in statistics.duplicate_rows]
         if groups:
             copies = sum(len(group) - 1 for group in groups)
             yield duplicate_units.finding(
@@ -244,7 +248,7 @@ def rank_collapse(
         size = min(rows, columns)
         if layer.kind not in _UNITS or not smallest <= size <= largest or max(rows, columns) > 4 * largest:
             continue
-        if tensor.vitals.nonfinite or is_zero(tensor):
+        if tensor.statistics.nonfinite or is_zero(tensor):
             continue
         matrix = tensor.array.reshape(rows, columns).astype(np.float32)
         gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix

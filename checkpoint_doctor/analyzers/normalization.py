@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from checkpoint_doctor.analyzers._judgement import is_zero, judge_zeros
-from checkpoint_doctor.analyzers._normal_zeros import NORMS
-from checkpoint_doctor.analyzers._testimony import Cause
-from checkpoint_doctor.anatomy import Kind
-from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
-from checkpoint_doctor.initialization import NORM_GAIN, fill_zeros
-from checkpoint_doctor.model import Checkpoint, Layer, Tensor
-from checkpoint_doctor.rule import rule
+from checkpoint_doctor.analyzers._evidence.judgement import is_zero, judge_zeros
+from checkpoint_doctor.analyzers._evidence.normal_zeros import NORMS
+from checkpoint_doctor.analyzers._evidence.optimizer import Cause
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
+from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.layers.init_rules import NORM_GAIN, fill_zeros
+from checkpoint_doctor.plugins.rule import rule
+from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 
 
 @rule("NRM001", "norm-gain-zeros", Severity.WARNING, on=Layer, fix=Safety.SAFE)
@@ -40,13 +40,13 @@ def norm_gain_zeros(layer: Layer, checkpoint: Checkpoint, *, error: float = 0.30
         30 %.
     """
     gain = layer.weight
-    if layer.kind not in NORMS or gain is None or not gain.is_floating or not gain.vitals.zeros:
+    if layer.kind not in NORMS or gain is None or not gain.is_floating or not gain.statistics.zeros:
         return
     if _is_zero_centred(layer, checkpoint) or (is_zero(gain) and _starts_residual_at_zero(layer, checkpoint)):
         return
-    share = gain.vitals.zero_fraction
-    severity, testimony = judge_zeros(gain, checkpoint, layer)
-    overwritten = testimony.cause is Cause.OVERWRITTEN
+    share = gain.statistics.zero_fraction
+    severity, why = judge_zeros(gain, checkpoint, layer)
+    overwritten = why.cause is Cause.OVERWRITTEN
     slimmed = _is_slimmed(checkpoint)
     if layer.kind is Kind.BATCH_NORM and not overwritten and (slimmed or (share < error and _is_decayed(layer))):
         severity = Severity.NOTE
@@ -55,12 +55,12 @@ def norm_gain_zeros(layer: Layer, checkpoint: Checkpoint, *, error: float = 0.30
     units = [int(each) for each in np.flatnonzero(gain.array == 0)]
     yield norm_gain_zeros.finding(
         f"{share:.1%} of its gains ({len(units)} of {gain.size:,}) are exactly zero: "
-        + ("as in a slimmed network" if slimmed else testimony.sentence),
+        + ("as in a slimmed network" if slimmed else why.sentence),
         gain,
         severity=severity,
-        evidence={"zero_fraction": round(share, 6), "units": units, "cause": testimony.cause.value},
+        evidence={"zero_fraction": round(share, 6), "units": units, "cause": why.cause.value},
         repairs=[Repair(gain.name, f"zero gains become {NORM_GAIN}", fill_zeros(NORM_GAIN))],
-        advice=testimony.advice,
+        advice=why.advice,
     )
 
 
@@ -69,7 +69,7 @@ def _is_zero_centred(layer: Layer, checkpoint: Checkpoint) -> bool:
     if layer.kind is not Kind.RMS_NORM:
         return False
     gains = [each.weight for each in checkpoint.layers if each.kind is Kind.RMS_NORM and each.weight is not None]
-    return len(gains) > 1 and all(abs(gain.vitals.mean or 0.0) < 0.5 for gain in gains)
+    return len(gains) > 1 and all(abs(gain.statistics.mean or 0.0) < 0.5 for gain in gains)
 
 
 def _starts_residual_at_zero(layer: Layer, checkpoint: Checkpoint) -> bool:
@@ -87,7 +87,7 @@ def _starts_residual_at_zero(layer: Layer, checkpoint: Checkpoint) -> bool:
 
 def _is_slimmed(checkpoint: Checkpoint) -> bool:
     norms = [each for each in checkpoint.layers if each.kind is Kind.BATCH_NORM and each.weight is not None]
-    thinned = sum(each.weight.vitals.zeros > 0 for each in norms if each.weight is not None)
+    thinned = sum(each.weight.statistics.zeros > 0 for each in norms if each.weight is not None)
     return len(norms) >= 3 and thinned > len(norms) / 2
 
 
@@ -120,12 +120,14 @@ def norm_gain_drift(
         Starting points: measured on 47 norms of published networks, gains lie between −1.4 and 2.2.
     """
     gain = layer.weight
-    if layer.kind not in NORMS or gain is None or gain.vitals.nonfinite or _is_zero_centred(layer, checkpoint):
+    if layer.kind not in NORMS or gain is None or gain.statistics.nonfinite or _is_zero_centred(layer, checkpoint):
         return
     negative = float((gain.array < 0).mean()) if gain.size else 0.0
-    if gain.vitals.absmax > largest:
+    if gain.statistics.absmax > largest:
         yield norm_gain_drift.finding(
-            f"gains reach {gain.vitals.absmax:.3g}; they start at 1", gain, evidence={"largest": gain.vitals.absmax}
+            f"gains reach {gain.statistics.absmax:.3g}; they start at 1",
+            gain,
+            evidence={"largest": gain.statistics.absmax},
         )
     elif negative >= flipped and gain.size >= 8:
         yield norm_gain_drift.finding(
@@ -156,18 +158,19 @@ def norm_statistics(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     variance = layer.tensors.get("running_var")
     if variance is None or not variance.size:
         return
-    vitals = variance.vitals
-    if vitals.minimum is not None and vitals.minimum < 0:
+    statistics = variance.statistics
+    if statistics.minimum is not None and statistics.minimum < 0:
         negative = int((variance.array < 0).sum())
         yield norm_statistics.finding(
-            f"the running variance is negative in {negative} of {vitals.count} channels (down to {vitals.minimum:.3g})",
+            f"the running variance is negative in {negative} of {statistics.count} channels "
+            f"(down to {statistics.minimum:.3g})",
             variance,
-            evidence={"negative": negative, "minimum": float(vitals.minimum)},
+            evidence={"negative": negative, "minimum": float(statistics.minimum)},
         )
-    elif vitals.zeros:
-        everywhere = vitals.zeros == vitals.count
+    elif statistics.zeros:
+        everywhere = statistics.zeros == statistics.count
         yield norm_statistics.finding(
-            f"the running variance is exactly zero in {vitals.zeros} of {vitals.count} channels"
+            f"the running variance is exactly zero in {statistics.zeros} of {statistics.count} channels"
             + ("" if everywhere else ": these channels never vary"),
             variance,
             severity=Severity.ERROR if everywhere else Severity.NOTE,
@@ -183,15 +186,15 @@ def norm_statistics(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
 
 def _never_counted(layer: Layer, variance: Tensor) -> bool:
     mean, count = layer.tensors.get("running_mean"), layer.tensors.get("num_batches_tracked")
-    initial = variance.vitals.minimum == variance.vitals.maximum == 1 and is_zero(mean)
-    return initial and (count is None or not count.vitals.maximum)
+    initial = variance.statistics.minimum == variance.statistics.maximum == 1 and is_zero(mean)
+    return initial and (count is None or not count.statistics.maximum)
 
 
 def _is_trained(layer: Layer, checkpoint: Checkpoint) -> bool:
     gain = layer.weight
     if gain is None or checkpoint.is_untrained:
         return False
-    moved = not (gain.vitals.minimum == gain.vitals.maximum == 1) and not _is_drawn_uniformly(layer, gain)
+    moved = not (gain.statistics.minimum == gain.statistics.maximum == 1) and not _is_drawn_uniformly(layer, gain)
     moments = checkpoint.moments.get(gain.name)
     return moved or bool(moments and moments.second and not is_zero(moments.second))
 
@@ -201,13 +204,13 @@ def _is_drawn_uniformly(layer: Layer, gain: Tensor) -> bool:
 
     The width of the accepted band is four standard errors of the mean and of the variance of as many draws.
     """
-    vitals = gain.vitals
-    if not is_zero(layer.tensors.get("bias")) or vitals.minimum is None or vitals.maximum is None:
+    statistics = gain.statistics
+    if not is_zero(layer.tensors.get("bias")) or statistics.minimum is None or statistics.maximum is None:
         return False
-    if vitals.mean is None or vitals.std is None or not 0 <= vitals.minimum <= vitals.maximum <= 1:
+    if statistics.mean is None or statistics.std is None or not 0 <= statistics.minimum <= statistics.maximum <= 1:
         return False
     draws = float(np.sqrt(gain.size))
-    return bool(abs(vitals.mean - 0.5) < 4 * 0.289 / draws and abs(vitals.std**2 - 1 / 12) < 4 * 0.0745 / draws)
+    return bool(abs(statistics.mean - 0.5) < 4 * 0.289 / draws and abs(statistics.std**2 - 1 / 12) < 4 * 0.0745 / draws)
 
 
 @rule("NRM004", "low-precision-stall", Severity.WARNING, on=Layer)
@@ -233,7 +236,7 @@ def low_precision_stall(layer: Layer, checkpoint: Checkpoint) -> Iterator[Findin
     if layer.kind not in NORMS or gain is None or gain.dtype not in ("bfloat16", "float16"):
         return
     moments = checkpoint.moments.get(gain.name)
-    if gain.size and gain.vitals.minimum == gain.vitals.maximum == 1 and moments and moments.second:
+    if gain.size and gain.statistics.minimum == gain.statistics.maximum == 1 and moments and moments.second:
         if is_zero(moments.second):
             return
         yield low_precision_stall.finding(

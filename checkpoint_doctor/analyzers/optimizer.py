@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from math import sqrt
 
-from checkpoint_doctor.analyzers._moments import effective_step, implied_gradient_norm, second_correction
-from checkpoint_doctor.analyzers._normal_zeros import explain_zero_bias
-from checkpoint_doctor.analyzers._training import was_trained
-from checkpoint_doctor.anatomy import Kind
-from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
-from checkpoint_doctor.initialization import fill
-from checkpoint_doctor.model import Checkpoint, Moments, Optimizer, Tensor
-from checkpoint_doctor.rule import rule
+from checkpoint_doctor.analyzers._evidence.moments import effective_step, implied_gradient_norm, second_correction
+from checkpoint_doctor.analyzers._evidence.normal_zeros import explain_zero_bias
+from checkpoint_doctor.analyzers._evidence.training import was_trained
+from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, Tensor
+from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.layers.init_rules import fill
+from checkpoint_doctor.plugins.rule import rule
+from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 
 _CLIP_SETTINGS = ("max_grad_norm", "gradient_clip_val", "clip_grad_norm", "grad_clip", "max_norm", "gradient_clipping")
 """What libraries call the norm to which gradients are clipped (SB3 and transformers, Lightning, others)."""
@@ -209,12 +209,12 @@ def epsilon_dominated(optimizer: Optimizer, *, share: float = 0.5) -> Iterator[F
     below = live = 0.0
     for moments in optimizer.parameters:
         group, correction = optimizer.group_of(moments.index), second_correction(moments, optimizer)
-        traces = moments.traces if correction else None
+        statistics = moments.statistics if correction else None
         epsilon = _number(group.options.get("eps")) if group else None
-        if traces is None or correction is None or not epsilon:
+        if statistics is None or correction is None or not epsilon:
             continue
-        entries = traces.count - traces.untouched
-        below += entries * traces.live_below(epsilon * sqrt(correction))
+        entries = statistics.count - statistics.untouched
+        below += entries * statistics.live_below(epsilon * sqrt(correction))
         live += entries
     if not live or below / live <= share:
         return
@@ -253,7 +253,9 @@ def _is_told_elsewhere(tensor: Tensor, checkpoint: Checkpoint) -> bool:
     layer = checkpoint.layer_of[tensor.name]
     if not any(role.startswith("bias") and part is tensor for role, part in layer.tensors.items()):
         return False
-    return tensor.vitals.zeros == tensor.vitals.count or explain_zero_bias(tensor, layer, checkpoint) is not None
+    return (
+        tensor.statistics.zeros == tensor.statistics.count or explain_zero_bias(tensor, layer, checkpoint) is not None
+    )
 
 
 def _clip(settings: Mapping[str, object]) -> float | None:

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._gates import gate_biases, gate_rows, renew_bias
-from checkpoint_doctor.analyzers._judgement import RECURRENT, find_zero_biases, judge_zeros
-from checkpoint_doctor.analyzers._training import rows_were_trained
-from checkpoint_doctor.anatomy import Kind
-from checkpoint_doctor.findings import Finding, Repair, Safety, Severity
-from checkpoint_doctor.initialization import BIAS_LIMIT, FORGET_BIAS, fill, within
-from checkpoint_doctor.model import Checkpoint, Layer
-from checkpoint_doctor.rule import rule
+from checkpoint_doctor.analyzers._evidence.gates import gate_biases, gate_rows, renew_bias
+from checkpoint_doctor.analyzers._evidence.judgement import RECURRENT, find_zero_biases, judge_zeros
+from checkpoint_doctor.analyzers._evidence.training import rows_were_trained
+from checkpoint_doctor.checkpoint import Checkpoint, Layer
+from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.layers.init_rules import BIAS_LIMIT, FORGET_BIAS, fill, within
+from checkpoint_doctor.plugins.rule import rule
+from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 
 _SIGMOID = ("input", "forget", "output", "reset", "update")
 
@@ -51,26 +51,26 @@ def forget_gate_bias(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     if layer.kind is not Kind.LSTM or rows is None or bias is None or bias[rows].any():
         return
     biases = gate_biases(layer)
-    severity, testimony = judge_zeros(biases[0], checkpoint, layer, rows)
+    severity, why = judge_zeros(biases[0], checkpoint, layer, rows)
     if severity is None:
         return
     values = (FORGET_BIAS, 0.0)
     yield forget_gate_bias.finding(
-        f"the forget gate's bias is exactly zero in all {rows.stop - rows.start} units: {testimony.sentence}",
+        f"the forget gate's bias is exactly zero in all {rows.stop - rows.start} units: {why.sentence}",
         biases[0],
         severity=severity,
         evidence={
             "gate": "forget",
             "rows": [rows.start, rows.stop],
             "tensors": [each.name for each in biases],
-            "cause": testimony.cause.value,
-            "updates": testimony.updates,
+            "cause": why.cause.value,
+            "updates": why.updates,
         },
         repairs=[
             Repair(each.name, f"forget gate's rows {value}", within(rows, fill(value)))
             for each, value in zip(biases, values, strict=False)
         ],
-        advice=testimony.advice,
+        advice=why.advice,
     )
 
 
@@ -99,18 +99,18 @@ def gate_bias_collapse(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> 
         gates = list(gate_rows(each.layer))
         yield gate_bias_collapse.finding(
             f"all {each.tensor.size:,} gate biases ({', '.join(gates) or 'hidden'}) are exactly zero: "
-            f"{each.testimony.sentence}",
+            f"{each.why.sentence}",
             each.tensor,
             severity=each.severity,
             evidence={
                 "zero_fraction": 1.0,
                 "gates": gates,
-                "cause": each.testimony.cause.value,
-                "updates": each.testimony.updates,
-                "held_by_optimizer": each.testimony.held,
+                "cause": each.why.cause.value,
+                "updates": each.why.updates,
+                "held_by_optimizer": each.why.held,
             },
             repairs=[renew_bias(each.layer, each.tensor, limit)],
-            advice=each.testimony.advice,
+            advice=each.why.advice,
         )
 
 
@@ -169,7 +169,7 @@ def dead_gate(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     dead = [
         gate
         for gate, rows in gates.items()
-        if all(set(range(rows.start, rows.stop)) <= set(weight.vitals.zero_rows.tolist()) for weight in weights)
+        if all(set(range(rows.start, rows.stop)) <= set(weight.statistics.zero_rows.tolist()) for weight in weights)
     ]
     for gate in dead if len(dead) < len(gates) else ():
         yield dead_gate.finding(
@@ -208,10 +208,10 @@ def recurrent_norm(layer: Layer, *, largest: float = 50.0, smallest: float = 1e-
     """
     weight = layer.tensors.get("weight_hh")
     gates = gate_rows(layer) or ({"hidden": slice(0, weight.shape[0])} if weight and layer.kind is Kind.RNN else {})
-    if weight is None or weight.vitals.nonfinite or weight.vitals.row_norms is None or weight.shape[0] == 0:
+    if weight is None or weight.statistics.nonfinite or weight.statistics.row_norms is None or weight.shape[0] == 0:
         return
     for gate, rows in gates.items():
-        frobenius = float(np.sqrt((weight.vitals.row_norms[rows].astype(np.float64) ** 2).sum()))
+        frobenius = float(np.sqrt((weight.statistics.row_norms[rows].astype(np.float64) ** 2).sum()))
         # The radius never exceeds the Frobenius norm, and a matrix of ordinary size has no tiny one: most end here.
         if smallest * 100 <= frobenius <= largest or frobenius == 0 or rows.stop - rows.start != weight.shape[1]:
             continue

@@ -7,13 +7,13 @@ from math import sqrt
 
 import numpy as np
 
-from checkpoint_doctor.analyzers._initial_values import redraw, redraw_nonfinite
-from checkpoint_doctor.analyzers._moments import nonfinite_moments
-from checkpoint_doctor.analyzers._normal_zeros import NORMS
-from checkpoint_doctor.anatomy import Kind
-from checkpoint_doctor.findings import Finding, Safety, Severity
-from checkpoint_doctor.model import Checkpoint, Layer, Tensor
-from checkpoint_doctor.rule import rule
+from checkpoint_doctor.analyzers._evidence.initial_values import redraw, redraw_nonfinite
+from checkpoint_doctor.analyzers._evidence.moments import nonfinite_moments
+from checkpoint_doctor.analyzers._evidence.normal_zeros import NORMS
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
+from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.plugins.rule import rule
+from checkpoint_doctor.results.findings import Finding, Safety, Severity
 
 MATRICES = (Kind.LINEAR, Kind.CONV, Kind.EMBEDDING, Kind.LSTM, Kind.GRU, Kind.RNN, Kind.ATTENTION, Kind.LORA)
 """Layers whose weights are matrices (or kernels) that gradient descent learns entry by entry."""
@@ -41,31 +41,38 @@ def nonfinite_values(checkpoint: Checkpoint) -> Iterator[Finding]:
         makes all of them NaN in one step. habitat-lab issue 2226; rl-baselines3-zoo issues 156 and 427.
     """
     for tensor in checkpoint.distinct_tensors:
-        vitals = tensor.vitals
-        if not vitals.nonfinite or _is_mask(tensor, checkpoint):
+        statistics = tensor.statistics
+        if not statistics.nonfinite or _is_mask(tensor, checkpoint):
             continue
-        place = [int(each) for each in np.unravel_index(vitals.first_nonfinite or 0, tensor.shape)]
+        place = [int(each) for each in np.unravel_index(statistics.first_nonfinite or 0, tensor.shape)]
         kinds = [
-            f"{number:,} {word}" for number, word in ((vitals.nan, "NaN"), (vitals.infinite, "infinite")) if number
+            f"{number:,} {word}"
+            for number, word in ((statistics.nan, "NaN"), (statistics.infinite, "infinite"))
+            if number
         ]
-        if vitals.nan == vitals.count:
+        if statistics.nan == statistics.count:
             cause = "every entry is NaN, as after a NaN loss"
-        elif vitals.nonfinite <= max(4, vitals.count // 100):
+        elif statistics.nonfinite <= max(4, statistics.count // 100):
             cause = "only a few, as after one infinite gradient or a damaged file"
         else:
-            cause = f"{vitals.nonfinite / vitals.count:.1%} of the tensor"
+            cause = f"{statistics.nonfinite / statistics.count:.1%} of the tensor"
         yield nonfinite_values.finding(
-            f"{' and '.join(kinds)} of {vitals.count:,} values, the first at {place}: {cause}",
+            f"{' and '.join(kinds)} of {statistics.count:,} values, the first at {place}: {cause}",
             tensor,
-            evidence={"nan": vitals.nan, "infinite": vitals.infinite, "count": vitals.count, "first": place},
+            evidence={
+                "nan": statistics.nan,
+                "infinite": statistics.infinite,
+                "count": statistics.count,
+                "first": place,
+            },
             repairs=redraw_nonfinite(tensor, checkpoint.layer_of[tensor.name], checkpoint),
         )
     yield from nonfinite_moments(checkpoint, nonfinite_values)
 
 
 def _is_mask(tensor: Tensor, checkpoint: Checkpoint) -> bool:
-    vitals = tensor.vitals
-    only_infinite = not vitals.nan and (vitals.maximum is None or vitals.maximum <= 0)
+    statistics = tensor.statistics
+    only_infinite = not statistics.nan and (statistics.maximum is None or statistics.maximum <= 0)
     return only_infinite and checkpoint.layer_of[tensor.name].kind is Kind.BUFFER
 
 
@@ -99,24 +106,24 @@ def exploded_values(
         models reach several hundred, hence ``vector``). ``certain``: no trained value of any published model above
         1e6 is known to us.
     """
-    layer, vitals = checkpoint.layer_of[tensor.name], tensor.vitals
-    if not tensor.is_floating or layer.kind is Kind.BUFFER or not vitals.count or vitals.norm is None:
+    layer, statistics = checkpoint.layer_of[tensor.name], tensor.statistics
+    if not tensor.is_floating or layer.kind is Kind.BUFFER or not statistics.count or statistics.norm is None:
         return
     if tensor.name in (each.name for role, each in layer.tensors.items() if role.startswith("running_")):
         return
     is_matrix = layer.kind in MATRICES and len(tensor.shape) > 1
-    scale = vitals.norm / sqrt(vitals.count) * sqrt(_fan_in(tensor, layer)) if is_matrix else 0.0
+    scale = statistics.norm / sqrt(statistics.count) * sqrt(_fan_in(tensor, layer)) if is_matrix else 0.0
     absolute = weight if is_matrix else vector
-    if vitals.absmax <= absolute and not (is_matrix and scale > gain):
+    if statistics.absmax <= absolute and not (is_matrix and scale > gain):
         return
-    message = f"values reach {vitals.absmax:.3g}"
+    message = f"values reach {statistics.absmax:.3g}"
     if is_matrix and scale > gain:
         message += f"; RMS times √fan-in is {scale:,.0f}, where trained layers stay below 50"
     yield exploded_values.finding(
         message,
         tensor,
-        severity=Severity.ERROR if vitals.absmax > certain else None,
-        evidence={"largest": vitals.absmax, "rms": vitals.norm / sqrt(vitals.count), "gain": scale},
+        severity=Severity.ERROR if statistics.absmax > certain else None,
+        evidence={"largest": statistics.absmax, "rms": statistics.norm / sqrt(statistics.count), "gain": scale},
     )
 
 
@@ -149,15 +156,15 @@ def value_spike(
         times the next. A flipped exponent bit multiplies by 2, 4, 16, 256 or more; the two lowest stay below ``ratio``
         and among what training does.
     """
-    layer, vitals = checkpoint.layer_of[tensor.name], tensor.vitals
+    layer, statistics = checkpoint.layer_of[tensor.name], tensor.statistics
     if layer.kind not in (*MATRICES, Kind.PARAMETER) or tensor.size < smallest or len(tensor.shape) < 2:
         return
-    if vitals.norm is None or not tensor.is_floating:
+    if statistics.norm is None or not tensor.is_floating:
         return
     # The largest of the others is at least their root mean square, so a spike stands out of that by the ratio (less
     # a tenth for spikes among the others); almost all tensors end here without a second look.
-    others = max(vitals.norm**2 - vitals.absmax**2, 0.0) / vitals.count
-    if vitals.nonfinite or vitals.absmax < 0.9 * ratio * sqrt(others):
+    others = max(statistics.norm**2 - statistics.absmax**2, 0.0) / statistics.count
+    if statistics.nonfinite or statistics.absmax < 0.9 * ratio * sqrt(others):
         return
     magnitudes = np.abs(tensor.array.astype(np.float64)).reshape(-1)
     few = max(1, magnitudes.size // 10_000)
@@ -169,9 +176,10 @@ def value_spike(
     places = [[int(axis) for axis in np.unravel_index(each, tensor.shape)] for each in spikes]
     yield value_spike.finding(
         f"{len(places)} of {tensor.size:,} values {'stands' if len(places) == 1 else 'stand'} "
-        f"{ordered[-1] / ordered[jumps[0]]:,.0f} times above all others (up to {vitals.absmax:.3g}, at {places[0]})",
+        f"{ordered[-1] / ordered[jumps[0]]:,.0f} times above all others "
+        f"(up to {statistics.absmax:.3g}, at {places[0]})",
         tensor,
-        evidence={"places": places, "largest": vitals.absmax, "bulk": float(ordered[jumps[0]])},
+        evidence={"places": places, "largest": statistics.absmax, "bulk": float(ordered[jumps[0]])},
     )
 
 
@@ -192,7 +200,7 @@ def near_overflow(tensor: Tensor, *, limit: float = 60_000.0) -> Iterator[Findin
     References:
         IEEE 754 binary16.
     """
-    maximum = tensor.vitals.maximum
+    maximum = tensor.statistics.maximum
     if tensor.dtype == "float16" and maximum is not None and maximum >= limit:
         yield near_overflow.finding(
             f"values reach {maximum:,.0f}, and float16 ends at 65,504", tensor, evidence={"largest": float(maximum)}
@@ -217,13 +225,14 @@ def constant_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]
     References:
         Goodfellow, Bengio and Courville, Deep Learning, 8.4: parameters must break symmetry between units.
     """
-    vitals, layer = tensor.vitals, checkpoint.layer_of[tensor.name]
+    statistics, layer = tensor.statistics, checkpoint.layer_of[tensor.name]
     if layer.kind not in MATRICES or layer.kind in NORMS or len(tensor.shape) < 2 or tensor.size < 4:
         return
-    if vitals.minimum is not None and vitals.minimum == vitals.maximum != 0 and not vitals.nonfinite:
+    if statistics.minimum is not None and statistics.minimum == statistics.maximum != 0 and not statistics.nonfinite:
+        value = float(statistics.minimum)
         yield constant_tensor.finding(
-            f"all {vitals.count:,} values are {float(vitals.minimum):.4g}: its units can never become different",
+            f"all {statistics.count:,} values are {value:.4g}: its units can never become different",
             tensor,
-            evidence={"value": float(vitals.minimum)},
+            evidence={"value": value},
             repairs=redraw(tensor, layer, checkpoint),
         )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint_doctor.analyzers._gates import renew_bias
-from checkpoint_doctor.analyzers._initial_values import redraw
-from checkpoint_doctor.analyzers._judgement import RECURRENT, ZeroBias, find_zero_biases, is_zero, judge_zeros
-from checkpoint_doctor.analyzers._normal_zeros import explain_zero_weight
-from checkpoint_doctor.analyzers._sparsity import describe_sparsity, scattered_zeros
-from checkpoint_doctor.anatomy import Kind
-from checkpoint_doctor.findings import Finding, Safety, Severity
-from checkpoint_doctor.initialization import BIAS_LIMIT
-from checkpoint_doctor.model import Checkpoint, Layer
-from checkpoint_doctor.rule import rule
+from checkpoint_doctor.analyzers._evidence.gates import renew_bias
+from checkpoint_doctor.analyzers._evidence.initial_values import redraw
+from checkpoint_doctor.analyzers._evidence.judgement import RECURRENT, ZeroBias, find_zero_biases, is_zero, judge_zeros
+from checkpoint_doctor.analyzers._evidence.normal_zeros import explain_zero_weight
+from checkpoint_doctor.analyzers._evidence.sparsity import describe_sparsity, scattered_zeros
+from checkpoint_doctor.checkpoint import Checkpoint, Layer
+from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.layers.init_rules import BIAS_LIMIT
+from checkpoint_doctor.plugins.rule import rule
+from checkpoint_doctor.results.findings import Finding, Safety, Severity
 
 _DENSE = (Kind.LINEAR, Kind.CONV, Kind.LSTM, Kind.GRU, Kind.RNN, Kind.ATTENTION, Kind.EMBEDDING)
 
@@ -42,16 +42,16 @@ def zero_weights(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
             continue
         if not tensor.is_floating or not is_zero(tensor) or (layer.is_output and role == "weight"):
             continue
-        severity, testimony = judge_zeros(tensor, checkpoint, layer)
+        severity, why = judge_zeros(tensor, checkpoint, layer)
         overwritten = severity is Severity.ERROR
         if severity is None or (not overwritten and explain_zero_weight(tensor)):
             continue
         yield zero_weights.finding(
-            f"{_all_of_them(tensor.size, 'weight', 'weights')} exactly zero: {testimony.sentence}",
+            f"{_all_of_them(tensor.size, 'weight', 'weights')} exactly zero: {why.sentence}",
             tensor,
-            evidence={"zero_fraction": 1.0, "cause": testimony.cause.value, "updates": testimony.updates},
+            evidence={"zero_fraction": 1.0, "cause": why.cause.value, "updates": why.updates},
             repairs=redraw(tensor, layer, checkpoint),
-            advice=testimony.advice,
+            advice=why.advice,
         )
 
 
@@ -83,18 +83,18 @@ def partial_zeros(
         if fraction < warning or tensor.size < 16 or is_zero(tensor):
             continue
         pattern = describe_sparsity(tensor, layer, checkpoint)
-        _, testimony = judge_zeros(tensor, checkpoint, layer)
+        _, why = judge_zeros(tensor, checkpoint, layer)
         severity = Severity.NOTE if pattern else Severity.ERROR if fraction >= error else Severity.WARNING
         yield partial_zeros.finding(
             f"{fraction:.1%} of its weights ({zeros:,} of {tensor.size:,}) are exactly zero: "
-            + (pattern or testimony.sentence),
+            + (pattern or why.sentence),
             tensor,
             severity=severity,
             evidence={
                 "zero_fraction": round(fraction, 6),
                 "zeros": zeros,
                 "pattern": pattern,
-                "cause": testimony.cause.value,
+                "cause": why.cause.value,
             },
         )
 
@@ -128,17 +128,17 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
         if each.layer.kind in RECURRENT:
             continue
         yield zero_bias.finding(
-            f"{_all_of_them(each.tensor.size, 'bias', 'biases')} exactly zero: {each.testimony.sentence}",
+            f"{_all_of_them(each.tensor.size, 'bias', 'biases')} exactly zero: {each.why.sentence}",
             each.tensor,
             severity=each.severity,
             evidence={
                 "zero_fraction": 1.0,
-                "cause": each.testimony.cause.value,
-                "updates": each.testimony.updates,
-                "held_by_optimizer": each.testimony.held,
+                "cause": each.why.cause.value,
+                "updates": each.why.updates,
+                "held_by_optimizer": each.why.held,
             },
             repairs=[renew_bias(each.layer, each.tensor, limit)],
-            advice=each.testimony.advice,
+            advice=each.why.advice,
         )
 
 
@@ -182,7 +182,7 @@ def bias_collapse(checkpoint: Checkpoint, *, share: float = 0.5, fewest: int = 3
     parameters = sum(tensor.size for tensor in checkpoint.distinct_tensors)
     yield bias_collapse.finding(
         f"{len(alive)} of {len(biases)} biases are exactly zero ({zeros:,} of {parameters:,} parameters, "
-        f"{zeros / parameters:.1%}) while the weights are alive: {worst.testimony.sentence}",
+        f"{zeros / parameters:.1%}) while the weights are alive: {worst.why.sentence}",
         checkpoint,
         severity=worst.severity,
         evidence={
@@ -191,12 +191,12 @@ def bias_collapse(checkpoint: Checkpoint, *, share: float = 0.5, fewest: int = 3
             "zeros": zeros,
             "parameters": parameters,
             "zero_fraction": zeros / parameters,
-            "cause": worst.testimony.cause.value,
+            "cause": worst.why.cause.value,
             "layers": list(dict.fromkeys(each.layer.name for each in alive)),
             "tensors": [each.tensor.name for each in alive],
         },
         repairs=[renew_bias(each.layer, each.tensor, BIAS_LIMIT) for each in alive],
-        advice=worst.testimony.advice,
+        advice=worst.why.advice,
     )
 
 

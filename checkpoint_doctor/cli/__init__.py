@@ -31,8 +31,8 @@ app = typer.Typer(
 def _print_version(wanted: bool) -> None:
     if wanted:
         from checkpoint_doctor import __version__
-        from checkpoint_doctor.entry_points import find_entry_points
-        from checkpoint_doctor.plugins import OURS
+        from checkpoint_doctor.plugins.catalogue import OURS
+        from checkpoint_doctor.plugins.entry_points import find_entry_points
 
         strangers = {
             f"{entry.distribution} {entry.version}"

@@ -14,7 +14,7 @@ from checkpoint_doctor.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from checkpoint_doctor.rule import Rule
+    from checkpoint_doctor.plugins.rule import Rule
 
 
 class Listing(str, Enum):
@@ -29,7 +29,7 @@ ListingOption = Annotated[Listing, typer.Option("--format", "-f", help="How to p
 
 def rules(format: ListingOption = Listing.TABLE) -> None:
     """List every rule: code, name, severity, what it finds."""
-    from checkpoint_doctor.plugins import discover
+    from checkpoint_doctor.plugins.catalogue import discover
 
     catalogue = discover()
     if format is Listing.JSON:
@@ -61,8 +61,8 @@ def explain(
     ],
 ) -> None:
     """Explain a rule: what it finds, why it matters, when it is normal, what to do."""
-    from checkpoint_doctor.explanation import describe_repair, explain_rule, name_family
-    from checkpoint_doctor.plugins import discover
+    from checkpoint_doctor.plugins.catalogue import discover
+    from checkpoint_doctor.plugins.explanation import describe_repair, explain_rule, name_family
 
     found = _find_rule(rule, discover().rules)
     if not sys.stdout.isatty():
@@ -75,7 +75,7 @@ def explain(
 
 def plugins(format: ListingOption = Listing.TABLE) -> None:
     """List the installed loaders, analyzers and reporters, and what is wrong with any of them."""
-    from checkpoint_doctor.plugins import discover
+    from checkpoint_doctor.plugins.catalogue import discover
 
     catalogue = discover(lazily=False)
     rows = [
@@ -109,7 +109,7 @@ def _find_rule(wanted: str, rules: Iterable[Rule]) -> Rule:
 
 
 def _complete_rule() -> list[tuple[str, str]]:
-    from checkpoint_doctor.plugins import discover
+    from checkpoint_doctor.plugins.catalogue import discover
 
     rules = discover().rules
     return [(rule.code, rule.name) for rule in rules] + [(rule.name, rule.code) for rule in rules]

@@ -20,9 +20,9 @@ def config(
     """Show the effective configuration, and where each value comes from."""
     import json
 
-    from checkpoint_doctor.config_file import find_config_file, load_config
-    from checkpoint_doctor.config_schema import DEFAULT, build_schema, describe_config
-    from checkpoint_doctor.plugins import discover
+    from checkpoint_doctor.config.file import find_config_file, load_config
+    from checkpoint_doctor.config.schema import DEFAULT, build_schema, describe_config
+    from checkpoint_doctor.plugins.catalogue import discover
 
     rules = discover().rules
     if schema:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from checkpoint_doctor.cli.output import page_width, say, wants_color
-from checkpoint_doctor.quoting import printable
+from checkpoint_doctor.text import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from checkpoint_doctor.rule import Rule
+    from checkpoint_doctor.plugins.rule import Rule
 
 SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan", "off": "dim"}
 """Colours by the words of severity."""

@@ -11,12 +11,12 @@ import typer
 
 from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, say
 from checkpoint_doctor.cli.scanning import FailOn, prepare
-from checkpoint_doctor.quoting import printable
+from checkpoint_doctor.text import printable
 
 if TYPE_CHECKING:
-    from checkpoint_doctor.findings import Severity
-    from checkpoint_doctor.fix import Operation
-    from checkpoint_doctor.repair_record import Change, Figures
+    from checkpoint_doctor.fix import FixResult
+    from checkpoint_doctor.repair.record import ChangeRecord, Figures
+    from checkpoint_doctor.results.findings import Severity
 
 
 class Form(str, Enum):
@@ -53,46 +53,48 @@ def fix(
 ) -> None:
     """Write repaired copies, <stem>_FIXED<suffix>. Exit code: 0 well, 1 still ill, 2 failed, 3 nothing to examine."""
     from checkpoint_doctor.cli.progress import show_progress
-    from checkpoint_doctor.fix import Orders
+    from checkpoint_doctor.fix import FixOptions
     from checkpoint_doctor.fix import fix as repair
 
     catalogue, settings = prepare(config, select, ignore, fail_on)
-    orders = Orders(recycle, unsafe, seed, notes=bool(select), force=force, dry_run=dry_run, output=output)
-    with show_progress(quiet=quiet) as watch:
-        operations = repair(uris, orders, catalogue=catalogue, config=settings, jobs=jobs or None, watch=watch)
+    options = FixOptions(recycle, unsafe, seed, notes=bool(select), force=force, dry_run=dry_run, output=output)
+    with show_progress(quiet=quiet) as on_progress:
+        results = repair(
+            uris, options, catalogue=catalogue, config=settings, jobs=jobs or None, on_progress=on_progress
+        )
     if format is Form.JSON:
-        from checkpoint_doctor.repair_record import head
-        from checkpoint_doctor.wire import write
+        from checkpoint_doctor.repair.record import head
+        from checkpoint_doctor.results.json import write_json
 
-        say(write({**head(), "operations": [dict(each.record) for each in operations]}))
+        say(write_json({**head(), "operations": [dict(each.record) for each in results]}))
     else:
-        for operation in operations:
-            say("\n".join(_draw(operation)))
+        for result in results:
+            say("\n".join(_draw(result)))
     if not quiet:
-        remark(_sum_up(operations))
-    raise typer.Exit(_verdict(operations, settings.fail_on))
+        remark(_sum_up(results))
+    raise typer.Exit(_verdict(results, settings.fail_on))
 
 
-def _verdict(operations: Sequence[Operation], fail_on: Severity | None) -> int:
-    if any(operation.error is not None for operation in operations):
+def _verdict(results: Sequence[FixResult], fail_on: Severity | None) -> int:
+    if any(result.error is not None for result in results):
         return FAILED
-    return ILL if any(operation.leaves_illness(fail_on) for operation in operations) else HEALTHY
+    return ILL if any(result.leaves_illness(fail_on) for result in results) else HEALTHY
 
 
-def _sum_up(operations: Sequence[Operation]) -> str:
+def _sum_up(results: Sequence[FixResult]) -> str:
     from collections import Counter
 
-    from checkpoint_doctor.quoting import quantity
+    from checkpoint_doctor.text import quantity
 
-    counts = Counter(operation.outcome for operation in operations)
-    changes = sum(len(operation.summary.changes) for operation in operations)
+    counts = Counter(result.outcome for result in results)
+    changes = sum(len(result.summary.changes) for result in results)
     parts = [f"{number} {outcome.value}" for outcome, number in counts.items()]
-    return f"{quantity(len(operations), 'checkpoint')}: {', '.join(parts)}; {quantity(changes, 'tensor')} to change"
+    return f"{quantity(len(results), 'checkpoint')}: {', '.join(parts)}; {quantity(changes, 'tensor')} to change"
 
 
-def _draw(operation: Operation) -> Iterator[str]:
+def _draw(result: FixResult) -> Iterator[str]:
     from checkpoint_doctor.fix import Outcome
-    from checkpoint_doctor.treatments import Purpose
+    from checkpoint_doctor.repair.changes import Purpose
 
     title = {
         Outcome.FIXED: "FIXED",
@@ -100,13 +102,13 @@ def _draw(operation: Operation) -> Iterator[str]:
         Outcome.NOTHING: "NOTHING TO FIX",
         Outcome.FAILED: "FAILED",
     }
-    yield f"{title[operation.outcome]} · {printable(operation.path)}"
-    if operation.error is not None:
-        yield from _wrap(operation.error, "  ")
-        if operation.hint:
-            yield from _wrap(f"hint: {operation.hint}", "  ")
+    yield f"{title[result.outcome]} · {printable(result.path)}"
+    if result.error is not None:
+        yield from _wrap(result.error, "  ")
+        if result.hint:
+            yield from _wrap(f"hint: {result.hint}", "  ")
         return
-    summary = operation.summary
+    summary = result.summary
     tensors = [each for each in summary.changes if each.purpose is not Purpose.MOMENT]
     if tensors:
         yield ""
@@ -125,49 +127,49 @@ def _draw(operation: Operation) -> Iterator[str]:
         rest = f" and {len(subjects) - 3:,} more" if len(subjects) > 3 else ""
         yield ""
         yield from _wrap(f"will not last in {', '.join(subjects[:3])}{rest} unless the cause goes. {advice}", "  ! ")
-    for left in summary.untreated:
+    for left in summary.unfixed:
         yield ""
         yield from _wrap(f"not fixed: {left.code} {left.name} in {left.subject}, since {left.why}", "  – ")
         yield from _wrap(left.message, "    ")
         if left.advice:
             yield from _wrap(f"advice: {left.advice}", "    ")
     yield ""
-    if operation.outcome is Outcome.FIXED:
-        yield from _wrap(f"written and proven: {operation.output}", "  ")
-        yield from _wrap(f"record: {operation.output}.ckdoc.json", "  ")
-    elif operation.outcome is Outcome.PLANNED:
-        yield from _wrap(f"nothing was written; without --dry-run this becomes {operation.output}", "  ")
-    elif summary.untreated:
+    if result.outcome is Outcome.FIXED:
+        yield from _wrap(f"written and proven: {result.output}", "  ")
+        yield from _wrap(f"record: {result.output}.ckdoc.json", "  ")
+    elif result.outcome is Outcome.PLANNED:
+        yield from _wrap(f"nothing was written; without --dry-run this becomes {result.output}", "  ")
+    elif summary.unfixed:
         yield from _wrap("none of its findings can be fixed as ordered, so nothing was written", "  ")
     else:
         yield from _wrap("it needs no repair, so nothing was written", "  ")
 
 
-def _draw_table(changes: Sequence[Change]) -> Iterator[str]:
+def _draw_table(changes: Sequence[ChangeRecord]) -> Iterator[str]:
     """Yield the plan as a table that fits the page: two lines for each tensor where one is too short."""
     width = page_width()
-    rows = [(_name(each), " ".join(each.rules), each.treatment, _share(each), _span(each)) for each in changes]
+    rows = [(_name(each), " ".join(each.rules), each.init_rule, _share(each), _span(each)) for each in changes]
     if width >= 120:
         columns = [min(max(len(row[column]) for row in rows), limit) for column, limit in enumerate((60, 16, 44, 18))]
         for row in rows:
             cells = [cell.ljust(size) for cell, size in zip(row, columns, strict=False)]
             yield f"  {'  '.join(cells)}  {row[4]}".rstrip()
         return
-    for name, codes, treatment, share, span in rows:
+    for name, codes, init_rule, share, span in rows:
         yield from _wrap(f"{name}  {codes}".rstrip(), "  ")
-        yield from _wrap(f"{share}: {treatment}", "      ")
+        yield from _wrap(f"{share}: {init_rule}", "      ")
         yield from _wrap(span, "      ")
 
 
-def _name(change: Change) -> str:
+def _name(change: ChangeRecord) -> str:
     return f"{printable(change.tensor)} (as {printable(change.of)})" if change.of else printable(change.tensor)
 
 
-def _share(change: Change) -> str:
+def _share(change: ChangeRecord) -> str:
     return f"all {change.size:,}" if change.entries == change.size else f"{change.entries:,} of {change.size:,}"
 
 
-def _span(change: Change) -> str:
+def _span(change: ChangeRecord) -> str:
     return f"{_figures(change.before)} → {_figures(change.after)}"
 
 

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from checkpoint_doctor.errors import UsageError
-from checkpoint_doctor.quoting import printable
+from checkpoint_doctor.text import printable
 
 HEALTHY, ILL, FAILED, NOTHING = 0, 1, 2, 3
 """Exit codes: nothing at or above ``--fail-on``; findings; usage or unreadable; nothing to examine."""

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from checkpoint_doctor.scan import Moment, Watch
+    from checkpoint_doctor.scan import Progress, ProgressCallback
 
 PATIENCE = 0.5
 """Seconds before a bar appears: what is over sooner needs none."""
 
 
 @contextmanager
-def show_progress(*, quiet: bool) -> Iterator[Watch | None]:
-    """Yield a watch that draws a bar with file and throughput, ``None`` where nobody would see it."""
+def show_progress(*, quiet: bool) -> Iterator[ProgressCallback | None]:
+    """Yield a on_progress that draws a bar with file and throughput, ``None`` where nobody would see it."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -38,7 +38,7 @@ class _Bar:
         self._current = 0
         self._path = ""
 
-    def advance(self, moment: Moment) -> None:
+    def advance(self, moment: Progress) -> None:
         """Take note of how far the run has come; draw only after a while."""
         if moment.path != self._path:
             self._path, self._finished, self._current = moment.path, self._finished + self._current, 0

@@ -12,9 +12,9 @@ from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remar
 from checkpoint_doctor.errors import UsageError
 
 if TYPE_CHECKING:
-    from checkpoint_doctor.config import Config
-    from checkpoint_doctor.plugins import Catalogue
-    from checkpoint_doctor.report import Report
+    from checkpoint_doctor.config.settings import Config
+    from checkpoint_doctor.plugins.catalogue import Catalogue
+    from checkpoint_doctor.results.report import Report
 
 
 class FailOn(str, Enum):
@@ -52,9 +52,9 @@ def scan(
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where a fault of ckdoc arose.")] = False,
 ) -> None:
     """Examine checkpoints. Exit code: 0 healthy, 1 ill, 2 unreadable or misused, 3 nothing to examine."""
-    from checkpoint_doctor.baseline import apply_baseline, read_baseline
-    from checkpoint_doctor.baseline import write_baseline as describe_baseline
     from checkpoint_doctor.cli.progress import show_progress
+    from checkpoint_doctor.results.baseline import apply_baseline, read_baseline
+    from checkpoint_doctor.results.baseline import write_baseline as describe_baseline
     from checkpoint_doctor.scan import scan as examine
 
     catalogue, settings = prepare(config, select, ignore, fail_on)
@@ -62,9 +62,14 @@ def scan(
     for name, _ in outputs:
         check_format(name, catalogue)
     known = read_baseline(baseline) if baseline else None
-    with show_progress(quiet=quiet) as watch:
+    with show_progress(quiet=quiet) as on_progress:
         result = examine(
-            uris, catalogue=catalogue, config=settings, jobs=jobs or None, watch=watch, skip_foreign=skip_foreign
+            uris,
+            catalogue=catalogue,
+            config=settings,
+            jobs=jobs or None,
+            on_progress=on_progress,
+            skip_foreign=skip_foreign,
         )
     if known:
         result = apply_baseline(result, known, settings, catalogue.rules)
@@ -85,8 +90,8 @@ def prepare(
     Raises:
         UsageError: a part of ckdoc is broken, or something that was asked for does not exist.
     """
-    from checkpoint_doctor.config_file import load_config
-    from checkpoint_doctor.plugins import discover
+    from checkpoint_doctor.config.file import load_config
+    from checkpoint_doctor.plugins.catalogue import discover
 
     catalogue = discover()
     warn_of_broken_plugins(catalogue)
@@ -109,7 +114,7 @@ def verdict(report: Report) -> int:
 
 def render(report: Report, catalogue: Catalogue, name: str, *, to_file: bool, verbose: bool) -> str:
     """Render a report in a format for standard output or for a file."""
-    from checkpoint_doctor.report import Page
+    from checkpoint_doctor.results.report import Page
 
     color = wants_color(sys.stdout) and not to_file
     page = Page(width=80 if to_file else page_width(), color=color, verbose=verbose)

@@ -1,1 +1,4 @@
-"""Reached through entry points only; nothing imports these modules by name."""
+"""The readers of file formats.
+
+Reached through entry points only; may import ``checkpoint`` and what lies below it, but no rule and no reporter.
+"""

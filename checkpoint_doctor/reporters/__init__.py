@@ -1,1 +1,4 @@
-"""Reached through entry points only; nothing imports these modules by name."""
+"""The output formats, one a file: report in, text out.
+
+Reached through entry points only; may import ``plugins`` and what lies below it.
+"""

@@ -9,13 +9,10 @@ from math import inf
 
 from rich.text import Text
 
-from checkpoint_doctor.findings import Finding, Severity
-from checkpoint_doctor.quoting import printable, quantity
-from checkpoint_doctor.report import Examination, Page, Report, Verdict
-from checkpoint_doctor.reporters._kinship import Kin, find_kin
+from checkpoint_doctor.reporters._grouping import FindingGroup, group_findings
 from checkpoint_doctor.reporters._layers import Row, choose_remarkable, layer_rows
+from checkpoint_doctor.reporters._layout import Column, Layout
 from checkpoint_doctor.reporters._order import rank, worst_first
-from checkpoint_doctor.reporters._sheet import Column, Sheet
 from checkpoint_doctor.reporters._wording import (
     describe,
     figure,
@@ -26,6 +23,9 @@ from checkpoint_doctor.reporters._wording import (
     subject_of,
     tally,
 )
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.text import printable, quantity
 
 FINDINGS_SHOWN = 25
 """Findings of one checkpoint that are shown in full; the worst are."""
@@ -50,7 +50,7 @@ def draw(report: Report, page: Page) -> str:
     One checkpoint always gets its chart. Of several, those get one that have an error, a warning or something that
     could not be looked at, or all of them on a verbose page; a table with the worst first follows.
     """
-    sheet = Sheet(page.width, page.color)
+    sheet = Layout(page.width, page.color)
     several = len(report.checkpoints) != 1
     for examination in report.checkpoints:
         if not several or page.verbose or _needs_a_word(examination):
@@ -76,13 +76,13 @@ def _needs_a_word(examination: Examination) -> bool:
     )
 
 
-def _draw_chart(sheet: Sheet, examination: Examination, page: Page, *, with_layers: bool) -> None:
+def _draw_chart(sheet: Layout, examination: Examination, page: Page, *, with_layers: bool) -> None:
     _draw_verdict(sheet, examination, page)
     if with_layers:
         _draw_settings(sheet, examination, page)
     rows = {row.name: row for row in layer_rows(examination)}
     findings = rank(examination.counted)
-    kin = [Kin((each,)) for each in findings] if page.verbose else find_kin(findings)
+    kin = [FindingGroup((each,)) for each in findings] if page.verbose else group_findings(findings)
     shown = kin if page.verbose else kin[:FINDINGS_SHOWN]
     advised: set[str] = set()
     for layer, members in _group_by_layer(shown).items():
@@ -113,7 +113,7 @@ def _draw_chart(sheet: Sheet, examination: Examination, page: Page, *, with_laye
         _draw_layers(sheet, list(rows.values()), page)
 
 
-def _draw_verdict(sheet: Sheet, examination: Examination, page: Page) -> None:
+def _draw_verdict(sheet: Layout, examination: Examination, page: Page) -> None:
     verdict = (_VERDICT_WORDS[examination.verdict], _VERDICT_STYLES[examination.verdict])
     if examination.verdict is Verdict.UNREADABLE:
         sheet.paragraph(Text.assemble(verdict, " · ", printable(examination.path)), hanging=2)
@@ -144,7 +144,7 @@ def _draw_verdict(sheet: Sheet, examination: Examination, page: Page) -> None:
     )
 
 
-def _draw_settings(sheet: Sheet, examination: Examination, page: Page) -> None:
+def _draw_settings(sheet: Layout, examination: Examination, page: Page) -> None:
     known = {
         name: value
         for name, value in examination.hyperparameters.items()
@@ -156,16 +156,16 @@ def _draw_settings(sheet: Sheet, examination: Examination, page: Page) -> None:
         sheet.paragraph(_labelled("settings", one_line(words)), indent=2, hanging=2)
 
 
-def _group_by_layer(kin: Sequence[Kin]) -> dict[str | None, list[Kin]]:
+def _group_by_layer(kin: Sequence[FindingGroup]) -> dict[str | None, list[FindingGroup]]:
     """Group by layer in the order of severity; what concerns the whole checkpoint, or several layers, goes first."""
-    groups: dict[str | None, list[Kin]] = {}
+    groups: dict[str | None, list[FindingGroup]] = {}
     for each in sorted(kin, key=lambda each: (-each.first.severity, bool(each.layer), each.layer is None)):
         groups.setdefault(each.layer, []).append(each)
     return groups
 
 
 def _draw_group(
-    sheet: Sheet, layer: str | None, row: Row | None, kin: Sequence[Kin], page: Page, advised: set[str]
+    sheet: Layout, layer: str | None, row: Row | None, kin: Sequence[FindingGroup], page: Page, advised: set[str]
 ) -> None:
     if layer is None:
         count = len({finding.layer or finding.tensor for each in kin for finding in each.members})
@@ -177,11 +177,11 @@ def _draw_group(
     _draw_kin(sheet, kin, layer or "", page, advised)
 
 
-def _draw_findings(sheet: Sheet, findings: Sequence[Finding], layer: str, page: Page) -> None:
-    _draw_kin(sheet, [Kin((finding,)) for finding in findings], layer, page, set())
+def _draw_findings(sheet: Layout, findings: Sequence[Finding], layer: str, page: Page) -> None:
+    _draw_kin(sheet, [FindingGroup((finding,)) for finding in findings], layer, page, set())
 
 
-def _draw_kin(sheet: Sheet, kin: Sequence[Kin], layer: str, page: Page, advised: set[str]) -> None:
+def _draw_kin(sheet: Layout, kin: Sequence[FindingGroup], layer: str, page: Page, advised: set[str]) -> None:
     for each in kin:
         finding = each.first
         style = _SEVERITY_STYLES[finding.severity]
@@ -210,7 +210,7 @@ def _labelled(label: str, words: str) -> Text:
     return Text.assemble((f"{label}: ", "green" if label == "fix" else "dim"), words)
 
 
-def _draw_hidden(sheet: Sheet, examination: Examination) -> None:
+def _draw_hidden(sheet: Layout, examination: Examination) -> None:
     hidden = [finding for finding in examination.findings if finding.ignored is not None]
     if hidden:
         sheet.line()
@@ -220,14 +220,14 @@ def _draw_hidden(sheet: Sheet, examination: Examination) -> None:
         sheet.paragraph(text.append(f" ({one_line(finding.ignored or '')})"), indent=2, hanging=2)
 
 
-def _draw_versions(sheet: Sheet, examination: Examination) -> None:
+def _draw_versions(sheet: Layout, examination: Examination) -> None:
     if examination.versions:
         sheet.line()
         words = ", ".join(f"{name} {version}" for name, version in examination.versions.items())
         sheet.paragraph(_labelled("saved with", one_line(words)), indent=2, hanging=2)
 
 
-def _draw_layers(sheet: Sheet, layers: Sequence[Row], page: Page) -> None:
+def _draw_layers(sheet: Layout, layers: Sequence[Row], page: Page) -> None:
     repeated = [] if page.verbose else [row for row in layers if row.is_repeated and not row.codes]
     rows = [row for row in layers if row not in repeated]
     chosen = list(rows) if page.verbose or len(rows) <= LAYERS_SHOWN else choose_remarkable(rows, LAYERS_SHOWN)
@@ -307,7 +307,7 @@ def _bar(length: float) -> str:
     return "━" * whole + "╸" * half
 
 
-def _draw_summary(sheet: Sheet, report: Report) -> None:
+def _draw_summary(sheet: Layout, report: Report) -> None:
     columns = (
         Column("verdict", 8), Column("errors", 7, right=True), Column("warnings", 6, right=True),
         Column("notes", 5, right=True), Column("hidden", 4, right=True), Column("checkpoint", 9),

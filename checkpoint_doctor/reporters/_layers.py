@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import hypot, sqrt
 
-from checkpoint_doctor.findings import Finding, Severity
-from checkpoint_doctor.report import Examination, TensorRecord
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.report import Examination, TensorRecord
 
 
 @dataclass(frozen=True)

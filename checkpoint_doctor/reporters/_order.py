@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from checkpoint_doctor.findings import Finding, Severity
-from checkpoint_doctor.report import Examination, Report, Verdict
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.report import Examination, Report, Verdict
 
 
 def worst_first(examinations: Iterable[Examination]) -> list[Examination]:

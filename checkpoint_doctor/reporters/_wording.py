@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from checkpoint_doctor.findings import Finding, Safety, Severity
-from checkpoint_doctor.model import Skipped
-from checkpoint_doctor.quoting import printable, quantity
-from checkpoint_doctor.report import Examination, Report, Verdict
+from checkpoint_doctor.checkpoint import Skipped
+from checkpoint_doctor.results.findings import Finding, Safety, Severity
+from checkpoint_doctor.results.report import Examination, Report, Verdict
+from checkpoint_doctor.text import printable, quantity
 
 LISTED = 6
 """How many items of a long list are named before the rest is counted."""
@@ -178,6 +178,6 @@ def fix_in_words(finding: Finding) -> str:
     if finding.fix is None:
         return ""
     word, command = _FIXES[finding.fix]
-    treatments = list(dict.fromkeys(repair.treatment for repair in finding.repairs if repair.safety is finding.fix))
-    rest = f" and {len(treatments) - 2} more" if len(treatments) > 2 else ""
-    return one_line(f"{word} ({command})" + (f": {'; '.join(treatments[:2])}{rest}" if treatments else ""))
+    changes = list(dict.fromkeys(repair.init_rule for repair in finding.repairs if repair.safety is finding.fix))
+    rest = f" and {len(changes) - 2} more" if len(changes) > 2 else ""
+    return one_line(f"{word} ({command})" + (f": {'; '.join(changes[:2])}{rest}" if changes else ""))

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from checkpoint_doctor.findings import Finding, Severity
-from checkpoint_doctor.quoting import printable, quantity
-from checkpoint_doctor.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.reporters._artifacts import artifact_path
 from checkpoint_doctor.reporters._order import rank_all
 from checkpoint_doctor.reporters._wording import (
@@ -21,7 +19,9 @@ from checkpoint_doctor.reporters._wording import (
     skipped_in_words,
     verdict_of,
 )
-from checkpoint_doctor.rule import Rule
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.text import printable, quantity
 
 MOST_OF_A_KIND = 10
 """GitHub shows so many annotations of each level for a step and drops the others without a word."""

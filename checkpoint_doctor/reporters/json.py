@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from checkpoint_doctor import wire
-from checkpoint_doctor.report import Page, Report
-from checkpoint_doctor.rule import Rule
+from checkpoint_doctor.plugins.rule import Rule
+from checkpoint_doctor.results.json import to_json, write_json
+from checkpoint_doctor.results.report import Page, Report
 
 
 class JsonReporter:
@@ -14,7 +14,7 @@ class JsonReporter:
 
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
         """Return the report as a JSON document of schema version 1."""
-        return wire.write(wire.to_json(report))
+        return write_json(to_json(report))
 
 
 reporter = JsonReporter()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from xml.etree import ElementTree
 
-from checkpoint_doctor.findings import Finding
-from checkpoint_doctor.quoting import printable, quantity
-from checkpoint_doctor.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.reporters._order import rank
 from checkpoint_doctor.reporters._wording import describe, headline, one_line, particulars
-from checkpoint_doctor.rule import Rule
+from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.text import printable, quantity
 
 
 class JUnitReporter:

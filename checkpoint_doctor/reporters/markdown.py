@@ -6,9 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from checkpoint_doctor.findings import Finding, Severity
-from checkpoint_doctor.quoting import printable, quantity
-from checkpoint_doctor.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.reporters._order import rank, worst_first
 from checkpoint_doctor.reporters._wording import (
     describe,
@@ -18,7 +16,9 @@ from checkpoint_doctor.reporters._wording import (
     tally,
     verdict_of,
 )
-from checkpoint_doctor.rule import Rule
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.text import printable, quantity
 
 MOST_BYTES = 1_000_000
 """A job summary on GitHub may have 1 MiB; the rest of the step wants some of it."""

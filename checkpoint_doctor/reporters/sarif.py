@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from checkpoint_doctor import __version__, wire
-from checkpoint_doctor.findings import Finding
-from checkpoint_doctor.quoting import quantity
-from checkpoint_doctor.report import Examination, Page, Report, Verdict
+from checkpoint_doctor import __version__
+from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.reporters._artifacts import artifact_path, artifact_uri
 from checkpoint_doctor.reporters._order import rank_all
 from checkpoint_doctor.reporters._wording import (
@@ -25,7 +23,10 @@ from checkpoint_doctor.reporters._wording import (
     skipped_in_words,
     subject_of,
 )
-from checkpoint_doctor.rule import Rule
+from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.results.json import plain, write_json
+from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.text import quantity
 
 MOST_RESULTS = 5_000
 """GitHub shows so many results of a run and refuses more than 25,000."""
@@ -43,7 +44,7 @@ class SarifReporter:
         ranked = rank_all(report)
         kept = min(len(ranked), MOST_RESULTS)
         while True:
-            text = wire.write(_write_log(report, rules, ranked[:kept], len(ranked) - kept))
+            text = write_json(_write_log(report, rules, ranked[:kept], len(ranked) - kept))
             if len(text.encode()) <= MOST_BYTES or kept == 0:
                 return text
             kept = kept * 3 // 4
@@ -153,8 +154,8 @@ def _write_result(
         "partialFingerprints": {"primaryLocationLineHash": f"{key}:{repetitions[key]}"},
         "properties": {
             "name": finding.name,
-            "evidence": _shorten_lists(wire.plain(finding.evidence)),
-            "fix": wire.plain(finding.fix),
+            "evidence": _shorten_lists(plain(finding.evidence)),
+            "fix": plain(finding.fix),
         },
     }
     if finding.ignored is not None:

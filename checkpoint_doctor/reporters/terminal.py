@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from checkpoint_doctor.report import Page, Report
-from checkpoint_doctor.rule import Rule
+from checkpoint_doctor.plugins.rule import Rule
+from checkpoint_doctor.results.report import Page, Report
 
 
 class TerminalReporter:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from checkpoint_doctor.model import Checkpoint, Moments, Optimizer, ParameterGroup, Tensor
-from checkpoint_doctor.values import InMemory
+from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, ParameterGroup, Tensor
+from checkpoint_doctor.statistics.values import InMemory
 
 State = Mapping[str, ArrayLike]
 """What an optimizer remembers about one tensor: ``step``, and its moments under the optimizer's own keys."""

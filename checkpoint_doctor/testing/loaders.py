@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from checkpoint_doctor.checkpoint import Checkpoint, Tensor
 from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
-from checkpoint_doctor.model import Checkpoint, Tensor
-from checkpoint_doctor.plugins import Loader
-from checkpoint_doctor.source import FileSource, MemorySource, Source
+from checkpoint_doctor.plugins.protocols import Loader
+from checkpoint_doctor.sources import FileSource, MemorySource, Source
 
 LARGEST = 1 << 26
 """Bytes of the file that a check may hold in memory to cut it short at many places."""
@@ -101,7 +101,7 @@ def _judge_truncation(loader: Loader, source: Source) -> Iterator[str]:
         try:
             if loader.recognizes(cut):
                 for tensor in loader.open(cut).tensors:
-                    tensor.vitals  # noqa: B018
+                    tensor.statistics  # noqa: B018
         except UnreadableCheckpoint as refusal:
             if not refusal.message:
                 yield f"cut to {length:,} bytes, it refuses the file without a reason"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
-from checkpoint_doctor.findings import Finding, Severity
-from checkpoint_doctor.model import Skipped
-from checkpoint_doctor.plugins import Reporter
-from checkpoint_doctor.report import Examination, Page, Report, TensorRecord, Verdict
-from checkpoint_doctor.self_checks import RULES
+from checkpoint_doctor.checkpoint import Skipped
+from checkpoint_doctor.plugins.protocols import Reporter
+from checkpoint_doctor.plugins.self_checks import RULES
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.report import Examination, Page, Report, TensorRecord, Verdict
 
 HOSTILE = 'a "layer" with <tags> | pipes, 100 %, ::error::, \x1b[31mcolour\x1b[0m and ünïcode.weight'
 """A tensor's name that tries to break out of every format: names in a checkpoint are chosen by whoever wrote it."""

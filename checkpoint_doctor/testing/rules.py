@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from checkpoint_doctor.explanation import explain_rule
-from checkpoint_doctor.findings import Finding
-from checkpoint_doctor.model import Checkpoint
-from checkpoint_doctor.rule import SECTIONS, Rule
+from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.plugins.explanation import explain_rule
+from checkpoint_doctor.plugins.rule import SECTIONS, Rule
+from checkpoint_doctor.results.findings import Finding
 
 LONGEST_SUMMARY = 120
 """Characters of a rule's first line: it is a line of ``ckdoc rules`` and the title of a code-scanning alert."""

@@ -14,5 +14,5 @@ def huge_embedding(tensor: Tensor, *, limit: float = 10.0):
     References:
         Our own models stay below 4.
     """
-    if "embed" in tensor.name and tensor.vitals.absmax > limit:
-        yield huge_embedding.finding(f"the largest value is {tensor.vitals.absmax:.1f}, above {limit}", tensor)
+    if "embed" in tensor.name and tensor.statistics.absmax > limit:
+        yield huge_embedding.finding(f"the largest value is {tensor.statistics.absmax:.1f}, above {limit}", tensor)

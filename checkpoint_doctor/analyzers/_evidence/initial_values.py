@@ -1,0 +1,139 @@
+"""By which rule a layer's tensors were drawn when the model was made, as far as the file tells.
+
+Stable-Baselines3's on-policy algorithms draw orthogonal weights with zero biases (``ActorCriticPolicy._build``); every
+other layer is taken to follow PyTorch's ``reset_parameters``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
+from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.layers.init_rules import (
+    NORM_GAIN,
+    draw_all,
+    draw_normal,
+    draw_orthogonal,
+    fill,
+    where_not_finite,
+)
+from checkpoint_doctor.results.findings import Repair, Safety
+
+_ORTHOGONAL = frozenset({"PPO", "A2C", "TRPO", "MaskablePPO", "RecurrentPPO"})
+"""Algorithms whose policies have ``ortho_init=True`` by default."""
+
+_GAINS = (
+    (re.compile(r"(^|\.)action_net(\.|$)"), 0.01),
+    (re.compile(r"(^|\.)value_net(\.|$)"), 1.0),
+    (re.compile(r"(^|\.)(features_extractor|pi_features_extractor|vf_features_extractor|mlp_extractor)\."), sqrt(2)),
+)
+"""The modules that the orthogonal pass goes through, and their gains (stable_baselines3/common/policies.py)."""
+
+_EXPLORATION = re.compile(r"log_std_init'?\"?\s*[:=]\s*(-?[\d.]+(?:e-?\d+)?)")
+
+
+@dataclass(frozen=True)
+class Initialization:
+    """How a tensor is drawn at the start."""
+
+    words: str
+    draw: Callable[[NDArray, np.random.Generator], NDArray]
+    """Gives a whole new tensor."""
+
+
+def initialization_of(tensor: Tensor, layer: Layer, checkpoint: Checkpoint) -> Initialization | None:
+    """Return how a tensor of a layer is drawn at the start; ``None`` where no documented rule is known."""
+    role = next((role for role, part in layer.tensors.items() if part is tensor), "")
+    if layer.kind in (Kind.LAYER_NORM, Kind.RMS_NORM, Kind.BATCH_NORM, Kind.GROUP_NORM):
+        return _norm(role)
+    if layer.kind in (Kind.LSTM, Kind.GRU, Kind.RNN):
+        return _recurrent(layer)
+    if layer.kind is Kind.EMBEDDING:
+        return Initialization("normal(0, 1)", draw_normal(1.0)) if len(tensor.shape) > 1 else None
+    if layer.kind is Kind.PARAMETER and tensor.name.rpartition(".")[2] == "log_std":
+        value = _initial_log_std(checkpoint)
+        return Initialization(f"{value:g}, as at the start", fill(value))
+    if layer.kind not in (Kind.LINEAR, Kind.CONV, Kind.ATTENTION):
+        return None
+    gain = _orthogonal_gain(layer, checkpoint)
+    if role.startswith("bias"):
+        return _bias(layer, is_zero=gain is not None or layer.kind is Kind.ATTENTION)
+    if len(tensor.shape) < 2:
+        return None
+    if gain is not None and role == "weight":
+        return Initialization(f"orthogonal, gain {gain:.3g}", draw_orthogonal(gain))
+    if layer.kind is Kind.ATTENTION:
+        limit = sqrt(6 / (tensor.shape[0] + tensor.shape[1]))
+        return Initialization(f"xavier_uniform: uniform(±{limit:.3g})", draw_all(limit))
+    limit = 1 / sqrt(max(_fan_in(tensor, layer), 1))
+    return Initialization(f"kaiming_uniform(√5): uniform(±{limit:.3g})", draw_all(limit))
+
+
+def redraw(tensor: Tensor, layer: Layer, checkpoint: Checkpoint) -> list[Repair]:
+    """Return the repair that draws a whole tensor anew; empty where no documented rule is known."""
+    rule = initialization_of(tensor, layer, checkpoint)
+    return [] if rule is None else [Repair(tensor.name, f"drawn anew: {rule.words}", rule.draw, Safety.UNSAFE)]
+
+
+def redraw_nonfinite(tensor: Tensor, layer: Layer, checkpoint: Checkpoint) -> list[Repair]:
+    """Return the repair that draws NaN and infinite entries anew; empty where no documented rule is known."""
+    rule = initialization_of(tensor, layer, checkpoint)
+    if rule is None:
+        return []
+    words = f"non-finite entries drawn anew: {rule.words}"
+    return [Repair(tensor.name, words, where_not_finite(rule.draw), Safety.UNSAFE)]
+
+
+def _norm(role: str) -> Initialization | None:
+    value = {"weight": NORM_GAIN, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}.get(role)
+    return None if value is None else Initialization(f"{value:g}, as at the start", fill(value))
+
+
+def _recurrent(layer: Layer) -> Initialization | None:
+    """``reset_parameters`` of ``torch.nn.RNNBase``: everything uniform(±1/√hidden)."""
+    gates = {Kind.LSTM: 4, Kind.GRU: 3}.get(layer.kind, 1)
+    rows = next((part.shape[0] for role, part in layer.tensors.items() if role in ("weight_hh", "weight_ih")), 0)
+    if not rows // gates:
+        return None
+    limit = 1 / sqrt(rows // gates)
+    return Initialization(f"uniform(±{limit:.3g})", draw_all(limit))
+
+
+def _bias(layer: Layer, *, is_zero: bool) -> Initialization | None:
+    if is_zero:
+        return Initialization("0, as at the start", fill(0.0))
+    if layer.weight is None or len(layer.weight.shape) < 2:
+        return None
+    limit = 1 / sqrt(max(_fan_in(layer.weight, layer), 1))
+    return Initialization(f"uniform(±{limit:.3g})", draw_all(limit))
+
+
+def _fan_in(weight: Tensor, layer: Layer) -> int:
+    if layer.transposed and len(weight.shape) == 2:
+        return weight.shape[0]
+    return prod(weight.shape[1:])
+
+
+def _orthogonal_gain(layer: Layer, checkpoint: Checkpoint) -> float | None:
+    if checkpoint.format != "sb3" or checkpoint.algorithm not in _ORTHOGONAL:
+        return None
+    if re.search(r"ortho_init'?\"?\s*[:=]\s*[Ff]alse", str(checkpoint.hyperparameters.get("policy_kwargs", ""))):
+        return None
+    if layer.name.startswith("mlp_extractor."):
+        return sqrt(2)
+    return next((gain for pattern, gain in _GAINS if pattern.search(layer.name)), None)
+
+
+def _initial_log_std(checkpoint: Checkpoint) -> float:
+    """``log_std_init`` of the policy: 0.0 on-policy, −3 off-policy (stable_baselines3, sac/policies.py)."""
+    named = _EXPLORATION.search(str(checkpoint.hyperparameters.get("policy_kwargs", "")))
+    if named:
+        return float(named[1])
+    return -3.0 if checkpoint.algorithm in ("SAC", "TQC", "CrossQ") else 0.0

@@ -1,0 +1,89 @@
+"""The state of an optimizer: its parameter groups and what it remembers about each parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from checkpoint_doctor.checkpoint.tensors import Tensor
+from checkpoint_doctor.statistics.moments import MomentStatistics, measure_moments
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What an optimizer remembers about one parameter."""
+
+    index: int
+    """Position in the optimizer's list of parameters."""
+    tensor: str | None
+    """Name of the model's tensor, ``None`` where it cannot be told for certain."""
+    step: int | None
+    """Updates counted for this parameter; ``None`` where the optimizer does not count or holds no state for it."""
+    state: Mapping[str, Tensor]
+    """The optimizer's own keys (``exp_avg``, ``exp_avg_sq``, ``square_avg``, ``momentum_buffer`` …) to tensors."""
+
+    @property
+    def first(self) -> Tensor | None:
+        """The first moment (Adam's ``exp_avg``, SGD's ``momentum_buffer``)."""
+        return self.state.get("exp_avg") or self.state.get("momentum_buffer")
+
+    @property
+    def second(self) -> Tensor | None:
+        """The second moment (``exp_avg_sq``, ``square_avg``, Adagrad's ``sum``, Adamax's ``exp_inf``)."""
+        for key in ("exp_avg_sq", "square_avg", "exp_inf", "sum"):
+            if key in self.state:
+                return self.state[key]
+        return None
+
+    @cached_property
+    def statistics(self) -> MomentStatistics | None:
+        """What gradients left in the moments, taken at the first question; ``None`` where there are no moments."""
+        first, second = self.first, self.second
+        if first is None and second is None:
+            return None
+        if first is not None and second is not None and first.shape != second.shape:
+            return None
+        return measure_moments(
+            None if first is None else first.values,
+            None if second is None else second.values,
+            is_root="exp_inf" in self.state,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterGroup:
+    """One of an optimizer's parameter groups."""
+
+    options: Mapping[str, Any]
+    """``lr``, ``betas``, ``eps``, ``weight_decay`` … as stored."""
+    indices: tuple[int, ...]
+    """Positions of its parameters in ``Optimizer.parameters``."""
+    settings: Mapping[str, Tensor] = field(default_factory=dict)
+    """The options that lie in the file as one number which can be replaced, as tensors without axes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Optimizer:
+    """The state of one optimizer inside a checkpoint."""
+
+    name: str
+    """Where it was found: ``policy.optimizer``, ``optimizer``, ``optimizer_states/0`` …"""
+    kind: str | None
+    """``Adam`` and its family, ``RMSprop``, ``SGD``, ``Adagrad`` … as far as the keys tell."""
+    groups: tuple[ParameterGroup, ...]
+    parameters: tuple[Moments, ...]
+    unmatched: str = ""
+    """Why parameters could not be given their tensors' names; empty where all could."""
+    mismatch: str = ""
+    """How the state contradicts the model (count or shapes), with the first index and name; empty where it fits."""
+
+    @property
+    def has_state(self) -> bool:
+        """True where at least one parameter was ever updated. Adagrad has its sums before the first step."""
+        return any(moments.state if moments.step is None else moments.step for moments in self.parameters)
+
+    def group_of(self, index: int) -> ParameterGroup | None:
+        """Return the parameter group that the parameter at a position belongs to."""
+        return next((group for group in self.groups if index in group.indices), None)

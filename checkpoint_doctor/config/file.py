@@ -1,0 +1,118 @@
+"""From the nearest ``ckdoc.toml`` or ``[tool.ckdoc]``, and the command line, to a ``Config``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from checkpoint_doctor.config.reader import Reader, RuleNames, refuse
+from checkpoint_doctor.config.settings import FAIL_ON, Config, Section
+from checkpoint_doctor.errors import UsageError
+from checkpoint_doctor.plugins.rule import Rule
+
+FILE_NAME = "ckdoc.toml"
+PYPROJECT = "pyproject.toml"
+COMMAND_LINE = "command line"
+
+
+def load_config(
+    rules: Sequence[Rule],
+    *,
+    file: str | None = None,
+    start: str = ".",
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    fail_on: str | None = None,
+) -> Config:
+    """Read the configuration that holds in a folder, with what the command line says on top.
+
+    Without ``file`` the nearest ``ckdoc.toml`` or ``pyproject.toml`` with a section ``[tool.ckdoc]`` counts, from
+    ``start`` upward. ``select`` and ``ignore`` name rules by code, by the beginning of a code or by name.
+
+    Raises:
+        UsageError: the file cannot be read, or something in it or on the command line does not exist.
+    """
+    path = file or find_config_file(start)
+    sections = read_config_file(path, rules) if path else ()
+    names = RuleNames(rules)
+    if fail_on is not None and fail_on not in FAIL_ON:
+        raise refuse("--fail-on", "severity", fail_on, FAIL_ON)
+    overrides = Section(
+        origin=COMMAND_LINE,
+        select=tuple(names.read_selector(each, "--select") for each in select) or None,
+        deselect=tuple(names.read_selector(each, "--ignore") for each in ignore),
+        fail_on=fail_on,
+    )
+    return Config((*sections, overrides))
+
+
+def find_config_file(start: str = ".") -> str | None:
+    """Return the nearest configuration file from a folder upward, ``None`` where there is none."""
+    folder = os.path.abspath(start)
+    while True:
+        own, shared = os.path.join(folder, FILE_NAME), os.path.join(folder, PYPROJECT)
+        if os.path.isfile(own):
+            return own
+        if os.path.isfile(shared) and _has_section(shared):
+            return shared
+        if folder == (folder := os.path.dirname(folder)):
+            return None
+
+
+def read_config_file(path: str, rules: Sequence[Rule]) -> tuple[Section, ...]:
+    """Read the sections of a configuration file and check them against the rules that are installed.
+
+    Raises:
+        UsageError: it cannot be read, is no TOML, or holds something that does not exist.
+    """
+    shown = _show_path(path)
+    table = _parse(path, shown)
+    prefix = ""
+    if os.path.basename(path) == PYPROJECT:
+        table = _section_of(table)
+        prefix = "tool.ckdoc."
+        if table is None:
+            raise UsageError(f"{shown} has no section [tool.ckdoc]", f"add one, or name a {FILE_NAME}")
+    return Reader(shown, os.path.dirname(os.path.abspath(path)), prefix, RuleNames(rules)).read_file(table)
+
+
+def _show_path(path: str) -> str:
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+def _has_section(path: str) -> bool:
+    """True for a pyproject.toml that is about us; one that never names us is not even parsed."""
+    try:
+        with open(path, "rb") as file:
+            if b"ckdoc" not in file.read():
+                return False
+    except OSError:
+        return False
+    return _section_of(_parse(path, _show_path(path))) is not None
+
+
+def _section_of(table: Mapping[str, Any]) -> Any:
+    tool = table.get("tool")
+    return tool.get("ckdoc") if isinstance(tool, dict) else None
+
+
+def _parse(path: str, shown: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the configuration {shown}: {(error.strerror or str(error)).lower()}", "check --config"
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{shown} is not valid TOML: {error}", "correct the file") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{shown} is not UTF-8 text: byte {error.start} cannot be read", "save it as UTF-8") from None
+    except ValueError as error:  # an integer of more than 4,300 digits
+        raise UsageError(f"{shown} holds a value that cannot be read: {error}", "correct the file") from None
+    except RecursionError:
+        raise UsageError(f"{shown} is nested too deeply", "correct the file") from None

@@ -1,0 +1,194 @@
+"""What can be configured, and what is: the JSON schema of the configuration and the table of its effective values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from checkpoint_doctor.config.settings import ALL, FAIL_ON, OFF, Config, Section, Settings
+from checkpoint_doctor.plugins.rule import Rule
+from checkpoint_doctor.results.findings import Severity
+
+DEFAULT = "default"
+"""The origin of what nobody set."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One effective value and where it comes from."""
+
+    key: str
+    """The key as it stands in a configuration file, such as ``severity.ZER003``."""
+    value: Any
+    """A plain value: what a file would say there."""
+    origin: str
+    """``default``, the file, or ``command line``."""
+
+
+def describe_config(config: Config, rules: Sequence[Rule], path: str | None = None) -> list[Row]:
+    """Return every effective value with its origin.
+
+    With a path it is what holds for the checkpoint there; without one, what holds in general, followed by what the
+    sections for some paths set.
+    """
+    settings = config.general if path is None else config.for_path(path)
+    rows = [*_describe_effective(settings, rules)]
+    if path is None:
+        for section in config.sections:
+            if section.path is not None:
+                rows += _describe_section(section)
+    return rows
+
+
+def _describe_effective(settings: Settings, rules: Sequence[Rule]) -> Iterator[Row]:
+    sections = settings.sections[::-1]
+    select = next((each for each in sections if each.select is not None), None)
+    yield Row("select", list(select.select or ()) if select else [ALL], select.origin if select else DEFAULT)
+    for section in settings.sections:
+        if section.deselect:
+            yield Row("--ignore", list(section.deselect), section.origin)
+    fail_on = next((each for each in sections if each.fail_on), None)
+    yield Row("fail-on", fail_on.fail_on if fail_on else "error", fail_on.origin if fail_on else DEFAULT)
+    for rule in rules:
+        section_ = next((each for each in sections if rule.code in each.severities), None)
+        severity = section_.severities[rule.code] if section_ else rule.severity
+        yield Row(f"severity.{rule.code}", _word(severity), section_.origin if section_ else DEFAULT)
+    for rule in rules:
+        for option, default in rule.options.items():
+            holder = next((each for each in sections if option in each.options.get(rule.code, {})), None)
+            value = holder.options[rule.code][option] if holder else default
+            yield Row(f"options.{rule.code}.{_spell(option)}", _plain(value), holder.origin if holder else DEFAULT)
+    for section in settings.sections:
+        yield from _describe_ignores(section)
+
+
+def _describe_section(section: Section) -> Iterator[Row]:
+    prefix = f'paths."{section.path}".'
+    if section.select is not None:
+        yield Row(f"{prefix}select", list(section.select), section.origin)
+    for code, severity in section.severities.items():
+        yield Row(f"{prefix}severity.{code}", _word(severity), section.origin)
+    for code, options in section.options.items():
+        for option, value in options.items():
+            yield Row(f"{prefix}options.{code}.{_spell(option)}", _plain(value), section.origin)
+    yield from _describe_ignores(section)
+
+
+def _describe_ignores(section: Section) -> Iterator[Row]:
+    for ignore in section.ignores:
+        limits = {"path": list(ignore.paths), "tensor": list(ignore.tensors)}
+        given = {key: value for key, value in limits.items() if value}
+        yield Row(ignore.key, {"code": list(ignore.codes), **given, "reason": ignore.reason}, section.origin)
+
+
+def build_schema(rules: Sequence[Rule]) -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of ``ckdoc.toml`` and ``[tool.ckdoc]``, as these rules make it."""
+    section = {
+        "select": {
+            "description": "The rules to ask; all of them by default.",
+            **_one_or_more({"$ref": "#/$defs/rule"}),
+        },
+        "ignore": {
+            "description": "Findings to hide, each with the reason why it is acceptable.",
+            "type": "array",
+            "items": {"$ref": "#/$defs/ignore"},
+        },
+        "severity": {
+            "description": "The severity of a rule's findings; off where the rule is not to be asked.",
+            **_table(
+                {
+                    name: {"enum": [*_words(), OFF], "description": rule.summary, "default": rule.severity.label}
+                    for rule in rules
+                    for name in (rule.code, rule.name)
+                }
+            ),
+        },
+        "options": {
+            "description": "The limits that rules go by.",
+            **_table(
+                {name: _options_schema(rule) for rule in rules if rule.options for name in (rule.code, rule.name)}
+            ),
+        },
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "The configuration of checkpoint-doctor",
+        **_table(
+            {
+                **section,
+                "fail-on": {
+                    "description": "The severity from which on a finding fails the run.",
+                    "enum": list(FAIL_ON),
+                    "default": "error",
+                },
+                "paths": {
+                    "description": "Settings for the checkpoints that a path pattern means.",
+                    "type": "object",
+                    "additionalProperties": _table(section),
+                },
+            }
+        ),
+        "$defs": {
+            "rule": {
+                "description": "A rule's code, the beginning of codes, a rule's name, or ALL.",
+                "enum": [ALL, *sorted({name for rule in rules for name in _selectors(rule)})],
+            },
+            "ignore": {
+                **_table(
+                    {
+                        "code": _one_or_more({"$ref": "#/$defs/rule"}),
+                        "path": _one_or_more({"type": "string", "minLength": 1}),
+                        "tensor": _one_or_more({"type": "string", "minLength": 1}),
+                        "reason": {"type": "string", "pattern": r"\S"},
+                    }
+                ),
+                "required": ["code", "reason"],
+            },
+        },
+    }
+
+
+def _options_schema(rule: Rule) -> dict[str, Any]:
+    properties = {}
+    for option, default in rule.options.items():
+        for spelling in dict.fromkeys((_spell(option), option)):
+            properties[spelling] = {**_type_of(default), "default": _plain(default)}
+    return _table(properties)
+
+
+def _type_of(default: object) -> dict[str, Any]:
+    if isinstance(default, tuple):
+        return {"type": "array", **({"items": _type_of(default[0])} if default else {})}
+    names = {bool: "boolean", int: "integer", float: "number", str: "string"}
+    return {"type": names[type(default)]} if type(default) in names else {}
+
+
+def _table(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": dict(properties), "additionalProperties": False}
+
+
+def _one_or_more(items: Mapping[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [dict(items), {"type": "array", "items": dict(items), "minItems": 1}]}
+
+
+def _selectors(rule: Rule) -> Iterator[str]:
+    yield rule.name
+    yield from (rule.code[:length] for length in range(1, len(rule.code) + 1))
+
+
+def _words() -> list[str]:
+    return [severity.label for severity in reversed(Severity)]
+
+
+def _word(severity: Severity | None) -> str:
+    return OFF if severity is None else severity.label
+
+
+def _spell(option: str) -> str:
+    """Options are written in a file as its other keys are: with hyphens."""
+    return option.replace("_", "-")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,196 @@
+"""What a run was told: which rules to ask, how severe their findings are, what to hide and why.
+
+A ``Config`` is a stack of sections: those of a file, those of the file for some paths, and the command line's. Later
+ones win, and each says where it comes from. Reading a file and checking it is the subject of ``config_file``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+from checkpoint_doctor.config.globs import match_path
+from checkpoint_doctor.plugins.rule import Rule
+from checkpoint_doctor.plugins.self_checks import report_unused, unused_ignore
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.report import Report, Verdict
+
+ALL = "ALL"
+"""The selector of every rule."""
+
+OFF = "off"
+"""In place of a severity: the rule is not asked."""
+
+FAIL_ON: Mapping[str, Severity | None] = {
+    "error": Severity.ERROR,
+    "warning": Severity.WARNING,
+    "note": Severity.NOTE,
+    "never": None,
+}
+"""The words of ``fail-on``, with the severity from which on a finding fails the run."""
+
+
+@dataclass(frozen=True)
+class Ignore:
+    """Findings to hide, and why."""
+
+    codes: tuple[str, ...]
+    """Selectors of rules."""
+    reason: str
+    paths: tuple[str, ...] = ()
+    """Patterns for the checkpoint's path; none means all."""
+    tensors: tuple[str, ...] = ()
+    """Patterns for the name of the tensor or of the layer; none means all."""
+    key: str = "ignore"
+    """Where it stands, such as ``ignore[0]``."""
+
+    def concerns(self, code: str, name: str) -> bool:
+        """True where it is about the rule of that code and name."""
+        return any(selects(selector, code, name) for selector in self.codes)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Settings from one place. What is ``None`` or missing is left to the sections below."""
+
+    origin: str
+    """Where the settings come from: a file, or ``command line``."""
+    folder: str = ""
+    """The folder that path patterns start at, ``""`` for the working directory."""
+    path: str | None = None
+    """The pattern of the checkpoints it is about, ``None`` for all."""
+    select: tuple[str, ...] | None = None
+    deselect: tuple[str, ...] = ()
+    ignores: tuple[Ignore, ...] = ()
+    severities: Mapping[str, Severity | None] = field(default_factory=dict)
+    """Code to severity; ``None`` where the rule is off."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Code to option to value."""
+    fail_on: str | None = None
+
+    def covers(self, path: str) -> bool:
+        """True where the section is about the checkpoint at that path."""
+        return self.path is None or match_path(self.path, path, self.folder)
+
+    def reaches(self, ignore: Ignore, path: str) -> bool:
+        """True where one of the section's ignores is about the checkpoint at that path."""
+        return self.covers(path) and (
+            not ignore.paths or any(match_path(pattern, path, self.folder) for pattern in ignore.paths)
+        )
+
+    def hides(self, ignore: Ignore, finding: Finding, path: str) -> bool:
+        """True where one of the section's ignores is about a finding in the checkpoint at that path."""
+        names = [name for name in (finding.tensor, finding.layer) if name is not None]
+        return (
+            ignore.concerns(finding.code, finding.name)
+            and (not ignore.tensors or any(fnmatchcase(name, each) for name in names for each in ignore.tensors))
+            and self.reaches(ignore, path)
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for one checkpoint."""
+
+    sections: tuple[Section, ...] = ()
+    """Those that cover it; later ones win."""
+
+    def selects(self, rule: Rule) -> bool:
+        """True where the rule is to be asked."""
+        chosen = next((each.select for each in reversed(self.sections) if each.select is not None), (ALL,))
+        dropped = [selector for section in self.sections for selector in section.deselect]
+        return (
+            any(selects(each, rule.code, rule.name) for each in chosen)
+            and not any(selects(each, rule.code, rule.name) for each in dropped)
+            and self._severity(rule.code, rule.severity) is not None
+        )
+
+    def options(self, rule: Rule) -> dict[str, Any]:
+        """The rule's options that were set."""
+        options: dict[str, Any] = {}
+        for section in self.sections:
+            options.update(section.options.get(rule.code, {}))
+        return options
+
+    def severity(self, rule: Rule, found: Severity) -> Severity:
+        """The severity that counts where the rule found one."""
+        return self._severity(rule.code, found) or found
+
+    def ignore_reason(self, finding: Finding, path: str) -> str | None:
+        """The reason of the first ignore that is about the finding, ``None`` where the finding counts."""
+        hiding = (
+            ignore for section in self.sections for ignore in section.ignores if section.hides(ignore, finding, path)
+        )
+        return next((ignore.reason for ignore in hiding), None)
+
+    def judge(self, finding: Finding, path: str) -> Finding:
+        """Give a finding the severity that was set for its rule, and the reason to hide it if there is one."""
+        severity = self._severity(finding.code, finding.severity) or finding.severity
+        return replace(finding, severity=severity, ignored=finding.ignored or self.ignore_reason(finding, path))
+
+    @property
+    def fail_on(self) -> Severity | None:
+        """The severity from which on a finding fails the run, ``None`` where none does."""
+        return FAIL_ON[next((each.fail_on for each in reversed(self.sections) if each.fail_on), "error")]
+
+    def fails(self, severity: Severity) -> bool:
+        """True where a finding of that severity fails the run."""
+        return self.fail_on is not None and severity >= self.fail_on
+
+    def _severity(self, code: str, found: Severity) -> Severity | None:
+        return next((each.severities[code] for each in reversed(self.sections) if code in each.severities), found)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that was set for a run, and where."""
+
+    sections: tuple[Section, ...] = ()
+    """Later ones win: the file's, its sections for some paths, the command line's."""
+
+    def for_path(self, path: str) -> Settings:
+        """What holds for the checkpoint at a path."""
+        return Settings(tuple(section for section in self.sections if section.covers(path)))
+
+    @cached_property
+    def general(self) -> Settings:
+        """What holds wherever no section for some paths says otherwise."""
+        return Settings(tuple(section for section in self.sections if section.path is None))
+
+    @property
+    def fail_on(self) -> Severity | None:
+        """The severity from which on a finding fails the run, ``None`` where none does."""
+        return self.general.fail_on
+
+    def unused_ignores(self, report: Report, rules: Sequence[Rule]) -> tuple[Finding, ...]:
+        """Return a finding for every ignore that matched nothing in a report, though it could have.
+
+        An ignore is judged only where a rule it is about was asked of a readable checkpoint it is about.
+        """
+        if not self.general.selects(unused_ignore):
+            return ()
+        read = [each for each in report.checkpoints if each.verdict is not Verdict.UNREADABLE]
+        unused = []
+        for section, ignore in self._ignores():
+            reached = [each for each in read if section.reaches(ignore, each.path)]
+            asked = any(
+                ignore.concerns(rule.code, rule.name) and self.for_path(each.path).selects(rule)
+                for each in reached
+                for rule in rules
+            )
+            used = any(section.hides(ignore, finding, each.path) for each in reached for finding in each.findings)
+            if asked and not used:
+                about = f"{ignore.key} ({', '.join(ignore.codes)}: {ignore.reason})"
+                unused.append(report_unused(about, section.origin, {"key": ignore.key, "codes": list(ignore.codes)}))
+        return tuple(self.general.judge(finding, "") for finding in unused)
+
+    def _ignores(self) -> Iterator[tuple[Section, Ignore]]:
+        return ((section, ignore) for section in self.sections for ignore in section.ignores)
+
+
+def selects(selector: str, code: str, name: str) -> bool:
+    """True where a selector means a rule: by its code, by the beginning of it, by the rule's name, or as ``ALL``."""
+    return selector == ALL or code.startswith(selector) or name == selector

@@ -1,0 +1,89 @@
+"""LSTM, GRU and RNN layers: one per module, layer index and direction."""
+
+from __future__ import annotations
+
+import re
+
+from checkpoint_doctor.layers.outlines import Draft, Kind, Shapes
+
+_LEAF = re.compile(
+    r"(?P<role>(?:weight|bias)_(?:ih|hh|hr))(?P<layer>_l\d+)?(?P<reverse>_reverse)?(?P<form>_(?:raw|orig|mask|g|v|u))?"
+)
+_GATES = {4: Kind.LSTM, 3: Kind.GRU, 1: Kind.RNN}
+"""Blocks of rows in the hidden-to-hidden weight: LSTM i, f, g, o; GRU r, z, n (torch.nn.modules.rnn)."""
+_SPREAD = (("state_linearity", "hh"), ("input_linearity", "ih"), ("state_projection", "hr"))
+"""AllenNLP's cells keep their projections in linear modules of these names, in PyTorch's gate order."""
+
+
+def place(leaf: str) -> tuple[str, str] | None:
+    """Return (role, suffix of the layer's name) for a recurrent tensor's own name, ``None`` for any other."""
+    if not leaf.startswith(("weight_", "bias_")):
+        return None
+    match = _LEAF.fullmatch(leaf)
+    if match is None:
+        return None
+    suffix = (match["layer"] or "").lstrip("_") + (match["reverse"] or "")
+    return match["role"] + (match["form"] or ""), suffix
+
+
+def gather_spread_cells(
+    modules: dict[str, dict[str, str]], recurrences: dict[tuple[str, str], dict[str, str]], shapes: Shapes
+) -> None:
+    """Move the tensors of cells that are spread over several modules into ``recurrences``.
+
+    That is AllenNLP's augmented LSTM cells, and weight drop (AWD-LSTM), which keeps ``weight_hh_l0_raw`` in the wrapper
+    of the module that keeps the rest. A highway cell has five blocks of rows and stays what it is made of: linear
+    layers.
+    """
+    for module in [name for name in modules if name.endswith("state_linearity")]:
+        parent = module[: -len("state_linearity")]
+        if not parent or parent[-1] not in "./":
+            continue
+        members = {
+            f"{leaf}_{short}": tensor
+            for label, short in _SPREAD
+            for leaf, tensor in modules.get(parent + label, {}).items()
+            if leaf in ("weight", "bias")
+        }
+        if (parent[:-1], "") not in recurrences and resolve(parent[:-1], "", members, shapes) is not None:
+            recurrences[parent[:-1], ""] = members
+            for label, _ in _SPREAD:
+                remaining = modules.get(parent + label, {})
+                for leaf in ("weight", "bias"):
+                    remaining.pop(leaf, None)
+    for (module, suffix), members in list(recurrences.items()):
+        wrapped = recurrences.get((f"{module}.module", suffix))
+        if (
+            wrapped is not None
+            and all(role.endswith("_raw") for role in members)
+            and not wrapped.keys() & members.keys()
+        ):
+            wrapped.update(members)
+            del recurrences[module, suffix]
+
+
+def resolve(module: str, suffix: str, members: dict[str, str], shapes: Shapes) -> Draft | None:
+    """Form the draft of one recurrent layer, ``None`` where the shapes are not those of one."""
+    draft = Draft.of(".".join(part for part in (module, suffix) if part), members, shapes)
+    kind = _kind_of(draft)
+    if kind is None:
+        return None
+    draft.kind = kind
+    return draft
+
+
+def _kind_of(draft: Draft) -> Kind | None:
+    from_input, from_hidden = draft.form_of("weight_ih"), draft.form_of("weight_hh")
+    if from_input is None or from_hidden is None or len(from_input) != 2 or len(from_hidden) != 2:
+        return None
+    rows, hidden = from_hidden
+    projection = draft.form_of("weight_hr")
+    if projection is not None:
+        if len(projection) != 2 or projection[0] != hidden:
+            return None
+        hidden = projection[1]
+    biases = (shape for role, shape in draft.shapes.items() if role in ("bias_ih", "bias_hh"))
+    if from_input[0] != rows or hidden == 0 or rows % hidden or any(shape != (rows,) for shape in biases):
+        return None
+    kind = _GATES.get(rows // hidden)
+    return kind if projection is None or kind is Kind.LSTM else None

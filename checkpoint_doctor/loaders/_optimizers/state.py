@@ -1,0 +1,276 @@
+"""Optimizer state dicts, made into nouns: groups, moments, steps.
+
+The form is that of ``torch.optim.Optimizer.state_dict()``: ``{"state": {key: {…}}, "param_groups": [{"params": [key,
+…], "lr": …}]}``, with positions as keys, or ``id()`` numbers before PyTorch 1.6, or names where FSDP gathered it; in a
+whole pickled optimizer the keys are the parameters themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, prod
+from typing import Any
+
+import numpy as np
+
+from checkpoint_doctor.checkpoint import Moments, Optimizer, ParameterGroup, Tensor
+from checkpoint_doctor.loaders._optimizers.matching import (
+    Match,
+    Shape,
+    match_by_name,
+    match_by_shape,
+    match_in_order,
+)
+from checkpoint_doctor.loaders._pickle.objects import Inert, StoredFloat
+from checkpoint_doctor.loaders._pickle.tensors import PickledTensor
+from checkpoint_doctor.loaders._storage.stored_values import StoredValues
+
+LIKE_PARAMETER = (
+    "exp_avg",
+    "exp_avg_sq",
+    "square_avg",
+    "momentum_buffer",
+    "exp_inf",
+    "sum",
+    "acc_delta",
+    "max_exp_avg_sq",
+    "grad_avg",
+    "prev",
+    "ax",
+)
+"""State entries of PyTorch's optimizers that have their parameter's shape."""
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One parameter of an optimizer."""
+
+    state: Mapping[str, Tensor]
+    step: int | None
+    shape: Shape | None
+    parameter: PickledTensor | None = None
+    """The parameter itself, in a whole pickled optimizer."""
+    name: str | None = None
+    """The parameter's name, where the state is kept by names (as FSDP gathers it)."""
+
+
+def is_optimizer(value: object) -> bool:
+    """Return whether an unpickled value has the form of an optimizer's state dict."""
+    if not isinstance(value, Mapping):
+        return False
+    groups = value.get("param_groups")
+    return (
+        isinstance(value.get("state"), Mapping)
+        and isinstance(groups, list | tuple)
+        and all(isinstance(group, Mapping) and "params" in group for group in groups)
+    )
+
+
+def read_optimizer(name: str, state: Mapping[str, Any], parameter_names: Sequence[Tensor] | None) -> Optimizer:
+    """Make an optimizer of its state dict, its parameters being known.
+
+    ``parameter_names`` are the model's tensors that the optimizer holds, in its order; ``None`` where nobody knows.
+    Names are given only where count and all shapes agree.
+
+    Raises:
+        UnreadableCheckpoint: a tensor of the state reaches beyond its storage or the file.
+    """
+    groups, slots = _read(name, state)
+    if parameter_names is None:
+        match = Match((None,) * len(slots), "nothing tells which parameters it holds")
+    else:
+        match = match_in_order([slot.shape for slot in slots], parameter_names)
+    return _assemble(name, state, groups, slots, match)
+
+
+def identify_optimizer(
+    name: str,
+    state: Mapping[str, Any],
+    models: Mapping[str, Sequence[Tensor]],
+    leaves: Mapping[int, str] | None = None,
+    kind: str | None = None,
+) -> Optimizer:
+    """Make an optimizer of its state dict and find out which tensors it holds.
+
+    ``models`` maps the name of each state dict in the file to its tensors; ``leaves`` the identity of unpickled tensors
+    to their names, for whole pickled optimizers; ``kind`` is the optimizer's class where the file tells it.
+
+    Raises:
+        UnreadableCheckpoint: a tensor of the state reaches beyond its storage or the file.
+    """
+    groups, slots = _read(name, state)
+    stored = [group.get("param_names") for group in _groups_of(state)]
+    shapes = [slot.shape for slot in slots]
+    if slots and all(slot.parameter is not None for slot in slots):
+        names = tuple((leaves or {}).get(id(slot.parameter)) for slot in slots)
+        why = "some of its parameters are not the model's" if None in names else ""
+        match = Match(names, why)
+    elif slots and all(slot.name is not None for slot in slots):
+        match = match_by_name([slot.name or "" for slot in slots], shapes, models)
+    elif slots and all(_fits_names(given, group) for given, group in zip(stored, groups, strict=True)):
+        match = match_by_name([str(each) for given in stored if given for each in given], shapes, models)
+    else:
+        by_group = [[shapes[index] for index in group.indices] for group in groups if group.indices]
+        match = match_by_shape(by_group, models, name)
+    return _assemble(name, state, groups, slots, match, kind)
+
+
+def _fits_names(given: object, group: ParameterGroup) -> bool:
+    return isinstance(given, list | tuple) and len(given) == len(group.indices)
+
+
+def _assemble(
+    name: str,
+    state: Mapping[str, Any],
+    groups: tuple[ParameterGroup, ...],
+    slots: Sequence[_Slot],
+    match: Match,
+    kind: str | None = None,
+) -> Optimizer:
+    parameters = tuple(
+        Moments(index, tensor, slot.step, slot.state)
+        for index, (slot, tensor) in enumerate(zip(slots, match.names, strict=True))
+    )
+    return Optimizer(name, kind or infer_kind(parameters, groups), groups, parameters, match.unmatched, match.mismatch)
+
+
+def _groups_of(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    groups = state.get("param_groups")
+    return [group for group in groups if isinstance(group, Mapping)] if isinstance(groups, list | tuple) else []
+
+
+def _read(name: str, state: Mapping[str, Any]) -> tuple[tuple[ParameterGroup, ...], list[_Slot]]:
+    entries = state.get("state")
+    entries = entries if isinstance(entries, Mapping) else {}
+    groups: list[ParameterGroup] = []
+    slots: list[_Slot] = []
+    for group in _groups_of(state):
+        keys = group.get("params")
+        keys = list(keys) if isinstance(keys, list | tuple) else [keys]
+        first = len(slots)
+        for key in keys:
+            held = entries.get(key) if isinstance(key, int | str | PickledTensor) else None
+            slots.append(_read_slot(f"{name}/state/{len(slots)}", key, held, group))
+        options = {
+            str(option): plain(value) for option, value in group.items() if option not in ("params", "param_names")
+        }
+        settings = dict(_replaceable(f"{name}/param_groups/{len(groups)}", group))
+        groups.append(ParameterGroup(options, tuple(range(first, len(slots))), settings))
+    return tuple(groups), slots
+
+
+def _replaceable(name: str, group: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the options that are one number with a place in the file."""
+    for option, value in group.items():
+        if isinstance(value, StoredFloat):
+            place = StoredValues(value.source, value.offset, np.dtype(">f8"), ())
+            yield str(option), Tensor(f"{name}/{option}", (), "float64", place)
+        elif isinstance(value, PickledTensor) and prod(value.shape) == 1:
+            tensor = value.as_tensor(f"{name}/{str(option)[:80]}")
+            if isinstance(tensor, Tensor):
+                yield str(option), tensor
+
+
+def _read_slot(name: str, key: object, held: object, group: Mapping[str, Any]) -> _Slot:
+    parameter = key if isinstance(key, PickledTensor) else None
+    given = key if isinstance(key, str) else None
+    if not isinstance(held, Mapping) or not held:
+        return _Slot({}, None, parameter.shape if parameter else None, parameter, given)
+    tensors: dict[str, Tensor] = {}
+    for entry, value in held.items():
+        if isinstance(value, PickledTensor) and entry != "step":
+            tensor = value.as_tensor(f"{name}/{str(entry)[:80]}")
+            if isinstance(tensor, Tensor):
+                tensors[str(entry)] = tensor
+    step = _whole(held.get("step", group.get("step")))
+    shape = next((tensors[entry].shape for entry in LIKE_PARAMETER if entry in tensors), None)
+    return _Slot(tensors, step, parameter.shape if parameter else shape, parameter, given)
+
+
+def _whole(value: object) -> int | None:
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not isfinite(number):
+        return None
+    return int(number)
+
+
+def plain(value: Any, depth: int = 3) -> Any:
+    """Return a setting as a plain value: numbers, words, short sequences and mappings of them; else its type's name."""
+    if isinstance(value, StoredFloat):
+        return float(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, PickledTensor):
+        return _scalar(value)
+    if depth and isinstance(value, list | tuple) and len(value) <= 64:
+        return type(value)(plain(item, depth - 1) for item in value)
+    if depth and isinstance(value, Mapping) and len(value) <= 256:
+        return {str(key)[:200]: plain(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, Inert):
+        # Numbers of a class of their own (YAML readers make such) carry the number as their argument.
+        for argument in value.arguments:
+            if isinstance(argument, int | float) and value.type_name.lower().endswith(("float", "int", "bool")):
+                return argument
+        return value.type_name
+    return getattr(value, "name", None) or type(value).__name__
+
+
+def _scalar(tensor: PickledTensor) -> Any:
+    checked = tensor.as_tensor("a setting")
+    if isinstance(checked, Tensor) and checked.size == 1:
+        return checked.array.reshape(-1)[0].item()
+    return f"tensor of shape {list(tensor.shape)}"
+
+
+def infer_kind(parameters: Sequence[Moments], groups: Sequence[ParameterGroup]) -> str | None:
+    """Name the optimizer by what it stores (``torch/optim/*.py``): its state's keys, then its groups' options.
+
+    Adam and AdamW store the same before PyTorch 2.7; both are called ``Adam`` where nothing tells them apart.
+    """
+    keys = {key for moments in parameters for key in moments.state}
+    options = {key for group in groups for key in group.options}
+    first = groups[0].options if groups else {}
+    if {"exp_avg", "exp_inf"} <= keys:
+        return "Adamax"
+    if {"exp_avg", "exp_avg_sq"} <= keys or (not keys and {"betas", "eps"} <= options):
+        return _adam_kind(keys, options, first)
+    if {"square_avg", "acc_delta"} <= keys or (not keys and "rho" in options):
+        return "Adadelta"
+    if "square_avg" in keys or (not keys and {"alpha", "centered"} <= options):
+        return "RMSprop"
+    if "sum" in keys or (not keys and "initial_accumulator_value" in options):
+        return "Adagrad"
+    if {"prev", "step_size"} <= keys or (not keys and "etas" in options):
+        return "Rprop"
+    if "ax" in keys or (not keys and "lambd" in options):
+        return "ASGD"
+    if "exp_avg" in keys or (not keys and "betas" in options):
+        return "Lion"
+    if keys & {"exp_avg_sq_row", "row_var"} or options & {"scale_parameter", "beta2_decay"}:
+        return "Adafactor"
+    if "ns_steps" in options:
+        return "Muon"
+    if "history_size" in options:
+        return "LBFGS"
+    if "momentum_buffer" in keys or "nesterov" in options or {"lr", "momentum"} <= options:
+        return "SGD"
+    return None
+
+
+def _adam_kind(keys: set[str], options: set[str], first: Mapping[str, Any]) -> str:
+    if "momentum_decay" in options:
+        return "NAdam"
+    if "max_exp_avg_sq" in keys or first.get("amsgrad") is True:
+        return "AMSGrad"
+    if first.get("decoupled_weight_decay") is True and "amsgrad" in options:
+        return "AdamW"
+    if "correct_bias" in options:
+        return "AdamW"  # the one of the transformers library
+    if "amsgrad" not in options and "weight_decay" not in options:
+        return "SparseAdam"
+    if "amsgrad" not in options and "decoupled_weight_decay" in options:
+        return "RAdam"
+    if not keys and "amsgrad" not in options and "maximize" in options:
+        return "Adamax"
+    return "Adam"

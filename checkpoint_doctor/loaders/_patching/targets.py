@@ -1,0 +1,108 @@
+"""A tensor and the values that it shall have, seen as bytes of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoint_doctor.checkpoint import Tensor
+from checkpoint_doctor.errors import RepairFailed
+from checkpoint_doctor.loaders._patching.places import Place, locate
+from checkpoint_doctor.loaders._patching.rounding import cast, find_kept, refuse_losses
+from checkpoint_doctor.loaders._pickle.tensors import ConvertedValues
+from checkpoint_doctor.loaders._storage.stored_values import StoredValues
+from checkpoint_doctor.text import shown
+
+PIECE = 1 << 18
+"""Elements of a tensor that are compared at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A tensor, or a piece of one, and the values that it shall have."""
+
+    tensor: Tensor
+    wanted: NDArray
+    """Flat, in the type in which it was given."""
+    stored: StoredValues
+    place: Place
+    """Where the source of the stored values begins in the file."""
+
+    @property
+    def name(self) -> str:
+        """The tensor's name, as messages show it."""
+        return shown(self.tensor.name)
+
+    @property
+    def start(self) -> int:
+        """Where its first element begins in the file."""
+        return self.place.start + self.stored.offset
+
+    @property
+    def end(self) -> int:
+        """Where the last element that it touches ends in the file."""
+        return self.start + self.stored.extent
+
+    def pieces(self) -> Iterator[Target]:
+        """Yield it in pieces to be rewritten one by one; as it is, where its elements do not follow one another."""
+        if not self.stored.is_contiguous:
+            yield self
+            return
+        for first in range(0, self.wanted.size, PIECE):
+            wanted = self.wanted[first : first + PIECE]
+            offset = self.stored.offset + first * self.stored.dtype.itemsize
+            yield replace(
+                self, wanted=wanted, stored=replace(self.stored, offset=offset, shape=wanted.shape, strides=None)
+            )
+
+    def elements_in(self, content: NDArray, start: int) -> NDArray:
+        """Return a view of its elements, one row of bytes each.
+
+        ``content`` has an entry for every byte of the file from ``start`` on; the view has the tensor's shape with one
+        more axis for the bytes of an element.
+        """
+        content = content[self.start - start : self.end - start]
+        width = self.stored.dtype.itemsize
+        if self.stored.strides is None or self.stored.is_contiguous:
+            return content.reshape(*self.stored.shape, width)
+        steps = (*(stride * width for stride in self.stored.strides), 1)
+        return np.lib.stride_tricks.as_strided(content, (*self.stored.shape, width), steps)
+
+    def render(self, rows: NDArray) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Return the bytes that its elements shall have, from those that they have, and which elements change.
+
+        Raises:
+            RepairFailed: a value is none that the tensor's type has.
+        """
+        values = self.tensor.values
+        present = np.ascontiguousarray(rows).reshape(-1).view(self.stored.dtype)
+        written = cast(self.wanted, values.dtype)
+        if isinstance(values, ConvertedValues):
+            encoded = values.encode(written)
+            old, written = values.decode(present), values.decode(encoded)
+        else:
+            old, encoded = present, written
+        changes = ~find_kept(old, self.wanted, written)
+        refuse_losses(self.wanted[changes], written[changes], self.tensor.is_floating, self.name)
+        content = np.ascontiguousarray(encoded).view(np.uint8).reshape(rows.shape)
+        changes = changes.reshape(rows.shape[:-1])
+        return np.where(changes[..., None], content, rows), changes
+
+
+def aim(tensor: Tensor, wanted: NDArray) -> Target:
+    """Find where a tensor lies.
+
+    Raises:
+        RepairFailed: its bytes do not lie in a file as they are, or the values have another shape.
+    """
+    wanted = np.asarray(wanted)
+    name = shown(tensor.name)
+    if wanted.shape != tensor.shape:
+        raise RepairFailed(f"values of shape {list(wanted.shape)} cannot be written into {name}: {list(tensor.shape)}")
+    stored = tensor.values.stored if isinstance(tensor.values, ConvertedValues) else tensor.values
+    if not isinstance(stored, StoredValues):
+        raise RepairFailed(f"{name} cannot be changed in place: its values do not lie in a file")
+    return Target(tensor, wanted.reshape(-1), stored, locate(stored.source, name))

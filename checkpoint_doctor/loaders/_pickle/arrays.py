@@ -1,0 +1,119 @@
+"""What stands for NumPy's arrays, element types and scalars while a pickle is read.
+
+The forms are those of ``numpy._core.multiarray._reconstruct`` with ``ndarray.__setstate__`` (protocols 0 to 4),
+``numpy._core.numeric._frombuffer`` (protocol 5) and ``dtype.__setstate__``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from checkpoint_doctor.loaders._pickle.objects import SpelledOut, StoredBytes
+from checkpoint_doctor.loaders._pickle.tensors import Memory, PickledStorage, PickledTensor, dimensions
+from checkpoint_doctor.loaders._storage.dtypes import NATIVE
+from checkpoint_doctor.sources import Source
+
+NUMBER = re.compile(r"[<>|=]?(\?|b1|[iu][1248]|f[248]|c8|c16|[bBhHiIlLqQefdFD])")
+"""Type codes of numbers that PyTorch knows too; records, text, dates and long doubles are not examined."""
+
+BY_NUMPY_NAME = {name: name for name, code in NATIVE.items() if np.dtype(code).name == name}
+
+
+@dataclass(eq=False)
+class ArrayType:
+    """NumPy's ``dtype``: a type code and the byte order that its state sets."""
+
+    code: str
+    order: str = "="
+
+    def build(self, state: Any) -> None:
+        """Take the byte order from ``(version, byteorder, …)``."""
+        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "="):
+            self.order = state[1]
+
+    @property
+    def number(self) -> np.dtype | None:
+        """The numeric type, ``None`` where the elements are not plain numbers."""
+        if not NUMBER.fullmatch(self.code):
+            return None
+        plain = np.dtype(self.code)
+        return np.dtype(self.order + plain.str[1:]) if self.order in "<>" else plain
+
+
+@dataclass(eq=False)
+class PickledArray(PickledTensor):
+    """A NumPy array in a pickle: a tensor leaf like any other, with the bytes inside the pickle."""
+
+    def build(self, state: Any) -> None:
+        """Take shape, type and bytes from ``(version, shape, dtype, is_fortran, bytes)``."""
+        *_, shape, dtype, is_fortran, content = state
+        self._fill(shape, dtype, bool(is_fortran), content)
+
+    def _fill(self, shape: Any, dtype: Any, is_fortran: bool, content: Any) -> None:
+        sizes = dimensions(shape)
+        if not isinstance(dtype, ArrayType):
+            raise TypeError("an array without a type")
+        self.shape = sizes
+        number = dtype.number
+        name = BY_NUMPY_NAME.get(number.name) if number is not None else None
+        if number is None or name is None:
+            self.dtype = "object" if dtype.code.startswith("O") else dtype.code[:20]
+            self.trouble = f"it is a NumPy array of type {self.dtype}, which holds no plain numbers"
+            return
+        source = _bytes_of(content)
+        expected = prod(sizes) * number.itemsize
+        if source.size != expected:
+            raise ValueError(f"an array of {expected:,} bytes comes with {source.size:,}")
+        self.dtype = name
+        is_big = number.byteorder == ">" or (number.byteorder == "=" and not np.little_endian)
+        memory = Memory(source.name, source.size, lambda: source, is_big)
+        self.storage = PickledStorage(memory, name, 0, source.size)
+        if is_fortran and len(sizes) > 1:
+            self.strides = tuple(prod(sizes[:axis]) for axis in range(len(sizes)))
+        self.trouble = ""
+
+
+def reconstruct(array_type: object, shape: object, code: object) -> PickledArray:
+    """Stand in for ``numpy._core.multiarray._reconstruct``: an array that its state will fill."""
+    return PickledArray()
+
+
+def from_buffer(buffer: object, dtype: object, shape: object, order: object, *_: object) -> PickledArray:
+    """Stand in for ``numpy._core.numeric._frombuffer``."""
+    array = PickledArray()
+    array._fill(shape, dtype, order == "F", buffer)
+    return array
+
+
+def array_type(code: object, *_: object) -> ArrayType:
+    """Stand in for ``numpy.dtype``."""
+    if isinstance(code, ArrayType):
+        return code
+    return ArrayType(code if isinstance(code, str) else "V")
+
+
+def scalar(dtype: object, content: object = None) -> Any:
+    """Stand in for ``numpy._core.multiarray.scalar``: a plain Python number, or ``None`` where it is no number."""
+    if not isinstance(dtype, ArrayType) or (number := dtype.number) is None or content is None:
+        return None
+    source = _bytes_of(content)
+    if source.size != number.itemsize:
+        raise ValueError(f"a scalar of {number.itemsize} bytes comes with {source.size:,}")
+    return np.frombuffer(source.read(0, source.size), number)[0].item()
+
+
+def _bytes_of(content: object) -> Source:
+    if isinstance(content, StoredBytes):
+        return content.as_source(f"{content.source.name}, byte {content.offset}")
+    if isinstance(content, str):
+        # Python 2 wrote its bytes as a string, which was read as UTF-8.
+        content = content.encode("utf-8", "surrogatepass")
+    if isinstance(content, bytes | bytearray):
+        # Without a name: arrays never share memory with one another.
+        return SpelledOut("", bytes(content))
+    raise TypeError("an array without bytes")

@@ -1,0 +1,89 @@
+"""What stands in for Python's own collections, numbers and object builders while a pickle is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from checkpoint_doctor.loaders._pickle.objects import Global, StoredBytes, as_key
+
+
+def make_dictionary(*arguments: Any, **entries: Any) -> dict[Any, Any]:
+    """Stand in for ``OrderedDict``, ``dict`` and ``Counter``."""
+    if len(arguments) > 1:
+        raise TypeError("too many arguments")
+    given = arguments[0] if arguments else {}
+    if isinstance(given, dict):
+        return {**given, **entries}
+    if not isinstance(given, list | tuple):
+        raise TypeError("no entries")
+    return {**{as_key(key): value for key, value in given}, **entries}
+
+
+def make_default_dictionary(factory: Any = None, *arguments: Any) -> dict[Any, Any]:
+    """Stand in for ``defaultdict``; the factory is never called."""
+    return make_dictionary(*arguments)
+
+
+def make_set(items: Any = ()) -> set[Any]:
+    """Stand in for ``set`` and ``frozenset``."""
+    return set(map(as_key, _items(items)))
+
+
+def make_list(items: Any = ()) -> list[Any]:
+    """Stand in for ``list`` and ``deque``."""
+    return list(_items(items))
+
+
+def make_tuple(items: Any = ()) -> tuple[Any, ...]:
+    """Stand in for ``tuple`` and ``torch.Size``."""
+    return tuple(_items(items))
+
+
+def make_bytes(content: Any = b"", encoding: Any = "latin1", *_: Any) -> bytes:
+    """Stand in for ``bytes``, ``bytearray`` and ``_codecs.encode``, by which Python 3 writes bytes in old protocols."""
+    if isinstance(content, str) and encoding in ("latin1", "latin-1", "utf-8", "utf8", "ascii"):
+        return content.encode(encoding, "surrogatepass" if encoding.startswith("utf") else "strict")
+    if isinstance(content, StoredBytes):
+        return content.read()
+    if isinstance(content, list | tuple):
+        return bytes(content)
+    if isinstance(content, bytes):
+        return content
+    raise TypeError("no bytes")
+
+
+def make_number(value: Any = 0) -> Any:
+    """Stand in for ``int``, ``float`` and ``bool`` of numbers."""
+    if not isinstance(value, int | float):
+        raise TypeError("no number")
+    return value
+
+
+def make_complex(real: Any = 0.0, imaginary: Any = 0.0) -> complex:
+    """Stand in for ``complex``."""
+    return complex(real, imaginary)
+
+
+def make_slice(*bounds: Any) -> tuple[Any, ...]:
+    """Stand in for ``slice`` and ``range``, which never hold tensors."""
+    return bounds
+
+
+def make_object(kind: Any, *arguments: Any) -> Any:
+    """Stand in for ``copyreg.__newobj__`` and ``copyreg._reconstructor``, by which old protocols build instances."""
+    if not isinstance(kind, Global):
+        raise TypeError("no class")
+    return kind.call(arguments)
+
+
+def reconstruct_object(kind: Any, base: Any = None, state: Any = None) -> Any:
+    """Stand in for ``copyreg._reconstructor``: an instance of a class, from the state of its built-in base."""
+    if not isinstance(kind, Global):
+        raise TypeError("no class")
+    return kind.call(() if state is None else (state,))
+
+
+def _items(items: Any) -> Any:
+    if not isinstance(items, list | tuple | set | frozenset | dict):
+        raise TypeError("no collection")
+    return items

@@ -1,0 +1,273 @@
+"""What stands for a tensor while a pickle is read: a view into bytes that lie elsewhere in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoint_doctor.checkpoint import Skipped, Tensor
+from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._storage.dtypes import COMPLEX32, EXTENDED, PACKED, numpy_type, size_of
+from checkpoint_doctor.loaders._storage.stored_values import StoredValues, count_touched, is_row_major
+from checkpoint_doctor.sources import Source
+from checkpoint_doctor.statistics.values import Values
+from checkpoint_doctor.text import shown
+
+MOST_AXES = 64
+"""As many as both PyTorch and NumPy allow."""
+LARGEST_EXPANSION = 64 << 20
+"""Bytes that a view which repeats its storage may pretend to have; a larger one is not looked at."""
+
+
+@dataclass(eq=False)
+class Memory:
+    """The bytes behind a storage: known by name while the pickle is read, by place afterwards."""
+
+    name: str
+    """Names the memory within the checkpoint, such as ``policy.pth:data/3``."""
+    size: int
+    """Bytes that the pickle says it has."""
+    place: Callable[[], Source] | None = None
+    """Gives the bytes as a source; ``None`` until (or unless) the container says where they lie."""
+    big_endian: bool = False
+
+    @cached_property
+    def source(self) -> Source:
+        """The bytes.
+
+        Raises:
+            UnreadableCheckpoint: the file does not hold them.
+        """
+        if self.place is None:
+            raise UnreadableCheckpoint(f"storage {shown(self.name)} is not in the file", "take an earlier checkpoint")
+        return self.place()
+
+
+@dataclass(frozen=True, eq=False)
+class PickledStorage:
+    """A typed range of a memory: what a persistent id in a pickle stands for."""
+
+    memory: Memory
+    dtype: str
+    start: int
+    """First byte within the memory."""
+    size: int
+    """Bytes."""
+
+
+@dataclass(eq=False)
+class PickledTensor:
+    """A tensor leaf of an unpickled object. ``as_tensor`` checks it against its storage and gives it a name."""
+
+    storage: PickledStorage | None = None
+    dtype: str = "float32"
+    """PyTorch's name of the element type."""
+    shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] | None = None
+    """Steps in elements; ``None`` for row-major."""
+    offset: int = 0
+    """First element within the storage."""
+    requires_grad: bool = False
+    is_parameter: bool = False
+    """True where the pickle says that it is a ``torch.nn.Parameter``."""
+    stored_dtype: str = ""
+    """Element type in the file where PyTorch would convert while loading, ``""`` where it is the same."""
+    is_conjugated: bool = False
+    is_negated: bool = False
+    trouble: str = "it was never filled"
+    """Why there are no values to look at; empty where there are."""
+
+    def build(self, state: object) -> None:
+        """Take the state that pickles of PyTorch before 0.4 set on tensors, variables and parameters."""
+        if not isinstance(state, tuple):
+            return
+        if len(state) == 4 and isinstance(state[0], PickledStorage):
+            self._become(view(state[0], state[1], state[2], state[3]))
+        elif len(state) == 5 and isinstance(state[0], PickledTensor):
+            self._become(state[0])
+            self.requires_grad = state[3] is True
+        elif len(state) == 3:
+            self.requires_grad = state[0] is True
+
+    def _become(self, other: PickledTensor) -> None:
+        self.storage, self.dtype, self.shape = other.storage, other.dtype, other.shape
+        self.strides, self.offset, self.trouble = other.strides, other.offset, other.trouble
+        self.stored_dtype = other.stored_dtype
+
+    @cached_property
+    def values(self) -> Values:
+        """Where the numbers are.
+
+        Raises:
+            UnreadableCheckpoint: the tensor does not fit into its storage, or the storage is not in the file.
+        """
+        assert self.storage is not None, self.trouble
+        memory = self.storage.memory
+        dtype = self.stored_dtype or self.dtype
+        strides = None if is_row_major(self.shape, self.strides) else self.strides
+        raw, conversions = _raw_type(dtype, memory.big_endian, strides is not None)
+        stored = StoredValues(memory.source, self.storage_range[0], raw, self.shape, strides)
+        if self.stored_dtype:
+            conversions.append(_cast(numpy_type(self.stored_dtype), numpy_type(self.dtype)))
+        if self.is_conjugated:
+            conversions.append(Conversion(np.conjugate, np.conjugate))
+        if self.is_negated:
+            conversions.append(Conversion(np.negative, np.negative))
+        return ConvertedValues(stored, tuple(conversions), numpy_type(self.dtype)) if conversions else stored
+
+    @property
+    def extent(self) -> int:
+        """Bytes from the first element to the end of the last one touched."""
+        return count_touched(self.shape, self.strides) * size_of(self.stored_dtype or self.dtype)
+
+    @property
+    def storage_range(self) -> tuple[int, int]:
+        """First byte and byte after the last that the tensor touches within its memory."""
+        if self.storage is None:
+            return 0, 0
+        start = self.storage.start + self.offset * size_of(self.stored_dtype or self.dtype)
+        return start, start + self.extent
+
+    def as_tensor(self, name: str, is_buffer: bool = False) -> Tensor | Skipped:
+        """Return the tensor under its name, or why it cannot be looked at.
+
+        Raises:
+            UnreadableCheckpoint: the tensor reaches beyond its storage, or the storage beyond the file.
+        """
+        if self.trouble or self.storage is None:
+            return Skipped(name, self.trouble or "it has no storage")
+        if self.dtype in PACKED or self.stored_dtype in PACKED:
+            return Skipped(name, f"{self.dtype} packs several numbers into one byte, which is not unpacked")
+        memory = self.storage.memory
+        start, end = self.storage_range
+        limit = min(self.storage.start + self.storage.size, memory.size)
+        if end > limit and self.extent:
+            raise UnreadableCheckpoint(
+                f"tensor {shown(name)} should take bytes {start:,} to {end:,} of storage {shown(memory.name)}, "
+                f"but the storage ends at byte {limit:,}",
+                "the file is damaged: copy it again, or take an earlier checkpoint",
+            )
+        size = prod(self.shape) * size_of(self.dtype)
+        if size > max(4 * memory.size, LARGEST_EXPANSION) and size > self.extent:
+            return Skipped(name, f"it repeats {self.extent:,} bytes so often that it would take {size:,}")
+        if self.extent and memory.source.size < end:
+            raise UnreadableCheckpoint(
+                f"tensor {shown(name)} should take bytes {start:,} to {end:,} of storage {shown(memory.name)}, "
+                f"but the file holds {memory.source.size:,} bytes of it",
+                "the file is damaged: copy it again, or take an earlier checkpoint",
+            )
+        return Tensor(name, self.shape, self.dtype, self.values, memory.name, (start, end), is_buffer)
+
+
+def view(storage: PickledStorage, offset: object, shape: object, strides: object, dtype: str = "") -> PickledTensor:
+    """Return a tensor over a storage.
+
+    Raises:
+        TypeError: an argument is not what a tensor is described by.
+        ValueError: a size or step is negative, too large or missing.
+    """
+    if not isinstance(storage, PickledStorage):
+        raise TypeError("no storage")
+    sizes, steps = dimensions(shape), dimensions(strides)
+    if not isinstance(offset, int) or offset < 0 or offset >= 1 << 62:
+        raise ValueError("the offset is not a position")
+    if len(sizes) != len(steps):
+        raise ValueError("sizes and steps differ in number")
+    return PickledTensor(storage, dtype or storage.dtype, sizes, steps, offset, trouble="")
+
+
+def dimensions(shape: object) -> tuple[int, ...]:
+    """Return a shape (or strides) as a tuple of plain numbers.
+
+    Raises:
+        TypeError: it is no sequence of integers.
+        ValueError: a number is negative, or the whole is larger than any memory.
+    """
+    if not isinstance(shape, tuple | list):
+        raise TypeError("a shape is no tuple")
+    if len(shape) > MOST_AXES:
+        raise ValueError(f"a shape has {len(shape):,} axes")
+    if not all(isinstance(size, int) for size in shape):
+        raise TypeError("a shape holds something other than integers")
+    if any(size < 0 for size in shape) or prod(max(size, 1) for size in shape) >= 1 << 59:
+        raise ValueError("a shape is impossible")
+    return tuple(int(size) for size in shape)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Makes wanted values of stored ones, flat, and stored ones of wanted ones."""
+
+    decode: Callable[[NDArray], NDArray]
+    encode: Callable[[NDArray], NDArray]
+
+
+@dataclass(frozen=True)
+class ConvertedValues:
+    """Values that must be turned into something else after reading: foreign byte order, complex32, conjugate bits."""
+
+    stored: StoredValues
+    conversions: tuple[Conversion, ...] = field(repr=False)
+    dtype: np.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See ``Values.shape``."""
+        return self.stored.shape
+
+    def blocks(self, elements: int) -> Iterator[NDArray]:
+        """See ``Values.blocks``."""
+        for block in self.stored.blocks(elements):
+            yield self.decode(block)
+
+    def read(self) -> NDArray:
+        """See ``Values.read``."""
+        return self.decode(self.stored.read().reshape(-1)).reshape(self.shape)
+
+    def decode(self, block: NDArray) -> NDArray:
+        """Return what flat numbers of the stored type mean."""
+        for conversion in self.conversions:
+            block = conversion.decode(block)
+        return block
+
+    def encode(self, block: NDArray) -> NDArray:
+        """Return flat numbers as they are stored: the reverse of ``decode``."""
+        for conversion in reversed(self.conversions):
+            block = conversion.encode(block)
+        return block
+
+
+def _raw_type(dtype: str, is_big_endian: bool, has_strides: bool) -> tuple[np.dtype, list[Conversion]]:
+    """Return the type to read from the file, and what makes values of the wanted type from it."""
+    order = ">" if is_big_endian else "<"
+    if dtype == COMPLEX32:
+        # Two halves per element; in the other byte order each half is swapped by itself.
+        halves = Conversion(
+            lambda block: block.view(f"{order}f2").astype(np.float32).view(np.complex64),
+            lambda block: block.view(np.float32).astype(f"{order}f2").view("u4"),
+        )
+        return np.dtype("u4"), [halves]
+    target = numpy_type(dtype)
+    if dtype in EXTENDED and (has_strides or (is_big_endian and target.itemsize > 1)):
+        # NumPy neither swaps the bytes of types that it does not know itself nor takes strided views of them.
+        bits = f"u{target.itemsize}"
+        swapped = np.dtype(order + bits)
+        return swapped, [
+            Conversion(
+                lambda block: block.astype(bits).view(target),
+                lambda block: block.view(bits).astype(swapped),
+            )
+        ]
+    if not is_big_endian or target.itemsize == 1:
+        return target, []
+    foreign = target.newbyteorder(">")
+    return foreign, [_cast(foreign, target)]
+
+
+def _cast(stored: np.dtype, wanted: np.dtype) -> Conversion:
+    return Conversion(lambda block: block.astype(wanted), lambda block: block.astype(stored))

@@ -1,0 +1,42 @@
+"""The last loader to be asked: says what a file is that no other loader recognizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from numpy.typing import NDArray
+
+from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
+from checkpoint_doctor.errors import RepairFailed
+from checkpoint_doctor.loaders.foreign.signatures import name_file
+from checkpoint_doctor.sources import Source
+
+
+@dataclass(frozen=True)
+class ForeignLoader:
+    """Recognizes everything and opens nothing."""
+
+    name: str = "foreign"
+    suffixes: tuple[str, ...] = ()
+
+    def recognizes(self, source: Source) -> bool:
+        """Return true: whoever comes here has been refused by all others."""
+        return True
+
+    def open(self, source: Source) -> NoReturn:
+        """Say what the file is.
+
+        Raises:
+            NotACheckpoint: it is a sound file of another kind.
+            UnreadableCheckpoint: it is damaged, empty, or stands in for a checkpoint that is not there.
+        """
+        raise name_file(source)
+
+    def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
+        """See ``Loader.patch``."""
+        raise RepairFailed("a file of another kind cannot be repaired")
+
+
+loader = ForeignLoader()

@@ -1,0 +1,53 @@
+"""What a zip archive is that is no checkpoint, told from the names of its members."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
+from checkpoint_doctor.loaders._zip.archive import open_archive
+from checkpoint_doctor.sources import Source
+
+CHECKPOINT_ENDINGS = (".pt", ".pth", ".ckpt", ".safetensors", ".zip", ".bin", ".th")
+
+
+def name_zip(source: Source) -> UnreadableCheckpoint:
+    """Return the error that says what a zip archive is.
+
+    Raises:
+        UnreadableCheckpoint: the archive is truncated or damaged.
+    """
+    names = open_archive(source).members.keys()
+    if not names:
+        return NotACheckpoint(f"{source.name} is an empty zip archive", "name a checkpoint file")
+    kind, hint = _recognize(names)
+    return NotACheckpoint(f"{source.name} is {kind}", hint)
+
+
+def _recognize(names: Collection[str]) -> tuple[str, str]:
+    leaves = {name.rpartition("/")[2] for name in names}
+    if "data" in names and ("parameter_list" in names or "parameters" in names):
+        return (
+            "a Stable-Baselines 2 (TensorFlow) model, which holds no PyTorch tensors",
+            "train it again with Stable-Baselines3; the two do not read each other's files",
+        )
+    if "saved_model.pb" in leaves:
+        return "a zipped TensorFlow SavedModel", "convert it to safetensors or to a PyTorch state dict first"
+    if "model.weights.h5" in leaves:
+        return "a Keras model (.keras)", "convert it to safetensors or to a PyTorch state dict first"
+    if all(name.endswith(".npy") for name in names):
+        return f"a NumPy archive (.npz) of {len(names):,} arrays", "convert it to safetensors first"
+    if "[Content_Types].xml" in names:
+        return "an Office document", "name a checkpoint file"
+    nested = next((name for name in names if name.endswith("/policy.pth")), None)
+    if nested:
+        folder = nested.removesuffix("policy.pth")
+        return (
+            f"a zip archive of a folder: the Stable-Baselines3 model lies in {folder}",
+            "zip the files themselves and not their folder, since Stable-Baselines3 does not load it either",
+        )
+    inside = sorted(name for name in names if name.endswith(CHECKPOINT_ENDINGS))
+    if inside:
+        shown = ", ".join(inside[:3]) + (f" and {len(inside) - 3:,} more" if len(inside) > 3 else "")
+        return f"a zip archive that holds {shown}", "unpack it and scan what is inside"
+    return f"a zip archive of {len(names):,} files, none of them a checkpoint", "name a checkpoint file"

@@ -1,0 +1,1 @@
+"""Safetensors files and their shards. May import the shared readers beside it."""

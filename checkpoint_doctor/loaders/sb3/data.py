@@ -1,0 +1,176 @@
+"""The settings of a Stable-Baselines3 zip: its member ``data``, read without unpickling anything.
+
+``data`` is JSON from attribute to value. What JSON cannot express is an object with the value's type (``:type:``), its
+cloudpickle in base64 (``:serialized:``) and its first level of attributes as JSON or text
+(``stable_baselines3.common.save_util.data_to_json``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from checkpoint_doctor.checkpoint import PickledName, Skipped
+from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._pickle.objects import Inert
+from checkpoint_doctor.loaders._zip.archive import Member
+from checkpoint_doctor.loaders.sb3.pickled_settings import Follower, Pickled, describe_schedule, read_name, read_number
+
+LARGEST_DATA = 16 << 20
+"""Bytes. Published files have 10 to 60 KB; only stacked camera observations make them larger."""
+MOST_ATTRIBUTES = 2000
+"""Published files have some sixty."""
+MOST_DESCRIBED = 100
+"""Attributes of one described value that are kept."""
+LONGEST_TEXT = 400
+"""Characters of a described attribute that are kept."""
+
+_RUNTIME = """
+    num_timesteps _n_updates start_time verbose tensorboard_log device _logger _custom_logger _episode_num _n_calls
+    _last_obs _last_dones _last_episode_starts _last_original_obs _last_lstm_states ep_info_buffer ep_success_buffer
+    weights processes old_count n_params _num_timesteps_at_start _stats_window_size
+"""
+RUNTIME = frozenset(_RUNTIME.split())
+"""Attributes that say where a run stands and not how it was set up."""
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """What ``data`` says."""
+
+    plain: Mapping[str, Any] = field(default_factory=dict)
+    """Every attribute that JSON expresses, and every single number that was pickled."""
+    described: Mapping[str, Any] = field(default_factory=dict)
+    """Every other attribute, described in plain values."""
+    names: tuple[PickledName, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    def __contains__(self, attribute: str) -> bool:
+        return attribute in self.plain or attribute in self.described
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """How the run was set up, in the file's order."""
+        return {
+            attribute: value
+            for attribute, value in {**self.plain, **self.described}.items()
+            if attribute not in RUNTIME
+        }
+
+    def count(self, attribute: str) -> int | None:
+        """Return a whole number that is not negative, ``None`` where the attribute is anything else."""
+        value = self.plain.get(attribute)
+        return value if type(value) is int and value >= 0 else None
+
+
+def read_settings(member: Member) -> Settings:
+    """Read ``data``; what cannot be read is skipped with the reason, since the tensors do not depend on it."""
+    try:
+        if member.size > LARGEST_DATA:
+            return _unread(member, f"it has {member.size:,} bytes; more than {LARGEST_DATA:,} are not read")
+        content = member.source.read(0, member.source.size)
+    except UnreadableCheckpoint as error:
+        return _unread(member, error.message)
+    import json
+
+    try:
+        # json.dumps writes NaN and Infinity as bare words, and json.loads takes them.
+        data = json.loads(content.decode("utf-8", "replace"))
+        if b"\\ud" in content.lower():  # half a character, which nobody could print
+            data = json.loads(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace"))
+    except RecursionError:
+        return _unread(member, "its JSON is nested too deeply")
+    except ValueError as error:
+        return _unread(member, f"it is no JSON: {error}")
+    if not isinstance(data, dict):
+        return _unread(member, "it is no JSON object")
+    if len(data) > MOST_ATTRIBUTES:
+        return _unread(member, f"it has {len(data):,} attributes; more than {MOST_ATTRIBUTES:,} are not read")
+    return _describe_all(data, member)
+
+
+def _unread(member: Member, why: str) -> Settings:
+    return Settings(skipped=(Skipped("the settings (data)", why),))
+
+
+def _describe_all(data: Mapping[str, Any], member: Member) -> Settings:
+    follower = Follower(member.name, member.size)
+    plain: dict[str, Any] = {}
+    described: dict[str, Any] = {}
+    called: dict[tuple[str, str], bool] = {}
+    skipped: list[Skipped] = []
+    for attribute, value in data.items():
+        if not isinstance(value, dict) or not isinstance(value.get(":serialized:"), str):
+            plain[attribute] = value
+            continue
+        pickled = follower.follow(value[":serialized:"])
+        if pickled.problem:
+            skipped.append(Skipped(f"the setting {attribute}", pickled.problem))
+        for name in pickled.names:
+            key = (name.module, name.name)
+            called[key] = called.get(key, False) or name.called
+        number = read_number(pickled.root)
+        if number is not None:
+            plain[attribute] = number
+        else:
+            described[attribute] = _describe(value, pickled)
+    names = (PickledName(module, name, member.name, each) for (module, name), each in called.items())
+    return Settings(plain, described, tuple(names), tuple(skipped))
+
+
+def _describe(value: Mapping[str, Any], pickled: Pickled) -> Any:
+    name = read_name(pickled.root)
+    if name is not None:
+        return name
+    kind = str(value.get(":type:", "")).removeprefix("<class '").removesuffix("'>")
+    if kind == "function" or kind.endswith("Schedule"):
+        return describe_schedule(pickled, str(value.get("value_schedule", "")), kind)
+    frequency = _read_train_frequency(pickled.root)
+    if frequency is not None:
+        return frequency
+    attributes = {
+        key: _shorten(text)
+        for key, text in islice(value.items(), MOST_DESCRIBED)
+        if key not in (":type:", ":serialized:")
+    }
+    return attributes if kind == "dict" else {"stored_as": "pickle", "class": kind, **attributes}
+
+
+def _read_train_frequency(root: Any) -> dict[str, Any] | None:
+    """Describe SB3's ``TrainFreq(frequency, TrainFrequencyUnit(unit))``."""
+    if not isinstance(root, Inert) or not root.type_name.endswith(".TrainFreq") or len(root.arguments) != 2:
+        return None
+    frequency, unit = root.arguments
+    if type(frequency) is not int or not isinstance(unit, Inert) or len(unit.arguments) != 1:
+        return None
+    return {"frequency": frequency, "unit": unit.arguments[0]} if isinstance(unit.arguments[0], str) else None
+
+
+def _shorten(value: Any) -> Any:
+    """Cut long texts, drop the addresses in them, and read numbers and lists that were written as text."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith("<") and " at 0x" in value:
+        return value.partition(" at 0x")[0] + ">"
+    if len(value) > LONGEST_TEXT:
+        return value[:LONGEST_TEXT] + " …"
+    if value[:1] in "[{(-0123456789" or value in ("True", "False", "None"):
+        import ast
+
+        try:
+            return _as_json(ast.literal_eval(value))
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            return value
+    return value
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_as_json(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): _as_json(each) for key, each in value.items()}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(value)

@@ -1,0 +1,177 @@
+"""Stable-Baselines3 zips of every version from 0.8 on: settings as JSON beside torch files, in one archive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from checkpoint_doctor.checkpoint import Checkpoint, Checksum, Flaw, Optimizer, Patch, PickledName, Skipped, Tensor
+from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._optimizers.state import is_optimizer
+from checkpoint_doctor.loaders._patching.places import checksum_of
+from checkpoint_doctor.loaders._pickle.tensors import PickledTensor
+from checkpoint_doctor.loaders._zip.archive import ZipArchive, first_name, is_zip, list_names, open_archive
+from checkpoint_doctor.loaders.sb3.algorithm import infer_algorithm, is_standard_policy
+from checkpoint_doctor.loaders.sb3.data import Settings, read_settings
+from checkpoint_doctor.loaders.sb3.optimizers import read_named_optimizer
+from checkpoint_doctor.loaders.sb3.versions import read_versions
+from checkpoint_doctor.loaders.torch.archive import Archive, read_archive
+from checkpoint_doctor.sources import Source
+
+POLICY = "policy.pth"
+OPTIMIZER_ENDING = "optimizer.pth"
+
+
+@dataclass(frozen=True)
+class StableBaselines3Loader:
+    """Opens what ``model.save()`` of Stable-Baselines3 and sb3-contrib writes."""
+
+    name: str = "sb3"
+    suffixes: tuple[str, ...] = (".zip",)
+
+    def recognizes(self, source: Source) -> bool:
+        """See ``Loader.recognizes``."""
+        try:
+            if not is_zip(source):
+                return False
+            try:
+                names = set(list_names(source))
+            except UnreadableCheckpoint:
+                return first_name(source) == "data"  # what SB3 writes first
+            if POLICY in names or "_stable_baselines3_version" in names:
+                return True
+            return "data" in names and any(name.endswith(".pth") and "/" not in name for name in names)
+        except UnreadableCheckpoint:
+            return False
+
+    def open(self, source: Source) -> Checkpoint:
+        """See ``Loader.open``."""
+        return _Opening(open_archive(source)).finish(source.name)
+
+    def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
+        """See ``Loader.patch``."""
+        from checkpoint_doctor.loaders._patching.in_place import patch_in_place
+
+        return patch_in_place(changes)
+
+
+@dataclass
+class _Opening:
+    """One zip while it is read, member by member."""
+
+    archive: ZipArchive
+    tensors: list[Tensor] = field(default_factory=list)
+    optimizers: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    """Name and state dict; they are read when all tensors are known."""
+    flaws: list[Flaw] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    names: list[PickledName] = field(default_factory=list)
+    checksums: list[Checksum] = field(default_factory=list)
+
+    def finish(self, path: str) -> Checkpoint:
+        members = self.archive.members
+        self.flaws += self.archive.flaws
+        self.checksums += [checksum_of(member) for member in members.values()]
+        settings = self._read_settings()
+        if POLICY in members:
+            self._take_tensors(read_archive(members[POLICY].source, POLICY), "")
+        else:
+            self.flaws.append(Flaw("the member with the model's tensors is missing", POLICY))
+        for name in members:
+            if name.endswith(".pth") and name != POLICY:
+                self._read_member(name)
+        algorithm = infer_algorithm(settings, [tensor.name for tensor in self.tensors])
+        self._miss_optimizers(algorithm)
+        optimizers = tuple(self._name_optimizers(is_standard_policy(settings)))
+        versions, metadata = read_versions(members)
+        return Checkpoint(
+            path=path,
+            format="sb3",
+            tensors=tuple(self.tensors),
+            optimizers=optimizers,
+            hyperparameters=settings.hyperparameters,
+            algorithm=algorithm,
+            step=settings.count("num_timesteps"),
+            updates=settings.count("_n_updates"),
+            versions=versions,
+            metadata=metadata,
+            flaws=tuple(self.flaws),
+            checksums=tuple(self.checksums),
+            pickled_names=tuple(self.names),
+            skipped=tuple(self.skipped),
+        )
+
+    def _read_settings(self) -> Settings:
+        if "data" not in self.archive.members:
+            self.skipped.append(Skipped("the settings (data)", "the zip has no such member"))
+            return Settings()
+        settings = read_settings(self.archive.members["data"])
+        self.names += settings.names
+        self.skipped += settings.skipped
+        return settings
+
+    def _read_member(self, name: str) -> None:
+        """Read a member beside the policy; where it is damaged the others still count."""
+        try:
+            archive = read_archive(self.archive.members[name].source, name)
+            if name.endswith(OPTIMIZER_ENDING):
+                self._take(archive)
+                self._take_optimizer(archive, name)
+            else:
+                self._take_tensors(archive, f"{name}/")
+        except UnreadableCheckpoint as error:
+            self.flaws.append(Flaw(error.message, name))
+
+    def _take_optimizer(self, archive: Archive, name: str) -> None:
+        if is_optimizer(archive.root):
+            self.optimizers.append((name.removesuffix(".pth"), archive.root))
+        else:
+            self.skipped.append(Skipped(name, "it holds no optimizer's state"))
+
+    def _take_tensors(self, archive: Archive, prefix: str) -> None:
+        self._take(archive)
+        if not isinstance(archive.root, dict):
+            self.skipped.append(Skipped(prefix.rstrip("/") or POLICY, "it holds no dictionary of tensors"))
+            return
+        for key, value in archive.root.items():
+            if isinstance(value, PickledTensor):
+                tensor = value.as_tensor(f"{prefix}{key}")
+                if isinstance(tensor, Tensor):
+                    self.tensors.append(tensor)
+                else:
+                    self.skipped.append(tensor)
+            elif value is not None:  # early versions stored None for what a model did not have
+                self.skipped.append(Skipped(f"{prefix}{key}", f"it is no tensor but {type(value).__name__}"))
+
+    def _take(self, archive: Archive) -> None:
+        self.flaws += archive.flaws
+        self.skipped += archive.skipped
+        self.names += archive.pickled_names
+        self.checksums += [checksum_of(member) for member in archive.unchecked]
+
+    def _name_optimizers(self, is_standard: bool) -> Iterator[Optimizer]:
+        for name, state in self.optimizers:
+            try:
+                yield read_named_optimizer(name, state, self.tensors, is_standard=is_standard)
+            except UnreadableCheckpoint as error:
+                self.flaws.append(Flaw(error.message, f"{name}.pth"))
+
+    def _miss_optimizers(self, algorithm: str | None) -> None:
+        """Note the optimizers without which Stable-Baselines3 refuses to load the model."""
+        for name in _required_optimizers(algorithm):
+            if name not in self.archive.members:
+                self.flaws.append(Flaw("it is missing, and Stable-Baselines3 does not load the model without it", name))
+
+
+def _required_optimizers(algorithm: str | None) -> Iterable[str]:
+    if algorithm in ("SAC", "TQC", "CrossQ", "TD3", "DDPG"):
+        return ("actor.optimizer.pth", "critic.optimizer.pth")
+    if algorithm in ("PPO", "A2C", "TRPO", "RecurrentPPO", "MaskablePPO", "DQN", "QRDQN"):
+        return ("policy.optimizer.pth",)
+    return ()
+
+
+loader = StableBaselines3Loader()

@@ -1,0 +1,137 @@
+"""PyTorch's files: zips, legacy files and pickles of tensors, read without PyTorch and without running them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from checkpoint_doctor.checkpoint import Checkpoint, Patch, Skipped, Tensor
+from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._optimizers.state import identify_optimizer, plain
+from checkpoint_doctor.loaders._patching.places import checksum_of
+from checkpoint_doctor.loaders._pickle.modules import attributes_of
+from checkpoint_doctor.loaders.torch.archive import read_archive, recognize
+from checkpoint_doctor.loaders.torch.state_dicts import find_contents
+from checkpoint_doctor.sources import Source
+from checkpoint_doctor.text import shown
+
+SETTINGS = ("hyper_parameters", "hparams", "hyperparameters", "config", "cfg", "args", "opt", "options", "kwargs")
+"""Keys under which training code stores its settings."""
+STEPS = ("global_step", "num_timesteps", "total_steps", "training_step", "step", "steps", "iteration", "iter", "it")
+"""Keys under which training code counts, the most telling first."""
+NO_SETTING = frozenset((*STEPS, "epoch", "epochs", "version"))
+FIGURE = re.compile(r"reward|return|score|loss|best|acc|prec|metric", re.I)
+"""Results stand beside settings; they are none."""
+VERSIONS = {
+    "pytorch-lightning_version": "pytorch_lightning",
+    "torch_version": "torch",
+    "pytorch_version": "torch",
+    "transformers_version": "transformers",
+}
+
+
+@dataclass(frozen=True)
+class TorchLoader:
+    """Reads what ``torch.save`` and ``pickle`` write."""
+
+    name: str = "torch"
+    suffixes: tuple[str, ...] = (".pt", ".pth", ".ckpt", ".th", ".bin", ".pkl", ".pickle", ".checkpoint", ".nn", ".p")
+
+    def recognizes(self, source: Source) -> bool:
+        """True for torch zips, legacy files and pickles. Never raises."""
+        return recognize(source) is not None
+
+    def open(self, source: Source) -> Checkpoint:
+        """Open a checkpoint; see ``Loader.open``.
+
+        Raises:
+            UnreadableCheckpoint: damaged, truncated, or without a single tensor.
+        """
+        archive = read_archive(source)
+        contents = find_contents(archive)
+        skipped = list(archive.skipped)
+        tensors: list[Tensor] = []
+        models: dict[str, list[Tensor]] = {}
+        leaves: dict[int, str] = {}
+        for name, path, entry in contents.named():
+            tensor = entry.tensor.as_tensor(name, entry.is_buffer)
+            if isinstance(tensor, Skipped):
+                skipped.append(tensor)
+                continue
+            tensors.append(tensor)
+            models.setdefault(path, []).append(tensor)
+            leaves.setdefault(id(entry.tensor), name)
+        optimizers = tuple(
+            identify_optimizer(found.path or "optimizer", found.state, models, leaves, found.kind)
+            for found in contents.optimizers
+        )
+        skipped += contents.skipped
+        if not tensors and not optimizers and not skipped and all(name.known for name in archive.pickled_names):
+            raise UnreadableCheckpoint(
+                f"{source.name} holds no tensors: {_describe(archive.root)}",
+                "name the file that the model itself was saved in",
+            )
+        top = archive.root if isinstance(archive.root, dict) else {}
+        return Checkpoint(
+            path=source.name,
+            format=self.name,
+            tensors=tuple(tensors),
+            optimizers=optimizers,
+            hyperparameters=_settings(top),
+            step=_step(top),
+            versions={**archive.versions, **_versions(top)},
+            metadata={"container": archive.container},
+            flaws=archive.flaws,
+            checksums=tuple(checksum_of(member) for member in archive.unchecked),
+            pickled_names=archive.pickled_names,
+            skipped=tuple(skipped),
+        )
+
+    def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
+        """See ``Loader.patch``."""
+        from checkpoint_doctor.loaders._patching.in_place import patch_in_place
+
+        return patch_in_place(changes)
+
+
+def _describe(root: Any) -> str:
+    if isinstance(root, dict):
+        keys = ", ".join(shown(key) for key in list(root)[:5] if isinstance(key, str | int))
+        return f"a dictionary with {keys}" if keys else "an empty dictionary"
+    return f"its content is of type {type(root).__name__}"
+
+
+def _settings(top: Mapping[Any, Any]) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        key: value
+        for key, value in top.items()
+        if isinstance(key, str)
+        and isinstance(value, bool | int | float | str)
+        and key not in NO_SETTING
+        and key not in VERSIONS
+        and not FIGURE.search(key)
+    }
+    for key in SETTINGS:
+        given = top.get(key)
+        inner = given if isinstance(given, dict) else attributes_of(given)
+        settings.update({str(name)[:200]: plain(value) for name, value in list(inner.items())[:1000]})
+    return settings
+
+
+def _step(top: Mapping[Any, Any]) -> int | None:
+    for key in STEPS:
+        count = plain(top.get(key))
+        if isinstance(count, int) and not isinstance(count, bool):
+            return count
+    return None
+
+
+def _versions(top: Mapping[Any, Any]) -> dict[str, str]:
+    return {name: str(top[key])[:80] for key, name in VERSIONS.items() if isinstance(top.get(key), str)}
+
+
+loader = TorchLoader()

@@ -1,0 +1,232 @@
+"""Where the model is in an unpickled object: state dicts, modules and optimizers, at whatever depth.
+
+A mapping (or list) that holds tensors directly is a state dict; whatever leads to it is a wrapper. Training code puts
+much else beside the model, which is told by the wrapper's name or by its form.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from checkpoint_doctor.checkpoint import Skipped
+from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._optimizers.state import is_optimizer
+from checkpoint_doctor.loaders._pickle.modules import (
+    Entry,
+    ScriptDeclarations,
+    attributes_of,
+    entries_of,
+    is_module,
+    is_script_module,
+)
+from checkpoint_doctor.loaders._pickle.objects import Inert
+from checkpoint_doctor.loaders._pickle.tensors import PickledStorage, PickledTensor
+from checkpoint_doctor.loaders.torch.archive import Archive
+
+DEEPEST_WRAPPER = 64
+FEWEST_VISITS = 20_000
+LONGEST_NAME = 2000
+
+BESIDE_THE_MODEL = re.compile(
+    r"opt|optims?|optimi[sz]ers?|sched|schedulers?|rng|random|replay|rollouts?|callbacks?|loops|hparams|hyper|"
+    r"metrics?|history|loss|losses|logs|dataset|dataloader|sampler"
+)
+"""Words in a wrapper's name that say: not the model's tensors. All seen in published training code."""
+PROGRESS = re.compile(
+    r"epochs?|steps?|iters?|iterations?|best|score|acc|accuracy|prec|seed|num|count|updates|time|rewards?|returns?|lr|"
+    r"state|mean|std|average|avg|total"
+)
+"""Words in a lone tensor's name that say: a figure about the training, not a weight."""
+
+NO_MODELS = ("gym.", "gymnasium.", "stable_baselines3.common.buffers.", "stable_baselines3.her.")
+"""Packages whose objects hold arrays but no weights: bounds of an environment, replayed transitions."""
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """A model's tensors by their keys."""
+
+    path: str
+    """The wrappers' keys joined by ``/``; empty for the outermost object."""
+    entries: tuple[Entry, ...]
+    is_stray: bool = False
+    """True for tensors that lie beside whole state dicts."""
+
+
+@dataclass(frozen=True)
+class FoundOptimizer:
+    """An optimizer's state dict, or a whole pickled optimizer."""
+
+    path: str
+    state: Mapping[str, Any]
+    kind: str | None = None
+
+
+@dataclass
+class Contents:
+    """What an unpickled object holds, as far as a doctor is concerned."""
+
+    state_dicts: list[StateDict] = field(default_factory=list)
+    optimizers: list[FoundOptimizer] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def named(self) -> Iterator[tuple[str, str, Entry]]:
+        """Yield ``(name, path of the state dict, entry)`` for every tensor; a lone state dict's keys stay bare.
+
+        Names are unique; what would take a name twice gets its whole path, and is left out where that is taken too.
+        """
+        whole = [each for each in self.state_dicts if not each.is_stray]
+        taken: set[str] = set()
+        for each in self.state_dicts:
+            path = f"{each.path}/" if each.path else ""
+            prefix = path if len(whole) > 1 else ""
+            for entry in each.entries:
+                name = prefix + entry.key
+                if name in taken:
+                    name = path + entry.key
+                if name in taken or len(name) > LONGEST_NAME:
+                    self.skipped.append(
+                        Skipped(name[:200], "another tensor has the same name, or the name is too long")
+                    )
+                    continue
+                taken.add(name)
+                yield name, each.path, entry
+
+
+def find_contents(archive: Archive) -> Contents:
+    """Find the state dicts and optimizers in an archive.
+
+    Raises:
+        UnreadableCheckpoint: the object refers to its parts so often that following it would never end.
+    """
+    search = _Search(archive, inside_objects=False)
+    search.visit(archive.root, ())
+    if not search.contents.state_dicts and not search.contents.optimizers:
+        # Nothing that looks like a model: take every tensor there is, also inside objects of unknown classes.
+        search = _Search(archive, inside_objects=True)
+        search.visit(archive.root, ())
+    return search.contents
+
+
+class _Search:
+    def __init__(self, archive: Archive, inside_objects: bool) -> None:
+        self.contents = Contents()
+        self._scripts = ScriptDeclarations(archive.members)
+        self._name = archive.name
+        self._everything = inside_objects
+        self._left = FEWEST_VISITS + archive.opcodes
+        self._inside: set[int] = set()
+
+    def visit(self, value: Any, path: tuple[str, ...], in_object: bool = False) -> bool:
+        """Look at one value; return whether a state dict is in it or below."""
+        self._pay()
+        if isinstance(value, PickledTensor) and not path:
+            return self._add((), [Entry("tensor", value)])
+        if not isinstance(value, Mapping | list | tuple | Inert):
+            return False
+        if id(value) in self._inside or len(path) > DEEPEST_WRAPPER:
+            return False
+        self._inside.add(id(value))
+        try:
+            return self._visit_container(value, path, in_object)
+        finally:
+            self._inside.discard(id(value))
+
+    def _visit_container(self, value: Any, path: tuple[str, ...], in_object: bool) -> bool:
+        if is_module(value):
+            for key, part in value.attributes.items():
+                if is_optimizer(attributes_of(part)):
+                    self.visit(part, (*path, str(key)))
+            return self._add(path, self._paid(entries_of(value)))
+        if is_script_module(value) and not self._everything:
+            return self._add(path, self._paid(self._scripts.entries_of(value)))
+        if isinstance(value, Inert):
+            if is_optimizer(value.attributes):
+                kind = value.type_name.rpartition(".")[2]
+                self.contents.optimizers.append(FoundOptimizer("/".join(path), value.attributes, kind))
+                return False
+            if value.type_name.startswith(NO_MODELS):
+                return False
+            found = [
+                self._visit_items(items, path, in_object=is_state)
+                for items, is_state in (
+                    (value.entries.items(), in_object),
+                    (enumerate(value.items), in_object),
+                    (enumerate(value.arguments), True),
+                    (value.attributes.items(), True),
+                    (self._parts_of_state(value), True),
+                )
+            ]
+            return any(found)
+        if is_optimizer(value):
+            self.contents.optimizers.append(FoundOptimizer("/".join(path), value))
+            return False
+        return self._visit_items(value.items() if isinstance(value, Mapping) else enumerate(value), path, in_object)
+
+    def _parts_of_state(self, value: Inert) -> Iterable[tuple[int, Any]]:
+        """Return what packed weights (quantized TorchScript) keep in place of attributes."""
+        is_packed = self._everything and isinstance(value.state, list | tuple) and not value.attributes
+        return enumerate(value.state) if is_packed else ()
+
+    def _visit_items(self, items: Any, path: tuple[str, ...], in_object: bool) -> bool:
+        direct: list[Entry] = []
+        below = False
+        place = len(self.contents.state_dicts)
+        for key, value in items:
+            self._pay()
+            name = str(key)[:LONGEST_NAME] if isinstance(key, str | int | float | bytes) else type(key).__name__
+            if isinstance(value, PickledTensor):
+                direct.append(Entry(name, value))
+            elif isinstance(value, PickledStorage):
+                why = "it is a bare storage, without a shape"
+                self.contents.skipped.append(Skipped("/".join((*path, name)), why))
+            elif self._everything or not _speaks(BESIDE_THE_MODEL, name) or _may_be_optimizer(value):
+                below |= self.visit(value, (*path, name), in_object)
+        if in_object and not self._everything:
+            return below
+        is_stray = below and not self._everything and not any("." in entry.key for entry in direct)
+        if is_stray:
+            direct = [entry for entry in direct if "float" in entry.tensor.dtype and not _is_figure(entry.key)]
+        return self._add(path, direct, is_stray, place) or below
+
+    def _add(self, path: tuple[str, ...], entries: Any, is_stray: bool = False, place: int | None = None) -> bool:
+        kept = tuple(entries)
+        if not kept:
+            return False
+        # What lies directly in a mapping comes before what lies deeper.
+        at = len(self.contents.state_dicts) if place is None else place
+        self.contents.state_dicts.insert(at, StateDict("/".join(path), kept, is_stray))
+        return True
+
+    def _paid(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            self._pay()
+            yield entry
+
+    def _pay(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise UnreadableCheckpoint(
+                f"{self._name} refers to the same parts over and over, which is refused as a bomb",
+                "do not load this file",
+            )
+
+
+def _speaks(words: re.Pattern[str], name: str) -> bool:
+    return any(map(words.fullmatch, re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name[:200]).lower())))
+
+
+def _is_figure(name: str) -> bool:
+    return _speaks(BESIDE_THE_MODEL, name) or _speaks(PROGRESS, name)
+
+
+def _may_be_optimizer(value: Any) -> bool:
+    """Return whether a wrapper named like an optimizer is one, or holds some."""
+    if isinstance(value, list | tuple):
+        return any(_may_be_optimizer(item) for item in value[:16] if not isinstance(item, list | tuple))
+    if isinstance(value, Mapping):
+        return is_optimizer(value) or any(is_optimizer(item) for item in list(value.values())[:64])
+    return is_optimizer(attributes_of(value))

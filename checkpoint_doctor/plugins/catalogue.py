@@ -1,0 +1,243 @@
+"""The doors for loaders, analyzers and reporters: ours come in the same way as a stranger's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TypeVar
+
+from checkpoint_doctor.errors import UsageError
+from checkpoint_doctor.plugins import self_checks
+from checkpoint_doctor.plugins.entry_points import EntryPoint, find_entry_points
+from checkpoint_doctor.plugins.protocols import Loader, Reporter
+from checkpoint_doctor.plugins.rule import Rule
+
+LOADERS = "checkpoint_doctor.loaders"
+ANALYZERS = "checkpoint_doctor.analyzers"
+REPORTERS = "checkpoint_doctor.reporters"
+
+OURS = "checkpoint-doctor"
+"""The name of our own package, as ``pip`` calls it."""
+
+
+@dataclass(frozen=True)
+class Plugin(EntryPoint):
+    """One entry point of an installed package, and whether it can be used."""
+
+    problem: str | None = None
+    """Why it, or a part of it, is left out; ``None`` where all of it works."""
+
+    @property
+    def is_ours(self) -> bool:
+        """True for what comes with checkpoint_doctor itself."""
+        return self.distribution == OURS
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Everything that a run can use."""
+
+    loaders: tuple[Loader, ...]
+    """In the order in which they are asked about a file: by name, with ``foreign`` last."""
+    rules: tuple[Rule, ...]
+    """By code; with them the rules of ckdoc itself, which nobody needs to register."""
+    reporters: Mapping[str, Reporter]
+    """By name, imported when looked up; looking up a broken one raises ``UsageError`` with what is wrong."""
+    plugins: tuple[Plugin, ...] = ()
+    """Where all of it comes from, ours first, and what had to be left out."""
+
+    @property
+    def broken(self) -> tuple[Plugin, ...]:
+        """The plugins with a problem."""
+        return tuple(plugin for plugin in self.plugins if plugin.problem)
+
+
+def discover(path: Sequence[str] | None = None, *, lazily: bool = True) -> Catalogue:
+    """Collect the plugins of all packages installed on a path, ``sys.path`` where none is given.
+
+    What is broken, or collides with another plugin, is left out with a ``problem``, and the rest works. Of two that
+    collide ours stays, else the one of the package whose name comes first. Reporters are imported when they are looked
+    up; with ``lazily=False`` at once, so that their problems are told too.
+
+    Raises:
+        UsageError: checkpoint_doctor itself is not installed, so there are neither loaders nor rules.
+    """
+    entries = sorted(
+        dict.fromkeys(find_entry_points("checkpoint_doctor.", path)),
+        key=lambda entry: (entry.distribution != OURS, entry.distribution, entry.group, entry.name),
+    )
+    if not any(entry.distribution == OURS for entry in entries):
+        raise UsageError(
+            f"{OURS} is not installed, only its source is on the path: its own loaders and rules cannot be found",
+            f"install it with pip install {OURS}, or with pip install -e . from its source",
+        )
+    problems: dict[EntryPoint, list[str]] = {entry: [] for entry in entries}
+    loaders = _load_loaders(entries, problems)
+    rules = _load_rules(entries, problems)
+    reporters = _Reporters(_select_named(entries, REPORTERS, problems))
+    if not lazily:
+        for name in reporters:
+            _attempt(reporters.entries[name], _check_reporter, problems)
+    for entry in entries:
+        if entry.group not in (LOADERS, ANALYZERS, REPORTERS):
+            problems[entry].append(f"nothing reads the group {entry.group}")
+    return Catalogue(
+        loaders=tuple(sorted(loaders, key=lambda loader: (loader.name == "foreign", loader.name))),
+        rules=tuple(sorted(rules, key=lambda rule: rule.code)),
+        reporters=reporters,
+        plugins=tuple(Plugin(**vars(entry), problem="; ".join(problems[entry]) or None) for entry in entries),
+    )
+
+
+class _Unfit(Exception):
+    """What an entry point names cannot be used; the message says why."""
+
+
+_Found = TypeVar("_Found")
+_Problems = Mapping[EntryPoint, list[str]]
+
+
+class _Reporters(Mapping[str, Reporter]):
+    """Reporters by name, each imported when it is looked up: a run needs one or two of them."""
+
+    def __init__(self, entries: Mapping[str, EntryPoint]) -> None:
+        self.entries = entries
+        self._loaded: dict[str, Reporter] = {}
+
+    def __getitem__(self, name: str) -> Reporter:
+        if name not in self._loaded:
+            entry = self.entries[name]
+            try:
+                self._loaded[name] = _check_reporter(entry)
+            except _Unfit as unfit:
+                raise UsageError(
+                    f"the reporter {name} of {entry.distribution} {entry.version} cannot be used: {unfit}",
+                    f"update or uninstall {entry.distribution}",
+                ) from None
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self.entries))
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def _load_loaders(entries: Iterable[EntryPoint], problems: _Problems) -> list[Loader]:
+    named = _select_named(entries, LOADERS, problems)
+    loaded = (_attempt(entry, _check_loader, problems) for entry in named.values())
+    return [loader for loader in loaded if loader is not None]
+
+
+def _load_rules(entries: Iterable[EntryPoint], problems: _Problems) -> list[Rule]:
+    rules = list(self_checks.RULES)
+    owners = dict.fromkeys(rules, OURS)
+    for entry in entries:
+        if entry.group != ANALYZERS:
+            continue
+        for rule in _attempt(entry, _find_rules, problems) or ():
+            if rule in owners:  # imported by a second module: the same rule, not a rival
+                continue
+            rival = next((each for each in rules if each.code == rule.code or each.name == rule.name), None)
+            problem = _judge_options(rule) if rival is None else _describe_rivals(rule, entry, rival, owners[rival])
+            if problem:
+                problems[entry].append(problem)
+            else:
+                rules.append(rule)
+                owners[rule] = entry.distribution
+    return rules
+
+
+def _select_named(entries: Iterable[EntryPoint], group: str, problems: _Problems) -> dict[str, EntryPoint]:
+    """Of one group, the first entry point of each name."""
+    chosen: dict[str, EntryPoint] = {}
+    for entry in entries:
+        if entry.group != group:
+            continue
+        first = chosen.setdefault(entry.name, entry)
+        if first is not entry:
+            noun = group.rpartition(".")[2].removesuffix("s")
+            problems[entry].append(
+                f"{first.distribution} and {entry.distribution} both name a {noun} {entry.name};"
+                f" the one of {first.distribution} is used"
+            )
+    return chosen
+
+
+def _attempt(entry: EntryPoint, load: Callable[[EntryPoint], _Found], problems: _Problems) -> _Found | None:
+    try:
+        return load(entry)
+    except _Unfit as unfit:
+        problems[entry].append(str(unfit))
+        return None
+
+
+def _import(entry: EntryPoint) -> object:
+    try:
+        return entry.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a stranger's module may even call sys.exit
+        raise _Unfit(f"{entry.value} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _check_loader(entry: EntryPoint) -> Loader:
+    found = _check_methods(entry, ("recognizes", "open", "patch"))
+    if getattr(found, "name", None) != entry.name:
+        raise _Unfit(
+            f"{entry.value} has the name {getattr(found, 'name', None)!r}, but is registered as {entry.name!r}"
+        )
+    suffixes = getattr(found, "suffixes", None)
+    if not isinstance(suffixes, tuple) or not all(isinstance(each, str) for each in suffixes):
+        raise _Unfit(f"{entry.value} has no tuple of file name endings as its suffixes")
+    return found  # type: ignore[return-value]
+
+
+def _check_reporter(entry: EntryPoint) -> Reporter:
+    return _check_methods(entry, ("render",))  # type: ignore[return-value]
+
+
+def _check_methods(entry: EntryPoint, names: Iterable[str]) -> object:
+    found = _import(entry)
+    if isinstance(found, type):
+        raise _Unfit(f"{entry.value} is a class; name an instance of it")
+    missing = [name for name in names if not callable(getattr(found, name, None))]
+    if missing:
+        raise _Unfit(f"{entry.value} has no method {' and no '.join(missing)}")
+    return found
+
+
+def _find_rules(entry: EntryPoint) -> list[Rule]:
+    found = _import(entry)
+    named = vars(found).values() if isinstance(found, ModuleType) else (found,)
+    rules = [each for each in named if isinstance(each, Rule)]
+    if not rules:
+        raise _Unfit(f"{entry.value} holds no rule; declare rules with @rule at the top level of the module")
+    return list(dict.fromkeys(rules))
+
+
+def _judge_options(rule: Rule) -> str | None:
+    """Say what is wrong with a rule's options: each needs a default that a configuration file can replace."""
+    try:
+        options = rule.options
+    except (TypeError, ValueError) as error:
+        return f"rule {rule.code} has no readable signature: {error}"
+    unfit = [name for name, default in options.items() if not _is_configurable(default)]
+    if unfit:
+        return f"rule {rule.code} has options without a plain default: {', '.join(unfit)}"
+    return None
+
+
+def _is_configurable(default: object) -> bool:
+    if isinstance(default, tuple):
+        return all(isinstance(each, (bool, int, float, str)) for each in default)
+    return isinstance(default, (bool, int, float, str))
+
+
+def _describe_rivals(rule: Rule, entry: EntryPoint, rival: Rule, owner: str) -> str:
+    shared = f"the code {rule.code}" if rule.code == rival.code else f"the name {rule.name}"
+    return (
+        f"{owner} ({rival.code} {rival.name}) and {entry.distribution} ({rule.code} {rule.name})"
+        f" both declare a rule with {shared}; the one of {owner} is used"
+    )

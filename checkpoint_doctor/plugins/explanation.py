@@ -1,0 +1,90 @@
+"""A rule explained, derived from its declaration: for ``ckdoc explain`` and for the pages under ``docs/rules``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from checkpoint_doctor.plugins.rule import SECTIONS, Rule
+from checkpoint_doctor.results.findings import Safety
+
+FAMILIES = {
+    "FIL": "the file",
+    "VAL": "values",
+    "ZER": "zeros and bias collapse",
+    "NRM": "normalisation layers",
+    "RNN": "recurrent gates",
+    "NET": "weights as a network",
+    "OPT": "optimizer state",
+    "HYP": "hyperparameters",
+    "POL": "the reinforcement learning policy",
+    "TRD": "a series of checkpoints",
+    "LOG": "training logs",
+    "CKD": "ckdoc itself",
+}
+"""What the three letters of a code stand for."""
+
+_FIXES = {
+    Safety.SAFE: "`ckdoc fix` repairs it",
+    Safety.ON_REQUEST: "`ckdoc fix --recycle` repairs it",
+    Safety.UNSAFE: "`ckdoc fix --unsafe` repairs it, and the old values are lost",
+}
+
+
+def name_family(rule: Rule) -> str:
+    """Say what the three letters of a rule's code stand for; the letters themselves where a plugin brought them."""
+    return FAMILIES.get(rule.family, rule.family)
+
+
+def describe_repair(rule: Rule) -> str:
+    """Say in Markdown whether ``ckdoc fix`` can treat what a rule finds, and when."""
+    return _FIXES[rule.fix] if rule.fix else "none"
+
+
+def explain_rule(rule: Rule) -> str:
+    """Return a rule's explanation as Markdown: identity, sections, options with their defaults."""
+    lines = [
+        f"# {rule.code} {rule.name}",
+        "",
+        rule.summary,
+        "",
+        f"**Severity** {rule.severity.label} · **Family** {name_family(rule)} · "
+        f"**Repair** {describe_repair(rule)} · **Package** {rule.package}",
+    ]
+    for heading in SECTIONS:
+        if heading in rule.sections:
+            lines += ["", f"## {heading}", "", rule.sections[heading]]
+    if rule.options:
+        lines += ["", "## Options", "", "| option | default |", "|---|---|"]
+        lines += [f"| `{_spell(name)}` | `{_as_toml(default)}` |" for name, default in rule.options.items()]
+        lines += ["", "```toml", f"[tool.ckdoc.options.{rule.code}]"]
+        lines += [f"{_spell(name)} = {_as_toml(default)}" for name, default in rule.options.items()]
+        lines += ["```"]
+    return "\n".join(lines) + "\n"
+
+
+def explain_index(rules: Iterable[Rule]) -> str:
+    """Return the catalogue as one Markdown page that links to the page of each rule."""
+    rules = sorted(rules, key=lambda each: each.code)
+    lines = ["# Rules", "", "What ckdoc looks for. `ckdoc explain CODE` prints the same pages."]
+    for family in dict.fromkeys([*FAMILIES, *(rule.family for rule in rules)]):
+        members = [rule for rule in rules if rule.family == family]
+        if members:
+            lines += ["", f"## {family}: {name_family(members[0])}", ""]
+            lines += ["| code | name | severity | finds |", "|---|---|---|---|"]
+        lines += [
+            f"| [{each.code}]({each.code}.md) | {each.name} | {each.severity.label} | {each.summary} |"
+            for each in members
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _spell(option: str) -> str:
+    return option.replace("_", "-")
+
+
+def _as_toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_as_toml(each) for each in value)}]"
+    return f'"{value}"' if isinstance(value, str) else str(value)

@@ -1,0 +1,66 @@
+"""What a loader and a reporter must be able to do. Rules are declared with ``plugins.rule``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from numpy.typing import NDArray
+
+from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
+from checkpoint_doctor.plugins.rule import Rule
+from checkpoint_doctor.results.report import Page, Report
+from checkpoint_doctor.sources import Source
+
+
+class Loader(Protocol):
+    """Reads one family of formats, and patches what it reads. An entry point names an instance."""
+
+    name: str
+    """The word that reports print as the format."""
+    suffixes: tuple[str, ...]
+    """File name endings by which a folder is searched; content alone decides whether a file is opened."""
+
+    def recognizes(self, source: Source) -> bool:
+        """True where the first bytes (or the directory at the end) are of this loader's format. Never raises."""
+
+    def open(self, source: Source) -> Checkpoint:
+        """Open a checkpoint without executing anything in it; tensors stay on disk until they are asked for.
+
+        Raises:
+            UnreadableCheckpoint: it cannot be opened; the message says why, with expected and found byte counts.
+        """
+
+    def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
+        """Say which bytes of which files to replace so that tensors get new values and the container stays whole.
+
+        ``changes`` maps tensors of this checkpoint (the model's, an optimizer's, or a ``ParameterGroup``'s settings) to
+        arrays of the same shape, which are rounded to the tensor's type. The patches of a file are sorted, do not
+        overlap and do not change its size; a file that needs none is left out.
+
+        Raises:
+            RepairFailed: the format or this file cannot be patched in place; the message says why.
+            UnreadableCheckpoint: the file can no longer be read.
+        """
+
+
+@runtime_checkable
+class Reindexer(Protocol):
+    """What a loader can do besides, if its format has an index that names the files of its shards."""
+
+    def reindex(self, checkpoint: Checkpoint, renamed: Mapping[str, str]) -> bytes:
+        """Return a checkpoint's index as it must be where some shards have other file names; the rest stays as it is.
+
+        ``renamed`` maps the file name of a shard to the new one, both without a folder.
+
+        Raises:
+            RepairFailed: the checkpoint is a single file, or its index names no such shard.
+            UnreadableCheckpoint: the index can no longer be read.
+        """
+
+
+class Reporter(Protocol):
+    """Turns a report into text. An entry point names an instance; its name is the ``--format``."""
+
+    def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
+        """Return the whole output; the command line writes it."""

@@ -1,0 +1,139 @@
+"""A rule, declared once; everything said about it elsewhere is derived from here."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, Tensor
+from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
+
+Subject = Tensor | Layer | Optimizer | Checkpoint
+"""What a rule may be asked about, one at a time."""
+
+SECTIONS = ("Why it matters", "When it is normal", "What to do", "References")
+"""The headings of a rule's docstring, in order, after the first line that says what it finds."""
+
+_CODE = re.compile(r"[A-Z]{3}\d{3}")
+_NAME = re.compile(r"[a-z]+(-[a-z0-9]+)*")
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """One check with its identity, its explanation and its options.
+
+    ``check`` takes the subject, optionally the whole checkpoint as a second positional argument, and the rule's options
+    as keyword-only arguments with defaults.
+    """
+
+    code: str
+    name: str
+    severity: Severity
+    on: type[Subject]
+    check: Callable[..., Iterable[Finding]]
+    fix: Safety | None = None
+
+    def __post_init__(self) -> None:
+        if not _CODE.fullmatch(self.code):
+            raise ValueError(f"a rule's code is three capitals and three digits, not {self.code!r}")
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"a rule's name is lower-case words joined by hyphens, not {self.name!r}")
+
+    @cached_property
+    def options(self) -> Mapping[str, Any]:
+        """The options' names and default values."""
+        parameters = inspect.signature(self.check).parameters.values()
+        return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+
+    @cached_property
+    def _wants_checkpoint(self) -> bool:
+        parameters = inspect.signature(self.check).parameters.values()
+        return sum(each.kind is not each.KEYWORD_ONLY for each in parameters) > 1
+
+    @property
+    def package(self) -> str:
+        """The top-level package that the rule comes from."""
+        return self.check.__module__.partition(".")[0]
+
+    @property
+    def family(self) -> str:
+        """The three letters of the code."""
+        return self.code[:3]
+
+    @cached_property
+    def summary(self) -> str:
+        """The first line of the docstring: what the rule finds."""
+        return (inspect.getdoc(self.check) or "").partition("\n")[0].strip()
+
+    @cached_property
+    def sections(self) -> Mapping[str, str]:
+        """The docstring's sections by heading, in the order of ``SECTIONS``; missing ones are left out."""
+        text = inspect.getdoc(self.check) or ""
+        parts = re.split(rf"(?m)^({'|'.join(SECTIONS)}):[ \t]*\n?", text)
+        return {heading: inspect.cleandoc(body).strip() for heading, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+    def examine(self, checkpoint: Checkpoint, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
+        """Ask the rule about every subject of its kind in a checkpoint, once about those with several names."""
+        for subject in self._subjects(checkpoint):
+            arguments = (subject, checkpoint) if self._wants_checkpoint else (subject,)
+            yield from self.check(*arguments, **(options or {}))
+
+    def _subjects(self, checkpoint: Checkpoint) -> Iterable[Subject]:
+        if self.on is Tensor:
+            return checkpoint.distinct_tensors
+        if self.on is Layer:
+            return checkpoint.distinct_layers
+        if self.on is Optimizer:
+            return checkpoint.optimizers
+        return (checkpoint,)
+
+    def finding(
+        self,
+        message: str,
+        subject: Subject | None = None,
+        *,
+        severity: Severity | None = None,
+        evidence: Mapping[str, Any] | None = None,
+        repairs: Iterable[Repair] = (),
+        advice: str = "",
+    ) -> Finding:
+        """Build a finding of this rule about a subject.
+
+        ``severity`` overrides the rule's own. ``evidence`` takes plain JSON values (str, int, float, bool, None, lists
+        and dicts of them). Repairs make the finding fixable; ``advice`` says what to change upstream.
+        """
+        repairs = tuple(repairs)
+        order = (Safety.SAFE, Safety.ON_REQUEST, Safety.UNSAFE)
+        return Finding(
+            code=self.code,
+            name=self.name,
+            severity=self.severity if severity is None else severity,
+            message=message,
+            tensor=subject.name if isinstance(subject, Tensor) else None,
+            layer=subject.name if isinstance(subject, Layer) else None,
+            evidence=dict(evidence or {}),
+            repairs=repairs,
+            fix=min((repair.safety for repair in repairs), key=order.index, default=None),
+            advice=advice,
+        )
+
+
+def rule(
+    code: str, name: str, severity: Severity, *, on: type[Subject], fix: Safety | None = None
+) -> Callable[[Callable[..., Iterable[Finding]]], Rule]:
+    """Declare a rule: decorate a generator of findings and get the ``Rule`` under the same name.
+
+    ``on`` says what the function is asked about, one at a time. ``fix`` says whether its findings can carry repairs.
+
+    Raises:
+        ValueError: the code is not three capitals and three digits, or the name is not in kebab case.
+    """
+
+    def declare(check: Callable[..., Iterable[Finding]]) -> Rule:
+        return Rule(code=code, name=name, severity=severity, on=on, check=check, fix=fix)
+
+    return declare

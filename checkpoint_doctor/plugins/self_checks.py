@@ -1,0 +1,75 @@
+"""What ckdoc has to say about itself: a rule that crashed, an ignore that nothing needs any more.
+
+These are declared as rules so that they are catalogued, explained, selected and weighed like all others, but nobody
+asks them about a checkpoint: whoever notices builds the finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.plugins.rule import Rule, rule
+from checkpoint_doctor.results.findings import Finding, Severity
+
+
+@rule("CKD001", "rule-crashed", Severity.WARNING, on=Checkpoint)
+def rule_crashed(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """A rule raised an exception, so this checkpoint was not examined for what the rule looks for.
+
+    Why it matters:
+        The other rules went on and their findings stand, but a healthy verdict says nothing about the illness that the
+        crashed rule would have found.
+
+    When it is normal:
+        Never. The rule has a bug, or it meets a kind of checkpoint that its author did not think of.
+
+    What to do:
+        Report it to the package that the finding names, with the exception. Until it is repaired, put the rule's code
+        on the list of what to ignore, with that as the reason.
+
+    References:
+        docs/plugins.md of this project says what a rule may do.
+    """
+    return iter(())
+
+
+@rule("CKD002", "unused-ignore", Severity.NOTE, on=Checkpoint)
+def unused_ignore(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """An ignore in the configuration, or an entry of the baseline, matched nothing in this run.
+
+    Why it matters:
+        An exception that nothing needs any more hides the next illness of its kind without anybody having decided so.
+
+    When it is normal:
+        While a team moves to a new series of checkpoints and keeps the old entries for the next comparison. Entries for
+        files that were not part of the run, or for rules that were not asked, are not reported.
+
+    What to do:
+        Remove the entry, or write the baseline anew with ``--write-baseline``.
+
+    References:
+        docs/ci.md of this project, on exceptions with a reason and on baselines.
+    """
+    return iter(())
+
+
+RULES: tuple[Rule, ...] = (rule_crashed, unused_ignore)
+"""The rules of ckdoc itself, which need no entry point."""
+
+
+def report_crash(crashed: Rule, error: BaseException) -> Finding:
+    """Build the finding about a rule that raised an exception on a checkpoint."""
+    return rule_crashed.finding(
+        f"rule {crashed.code} ({crashed.name}) of the package {crashed.package} crashed"
+        f" with {type(error).__name__}: {error}",
+        evidence={"rule": crashed.code, "package": crashed.package, "exception": type(error).__name__},
+    )
+
+
+def report_unused(entry: str, file: str, evidence: Mapping[str, Any]) -> Finding:
+    """Build the finding about an ignore or a baseline entry of a file that nothing needed."""
+    return unused_ignore.finding(
+        f"{file}: {entry} matched nothing and can be removed", evidence={"file": file, **evidence}
+    )

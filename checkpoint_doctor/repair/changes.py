@@ -1,0 +1,110 @@
+"""The nouns of a repair: what is done to each tensor, what is left and why, and the plan that holds both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoint_doctor.checkpoint import Tensor
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.statistics.tensors import TensorStatistics, measure
+from checkpoint_doctor.statistics.values import InMemory
+
+
+class Purpose(Enum):
+    """Why a tensor is changed."""
+
+    REPAIR = "repair"
+    """It is ill itself."""
+    TWIN = "target"
+    """It is the target network's copy of a repaired tensor."""
+    MOMENT = "optimizer"
+    """It is what an optimizer remembers about a repaired tensor."""
+    SETTING = "setting"
+    """It is one of an optimizer's settings."""
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """The new values of one tensor, and how it came by them."""
+
+    tensor: Tensor
+    purpose: Purpose
+    rules: tuple[str, ...]
+    """Codes of the rules whose findings asked for it."""
+    init_rule: str
+    """The init rules in words."""
+    new: NDArray
+    """The whole tensor in its own type."""
+    changed: NDArray
+    """One boolean for each entry: true where the value is another than before."""
+    of: str = ""
+    """The repaired tensor that this one goes along with; empty for a repair."""
+    illness: str = ""
+    """What the findings said."""
+    tied: tuple[str, ...] = ()
+    """Names under which the same bytes are stored once more."""
+
+    @property
+    def entries(self) -> int:
+        """How many entries change."""
+        return int(np.count_nonzero(self.changed))
+
+    @property
+    def before(self) -> TensorStatistics:
+        """The figures of the old values."""
+        return self.tensor.statistics
+
+    @property
+    def after(self) -> TensorStatistics:
+        """The figures of the new values."""
+        return measure(InMemory(self.new))
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The changed entries as half-open ranges of flat, row-major indices."""
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], self.changed.reshape(-1), [False]))))
+        return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+
+
+@dataclass(frozen=True)
+class Unfixed:
+    """A finding that stays, and why."""
+
+    code: str
+    name: str
+    severity: Severity
+    subject: str
+    """The tensor, the layer, or the whole checkpoint."""
+    message: str
+    why: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A repair that will not last as long as its cause is there."""
+
+    subject: str
+    advice: str
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All changes to one checkpoint."""
+
+    changes: tuple[Change, ...] = ()
+    unfixed: tuple[Unfixed, ...] = ()
+    upstream: tuple[Upstream, ...] = ()
+    """Treated findings whose cause lies elsewhere."""
+    cured: tuple[Finding, ...] = ()
+    """The findings that must be gone afterwards."""
+
+    @property
+    def new_values(self) -> Mapping[Tensor, NDArray]:
+        """Tensor to its new values."""
+        return {each.tensor: each.new for each in self.changes}

@@ -1,0 +1,253 @@
+"""What to change in a checkpoint to make it well: pure, reproducible, and nothing written yet.
+
+The findings' repairs are collected and brought together: those of one tensor are applied in turn in the order of their
+codes, tied tensors once, target networks follow their online twins, and the optimizer's moments are treated along with
+the entries that change. What cannot be repaired is a value of the plan too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoint_doctor.checkpoint import Checkpoint, Moments, Tensor
+from checkpoint_doctor.repair.changes import Change, Plan, Purpose, Unfixed, Upstream
+from checkpoint_doctor.repair.entries import EPSILON, differs, generator, round_toward_zero, typical_square, widen
+from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
+
+_FIRST_MOMENTS = frozenset({"exp_avg", "momentum_buffer", "grad_avg"})
+_SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_inf", "sum"})
+
+_FLAGS = {Safety.ON_REQUEST: "--recycle", Safety.UNSAFE: "--unsafe"}
+
+
+@dataclass(eq=False)
+class _Work:
+    """A tensor while repairs are applied to it."""
+
+    tensor: Tensor
+    values: NDArray
+    """Current values, in the tensor's own type."""
+    repairs: list[tuple[Finding, Repair]] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    tied: tuple[str, ...] = ()
+
+
+def plan_repairs(
+    checkpoint: Checkpoint,
+    findings: Iterable[Finding],
+    *,
+    allowed: frozenset[Safety] = frozenset({Safety.SAFE}),
+    least: Severity = Severity.WARNING,
+    seed: int = 0,
+) -> Plan:
+    """Bring the repairs of findings together into one plan.
+
+    Findings below ``least`` and hidden ones are passed over. Each tensor draws from a generator of its own, seeded by
+    ``seed`` and its name, so that the result depends on neither order nor company.
+    """
+    return _Planner(checkpoint, allowed, seed).plan(
+        sorted(
+            (each for each in findings if each.ignored is None and each.severity >= least), key=lambda each: each.code
+        )
+    )
+
+
+class _Planner:
+    def __init__(self, checkpoint: Checkpoint, allowed: frozenset[Safety], seed: int) -> None:
+        self.checkpoint, self.allowed, self.seed = checkpoint, allowed, seed
+        self.works: dict[str, _Work] = {}
+        self.unfixed: list[Unfixed] = []
+        self.cured: list[Finding] = []
+        self.kept_by_optimizer = kept_by_optimizers(checkpoint)
+
+    def plan(self, findings: Sequence[Finding]) -> Plan:
+        for finding in findings:
+            why = self._refuse(finding)
+            if why:
+                self.unfixed.append(_leave(finding, why))
+                continue
+            self.cured.append(finding)
+            for repair in finding.repairs:
+                self._admit(finding, repair)
+        changes = [*self._repairs(), *self._twins()]
+        changes += self._moments({each.tensor.name: each for each in changes})
+        upstream = dict.fromkeys(Upstream(subject_of(each), each.advice) for each in self.cured if each.advice)
+        return Plan(tuple(changes), tuple(self.unfixed), tuple(upstream), tuple(self.cured))
+
+    # Which repairs
+
+    def _refuse(self, finding: Finding) -> str:
+        """Say why a finding is left alone; empty where all its repairs can be made."""
+        if not finding.repairs:
+            return "there is no documented repair for it"
+        forbidden = {repair.safety for repair in finding.repairs} - self.allowed
+        if forbidden:
+            return f"needs {' and '.join(sorted(_FLAGS.get(each, each.value) for each in forbidden))}"
+        for repair in finding.repairs:
+            tensor = self._find(repair.tensor)
+            if tensor is None:
+                return f"{repair.tensor} is not in the file"
+            rival = self._overlap(tensor)
+            if rival:
+                return f"{tensor.name} shares part of its bytes with {rival}, which is repaired already"
+        return ""
+
+    def _find(self, name: str) -> Tensor | None:
+        return self.checkpoint.by_name.get(name) or self.kept_by_optimizer.get(name)
+
+    def _overlap(self, tensor: Tensor) -> str:
+        """Return the name of a tensor at work that shares some, but not all bytes with this one."""
+        start, stop = tensor.storage_range
+        for work in self.works.values():
+            other = work.tensor
+            if not tensor.storage or other.storage != tensor.storage or other is tensor:
+                continue
+            begin, end = other.storage_range
+            if start < end and begin < stop and not (tensor.is_tied_to(other) and tensor.shape == other.shape):
+                return other.name
+        return ""
+
+    def _admit(self, finding: Finding, repair: Repair) -> None:
+        tensor = self._find(repair.tensor)
+        assert tensor is not None
+        tied = self._tied(tensor)
+        first = self._find(tied[0]) or tensor
+        work = self.works.get(first.name)
+        if work is None:
+            work = self.works[first.name] = _Work(first, first.array, tied=tied[1:])
+        work.repairs.append((finding, repair))
+
+    def _tied(self, tensor: Tensor) -> tuple[str, ...]:
+        """Return all names of the same bytes, in file order, the tensor's own among them."""
+        aliases = self.checkpoint.aliases
+        first = aliases.get(tensor.name, tensor.name)
+        return first, *(name for name, other in aliases.items() if other == first)
+
+    # What they do
+
+    def _repairs(self) -> Iterator[Change]:
+        for work in self.works.values():
+            if work.tensor.name in self.kept_by_optimizer or self._online_work(work) is not None:
+                continue  # these follow, and target copies take their twins' values
+            self._apply(work)
+            init_rule = self._finish(work, Purpose.REPAIR)
+            if init_rule is not None:
+                yield init_rule
+
+    def _online_work(self, work: _Work) -> Tensor | None:
+        return self.checkpoint.by_name.get(self.checkpoint.online_tensors.get(work.tensor.name, ""))
+
+    def _apply(self, work: _Work) -> None:
+        random = generator(self.seed, work.tensor.name)
+        # Two findings may ask for the same: a bias of its own and of its component, a tensor under either of two names.
+        for repair in {repair.init_rule: repair for _, repair in work.repairs}.values():
+            new = round_toward_zero(np.asarray(repair.renew(widen(work.values), random)), work.values)
+            if differs(work.values, new).any():  # an earlier one may have done all there was to do
+                work.words.append(repair.init_rule)
+            work.values = new
+
+    def _finish(self, work: _Work, purpose: Purpose, of: str = "") -> Change | None:
+        changed = differs(work.tensor.array, work.values)
+        if not changed.any():
+            return None
+        return Change(
+            tensor=work.tensor,
+            purpose=purpose,
+            rules=tuple(dict.fromkeys(finding.code for finding, _ in work.repairs)),
+            init_rule="; ".join(dict.fromkeys(work.words)),
+            new=work.values,
+            changed=changed,
+            of=of,
+            illness="; ".join(dict.fromkeys(finding.message for finding, _ in work.repairs)),
+            tied=work.tied,
+        )
+
+    def _twins(self) -> Iterator[Change]:
+        """Yield the target network's copies: at repaired entries they take the values of their online twins."""
+        for name, online_name in self.checkpoint.online_tensors.items():
+            target, online = self.checkpoint.by_name[name], self.checkpoint.by_name[online_name]
+            canonical = self._tied(online)[0]
+            source, work = self.works.get(canonical), self.works.get(self._tied(target)[0])
+            if self._tied(target)[0] != name or canonical in self._tied(target) or (source is None and work is None):
+                continue
+            healthy = online.array if source is None else source.values
+            work = work or _Work(target, target.array, tied=self._tied(target)[1:])
+            if source is not None:
+                work.values = np.where(differs(online.array, healthy), healthy, work.values).astype(target.array.dtype)
+                work.words.append(f"the values of {online_name}")
+            if work.repairs:
+                before = work.values
+                self._apply(work)
+                # Where the online network has a sound value, that is what the target should have; drawn ones are not.
+                sound = differs(before, work.values) & np.isfinite(widen(healthy)) & (healthy != 0)
+                work.values = np.where(sound, healthy, work.values).astype(target.array.dtype)
+            init_rule = self._finish(work, Purpose.TWIN, of=online_name)
+            if init_rule is not None:
+                yield init_rule
+
+    # The optimizer
+
+    def _moments(self, treated: Mapping[str, Change]) -> Iterator[Change]:
+        for optimizer in self.checkpoint.optimizers:
+            for moments in optimizer.parameters:
+                along = treated.get(self._canonical(moments))
+                for key, tensor in moments.state.items():
+                    init_rule = self._treat_moment(key, tensor, along)
+                    if init_rule is not None:
+                        yield init_rule
+            for setting in (each for group in optimizer.groups for each in group.settings.values()):
+                work = self.works.get(setting.name)
+                if work is not None:
+                    self._apply(work)
+                    init_rule = self._finish(work, Purpose.SETTING)
+                    if init_rule is not None:
+                        yield init_rule
+
+    def _canonical(self, moments: Moments) -> str:
+        tensor = self.checkpoint.by_name.get(moments.tensor or "")
+        return "" if tensor is None else self._tied(tensor)[0]
+
+    def _treat_moment(self, key: str, tensor: Tensor, along: Change | None) -> Change | None:
+        work = self.works.get(tensor.name)
+        concerned = along is not None and tensor.is_floating and tensor.shape == along.tensor.shape
+        if work is None and not (concerned and key in _FIRST_MOMENTS | _SECOND_MOMENTS):
+            return None
+        work = work or _Work(tensor, tensor.array)
+        self._apply(work)
+        if concerned and along is not None:
+            if key in _FIRST_MOMENTS:
+                work.values = np.where(along.changed, 0, work.values).astype(tensor.array.dtype)
+                work.words.append("0")
+            elif key in _SECOND_MOMENTS:
+                typical = typical_square(work.values, along.changed, least=EPSILON if key == "exp_inf" else EPSILON**2)
+                work.values = np.where(along.changed, typical, work.values).astype(tensor.array.dtype)
+                work.words.append(f"the healthy entries' median, {typical:.3g}" if typical else "0")
+        of = along.tensor.name if along is not None else ""
+        return self._finish(work, Purpose.MOMENT, of=of)
+
+
+def kept_by_optimizers(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    """Return what the optimizers of a checkpoint keep, by name: moments, and settings that can be replaced."""
+    kept = {
+        tensor.name: tensor
+        for optimizer in checkpoint.optimizers
+        for moments in optimizer.parameters
+        for tensor in moments.state.values()
+    }
+    groups = (group for optimizer in checkpoint.optimizers for group in optimizer.groups)
+    return kept | {setting.name: setting for group in groups for setting in group.settings.values()}
+
+
+def subject_of(finding: Finding) -> str:
+    """Return what a finding is about: the tensor, the layer, or the whole checkpoint."""
+    return finding.subject or "the whole checkpoint"
+
+
+def _leave(finding: Finding, why: str) -> Unfixed:
+    return Unfixed(
+        finding.code, finding.name, finding.severity, subject_of(finding), finding.message, why, finding.advice
+    )

@@ -1,0 +1,132 @@
+"""A sheet of terminal lines: paragraphs and tables that fit a width without breaking names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+
+from rich.cells import cell_len, chop_cells, set_cell_size
+from rich.color import ColorSystem
+from rich.console import Console
+from rich.segment import Segment
+from rich.text import Text
+
+GAP = 2
+"""Blank columns between the columns of a table."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table."""
+
+    title: str
+    keep: int
+    """The higher, the longer it is kept when the width gets short. The table's elastic one always stays."""
+    right: bool = False
+
+
+class Layout:
+    """Lines of styled text, gathered and then rendered at once."""
+
+    def __init__(self, width: int, color: bool) -> None:
+        self.width = max(width, 20)
+        self._color = color
+        self._lines: list[str] = []
+        # It only looks styles up. Printing through it would take twice as long, and the environment (COLUMNS, NO_COLOR,
+        # TERM …) would have a say beside the page.
+        self._console = Console(file=StringIO(), width=self.width, _environ={})
+
+    def line(self, text: Text | str = "") -> None:
+        """Add one line as it is."""
+        text = text.copy() if isinstance(text, Text) else Text(text)
+        text.rstrip()
+        self._lines.append("".join(map(self._paint, text.render(self._console))) if self._color else text.plain)
+
+    def _paint(self, segment: Segment) -> str:
+        style = segment.style
+        return style.render(segment.text, color_system=ColorSystem.STANDARD) if style else segment.text
+
+    def paragraph(self, text: Text, indent: int = 0, hanging: int = 0) -> None:
+        """Add a text wrapped at its spaces; later lines hang further in.
+
+        A name too long for a line is folded, at a ``/`` or ``.`` if possible.
+        """
+        hanging = hanging if self.width - indent - hanging >= 16 else 0
+        room = max(self.width - indent, 8)
+        for number, line in enumerate(_wrap(text, room, room - hanging)):
+            self.line(Text(" " * (indent + (hanging if number else 0))) + line)
+
+    def table(
+        self, columns: Sequence[Column], rows: Sequence[Sequence[Text]], indent: int = 0, *, folded: bool = False
+    ) -> None:
+        """Add a table of at least two columns.
+
+        Columns that say nothing are left out, and others, the least kept first, until the first column, whose names are
+        shortened, has enough room; with ``folded`` until the last one has, whose names are folded and stay whole.
+        """
+        widths = [
+            max(cell_len(column.title), *(row[index].cell_len for row in rows)) for index, column in enumerate(columns)
+        ]
+        elastic = len(columns) - 1 if folded else 0
+        room = self.width - indent
+        least = min(widths[elastic], max(12, room // 3))
+        others = [index for index in range(len(columns)) if index != elastic and any(row[index].plain for row in rows)]
+        while others and least + sum(widths[index] + GAP for index in others) > room:
+            others.remove(min(others, key=lambda index: columns[index].keep))
+        widths[elastic] = max(room - sum(widths[index] + GAP for index in others), 8)
+        if not folded:
+            widths[elastic] = min(widths[elastic], max(row[elastic].cell_len for row in rows))
+        header = [Text(column.title, style="dim") for column in columns]
+        for row in [header, *rows]:
+            line = Text(" " * indent)
+            for index in sorted([*others, *([] if folded else [elastic])]):
+                cell = shorten(row[index], widths[index])
+                cell.align("right" if columns[index].right else "left", widths[index])
+                line += cell + " " * GAP
+            if folded:
+                first, *rest = _wrap(row[elastic], widths[elastic], widths[elastic])
+                self.line(line + first)
+                for each in rest:
+                    self.line(Text(" " * line.cell_len) + each)
+            else:
+                self.line(line)
+
+    def render(self) -> str:
+        """Return all lines."""
+        return "".join(f"{line}\n" for line in self._lines)
+
+
+def _wrap(text: Text, first_room: int, room: int) -> list[Text]:
+    return list(text.divide(_find_breaks(text.plain, first_room, room))) or [Text()]
+
+
+def _find_breaks(text: str, first_room: int, room: int) -> list[int]:
+    """Return where lines end so that the first is at most ``first_room`` columns wide and the others ``room``."""
+    breaks: list[int] = []
+    start, width = 0, first_room
+    while start < len(text):
+        fitting = chop_cells(text[start : start + 4 * width], width)[0]
+        end = start + max(len(fitting), 1)
+        if end >= len(text):
+            break
+        space = text.rfind(" ", start, end + 1)
+        if space > start:
+            end = space + 1
+        else:
+            # Prefer to break a long path or a dotted name between its parts.
+            part = max(text.rfind(mark, start, end) for mark in "/.")
+            end = part + 1 if part > start + width // 2 else end
+        breaks.append(end)
+        start, width = end, room
+    return breaks
+
+
+def shorten(text: Text, width: int) -> Text:
+    """Cut a text in its middle so that its ends, which tell a name from others, stay. Width counts terminal columns."""
+    if text.cell_len <= width:
+        return text.copy()
+    tail = max(width - 1, 0) * 3 // 5
+    end = set_cell_size(text.plain[::-1], tail)[::-1].strip()
+    start = set_cell_size(text.plain, max(width - 1 - cell_len(end), 0)).rstrip()
+    return Text(f"{start}…{end}", style=text.style or (text.spans[0].style if text.spans else ""))

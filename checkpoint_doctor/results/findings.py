@@ -1,0 +1,76 @@
+"""What a rule says: how bad it is, how we know, and how it could be made well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+
+class Severity(IntEnum):
+    """How bad a finding is. Ordered, so that severities can be compared."""
+
+    NOTE = 1
+    WARNING = 2
+    ERROR = 3
+
+    @property
+    def label(self) -> str:
+        """The lower-case word that reports and configuration use."""
+        return self.name.lower()
+
+
+class Safety(Enum):
+    """When a repair may be applied."""
+
+    SAFE = "safe"
+    """By ``ckdoc fix`` alone: the documented init rule, where nothing learned is lost."""
+    ON_REQUEST = "on-request"
+    """With ``--recycle``: harmless to the function, of use only to those who train on."""
+    UNSAFE = "unsafe"
+    """With ``--unsafe``: the old values are lost and nobody knows what they were."""
+
+
+@dataclass(frozen=True, eq=False)
+class Repair:
+    """A documented way to make one tensor well again."""
+
+    tensor: str
+    """Name of the tensor to repair."""
+    init_rule: str
+    """The init rule in words, such as ``uniform(-0.01, 0.01)``."""
+    renew: Callable[[NDArray, Generator], NDArray]
+    """Old values to new ones: same shape; float32 or wider, rounded to the tensor's type by the writer."""
+    safety: Safety = Safety.SAFE
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a rule says. Built through its rule, so that no analyzer types its own code twice."""
+
+    code: str
+    name: str
+    severity: Severity
+    message: str
+    tensor: str | None = None
+    layer: str | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    """Plain JSON values; indices in it are complete."""
+    repairs: tuple[Repair, ...] = ()
+    fix: Safety | None = None
+    """Whether ``ckdoc fix`` can treat it, and when."""
+    advice: str = ""
+    """What to change upstream where a repair would not last."""
+    ignored: str | None = None
+    """The reason given for hiding it, ``None`` where it counts."""
+
+    @property
+    def subject(self) -> str | None:
+        """The name of the tensor or layer that it is about; ``None`` where that is the whole checkpoint."""
+        return self.tensor or self.layer

@@ -1,0 +1,155 @@
+"""What a run found: the outcome for every checkpoint, and all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from math import prod
+from typing import Any
+
+from checkpoint_doctor.checkpoint import Skipped
+from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.text import quantity
+
+
+class Verdict(Enum):
+    """The outcome for one checkpoint."""
+
+    HEALTHY = "healthy"
+    ILL = "ill"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """A tensor's line in a report."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: str
+    layer: str
+    updates: int | None
+    """Updates an optimizer counted for it; ``None`` where no optimizer holds it."""
+    zeros: int
+    nonfinite: int
+    minimum: float | int | None
+    maximum: float | int | None
+    mean: float | None
+    std: float | None
+    norm: float | None
+    tied_to: str | None = None
+    """Name of an earlier tensor of the very same bytes; ``None`` where this is the first, or the only one."""
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return prod(self.shape)
+
+    @property
+    def is_statistic(self) -> bool:
+        """True for what is kept and not learned: a buffer, or one of batch normalization's running statistics."""
+        return self.kind == Kind.BUFFER or self.name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a run says about one checkpoint."""
+
+    path: str
+    format: str | None
+    verdict: Verdict
+    error: str | None = None
+    hint: str = ""
+    algorithm: str | None = None
+    step: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    """The settings stored beside the tensors, as plain values."""
+    layers: int = 0
+    tensors: tuple[TensorRecord, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """Number of learned values: the entries of all tensors but buffers and running statistics, tied ones once."""
+        return sum(tensor.size for tensor in self.tensors if not tensor.is_statistic and tensor.tied_to is None)
+
+    @property
+    def counted(self) -> Iterator[Finding]:
+        """The findings that nobody asked to hide."""
+        return (finding for finding in self.findings if finding.ignored is None)
+
+    @property
+    def worst(self) -> Severity | None:
+        """The severity of the worst finding that counts."""
+        return max((finding.severity for finding in self.counted), default=None)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run says about all the checkpoints it looked at."""
+
+    checkpoints: tuple[Examination, ...]
+    rules: int
+    """How many rules were asked."""
+    fail_on: Severity | None = Severity.ERROR
+    """The severity from which on a finding fails the run; ``None`` where none does."""
+    remarks: tuple[Finding, ...] = ()
+    """Findings about the run and not about a checkpoint, such as an ignore that nothing needs any more."""
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """All findings that count, in report order."""
+        about_checkpoints = [finding for examination in self.checkpoints for finding in examination.counted]
+        return about_checkpoints + [finding for finding in self.remarks if finding.ignored is None]
+
+    @property
+    def hidden(self) -> int:
+        """How many findings were hidden by configuration or baseline."""
+        return sum(finding.ignored is not None for each in self.checkpoints for finding in each.findings)
+
+    def fails(self, finding: Finding) -> bool:
+        """True for a finding that counts and is at or above ``fail_on``."""
+        return finding.ignored is None and self.fail_on is not None and finding.severity >= self.fail_on
+
+    @property
+    def failed(self) -> bool:
+        """True where a finding fails the run. Unreadable checkpoints are another matter: they are not judged at all."""
+        return any(self.fails(finding) for finding in self.findings)
+
+    @property
+    def unreadable(self) -> int:
+        """How many checkpoints could not be read."""
+        return sum(each.verdict is Verdict.UNREADABLE for each in self.checkpoints)
+
+    @property
+    def summary_line(self) -> str:
+        """What was looked at and what came of it, as in ``32 tensors, 41 rules, 2 findings, 1 hidden by config``."""
+        several = len(self.checkpoints) != 1
+        unseen = sum(len(each.skipped) for each in self.checkpoints)
+        return ", ".join(
+            [
+                *([quantity(len(self.checkpoints), "checkpoint")] if several else []),
+                quantity(sum(len(each.tensors) for each in self.checkpoints), "tensor"),
+                quantity(self.rules, "rule"),
+                quantity(len(self.findings), "finding"),
+                *([f"{self.hidden:,} hidden by config"] if self.hidden else []),
+                *([f"{unseen:,} not looked at"] if unseen else []),
+                *([f"{self.unreadable:,} unreadable"] if self.unreadable else []),
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a reporter may know about where its text goes."""
+
+    width: int = 80
+    """Columns."""
+    color: bool = False
+    verbose: bool = False
+    """True where everything is wanted, and not only what is remarkable."""

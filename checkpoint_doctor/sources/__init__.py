@@ -1,0 +1,6 @@
+"""From a URI to named, seekable bytes. May import ``errors`` and ``text``."""
+
+from checkpoint_doctor.sources.local_file import FileSource
+from checkpoint_doctor.sources.source import MemorySource, Section, Source
+
+__all__ = ["FileSource", "MemorySource", "Section", "Source"]

@@ -1,0 +1,269 @@
+"""What an optimizer's moments record about gradients.
+
+``measure_moments`` knows no file and no rule. It streams the first moment m and the second moment v of one parameter
+beside each other, in blocks that stay in the cache. For every row (output unit) and column (input) it keeps the largest
+|m|, √v and |m|/√v, which tell whether a gradient ever came and whether it still does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, Values
+
+INACTIVE_RATIO = 1e-4
+"""|m|/√v below which an entry receives no gradient: with Adam's default betas 88 updates without one. Live units
+of 20 published agents stay above it, dormant ones fall far below (benchmarks/truth.py)."""
+
+COLUMN_LIMIT = 1 << 20
+"""Widest row (entries) for which columns are kept: 24 MiB of maxima. Wider rows belong to no layer known to us."""
+
+SAMPLED = 1 << 14
+"""Block size from which the histogram takes every 13th entry: a share of the entries needs no more, and counting all of
+them costs as much as the rest of the pass. 13 has no factor in common with usual widths, so no column is left out."""
+
+NARROW = 16
+"""Width up to which a row's maximum is taken column by column: NumPy reduces short rows one by one."""
+
+
+@dataclass(frozen=True)
+class MomentStatistics:
+    """What one pass over the moments of a parameter tells.
+
+    Rows are the entries along the first axis (a vector's own entries; one row for a scalar). Columns are the entries
+    along the second axis, the kernels of a convolution folded into them. Magnitudes ignore NaN. ``magnitude`` is the
+    second moment's square root, the size of gradients: √v for Adam and RMSprop, ``exp_inf`` itself for Adamax.
+    """
+
+    count: int
+    """Entries of the parameter."""
+    total: float
+    """Sum of the squared magnitudes, Σ v; 0.0 without a second moment."""
+    row_first: NDArray | None
+    """Largest absolute first moment in each row; ``None`` without a first moment."""
+    row_second: NDArray | None
+    """Largest magnitude in each row; ``None`` without a second moment."""
+    row_ratio: NDArray | None
+    """Largest ratio of first moment to magnitude in each row, where the magnitude is not zero; needs both moments."""
+    column_first: NDArray | None
+    """As ``row_first``, for each column; ``None`` also for vectors and scalars."""
+    column_second: NDArray | None
+    """As ``row_second``, for each column; ``None`` also for vectors and scalars."""
+    column_ratio: NDArray | None
+    """As ``row_ratio``, for each column; ``None`` also for vectors and scalars."""
+    exponents: NDArray
+    """Histogram of a sample of the live entries' magnitudes by binary exponent: ``exponents[e + 150]`` counts those in
+    [2**e, 2**(e + 1)). Live are the entries with |m|/√v of at least ``INACTIVE_RATIO`` (without a first moment: all
+    whose magnitude is not zero)."""
+    untouched: int
+    """Entries whose magnitude is exactly zero."""
+    nonfinite_first: int
+    """NaN and infinite entries of the first moment."""
+    nonfinite_second: int
+    """NaN and infinite entries of the second moment."""
+
+    def live_below(self, magnitude: float) -> float:
+        """Return the share of live entries below a magnitude, which is rounded down to a power of two; 0.0 for none."""
+        live = int(self.exponents.sum())
+        if magnitude <= 0 or not live:
+            return 0.0
+        return int(self.exponents[: max(int(np.floor(np.log2(magnitude))) + 150, 0)].sum()) / live
+
+
+@dataclass(frozen=True)
+class ZeroTally:
+    """Zeros of a parameter beside its second moment (or momentum buffer)."""
+
+    selected: int
+    """Entries looked at."""
+    zeros: int
+    """Entries whose value is exactly zero."""
+    zeros_untouched: int
+    """Zeros where no gradient is recorded."""
+    untouched: int
+    """Entries, zero or not, where no gradient is recorded."""
+
+
+def measure_moments(first: Values | None, second: Values | None, *, is_root: bool = False) -> MomentStatistics:
+    """Stream the moments of a parameter beside each other and keep what tells about gradients.
+
+    ``first`` is the mean of gradients or the momentum buffer, ``second`` the mean (or sum) of their squares. With
+    ``is_root`` the second moment is a magnitude already and no square (Adamax). Memory does not grow with the tensors,
+    except for one number per row and column.
+
+    Raises:
+        ValueError: neither is given, or their shapes differ.
+    """
+    given = [values for values in (first, second) if values is not None]
+    if not given or any(values.shape != given[0].shape for values in given):
+        raise ValueError("moments of one parameter have one shape")
+    maxima = _Maxima(given[0].shape, first is not None, second is not None)
+    for start, momentum, spread in _beside(first, second):
+        with np.errstate(all="ignore"):
+            maxima.add(start, momentum, spread, is_root)
+    return maxima.finish()
+
+
+def tally_zeros(values: Values, record: Values, rows: NDArray | None = None, untouched: float = 0.0) -> ZeroTally:
+    """Count zeros of a parameter by whether the optimizer recorded a gradient beneath them.
+
+    ``record`` is the second moment or the momentum buffer, ``rows`` restricts the count to indices along the first
+    axis, and entries of ``record`` no larger than ``untouched`` in magnitude count as never having seen a gradient.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if values.shape != record.shape:
+        raise ValueError("a parameter and its moments have one shape")
+    width = _width(values.shape)
+    wanted = None
+    if rows is not None:
+        wanted = np.zeros(values.shape[0] if values.shape else 1, dtype=bool)
+        wanted[rows] = True
+    selected = zeros = zeros_untouched = bare = 0
+    for start, value, moment in _beside(values, record):
+        assert value is not None
+        assert moment is not None
+        zero, idle = value == 0, np.abs(_real(moment)) <= untouched
+        if wanted is not None:
+            inside = wanted[np.arange(start, start + value.size) // width]
+            zero, idle = zero & inside, idle & inside
+            selected += int(inside.sum())
+        else:
+            selected += value.size
+        zeros += int(zero.sum())
+        zeros_untouched += int((zero & idle).sum())
+        bare += int(idle.sum())
+    return ZeroTally(selected, zeros, zeros_untouched, bare)
+
+
+class _Maxima:
+    """The running maxima of one pass."""
+
+    def __init__(self, shape: tuple[int, ...], has_first: bool, has_second: bool) -> None:
+        self.count = prod(shape)
+        self.width = _width(shape)
+        self.kernel = prod(shape[2:]) or 1
+        rows, with_columns = (
+            (shape[0] if shape else 1),
+            len(shape) > 1 and 0 not in shape and self.width <= COLUMN_LIMIT,
+        )
+        present = {"first": has_first, "second": has_second, "ratio": has_first and has_second}
+        self.rows = {key: np.zeros(rows) for key, there in present.items() if there}
+        self.columns = {key: np.zeros(self.width) for key, there in present.items() if there and with_columns}
+        self.exponents = np.zeros(300, dtype=np.int64)
+        self.total = 0.0
+        self.untouched = self.nonfinite_first = self.nonfinite_second = 0
+
+    def add(self, start: int, first: NDArray | None, second: NDArray | None, is_root: bool) -> None:
+        """Take in one block that begins at a flat index."""
+        figures: dict[str, NDArray] = {}
+        nonfinite = self.nonfinite_first + self.nonfinite_second
+        if first is not None:
+            figures["first"] = np.abs(_real(first))
+            self.nonfinite_first += _nonfinite(figures["first"])
+        if second is not None:
+            spread = np.abs(_real(second))
+            self.nonfinite_second += _nonfinite(spread)
+            root = figures["second"] = spread if is_root else np.sqrt(spread)
+            if first is not None:
+                figures["ratio"] = figures["first"] / root
+            self._count(spread, root, figures.get("ratio"), is_root)
+        # NaN has to be stepped around, and that costs: only where there is one.
+        maximum = np.fmax if self.nonfinite_first + self.nonfinite_second > nonfinite else np.maximum
+        for at, shape in _pieces(start, len(next(iter(figures.values()))), self.width):
+            row, column = divmod(start + at.start, self.width)
+            for key, values in figures.items():
+                block = values[at].reshape(shape)
+                inside = self.rows[key][row : row + shape[0]]
+                maximum(inside, _row_maxima(block, maximum), out=inside)
+                if key in self.columns:
+                    inside = self.columns[key][column : column + shape[1]]
+                    maximum(inside, maximum.reduce(block, axis=0), out=inside)
+
+    def _count(self, spread: NDArray, root: NDArray, ratio: NDArray | None, is_root: bool) -> None:
+        untouched = root == 0
+        count = int(np.count_nonzero(untouched))
+        self.untouched += count
+        if count and ratio is not None:
+            ratio[untouched] = 0.0
+        square = root * root if is_root else spread
+        energy = float(square.sum())
+        self.total += energy if np.isfinite(energy) else float(square[np.isfinite(square)].sum(dtype=np.float64))
+        some = slice(None, None, 13 if root.size >= SAMPLED else 1)
+        live = root[some][~untouched[some] if ratio is None else ratio[some] >= INACTIVE_RATIO]
+        self.exponents += np.bincount(np.clip(np.frexp(live)[1] + 149, 0, 299), minlength=300)
+
+    def finish(self) -> MomentStatistics:
+        """Return the statistics of all that was added."""
+        columns = {key: maxima.reshape(-1, self.kernel).max(axis=1) for key, maxima in self.columns.items()}
+        return MomentStatistics(
+            count=self.count,
+            total=self.total,
+            row_first=self.rows.get("first"),
+            row_second=self.rows.get("second"),
+            row_ratio=self.rows.get("ratio"),
+            column_first=columns.get("first"),
+            column_second=columns.get("second"),
+            column_ratio=columns.get("ratio"),
+            exponents=self.exponents,
+            untouched=self.untouched,
+            nonfinite_first=self.nonfinite_first,
+            nonfinite_second=self.nonfinite_second,
+        )
+
+
+def _beside(one: Values | None, other: Values | None) -> Iterator[tuple[int, NDArray | None, NDArray | None]]:
+    """Yield the blocks of two tensors of one shape together, with the flat index where each begins."""
+    start = 0
+    if one is None or other is None:
+        alone = one if other is None else other
+        assert alone is not None
+        for block in alone.blocks(BLOCK_ELEMENTS):
+            yield (start, block, None) if other is None else (start, None, block)
+            start += block.size
+        return
+    for block, beside in zip(one.blocks(BLOCK_ELEMENTS), other.blocks(BLOCK_ELEMENTS), strict=True):
+        yield start, block, beside
+        start += block.size
+
+
+def _pieces(start: int, size: int, width: int) -> Iterator[tuple[slice, tuple[int, int]]]:
+    """Cut a flat block into the rest of a row, whole rows, and the beginning of a row."""
+    at = 0
+    while at < size:
+        column = (start + at) % width
+        if column or size - at < width:
+            length = min(width - column, size - at)
+            yield slice(at, at + length), (1, length)
+        else:
+            length = (size - at) // width * width
+            yield slice(at, at + length), (length // width, width)
+        at += length
+
+
+def _row_maxima(block: NDArray, maximum: np.ufunc) -> NDArray:
+    if block.shape[1] > NARROW or block.shape[0] < NARROW:
+        return np.asarray(maximum.reduce(block, axis=1))
+    return reduce(maximum, (block[:, column] for column in range(block.shape[1])))
+
+
+def _width(shape: tuple[int, ...]) -> int:
+    return prod(shape[1:]) or 1
+
+
+def _real(block: NDArray) -> NDArray:
+    """Return a block as floats that NumPy's reductions know: bfloat16 and half widened, complex as magnitudes."""
+    if block.dtype.kind == "c":
+        return np.asarray(np.abs(block))
+    return block if block.dtype in (np.float32, np.float64) else block.astype(np.float32)
+
+
+def _nonfinite(block: NDArray) -> int:
+    return int(block.size - np.count_nonzero(np.isfinite(block)))

@@ -1,0 +1,202 @@
+"""Adding up blocks: every reduction that a pass over a tensor takes, while a block is in the cache."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, Values
+
+
+class Totals:
+    """What has been added up so far."""
+
+    def __init__(self, *, by_row: bool, length: int, exact: bool) -> None:
+        self.by_row, self.length, self.exact = by_row, length, exact
+        self.count = self.zeros = self.subnormals = self.nan = self.infinite = 0
+        self.first_nonfinite: int | None = None
+        self.minimum: float | int | None = None
+        self.maximum: float | int | None = None
+        self.sum = 0.0
+        self.squares = 0.0
+        self.row_squares: list[NDArray] = []
+        self.row_sums: list[NDArray] = []
+        self.zero_rows: list[NDArray] = []
+        self.zero_columns: NDArray | None = None
+        self.ordered = True
+
+    def add(self, block: NDArray) -> None:
+        """Add one block of whole rows (or of a flat stream)."""
+        kind = block.dtype.kind
+        if kind == "c":
+            self._add_complex(block)
+        elif kind in "iub":
+            self._add_sums(block.astype(np.float64), zeros=int(block.size - np.count_nonzero(block)))
+            low, high = block.min(), block.max()
+            self.minimum = int(low) if self.minimum is None else min(int(self.minimum), int(low))
+            self.maximum = int(high) if self.maximum is None else max(int(self.maximum), int(high))
+        elif block.dtype in (np.float32, np.float64):
+            self._add_floats(block, tiny=float(np.finfo(block.dtype).smallest_normal))
+        else:
+            # Half precision and float8 have no fast arithmetic of their own, and a float32 holds each of them exactly.
+            self._add_floats(block.astype(np.float32), tiny=_smallest_normal(block.dtype))
+        self.count += block.size
+
+    def _add_floats(self, block: NDArray, *, tiny: float) -> None:
+        low, high, least = _find_extremes(block)
+        zeros = 0
+        if least < tiny:
+            zeros = int(np.count_nonzero(block == 0))
+            self.subnormals += int(np.count_nonzero(np.abs(block) < tiny)) - zeros
+        if not (np.isfinite(low) and np.isfinite(high)):
+            finite = block[np.isfinite(block)]
+            low, high = (float(finite.min()), float(finite.max())) if finite.size else (np.inf, -np.inf)
+        if low <= high:
+            self.minimum = low if self.minimum is None else min(self.minimum, low)
+            self.maximum = high if self.maximum is None else max(self.maximum, high)
+        self._add_sums(block, zeros)
+
+    def _add_sums(self, block: NDArray, zeros: int) -> None:
+        grid = block.reshape(-1, self.length if self.by_row else block.size)
+        summed = grid.astype(np.float64) if self.exact else grid
+        row_squares = np.vecdot(summed, summed)
+        row_sums = np.vecdot(summed, np.ones(summed.shape[1], dtype=summed.dtype))
+        squares, total = float(row_squares.sum(dtype=np.float64)), float(row_sums.sum(dtype=np.float64))
+        if not np.isfinite(squares):
+            row_squares, squares, total = self._look_closer(grid)
+        self.squares += squares
+        self.sum += total
+        self.zeros += zeros
+        if self.by_row:
+            self._note_rows_and_columns(grid, zeros)
+            self.row_squares.append(row_squares)
+            self.row_sums.append(row_sums)
+
+    def _look_closer(self, grid: NDArray) -> tuple[NDArray, float, float]:
+        """Sum the finite entries of a block whose squares overflow, and count the others."""
+        finite = np.isfinite(grid)
+        nan = int(np.count_nonzero(np.isnan(grid)))
+        lost = int(grid.size - np.count_nonzero(finite))
+        if lost and self.first_nonfinite is None:
+            self.first_nonfinite = self.count + int(np.argmin(finite))
+        self.nan += nan
+        self.infinite += lost - nan
+        wide = np.where(finite, grid, 0).astype(np.longdouble)
+        row_squares = (wide * wide).sum(axis=1)
+        return row_squares.astype(np.float64), float(row_squares.sum()), float(wide.sum())
+
+    def _note_rows_and_columns(self, grid: NDArray, zeros: int) -> None:
+        start = self.count // self.length
+        if zeros >= self.length:
+            self.zero_rows.append(start + np.flatnonzero(~grid.any(axis=1)))
+        if self.zero_columns is None:
+            self.zero_columns = np.flatnonzero(grid[0] == 0)
+        if self.zero_columns.size:
+            self.zero_columns = self.zero_columns[~grid[:, self.zero_columns].any(axis=0)]
+
+    def _add_complex(self, block: NDArray) -> None:
+        finite = np.isfinite(block)
+        lost = int(block.size - np.count_nonzero(finite))
+        if lost and self.first_nonfinite is None:
+            self.first_nonfinite = self.count + int(np.argmin(finite))
+        nan = int(np.count_nonzero(np.isnan(block)))
+        self.nan += nan
+        self.infinite += lost - nan
+        self.zeros += int(block.size - np.count_nonzero(block))
+        magnitudes = np.abs(np.where(finite, block, 0)).astype(np.float64)
+        self.squares += float(np.dot(magnitudes, magnitudes))
+        self.ordered = False
+
+    @property
+    def finite(self) -> int:
+        """Entries that are neither NaN nor infinite."""
+        return self.count - self.nan - self.infinite
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the finite entries, ``None`` where there is none or no order among them."""
+        return self.sum / self.finite if self.finite and self.ordered else None
+
+    @property
+    def std(self) -> float | None:
+        """Population standard deviation of the finite entries."""
+        if self.mean is None:
+            return None
+        if self.minimum is not None and self.minimum == self.maximum:
+            return 0.0
+        return sqrt(max(0.0, self.squares / self.finite - self.mean * self.mean))
+
+    @property
+    def row_norms(self) -> NDArray | None:
+        """Euclidean norm of each row."""
+        return np.sqrt(np.concatenate(self.row_squares)) if self.row_squares else None
+
+    def list_zero_rows(self) -> NDArray:
+        """Return the indices of rows that are exactly zero."""
+        return np.concatenate(self.zero_rows) if self.zero_rows else _NOTHING
+
+    def list_zero_columns(self, shape: tuple[int, ...]) -> NDArray:
+        """Return the indices along the second axis that are exactly zero in every row."""
+        if self.zero_columns is None or not self.zero_columns.size:
+            return _NOTHING
+        # A convolution's column is an input channel: all the positions of its kernel.
+        positions = self.length // shape[1]
+        dead = np.zeros(self.length, dtype=bool)
+        dead[self.zero_columns] = True
+        return np.flatnonzero(dead.reshape(shape[1], positions).all(axis=1))
+
+    def list_duplicate_rows(self, values: Values) -> tuple[tuple[int, ...], ...]:
+        """Return groups of identical rows, reading the tensor again only where some seem to be the same."""
+        if not self.row_squares or self.count < 2 * self.length:
+            return ()
+        squares = np.concatenate(self.row_squares).astype(np.float64)
+        # Both figures are added up in the same order for every row, so equal rows have equal figures to the last bit.
+        signatures = squares + 1j * np.concatenate(self.row_sums)
+        alive = np.flatnonzero(np.isfinite(signatures) & (squares > 0))
+        _, which, counts = np.unique(signatures[alive], return_inverse=True, return_counts=True)
+        suspects = {int(row) for row in alive[counts[which] > 1]}
+        return _confirm_duplicates(values, suspects, self.length) if suspects else ()
+
+
+def _find_extremes(block: NDArray) -> tuple[float, float, float]:
+    """Return the smallest and the largest number of a block, and the smallest magnitude; NaN and infinity show in them.
+
+    Read as integers, floats are ordered by magnitude within a sign, the negative ones above the positive ones
+    (unsigned) or below them (signed). Four integer reductions find all three figures, faster than two on floats and
+    one on magnitudes, and without a copy.
+    """
+    unsigned, signed = (np.uint32, np.int32) if block.dtype.itemsize == 4 else (np.uint64, np.int64)
+    bits, signed_bits = block.view(unsigned), block.view(signed)
+    largest, smallest = bits.max(), bits.min()
+    highest, lowest = signed_bits.max(), signed_bits.min()
+    low = largest if lowest < 0 else smallest
+    high = highest if highest >= 0 else smallest
+    # With both signs present, the smallest magnitude is the smallest positive or the lowest (a negative) integer.
+    least = np.fmin(abs(smallest.view(block.dtype)), abs(lowest.view(block.dtype)))
+    return float(low.view(block.dtype)), float(high.view(block.dtype)), float(least)
+
+
+def _confirm_duplicates(values: Values, suspects: set[int], length: int) -> tuple[tuple[int, ...], ...]:
+    import hashlib
+
+    same: dict[bytes, list[int]] = {}
+    row = 0
+    for block in values.blocks(max(1, BLOCK_ELEMENTS // length) * length):
+        for numbers in block.reshape(-1, length):
+            if row in suspects:
+                same.setdefault(hashlib.blake2b(numbers.tobytes(), digest_size=16).digest(), []).append(row)
+            row += 1
+    return tuple(tuple(rows) for rows in same.values() if len(rows) > 1)
+
+
+def _smallest_normal(dtype: np.dtype) -> float:
+    if dtype == np.float16:
+        return float(np.finfo(np.float16).smallest_normal)
+    import ml_dtypes
+
+    return float(ml_dtypes.finfo(dtype).smallest_normal)  # type: ignore[no-untyped-call]
+
+
+_NOTHING: NDArray = np.empty(0, dtype=np.int64)

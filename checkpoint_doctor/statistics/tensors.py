@@ -1,0 +1,107 @@
+"""The one numeric pass over a tensor.
+
+``measure`` knows no file and no rule. It sees a tensor's numbers as a stream of blocks small enough to stay in the
+cache, and takes from each block every figure that any rule may ask for later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoint_doctor.statistics.reductions import Totals
+from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, Values
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """What one pass over a tensor's numbers tells.
+
+    Minimum, maximum, mean, standard deviation and norm are taken over the finite entries, so that one NaN does not
+    hide the others. They are ``None`` where there is no finite entry; complex numbers have a norm only.
+    """
+
+    count: int
+    """Number of entries."""
+    zeros: int
+    """Entries that are exactly zero (negative zero included)."""
+    subnormals: int
+    """Entries below the smallest normal number of their type, zero excluded."""
+    nan: int
+    """Entries that are not a number."""
+    infinite: int
+    """Entries that are plus or minus infinity."""
+    first_nonfinite: int | None
+    """Flat, row-major index of the first NaN or infinity."""
+    minimum: float | int | None
+    maximum: float | int | None
+    mean: float | None
+    std: float | None
+    """Population standard deviation (divided by the count)."""
+    norm: float | None
+    """Euclidean norm."""
+    row_norms: NDArray | None
+    """Euclidean norm of each row (first axis), for tensors of two or more axes; ``None`` otherwise."""
+    zero_rows: NDArray
+    """Indices along the first axis whose entries are all exactly zero (two or more axes; else empty)."""
+    zero_columns: NDArray
+    """Indices along the second axis whose entries are all exactly zero (two or more axes; else empty)."""
+    duplicate_rows: tuple[tuple[int, ...], ...]
+    """Groups of two or more bit-identical, non-zero rows."""
+
+    @property
+    def nonfinite(self) -> int:
+        """Entries that are NaN or infinite."""
+        return self.nan + self.infinite
+
+    @property
+    def zero_fraction(self) -> float:
+        """Share of exact zeros, 0.0 for an empty tensor."""
+        return self.zeros / self.count if self.count else 0.0
+
+    @property
+    def absmax(self) -> float:
+        """Largest finite magnitude, 0.0 where there is none."""
+        return max(abs(float(self.minimum or 0)), abs(float(self.maximum or 0)))
+
+
+LONGEST_ROW = 1 << 20
+"""Rows longer than this many elements are measured as one flat stream, without figures per row and column."""
+
+
+def measure(values: Values) -> TensorStatistics:
+    """Take every figure of ``TensorStatistics`` in one pass over the numbers, in blocks of whole rows.
+
+    Sums run in the block's own precision within a row and in double precision across rows; a tensor that fits into one
+    block is summed in double precision throughout.
+    """
+    count = prod(values.shape)
+    rows = values.shape[0] if len(values.shape) > 1 else 1
+    length = count // rows if rows else 0
+    by_row = len(values.shape) > 1 and 0 < length <= LONGEST_ROW
+    elements = max(1, BLOCK_ELEMENTS // length) * length if by_row else BLOCK_ELEMENTS
+    totals = Totals(by_row=by_row, length=length, exact=count <= BLOCK_ELEMENTS // 4)
+    # Overflowing squares and NaN comparisons are expected: they are how damage is noticed.
+    with np.errstate(all="ignore"):
+        for block in values.blocks(elements):
+            totals.add(block)
+        return TensorStatistics(
+            count=totals.count,
+            zeros=totals.zeros,
+            subnormals=totals.subnormals,
+            nan=totals.nan,
+            infinite=totals.infinite,
+            first_nonfinite=totals.first_nonfinite,
+            minimum=totals.minimum,
+            maximum=totals.maximum,
+            mean=totals.mean,
+            std=totals.std,
+            norm=sqrt(totals.squares) if totals.finite else None,
+            row_norms=totals.row_norms,
+            zero_rows=totals.list_zero_rows(),
+            zero_columns=totals.list_zero_columns(values.shape),
+            duplicate_rows=totals.list_duplicate_rows(values),
+        )
