@@ -24,7 +24,7 @@ from checkpoint_doctor.repair.safe_copy import Snapshot
 from checkpoint_doctor.repair.simulation import combine, simulate
 from checkpoint_doctor.repair.writing import Writer
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
-from checkpoint_doctor.results.report import Examination, Verdict
+from checkpoint_doctor.results.report import Examination
 from checkpoint_doctor.scan import ProgressCallback, diagnose, find_checkpoints, open_checkpoint, tell, warm_up
 
 MOST_ROUNDS = 4
@@ -217,7 +217,7 @@ class FixRun:
             prepare(checkpoint)
         warm_up(checkpoint, self.jobs, self.measured)
         examination = diagnose(checkpoint, self.catalogue, self.settings)
-        if examination.verdict is Verdict.UNREADABLE:
+        if examination.is_unreadable:
             raise DoctorError(examination.error or f"{path} cannot be read", examination.hint)
         return checkpoint, examination
 

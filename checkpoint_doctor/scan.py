@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Skipped, Tensor
 from checkpoint_doctor.config.settings import Config, Settings
+from checkpoint_doctor.config.unused import remark_unused_ignores
 from checkpoint_doctor.errors import DoctorError, NotACheckpoint, NothingToExamine, UnreadableCheckpoint, UsageError
 from checkpoint_doctor.plugins.catalogue import Catalogue, discover
 from checkpoint_doctor.plugins.protocols import Loader
 from checkpoint_doctor.plugins.self_checks import report_crash
 from checkpoint_doctor.results.findings import Finding
-from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict
+from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict, judge
 from checkpoint_doctor.sources import FileSource, Source
 
 SMALL_CHECKPOINT = 8 << 20
@@ -238,11 +239,10 @@ def diagnose(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) -
             found = [report_crash(rule, error)]
         findings += [settings.judge(_place(each, checkpoint), checkpoint.path) for each in found]
     findings.sort(key=lambda finding: (-finding.severity, finding.code))
-    ill = any(finding.ignored is None and settings.fails(finding.severity) for finding in findings)
     return Examination(
         path=checkpoint.path,
         format=checkpoint.format,
-        verdict=Verdict.ILL if ill else Verdict.HEALTHY,
+        verdict=judge(findings, settings.fail_on),
         algorithm=checkpoint.algorithm,
         step=checkpoint.step,
         versions=checkpoint.versions,
@@ -323,7 +323,7 @@ def scan(
     if not examinations and not skip_foreign:
         raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name a file to hear what it is")
     report = Report(checkpoints=tuple(examinations), rules=len(catalogue.rules), fail_on=config.fail_on)
-    return replace(report, remarks=config.unused_ignores(report, catalogue.rules))
+    return remark_unused_ignores(report, config, catalogue.rules)
 
 
 def tell(on_progress: ProgressCallback | None, path: str, number: int, of: int) -> Callable[[int, int], None] | None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from checkpoint_doctor.checkpoint import Tensor
 from checkpoint_doctor.config.settings import Config, Section
+from checkpoint_doctor.config.unused import remark_stale_entries
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.plugins.self_checks import RULES as OWN_RULES
@@ -25,7 +26,14 @@ from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Report, Verdict
 
 
-@rule("ZER002", "partial-zeros", Severity.WARNING, on=Tensor)
+@rule(
+    "ZER002",
+    "partial-zeros",
+    Severity.WARNING,
+    on=Tensor,
+    part=("gate",),
+    worse=("zero_fraction", "units", "names", "largest", "nan"),
+)
 def partial_zeros(tensor: Tensor) -> Iterator[Finding]:
     """Zeros are scattered in a dense weight."""
     return iter(())
@@ -46,7 +54,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def found(
     tensor: str | None = "actor.0.weight", severity: Severity = Severity.ERROR, code: str = "ZER002", **evidence: Any
 ) -> Finding:
-    return Finding(code, "partial-zeros", severity, "It has zeros.", tensor=tensor, evidence=evidence)
+    identity = partial_zeros.identity
+    return Finding(code, "partial-zeros", severity, "It has zeros.", tensor, evidence=evidence, identity=identity)
 
 
 def report(*findings: Finding, path: str = "runs/model.zip", readable: bool = True) -> Report:
@@ -58,7 +67,8 @@ def report(*findings: Finding, path: str = "runs/model.zip", readable: bool = Tr
 def apply(known: Report, now: Report, config: Config | None = None) -> Report:
     """What a run says on the baseline of another."""
     Path("baseline.json").write_text(write_baseline(known, "baseline.json"))
-    return apply_baseline(now, read_baseline("baseline.json"), config or Config(), RULES)
+    baseline = read_baseline("baseline.json")
+    return remark_stale_entries(apply_baseline(now, baseline), baseline, config or Config(), RULES)
 
 
 def test_what_is_known_is_hidden_and_counted() -> None:
@@ -131,7 +141,7 @@ def test_paths_hold_from_wherever_the_run_starts(folder: Path, monkeypatch: pyte
     monkeypatch.chdir("runs")
     for path in ("model.zip", "./model.zip", str(folder / "runs" / "model.zip")):
         now = report(found(), path=path)
-        result = apply_baseline(now, read_baseline("../baseline.json"), Config(), RULES)
+        result = apply_baseline(now, read_baseline("../baseline.json"))
         assert (result.findings, result.hidden) == ([], 1)
 
 

@@ -17,6 +17,7 @@ from checkpoint_doctor.config.file import find_config_file, load_config
 from checkpoint_doctor.config.globs import match_path
 from checkpoint_doctor.config.schema import build_schema, describe_config
 from checkpoint_doctor.config.settings import Config
+from checkpoint_doctor.config.unused import remark_unused_ignores
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import rule
@@ -263,31 +264,35 @@ def report(*findings: Finding, path: str = "model.zip", verdict: Verdict = Verdi
     return Report((Examination(path=path, format="sb3", verdict=verdict, findings=findings),), rules=len(RULES))
 
 
+def unused(config: Config, about: Report) -> tuple[Finding, ...]:
+    return remark_unused_ignores(about, config, RULES).remarks
+
+
 class TestUnusedIgnores:
     TEXT = '[[ignore]]\ncode = "ZER003"\npath = "*.zip"\nreason = "Known."'
 
     def test_an_ignore_that_hid_something_is_silent(self, folder: Path) -> None:
-        assert load(self.TEXT).unused_ignores(report(finding()), RULES) == ()
+        assert unused(load(self.TEXT), report(finding())) == ()
 
     def test_one_that_hid_nothing_is_named_with_its_place(self, folder: Path) -> None:
-        (unused,) = load(self.TEXT).unused_ignores(report(finding(code="NET001")), RULES)
-        assert (unused.code, unused.severity) == ("CKD002", Severity.NOTE)
-        assert "ckdoc.toml: ignore[0] (ZER003: Known.) matched nothing" in unused.message
+        (remark,) = unused(load(self.TEXT), report(finding(code="NET001")))
+        assert (remark.code, remark.severity) == ("CKD002", Severity.NOTE)
+        assert "ckdoc.toml: ignore[0] (ZER003: Known.) matched nothing" in remark.message
 
     @pytest.mark.parametrize(
         "about", [report(path="model.pt"), report(verdict=Verdict.UNREADABLE), Report((), rules=4)]
     )
     def test_one_that_could_not_match_is_not_judged(self, folder: Path, about: Report) -> None:
-        assert load(self.TEXT).unused_ignores(about, RULES) == ()
+        assert unused(load(self.TEXT), about) == ()
 
     def test_one_for_rules_that_were_not_asked_is_not_judged(self, folder: Path) -> None:
-        assert load(self.TEXT, select=["NET", "CKD"]).unused_ignores(report(), RULES) == ()
-        assert load('[severity]\nZER003 = "off"\n' + self.TEXT).unused_ignores(report(), RULES) == ()
+        assert unused(load(self.TEXT, select=["NET", "CKD"]), report()) == ()
+        assert unused(load('[severity]\nZER003 = "off"\n' + self.TEXT), report()) == ()
 
     def test_its_own_severity_can_be_set(self, folder: Path) -> None:
-        (unused,) = load(self.TEXT + '\n[severity]\nCKD002 = "error"').unused_ignores(report(), RULES)
-        assert unused.severity is Severity.ERROR
-        assert load(self.TEXT + '\n[severity]\nCKD002 = "off"').unused_ignores(report(), RULES) == ()
+        (remark,) = unused(load(self.TEXT + '\n[severity]\nCKD002 = "error"'), report())
+        assert remark.severity is Severity.ERROR
+        assert unused(load(self.TEXT + '\n[severity]\nCKD002 = "off"'), report()) == ()
 
 
 WORDS = [

@@ -167,10 +167,10 @@ def test_a_crashing_rule_is_named_and_changes_nothing_else(
 ) -> None:
     code = declare("ACM666", "crashing-rule", "raise ZeroDivisionError('no tensor has a size')")
     site = pretend_to_install(tmp_path, "acmecrash", code, analyzers="crash = acmecrash")
-    for name, verdict in (("case_1_head_v6.zip", 1), ("case_1_healthy.zip", 0)):
+    for name, exit_code, verdict in (("case_1_head_v6.zip", 1, "ill"), ("case_1_healthy.zip", 0, "incomplete")):
         without = with_packages()("scan", str(fixtures / name), "--format", "json")
         beside = with_packages(site)("scan", str(fixtures / name), "--format", "json")
-        assert (without.returncode, beside.returncode) == (verdict, verdict)
+        assert (without.returncode, beside.returncode) == (exit_code, 2)
         crashes = [finding for finding in findings(beside) if finding["code"] == "CKD001"]
         assert [finding for finding in findings(beside) if finding not in crashes] == findings(without)
         [crash] = crashes
@@ -178,9 +178,42 @@ def test_a_crashing_rule_is_named_and_changes_nothing_else(
         for said in ("ACM666", "acmecrash", "ZeroDivisionError", "no tensor has a size"):
             assert said in crash["message"]
         ours, theirs = (json.loads(result.stdout)["checkpoints"][0] for result in (without, beside))
-        assert {key: value for key, value in theirs.items() if key != "findings"} == {
-            key: value for key, value in ours.items() if key != "findings"
+        assert (theirs["verdict"], theirs["crashed_rules"]) == (verdict, ["ACM666"])
+        of_the_crash = {"findings", "verdict", "crashed_rules"}
+        assert {key: value for key, value in theirs.items() if key not in of_the_crash} == {
+            key: value for key, value in ours.items() if key not in of_the_crash
         }
+
+
+@pytest.mark.parametrize("form", ["terminal", "json", "sarif", "junit", "github", "markdown"])
+def test_a_crashing_rule_is_in_every_report_and_cannot_be_hidden(
+    form: str, with_packages: Callable, tmp_path: Path, fixtures: Path
+) -> None:
+    code = declare("ACM666", "crashing-rule", "raise ZeroDivisionError('no tensor has a size')")
+    site = pretend_to_install(tmp_path, "acmecrash", code, analyzers="crash = acmecrash")
+    hidden = tmp_path / "ckdoc.toml"
+    hidden.write_text('[[ignore]]\ncode = "ALL"\nreason = "Everything is fine."\n')
+    arguments = ("--format", form, "--config", str(hidden), "--fail-on", "never")
+    result = with_packages(site)("scan", str(fixtures / "case_1_healthy.zip"), *arguments)
+    assert result.returncode == 2
+    assert "ACM666" in result.stdout
+    assert "ZeroDivisionError" in result.stdout
+    assert "1 rule crash" in result.stderr
+    words = {
+        "terminal": "INCOMPLETE",
+        "json": '"verdict": "incomplete"',
+        "sarif": '"executionSuccessful": false',
+        "junit": '<error message="rule ACM666',
+        "github": "::error",
+        "markdown": "incomplete",
+    }
+    assert words[form] in result.stdout
+
+
+def test_a_fix_beside_a_crashed_rule_is_no_success(with_packages: Callable, tmp_path: Path, fixtures: Path) -> None:
+    code = declare("ACM666", "crashing-rule", "raise ZeroDivisionError('no tensor has a size')")
+    site = pretend_to_install(tmp_path, "acmecrash", code, analyzers="crash = acmecrash")
+    assert with_packages(site)("fix", "--dry-run", str(fixtures / "case_1_healthy.zip")).returncode == 2
 
 
 # --- a loader that crashes --------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.results import json as report_json
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
+from checkpoint_doctor.results.json_reading import from_json, read_json
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "report.schema.json").read_text())
@@ -87,7 +88,7 @@ reports = st.builds(
 @given(reports)
 @settings(max_examples=150, deadline=None)
 def test_a_report_comes_back_as_it_was(report):
-    assert report_json.read(report_json.write_json(report_json.to_json(report))) == report
+    assert read_json(report_json.write_json(report_json.to_json(report))) == report
 
 
 @given(reports)
@@ -212,7 +213,7 @@ def change(path, value):
         (change(["checkpoints", 0], 3), "checkpoints[0] must be an object, not 3"),
         (
             change(["checkpoints", 0, "verdict"], "dead"),
-            "checkpoints[0].verdict must be one of healthy, ill, unreadable",
+            "checkpoints[0].verdict must be one of healthy, ill, incomplete, unreadable",
         ),
         (
             change(["checkpoints", 0, "tensors", 1, "shape"], [1, "2"]),
@@ -230,7 +231,7 @@ def change(path, value):
 )
 def test_a_wrong_document_is_refused_by_the_name_of_its_field(document, words):
     with pytest.raises(UsageError) as caught:
-        report_json.from_json(document)
+        from_json(document)
     assert words in caught.value.message
     assert caught.value.hint
 
@@ -238,7 +239,7 @@ def test_a_wrong_document_is_refused_by_the_name_of_its_field(document, words):
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"schema_version": NaN}', b"\xff\xfe\x00", "<html>"])
 def test_what_is_no_json_is_refused(text):
     with pytest.raises(UsageError, match="no JSON") as caught:
-        report_json.read(text)
+        read_json(text)
     assert caught.value.hint
 
 
@@ -255,19 +256,19 @@ def test_a_damaged_document_is_read_or_refused_but_never_crashes(data):
             break
         place = place[key]
     with suppress(UsageError):
-        report_json.from_json(document)
+        from_json(document)
 
 
 def test_fields_of_a_later_minor_version_are_passed_over():
     document = report_json.to_json(CLINIC)
     document["moon"] = "full"
     document["checkpoints"][1]["findings"][0]["mood"] = {"deep": [1]}
-    assert report_json.from_json(document) == report_json.from_json(report_json.to_json(CLINIC))
+    assert from_json(document) == from_json(report_json.to_json(CLINIC))
 
 
 def test_a_report_of_the_first_days_is_still_read():
     """The fields of the published example alone, without those that were added later."""
-    report = report_json.from_json(
+    report = from_json(
         {
             "schema_version": 1,
             "tool": {"name": "checkpoint-doctor", "version": "0.1.0"},

@@ -26,6 +26,7 @@ from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.reporters._wording import evidence_in_words, percentage
 from checkpoint_doctor.reporters.terminal import reporter
 from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.identity import Identity
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 
 COLOR_CODE = re.compile(r"\x1b\[[0-9;]*m")
@@ -221,7 +222,16 @@ def test_hundreds_of_findings_are_counted_by_rule():
 
 def test_findings_that_say_the_same_are_told_once_and_name_everybody():
     findings = [
-        Finding("ZER003", "zero-bias", Severity.ERROR, f"all {n} biases: overwritten", f"body.{n}.bias", f"body.{n}")
+        Finding(
+            "ZER003",
+            "zero-bias",
+            Severity.ERROR,
+            f"all {n} biases: overwritten",
+            f"body.{n}.bias",
+            f"body.{n}",
+            evidence={"cause": "overwritten"},
+            identity=Identity(group_by=("cause",)),
+        )
         for n in range(4)
     ] + [Finding("ZER004", "bias-collapse", Severity.ERROR, "4 of 4 biases: overwritten")]
     text = draw(Report((network(4, findings),), 1))

@@ -11,8 +11,8 @@ from sample_reports import CLEAN, CLINIC, HEALTHY, ILL, ODD, ONE_UNREADABLE, RUL
 
 from checkpoint_doctor.reporters import github, junit, markdown, sarif
 from checkpoint_doctor.reporters import json as json_reporter
-from checkpoint_doctor.results import json as report_json
 from checkpoint_doctor.results.findings import Severity
+from checkpoint_doctor.results.json_reading import read_json
 from checkpoint_doctor.results.report import Page, Report
 
 FAILED_BY_HAND = {
@@ -53,7 +53,7 @@ def test_every_format_tells_the_same_verdict(checkpoints, fail_on, remarks):
     }
     verdicts = {
         "json": json.loads(texts["json"])["failed"],
-        "read back": report_json.read(texts["json"]).failed,
+        "read back": read_json(texts["json"]).failed,
         "sarif": json.loads(texts["sarif"])["runs"][0]["properties"]["failed"],
         "junit": ElementTree.fromstring(texts["junit"]).find(".//failure") is not None,
         "github": re.search("title=checkpoint-doctor::failed\\b", texts["github"]) is not None,

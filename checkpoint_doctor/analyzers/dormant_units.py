@@ -18,7 +18,7 @@ from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 _WITH_UNITS = (Kind.LINEAR, Kind.CONV, Kind.LSTM, Kind.GRU, Kind.RNN)
 
 
-@rule("NET001", "dormant-units", Severity.NOTE, on=Layer, fix=Safety.ON_REQUEST)
+@rule("NET001", "dormant-units", Severity.NOTE, on=Layer, fix=Safety.ON_REQUEST, worse=("units", "dormant_fraction"))
 def dormant_units(
     layer: Layer,
     checkpoint: Checkpoint,
@@ -75,7 +75,7 @@ def dormant_units(
     )
 
 
-@rule("NET006", "dead-inputs", Severity.NOTE, on=Layer)
+@rule("NET006", "dead-inputs", Severity.NOTE, on=Layer, worse=("inputs",))
 def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) -> Iterator[Finding]:
     """Input columns of a first layer never received a gradient: those inputs were zero all along, or masked.
 

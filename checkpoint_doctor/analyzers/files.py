@@ -10,7 +10,7 @@ from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
 
 
-@rule("FIL001", "damaged-container", Severity.ERROR, on=Checkpoint)
+@rule("FIL001", "damaged-container", Severity.ERROR, on=Checkpoint, part=("member",))
 def damaged_container(checkpoint: Checkpoint) -> Iterator[Finding]:
     """The file could be read, but its container is damaged.
 
@@ -41,7 +41,7 @@ def damaged_container(checkpoint: Checkpoint) -> Iterator[Finding]:
         )
 
 
-@rule("FIL002", "unsafe-pickle", Severity.ERROR, on=Checkpoint)
+@rule("FIL002", "unsafe-pickle", Severity.ERROR, on=Checkpoint, part=("effect",), worse=("names",))
 def unsafe_pickle(checkpoint: Checkpoint) -> Iterator[Finding]:
     """A pickle in the file would import names that are able to act when another program loads it.
 
@@ -69,7 +69,12 @@ def unsafe_pickle(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield unsafe_pickle.finding(
             f"loading it with pickle would {'call' if called else 'import'} {_enumerate(names)}; ckdoc did neither",
             checkpoint,
-            evidence={"names": names, "members": sorted({each.member for each in acting}), "called": called},
+            evidence={
+                "effect": "acts",
+                "names": names,
+                "members": sorted({each.member for each in acting}),
+                "called": called,
+            },
         )
     foreign = sorted(
         {
@@ -84,7 +89,7 @@ def unsafe_pickle(checkpoint: Checkpoint) -> Iterator[Finding]:
             f"({_enumerate(foreign)}): read as inert placeholders",
             checkpoint,
             severity=Severity.NOTE,
-            evidence={"names": foreign},
+            evidence={"effect": "inert", "names": foreign},
         )
 
 
@@ -93,7 +98,7 @@ def _enumerate(names: list[str], limit: int = 4) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
-@rule("FIL003", "empty-tensor", Severity.ERROR, on=Tensor)
+@rule("FIL003", "empty-tensor", Severity.ERROR, on=Tensor, group_by=())
 def empty_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]:
     """A weight has no elements at all.
 

@@ -29,7 +29,16 @@ def _matrices(layer: Layer) -> Iterator[Tensor]:
             yield tensor
 
 
-@rule("NET002", "disconnected-units", Severity.WARNING, on=Layer, fix=Safety.ON_REQUEST)
+@rule(
+    "NET002",
+    "disconnected-units",
+    Severity.WARNING,
+    on=Layer,
+    fix=Safety.ON_REQUEST,
+    part=("side",),
+    worse=("units",),
+    group_by=("side", "cause"),
+)
 def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 0.5) -> Iterator[Finding]:
     """Units have an incoming row, or an outgoing column, of exact zeros.
 
@@ -140,7 +149,7 @@ def _judge_embedding(layer: Layer) -> Iterator[Finding]:
             )
 
 
-@rule("NET003", "zero-output-layer", Severity.WARNING, on=Layer, fix=Safety.SAFE)
+@rule("NET003", "zero-output-layer", Severity.WARNING, on=Layer, fix=Safety.SAFE, group_by=("cause", "updates"))
 def zero_output_layer(layer: Layer, checkpoint: Checkpoint, *, limit: float = OUTPUT_LIMIT) -> Iterator[Finding]:
     """An output head has weights that are all exactly zero.
 
@@ -183,7 +192,7 @@ def zero_output_layer(layer: Layer, checkpoint: Checkpoint, *, limit: float = OU
     )
 
 
-@rule("NET004", "duplicate-units", Severity.WARNING, on=Layer)
+@rule("NET004", "duplicate-units", Severity.WARNING, on=Layer, worse=("groups",))
 def duplicate_units(layer: Layer) -> Iterator[Finding]:
     """Rows of a weight are identical to the last bit.
 

@@ -16,7 +16,15 @@ from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 
 
-@rule("NRM001", "norm-gain-zeros", Severity.WARNING, on=Layer, fix=Safety.SAFE)
+@rule(
+    "NRM001",
+    "norm-gain-zeros",
+    Severity.WARNING,
+    on=Layer,
+    fix=Safety.SAFE,
+    worse=("zero_fraction", "units"),
+    group_by=("cause",),
+)
 def norm_gain_zeros(layer: Layer, checkpoint: Checkpoint, *, error: float = 0.30) -> Iterator[Finding]:
     """Entries of a norm's gain are exactly zero.
 
@@ -99,7 +107,7 @@ def _is_decayed(layer: Layer) -> bool:
     return bool((np.abs(bias.array[gain.array == 0]) < 1e-3).all())
 
 
-@rule("NRM002", "norm-gain-drift", Severity.NOTE, on=Layer)
+@rule("NRM002", "norm-gain-drift", Severity.NOTE, on=Layer, worse=("largest", "negative"))
 def norm_gain_drift(
     layer: Layer, checkpoint: Checkpoint, *, largest: float = 20.0, flipped: float = 0.25
 ) -> Iterator[Finding]:
@@ -135,7 +143,15 @@ def norm_gain_drift(
         )
 
 
-@rule("NRM003", "norm-statistics", Severity.ERROR, on=Layer)
+@rule(
+    "NRM003",
+    "norm-statistics",
+    Severity.ERROR,
+    on=Layer,
+    part=("cause",),
+    worse=("negative", "units"),
+    group_by=("cause",),
+)
 def norm_statistics(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     """A BatchNorm's running statistics are impossible, or were never updated under trained weights.
 
@@ -165,7 +181,7 @@ def norm_statistics(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
             f"the running variance is negative in {negative} of {statistics.count} channels "
             f"(down to {statistics.minimum:.3g})",
             variance,
-            evidence={"negative": negative, "minimum": float(statistics.minimum)},
+            evidence={"cause": "negative", "negative": negative, "minimum": float(statistics.minimum)},
         )
     elif statistics.zeros:
         everywhere = statistics.zeros == statistics.count
@@ -174,7 +190,7 @@ def norm_statistics(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
             + ("" if everywhere else ": these channels never vary"),
             variance,
             severity=Severity.ERROR if everywhere else Severity.NOTE,
-            evidence={"units": [int(each) for each in np.flatnonzero(variance.array == 0)]},
+            evidence={"cause": "zero", "units": [int(each) for each in np.flatnonzero(variance.array == 0)]},
         )
     elif _never_counted(layer, variance) and _is_trained(layer, checkpoint):
         yield norm_statistics.finding(
@@ -213,7 +229,7 @@ def _is_drawn_uniformly(layer: Layer, gain: Tensor) -> bool:
     return bool(abs(statistics.mean - 0.5) < 4 * 0.289 / draws and abs(statistics.std**2 - 1 / 12) < 4 * 0.0745 / draws)
 
 
-@rule("NRM004", "low-precision-stall", Severity.WARNING, on=Layer)
+@rule("NRM004", "low-precision-stall", Severity.WARNING, on=Layer, group_by=("updates",))
 def low_precision_stall(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     """A half-precision gain is still exactly 1.0 though it did receive gradient.
 

@@ -24,7 +24,14 @@ _NO_GRADIENT = (
 _ZERO_GRADIENT = "Look at what lies around it: saturated or dead units, a mask, a factor of zero."
 
 
-@rule("OPT001", "untrained-tensor", Severity.WARNING, on=Optimizer)
+@rule(
+    "OPT001",
+    "untrained-tensor",
+    Severity.WARNING,
+    on=Optimizer,
+    part=("optimizer", "branch"),
+    worse=("tensors", "without_state"),
+)
 def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_updates: int = 10) -> Iterator[Finding]:
     """An optimizer holds tensors that no gradient ever reached, while it updated their neighbours.
 
@@ -73,6 +80,7 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
             evidence={
                 "cause": "never trained",
                 "optimizer": optimizer.name,
+                "branch": branch,
                 "tensors": names,
                 "without_state": stateless,
                 "updates": steps or None,
@@ -89,7 +97,7 @@ def _is_switch(tensor: Tensor, moments: Moments, checkpoint: Checkpoint) -> bool
     return not tensor.is_floating or (tensor.size == 1 and alone)
 
 
-@rule("OPT002", "optimizer-mismatch", Severity.ERROR, on=Optimizer)
+@rule("OPT002", "optimizer-mismatch", Severity.ERROR, on=Optimizer, part=("optimizer",))
 def optimizer_mismatch(optimizer: Optimizer) -> Iterator[Finding]:
     """The optimizer's state does not fit the model: training cannot be resumed from this file.
 
@@ -113,7 +121,15 @@ def optimizer_mismatch(optimizer: Optimizer) -> Iterator[Finding]:
         )
 
 
-@rule("OPT003", "learning-rate-at-save", Severity.NOTE, on=Optimizer, fix=Safety.SAFE)
+@rule(
+    "OPT003",
+    "learning-rate-at-save",
+    Severity.NOTE,
+    on=Optimizer,
+    fix=Safety.SAFE,
+    part=("optimizer",),
+    worse=("groups",),
+)
 def learning_rate_at_save(optimizer: Optimizer) -> Iterator[Finding]:
     """The learning rate at the time of saving is negative or zero.
 
@@ -156,7 +172,7 @@ def learning_rate_at_save(optimizer: Optimizer) -> Iterator[Finding]:
         )
 
 
-@rule("OPT004", "clip-saturated", Severity.NOTE, on=Optimizer)
+@rule("OPT004", "clip-saturated", Severity.NOTE, on=Optimizer, part=("optimizer",))
 def clip_saturated(optimizer: Optimizer, checkpoint: Checkpoint, *, tolerance: float = 0.02) -> Iterator[Finding]:
     """The implied gradient norm equals the clip: nearly every step was clipped.
 
@@ -187,7 +203,7 @@ def clip_saturated(optimizer: Optimizer, checkpoint: Checkpoint, *, tolerance: f
         )
 
 
-@rule("OPT005", "epsilon-dominated", Severity.NOTE, on=Optimizer)
+@rule("OPT005", "epsilon-dominated", Severity.NOTE, on=Optimizer, part=("optimizer",), worse=("share",))
 def epsilon_dominated(optimizer: Optimizer, *, share: float = 0.5) -> Iterator[Finding]:
     """Most gradients are smaller than the optimizer's ε: it no longer adapts, and its steps shrink.
 

@@ -27,7 +27,15 @@ def _effective_bias(layer: Layer) -> NDArray | None:
     return total
 
 
-@rule("RNN001", "forget-gate-bias", Severity.WARNING, on=Layer, fix=Safety.SAFE)
+@rule(
+    "RNN001",
+    "forget-gate-bias",
+    Severity.WARNING,
+    on=Layer,
+    fix=Safety.SAFE,
+    part=("gate",),
+    group_by=("cause", "updates"),
+)
 def forget_gate_bias(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     """The effective forget-gate bias of an LSTM is exactly zero.
 
@@ -74,7 +82,15 @@ def forget_gate_bias(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     )
 
 
-@rule("RNN002", "gate-bias-collapse", Severity.WARNING, on=Checkpoint, fix=Safety.SAFE)
+@rule(
+    "RNN002",
+    "gate-bias-collapse",
+    Severity.WARNING,
+    on=Checkpoint,
+    fix=Safety.SAFE,
+    worse=("gates",),
+    group_by=("cause", "updates"),
+)
 def gate_bias_collapse(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[Finding]:
     """All gate biases of a recurrent layer are exactly zero.
 
@@ -114,7 +130,7 @@ def gate_bias_collapse(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> 
         )
 
 
-@rule("RNN003", "gate-saturation", Severity.WARNING, on=Layer)
+@rule("RNN003", "gate-saturation", Severity.WARNING, on=Layer, part=("gate",), worse=("units",))
 def gate_saturation(layer: Layer, *, limit: float = 15.0, share: float = 0.25) -> Iterator[Finding]:
     """Gate biases are so large that the gate cannot move.
 
@@ -145,7 +161,7 @@ def gate_saturation(layer: Layer, *, limit: float = 15.0, share: float = 0.25) -
             )
 
 
-@rule("RNN004", "dead-gate", Severity.ERROR, on=Layer)
+@rule("RNN004", "dead-gate", Severity.ERROR, on=Layer, part=("gate",), group_by=("gate", "cause"))
 def dead_gate(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     """All weights of one gate are exactly zero, or one gate was never trained while the others were.
 
@@ -189,7 +205,7 @@ def dead_gate(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
             )
 
 
-@rule("RNN005", "recurrent-norm", Severity.WARNING, on=Layer)
+@rule("RNN005", "recurrent-norm", Severity.WARNING, on=Layer, part=("gate",))
 def recurrent_norm(layer: Layer, *, largest: float = 50.0, smallest: float = 1e-3) -> Iterator[Finding]:
     """The hidden-to-hidden weights of a gate have a collapsed or exploded spectral radius.
 

@@ -19,7 +19,15 @@ MATRICES = (Kind.LINEAR, Kind.CONV, Kind.EMBEDDING, Kind.LSTM, Kind.GRU, Kind.RN
 """Layers whose weights are matrices (or kernels) that gradient descent learns entry by entry."""
 
 
-@rule("VAL001", "nonfinite-values", Severity.ERROR, on=Checkpoint, fix=Safety.UNSAFE)
+@rule(
+    "VAL001",
+    "nonfinite-values",
+    Severity.ERROR,
+    on=Checkpoint,
+    fix=Safety.UNSAFE,
+    part=("optimizer", "moment", "parameter"),
+    worse=("nan", "infinite"),
+)
 def nonfinite_values(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Weights, buffers or the optimizer's moments contain NaN or infinity.
 
@@ -76,7 +84,7 @@ def _is_mask(tensor: Tensor, checkpoint: Checkpoint) -> bool:
     return only_infinite and checkpoint.layer_of[tensor.name].kind is Kind.BUFFER
 
 
-@rule("VAL002", "exploded-values", Severity.WARNING, on=Tensor)
+@rule("VAL002", "exploded-values", Severity.WARNING, on=Tensor, worse=("largest",))
 def exploded_values(
     tensor: Tensor,
     checkpoint: Checkpoint,
@@ -134,7 +142,7 @@ def _fan_in(tensor: Tensor, layer: Layer) -> int:
     return max(fan_in, hidden.shape[1]) if hidden is not None and len(hidden.shape) == 2 else fan_in
 
 
-@rule("VAL003", "value-spike", Severity.WARNING, on=Tensor)
+@rule("VAL003", "value-spike", Severity.WARNING, on=Tensor, worse=("places", "largest"))
 def value_spike(
     tensor: Tensor, checkpoint: Checkpoint, *, ratio: float = 20.0, smallest: int = 32
 ) -> Iterator[Finding]:
@@ -183,7 +191,7 @@ def value_spike(
     )
 
 
-@rule("VAL004", "near-overflow", Severity.WARNING, on=Tensor)
+@rule("VAL004", "near-overflow", Severity.WARNING, on=Tensor, worse=("largest",))
 def near_overflow(tensor: Tensor, *, limit: float = 60_000.0) -> Iterator[Finding]:
     """A float16 tensor holds values close to the largest that float16 can hold.
 
@@ -207,7 +215,7 @@ def near_overflow(tensor: Tensor, *, limit: float = 60_000.0) -> Iterator[Findin
         )
 
 
-@rule("VAL005", "constant-tensor", Severity.WARNING, on=Tensor, fix=Safety.UNSAFE)
+@rule("VAL005", "constant-tensor", Severity.WARNING, on=Tensor, fix=Safety.UNSAFE, group_by=("value",))
 def constant_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]:
     """All entries of a weight matrix are the same non-zero number.
 

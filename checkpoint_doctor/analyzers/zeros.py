@@ -18,7 +18,7 @@ from checkpoint_doctor.results.findings import Finding, Safety, Severity
 _DENSE = (Kind.LINEAR, Kind.CONV, Kind.LSTM, Kind.GRU, Kind.RNN, Kind.ATTENTION, Kind.EMBEDDING)
 
 
-@rule("ZER001", "zero-weights", Severity.ERROR, on=Layer, fix=Safety.UNSAFE)
+@rule("ZER001", "zero-weights", Severity.ERROR, on=Layer, fix=Safety.UNSAFE, group_by=("cause", "updates"))
 def zero_weights(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     """A whole weight matrix is exactly zero.
 
@@ -55,7 +55,7 @@ def zero_weights(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         )
 
 
-@rule("ZER002", "partial-zeros", Severity.WARNING, on=Layer)
+@rule("ZER002", "partial-zeros", Severity.WARNING, on=Layer, worse=("zero_fraction", "zeros"))
 def partial_zeros(
     layer: Layer, checkpoint: Checkpoint, *, warning: float = 0.10, error: float = 0.30
 ) -> Iterator[Finding]:
@@ -99,7 +99,7 @@ def partial_zeros(
         )
 
 
-@rule("ZER003", "zero-bias", Severity.WARNING, on=Checkpoint, fix=Safety.SAFE)
+@rule("ZER003", "zero-bias", Severity.WARNING, on=Checkpoint, fix=Safety.SAFE, group_by=("cause", "updates"))
 def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[Finding]:
     """A bias is exactly zero after training.
 
@@ -142,7 +142,14 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
         )
 
 
-@rule("ZER004", "bias-collapse", Severity.WARNING, on=Checkpoint, fix=Safety.SAFE)
+@rule(
+    "ZER004",
+    "bias-collapse",
+    Severity.WARNING,
+    on=Checkpoint,
+    fix=Safety.SAFE,
+    worse=("biases", "zeros", "zero_fraction", "layers", "tensors"),
+)
 def bias_collapse(checkpoint: Checkpoint, *, share: float = 0.5, fewest: int = 3) -> Iterator[Finding]:
     """Most biases of a component are exactly zero while its weights are alive.
 

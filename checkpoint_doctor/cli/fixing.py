@@ -76,7 +76,8 @@ def fix(
 
 
 def _verdict(results: Sequence[FixResult], fail_on: Severity | None) -> int:
-    if any(result.error is not None for result in results):
+    examined = [result.examination for result in results if result.examination is not None]
+    if any(result.error is not None for result in results) or any(each.crashes for each in examined):
         return FAILED
     return ILL if any(result.leaves_illness(fail_on) for result in results) else HEALTHY
 

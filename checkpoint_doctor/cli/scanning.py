@@ -53,6 +53,7 @@ def scan(
 ) -> None:
     """Examine checkpoints. Exit code: 0 healthy, 1 ill, 2 unreadable or misused, 3 nothing to examine."""
     from checkpoint_doctor.cli.progress import show_progress
+    from checkpoint_doctor.config.unused import remark_stale_entries
     from checkpoint_doctor.results.baseline import apply_baseline, read_baseline
     from checkpoint_doctor.results.baseline import write_baseline as describe_baseline
     from checkpoint_doctor.scan import scan as examine
@@ -72,7 +73,7 @@ def scan(
             skip_foreign=skip_foreign,
         )
     if known:
-        result = apply_baseline(result, known, settings, catalogue.rules)
+        result = remark_stale_entries(apply_baseline(result, known), known, settings, catalogue.rules)
     if write_baseline:
         write(describe_baseline(result, write_baseline), write_baseline)
     for name, path in outputs:
@@ -107,7 +108,7 @@ def prepare(
 
 def verdict(report: Report) -> int:
     """Return the exit code that a report stands for; the format it is printed in makes no difference."""
-    if report.unreadable:
+    if not report.is_complete:
         return FAILED
     return ILL if report.failed else HEALTHY
 

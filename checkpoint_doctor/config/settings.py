@@ -6,7 +6,7 @@ ones win, and each says where it comes from. Reading a file and checking it is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -14,9 +14,8 @@ from typing import Any
 
 from checkpoint_doctor.config.globs import match_path
 from checkpoint_doctor.plugins.rule import Rule
-from checkpoint_doctor.plugins.self_checks import report_unused, unused_ignore
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.report import Report, Verdict
+from checkpoint_doctor.results.report import RULE_CRASHED
 
 ALL = "ALL"
 """The selector of every rule."""
@@ -120,7 +119,12 @@ class Settings:
         return self._severity(rule.code, found) or found
 
     def ignore_reason(self, finding: Finding, path: str) -> str | None:
-        """The reason of the first ignore that is about the finding, ``None`` where the finding counts."""
+        """The reason of the first ignore that is about the finding, ``None`` where the finding counts.
+
+        That a rule crashed cannot be hidden: the run did not look for what the rule finds.
+        """
+        if finding.code == RULE_CRASHED:
+            return None
         hiding = (
             ignore for section in self.sections for ignore in section.ignores if section.hides(ignore, finding, path)
         )
@@ -164,31 +168,6 @@ class Config:
     def fail_on(self) -> Severity | None:
         """The severity from which on a finding fails the run, ``None`` where none does."""
         return self.general.fail_on
-
-    def unused_ignores(self, report: Report, rules: Sequence[Rule]) -> tuple[Finding, ...]:
-        """Return a finding for every ignore that matched nothing in a report, though it could have.
-
-        An ignore is judged only where a rule it is about was asked of a readable checkpoint it is about.
-        """
-        if not self.general.selects(unused_ignore):
-            return ()
-        read = [each for each in report.checkpoints if each.verdict is not Verdict.UNREADABLE]
-        unused = []
-        for section, ignore in self._ignores():
-            reached = [each for each in read if section.reaches(ignore, each.path)]
-            asked = any(
-                ignore.concerns(rule.code, rule.name) and self.for_path(each.path).selects(rule)
-                for each in reached
-                for rule in rules
-            )
-            used = any(section.hides(ignore, finding, each.path) for each in reached for finding in each.findings)
-            if asked and not used:
-                about = f"{ignore.key} ({', '.join(ignore.codes)}: {ignore.reason})"
-                unused.append(report_unused(about, section.origin, {"key": ignore.key, "codes": list(ignore.codes)}))
-        return tuple(self.general.judge(finding, "") for finding in unused)
-
-    def _ignores(self) -> Iterator[tuple[Section, Ignore]]:
-        return ((section, ignore) for section in self.sections for ignore in section.ignores)
 
 
 def selects(selector: str, code: str, name: str) -> bool:

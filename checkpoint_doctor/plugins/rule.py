@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, Tensor
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
+from checkpoint_doctor.results.identity import Identity
 
 Subject = Tensor | Layer | Optimizer | Checkpoint
 """What a rule may be asked about, one at a time."""
@@ -36,6 +37,7 @@ class Rule:
     on: type[Subject]
     check: Callable[..., Iterable[Finding]]
     fix: Safety | None = None
+    identity: Identity = field(default_factory=Identity)
 
     def __post_init__(self) -> None:
         if not _CODE.fullmatch(self.code):
@@ -119,21 +121,39 @@ class Rule:
             repairs=repairs,
             fix=min((repair.safety for repair in repairs), key=order.index, default=None),
             advice=advice,
+            identity=self.identity,
         )
 
 
 def rule(
-    code: str, name: str, severity: Severity, *, on: type[Subject], fix: Safety | None = None
+    code: str,
+    name: str,
+    severity: Severity,
+    *,
+    on: type[Subject],
+    fix: Safety | None = None,
+    part: tuple[str, ...] = (),
+    worse: tuple[str, ...] = (),
+    group_by: tuple[str, ...] | None = None,
 ) -> Callable[[Callable[..., Iterable[Finding]]], Rule]:
     """Declare a rule: decorate a generator of findings and get the ``Rule`` under the same name.
 
-    ``on`` says what the function is asked about, one at a time. ``fix`` says whether its findings can carry repairs.
+    Args:
+        code: three capitals and three digits.
+        name: the illness in lower-case words joined by hyphens.
+        severity: what its findings have unless they say otherwise.
+        on: what the function is called with, one at a time.
+        fix: when its repairs may be made, ``None`` where its findings carry none.
+        part: evidence that tells two findings about one subject apart, such as ``("gate",)``.
+        worse: evidence that is worse when it is more: a larger number, a longer list. A known finding whose evidence
+            grows counts again.
+        group_by: evidence that several findings must share to be shown as one; ``None`` where each is shown by itself.
 
     Raises:
         ValueError: the code is not three capitals and three digits, or the name is not in kebab case.
     """
 
     def declare(check: Callable[..., Iterable[Finding]]) -> Rule:
-        return Rule(code=code, name=name, severity=severity, on=on, check=check, fix=fix)
+        return Rule(code, name, severity, on, check, fix, Identity(part, worse, group_by))
 
     return declare

@@ -14,20 +14,20 @@ from checkpoint_doctor.plugins.rule import Rule, rule
 from checkpoint_doctor.results.findings import Finding, Severity
 
 
-@rule("CKD001", "rule-crashed", Severity.WARNING, on=Checkpoint)
+@rule("CKD001", "rule-crashed", Severity.WARNING, on=Checkpoint, part=("rule",))
 def rule_crashed(checkpoint: Checkpoint) -> Iterator[Finding]:
     """A rule raised an exception, so this checkpoint was not examined for what the rule looks for.
 
     Why it matters:
-        The other rules went on and their findings stand, but a healthy verdict says nothing about the illness that the
-        crashed rule would have found.
+        The other rules ran and their findings stand, but nobody looked for the illness that the crashed rule finds. So
+        the verdict is ``incomplete`` where nothing else makes the checkpoint ill, and the exit code is 2.
 
     When it is normal:
         Never. The rule has a bug, or it meets a kind of checkpoint that its author did not think of.
 
     What to do:
-        Report it to the package that the finding names, with the exception. Until it is repaired, put the rule's code
-        on the list of what to ignore, with that as the reason.
+        Report it to the package that the finding names, with the exception. Until it is fixed, switch the rule off:
+        ``severity.CODE = "off"`` in the configuration, or ``--ignore CODE``. This finding itself cannot be hidden.
 
     References:
         docs/plugins.md of this project says what a rule may do.
@@ -35,7 +35,7 @@ def rule_crashed(checkpoint: Checkpoint) -> Iterator[Finding]:
     return iter(())
 
 
-@rule("CKD002", "unused-ignore", Severity.NOTE, on=Checkpoint)
+@rule("CKD002", "unused-ignore", Severity.NOTE, on=Checkpoint, part=("file", "key", "path", "code", "subject"))
 def unused_ignore(checkpoint: Checkpoint) -> Iterator[Finding]:
     """An ignore in the configuration, or an entry of the baseline, matched nothing in this run.
 

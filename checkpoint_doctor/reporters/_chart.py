@@ -38,8 +38,13 @@ SETTINGS = (
 )  # fmt: skip
 """The settings that are told where a checkpoint has them; a verbose page tells all that are numbers."""
 
-_VERDICT_WORDS = {Verdict.HEALTHY: "HEALTHY", Verdict.ILL: "ILL", Verdict.UNREADABLE: "UNREADABLE"}
-_VERDICT_STYLES = {Verdict.HEALTHY: "bold green", Verdict.ILL: "bold red", Verdict.UNREADABLE: "bold magenta"}
+_VERDICT_WORDS = {verdict: verdict.value.upper() for verdict in Verdict}
+_VERDICT_STYLES = {
+    Verdict.HEALTHY: "bold green",
+    Verdict.ILL: "bold red",
+    Verdict.INCOMPLETE: "bold magenta",
+    Verdict.UNREADABLE: "bold magenta",
+}
 _SEVERITY_STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 _SEVERITY_SIGNS = {Severity.ERROR: "✖", Severity.WARNING: "▲", Severity.NOTE: "●"}
 
@@ -50,22 +55,22 @@ def draw(report: Report, page: Page) -> str:
     One checkpoint always gets its chart. Of several, those get one that have an error, a warning or something that
     could not be looked at, or all of them on a verbose page; a table with the worst first follows.
     """
-    sheet = Layout(page.width, page.color)
+    layout = Layout(page.width, page.color)
     several = len(report.checkpoints) != 1
     for examination in report.checkpoints:
         if not several or page.verbose or _needs_a_word(examination):
-            _draw_chart(sheet, examination, page, with_layers=not several or page.verbose)
+            _draw_chart(layout, examination, page, with_layers=not several or page.verbose)
             if several:
-                sheet.line()
+                layout.line()
     if several and report.checkpoints:
-        _draw_summary(sheet, report)
+        _draw_summary(layout, report)
     remarks = [remark for remark in report.remarks if remark.ignored is None]
     if remarks:
         if report.checkpoints:
-            sheet.line()
-        sheet.line(Text("about this run", style="bold"))
-        _draw_findings(sheet, rank(remarks), "", page)
-    return sheet.render()
+            layout.line()
+        layout.line(Text("about this run", style="bold"))
+        _draw_findings(layout, rank(remarks), "", page)
+    return layout.render()
 
 
 def _needs_a_word(examination: Examination) -> bool:
@@ -76,23 +81,23 @@ def _needs_a_word(examination: Examination) -> bool:
     )
 
 
-def _draw_chart(sheet: Layout, examination: Examination, page: Page, *, with_layers: bool) -> None:
-    _draw_verdict(sheet, examination, page)
+def _draw_chart(layout: Layout, examination: Examination, page: Page, *, with_layers: bool) -> None:
+    _draw_verdict(layout, examination, page)
     if with_layers:
-        _draw_settings(sheet, examination, page)
+        _draw_settings(layout, examination, page)
     rows = {row.name: row for row in layer_rows(examination)}
     findings = rank(examination.counted)
-    kin = [FindingGroup((each,)) for each in findings] if page.verbose else group_findings(findings)
-    shown = kin if page.verbose else kin[:FINDINGS_SHOWN]
+    groups = [FindingGroup((each,)) for each in findings] if page.verbose else group_findings(findings)
+    shown = groups if page.verbose else groups[:FINDINGS_SHOWN]
     advised: set[str] = set()
     for layer, members in _group_by_layer(shown).items():
-        sheet.line()
-        _draw_group(sheet, layer, rows.get(layer or ""), members, page, advised)
-    rest = [finding for each in kin[len(shown) :] for finding in each.members]
+        layout.line()
+        _draw_group(layout, layer, rows.get(layer or ""), members, page, advised)
+    rest = [finding for each in groups[len(shown) :] for finding in each.members]
     if rest:
         counts = Counter(f"{finding.code} {finding.name}" for finding in rest)
-        sheet.line()
-        sheet.paragraph(
+        layout.line()
+        layout.paragraph(
             Text(
                 f"… {quantity(len(rest), 'more finding')} (--verbose shows all): "
                 + ", ".join(f"{count:,} × {rule}" for rule, count in counts.most_common()),
@@ -101,32 +106,32 @@ def _draw_chart(sheet: Layout, examination: Examination, page: Page, *, with_lay
             indent=2,
         )
     if page.verbose:
-        _draw_hidden(sheet, examination)
-        _draw_versions(sheet, examination)
+        _draw_hidden(layout, examination)
+        _draw_versions(layout, examination)
     if examination.skipped:
-        sheet.line()
+        layout.line()
         for skipped in examination.skipped:
             words = f"{printable(skipped.what)}, because {one_line(skipped.why)}"
-            sheet.paragraph(Text.assemble(("not looked at: ", "yellow"), words), indent=2, hanging=2)
+            layout.paragraph(Text.assemble(("not looked at: ", "yellow"), words), indent=2, hanging=2)
     if rows and (with_layers or page.verbose):
-        sheet.line()
-        _draw_layers(sheet, list(rows.values()), page)
+        layout.line()
+        _draw_layers(layout, list(rows.values()), page)
 
 
-def _draw_verdict(sheet: Layout, examination: Examination, page: Page) -> None:
+def _draw_verdict(layout: Layout, examination: Examination, page: Page) -> None:
     verdict = (_VERDICT_WORDS[examination.verdict], _VERDICT_STYLES[examination.verdict])
-    if examination.verdict is Verdict.UNREADABLE:
-        sheet.paragraph(Text.assemble(verdict, " · ", printable(examination.path)), hanging=2)
+    if examination.is_unreadable:
+        layout.paragraph(Text.assemble(verdict, " · ", printable(examination.path)), hanging=2)
         # The sentence often begins with the path, which stands right above.
         error = re.sub(rf"^{re.escape(examination.path)}(?= )", "it", examination.error or "it could not be read")
-        sheet.paragraph(Text(one_line(error)), indent=2)
+        layout.paragraph(Text(one_line(error)), indent=2)
         if examination.hint:
-            sheet.paragraph(_labelled("hint", one_line(examination.hint)), indent=2, hanging=2)
+            layout.paragraph(_labelled("hint", one_line(examination.hint)), indent=2, hanging=2)
         return
     if examination.verdict is Verdict.HEALTHY and examination.worst is Severity.WARNING:
         verdict = (f"{verdict[0]}, with warnings", "bold yellow")
     description = (f" — {describe(examination)}", "dim")
-    sheet.paragraph(Text.assemble(verdict, " · ", printable(examination.path), description), hanging=2)
+    layout.paragraph(Text.assemble(verdict, " · ", printable(examination.path), description), hanging=2)
     counts = Text(", ").join(
         Text(tally(each for each in examination.counted if each.severity is severity), style=style)
         for severity, style in _SEVERITY_STYLES.items()
@@ -134,7 +139,7 @@ def _draw_verdict(sheet: Layout, examination: Examination, page: Page) -> None:
     )
     hidden = sum(finding.ignored is not None for finding in examination.findings)
     hint = "" if page.verbose else f" (--verbose shows {'it' if hidden == 1 else 'them'})"
-    sheet.paragraph(
+    layout.paragraph(
         Text.assemble(
             counts if counts.plain else ("no findings", "green"),
             (f"; {hidden:,} hidden by config{hint}" if hidden else "", "dim"),
@@ -144,7 +149,7 @@ def _draw_verdict(sheet: Layout, examination: Examination, page: Page) -> None:
     )
 
 
-def _draw_settings(sheet: Layout, examination: Examination, page: Page) -> None:
+def _draw_settings(layout: Layout, examination: Examination, page: Page) -> None:
     known = {
         name: value
         for name, value in examination.hyperparameters.items()
@@ -153,41 +158,43 @@ def _draw_settings(sheet: Layout, examination: Examination, page: Page) -> None:
     chosen = known if page.verbose else {name: known[name] for name in SETTINGS if name in known}
     if chosen:
         words = ", ".join(f"{name} {figure(value)}" for name, value in chosen.items())
-        sheet.paragraph(_labelled("settings", one_line(words)), indent=2, hanging=2)
+        layout.paragraph(_labelled("settings", one_line(words)), indent=2, hanging=2)
 
 
-def _group_by_layer(kin: Sequence[FindingGroup]) -> dict[str | None, list[FindingGroup]]:
+def _group_by_layer(found: Sequence[FindingGroup]) -> dict[str | None, list[FindingGroup]]:
     """Group by layer in the order of severity; what concerns the whole checkpoint, or several layers, goes first."""
     groups: dict[str | None, list[FindingGroup]] = {}
-    for each in sorted(kin, key=lambda each: (-each.first.severity, bool(each.layer), each.layer is None)):
+    for each in sorted(found, key=lambda each: (-each.first.severity, bool(each.layer), each.layer is None)):
         groups.setdefault(each.layer, []).append(each)
     return groups
 
 
 def _draw_group(
-    sheet: Layout, layer: str | None, row: Row | None, kin: Sequence[FindingGroup], page: Page, advised: set[str]
+    layout: Layout, layer: str | None, row: Row | None, members: Sequence[FindingGroup], page: Page, advised: set[str]
 ) -> None:
     if layer is None:
-        count = len({finding.layer or finding.tensor for each in kin for finding in each.members})
+        count = len({finding.layer or finding.tensor for each in members for finding in each.members})
         heading = quantity(count, "layer")
     else:
         heading = printable(layer) or "the whole checkpoint"
     what = (f"  {row.kind} {shape_in_words(row.shape)}" if row else "", "dim")
-    sheet.paragraph(Text.assemble((heading, "bold"), what), indent=2, hanging=2)
-    _draw_kin(sheet, kin, layer or "", page, advised)
+    layout.paragraph(Text.assemble((heading, "bold"), what), indent=2, hanging=2)
+    _draw_finding_groups(layout, members, layer or "", page, advised)
 
 
-def _draw_findings(sheet: Layout, findings: Sequence[Finding], layer: str, page: Page) -> None:
-    _draw_kin(sheet, [FindingGroup((finding,)) for finding in findings], layer, page, set())
+def _draw_findings(layout: Layout, findings: Sequence[Finding], layer: str, page: Page) -> None:
+    _draw_finding_groups(layout, [FindingGroup((finding,)) for finding in findings], layer, page, set())
 
 
-def _draw_kin(sheet: Layout, kin: Sequence[FindingGroup], layer: str, page: Page, advised: set[str]) -> None:
-    for each in kin:
+def _draw_finding_groups(
+    layout: Layout, members: Sequence[FindingGroup], layer: str, page: Page, advised: set[str]
+) -> None:
+    for each in members:
         finding = each.first
         style = _SEVERITY_STYLES[finding.severity]
         subject = "" if subject_of(finding) in ("", printable(layer)) else f" · {subject_of(finding)}"
         count = f" × {len(each.members):,}" if each.others else ""
-        sheet.paragraph(
+        layout.paragraph(
             Text.assemble(
                 (f"{_SEVERITY_SIGNS[finding.severity]} {finding.severity.label}", f"bold {style}"),
                 (f" {finding.code} {finding.name}{count}", style),
@@ -196,38 +203,38 @@ def _draw_kin(sheet: Layout, kin: Sequence[FindingGroup], layer: str, page: Page
             indent=2,
             hanging=4,
         )
-        sheet.paragraph(Text(one_line(finding.message)), indent=6)
+        layout.paragraph(Text(one_line(finding.message)), indent=6)
         if each.others:
             names = ", ".join(subject_of(other) for other in each.others)
-            sheet.paragraph(_labelled("the same holds for", names), indent=6, hanging=2)
+            layout.paragraph(_labelled("the same holds for", names), indent=6, hanging=2)
         for label, words in particulars(finding, brief=not page.verbose):
             again = label == "advice" and words in advised
             advised.add(words)
-            sheet.paragraph(_labelled(label, "as above" if again else words), indent=6, hanging=2)
+            layout.paragraph(_labelled(label, "as above" if again else words), indent=6, hanging=2)
 
 
 def _labelled(label: str, words: str) -> Text:
     return Text.assemble((f"{label}: ", "green" if label == "fix" else "dim"), words)
 
 
-def _draw_hidden(sheet: Layout, examination: Examination) -> None:
+def _draw_hidden(layout: Layout, examination: Examination) -> None:
     hidden = [finding for finding in examination.findings if finding.ignored is not None]
     if hidden:
-        sheet.line()
+        layout.line()
     for finding in hidden:
         about = f" · {subject_of(finding)}" if subject_of(finding) else ""
         text = Text(f"hidden: {finding.severity.label} {finding.code} {finding.name}{about}", style="dim")
-        sheet.paragraph(text.append(f" ({one_line(finding.ignored or '')})"), indent=2, hanging=2)
+        layout.paragraph(text.append(f" ({one_line(finding.ignored or '')})"), indent=2, hanging=2)
 
 
-def _draw_versions(sheet: Layout, examination: Examination) -> None:
+def _draw_versions(layout: Layout, examination: Examination) -> None:
     if examination.versions:
-        sheet.line()
+        layout.line()
         words = ", ".join(f"{name} {version}" for name, version in examination.versions.items())
-        sheet.paragraph(_labelled("saved with", one_line(words)), indent=2, hanging=2)
+        layout.paragraph(_labelled("saved with", one_line(words)), indent=2, hanging=2)
 
 
-def _draw_layers(sheet: Layout, layers: Sequence[Row], page: Page) -> None:
+def _draw_layers(layout: Layout, layers: Sequence[Row], page: Page) -> None:
     repeated = [] if page.verbose else [row for row in layers if row.is_repeated and not row.codes]
     rows = [row for row in layers if row not in repeated]
     chosen = list(rows) if page.verbose or len(rows) <= LAYERS_SHOWN else choose_remarkable(rows, LAYERS_SHOWN)
@@ -243,26 +250,26 @@ def _draw_layers(sheet: Layout, layers: Sequence[Row], page: Page) -> None:
         Column("layer", 9), Column("kind", 1), Column("shape", 2), Column("updates", 3, right=True),
         Column("zeros", 6, right=True), Column("rms", 5, right=True), Column("", 0), Column("", 4),
     )  # fmt: skip
-    sheet.table(columns, cells, indent=2)
+    layout.table(columns, cells, indent=2)
     names = {row.name for row in chosen}
     rest = [row for row in rows if row.name not in names]
     if rest:
         ill = sum(row.severity is not None for row in rest)
         remark = f"{ill:,} of them with findings" if ill else "without remark"
-        sheet.paragraph(
+        layout.paragraph(
             Text(
                 f"… {quantity(len(rest), 'more layer')}{',' if ill else ''} {remark} (--verbose shows all)", style="dim"
             ),
             indent=2,
         )
     if repeated:
-        sheet.paragraph(Text(f"the same tensors again: {_name_some(repeated)}", style="dim"), indent=2, hanging=2)
+        layout.paragraph(Text(f"the same tensors again: {_name_some(repeated)}", style="dim"), indent=2, hanging=2)
     if not held:
-        sheet.paragraph(
+        layout.paragraph(
             Text("updates are not known: no optimizer in this file holds these tensors", style="dim"), indent=2
         )
     elif any(row.updates is None for row in chosen):
-        sheet.paragraph(Text("– updates: not held by an optimizer", style="dim"), indent=2)
+        layout.paragraph(Text("– updates: not held by an optimizer", style="dim"), indent=2)
 
 
 def _name_some(rows: Sequence[Row], most: int = 3) -> str:
@@ -307,12 +314,12 @@ def _bar(length: float) -> str:
     return "━" * whole + "╸" * half
 
 
-def _draw_summary(sheet: Layout, report: Report) -> None:
+def _draw_summary(layout: Layout, report: Report) -> None:
     columns = (
         Column("verdict", 8), Column("errors", 7, right=True), Column("warnings", 6, right=True),
         Column("notes", 5, right=True), Column("hidden", 4, right=True), Column("checkpoint", 9),
     )  # fmt: skip
-    sheet.table(columns, [_summary_cells(each) for each in worst_first(report.checkpoints)], folded=True)
+    layout.table(columns, [_summary_cells(each) for each in worst_first(report.checkpoints)], folded=True)
 
 
 def _summary_cells(examination: Examination) -> list[Text]:

@@ -1,4 +1,4 @@
-"""Findings that say the same of several tensors: told once, with the list of whom they are about."""
+"""Findings that say the same of several tensors: shown once, with the list of what they are about."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.results.identity import group_key
 
 FEWEST = 3
-"""So many findings that say the same are told as one: a pair still reads well in full."""
+"""So many findings that say the same are shown as one: a pair still reads well in full."""
 
 
 @dataclass(frozen=True)
 class FindingGroup:
-    """Findings of one rule that share severity, cause and advice; often only one."""
+    """Findings of one rule that are shown as one; often only one."""
 
     members: tuple[Finding, ...]
 
     @property
     def first(self) -> Finding:
-        """The one that is told in full."""
+        """The one that is shown in full."""
         return self.members[0]
 
     @property
@@ -35,24 +36,13 @@ class FindingGroup:
 
 
 def group_findings(findings: Iterable[Finding]) -> list[FindingGroup]:
-    """Bring findings that say the same of different tensors together, each family in the place of its first."""
-    families: dict[tuple[object, ...], list[Finding]] = {}
+    """Group findings as their rules declare (``Identity.group_by``), each group in the place of its first member."""
+    groups: dict[object, list[Finding]] = {}
     for finding in findings:
-        families.setdefault(_describe_family(finding), []).append(finding)
+        key = group_key(finding)
+        groups.setdefault(id(finding) if key is None else key, []).append(finding)
     return [
-        kin
-        for members in families.values()
-        for kin in (
-            [FindingGroup(tuple(members))]
-            if len(members) >= FEWEST
-            else [FindingGroup((member,)) for member in members]
-        )
+        FindingGroup(members)
+        for group in groups.values()
+        for members in ([tuple(group)] if len(group) >= FEWEST else [(each,) for each in group])
     ]
-
-
-def _describe_family(finding: Finding) -> tuple[object, ...]:
-    if finding.tensor is None and finding.layer is None:
-        return (id(finding),)
-    # What stands behind the last colon of a message is the cause; what stands before has the tensor's own figures.
-    _, _, cause = finding.message.rpartition(": ")
-    return finding.code, finding.severity, cause, finding.advice, finding.fix

@@ -106,7 +106,8 @@ def _find_breaks(text: str, first_room: int, room: int) -> list[int]:
     breaks: list[int] = []
     start, width = 0, first_room
     while start < len(text):
-        fitting = chop_cells(text[start : start + 4 * width], width)[0]
+        # Of a lone combining character nothing fits anywhere.
+        fitting = next(iter(chop_cells(text[start : start + 4 * width], width)), "")
         end = start + max(len(fitting), 1)
         if end >= len(text):
             break

@@ -10,11 +10,11 @@ from checkpoint_doctor.results.report import Examination, Report, Verdict
 
 
 def worst_first(examinations: Iterable[Examination]) -> list[Examination]:
-    """Sort checkpoints: unreadable, then ill, then healthy; by the number of errors, warnings, notes; then as given."""
+    """Sort checkpoints by verdict, unreadable first; then by errors, warnings, notes; then as given."""
 
     def badness(examination: Examination) -> tuple[int, ...]:
         counts = Counter(finding.severity for finding in examination.counted)
-        standing = (Verdict.UNREADABLE, Verdict.ILL, Verdict.HEALTHY).index(examination.verdict)
+        standing = (Verdict.UNREADABLE, Verdict.ILL, Verdict.INCOMPLETE, Verdict.HEALTHY).index(examination.verdict)
         return (standing, *(-counts[severity] for severity in sorted(Severity, reverse=True)))
 
     return sorted(examinations, key=badness)

@@ -9,7 +9,7 @@ from typing import Any
 
 from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
-from checkpoint_doctor.results.report import Examination, Report, Verdict
+from checkpoint_doctor.results.report import Examination, Report
 from checkpoint_doctor.text import printable, quantity
 
 LISTED = 6
@@ -85,8 +85,8 @@ def skipped_in_words(skipped: Skipped) -> str:
 
 
 def verdict_of(report: Report) -> str:
-    """Say how a run ended: ``passed``, ``failed`` by findings, ``incomplete`` as something is unreadable, or both."""
-    words = [word for word, holds in (("failed", report.failed), ("incomplete", report.unreadable)) if holds]
+    """Say how a run ended: ``passed``, ``failed`` by findings, ``incomplete`` (see ``is_complete``), or both."""
+    words = [word for word, holds in (("failed", report.failed), ("incomplete", not report.is_complete)) if holds]
     return " and ".join(words) or "passed"
 
 
@@ -98,7 +98,7 @@ def tally(findings: Iterable[Finding]) -> str:
 
 def describe(examination: Examination) -> str:
     """Say what a checkpoint is: ``SB3 SAC, 990,000 steps, 32 tensors, 349,962 parameters``."""
-    if examination.verdict is Verdict.UNREADABLE:
+    if examination.is_unreadable:
         return "could not be read"
     origin = " ".join(
         part for part in (_FORMATS.get(examination.format or "", examination.format), examination.algorithm) if part

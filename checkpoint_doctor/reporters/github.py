@@ -20,7 +20,7 @@ from checkpoint_doctor.reporters._wording import (
     verdict_of,
 )
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.results.report import Examination, Page, Report
 from checkpoint_doctor.text import printable, quantity
 
 MOST_OF_A_KIND = 10
@@ -56,12 +56,12 @@ class GithubReporter:
 
 def _annotate(report: Report) -> Iterator[tuple[str, str]]:
     for examination in report.checkpoints:
-        if examination.verdict is Verdict.UNREADABLE:
+        if examination.is_unreadable:
             message = " · ".join(one_line(part) for part in (examination.error, examination.hint) if part)
             yield "error", _command("error", message, file=_file(examination), title="unreadable checkpoint")
     for examination, finding in rank_all(report):
         if finding.ignored is None:
-            level = _LEVELS[finding.severity]
+            level = "error" if finding in examination.crashes else _LEVELS[finding.severity]
             title = f"{finding.code} {finding.name}"
             yield level, _command(level, _message(finding), file=_file(examination), title=title)
     for remark in report.remarks:

@@ -9,7 +9,7 @@ from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.reporters._order import rank
 from checkpoint_doctor.reporters._wording import describe, headline, one_line, particulars
 from checkpoint_doctor.results.findings import Finding
-from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.results.report import Examination, Page, Report
 from checkpoint_doctor.text import printable, quantity
 
 
@@ -18,7 +18,7 @@ class JUnitReporter:
 
     A case fails where a finding of its rule is at or above the report's ``fail_on``, so that the suites pass exactly
     where the run does. Findings below are told in the case's output, hidden ones make it skipped, and a checkpoint that
-    cannot be read is an error.
+    cannot be read is an error, as is a rule that crashed.
     """
 
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
@@ -35,14 +35,20 @@ class JUnitReporter:
 def _write_suite(report: Report, examination: Examination, rules: Sequence[Rule]) -> ElementTree.Element:
     path = printable(examination.path)
     suite = ElementTree.Element("testsuite", name=path)
-    if examination.verdict is Verdict.UNREADABLE:
+    if examination.is_unreadable:
         case = _add_case(suite, path, "readable")
         message = one_line(examination.error or "it could not be read")
         error = ElementTree.SubElement(case, "error", message=message, type="unreadable")
         error.text = "\n".join(filter(None, (message, one_line(examination.hint))))
     else:
+        crashes = {each.evidence.get("rule"): each for each in examination.crashes}
         for name, findings in _cases(examination.findings, rules):
-            _write_outcome(_add_case(suite, path, name), report, findings)
+            case = _add_case(suite, path, name)
+            crash = crashes.get(name.partition(" ")[0])
+            if crash is not None:
+                message = one_line(crash.message)
+                ElementTree.SubElement(case, "error", message=message, type="crashed").text = _tell(crash)
+            _write_outcome(case, report, findings)
         for skipped in examination.skipped:
             case = _add_case(suite, path, f"looked at {printable(skipped.what)}")
             ElementTree.SubElement(case, "skipped", message=one_line(skipped.why))

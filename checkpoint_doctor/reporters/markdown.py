@@ -24,7 +24,12 @@ MOST_BYTES = 1_000_000
 """A job summary on GitHub may have 1 MiB; the rest of the step wants some of it."""
 
 _SIGNS = {Severity.ERROR: "❌", Severity.WARNING: "⚠️", Severity.NOTE: "ℹ️"}
-_VERDICTS = {Verdict.HEALTHY: "✅ healthy", Verdict.ILL: "❌ ill", Verdict.UNREADABLE: "💥 unreadable"}
+_VERDICTS = {
+    Verdict.HEALTHY: "✅ healthy",
+    Verdict.ILL: "❌ ill",
+    Verdict.INCOMPLETE: "⚠️ incomplete",
+    Verdict.UNREADABLE: "💥 unreadable",
+}
 
 
 class MarkdownReporter:
@@ -56,7 +61,7 @@ def _write(report: Report) -> Iterator[str]:
         yield "|---|---|--:|--:|--:|--:|---|"
         yield from map(_write_row, examinations)
     for examination in examinations:
-        if examination.findings or examination.skipped or examination.verdict is Verdict.UNREADABLE:
+        if examination.findings or examination.skipped or examination.is_unreadable:
             yield from _write_examination(examination)
 
     remarks = [remark for remark in report.remarks if remark.ignored is None]
@@ -81,7 +86,7 @@ def _write_row(examination: Examination) -> str:
 
 def _write_examination(examination: Examination) -> Iterator[str]:
     yield f"\n### {_code(examination.path)}\n"
-    if examination.verdict is Verdict.UNREADABLE:
+    if examination.is_unreadable:
         yield f"- {_VERDICTS[Verdict.UNREADABLE]}: {_escape(examination.error or 'it could not be read')}"
         if examination.hint:
             yield f"  - hint: {_escape(examination.hint)}"

@@ -24,8 +24,9 @@ from checkpoint_doctor.reporters._wording import (
     subject_of,
 )
 from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.results.identity import identify
 from checkpoint_doctor.results.json import plain, write_json
-from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.results.report import Examination, Page, Report
 from checkpoint_doctor.text import quantity
 
 MOST_RESULTS = 5_000
@@ -70,7 +71,7 @@ def _write_log(
                 },
                 "invocations": [
                     {
-                        "executionSuccessful": report.unreadable == 0,
+                        "executionSuccessful": report.is_complete,
                         "toolExecutionNotifications": _write_notifications(report, left_out),
                         "toolConfigurationNotifications": [
                             _write_notification(
@@ -139,11 +140,9 @@ def _find_rule_pages() -> str | None:
 def _write_result(
     examination: Examination, finding: Finding, positions: dict[str, int], repetitions: Counter[str]
 ) -> dict[str, Any]:
-    subject = finding.subject
-    # Never by values: the same illness must stay the same alert when its numbers change.
-    key = hashlib.sha256(
-        "\0".join((finding.code, artifact_path(examination.path), subject or "")).encode(errors="surrogatepass")
-    ).hexdigest()[:32]
+    identity = identify(finding)
+    parts = (identity.code, artifact_path(examination.path), identity.subject, *filter(None, (identity.part,)))
+    key = hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:32]
     repetitions[key] += 1
     result: dict[str, Any] = {
         "ruleId": finding.code,
@@ -181,9 +180,13 @@ def _write_location(path: str, finding: Finding | None = None) -> dict[str, Any]
 def _write_notifications(report: Report, left_out: int) -> list[dict[str, Any]]:
     notifications = []
     for examination in report.checkpoints:
-        if examination.verdict is Verdict.UNREADABLE:
+        if examination.is_unreadable:
             words = one_line(" · ".join(filter(None, (examination.error, examination.hint))) or "could not be read")
             notifications.append(_write_notification("unreadable", "error", words, examination.path))
+        notifications += [
+            _write_notification(crash.code, "error", one_line(crash.message), examination.path)
+            for crash in examination.crashes
+        ]
         for skipped in examination.skipped:
             words = skipped_in_words(skipped)
             notifications.append(_write_notification("skipped", "warning", words, examination.path))

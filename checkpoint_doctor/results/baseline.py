@@ -1,6 +1,6 @@
 """Findings that are known and accepted for now, so that a gate speaks of what is new or worse.
 
-How a finding is recognised in the next run, and what makes it worse, is the subject of ``recognition``.
+What makes a finding the same one in the next run, and what makes it worse, is declared by its rule (``identity``).
 """
 
 from __future__ import annotations
@@ -8,19 +8,16 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import isnan
 from typing import Any
 
-from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import UsageError
-from checkpoint_doctor.plugins.rule import Rule
-from checkpoint_doctor.plugins.self_checks import RULES, report_unused, unused_ignore
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.identity import Extent, Key, measure, recognize, relate
+from checkpoint_doctor.results.identity import Extent, FindingKey, extent_of, identify
 from checkpoint_doctor.results.json import write_json
-from checkpoint_doctor.results.report import Examination, Report, Verdict
+from checkpoint_doctor.results.report import Report, judge
 
 VERSION = 1
 
@@ -31,12 +28,47 @@ _HINT = "write it anew with --write-baseline"
 _SEVERITIES = {severity.label: severity for severity in Severity}
 
 
+@dataclass(frozen=True, order=True)
+class Entry:
+    """A finding in a checkpoint, as a baseline names it."""
+
+    path: str
+    """The checkpoint's, relative to the folder of the baseline, with ``/`` between the names."""
+    key: FindingKey
+
+    def __str__(self) -> str:
+        return f"{self.key} in {self.path}"
+
+
 @dataclass(frozen=True)
 class Baseline:
     """The known findings of a file."""
 
     file: str
-    known: Mapping[Key, Extent]
+    known: Mapping[Entry, Extent]
+
+    def entry_of(self, finding: Finding, path: str) -> Entry:
+        """Return what this baseline calls a finding in the checkpoint at a path."""
+        return Entry(relate(path, self.file), identify(finding))
+
+
+@dataclass(frozen=True)
+class Stale:
+    """An entry of a baseline for findings that are no longer there."""
+
+    entry: Entry
+    missing: int
+    """How many of the known findings were not found."""
+    known: int
+
+    def __str__(self) -> str:
+        return str(self.entry) if self.missing == self.known else f"{self.missing} of {self.known} × {self.entry}"
+
+
+def relate(path: str, file: str) -> str:
+    """Return a path as seen from the folder of a file, with ``/`` between the names."""
+    folder = os.path.dirname(os.path.abspath(file))
+    return os.path.relpath(os.path.abspath(path), folder).replace(os.sep, "/")
 
 
 def write_baseline(report: Report, file: str) -> str:
@@ -45,23 +77,23 @@ def write_baseline(report: Report, file: str) -> str:
     It is JSON in a stable order and without dates, so that a diff shows what changed. What ckdoc says about itself is
     left out: that a rule crashes is never a known state.
     """
-    known: dict[Key, Extent] = {}
+    known: dict[Entry, Extent] = {}
     for examination in report.checkpoints:
         for finding in examination.findings:
-            if finding.ignored in (None, IN_BASELINE) and not _is_about_ckdoc(finding):
-                _add(known, recognize(finding, examination.path, file), measure(finding))
+            if finding.ignored in (None, IN_BASELINE) and not finding.is_about_ckdoc:
+                _add(known, Entry(relate(examination.path, file), identify(finding)), extent_of(finding))
     entries = [
         {
-            "path": key.path,
-            "code": key.code,
-            "subject": key.subject,
-            "part": key.part,
+            "path": entry.path,
+            "code": entry.key.code,
+            "subject": entry.key.subject,
+            "part": entry.key.part,
             "severity": extent.severity.label,
             "count": extent.count,
             "figures": dict(sorted(extent.figures.items())),
             "names": {name: sorted(values) for name, values in sorted(extent.names.items())},
         }
-        for key, extent in sorted(known.items(), key=lambda item: item[0])
+        for entry, extent in sorted(known.items(), key=lambda item: item[0])
     ]
     return write_json({"baseline_version": VERSION, "findings": entries})
 
@@ -90,7 +122,7 @@ def read_baseline(file: str) -> Baseline:
     entries = document.get("findings")
     if not isinstance(entries, list):
         raise UsageError(f"{file}: findings must be a list", _HINT)
-    known: dict[Key, Extent] = {}
+    known: dict[Entry, Extent] = {}
     for index, entry in enumerate(entries):
         try:
             _add(known, *_read_entry(entry))
@@ -99,74 +131,66 @@ def read_baseline(file: str) -> Baseline:
     return Baseline(file, known)
 
 
-def apply_baseline(report: Report, baseline: Baseline, config: Config, rules: Sequence[Rule]) -> Report:
-    """Hide the findings that a baseline knows, and remark on those of its entries that nothing needs any more.
+def apply_baseline(report: Report, baseline: Baseline) -> Report:
+    """Hide the findings that a baseline knows.
 
     A finding that is more severe or of a larger extent than the baseline knows still counts, and so do those beyond the
-    known count. Entries for checkpoints outside the run and for rules that were not asked are left alone; those for
-    files that are gone are stale.
+    known count.
     """
-    seen: Counter[Key] = Counter()
-    hidden: Counter[Key] = Counter()
+    hidden: Counter[Entry] = Counter()
 
-    def judge(finding: Finding, path: str) -> Finding:
-        if _is_about_ckdoc(finding):
+    def hide(finding: Finding, path: str) -> Finding:
+        if finding.is_about_ckdoc or finding.ignored:
             return finding
-        key = recognize(finding, path, baseline.file)
-        seen[key] += 1
-        known = baseline.known.get(key)
-        if known is None or finding.ignored or hidden[key] == known.count or not known.covers(measure(finding)):
+        entry = baseline.entry_of(finding, path)
+        known = baseline.known.get(entry)
+        if known is None or hidden[entry] == known.count or not known.covers(extent_of(finding)):
             return finding
-        hidden[key] += 1
+        hidden[entry] += 1
         return replace(finding, ignored=IN_BASELINE)
 
     checkpoints = []
     for each in report.checkpoints:
-        findings = tuple(judge(finding, each.path) for finding in each.findings)
-        ill = any(report.fails(finding) for finding in findings)
-        verdict = each.verdict if each.verdict is Verdict.UNREADABLE else Verdict.ILL if ill else Verdict.HEALTHY
+        findings = tuple(hide(finding, each.path) for finding in each.findings)
+        verdict = each.verdict if each.is_unreadable else judge(findings, report.fail_on)
         checkpoints.append(replace(each, findings=findings, verdict=verdict))
-    stale = tuple(_find_stale(checkpoints, baseline, seen, config, rules))
-    return replace(report, checkpoints=tuple(checkpoints), remarks=(*report.remarks, *stale))
+    return replace(report, checkpoints=tuple(checkpoints))
 
 
-def _find_stale(
-    checkpoints: Sequence[Examination],
-    baseline: Baseline,
-    seen: Mapping[Key, int],
-    config: Config,
-    rules: Sequence[Rule],
-) -> Iterator[Finding]:
-    if not config.general.selects(unused_ignore):
-        return
+def find_stale(report: Report, baseline: Baseline, was_asked: Callable[[str, str], bool]) -> list[Stale]:
+    """Return the entries of a baseline that nothing needs any more.
+
+    ``was_asked`` says whether the rule with a code was run on the checkpoint at a path. Entries for checkpoints outside
+    the run, for unreadable ones and for rules that were not run are left alone; those for deleted files are stale.
+    """
+    seen = Counter(
+        baseline.entry_of(finding, each.path)
+        for each in report.checkpoints
+        for finding in each.findings
+        if not finding.is_about_ckdoc
+    )
     folder = os.path.dirname(os.path.abspath(baseline.file))
-    by_path = {relate(each.path, baseline.file): each for each in checkpoints}
-    by_code = {rule.code: rule for rule in rules}
-    for key, known in sorted(baseline.known.items(), key=lambda item: item[0]):
-        examination = by_path.get(key.path)
+    by_path = {relate(each.path, baseline.file): each for each in report.checkpoints}
+    stale = []
+    for entry, known in sorted(baseline.known.items(), key=lambda item: item[0]):
+        examination = by_path.get(entry.path)
         if examination is None:
-            missing = known.count if not os.path.lexists(os.path.join(folder, key.path)) else 0
+            missing = known.count if not os.path.lexists(os.path.join(folder, entry.path)) else 0
+        elif examination.is_unreadable or not was_asked(entry.key.code, examination.path):
+            missing = 0
         else:
-            rule = by_code.get(key.code)
-            asked = rule is not None and config.for_path(examination.path).selects(rule)
-            readable = examination.verdict is not Verdict.UNREADABLE
-            missing = known.count - seen[key] if asked and readable else 0
+            missing = known.count - seen[entry]
         if missing > 0:
-            about = str(key) if missing == known.count else f"{missing} of {known.count} × {key}"
-            evidence = {"path": key.path, "code": key.code, "subject": key.subject, "count": missing}
-            yield config.general.judge(report_unused(about, baseline.file, evidence), "")
+            stale.append(Stale(entry, missing, known.count))
+    return stale
 
 
-def _is_about_ckdoc(finding: Finding) -> bool:
-    return any(finding.code == rule.code for rule in RULES)
+def _add(known: dict[Entry, Extent], entry: Entry, extent: Extent) -> None:
+    known[entry] = known[entry].merge(extent) if entry in known else extent
 
 
-def _add(known: dict[Key, Extent], key: Key, extent: Extent) -> None:
-    known[key] = known[key].merge(extent) if key in known else extent
-
-
-def _read_entry(entry: Any) -> tuple[Key, Extent]:
-    key = Key(*(_take(entry, name, str) for name in ("path", "code", "subject", "part")))
+def _read_entry(entry: Any) -> tuple[Entry, Extent]:
+    path, code, subject, part = (_take(entry, name, str) for name in ("path", "code", "subject", "part"))
     figures, names = _take(entry, "figures", dict), _take(entry, "names", dict)
     if not all(type(value) in (int, float) and not isnan(value) for value in figures.values()):
         raise ValueError("figures holds what is no number")
@@ -176,7 +200,9 @@ def _read_entry(entry: Any) -> tuple[Key, Extent]:
     if severity not in _SEVERITIES:
         raise ValueError(f"there is no severity {severity!r}")
     collections = {name: frozenset(values) for name, values in names.items()}
-    return key, Extent(_take(entry, "count", int), _SEVERITIES[severity], figures, collections)
+    return Entry(path, FindingKey(code, subject, part)), Extent(
+        _take(entry, "count", int), _SEVERITIES[severity], figures, collections
+    )
 
 
 def _take(entry: Any, name: str, kind: type) -> Any:

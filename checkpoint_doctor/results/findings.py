@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from checkpoint_doctor.results.identity import Identity
+
 if TYPE_CHECKING:
     from numpy.random import Generator
 
@@ -69,6 +71,13 @@ class Finding:
     """What to change upstream where a repair would not last."""
     ignored: str | None = None
     """The reason given for hiding it, ``None`` where it counts."""
+    identity: Identity = field(default_factory=Identity, repr=False, compare=False)
+    """What its rule declares about sameness, growth and grouping."""
+
+    @property
+    def is_about_ckdoc(self) -> bool:
+        """True for what ckdoc says about itself and not about the checkpoint: family ``CKD``."""
+        return self.code.startswith("CKD")
 
     @property
     def subject(self) -> str | None:

@@ -1,43 +1,62 @@
-"""What makes a finding the same one in the next run, and what makes it worse.
+"""What makes a finding the same one in the next run, what makes it worse, and what may be shown as one.
 
-A finding is recognised by its rule, the checkpoint's path, the tensor or layer, and the part of it (a gate, a moment),
-never by its numbers. Its extent are its severity, the figures that grow with the illness, and the names it lists.
+A rule declares this once, and baselines, SARIF fingerprints, the verification after a fix and the grouping in reports
+go by the declaration. A finding is recognised by its rule, the checkpoint, the tensor or layer, and the declared part
+of it (a gate, a moment), never by its numbers.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isnan
+from typing import TYPE_CHECKING, Any
 
-from checkpoint_doctor.results.findings import Finding, Severity
-
-PARTS = ("optimizer", "moment", "gate", "side", "member", "component")
-"""Evidence that tells two findings of one rule about one tensor apart."""
-
-FIGURES = ("biases", "infinite", "largest", "nan", "negative", "share", "zeros")
-"""Numbers in the evidence that are worse when larger, besides every ``…fraction``; kept to three digits."""
-
-COLLECTIONS = ("gates", "groups", "inputs", "layers", "names", "places", "tensors", "units", "without_state")
-"""Lists in the evidence that are worse when longer and, where they hold names, when a new one comes in."""
+if TYPE_CHECKING:
+    from checkpoint_doctor.results.findings import Finding, Severity
 
 _LARGEST = 1e308
 
 
-@dataclass(frozen=True, order=True)
-class Key:
-    """What makes a finding the same one in the next run."""
+@dataclass(frozen=True)
+class Identity:
+    """What a rule declares about its findings, as names of their evidence."""
 
-    path: str
-    """Relative to the folder of the file that keeps the key, with ``/`` between the names."""
+    part: tuple[str, ...] = ()
+    """Evidence that tells two findings about one subject apart, such as ``gate`` or ``moment``."""
+    worse: tuple[str, ...] = ()
+    """Evidence that is worse when it is more: a larger number, a longer list, a name that the list did not have."""
+    group_by: tuple[str, ...] | None = None
+    """Evidence that several findings must share to be shown as one; ``None`` where each is shown by itself."""
+
+
+@dataclass(frozen=True, order=True)
+class FindingKey:
+    """What makes a finding the same one within a checkpoint."""
+
     code: str
     subject: str
     """The tensor's name, else the layer's, else empty."""
     part: str
 
     def __str__(self) -> str:
-        return f"{' '.join(word for word in (self.code, self.subject, self.part) if word)} in {self.path}"
+        return " ".join(word for word in (self.code, self.subject, self.part) if word)
+
+
+def identify(finding: Finding) -> FindingKey:
+    """Return the key of a finding."""
+    values = (finding.evidence.get(name) for name in finding.identity.part)
+    part = " ".join(str(value) for value in values if value is not None and value != "")
+    return FindingKey(finding.code, finding.subject or "", part)
+
+
+def group_key(finding: Finding) -> tuple[object, ...] | None:
+    """Return what findings that are shown as one have in common; ``None`` where this one is shown by itself."""
+    names = finding.identity.group_by
+    if names is None or finding.subject is None:
+        return None
+    shared = tuple(str(finding.evidence.get(name)) for name in names)
+    return finding.code, finding.severity, shared, finding.advice, finding.fix
 
 
 @dataclass(frozen=True)
@@ -46,13 +65,13 @@ class Extent:
 
     count: int
     severity: Severity
-    figures: Mapping[str, float]
-    """Figures, and the lengths of collections."""
-    names: Mapping[str, frozenset[str]]
-    """The names in collections."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Numbers, and the lengths of lists, that are worse when larger."""
+    names: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The names in lists of names."""
 
     def covers(self, other: Extent) -> bool:
-        """True where the other is worse in no respect; the counts are not compared."""
+        """Return whether the other is worse in no respect; the counts are not compared."""
         return (
             other.severity <= self.severity
             and all(other.figures[key] <= self.figures[key] for key in other.figures.keys() & self.figures.keys())
@@ -75,27 +94,17 @@ class Extent:
         )
 
 
-def relate(path: str, file: str) -> str:
-    """Return a path as seen from the folder of a file, with ``/`` between the names."""
-    folder = os.path.dirname(os.path.abspath(file))
-    return os.path.relpath(os.path.abspath(path), folder).replace(os.sep, "/")
-
-
-def recognize(finding: Finding, path: str, file: str) -> Key:
-    """Return the key of a finding in the checkpoint at a path, for a record of it in a file."""
-    part = " ".join(str(finding.evidence[name]) for name in PARTS if finding.evidence.get(name))
-    return Key(relate(path, file), finding.code, finding.subject or "", part)
-
-
-def measure(finding: Finding) -> Extent:
-    """Return the extent of one finding."""
-    figures, names = {}, {}
-    for key, value in finding.evidence.items():
-        if isinstance(value, (list, tuple)) and key in COLLECTIONS:
+def extent_of(finding: Finding) -> Extent:
+    """Return the extent of one finding: its severity and the evidence that its rule declared as worse when more."""
+    figures: dict[str, float] = {}
+    names: dict[str, frozenset[str]] = {}
+    for key in finding.identity.worse:
+        value: Any = finding.evidence.get(key)
+        if isinstance(value, (list, tuple)):
             figures[key] = float(len(value))
             if value and all(isinstance(each, str) for each in value):
                 names[key] = frozenset(value)
-        elif isinstance(value, (int, float)) and not isnan(value) and (key in FIGURES or key.endswith("fraction")):
+        elif isinstance(value, (int, float)) and not isnan(value):
             figures[key] = _round(value)
     return Extent(count=1, severity=finding.severity, figures=figures, names=names)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
@@ -13,13 +13,29 @@ from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.text import quantity
 
+RULE_CRASHED = "CKD001"
+"""Code of the finding about a rule that crashed."""
+
 
 class Verdict(Enum):
     """The outcome for one checkpoint."""
 
     HEALTHY = "healthy"
     ILL = "ill"
+    INCOMPLETE = "incomplete"
+    """A rule crashed on it, and nothing else was found that makes it ill."""
     UNREADABLE = "unreadable"
+
+
+def judge(findings: Iterable[Finding], fail_on: Severity | None) -> Verdict:
+    """Return the verdict on a checkpoint that was read, from its findings.
+
+    A rule that crashed has not looked, so without another illness the verdict is ``INCOMPLETE``.
+    """
+    findings = list(findings)
+    if any(each.ignored is None and fail_on is not None and each.severity >= fail_on for each in findings):
+        return Verdict.ILL
+    return Verdict.INCOMPLETE if any(each.code == RULE_CRASHED for each in findings) else Verdict.HEALTHY
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,16 @@ class Examination:
         return sum(tensor.size for tensor in self.tensors if not tensor.is_statistic and tensor.tied_to is None)
 
     @property
+    def is_unreadable(self) -> bool:
+        """True where it was not examined at all."""
+        return self.verdict is Verdict.UNREADABLE
+
+    @property
+    def crashes(self) -> tuple[Finding, ...]:
+        """The findings about rules that crashed: nobody looked for what these rules find."""
+        return tuple(finding for finding in self.findings if finding.code == RULE_CRASHED)
+
+    @property
     def counted(self) -> Iterator[Finding]:
         """The findings that nobody asked to hide."""
         return (finding for finding in self.findings if finding.ignored is None)
@@ -124,7 +150,17 @@ class Report:
     @property
     def unreadable(self) -> int:
         """How many checkpoints could not be read."""
-        return sum(each.verdict is Verdict.UNREADABLE for each in self.checkpoints)
+        return sum(each.is_unreadable for each in self.checkpoints)
+
+    @property
+    def crashes(self) -> int:
+        """How many times a rule crashed."""
+        return sum(len(each.crashes) for each in self.checkpoints)
+
+    @property
+    def is_complete(self) -> bool:
+        """True where every checkpoint was read and every rule that was run came to its end."""
+        return not self.unreadable and not self.crashes
 
     @property
     def summary_line(self) -> str:
@@ -140,6 +176,7 @@ class Report:
                 *([f"{self.hidden:,} hidden by config"] if self.hidden else []),
                 *([f"{unseen:,} not looked at"] if unseen else []),
                 *([f"{self.unreadable:,} unreadable"] if self.unreadable else []),
+                *([quantity(self.crashes, "rule crash", "rule crashes")] if self.crashes else []),
             ]
         )
 

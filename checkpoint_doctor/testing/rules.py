@@ -9,6 +9,7 @@ from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.explanation import explain_rule
 from checkpoint_doctor.plugins.rule import SECTIONS, Rule
 from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.results.identity import identify
 
 LONGEST_SUMMARY = 120
 """Characters of a rule's first line: it is a line of ``ckdoc rules`` and the title of a code-scanning alert."""
@@ -19,12 +20,14 @@ def findings_of(rule: Rule, checkpoint: Checkpoint, **options: Any) -> list[Find
 
     Raises:
         AssertionError: the rule has no such option, or a finding breaks the contract: it is about a tensor or layer
-            that the checkpoint does not have, repairs one, or carries evidence that is no plain JSON.
+            that the checkpoint does not have, repairs one, carries evidence that is no plain JSON, or cannot be told
+            from another finding of the rule.
     """
     unknown = sorted(options.keys() - rule.options.keys())
     assert not unknown, f"{rule.code} has no option {unknown[0]!r}; it has {', '.join(rule.options) or 'none'}"
     findings = list(rule.examine(checkpoint, options))
     problems = [problem for finding in findings for problem in _judge_finding(finding, rule, checkpoint)]
+    problems += _judge_identities(findings)
     assert not problems, f"{rule.code} {rule.name}: {'; '.join(problems)}"
     return findings
 
@@ -92,6 +95,14 @@ def _judge_finding(finding: Finding, rule: Rule, checkpoint: Checkpoint) -> Iter
         yield "a finding carries repairs, but the rule is declared without fix="
     for place in _find_odd_values(finding.evidence, "evidence"):
         yield f"{place} is no plain JSON value"
+
+
+def _judge_identities(findings: Sequence[Finding]) -> Iterator[str]:
+    from collections import Counter
+
+    for key, count in Counter(map(identify, findings)).items():
+        if count > 1:
+            yield f"{count} findings are the same to a baseline ({key}): declare part= with evidence that differs"
 
 
 def _find_odd_values(value: object, place: str) -> Iterator[str]:

@@ -151,6 +151,7 @@ def _nonfinite_finding(
             "optimizer": optimizer.name,
             "moment": key,
             "index": moments.index,
+            "parameter": None if subject else f"parameter {moments.index}",
             "nan": statistics.nan,
             "infinite": statistics.infinite,
             "count": statistics.count,

@@ -1,0 +1,64 @@
+"""Exceptions that nothing needs any more: ignores that matched nothing, and baseline entries whose finding is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from checkpoint_doctor.config.settings import Config
+from checkpoint_doctor.plugins.rule import Rule
+from checkpoint_doctor.plugins.self_checks import report_unused, unused_ignore
+from checkpoint_doctor.results.baseline import Baseline, find_stale
+from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.results.report import Report
+
+
+def remark_unused_ignores(report: Report, config: Config, rules: Sequence[Rule]) -> Report:
+    """Add a remark for every ignore that matched nothing in a report, though it could have.
+
+    An ignore is judged only where a rule it is about was run on a readable checkpoint it is about.
+    """
+    read = [each for each in report.checkpoints if not each.is_unreadable]
+    unused = []
+    for section in config.sections:
+        for ignore in section.ignores:
+            reached = [each for each in read if section.reaches(ignore, each.path)]
+            was_run = any(
+                ignore.concerns(rule.code, rule.name) and config.for_path(each.path).selects(rule)
+                for each in reached
+                for rule in rules
+            )
+            used = any(section.hides(ignore, finding, each.path) for each in reached for finding in each.findings)
+            if was_run and not used:
+                about = f"{ignore.key} ({', '.join(ignore.codes)}: {ignore.reason})"
+                unused.append(report_unused(about, section.origin, {"key": ignore.key, "codes": list(ignore.codes)}))
+    return _remark(report, config, unused)
+
+
+def remark_stale_entries(report: Report, baseline: Baseline, config: Config, rules: Sequence[Rule]) -> Report:
+    """Add a remark for every entry of a baseline whose finding is gone; see ``find_stale`` for which are judged."""
+    by_code = {rule.code: rule for rule in rules}
+
+    def was_run(code: str, path: str) -> bool:
+        return code in by_code and config.for_path(path).selects(by_code[code])
+
+    stale = [
+        report_unused(
+            str(each),
+            baseline.file,
+            {
+                "path": each.entry.path,
+                "code": each.entry.key.code,
+                "subject": each.entry.key.subject,
+                "count": each.missing,
+            },
+        )
+        for each in find_stale(report, baseline, was_run)
+    ]
+    return _remark(report, config, stale)
+
+
+def _remark(report: Report, config: Config, findings: Sequence[Finding]) -> Report:
+    if not config.general.selects(unused_ignore):
+        return report
+    return replace(report, remarks=(*report.remarks, *(config.general.judge(each, "") for each in findings)))

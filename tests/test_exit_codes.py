@@ -1,0 +1,59 @@
+"""Which exit code wins where a run meets several things at once; see the table in the README."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEALTHY, ILL, BROKEN = "case_1_healthy.zip", "case_1_head_v6.zip", "broken.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, fixtures: Path) -> Path:
+    """A folder with a healthy checkpoint, an ill one, and one that cannot be read."""
+    for name in (HEALTHY, ILL):
+        (tmp_path / name).write_bytes((fixtures / name).read_bytes())
+    (tmp_path / BROKEN).write_bytes((1 << 40).to_bytes(8, "little") + b'{"a":1}')
+    return tmp_path
+
+
+def run(folder: Path, *arguments: str) -> int:
+    command = [sys.executable, "-m", "checkpoint_doctor", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False).returncode
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        ((HEALTHY,), 0),
+        ((ILL,), 1),
+        ((BROKEN,), 2),
+        ((HEALTHY, ILL), 1),
+        ((HEALTHY, BROKEN), 2),
+        ((ILL, BROKEN), 2),
+        ((HEALTHY, ILL, BROKEN), 2),
+    ],
+    ids=lambda value: "+".join(name.split(".")[0] for name in value) if isinstance(value, tuple) else None,
+)
+def test_what_could_not_be_read_outweighs_what_is_ill(names: tuple[str, ...], code: int, folder: Path) -> None:
+    for order in itertools.permutations(names) if len(names) == 2 else [names]:
+        assert run(folder, "scan", *order) == code
+
+
+def test_never_failing_on_findings_does_not_excuse_an_unreadable_file(folder: Path) -> None:
+    assert run(folder, "scan", ILL, "--fail-on", "never") == 0
+    assert run(folder, "scan", ILL, BROKEN, "--fail-on", "never") == 2
+
+
+def test_a_folder_is_judged_by_all_that_it_holds(folder: Path) -> None:
+    assert run(folder, "scan", ".") == 2
+    (folder / BROKEN).unlink()
+    assert run(folder, "scan", ".") == 1
+    (folder / ILL).unlink()
+    assert run(folder, "scan", ".") == 0
+    (folder / HEALTHY).unlink()
+    assert run(folder, "scan", ".") == 3
