@@ -1,9 +1,13 @@
-"""The use case: examine checkpoints, plan their repairs, write proven copies of them. Prints nothing."""
+"""``fix``: examine checkpoints, plan their repairs, write verified copies of them. Prints nothing.
+
+For each checkpoint: plan → simulate → write → verify → name. Nothing is written before the simulation shows that the
+plan fixes what it is for, and nothing gets its name before the copy shows the same.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -11,44 +15,66 @@ from typing import Any
 
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.config.settings import Config, Settings
-from checkpoint_doctor.errors import DoctorError, NotACheckpoint, NothingToExamine, RepairFailed, UsageError
-from checkpoint_doctor.plugins.catalogue import Catalogue, discover
+from checkpoint_doctor.errors import (
+    DoctorError,
+    NotACheckpoint,
+    NothingToExamine,
+    RepairFailed,
+    UnreadableCheckpoint,
+    UsageError,
+)
+from checkpoint_doctor.plugins.catalogue import Catalogue
+from checkpoint_doctor.plugins.opening import discover_working, open_checkpoint
 from checkpoint_doctor.plugins.protocols import Loader
-from checkpoint_doctor.repair import record
 from checkpoint_doctor.repair.changes import Plan
 from checkpoint_doctor.repair.cross_check import CrossCheck
 from checkpoint_doctor.repair.hashing import RunningDigest
 from checkpoint_doctor.repair.planning import plan_repairs
-from checkpoint_doctor.repair.record import Summary
-from checkpoint_doctor.repair.safe_copy import Snapshot
+from checkpoint_doctor.repair.record import Summary, describe_repair, write_record
+from checkpoint_doctor.repair.safe_copy import Snapshot, bug
+from checkpoint_doctor.repair.side_effects import declare_side_effects
 from checkpoint_doctor.repair.simulation import combine, simulate
-from checkpoint_doctor.repair.writing import Writer
+from checkpoint_doctor.repair.verification import (
+    check_simulation,
+    compare_findings,
+    compare_tensors,
+    reuse_statistics,
+)
+from checkpoint_doctor.repair.writing import Copy, Job, write_copy
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.report import Examination
-from checkpoint_doctor.scan import ProgressCallback, diagnose, find_checkpoints, open_checkpoint, tell, warm_up
+from checkpoint_doctor.scan import (
+    MeasuredCallback,
+    ProgressCallback,
+    measure_checkpoint,
+    run_rules,
+    within_file,
+)
+from checkpoint_doctor.sources.search import find_candidates
 
 MOST_ROUNDS = 4
-"""Of planning what the repairs planned so far bring to light; one is enough nearly always."""
+"""Rounds of planning what the changes planned so far reveal; one is enough nearly always."""
+
 ENDING = "_FIXED"
 """Goes between the stem and the suffix of the input's name."""
 
 
 @dataclass(frozen=True)
 class FixOptions:
-    """What a run of ``ckdoc fix`` was told."""
+    """What ``ckdoc fix`` may do, and where the results go."""
 
     recycle: bool = False
-    """Repair what only matters to those who train on, too."""
+    """Also make dormant units able to learn again, which only matters where training goes on."""
     unsafe: bool = False
-    """Repair what nobody knows the right values of, too."""
+    """Also reinitialise unrecoverable values."""
     seed: int = 0
     notes: bool = False
-    """Treat findings of note level too."""
+    """Also fix findings of note level."""
     force: bool = False
     """Replace an existing result."""
     dry_run: bool = False
     output: str = ""
-    """The result's name, or the folder it goes to; empty for beside the input."""
+    """The result's name, or the folder for it; empty for beside the input."""
 
     @property
     def allowed(self) -> frozenset[Safety]:
@@ -61,6 +87,10 @@ class FixOptions:
         least = Severity.NOTE if self.notes else Severity.WARNING
         return plan_repairs(checkpoint, examination.findings, allowed=self.allowed, least=least, seed=self.seed)
 
+    def describe(self) -> dict[str, Any]:
+        """Return the options that decide about the result's bytes, for the record."""
+        return {"seed": self.seed, "recycle": self.recycle, "unsafe": self.unsafe, "notes": self.notes}
+
 
 class Outcome(Enum):
     """What came of one checkpoint."""
@@ -69,14 +99,14 @@ class Outcome(Enum):
     PLANNED = "planned"
     """A dry run: there is something to do, and nothing was done."""
     NOTHING = "nothing to fix"
-    """It is healthy, or nothing that it has can be repaired as ordered."""
+    """It is healthy, or nothing that it has can be repaired with these options."""
     FAILED = "failed"
-    """It could not be read, or the result could not be written or proven."""
+    """It could not be read, or the result could not be written or verified."""
 
 
 @dataclass(frozen=True)
 class FixResult:
-    """All that a run says about one checkpoint."""
+    """What a run found, planned and wrote for one checkpoint."""
 
     path: str
     outcome: Outcome
@@ -91,7 +121,7 @@ class FixResult:
     hint: str = ""
 
     def leaves_illness(self, fail_on: Severity | None) -> bool:
-        """True where something remains that fails a run."""
+        """Return whether something remains that fails a run."""
         return fail_on is not None and any(
             finding.severity >= fail_on for finding in self.remaining if finding.ignored is None
         )
@@ -106,7 +136,7 @@ def fix(
     jobs: int | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> list[FixResult]:
-    """Repair every checkpoint that the URIs name or hold; each result is proven before it gets its name.
+    """Repair every checkpoint that the URIs name or contain. Each result is verified before it gets its name.
 
     Inputs are never written to. What goes wrong with one checkpoint is its result's ``error``, and the others go on.
 
@@ -114,8 +144,8 @@ def fix(
         NothingToExamine: there is no checkpoint to look at.
         UsageError: ``output`` names a file, and there are several checkpoints.
     """
-    options, catalogue, config = options or FixOptions(), catalogue or discover(), config or Config()
-    candidates = find_checkpoints([os.fspath(uri) for uri in uris], catalogue)
+    options, catalogue, config = options or FixOptions(), catalogue or discover_working(), config or Config()
+    candidates = find_candidates([os.fspath(uri) for uri in uris], catalogue.suffixes)
     if len(candidates) > 1 and options.output and not os.path.isdir(options.output):
         raise UsageError(
             f"{len(candidates)} checkpoints cannot all become {options.output}", "name an existing folder as --output"
@@ -124,102 +154,103 @@ def fix(
     taken: dict[str, str] = {}
     with CrossCheck() as cross_check:
         for number, candidate in enumerate(candidates, 1):
-            run = FixRun(
-                candidate.path, options, catalogue, config.for_path(candidate.path), jobs or os.cpu_count() or 1,
-                tell(on_progress, candidate.path, number, len(candidates)), taken, cross_check,
-            )  # fmt: skip
+            settings = config.for_path(candidate.path)
+            on_measured = within_file(on_progress, candidate.path, number, len(candidates))
+            run = FixRun(candidate.path, options, catalogue, settings, jobs, on_measured, taken, cross_check)
             try:
-                results.append(run.operate())
+                results.append(run.run())
             except NotACheckpoint as error:
                 if candidate.named:
                     results.append(_failure(candidate.path, error))
             except DoctorError as error:
                 results.append(_failure(candidate.path, error))
     if not results:
-        raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name a file to hear what it is")
+        raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name one file to learn what it is")
     return results
 
 
 def _failure(path: str, error: DoctorError) -> FixResult:
-    return FixResult(
-        path,
-        Outcome.FAILED,
-        record=_record(path, Outcome.FAILED, {"error": error.message, "hint": error.hint}),
-        error=error.message,
-        hint=error.hint,
-    )
+    facts = {"error": error.message, "hint": error.hint}
+    record = describe_repair(path, Outcome.FAILED.value, facts)
+    return FixResult(path, Outcome.FAILED, record=record, error=error.message, hint=error.hint)
 
 
 @dataclass(frozen=True)
 class FixRun:
-    """The work on one checkpoint."""
+    """The repair of one checkpoint."""
 
     path: str
     options: FixOptions
     catalogue: Catalogue
     settings: Settings
-    jobs: int
-    measured: Callable[[int, int], None] | None
+    jobs: int | None
+    on_measured: MeasuredCallback | None
     taken: dict[str, str]
-    """Results of this run, and which input each is of."""
+    """Results of this run, each with its input."""
     cross_check: CrossCheck
 
-    def operate(self) -> FixResult:
-        """Do all of it; raises ``DoctorError`` where it cannot be done."""
+    def run(self) -> FixResult:
+        """Examine, plan, simulate, write, verify and name.
+
+        Raises:
+            DoctorError: it cannot be done; nothing was written.
+        """
         snapshot = Snapshot.take(self.path)
-        # The sum takes longer than the examination, which leaves a core idle; where nothing is written it is abandoned.
+        # The digest takes longer than the examination, which leaves a core idle. It is dropped if nothing is written.
         with RunningDigest(snapshot.path) as digest:
-            return self._operate(snapshot, digest)
+            checkpoint = self._measured(open_checkpoint(self.path, self.catalogue))
+            before = run_rules(checkpoint, self.catalogue, self.settings)
+            plan, simulated = self._plan(checkpoint, before)
+            result = FixResult(self.path, Outcome.NOTHING, before, Summary.of_plan(plan), remaining=before.findings)
+            if not plan.changes:
+                return self._finished(result)
+            loader = self._loader_of(checkpoint)
+            target = self._name_result(loader)
+            result = replace(result, output=str(target), remaining=simulated.findings)
+            if self.options.dry_run:
+                return self._finished(replace(result, outcome=Outcome.PLANNED))
+            self.cross_check.start(checkpoint.format, plan.changes)
+            job = Job(
+                checkpoint, plan, loader, snapshot, digest, target,
+                shard_names=lambda name: result_name(name, loader.suffixes), force=self.options.force,
+            )  # fmt: skip
+            with write_copy(job) as copy:
+                readers = self._verify(copy, checkpoint, plan, simulated)
+                verified = {"patches": copy.count, "read_by": list(readers)}
+                result = self._finished(replace(result, outcome=Outcome.FIXED), {**copy.describe(), "proof": verified})
+                copy.publish(write_record(result.record))
+            return result
 
-    def _operate(self, snapshot: Snapshot, digest: RunningDigest) -> FixResult:
-        checkpoint, examination = self.examine(self.path)
-        plan, forecast = self._plan(checkpoint, examination)
-        summary = Summary.of_plan(plan)
-        result = FixResult(self.path, Outcome.NOTHING, examination, summary, remaining=examination.findings)
-        if not plan.changes:
-            return self._conclude(result, {})
-        target = self._name_result(checkpoint)
-        if self.options.dry_run:
-            result = replace(result, outcome=Outcome.PLANNED, output=str(target), remaining=forecast.findings)
-            return self._conclude(result, {})
-        loader = self._loader_of(checkpoint)
-        written = Writer(
-            checkpoint, examination, plan, loader, snapshot, digest, target, self.options.force,
-            rename=lambda name: result_name(name, loader.suffixes), examine=self.examine, plan_again=self.options.plan,
-            describe=lambda facts: self._describe(summary, Outcome.FIXED, facts), cross_check=self.cross_check,
-        ).write()  # fmt: skip
-        result = replace(result, outcome=Outcome.FIXED, output=str(target), remaining=written.examination.findings)
-        return self._conclude(result, written.facts)
+    def _measured(self, checkpoint: Checkpoint) -> Checkpoint:
+        measure_checkpoint(checkpoint, self.jobs, self.on_measured)
+        return checkpoint
 
-    def _plan(self, checkpoint: Checkpoint, examination: Examination) -> tuple[Plan, Examination]:
-        """Return the plan, what it brings to light included, and what will be found when it is carried out."""
-        plan = further = self.options.plan(checkpoint, examination)
-        forecast = examination
+    def _plan(self, checkpoint: Checkpoint, before: Examination) -> tuple[Plan, Examination]:
+        """Return the plan, with the repairs of what it reveals, and what will be found when it is carried out."""
+        plan = further = self.options.plan(checkpoint, before)
+        simulated = before
         for _ in range(MOST_ROUNDS):
             if not further.changes:
                 break
-            simulated = simulate(checkpoint, plan)
-            forecast = diagnose(simulated, self.catalogue, self.settings)
-            further = self.options.plan(simulated, forecast)
+            after = simulate(checkpoint, plan)
+            simulated = run_rules(after, self.catalogue, self.settings)
+            further = self.options.plan(after, simulated)
             plan = combine(checkpoint, plan, further)
-        return plan, forecast
+        if plan.changes:
+            check_simulation(simulated.findings, further, declare_side_effects(checkpoint, before.findings, plan))
+        return plan, simulated
 
-    def examine(
-        self, path: str | Path, prepare: Callable[[Checkpoint], None] | None = None
-    ) -> tuple[Checkpoint, Examination]:
-        """Open and examine a checkpoint with this run's settings; ``prepare`` sees it before it is measured.
-
-        Raises:
-            UnreadableCheckpoint: it cannot be opened or read to its end.
-        """
-        checkpoint = open_checkpoint(path, self.catalogue)
-        if prepare is not None:
-            prepare(checkpoint)
-        warm_up(checkpoint, self.jobs, self.measured)
-        examination = diagnose(checkpoint, self.catalogue, self.settings)
-        if examination.is_unreadable:
-            raise DoctorError(examination.error or f"{path} cannot be read", examination.hint)
-        return checkpoint, examination
+    def _verify(self, copy: Copy, checkpoint: Checkpoint, plan: Plan, simulated: Examination) -> tuple[str, ...]:
+        """Open and examine the copy, compare it with what was planned, and return the libraries that read it too."""
+        try:
+            opened = open_checkpoint(copy.path, self.catalogue)
+            reopened = self._measured(reuse_statistics(checkpoint, opened, plan, copy.patches))
+            found = run_rules(reopened, self.catalogue, self.settings)
+        except UnreadableCheckpoint as error:
+            raise bug(f"the copy cannot be read ({error.message})") from None
+        compare_tensors(checkpoint, reopened, plan, copy.copies)
+        compare_findings(simulated.findings, found.findings)
+        return self.cross_check.compare(checkpoint.format, copy.copies, plan.changes)
 
     def _loader_of(self, checkpoint: Checkpoint) -> Loader:
         for loader in self.catalogue.loaders:
@@ -227,41 +258,26 @@ class FixRun:
                 return loader
         raise RepairFailed(f"no loader of that name can patch files of the format {checkpoint.format}")
 
-    def _name_result(self, checkpoint: Checkpoint) -> Path:
-        suffixes = self._loader_of(checkpoint).suffixes
+    def _name_result(self, loader: Loader) -> Path:
         path = Path(self.path)
-        name = result_name(path.name, suffixes)
-        output = self.options.output
-        target = Path(output or path.parent)
-        if not output or target.is_dir():
-            target = target / name
-        rival = self.taken.setdefault(os.path.abspath(target), self.path)
-        if rival != self.path:
-            raise UsageError(f"the results of {rival} and {self.path} would both be {target}", "fix them one by one")
+        target = Path(self.options.output or path.parent)
+        if not self.options.output or target.is_dir():
+            target = target / result_name(path.name, loader.suffixes)
+        other = self.taken.setdefault(os.path.abspath(target), self.path)
+        if other != self.path:
+            raise UsageError(f"the results of {other} and {self.path} would both be {target}", "fix them one by one")
         return target
 
-    def _describe(self, summary: Summary, outcome: Outcome, facts: Mapping[str, Any]) -> dict[str, Any]:
-        options = {
-            "seed": self.options.seed,
-            "recycle": self.options.recycle,
-            "unsafe": self.options.unsafe,
-            "notes": self.options.notes,
-        }
-        return _record(self.path, outcome, {**facts, "options": options, **record.to_json(summary)})
-
-    def _conclude(self, result: FixResult, facts: Mapping[str, Any]) -> FixResult:
-        return replace(result, record=self._describe(result.summary, result.outcome, facts))
+    def _finished(self, result: FixResult, facts: Mapping[str, Any] | None = None) -> FixResult:
+        facts = {**(facts or {}), "options": self.options.describe()}
+        return replace(result, record=describe_repair(self.path, result.outcome.value, facts, result.summary))
 
 
 def result_name(name: str, suffixes: Sequence[str]) -> str:
     """Return the name of the repaired copy: ``model.zip`` becomes ``model_FIXED.zip``.
 
-    A loader's own suffix is kept whole (``model.safetensors.index.json``), else the last one is.
+    A loader's own suffix is kept whole (``model.safetensors.index.json``), otherwise the last one is.
     """
     known = [suffix for suffix in suffixes if name.endswith(suffix) and len(name) > len(suffix)]
     suffix = max(known, key=len, default=Path(name).suffix)
     return f"{name.removesuffix(suffix) if suffix else name}{ENDING}{suffix}"
-
-
-def _record(path: str, outcome: Outcome, facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {**record.head(), "path": path, "outcome": outcome.value, **facts}

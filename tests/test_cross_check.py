@@ -56,7 +56,7 @@ def test_a_right_copy_is_read_and_the_reader_is_named(name: str, dtype: torch.dt
     (result,) = fix([path], catalogue=CATALOGUE)
     copy = Path(result.output or "")
     with CrossCheck() as found:
-        (reader,) = found.ask(format, {path: copy}, changes)
+        (reader,) = found.compare(format, {path: copy}, changes)
     library = "torch" if (dtype == torch.bfloat16 or path.suffix == ".pt") else "safetensors"
     assert reader.startswith(f"{library} ")
     assert result.record["proof"]["read_by"] == [reader]
@@ -68,7 +68,7 @@ def test_a_copy_with_other_values_is_a_fault(name: str, dtype: torch.dtype, tmp_
     format, changes = plan(path)
     copy = shutil.copy(path, tmp_path / f"copy{path.suffix}")
     with CrossCheck() as found, pytest.raises(RepairFailed, match=r"reads other values for 2\.bias"):
-        found.ask(format, {path: copy}, changes)
+        found.compare(format, {path: copy}, changes)
 
 
 @pytest.mark.parametrize(("name", "dtype"), FILES)
@@ -78,7 +78,7 @@ def test_a_copy_that_the_library_cannot_read_is_a_fault(name: str, dtype: torch.
     copy = tmp_path / f"copy{path.suffix}"
     copy.write_bytes(path.read_bytes()[:-100])
     with CrossCheck() as found, pytest.raises(RepairFailed, match="does not read the copy"):
-        found.ask(format, {path: copy}, changes)
+        found.compare(format, {path: copy}, changes)
 
 
 def test_a_library_that_does_not_read_the_original_either_is_not_asked(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_library_that_does_not_read_the_original_either_is_not_asked(tmp_path:
     torch.save({"model": torch.nn.Linear(2, 2)}, strange)  # a whole module, which weights_only refuses
     shutil.copy(strange, copy)
     with CrossCheck() as found:
-        assert found.ask(format, {strange: copy}, changes) == ()
+        assert found.compare(format, {strange: copy}, changes) == ()
 
 
 def test_a_file_that_safetensors_refuses_itself_is_not_put_to_it(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_library_that_crashes_on_the_copy_alone_is_a_fault(tmp_path: Path, mon
     format, changes = plan(path)
     copy = shutil.copy(path, tmp_path / "_copy.pt")
     with CrossCheck() as found, pytest.raises(RepairFailed, match="its process ended with -6"):
-        found.ask(format, {path: copy}, changes)
+        found.compare(format, {path: copy}, changes)
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_a_linked_input_is_fixed_beside_the_link(ill: Path, tmp_path: Path) -> N
 def test_an_input_that_changes_meanwhile_gives_nothing(
     ill: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = CrossCheck.ask
+    original = CrossCheck.compare
 
     def meddle(*arguments: Any) -> Any:
         with open(ill, "r+b") as file:
@@ -138,7 +138,7 @@ def test_an_input_that_changes_meanwhile_gives_nothing(
         os.utime(ill, ns=(1, 1))
         return original(*arguments)
 
-    monkeypatch.setattr(CrossCheck, "ask", meddle)
+    monkeypatch.setattr(CrossCheck, "compare", meddle)
     result = repair(ill)
     assert "changed while it was being repaired" in (result.error or "")
     assert names(tmp_path) == {"model.zip"}
@@ -261,7 +261,7 @@ def test_a_wrong_patch_is_noticed_and_owned(
         monkeypatch.setattr(writing, "copy_patched", copy_and_spoil)
     result = repair(ill)
     assert result.outcome is Outcome.FAILED
-    assert "fault in ckdoc" in (result.error or "")
+    assert "bug in ckdoc" in (result.error or "")
     assert words in (result.error or "")
     assert names(tmp_path) == {"model.zip"}
 
@@ -413,7 +413,7 @@ def test_compressed_members_are_refused_with_the_reason(tmp_path: Path) -> None:
     result = repair(path)
     assert result.outcome is Outcome.FAILED
     assert "compressed" in (result.error or "")
-    assert "fault in ckdoc" not in (result.error or "")
+    assert "bug in ckdoc" not in (result.error or "")
     assert names(tmp_path) == {"model.zip"}
 
 

@@ -1,22 +1,24 @@
-"""The proof of a copy: what must not pass it, and what it takes over from the original."""
+"""The verification of a copy: what must not pass it, and which figures of the original it reuses."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from checkpoint_doctor.checkpoint import Patch
+from checkpoint_doctor.checkpoint import Checkpoint, Patch
 from checkpoint_doctor.errors import RepairFailed
 from checkpoint_doctor.plugins.catalogue import discover
-from checkpoint_doctor.repair.changes import Plan
-from checkpoint_doctor.repair.verification import carry_over, compare_bytes, compare_findings
+from checkpoint_doctor.repair.changes import Change, Plan, Purpose
+from checkpoint_doctor.repair.side_effects import SideEffects, declare_side_effects
+from checkpoint_doctor.repair.verification import check_simulation, compare_bytes, compare_findings, reuse_statistics
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.report import Examination, Verdict
 from checkpoint_doctor.scan import open_checkpoint
+from checkpoint_doctor.testing import build_checkpoint
 
 CATALOGUE = discover()
 OLD = bytes(range(100))
@@ -56,7 +58,7 @@ def test_another_length_does_not(content: bytes, original: Path) -> None:
         compare_bytes(original, copy_of(original, content), PATCHES)
 
 
-def test_checksums_of_what_no_patch_touches_are_taken_over(tmp_path: Path) -> None:
+def test_checksums_of_what_no_patch_touches_are_reused(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save({f"{number}.weight": torch.randn(512, 512) for number in range(3)}, path)
     before, after = open_checkpoint(path, CATALOGUE), open_checkpoint(path, CATALOGUE)
@@ -65,31 +67,51 @@ def test_checksums_of_what_no_patch_touches_are_taken_over(tmp_path: Path) -> No
     assert None not in places
     second = places[1]
     assert second is not None
-    patch = Patch(second.stop - 1, b"a", b"b")
-    carry_over(before, after, Plan(), [Patch(second.stop, b"a", b"b"), patch, Patch(second.start - 1, b"a", b"b")])
-    taken = ["flaw" in vars(each) for each in after.checksums]
-    assert taken == [True, False, *[True] * (len(places) - 2)]
+    patches = [
+        Patch(second.stop, b"a", b"b"), Patch(second.stop - 1, b"a", b"b"), Patch(second.start - 1, b"a", b"b")
+    ]  # fmt: skip
+    reused = [each.same_as is not None for each in reuse_statistics(before, after, Plan(), patches).checksums]
+    assert reused == [True, False, *[True] * (len(places) - 2)]
 
 
-def found(*findings: Finding) -> Examination:
-    return Examination("model.pt", "torch", Verdict.ILL, findings=findings)
+def test_a_changed_tensor_is_measured_anew_and_the_others_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({f"{number}.weight": torch.randn(16, 16) for number in range(3)}, path)
+    before, after = open_checkpoint(path, CATALOGUE), open_checkpoint(path, CATALOGUE)
+    changed = before.tensors[1]
+    change = Change(changed, Purpose.REPAIR, ("ZER001",), "0", changed.array * 0, np.ones(changed.shape, bool))
+    reused = reuse_statistics(before, after, Plan((change,)), [])
+    assert [each.same_as is not None for each in reused.tensors] == [True, False, True]
+    assert reused.tensors[0].statistics is before.tensors[0].statistics
 
 
-def finding(code: str, tensor: str, severity: Severity = Severity.WARNING) -> Finding:
-    return Finding(code, code.lower(), severity, "it is ill", tensor=tensor, layer=tensor.partition(".")[0])
+def finding(code: str, tensor: str, severity: Severity = Severity.WARNING, cause: str | None = None) -> Finding:
+    evidence = {} if cause is None else {"cause": cause}
+    return Finding(code, code.lower(), severity, "it is ill", tensor, tensor.partition(".")[0], evidence)
 
 
-ZEROS, COPIES = finding("ZER003", "0.bias"), finding("NET004", "0.weight")
+ZEROS, COPIES = finding("ZER003", "0.bias", cause="never trained"), finding("NET004", "0.weight")
+
+
+@pytest.fixture
+def checkpoint() -> Checkpoint:
+    """Return a network in which one layer has a NaN, so that its neighbours could not be judged."""
+    tensors = {
+        f"{number}.{part}": np.ones(shape, np.float32)
+        for number in (0, 1, 2)
+        for part, shape in (("weight", (4, 4)), ("bias", (4,)))
+    }
+    tensors["2.weight"][0, 0] = np.nan
+    return build_checkpoint(tensors)
 
 
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        pytest.param([ZEROS], [], "", id="all cured"),
-        pytest.param([ZEROS], [ZEROS], "ZER003 is still found in 0.bias", id="not cured"),
+        pytest.param([ZEROS], [], "", id="all fixed"),
         pytest.param([ZEROS], [COPIES], "new illness, NET004 in 0.weight", id="another tensor became ill"),
         pytest.param([ZEROS, COPIES], [COPIES], "", id="one stays"),
-        pytest.param([ZEROS, finding("VAL005", "0.weight")], [COPIES], "", id="another word about what stays ill"),
+        pytest.param([ZEROS, finding("VAL005", "0.weight")], [COPIES], "", id="another rule on what stays ill"),
         pytest.param(
             [ZEROS, finding("VAL005", "0.weight")],
             [finding("NET004", "0.weight", Severity.ERROR)],
@@ -97,14 +119,41 @@ ZEROS, COPIES = finding("ZER003", "0.bias"), finding("NET004", "0.weight")
             id="what stays ill became worse",
         ),
         pytest.param([ZEROS], [finding("NET001", "2.weight")], "", id="what could not be judged before"),
+        pytest.param([ZEROS], [finding("OPT001", "0.bias", cause="never trained")], "", id="what remains true"),
+        pytest.param([ZEROS], [finding("OPT001", "0.bias", cause="overwritten")], "new illness", id="another cause"),
         pytest.param([ZEROS], [finding("NET004", "0.weight", Severity.NOTE)], "", id="a note"),
     ],
 )
-def test_what_is_found_in_a_copy(before: list[Finding], after: list[Finding], words: str) -> None:
-    plan = Plan(cured=(ZEROS,))
-    again = Plan(cured=tuple(each for each in after if each is ZEROS))
+def test_what_a_plan_may_bring_to_light(
+    before: list[Finding], after: list[Finding], words: str, checkpoint: Checkpoint
+) -> None:
+    allowed = declare_side_effects(checkpoint, before, Plan(fixed=(ZEROS,)))
     if not words:
-        compare_findings(found(*before), found(*after), plan, again, {"2"})
+        check_simulation(after, Plan(), allowed)
         return
     with pytest.raises(RepairFailed, match=words):
-        compare_findings(found(*before), found(*after), plan, again, {"2"})
+        check_simulation(after, Plan(), allowed)
+
+
+def test_a_plan_that_leaves_something_to_fix_is_a_bug() -> None:
+    with pytest.raises(RepairFailed, match=r"ZER003 is still found in 0\.bias"):
+        check_simulation([ZEROS], Plan(fixed=(ZEROS,)), SideEffects())
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        pytest.param([ZEROS, COPIES], "", id="the same"),
+        pytest.param([COPIES, ZEROS], "", id="in another order"),
+        pytest.param([ZEROS], "lacks a finding that was expected, NET004 0.weight", id="one missing"),
+        pytest.param([ZEROS, COPIES, COPIES], "not expected, NET004 in 0.weight", id="one more of the same"),
+        pytest.param([ZEROS, finding("NET004", "0.weight", Severity.NOTE)], "not expected", id="another severity"),
+        pytest.param([ZEROS, finding("NET004", "1.weight")], "not expected", id="another tensor"),
+    ],
+)
+def test_a_copy_has_exactly_the_findings_of_the_simulation(found: list[Finding], words: str) -> None:
+    if not words:
+        compare_findings([ZEROS, COPIES], found)
+        return
+    with pytest.raises(RepairFailed, match=words):
+        compare_findings([ZEROS, COPIES], found)

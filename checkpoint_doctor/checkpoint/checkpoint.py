@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -94,6 +94,16 @@ class Checkpoint:
             if tensor.storage and name != tensor.name:
                 found[tensor.name] = name
         return found
+
+    def with_shared_statistics(self) -> Checkpoint:
+        """Return this checkpoint with bytes that are stored under several names measured once."""
+        if not self.aliases:
+            return self
+        tensors = (
+            replace(tensor, same_as=self.by_name[self.aliases[tensor.name]]) if tensor.name in self.aliases else tensor
+            for tensor in self.tensors
+        )
+        return replace(self, tensors=tuple(tensors))
 
     @cached_property
     def distinct_tensors(self) -> tuple[Tensor, ...]:

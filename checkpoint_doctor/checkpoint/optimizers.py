@@ -37,9 +37,14 @@ class Moments:
                 return self.state[key]
         return None
 
+    same_as: Moments | None = None
+    """The moments of another parameter known to have the same numbers, measured in place of these."""
+
     @cached_property
     def statistics(self) -> MomentStatistics | None:
         """What gradients left in the moments, taken at the first question; ``None`` where there are no moments."""
+        if self.same_as is not None:
+            return self.same_as.statistics
         first, second = self.first, self.second
         if first is None and second is None:
             return None

@@ -30,10 +30,13 @@ class Tensor:
     is_buffer: bool = False
     """True where the file says that this is a buffer and not a parameter."""
 
+    same_as: Tensor | None = None
+    """Another tensor known to have the same numbers, which is measured in place of this one."""
+
     @cached_property
     def statistics(self) -> TensorStatistics:
-        """The figures of the one pass over the numbers, taken at the first question."""
-        return measure(self.values)
+        """The statistics of one pass over the numbers, computed when they are first used."""
+        return measure(self.values) if self.same_as is None else self.same_as.statistics
 
     @cached_property
     def array(self) -> NDArray:

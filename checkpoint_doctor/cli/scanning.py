@@ -150,7 +150,7 @@ def warn_of_broken_plugins(catalogue: Catalogue) -> None:
     Raises:
         UsageError: a part of ckdoc itself is broken, so that silence would prove nothing.
     """
-    from checkpoint_doctor.scan import refuse_broken_parts
+    from checkpoint_doctor.plugins.opening import refuse_broken_parts
 
     refuse_broken_parts(catalogue)
     for plugin in catalogue.broken:

@@ -48,6 +48,11 @@ class Catalogue:
     """Where all of it comes from, ours first, and what had to be left out."""
 
     @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The file name endings that a search through a folder looks for."""
+        return tuple(dict.fromkeys(suffix for loader in self.loaders for suffix in loader.suffixes))
+
+    @property
     def broken(self) -> tuple[Plugin, ...]:
         """The plugins with a problem."""
         return tuple(plugin for plugin in self.plugins if plugin.problem)

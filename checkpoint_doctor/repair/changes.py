@@ -1,4 +1,4 @@
-"""The nouns of a repair: what is done to each tensor, what is left and why, and the plan that holds both."""
+"""The nouns of a repair: the change to each tensor, what is not fixed and why, and the plan that holds both."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ class Purpose(Enum):
 
     REPAIR = "repair"
     """It is ill itself."""
-    TWIN = "target"
+    TARGET = "target"
     """It is the target network's copy of a repaired tensor."""
     MOMENT = "optimizer"
-    """It is what an optimizer remembers about a repaired tensor."""
+    """It is a moment that an optimizer keeps of a repaired tensor."""
     SETTING = "setting"
     """It is one of an optimizer's settings."""
 
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """The new values of one tensor, and how it came by them."""
+    """The new values of one tensor, and why it has them."""
 
     tensor: Tensor
     purpose: Purpose
     rules: tuple[str, ...]
-    """Codes of the rules whose findings asked for it."""
+    """Codes of the rules whose findings it fixes."""
     init_rule: str
-    """The init rules in words."""
+    """The init rules in words, such as ``uniform(-0.01, 0.01)``."""
     new: NDArray
     """The whole tensor in its own type."""
     changed: NDArray
     """One boolean for each entry: true where the value is another than before."""
     of: str = ""
-    """The repaired tensor that this one goes along with; empty for a repair."""
+    """The repaired tensor that this one changes along with; empty for a repair."""
     illness: str = ""
     """What the findings said."""
     tied: tuple[str, ...] = ()
@@ -56,12 +56,12 @@ class Change:
 
     @property
     def before(self) -> TensorStatistics:
-        """The figures of the old values."""
+        """The statistics of the old values."""
         return self.tensor.statistics
 
     @property
     def after(self) -> TensorStatistics:
-        """The figures of the new values."""
+        """The statistics of the new values."""
         return measure(InMemory(self.new))
 
     @property
@@ -73,7 +73,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Unfixed:
-    """A finding that stays, and why."""
+    """A finding that is not fixed, and why."""
 
     code: str
     name: str
@@ -87,7 +87,7 @@ class Unfixed:
 
 @dataclass(frozen=True)
 class Upstream:
-    """A repair that will not last as long as its cause is there."""
+    """A repair that does not last while its cause remains."""
 
     subject: str
     advice: str
@@ -100,8 +100,8 @@ class Plan:
     changes: tuple[Change, ...] = ()
     unfixed: tuple[Unfixed, ...] = ()
     upstream: tuple[Upstream, ...] = ()
-    """Treated findings whose cause lies elsewhere."""
-    cured: tuple[Finding, ...] = ()
+    """Fixed findings whose cause lies elsewhere."""
+    fixed: tuple[Finding, ...] = ()
     """The findings that must be gone afterwards."""
 
     @property

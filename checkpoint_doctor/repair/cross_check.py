@@ -1,7 +1,7 @@
-"""A second opinion on a repaired copy: what the libraries that its format comes from read in it.
+"""What the libraries that a format comes from read in a repaired copy, where they are installed.
 
-None is imported into this process but safetensors, whose reader is as small as its format; torch is asked in one of its
-own, which starts when the first copy is begun and serves for the whole run.
+Of these only safetensors is imported into this process, since its reader is as small as its format. torch runs in a
+process of its own, which starts when the first copy is begun and serves the whole run.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.errors import RepairFailed
 from checkpoint_doctor.repair.changes import Change
-from checkpoint_doctor.repair.safe_copy import REPORT_IT
+from checkpoint_doctor.repair.safe_copy import bug
 
 _START = "import sys; sys.path[:] = sys.argv[1:]; from checkpoint_doctor.repair.torch_reader import serve; serve()"
-"""What the other process runs: its modules come from where ours do, and from no other folder."""
+"""What the other process runs: it imports modules from where this one does, and from no other folder."""
 
 
 class CrossCheck:
-    """The libraries that can read repaired copies; as a context they leave with it."""
+    """The libraries that can read repaired copies; as a context manager it ends their processes."""
 
     def __init__(self) -> None:
         self._torch: _Torch | None = None
@@ -42,28 +42,28 @@ class CrossCheck:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._torch is not None:
-            self._torch.dismiss()
+            self._torch.stop()
 
-    def call(self, format: str, changes: Sequence[Change]) -> None:
-        """Let the library that will be asked about a copy start, without waiting for it."""
+    def start(self, format: str, changes: Sequence[Change]) -> None:
+        """Start the library that will read a copy, without waiting for it."""
         if _is_for_torch(format, changes) and self._torch is None and importlib.util.find_spec("torch") is not None:
-            with contextlib.suppress(OSError):  # where no process can be started there is no referee
+            with contextlib.suppress(OSError):  # where no process can be started, nothing is compared
                 self._torch = _Torch()
 
-    def ask(self, format: str, copies: Mapping[Path, Path], changes: Sequence[Change]) -> tuple[str, ...]:
-        """Let the format's own library read the copies and compare the repaired tensors; return who was asked.
+    def compare(self, format: str, copies: Mapping[Path, Path], changes: Sequence[Change]) -> tuple[str, ...]:
+        """Compare the repaired tensors with what the format's own library reads; return the libraries that were used.
 
         ``copies`` are the originals and their copies: one, or the shards that were changed.
 
-        A library that refuses the original as well (for classes that are not installed, say) is not asked.
+        A library that refuses the original as well (for classes that are not installed, say) is not used.
 
         Raises:
             RepairFailed: a library cannot read the copy, or reads other values.
         """
-        self.call(format, changes)
+        self.start(format, changes)
         if _is_for_torch(format, changes):
             return self._torch.compare(format, copies, changes) if self._torch is not None else ()
-        return _ask_safetensors(copies, changes) if format == "safetensors" else ()
+        return _compare_safetensors(copies, changes) if format == "safetensors" else ()
 
 
 def _is_for_torch(format: str, changes: Sequence[Change]) -> bool:
@@ -73,7 +73,7 @@ def _is_for_torch(format: str, changes: Sequence[Change]) -> bool:
     )
 
 
-def _ask_safetensors(copies: Mapping[Path, Path], changes: Sequence[Change]) -> tuple[str, ...]:
+def _compare_safetensors(copies: Mapping[Path, Path], changes: Sequence[Change]) -> tuple[str, ...]:
     safetensors = importlib.import_module("safetensors")
     waiting = {each.tensor.name: each for each in changes}
     for original, copy in copies.items():
@@ -87,11 +87,11 @@ def _ask_safetensors(copies: Mapping[Path, Path], changes: Sequence[Change]) -> 
                 return ()
             raise _refusal("safetensors", f"{type(error).__name__}: {error}") from None
         for name, digest in found.items():
-            init_rule = waiting.pop(name)
-            if digest != _digest(init_rule.new):
-                raise _disagreement("safetensors", init_rule)
-    for init_rule in waiting.values():
-        raise _disagreement("safetensors", init_rule)
+            change = waiting.pop(name)
+            if digest != _digest(change.new):
+                raise _disagreement("safetensors", change)
+    for change in waiting.values():
+        raise _disagreement("safetensors", change)
     return (f"safetensors {safetensors.__version__}",)
 
 
@@ -111,49 +111,49 @@ class _Torch:
             encoding="ascii",
         )
 
-    def dismiss(self) -> None:
-        """End the process; it holds nothing that could be lost."""
+    def stop(self) -> None:
+        """End the process; it has no state that could be lost."""
         self._process.kill()
         self._process.communicate()
 
     def compare(self, format: str, copies: Mapping[Path, Path], changes: Sequence[Change]) -> tuple[str, ...]:
-        """Make sure that torch finds every repaired tensor's new values in the copies; see ``CrossCheck.ask``."""
+        """Make sure that torch finds every repaired tensor's new values in the copies; see ``CrossCheck.compare``."""
         if self._version is None:
-            self._version = self._listen().get("version")
+            self._version = self._read_answer().get("version")
             if self._version is None:  # installed, and yet it cannot be imported
                 return ()
         wanted = [(_key(format, each), list(each.tensor.shape)) for each in changes]
         found: list[list[str]] = [[] for _ in changes]
         for original, copy in copies.items():
-            answer = self._question(copy, format, wanted)
+            answer = self._ask(copy, format, wanted)
             if "error" in answer:
-                if "error" in self._question(original, format, []):
+                if "error" in self._ask(original, format, []):
                     return ()
                 raise _refusal("torch", answer["error"])
             if answer["found"] is not None:
                 found = [known + more for known, more in zip(found, answer["found"], strict=True)]
             elif format != "safetensors":
                 return ()
-        for init_rule, digests in zip(changes, found, strict=True):
+        for change, digests in zip(changes, found, strict=True):
             # A state dict's key names one tensor; an optimizer's ``exp_avg`` many, one of which must be this one.
             is_missing = not digests and format == "safetensors"
-            if is_missing or (digests and _digest(init_rule.new) not in digests):
-                raise _disagreement("torch", init_rule)
+            if is_missing or (digests and _digest(change.new) not in digests):
+                raise _disagreement("torch", change)
         return (f"torch {self._version}",)
 
-    def _question(self, path: Path, format: str, wanted: Sequence[tuple[str, list[int]]]) -> Mapping[str, Any]:
+    def _ask(self, path: Path, format: str, wanted: Sequence[tuple[str, list[int]]]) -> Mapping[str, Any]:
         if self._process.poll() is not None:  # it did not survive the question before
-            self.dismiss()
+            self.stop()
             self._process = self._start()
-            self._listen()
+            self._read_answer()
         question = {"path": str(path.absolute()), "format": format, "wanted": wanted}
         with contextlib.suppress(BrokenPipeError):  # it is gone, as its answer will say
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
-        return self._listen()
+        return self._read_answer()
 
-    def _listen(self) -> Mapping[str, Any]:
+    def _read_answer(self) -> Mapping[str, Any]:
         assert self._process.stdout is not None
         if line := self._process.stdout.readline():
             answer: Mapping[str, Any] = json.loads(line)
@@ -161,8 +161,8 @@ class _Torch:
         return {"error": f"its process ended with {self._process.wait()}"}
 
 
-def _key(format: str, init_rule: Change) -> str:
-    name = init_rule.tensor.name
+def _key(format: str, change: Change) -> str:
+    name = change.tensor.name
     return name if format == "safetensors" else name.rpartition("/")[2]
 
 
@@ -170,14 +170,9 @@ def _digest(array: NDArray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def _disagreement(library: str, init_rule: Change) -> RepairFailed:
-    return RepairFailed(
-        f"this is a fault in ckdoc: {library} reads other values for {init_rule.tensor.name}; nothing was written",
-        REPORT_IT,
-    )
+def _disagreement(library: str, change: Change) -> RepairFailed:
+    return bug(f"{library} reads other values for {change.tensor.name}")
 
 
 def _refusal(library: str, why: str) -> RepairFailed:
-    return RepairFailed(
-        f"this is a fault in ckdoc: {library} does not read the copy ({why}); nothing was written", REPORT_IT
-    )
+    return bug(f"{library} does not read the copy ({why})")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from checkpoint_doctor.checkpoint import Patch
 from checkpoint_doctor.errors import RepairFailed
-from checkpoint_doctor.repair.safe_copy import REPORT_IT, reason
+from checkpoint_doctor.repair.safe_copy import bug, reason
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -151,8 +151,5 @@ def _overlay(block: memoryview, start: int, patch: Patch, path: Path) -> None:
     last = max(first, min(start + len(block), patch.offset + len(patch.new)))
     here, there = slice(first - start, last - start), slice(first - patch.offset, last - patch.offset)
     if bytes(block[here]) != patch.old[there]:  # comparing a memoryview itself goes byte by byte
-        raise RepairFailed(
-            f"this is a fault in ckdoc: a patch does not fit the bytes of {path} that it replaces; nothing was written",
-            REPORT_IT,
-        )
+        raise bug(f"a patch does not fit the bytes of {path} that it replaces")
     block[here] = patch.new[there]

@@ -1,8 +1,8 @@
-"""What to change in a checkpoint to make it well: pure, reproducible, and nothing written yet.
+"""What to change in a checkpoint to repair it: pure and reproducible, nothing is written.
 
-The findings' repairs are collected and brought together: those of one tensor are applied in turn in the order of their
-codes, tied tensors once, target networks follow their online twins, and the optimizer's moments are treated along with
-the entries that change. What cannot be repaired is a value of the plan too.
+The repairs of all findings are brought together. Several repairs of one tensor are applied in the order of the rules'
+codes, tied tensors are repaired once, target networks get the values of their online network, and the optimizer's
+moments change along with the entries that change. What cannot be repaired is part of the plan too, with the reason.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def plan_repairs(
 ) -> Plan:
     """Bring the repairs of findings together into one plan.
 
-    Findings below ``least`` and hidden ones are passed over. Each tensor draws from a generator of its own, seeded by
-    ``seed`` and its name, so that the result depends on neither order nor company.
+    Findings below ``least`` and hidden ones are passed over. Each tensor has a random generator of its own, seeded by
+    ``seed`` and the tensor's name, so that its values do not depend on what else is repaired.
     """
     return _Planner(checkpoint, allowed, seed).plan(
         sorted(
@@ -61,8 +61,8 @@ class _Planner:
         self.checkpoint, self.allowed, self.seed = checkpoint, allowed, seed
         self.works: dict[str, _Work] = {}
         self.unfixed: list[Unfixed] = []
-        self.cured: list[Finding] = []
-        self.kept_by_optimizer = kept_by_optimizers(checkpoint)
+        self.fixed: list[Finding] = []
+        self.optimizer_tensors = tensors_of_optimizers(checkpoint)
 
     def plan(self, findings: Sequence[Finding]) -> Plan:
         for finding in findings:
@@ -70,13 +70,13 @@ class _Planner:
             if why:
                 self.unfixed.append(_leave(finding, why))
                 continue
-            self.cured.append(finding)
+            self.fixed.append(finding)
             for repair in finding.repairs:
                 self._admit(finding, repair)
-        changes = [*self._repairs(), *self._twins()]
+        changes = [*self._repairs(), *self._targets()]
         changes += self._moments({each.tensor.name: each for each in changes})
-        upstream = dict.fromkeys(Upstream(subject_of(each), each.advice) for each in self.cured if each.advice)
-        return Plan(tuple(changes), tuple(self.unfixed), tuple(upstream), tuple(self.cured))
+        upstream = dict.fromkeys(Upstream(name_subject(each), each.advice) for each in self.fixed if each.advice)
+        return Plan(tuple(changes), tuple(self.unfixed), tuple(upstream), tuple(self.fixed))
 
     # Which repairs
 
@@ -97,7 +97,7 @@ class _Planner:
         return ""
 
     def _find(self, name: str) -> Tensor | None:
-        return self.checkpoint.by_name.get(name) or self.kept_by_optimizer.get(name)
+        return self.checkpoint.by_name.get(name) or self.optimizer_tensors.get(name)
 
     def _overlap(self, tensor: Tensor) -> str:
         """Return the name of a tensor at work that shares some, but not all bytes with this one."""
@@ -131,14 +131,14 @@ class _Planner:
 
     def _repairs(self) -> Iterator[Change]:
         for work in self.works.values():
-            if work.tensor.name in self.kept_by_optimizer or self._online_work(work) is not None:
-                continue  # these follow, and target copies take their twins' values
+            if work.tensor.name in self.optimizer_tensors or self._online_tensor(work) is not None:
+                continue  # moments follow below, and target networks take the values of their online network
             self._apply(work)
-            init_rule = self._finish(work, Purpose.REPAIR)
-            if init_rule is not None:
-                yield init_rule
+            change = self._finish(work, Purpose.REPAIR)
+            if change is not None:
+                yield change
 
-    def _online_work(self, work: _Work) -> Tensor | None:
+    def _online_tensor(self, work: _Work) -> Tensor | None:
         return self.checkpoint.by_name.get(self.checkpoint.online_tensors.get(work.tensor.name, ""))
 
     def _apply(self, work: _Work) -> None:
@@ -166,8 +166,8 @@ class _Planner:
             tied=work.tied,
         )
 
-    def _twins(self) -> Iterator[Change]:
-        """Yield the target network's copies: at repaired entries they take the values of their online twins."""
+    def _targets(self) -> Iterator[Change]:
+        """Yield the target networks' tensors: at repaired entries they get the values of the online network."""
         for name, online_name in self.checkpoint.online_tensors.items():
             target, online = self.checkpoint.by_name[name], self.checkpoint.by_name[online_name]
             canonical = self._tied(online)[0]
@@ -185,33 +185,33 @@ class _Planner:
                 # Where the online network has a sound value, that is what the target should have; drawn ones are not.
                 sound = differs(before, work.values) & np.isfinite(widen(healthy)) & (healthy != 0)
                 work.values = np.where(sound, healthy, work.values).astype(target.array.dtype)
-            init_rule = self._finish(work, Purpose.TWIN, of=online_name)
-            if init_rule is not None:
-                yield init_rule
+            change = self._finish(work, Purpose.TARGET, of=online_name)
+            if change is not None:
+                yield change
 
     # The optimizer
 
-    def _moments(self, treated: Mapping[str, Change]) -> Iterator[Change]:
+    def _moments(self, changed_tensors: Mapping[str, Change]) -> Iterator[Change]:
         for optimizer in self.checkpoint.optimizers:
             for moments in optimizer.parameters:
-                along = treated.get(self._canonical(moments))
+                along = changed_tensors.get(self._canonical(moments))
                 for key, tensor in moments.state.items():
-                    init_rule = self._treat_moment(key, tensor, along)
-                    if init_rule is not None:
-                        yield init_rule
+                    change = self._change_moment(key, tensor, along)
+                    if change is not None:
+                        yield change
             for setting in (each for group in optimizer.groups for each in group.settings.values()):
                 work = self.works.get(setting.name)
                 if work is not None:
                     self._apply(work)
-                    init_rule = self._finish(work, Purpose.SETTING)
-                    if init_rule is not None:
-                        yield init_rule
+                    change = self._finish(work, Purpose.SETTING)
+                    if change is not None:
+                        yield change
 
     def _canonical(self, moments: Moments) -> str:
         tensor = self.checkpoint.by_name.get(moments.tensor or "")
         return "" if tensor is None else self._tied(tensor)[0]
 
-    def _treat_moment(self, key: str, tensor: Tensor, along: Change | None) -> Change | None:
+    def _change_moment(self, key: str, tensor: Tensor, along: Change | None) -> Change | None:
         work = self.works.get(tensor.name)
         concerned = along is not None and tensor.is_floating and tensor.shape == along.tensor.shape
         if work is None and not (concerned and key in _FIRST_MOMENTS | _SECOND_MOMENTS):
@@ -230,8 +230,8 @@ class _Planner:
         return self._finish(work, Purpose.MOMENT, of=of)
 
 
-def kept_by_optimizers(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-    """Return what the optimizers of a checkpoint keep, by name: moments, and settings that can be replaced."""
+def tensors_of_optimizers(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    """Return the tensors that the optimizers hold, by name: moments, and settings that can be replaced."""
     kept = {
         tensor.name: tensor
         for optimizer in checkpoint.optimizers
@@ -242,12 +242,12 @@ def kept_by_optimizers(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     return kept | {setting.name: setting for group in groups for setting in group.settings.values()}
 
 
-def subject_of(finding: Finding) -> str:
+def name_subject(finding: Finding) -> str:
     """Return what a finding is about: the tensor, the layer, or the whole checkpoint."""
     return finding.subject or "the whole checkpoint"
 
 
 def _leave(finding: Finding, why: str) -> Unfixed:
     return Unfixed(
-        finding.code, finding.name, finding.severity, subject_of(finding), finding.message, why, finding.advice
+        finding.code, finding.name, finding.severity, name_subject(finding), finding.message, why, finding.advice
     )

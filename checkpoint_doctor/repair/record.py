@@ -1,4 +1,4 @@
-"""The record of a repair as JSON: what was changed in which file, by which rule, and what was left and why.
+"""The record of a repair as JSON: what was changed in which file, for which rule, and what was not fixed and why.
 
 Other programs depend on these names: fields are added freely, never changed or dropped without a new version.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from checkpoint_doctor import __version__
 from checkpoint_doctor.repair.changes import Change, Plan, Purpose, Unfixed, Upstream
-from checkpoint_doctor.results.json import plain
+from checkpoint_doctor.results.json import plain, write_json
 from checkpoint_doctor.statistics.tensors import TensorStatistics
 
 SCHEMA_VERSION = 1
@@ -61,21 +61,21 @@ class ChangeRecord:
     after: Figures
 
     @classmethod
-    def of_treatment(cls, init_rule: Change) -> ChangeRecord:
-        """Describe a init_rule."""
+    def of_change(cls, change: Change) -> ChangeRecord:
+        """Describe a change without its numbers."""
         return cls(
-            tensor=init_rule.tensor.name,
-            purpose=init_rule.purpose,
-            of=init_rule.of,
-            rules=init_rule.rules,
-            init_rule=init_rule.init_rule,
-            illness=init_rule.illness,
-            entries=init_rule.entries,
-            size=init_rule.tensor.size,
-            ranges=tuple(init_rule.ranges),
-            tied=init_rule.tied,
-            before=Figures.of(init_rule.before),
-            after=Figures.of(init_rule.after),
+            tensor=change.tensor.name,
+            purpose=change.purpose,
+            of=change.of,
+            rules=change.rules,
+            init_rule=change.init_rule,
+            illness=change.illness,
+            entries=change.entries,
+            size=change.tensor.size,
+            ranges=tuple(change.ranges),
+            tied=change.tied,
+            before=Figures.of(change.before),
+            after=Figures.of(change.after),
         )
 
 
@@ -90,15 +90,31 @@ class Summary:
     @classmethod
     def of_plan(cls, plan: Plan) -> Summary:
         """Describe a plan."""
-        return cls(tuple(ChangeRecord.of_treatment(each) for each in plan.changes), plan.unfixed, plan.upstream)
+        return cls(tuple(ChangeRecord.of_change(each) for each in plan.changes), plan.unfixed, plan.upstream)
 
     def counted(self, purpose: Purpose) -> list[ChangeRecord]:
         """Return the changes made for one purpose."""
         return [each for each in self.changes if each.purpose is purpose]
 
 
-def to_json(summary: Summary) -> dict[str, Any]:
-    """Return the parts of a record that say what a plan does."""
+def describe_repair(
+    path: str, outcome: str, facts: Mapping[str, Any], summary: Summary | None = None
+) -> dict[str, Any]:
+    """Return the whole record of one checkpoint; without a summary for one that could not be examined."""
+    return {**head(), "path": path, "outcome": outcome, **facts, **(_describe_plan(summary) if summary else {})}
+
+
+def write_record(record: Mapping[str, Any]) -> str:
+    """Return the text of a record."""
+    return write_json(record)
+
+
+def head() -> dict[str, Any]:
+    """Return how every record begins."""
+    return {"schema_version": SCHEMA_VERSION, "tool": {"name": "checkpoint-doctor", "version": __version__}}
+
+
+def _describe_plan(summary: Summary) -> dict[str, Any]:
     return {
         "tensors": [_write_change(each) for each in summary.changes if each.purpose is not Purpose.MOMENT],
         "optimizer": [_write_change(each) for each in summary.counted(Purpose.MOMENT)],
@@ -140,8 +156,3 @@ def _write_change(change: ChangeRecord) -> dict[str, Any]:
 def _write_figures(figures: Figures) -> dict[str, Any]:
     values: Mapping[str, Any] = vars(figures)
     return {name: number if not isinstance(number := plain(value), str) else None for name, value in values.items()}
-
-
-def head() -> dict[str, Any]:
-    """Return how every record begins."""
-    return {"schema_version": SCHEMA_VERSION, "tool": {"name": "checkpoint-doctor", "version": __version__}}

@@ -22,8 +22,8 @@ from checkpoint_doctor.errors import RepairFailed, UsageError
 CHUNK = 1 << 26
 """Bytes that the system copies at a time; short enough to be interrupted."""
 
-REPORT_IT = "your file is as it was; please report this with the output of `ckdoc scan`"
-"""The hint beside a fault of our own."""
+REPORT_IT = "your file is unchanged; please report this with the output of `ckdoc scan`"
+"""The hint beside a bug of our own."""
 
 _NO_COPY_IN_SYSTEM = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF})
 """What systems answer that cannot copy between these two files by themselves."""
@@ -146,8 +146,8 @@ def copy_patched(original: Path, copy: Path, patches: Sequence[Patch]) -> None:
 
 
 @contextmanager
-def brought_to_disk(paths: Sequence[Path]) -> Iterator[Callable[[], None]]:
-    """Let the system write files down to the disk while other work goes on; what is yielded waits for that.
+def synced_in_background(paths: Sequence[Path]) -> Iterator[Callable[[], None]]:
+    """Sync files to the disk while other work goes on; the function that is yielded waits for it.
 
     Raises:
         RepairFailed: the disk is full or broken; from the waiting.
@@ -209,7 +209,7 @@ def _write(target: int, content: bytes, offset: int) -> None:
 
 def _replace(target: int, patch: Patch, original: Path) -> None:
     if len(patch.old) != len(patch.new):
-        raise RepairFailed(f"this is a fault in ckdoc: a patch of {original} changes the file's length", REPORT_IT)
+        raise bug(f"a patch of {original} changes the file's length")
     if os.pread(target, len(patch.old), patch.offset) != patch.old:
         raise RepairFailed(
             f"the bytes of {original} at {patch.offset:,} are not those that were examined, so nothing was written",
@@ -257,6 +257,11 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def bug(message: str) -> RepairFailed:
+    """Return the error that says that ckdoc, and not the file, is at fault."""
+    return RepairFailed(f"this is a bug in ckdoc: {message}; nothing was written", REPORT_IT)
 
 
 def reason(error: OSError) -> str:

@@ -1,25 +1,28 @@
-"""The proof that a repaired copy is right, before it gets its name.
+"""Checks that a repaired copy is right, before it gets its name.
 
 Each check compares two things that were made independently: the copy's bytes with the input's and the announced
-patches, what the loader reads with what was planned, the new findings with the old ones, and what the format's own
-library reads with what the loader reads.
+patches, the tensors that the loader reads with the planned values, and the findings with those of the simulation. The
+libraries that the format comes from are asked in ``cross_check``.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, Checksum, Moments, Patch, Tensor
 from checkpoint_doctor.errors import RepairFailed
 from checkpoint_doctor.repair.changes import Plan
 from checkpoint_doctor.repair.entries import differs
 from checkpoint_doctor.repair.hashing import BLOCK, read_patched
-from checkpoint_doctor.repair.planning import kept_by_optimizers
-from checkpoint_doctor.repair.safe_copy import REPORT_IT, reason
-from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.report import Examination
+from checkpoint_doctor.repair.planning import name_subject, tensors_of_optimizers
+from checkpoint_doctor.repair.safe_copy import bug, reason
+from checkpoint_doctor.repair.side_effects import SideEffects
+from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.results.identity import identify
 
 
 def compare_bytes(original: Path, copy: Path, patches: Sequence[Patch]) -> None:
@@ -36,44 +39,59 @@ def compare_bytes(original: Path, copy: Path, patches: Sequence[Patch]) -> None:
                     found = bytearray(len(expected))
                 # A bytearray compares as memory; a memoryview on the left would go number by number.
                 if after.readinto(found) != len(found) or not found == expected:
-                    raise _fault(f"the copy of {original} differs from it beyond what was announced")
+                    raise bug(f"the copy of {original} differs from it beyond what was announced")
             if after.read(1):
-                raise _fault(f"the copy of {original} is longer than it")
+                raise bug(f"the copy of {original} is longer than it")
     except OSError as error:
         raise RepairFailed(f"cannot read {copy}: {reason(error)}", "check the disk") from None
 
 
-def carry_over(before: Checkpoint, after: Checkpoint, plan: Plan, patches: Sequence[Patch]) -> None:
-    """Give what no patch of a copy touches the figures of the original, once the bytes were compared.
+def reuse_statistics(before: Checkpoint, after: Checkpoint, plan: Plan, patches: Sequence[Patch]) -> Checkpoint:
+    """Return the opened copy with the original's statistics for every tensor that no change touches.
 
-    What a init_rule changes, ties to, or overlaps with is measured anew, and so are checksums of bytes with a patch.
+    Only for bytes that were compared. What a change touches, is tied to, or overlaps with is measured anew, and so are
+    the checksums of bytes with a patch.
     """
-    treated = [each.tensor for each in plan.changes]
-    changed = {each.storage for each in treated if each.storage} | {each.name for each in treated}
-    original = {**kept_by_optimizers(before), **before.by_name}
+    changed = {key for each in plan.changes for key in (each.tensor.storage, each.tensor.name) if key}
+    originals = {**tensors_of_optimizers(before), **before.by_name}
 
     def is_untouched(tensor: Tensor) -> bool:
-        found = original.get(tensor.name)
-        return found is not None and not changed & {found.name, found.storage} and _describe(found) == _describe(tensor)
+        found = originals.get(tensor.name)
+        return found is not None and not changed & {found.name, found.storage} and _header(found) == _header(tensor)
 
-    for tensor in after.tensors:
-        if is_untouched(tensor):
-            vars(tensor)["statistics"] = original[tensor.name].statistics
-    known = {moments.tensor: moments for optimizer in before.optimizers for moments in optimizer.parameters}
-    for optimizer in after.optimizers:
-        for moments in optimizer.parameters:
-            twin = known.get(moments.tensor) if moments.tensor is not None else None
-            if twin is not None and moments.state and all(map(is_untouched, moments.state.values())):
-                vars(moments)["statistics"] = twin.statistics
+    known = {each.tensor: each for optimizer in before.optimizers for each in optimizer.parameters if each.tensor}
+
+    def reuse_moments(moments: Moments) -> Moments:
+        same = known.get(moments.tensor or "")
+        reusable = same is not None and moments.state and all(map(is_untouched, moments.state.values()))
+        return replace(moments, same_as=same) if reusable else moments
+
+    return replace(
+        after,
+        tensors=tuple(
+            replace(each, same_as=originals[each.name]) if is_untouched(each) else each for each in after.tensors
+        ),
+        optimizers=tuple(
+            replace(optimizer, parameters=tuple(map(reuse_moments, optimizer.parameters)))
+            for optimizer in after.optimizers
+        ),
+        checksums=tuple(_reuse_checksums(before.checksums, after.checksums, patches)),
+    )
+
+
+def _reuse_checksums(
+    before: Sequence[Checksum], after: Sequence[Checksum], patches: Sequence[Patch]
+) -> Iterable[Checksum]:
     is_patched = _locate(patches)
-    for old, new in zip(before.checksums, after.checksums, strict=False):
-        is_same = (old.place, old.recorded) == (new.place, new.recorded)
-        if is_same and new.place is not None and not is_patched(new.place):
-            vars(new)["flaw"] = old.flaw
+    for number, new in enumerate(after):
+        old = before[number] if number < len(before) else None
+        is_same = old is not None and (old.place, old.recorded) == (new.place, new.recorded)
+        reusable = is_same and new.place is not None and not is_patched(new.place)
+        yield replace(new, same_as=old) if reusable else new
 
 
 def _locate(patches: Sequence[Patch]) -> Callable[[range], bool]:
-    """Return what tells whether a patch reaches into a stretch of the file."""
+    """Return a function that tells whether a patch reaches into a range of the file."""
     ordered = sorted(patches, key=lambda patch: patch.offset)
     ends = [patch.offset + len(patch.new) for patch in ordered]
 
@@ -84,90 +102,62 @@ def _locate(patches: Sequence[Patch]) -> Callable[[range], bool]:
     return is_patched
 
 
-def compare_tensors(before: Checkpoint, after: Checkpoint, plan: Plan) -> None:
+def compare_tensors(before: Checkpoint, after: Checkpoint, plan: Plan, copies: Mapping[Path, Path]) -> None:
     """Make sure that the copy holds the same tensors, with the planned values where planned, and no new damage.
+
+    ``copies`` maps the original files to their copies, which messages about damage may name.
 
     Raises:
         RepairFailed: it does not.
     """
-    if [_describe(each) for each in before.tensors] != [_describe(each) for each in after.tensors]:
-        raise _fault("the copy does not hold the same tensors")
-    names = {**kept_by_optimizers(after), **after.by_name}
-    for init_rule in plan.changes:
-        found = names.get(init_rule.tensor.name)
-        if found is None or differs(found.array, init_rule.new).any():
-            raise _fault(f"{init_rule.tensor.name} does not have the planned values in the copy")
+    if [_header(each) for each in before.tensors] != [_header(each) for each in after.tensors]:
+        raise bug("the copy does not hold the same tensors")
+    names = {**tensors_of_optimizers(after), **after.by_name}
+    for change in plan.changes:
+        found = names.get(change.tensor.name)
+        if found is None or differs(found.array, change.new).any():
+            raise bug(f"{change.tensor.name} does not have the planned values in the copy")
     known = {flaw.message for flaw in before.damage}
     for flaw in after.damage:
         message = flaw.message.replace(after.path, before.path)
+        for original, copy in copies.items():
+            message = message.replace(str(copy), str(original)).replace(copy.name, original.name)
         if message not in known:
-            raise _fault(f"the copy is damaged: {message}")
+            raise bug(f"the copy is damaged: {message}")
 
 
-def _describe(tensor: Tensor) -> tuple[str, tuple[int, ...], str]:
-    return tensor.name, tensor.shape, tensor.dtype
+def check_simulation(simulated: Iterable[Finding], again: Plan, allowed: SideEffects) -> None:
+    """Make sure that a plan fixes what it is for and makes nothing ill that it does not declare.
 
-
-def compare_findings(
-    before: Examination, after: Examination, plan: Plan, again: Plan, hidden: Collection[str] = ()
-) -> None:
-    """Make sure that every repaired illness is gone and that no other came.
-
-    ``again`` is what planning the copy's repairs with the same options gives: there must be nothing left to do. Of the
-    layers in ``hidden`` nothing could be told before, so what is said about them now is no new illness; nor is another
-    word about a tensor that stays ill, such as "rows that are copies" of one that no longer is constant throughout.
+    ``again`` is the plan for the simulated checkpoint, made with the same options: nothing may be left to do.
 
     Raises:
-        RepairFailed: an illness is still there, or there is a new one of warning level or above.
+        RepairFailed: a fixed finding is still there, or there is a new one that the plan does not declare.
     """
-    for finding in again.cured:
-        raise _fault(f"{finding.code} is still found in {finding.subject or 'the copy'}")
-    cured = {_identity(each) for each in plan.cured}
-    known: dict[object, Severity] = {}
-    for finding in before.findings:
-        stays = () if finding.subject is None or _identity(finding) in cured else (finding.subject,)
-        for key in (_identity(finding), *_causes(finding), *stays):
-            known[key] = max(finding.severity, known.get(key, Severity.NOTE))
-    # Recycled units are cut off until the next update, which the rule that asked for it may say of their readers, in
-    # the target network, too.
-    asked = {each.tensor.name: each.rules for each in plan.changes}
-    announced = {(code, each.tensor.name) for each in plan.changes for code in each.rules + asked.get(each.of, ())}
-    for finding in after.findings:
-        if finding.severity <= max(known.get(key, Severity.NOTE) for key in (_identity(finding), finding.subject)):
-            continue
-        if (finding.code, finding.tensor) in announced or finding.layer in hidden:
-            continue
-        # That a tensor was never trained remains true of repaired values; another rule may say it now.
-        causes = list(_causes(finding))
-        if not causes or any(finding.severity > known.get(cause, Severity.NOTE) for cause in causes):
+    for finding in again.fixed:
+        raise bug(f"{finding.code} is still found in {finding.subject or 'the copy'}")
+    for finding in simulated:
+        if not allowed.allows(finding):
             place = finding.subject or "the copy"
-            raise _fault(f"the repair would bring a new illness, {finding.code} in {place}: {finding.message}")
+            raise bug(f"the repair would bring a new illness, {finding.code} in {place}: {finding.message}")
 
 
-def hidden_layers(checkpoint: Checkpoint) -> frozenset[str]:
-    """Return the names of layers that non-finite values keep from being judged, and of their neighbours."""
-    hidden: set[str] = set()
-    for layer in checkpoint.layers:
-        moments = (checkpoint.moments.get(tensor.name) for tensor in layer.tensors.values())
-        statistics = (each.statistics for each in moments if each is not None)
-        if any(tensor.statistics.nonfinite for tensor in layer.tensors.values()) or any(
-            each is not None and (each.nonfinite_first or each.nonfinite_second) for each in statistics
-        ):
-            hidden |= {layer.name, layer.previous or "", layer.following or "", *layer.followers}
-    return frozenset(hidden)
+def compare_findings(simulated: Iterable[Finding], found: Iterable[Finding]) -> None:
+    """Make sure that the copy has the findings that the simulation had, with the same severities.
+
+    Raises:
+        RepairFailed: one is missing, or there is another one.
+    """
+    expected = Counter((identify(each), each.severity) for each in simulated)
+    for finding in found:
+        key = (identify(finding), finding.severity)
+        if not expected[key]:
+            raise bug(f"the copy has a finding that was not expected, {finding.code} in {name_subject(finding)}")
+        expected[key] -= 1
+    missing = next((key for (key, _), count in expected.items() if count), None)
+    if missing is not None:
+        raise bug(f"the copy lacks a finding that was expected, {missing}")
 
 
-def _identity(finding: Finding) -> tuple[str, str | None, str | None]:
-    return finding.code, finding.tensor, finding.layer
-
-
-def _causes(finding: Finding) -> Iterator[tuple[str, str]]:
-    """Yield each tensor that a finding is about with the cause that its evidence names."""
-    cause = finding.evidence.get("cause")
-    tensors = [finding.tensor] if finding.tensor else finding.evidence.get("tensors") or []
-    if isinstance(cause, str):
-        yield from ((tensor, cause) for tensor in tensors)
-
-
-def _fault(message: str) -> RepairFailed:
-    return RepairFailed(f"this is a fault in ckdoc: {message}; nothing was written", REPORT_IT)
+def _header(tensor: Tensor) -> tuple[str, tuple[int, ...], str]:
+    return tensor.name, tensor.shape, tensor.dtype

@@ -1,11 +1,15 @@
-"""From a plan to files: copied, patched, proven, recorded, and named only then."""
+"""Writing a patched copy of a checkpoint, which gets its name only when somebody says that it is right.
+
+``write_copy`` yields the copy under a temporary name. Inside the ``with`` block it is opened, examined and compared;
+``Copy.publish`` then gives it its name, and its record. Without that call nothing is left behind.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,192 +17,208 @@ from checkpoint_doctor.checkpoint import Checkpoint, Patch
 from checkpoint_doctor.errors import DoctorError, RepairFailed, UsageError
 from checkpoint_doctor.plugins.protocols import Loader, Reindexer
 from checkpoint_doctor.repair.changes import Plan
-from checkpoint_doctor.repair.cross_check import CrossCheck
 from checkpoint_doctor.repair.hashing import Digest, RunningDigest, sum_of
 from checkpoint_doctor.repair.safe_copy import (
     REPORT_IT,
     Snapshot,
-    brought_to_disk,
     check_target,
     copy_patched,
     reason,
+    synced_in_background,
     take_name,
     temporary_file,
     temporary_folder,
 )
-from checkpoint_doctor.repair.verification import (
-    carry_over,
-    compare_bytes,
-    compare_findings,
-    compare_tensors,
-    hidden_layers,
-)
-from checkpoint_doctor.results.json import write_json
-from checkpoint_doctor.results.report import Examination
+from checkpoint_doctor.repair.verification import compare_bytes
 
 RECORD_ENDING = ".ckdoc.json"
 """Follows the result's name in that of its record."""
 
 
 @dataclass(frozen=True)
-class Written:
-    """A result that has its name."""
-
-    examination: Examination
-    """What is found in it."""
-    facts: Mapping[str, Any]
-    """What the record says about the files."""
-
-
-@dataclass(frozen=True)
-class Writer:
-    """Writes one repaired checkpoint with its record; both get their names when the copy is proven."""
+class Job:
+    """What to write where."""
 
     checkpoint: Checkpoint
-    examination: Examination
     plan: Plan
     loader: Loader
     snapshot: Snapshot
     """The input as it was before it was opened."""
     digest: RunningDigest
-    """The input's sum, begun when the snapshot was taken."""
+    """The input's SHA-256, begun when the snapshot was taken."""
     target: Path
-    force: bool
-    rename: Callable[[str], str]
+    shard_names: Callable[[str], str]
     """From the file name of a shard to that of its repaired copy."""
-    examine: Callable[[Path, Callable[[Checkpoint], None]], tuple[Checkpoint, Examination]]
-    """Opens a copy, does something with it before it is measured, and examines it."""
-    plan_again: Callable[[Checkpoint, Examination], Plan]
-    describe: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-    """From what is known of the files to the whole record."""
-    cross_check: CrossCheck
-
-    def write(self) -> Written:
-        """Do all of it.
-
-        Raises:
-            DoctorError: the result cannot be written or proven; nothing is left behind.
-        """
-        self._check(self.target, [self.snapshot.path])
-        self._check(self._record, [self.snapshot.path])
-        self.cross_check.call(self.checkpoint.format, self.plan.changes)
-        patches = self._patch()
-        if list(patches) == [self.snapshot.path]:
-            return self._write_file(patches[self.snapshot.path])
-        if isinstance(self.loader, Reindexer) and self.snapshot.path not in patches:
-            return self._write_shards(self.loader, patches)
-        raise RepairFailed(f"{self.snapshot.path} cannot be repaired: other files would have to change along with it")
+    force: bool = False
 
     @property
-    def _record(self) -> Path:
+    def record(self) -> Path:
+        """Where the record goes."""
         return self.target.with_name(self.target.name + RECORD_ENDING)
 
-    def _check(self, target: Path, inputs: Sequence[Path]) -> None:
-        check_target(target, inputs, force=self.force)
 
-    def _patch(self) -> dict[Path, Sequence[Patch]]:
-        try:
-            patches = self.loader.patch(self.checkpoint, self.plan.new_values)
-        except DoctorError:
-            raise
-        except Exception as error:
-            raise RepairFailed(
-                f"the loader {self.loader.name} failed with {type(error).__name__}: {error}; nothing was written",
-                REPORT_IT,
-            ) from error
-        if not patches:
-            raise RepairFailed(f"the loader {self.loader.name} patches nothing, though there is something to change")
-        return {Path(source.name): found for source, found in patches.items()}
+@dataclass(frozen=True)
+class Copy:
+    """A patched copy under a temporary name."""
 
-    def _write_file(self, patches: Sequence[Patch]) -> Written:
-        original, folder = self.snapshot.path, self.target.parent
-        with temporary_file(folder, original.name) as copy, temporary_file(folder, original.name) as record:
-            with RunningDigest(original, patches, self.digest) as digest:
-                copy_patched(original, copy, patches)
-                with brought_to_disk([copy]) as wait:
-                    compare_bytes(original, copy, patches)
-                    found, readers = self._prove(copy, {original: copy}, patches)
-                    facts = {
-                        "input": _describe_file(original, self.digest.wait()),
-                        "output": _describe_file(self.target, digest.wait()),
-                        "proof": _describe_proof(len(patches), readers),
-                    }
-                    _write_bytes(record, write_json(self.describe(facts)).encode())
-                    wait()
-            self.snapshot.verify()
-            take_name(copy, self.target, force=self.force)
-            take_name(record, self._record, force=self.force)
-        return Written(found, facts)
+    path: Path
+    """What to open."""
+    copies: Mapping[Path, Path]
+    """Original file to its copy."""
+    patches: Sequence[Patch]
+    """Of a single file; empty for shards."""
+    count: int
+    """How many patches there are in all files."""
+    describe: Callable[[], dict[str, Any]]
+    """Returns the paths, sizes and SHA-256 of the files for the record, once the copy is on the disk."""
+    publish: Callable[[str], None]
+    """Gives the files their names, and writes the record with a text."""
 
-    def _write_shards(self, loader: Reindexer, patches: Mapping[Path, Sequence[Patch]]) -> Written:
-        index, folder = self.snapshot.path, self.target.parent
-        if not os.path.samefile(index.parent, folder):
-            raise UsageError(
-                f"{self.target} would lie apart from the shards that do not change",
-                "leave out --output, or name a file in the folder of the index",
-            )
-        targets = {shard: folder / self.rename(shard.name) for shard in patches}
-        for target in targets.values():
-            self._check(target, [index, *patches])
-        snapshots = [self.snapshot, *map(Snapshot.take, patches)]
-        with (
-            temporary_folder(folder, index.name) as inside,
-            temporary_file(folder, index.name) as new_index,
-            temporary_file(folder, index.name) as record,
-        ):
-            digests = {shard: _copy_shard(shard, inside / shard.name, patches[shard]) for shard in patches}
-            _stand_in(index.parent, inside)
-            copies = {shard: inside / shard.name for shard in patches}
-            with brought_to_disk(list(copies.values())) as wait:
-                found, readers = self._prove(inside / index.name, copies)
+
+@contextlib.contextmanager
+def write_copy(job: Job) -> Iterator[Copy]:
+    """Write the copy and compare its bytes; yield it for further checks. What was not published is removed.
+
+    Raises:
+        UsageError: a name is taken.
+        RepairFailed: the copy cannot be written, or differs from what was announced.
+    """
+    for target in (job.target, job.record):
+        check_target(target, [job.snapshot.path], force=job.force)
+    patches = _find_patches(job)
+    if list(patches) == [job.snapshot.path]:
+        copy = _write_file(job, patches[job.snapshot.path])
+    elif isinstance(job.loader, Reindexer) and job.snapshot.path not in patches:
+        copy = _write_shards(job, job.loader, patches)
+    else:
+        raise RepairFailed(f"{job.snapshot.path} cannot be repaired: other files would have to change along with it")
+    with copy as written:
+        yield written
+
+
+def _find_patches(job: Job) -> dict[Path, Sequence[Patch]]:
+    try:
+        patches = job.loader.patch(job.checkpoint, job.plan.new_values)
+    except DoctorError:
+        raise
+    except Exception as error:
+        raise RepairFailed(
+            f"the loader {job.loader.name} failed with {type(error).__name__}: {error}; nothing was written", REPORT_IT
+        ) from error
+    if not patches:
+        raise RepairFailed(f"the loader {job.loader.name} patches nothing, though there is something to change")
+    return {Path(source.name): found for source, found in patches.items()}
+
+
+@contextlib.contextmanager
+def _write_file(job: Job, patches: Sequence[Patch]) -> Iterator[Copy]:
+    original, folder = job.snapshot.path, job.target.parent
+    with (
+        temporary_file(folder, original.name) as copy,
+        temporary_file(folder, original.name) as record,
+        RunningDigest(original, patches, job.digest) as digest,
+    ):
+        copy_patched(original, copy, patches)
+        with synced_in_background([copy]) as wait:
+            compare_bytes(original, copy, patches)
+
+            def describe() -> dict[str, Any]:
                 wait()
-            _write_bytes(
-                new_index,
-                loader.reindex(self.checkpoint, {shard.name: target.name for shard, target in targets.items()}),
-            )
-            for snapshot in snapshots:
-                snapshot.verify()
-            facts = {
-                "input": _describe_file(index, self.digest.wait()),
-                "output": _describe_file(self.target, sum_of(new_index)),
-                "shards": [
-                    {"input": _describe_file(shard, before), "output": _describe_file(targets[shard], after)}
-                    for shard, (before, after) in digests.items()
-                ],
-                "proof": _describe_proof(sum(map(len, patches.values())), readers),
-            }
-            _write_bytes(record, write_json(self.describe(facts)).encode())
-            with _undone_on_failure() as named:
-                for shard, target in targets.items():
-                    take_name(inside / shard.name, target, force=self.force)
-                    named.append(target)
-                self._reopen(new_index, ())
-                take_name(new_index, self.target, force=self.force)
-            take_name(record, self._record, force=self.force)
-        return Written(found, facts)
+                return {
+                    "input": _describe_file(original, job.digest.wait()),
+                    "output": _describe_file(job.target, digest.wait()),
+                }
 
-    def _prove(
-        self, copy: Path, copies: Mapping[Path, Path], patches: Sequence[Patch] = ()
-    ) -> tuple[Examination, tuple[str, ...]]:
-        """Return what is found in the copy, and which libraries read it.
+            def publish(text: str) -> None:
+                _write_bytes(record, text.encode())
+                job.snapshot.verify()
+                take_name(copy, job.target, force=job.force)
+                take_name(record, job.record, force=job.force)
 
-        Raises:
-            RepairFailed: the copy is not what it should be.
-        """
-        reopened, found = self._reopen(copy, patches)
-        again, hidden = self.plan_again(reopened, found), hidden_layers(self.checkpoint)
-        compare_findings(self.examination, found, self.plan, again, hidden)
-        return found, self.cross_check.ask(self.checkpoint.format, copies, self.plan.changes)
+            yield Copy(copy, {original: copy}, patches, len(patches), describe, publish)
 
-    def _reopen(self, copy: Path, patches: Sequence[Patch]) -> tuple[Checkpoint, Examination]:
-        try:
-            reopened, found = self.examine(copy, lambda opened: carry_over(self.checkpoint, opened, self.plan, patches))
-        except DoctorError as error:
-            raise RepairFailed(
-                f"this is a fault in ckdoc: the copy cannot be read ({error.message}); nothing was written", REPORT_IT
-            ) from None
-        compare_tensors(self.checkpoint, reopened, self.plan)
-        return reopened, found
+
+@dataclass(frozen=True)
+class _Shards:
+    """The repaired shards of a checkpoint in a temporary folder, beside a new index and links to all other files."""
+
+    job: Job
+    inside: Path
+    targets: Mapping[Path, Path]
+    """Original shard to the name of its repaired copy."""
+    digests: dict[Path, tuple[Digest, Digest]] = field(default_factory=dict)
+
+    @property
+    def index(self) -> Path:
+        """The new index."""
+        return self.inside / self.job.target.name
+
+    def copy_of(self, shard: Path) -> Path:
+        """Return where the repaired copy of a shard lies."""
+        return self.inside / self.targets[shard].name
+
+    def write(self, loader: Reindexer, patches: Mapping[Path, Sequence[Patch]]) -> None:
+        """Write the repaired shards and the index that names them."""
+        for shard in patches:
+            self.digests[shard] = _copy_shard(shard, self.copy_of(shard), patches[shard])
+        renamed = {shard.name: target.name for shard, target in self.targets.items()}
+        _write_bytes(self.index, loader.reindex(self.job.checkpoint, renamed))
+        for each in self.job.snapshot.path.parent.resolve().iterdir():
+            link = self.inside / each.name
+            if each.is_file() and not each.name.startswith(".") and not link.exists():
+                link.symlink_to(each)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the paths, sizes and sums of all files."""
+        return {
+            "input": _describe_file(self.job.snapshot.path, self.job.digest.wait()),
+            "output": _describe_file(self.job.target, sum_of(self.index)),
+            "shards": [
+                {"input": _describe_file(shard, before), "output": _describe_file(self.targets[shard], after)}
+                for shard, (before, after) in self.digests.items()
+            ],
+        }
+
+    def publish(self, record: Path, snapshots: Sequence[Snapshot]) -> None:
+        """Give the shards, then the index that names them, then the record their names."""
+        for snapshot in snapshots:
+            snapshot.verify()
+        force = self.job.force
+        with _undone_on_failure() as named:
+            for shard, target in self.targets.items():
+                take_name(self.copy_of(shard), target, force=force)
+                named.append(target)
+            take_name(self.index, self.job.target, force=force)
+        take_name(record, self.job.record, force=force)
+
+
+@contextlib.contextmanager
+def _write_shards(job: Job, loader: Reindexer, patches: Mapping[Path, Sequence[Patch]]) -> Iterator[Copy]:
+    index, folder = job.snapshot.path, job.target.parent
+    if not os.path.samefile(index.parent, folder):
+        raise UsageError(
+            f"{job.target} would not lie beside the shards that do not change",
+            "leave out --output, or name a file in the folder of the index",
+        )
+    targets = {shard: folder / job.shard_names(shard.name) for shard in patches}
+    for target in targets.values():
+        check_target(target, [index, *patches], force=job.force)
+    snapshots = [job.snapshot, *map(Snapshot.take, patches)]
+    with temporary_folder(folder, index.name) as inside, temporary_file(folder, index.name) as record:
+        shards = _Shards(job, inside, targets)
+        shards.write(loader, patches)
+        copies = {shard: shards.copy_of(shard) for shard in patches}
+        with synced_in_background([*copies.values()]) as wait:
+
+            def describe() -> dict[str, Any]:
+                wait()
+                return shards.describe()
+
+            def publish(text: str) -> None:
+                _write_bytes(record, text.encode())
+                shards.publish(record, snapshots)
+
+            yield Copy(shards.index, copies, (), sum(map(len, patches.values())), describe, publish)
 
 
 def _copy_shard(shard: Path, copy: Path, patches: Sequence[Patch]) -> tuple[Digest, Digest]:
@@ -210,7 +230,7 @@ def _copy_shard(shard: Path, copy: Path, patches: Sequence[Patch]) -> tuple[Dige
 
 @contextlib.contextmanager
 def _undone_on_failure() -> Iterator[list[Path]]:
-    """Yield a list of files that are removed if what follows fails."""
+    """Yield a list of files that are removed if the block fails."""
     named: list[Path] = []
     try:
         yield named
@@ -220,20 +240,8 @@ def _undone_on_failure() -> Iterator[list[Path]]:
         raise
 
 
-def _stand_in(folder: Path, inside: Path) -> None:
-    """Let a folder show the files of another that it does not hold itself."""
-    for each in folder.resolve().iterdir():
-        stand_in = inside / each.name
-        if each.is_file() and not each.name.startswith(".") and not stand_in.exists():
-            stand_in.symlink_to(each)
-
-
 def _describe_file(path: Path, digest: Digest) -> dict[str, Any]:
     return {"path": str(path), "size": digest.size, "sha256": digest.sha256}
-
-
-def _describe_proof(patches: int, readers: Sequence[str]) -> dict[str, Any]:
-    return {"patches": patches, "read_by": list(readers)}
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

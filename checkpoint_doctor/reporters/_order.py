@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.findings import Finding, Severity, by_severity
 from checkpoint_doctor.results.report import Examination, Report, Verdict
 
 
@@ -22,7 +22,7 @@ def worst_first(examinations: Iterable[Examination]) -> list[Examination]:
 
 def rank(findings: Iterable[Finding]) -> list[Finding]:
     """Sort a checkpoint's findings by severity, worst first, then by code, then as given."""
-    return sorted(findings, key=lambda finding: (-finding.severity, finding.code))
+    return sorted(findings, key=by_severity)
 
 
 def rank_all(report: Report) -> list[tuple[Examination, Finding]]:

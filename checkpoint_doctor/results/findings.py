@@ -83,3 +83,8 @@ class Finding:
     def subject(self) -> str | None:
         """The name of the tensor or layer that it is about; ``None`` where that is the whole checkpoint."""
         return self.tensor or self.layer
+
+
+def by_severity(finding: Finding) -> tuple[int, str]:
+    """Return the sort key of findings: the worst first, then by code."""
+    return -finding.severity, finding.code
