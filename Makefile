@@ -11,8 +11,9 @@ export OMP_NUM_THREADS ?= 1
 dev: $(VENV)/.dev
 
 # torch goes first and alone, so that nothing else's wider requirement can pull a CUDA build.
-# The stamp says that all of it is there: an environment with ckdoc alone would not do.
-$(VENV)/.dev: pyproject.toml constraints.txt
+# The stamp says that all of it is there: an environment with ckdoc alone would not do. An installation remembers its
+# version, so a new one in `__init__.py` needs a new installation.
+$(VENV)/.dev: pyproject.toml constraints.txt checkpoint_doctor/__init__.py
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
