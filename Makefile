@@ -6,7 +6,7 @@ RUN := $(VENV)/bin
 # torch works on one thread per process: the tests run on all cores at once, and sums stay the same everywhere.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: dev lint test fixtures bench docs
+.PHONY: dev lint test fixtures bench docs site
 
 dev: $(VENV)/.dev
 
@@ -37,3 +37,7 @@ bench: dev
 
 docs: dev
 	$(RUN)/python docs/generate.py
+
+# Without --quiet, which would hide the warnings from --strict as well.
+site: dev
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict
