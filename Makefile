@@ -6,13 +6,14 @@ RUN := $(VENV)/bin
 # torch works on one thread per process: the tests run on all cores at once, and sums stay the same everywhere.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: dev lint test fixtures bench docs
+.PHONY: dev lint test fixtures bench docs site
 
 dev: $(VENV)/.dev
 
 # torch goes first and alone, so that nothing else's wider requirement can pull a CUDA build.
-# The stamp says that all of it is there: an environment with ckdoc alone would not do.
-$(VENV)/.dev: pyproject.toml constraints.txt
+# The stamp says that all of it is there: an environment with ckdoc alone would not do. An installation remembers its
+# version, so a new one in `__init__.py` needs a new installation.
+$(VENV)/.dev: pyproject.toml constraints.txt checkpoint_doctor/__init__.py
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
@@ -36,3 +37,7 @@ bench: dev
 
 docs: dev
 	$(RUN)/python docs/generate.py
+
+# Without --quiet, which would hide the warnings from --strict as well.
+site: dev
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict

@@ -1,21 +1,30 @@
-"""Write what the docs derive from the code: ``make docs``. A test fails where they have drifted.
+"""Write what the docs derive from elsewhere: ``make docs``. A test fails where they have drifted.
 
-These are the pages under ``docs/rules`` and the chart in the README.
+These are the pages under ``docs/rules``, the chart in the README, and wherever the repository's address or the version
+stands: both are set in one place, ``Source`` of ``[project.urls]`` in pyproject.toml and ``__version__``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
+import tomllib
 from pathlib import Path
 
-from checkpoint_doctor import Page, discover, scan
+from checkpoint_doctor import Page, __version__, discover, scan
 from checkpoint_doctor.plugins.explanation import explain_index, explain_rule
 
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "docs" / "rules"
 README = ROOT / "README.md"
+PROJECT = ROOT / "pyproject.toml"
+ADDRESSED = (PROJECT, ROOT / "SECURITY.md", ROOT / "docs" / "ci.md", ROOT / ".github" / "ISSUE_TEMPLATE" / "config.yml")
+"""Files beside the README in which the repository's address stands."""
 
+_SITE = re.compile(r"https://[\w-]+\.github\.io/checkpoint[-_]doctor(?=/)")
+_REPOSITORY = re.compile(r"https://github\.com/[\w-]+/checkpoint[-_]doctor\b")
+_ACTION = re.compile(r"(?<=uses: )[\w-]+/checkpoint[-_]doctor@v[\w.]+")
+_HOOK_REVISION = re.compile(r"(?<=    rev: )v[\w.]+")
 _CHART = re.compile(r"(?<=```console\n\$ ckdoc scan )(\S+)\n.*?(?=```)", re.DOTALL)
 
 
@@ -27,7 +36,32 @@ def render_rules() -> dict[str, str]:
 
 def render_readme() -> str:
     """Return the README with the chart that the command above it prints today."""
-    return _CHART.sub(lambda match: f"{match[1]}\n{_draw_chart(match[1])}", README.read_text(encoding="utf-8"))
+    text = _CHART.sub(lambda match: f"{match[1]}\n{_draw_chart(match[1])}", README.read_text(encoding="utf-8"))
+    return address(text, read_source())
+
+
+def render_addressed() -> dict[Path, str]:
+    """Return the text of every file in which the repository's address or the version stands, the README aside."""
+    source = read_source()
+    return {file: address(file.read_text(encoding="utf-8"), source) for file in ADDRESSED}
+
+
+def read_source() -> str:
+    """Return the repository's address, from the one place where it is set."""
+    project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
+    return str(project["urls"]["Source"]).rstrip("/")
+
+
+def address(text: str, source: str, version: str = __version__) -> str:
+    """Return a text with the repository at another address and in another version.
+
+    The site is taken to be on GitHub's pages; ``source`` is ``https://github.com/<owner>/<repository>``.
+    """
+    owner, repository = source.split("/")[-2:]
+    text = _SITE.sub(f"https://{owner}.github.io/{repository}", text)
+    text = _REPOSITORY.sub(source, text)
+    text = _ACTION.sub(f"{owner}/{repository}@v{version}", text)
+    return _HOOK_REVISION.sub(f"v{version}", text)
 
 
 def _draw_chart(file: str) -> str:
@@ -41,7 +75,8 @@ def _draw_chart(file: str) -> str:
 def main() -> None:
     """Bring the docs up to date and say what changed."""
     RULES.mkdir(exist_ok=True)
-    texts = {RULES / name: text for name, text in render_rules().items()} | {README: render_readme()}
+    texts = {RULES / name: text for name, text in render_rules().items()}
+    texts |= render_addressed() | {README: render_readme()}
     for page in RULES.glob("*.md"):
         if page not in texts:
             page.unlink()

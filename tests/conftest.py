@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -22,3 +24,14 @@ def corpus() -> Path:
 def fixtures() -> Path:
     """The folder of the committed fixtures."""
     return ROOT / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def generate() -> ModuleType:
+    """The program behind `make docs`."""
+    specification = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert specification
+    assert specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module

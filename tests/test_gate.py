@@ -18,13 +18,14 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from checkpoint_doctor import discover, load_config
+from checkpoint_doctor import __version__, discover, load_config
 
 pytestmark = pytest.mark.xdist_group("gate")  # one worker makes the environments, and makes them once
 
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
 CI_PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
 STEPS = {step["name"]: step for step in ACTION["runs"]["steps"]}
+SOURCE = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Source"]
 
 MOST_MEGABYTES = 120
 """What an installation may take, where PyTorch alone takes 700 and more."""
@@ -231,7 +232,8 @@ def path(runner: Path) -> str:
 def test_the_workflow_uses_the_action_as_it_is() -> None:
     workflow = yaml.safe_load(snippet("yaml", "# .github/workflows"))
     steps = workflow["jobs"]["ckdoc"]["steps"]
-    [ours] = [step for step in steps if step["uses"].startswith("OWNER/")]
+    action = f"{SOURCE.removeprefix('https://github.com/')}@v{__version__}"
+    [ours] = [step for step in steps if step["uses"] == action]
     assert set(ours["with"]) <= set(ACTION["inputs"])
     used = set(re.findall(r"steps\.ckdoc\.outputs\.([\w-]+)", json.dumps(steps)))
     assert used
@@ -341,7 +343,7 @@ def hooks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for name in (".pre-commit-hooks.yaml", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
-    commit(folder, "v0.1.0")
+    commit(folder, f"v{__version__}")
     return folder
 
 
@@ -364,7 +366,7 @@ def pre_commit_home(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_the_hook_refuses_a_sick_model(workspace: Path, hooks: Path, pre_commit_home: str) -> None:
     configuration = snippet("yaml", "# .pre-commit-config.yaml")
-    configuration = configuration.replace("https://github.com/OWNER/checkpoint-doctor", hooks.as_uri())
+    configuration = configuration.replace(SOURCE, hooks.as_uri())
     (workspace / ".pre-commit-config.yaml").write_text(configuration)
     (workspace / "notes.txt").write_text("no checkpoint, none of our business")
     commit(workspace)

@@ -2,14 +2,17 @@
 
 import json
 import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
 import jsonschema
 import pytest
+from conftest import ROOT
 from sample_reports import CLINIC, HEALTHY, ILL, REPORTS, RULES, SCHEDULE, SILENT_UNITS, ZERO_BIAS
 
+from checkpoint_doctor import discover
 from checkpoint_doctor.reporters import sarif
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
@@ -105,7 +108,16 @@ def test_our_rules_link_to_the_documentation_that_the_package_names(monkeypatch)
     check = next(iter(RULES)).check
     monkeypatch.setattr(check, "__module__", "checkpoint_doctor.analyzers.files")
     links = {rule["id"]: rule.get("helpUri") for rule in run_of(CLINIC)["tool"]["driver"]["rules"]}
-    assert links == {"FIL004": "https://example.org/docs/rules/FIL004.md", "NET001": None, "ZER003": None}
+    assert links == {"FIL004": "https://example.org/docs/rules/FIL004/", "NET001": None, "ZER003": None}
+
+
+def test_each_of_our_rules_has_its_page_on_the_site():
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    rules = [rule for rule in discover().rules if rule.package == "checkpoint_doctor"]
+    links = {rule["id"]: rule["helpUri"] for rule in run_of(CLINIC, rules)["tool"]["driver"]["rules"]}
+    pages = {page.stem for page in (ROOT / "docs" / "rules").glob("*.md")} - {"README"}
+    # The site has a folder for each file of docs/.
+    assert links == {code: f"{urls['Documentation']}rules/{code}/" for code in pages}
 
 
 @pytest.mark.parametrize(

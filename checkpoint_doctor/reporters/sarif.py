@@ -106,7 +106,7 @@ def _write_rule(rule: Rule) -> dict[str, Any]:
         "name": "".join(word.capitalize() for word in rule.name.split("-")),
         "shortDescription": {"text": rule.summary or rule.name},
         "fullDescription": {"text": rule.sections.get("Why it matters") or rule.summary or rule.name},
-        **({"helpUri": f"{pages}/{rule.code}.md"} if pages and rule.package == "checkpoint_doctor" else {}),
+        **({"helpUri": f"{pages}/{rule.code}/"} if pages and rule.package == "checkpoint_doctor" else {}),
         "help": {
             "text": "\n\n".join([rule.summary, *(f"{heading}:\n{body}" for heading, body in sections)]).strip()
             or rule.name,
