@@ -1,4 +1,4 @@
-"""What goes wrong around a checkpoint, said in one sentence with a hint."""
+"""The errors that users see: one sentence with a hint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 class DoctorError(Exception):
     """A problem that ends the work on one input or on the whole run.
 
-    The message is one sentence for a person; the hint says what to do about it.
+    The message is one sentence; the hint says what to do about it.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -16,20 +16,20 @@ class DoctorError(Exception):
 
 
 class UnreadableCheckpoint(DoctorError):
-    """The bytes are not a checkpoint we can open: damaged, foreign, or refused by the system."""
+    """The file cannot be opened: damaged, of another kind, or refused by the system."""
 
 
 class NotACheckpoint(UnreadableCheckpoint):
-    """A sound file of another kind: an error when it was named, no news when a search came across it."""
+    """An intact file of another kind: an error when it was named, skipped when a search came across it."""
 
 
 class UsageError(DoctorError):
-    """The command line or the configuration asks for something that does not exist."""
+    """The command line or the configuration names something that does not exist, or cannot be done."""
 
 
 class NothingToExamine(DoctorError):
-    """No checkpoint was found where one was asked for."""
+    """There is no checkpoint to examine."""
 
 
 class RepairFailed(DoctorError):
-    """A repaired copy could not be written, or did not pass its own proof."""
+    """A repaired copy could not be written, or did not pass its verification."""

@@ -1,11 +1,11 @@
-"""How messages show names out of files that strangers made, and numbers with their nouns."""
+"""How messages show names from untrusted files, and numbers with their nouns."""
 
 from __future__ import annotations
 
 import re
 
 LONGEST_SHOWN = 120
-"""Letters of a name that a message quotes: enough for any module path, too few for a flood."""
+"""Longest name that a message quotes, in characters: enough for any module path."""
 
 _UNPRINTABLE = re.compile(
     "[\\x00-\\x1f\\x7f-\\x9f\\xad\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ud800-\\udfff\\ufdd0-\\ufdef\\ufeff\\ufff0-\\uffff]"
@@ -14,7 +14,7 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(text: str) -> str:
-    r"""Spell what a terminal or an editor would act on (escapes, reversed text, half characters): ``\x1b``, ``\u202e``.
+    r"""Escape what a terminal or an editor would act on (controls, reversed text, surrogates): ``\x1b``, ``\u202e``.
 
     No control character survives, so the text is one line.
     """
@@ -22,7 +22,7 @@ def printable(text: str) -> str:
 
 
 def shown(name: object) -> str:
-    """Return a name out of a file as a message may show it: short, and printable."""
+    """Return a name from a file as a message may show it: short and printable."""
     text = str(name)
     return printable(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…")
 
@@ -36,5 +36,5 @@ def _spell(found: re.Match[str]) -> str:
 
 
 def quantity(number: int, noun: str, plural: str = "") -> str:
-    """Say a number with its noun: ``1 finding``, ``2 findings``, ``0 findings``, ``1,234 findings``."""
+    """Return a number with its noun: ``1 finding``, ``2 findings``, ``0 findings``, ``1,234 findings``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -74,7 +74,7 @@ def main() -> NoReturn:
     except DoctorError as error:
         code = complain(error.message, error.hint)
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Python must not complain about it once more when it closes stdout.
+        # The reader of our output has closed it. Python must not report that again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except KeyboardInterrupt:
@@ -98,5 +98,5 @@ def _explain_unforeseen(error: Exception) -> int:
     if "--traceback" in sys.argv:
         raise error
     return complain(
-        f"this is a fault in ckdoc: {type(error).__name__}: {error}", "run again with --traceback and report it, please"
+        f"this is a bug in ckdoc: {type(error).__name__}: {error}", "run again with --traceback, and please report it"
     )

@@ -1,4 +1,4 @@
-"""``ckdoc rules``, ``explain`` and ``plugins``: what there is and what it means."""
+"""``ckdoc rules``, ``ckdoc explain`` and ``ckdoc plugins``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ListingOption = Annotated[Listing, typer.Option("--format", "-f", help="How to p
 
 
 def rules(format: ListingOption = Listing.TABLE) -> None:
-    """List every rule: code, name, severity, what it finds."""
+    """List all rules with code, name, severity and what they find."""
     from checkpoint_doctor.plugins.catalogue import discover
 
     catalogue = discover()
@@ -74,7 +74,7 @@ def explain(
 
 
 def plugins(format: ListingOption = Listing.TABLE) -> None:
-    """List the installed loaders, analyzers and reporters, and what is wrong with any of them."""
+    """List the installed loaders, analyzers and reporters, and any problem with them."""
     from checkpoint_doctor.plugins.catalogue import discover
 
     catalogue = discover(lazily=False)

@@ -7,17 +7,18 @@ from typing import Annotated
 import typer
 
 from checkpoint_doctor.cli.catalogue import Listing, ListingOption
+from checkpoint_doctor.cli.options import ConfigFile
 from checkpoint_doctor.cli.output import remark, say
 
 
 def config(
-    path: Annotated[str, typer.Argument(metavar="[PATH]", help="Show what holds for this checkpoint.")] = "",
-    file: Annotated[str, typer.Option("--config", metavar="FILE", help="Instead of the nearest one.")] = "",
+    path: Annotated[str, typer.Argument(metavar="[PATH]", help="Show the configuration for this checkpoint.")] = "",
+    file: ConfigFile = "",
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of the configuration.")] = False,
-    changed: Annotated[bool, typer.Option("--changed", help="Leave out what is at its default.")] = False,
+    changed: Annotated[bool, typer.Option("--changed", help="Leave out values that are at their default.")] = False,
     format: ListingOption = Listing.TABLE,
 ) -> None:
-    """Show the effective configuration, and where each value comes from."""
+    """Show the configuration in force, and where each value comes from."""
     import json
 
     from checkpoint_doctor.config.file import find_config_file, load_config
@@ -42,4 +43,4 @@ def config(
             styles={DEFAULT: "dim"},
         )
     if not (file or find_config_file()):
-        remark("ckdoc: there is no configuration here or above; these are the defaults")
+        remark("ckdoc: no configuration file in this folder or above; these are the defaults")

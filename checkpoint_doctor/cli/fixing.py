@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from checkpoint_doctor.cli.options import ConfigFile, FailOn, Ignore, Jobs, Quiet, Traceback, Uris
 from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, say
-from checkpoint_doctor.cli.scanning import FailOn, prepare
+from checkpoint_doctor.cli.scanning import prepare
 from checkpoint_doctor.text import printable
 
 if TYPE_CHECKING:
@@ -27,31 +28,34 @@ class Form(str, Enum):
 
 
 def fix(
-    uris: Annotated[
-        list[str], typer.Argument(metavar="URI...", help="Checkpoints, folders, globs.", show_default=False)
-    ],
+    uris: Uris,
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="Name of the result, or a folder for results.")
+        str, typer.Option("--output", "-o", metavar="FILE", help="Name of the result, or folder for the results.")
     ] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the plan and write nothing.")] = False,
-    recycle: Annotated[bool, typer.Option("--recycle", help="Also make silent units able to learn again.")] = False,
-    unsafe: Annotated[bool, typer.Option("--unsafe", help="Also draw anew what nobody knows the value of.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="The same input and seed give the same bytes.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing result; never the input.")] = False,
-    format: Annotated[Form, typer.Option("--format", "-f", help="How to print what was done.")] = Form.TERMINAL,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the plan, write nothing.")] = False,
+    recycle: Annotated[
+        bool, typer.Option("--recycle", help="Also recycle dormant units, so that they can learn again.")
+    ] = False,
+    unsafe: Annotated[
+        bool, typer.Option("--unsafe", help="Also reinitialise unrecoverable values (NaN, zeroed matrices).")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same input and seed give the same bytes.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing result, never the input.")] = False,
+    format: Annotated[Form, typer.Option("--format", "-f", help="How to print the result.")] = Form.TERMINAL,
     select: Annotated[
-        list[str] | None, typer.Option(metavar="CODE", help="Treat only these rules, notes included.")
+        list[str] | None, typer.Option(metavar="CODE", help="Fix only findings of these rules, notes included.")
     ] = None,
-    ignore: Annotated[list[str] | None, typer.Option(metavar="CODE", help="Do not ask these rules.")] = None,
+    ignore: Ignore = None,
     fail_on: Annotated[
-        FailOn | None, typer.Option(help="Least severity left over that fails the run.", show_default="error")
+        FailOn | None,
+        typer.Option(help="Lowest severity of a remaining finding that fails the run.", show_default="error"),
     ] = None,
-    config: Annotated[str, typer.Option(metavar="FILE", help="Configuration instead of the nearest one.")] = "",
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, metavar="N", help="Threads; 0: one a core.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no closing line.")] = False,
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show where a fault of ckdoc arose.")] = False,
+    config: ConfigFile = "",
+    jobs: Jobs = 0,
+    quiet: Quiet = False,
+    traceback: Traceback = False,
 ) -> None:
-    """Write repaired copies, <stem>_FIXED<suffix>. Exit code: 0 well, 1 still ill, 2 failed, 3 nothing to examine."""
+    """Write repaired copies, <stem>_FIXED<suffix>. Exit code: 0 fixed, 1 still ill, 2 failed, 3 nothing to examine."""
     from checkpoint_doctor.cli.progress import show_progress
     from checkpoint_doctor.fix import FixOptions
     from checkpoint_doctor.fix import fix as repair
@@ -119,31 +123,31 @@ def _draw(result: FixResult) -> Iterator[str]:
         entries = sum(each.entries for each in moments)
         yield ""
         yield from _wrap(
-            f"with them {entries:,} entries in {len(moments):,} of the optimizer's moments: first moments and momentum "
-            "become 0, second moments the median of the healthy ones",
+            f"also {entries:,} entries in {len(moments):,} of the optimizer's moments: first moments and momentum "
+            "become 0, second moments the median of the healthy entries",
             "  ",
         )
     for advice in dict.fromkeys(each.advice for each in summary.upstream):
         subjects = [each.subject for each in summary.upstream if each.advice == advice]
         rest = f" and {len(subjects) - 3:,} more" if len(subjects) > 3 else ""
         yield ""
-        yield from _wrap(f"will not last in {', '.join(subjects[:3])}{rest} unless the cause goes. {advice}", "  ! ")
+        yield from _wrap(f"does not last in {', '.join(subjects[:3])}{rest} while the cause remains. {advice}", "  ! ")
     for left in summary.unfixed:
         yield ""
-        yield from _wrap(f"not fixed: {left.code} {left.name} in {left.subject}, since {left.why}", "  – ")
+        yield from _wrap(f"not fixed: {left.code} {left.name} in {left.subject}, because {left.why}", "  – ")
         yield from _wrap(left.message, "    ")
         if left.advice:
             yield from _wrap(f"advice: {left.advice}", "    ")
     yield ""
     if result.outcome is Outcome.FIXED:
-        yield from _wrap(f"written and proven: {result.output}", "  ")
+        yield from _wrap(f"written and verified: {result.output}", "  ")
         yield from _wrap(f"record: {result.output}.ckdoc.json", "  ")
     elif result.outcome is Outcome.PLANNED:
-        yield from _wrap(f"nothing was written; without --dry-run this becomes {result.output}", "  ")
+        yield from _wrap(f"nothing was written; without --dry-run the result would be {result.output}", "  ")
     elif summary.unfixed:
-        yield from _wrap("none of its findings can be fixed as ordered, so nothing was written", "  ")
+        yield from _wrap("none of its findings can be fixed with these options, so nothing was written", "  ")
     else:
-        yield from _wrap("it needs no repair, so nothing was written", "  ")
+        yield from _wrap("nothing needs a repair, so nothing was written", "  ")
 
 
 def _draw_table(changes: Sequence[ChangeRecord]) -> Iterator[str]:

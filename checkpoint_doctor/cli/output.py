@@ -1,4 +1,4 @@
-"""Where text goes: standard output, standard error, files that appear only when they are whole."""
+"""Where text goes: standard output, standard error, files that get their name only when they are complete."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def remark(text: str) -> None:
 
 
 def complain(message: str, hint: str, code: int = FAILED) -> int:
-    """Print one sentence and a hint to standard error and return the exit code."""
+    """Print an error in one sentence, with a hint, to standard error; return the exit code."""
     remark(f"ckdoc: {printable(message)}" + (f"\n  hint: {printable(hint)}" if hint else ""))
     return code
 
 
 def write(text: str, path: str) -> None:
-    """Write text to standard output, or to a file that takes its name only when it is whole.
+    """Write text to standard output, or to a file that gets its name only when it is complete.
 
     Raises:
         UsageError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""A bar on standard error for whatever takes longer than a moment."""
+"""A progress bar on standard error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from checkpoint_doctor.scan import Progress, ProgressCallback
 
 PATIENCE = 0.5
-"""Seconds before a bar appears: what is over sooner needs none."""
+"""Seconds before the bar appears."""
 
 
 @contextmanager
@@ -38,22 +38,22 @@ class _Bar:
         self._current = 0
         self._path = ""
 
-    def advance(self, moment: Progress) -> None:
-        """Take note of how far the run has come; draw only after a while."""
-        if moment.path != self._path:
-            self._path, self._finished, self._current = moment.path, self._finished + self._current, 0
-        self._current = moment.measured
+    def advance(self, progress: Progress) -> None:
+        """Update the bar, which appears after ``PATIENCE``."""
+        if progress.path != self._path:
+            self._path, self._finished, self._current = progress.path, self._finished + self._current, 0
+        self._current = progress.measured
         if self._progress is None:
             if time.monotonic() - self._start < PATIENCE:
                 return
             self._open()
-        share = moment.measured / moment.total if moment.total else 0.0
+        share = progress.measured / progress.total if progress.total else 0.0
         seconds = time.monotonic() - self._start
         self._progress.update(
             self._task,
-            total=moment.of,
-            completed=moment.number - 1 + share,
-            file=os.path.basename(moment.path),
+            total=progress.of,
+            completed=progress.number - 1 + share,
+            file=os.path.basename(progress.path),
             speed=f"{(self._finished + self._current) / seconds / 1e6:,.0f} M values/s",
         )
 
@@ -73,6 +73,6 @@ class _Bar:
         self._progress.start()
 
     def close(self) -> None:
-        """Take the bar off the screen."""
+        """Remove the bar from the screen."""
         if self._progress is not None:
             self._progress.stop()

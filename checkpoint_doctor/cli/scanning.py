@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from checkpoint_doctor.cli.options import ConfigFile, FailOn, Ignore, Jobs, Quiet, Traceback, Uris
 from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, wants_color, write
 from checkpoint_doctor.errors import UsageError
 
@@ -17,41 +17,37 @@ if TYPE_CHECKING:
     from checkpoint_doctor.results.report import Report
 
 
-class FailOn(str, Enum):
-    """The least severity that makes a run fail."""
-
-    ERROR = "error"
-    WARNING = "warning"
-    NOTE = "note"
-    NEVER = "never"
-
-
 def scan(
-    uris: Annotated[
-        list[str], typer.Argument(metavar="URI...", help="Checkpoints, folders, globs.", show_default=False)
-    ],
+    uris: Uris,
     format: Annotated[str, typer.Option("--format", "-f", help="Output format: terminal, json, sarif …")] = "terminal",
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Write to a file, not to stdout.")] = "",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Write the report to a file instead of stdout.")
+    ] = "",
     report: Annotated[
-        list[str] | None, typer.Option("--report", metavar="FORMAT=FILE", help="Write a further report.")
+        list[str] | None,
+        typer.Option("--report", metavar="FORMAT=FILE", help="Also write a report in this format to this file."),
     ] = None,
-    select: Annotated[list[str] | None, typer.Option(metavar="CODE", help="Ask only these rules.")] = None,
-    ignore: Annotated[list[str] | None, typer.Option(metavar="CODE", help="Do not ask these rules.")] = None,
+    select: Annotated[
+        list[str] | None, typer.Option(metavar="CODE", help="Run only these rules (code, family or name).")
+    ] = None,
+    ignore: Ignore = None,
     fail_on: Annotated[
-        FailOn | None, typer.Option(help="Least severity that fails the run.", show_default="error")
+        FailOn | None, typer.Option(help="Lowest severity that fails the run.", show_default="error")
     ] = None,
-    config: Annotated[str, typer.Option(metavar="FILE", help="Configuration instead of the nearest one.")] = "",
-    baseline: Annotated[str, typer.Option(metavar="FILE", help="Hide the findings known to this file.")] = "",
-    write_baseline: Annotated[str, typer.Option(metavar="FILE", help="Write the findings down as known.")] = "",
+    config: ConfigFile = "",
+    baseline: Annotated[str, typer.Option(metavar="FILE", help="Hide the findings that this baseline contains.")] = "",
+    write_baseline: Annotated[
+        str, typer.Option(metavar="FILE", help="Write all findings to this file as a baseline.")
+    ] = "",
     skip_foreign: Annotated[
-        bool, typer.Option("--skip-foreign", help="Pass over sound files that are no checkpoints.")
+        bool, typer.Option("--skip-foreign", help="Skip intact files that are not checkpoints.")
     ] = False,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, metavar="N", help="Threads; 0: one a core.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no closing line.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Everything, not only the remarkable.")] = False,
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show where a fault of ckdoc arose.")] = False,
+    jobs: Jobs = 0,
+    quiet: Quiet = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all layers and hidden findings.")] = False,
+    traceback: Traceback = False,
 ) -> None:
-    """Examine checkpoints. Exit code: 0 healthy, 1 ill, 2 unreadable or misused, 3 nothing to examine."""
+    """Examine checkpoints. Exit code: 0 healthy, 1 ill, 2 unreadable, incomplete or misused, 3 nothing to examine."""
     from checkpoint_doctor.cli.progress import show_progress
     from checkpoint_doctor.config.unused import remark_stale_entries
     from checkpoint_doctor.results.baseline import apply_baseline, read_baseline
@@ -86,10 +82,10 @@ def scan(
 def prepare(
     config: str, select: list[str] | None, ignore: list[str] | None, fail_on: FailOn | None
 ) -> tuple[Catalogue, Config]:
-    """Collect the plugins, telling which are left out, and read the configuration with the command line's on top.
+    """Find the plugins, warn of those that are left out, and read the configuration with the command line on top.
 
     Raises:
-        UsageError: a part of ckdoc is broken, or something that was asked for does not exist.
+        UsageError: a part of ckdoc is broken, or an option names something that does not exist.
     """
     from checkpoint_doctor.config.file import load_config
     from checkpoint_doctor.plugins.catalogue import discover
@@ -107,7 +103,7 @@ def prepare(
 
 
 def verdict(report: Report) -> int:
-    """Return the exit code that a report stands for; the format it is printed in makes no difference."""
+    """Return the exit code of a report; the output format makes no difference."""
     if not report.is_complete:
         return FAILED
     return ILL if report.failed else HEALTHY
@@ -148,7 +144,7 @@ def warn_of_broken_plugins(catalogue: Catalogue) -> None:
     """Say which plugins are left out of the run, and why.
 
     Raises:
-        UsageError: a part of ckdoc itself is broken, so that silence would prove nothing.
+        UsageError: a part of ckdoc itself is broken, so that a clean run would prove nothing.
     """
     from checkpoint_doctor.plugins.opening import refuse_broken_parts
 

@@ -1,7 +1,7 @@
 """From the tables of a configuration file to checked sections.
 
-Everything that does not exist (a key, a code, an option, a severity) is an error that says where it stands and what
-the nearest right name is: a misspelt ignore must not pass for a decision.
+Everything that does not exist (a key, a code, an option, a severity) is an error that names the place in the file and
+the nearest valid name: a misspelt ignore must not pass unnoticed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity
 
 SEVERITIES: Mapping[str, Severity | None] = {**{each.label: each for each in reversed(Severity)}, OFF: None}
-"""The words that may stand for a rule's severity."""
+"""The values of a rule's severity."""
 
 SECTION_KEYS = ("select", "ignore", "severity", "options")
 """What may be set for all checkpoints or for some paths."""
@@ -30,7 +30,7 @@ _LARGEST = 1e308
 
 
 def refuse(place: str, noun: str, value: object, choices: Iterable[str], otherwise: str = "") -> UsageError:
-    """Return the error that says what does not exist, where it stands, and what the nearest right name is."""
+    """Return the error that names what does not exist, its place in the file, and the nearest valid name."""
     import difflib
 
     choices = list(choices)
@@ -42,7 +42,7 @@ def refuse(place: str, noun: str, value: object, choices: Iterable[str], otherwi
 
 @dataclass(frozen=True)
 class RuleNames:
-    """The rules by everything they can be called."""
+    """The rules by code, name, and the beginning of codes."""
 
     rules: Sequence[Rule]
 
@@ -127,7 +127,7 @@ class Reader:
         reason = table.get("reason")
         if not isinstance(reason, str) or not reason.strip():
             raise self._fault(
-                f"{key}.reason", "an ignore needs a reason", "say in a sentence why the finding is acceptable"
+                f"{key}.reason", "an ignore needs a reason", "write in a sentence why the finding is acceptable"
             )
         if "code" not in table:
             raise self._fault(

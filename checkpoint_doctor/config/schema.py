@@ -1,4 +1,4 @@
-"""What can be configured, and what is: the JSON schema of the configuration and the table of its effective values."""
+"""The JSON schema of the configuration, and the table of the values in force."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity
 
 DEFAULT = "default"
-"""The origin of what nobody set."""
+"""The origin of values that are not set anywhere."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def build_schema(rules: Sequence[Rule]) -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of ``ckdoc.toml`` and ``[tool.ckdoc]``, as these rules make it."""
     section = {
         "select": {
-            "description": "The rules to ask; all of them by default.",
+            "description": "The rules to run; all of them by default.",
             **_one_or_more({"$ref": "#/$defs/rule"}),
         },
         "ignore": {
@@ -95,7 +95,7 @@ def build_schema(rules: Sequence[Rule]) -> dict[str, Any]:
             "items": {"$ref": "#/$defs/ignore"},
         },
         "severity": {
-            "description": "The severity of a rule's findings; off where the rule is not to be asked.",
+            "description": "The severity of a rule's findings; off if the rule is not to be run.",
             **_table(
                 {
                     name: {"enum": [*_words(), OFF], "description": rule.summary, "default": rule.severity.label}
@@ -105,7 +105,7 @@ def build_schema(rules: Sequence[Rule]) -> dict[str, Any]:
             ),
         },
         "options": {
-            "description": "The limits that rules go by.",
+            "description": "The options of the rules, such as their thresholds.",
             **_table(
                 {name: _options_schema(rule) for rule in rules if rule.options for name in (rule.code, rule.name)}
             ),
@@ -118,12 +118,12 @@ def build_schema(rules: Sequence[Rule]) -> dict[str, Any]:
             {
                 **section,
                 "fail-on": {
-                    "description": "The severity from which on a finding fails the run.",
+                    "description": "The lowest severity that fails the run.",
                     "enum": list(FAIL_ON),
                     "default": "error",
                 },
                 "paths": {
-                    "description": "Settings for the checkpoints that a path pattern means.",
+                    "description": "Settings for the checkpoints that match a path pattern.",
                     "type": "object",
                     "additionalProperties": _table(section),
                 },

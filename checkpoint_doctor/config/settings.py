@@ -1,7 +1,7 @@
-"""What a run was told: which rules to ask, how severe their findings are, what to hide and why.
+"""What holds for a run: which rules to run, how severe their findings are, what to hide and why.
 
 A ``Config`` is a stack of sections: those of a file, those of the file for some paths, and the command line's. Later
-ones win, and each says where it comes from. Reading a file and checking it is the subject of ``config_file``.
+ones win, and each knows where it comes from. Files are read in ``config.file`` and checked in ``config.reader``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ALL = "ALL"
 """The selector of every rule."""
 
 OFF = "off"
-"""In place of a severity: the rule is not asked."""
+"""In place of a severity: the rule is not run."""
 
 FAIL_ON: Mapping[str, Severity | None] = {
     "error": Severity.ERROR,
@@ -29,7 +29,7 @@ FAIL_ON: Mapping[str, Severity | None] = {
     "note": Severity.NOTE,
     "never": None,
 }
-"""The words of ``fail-on``, with the severity from which on a finding fails the run."""
+"""The values of ``fail-on``, with the lowest severity that fails the run."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Ignore:
     tensors: tuple[str, ...] = ()
     """Patterns for the name of the tensor or of the layer; none means all."""
     key: str = "ignore"
-    """Where it stands, such as ``ignore[0]``."""
+    """Its position in the file, such as ``ignore[0]``."""
 
     def concerns(self, code: str, name: str) -> bool:
         """True where it is about the rule of that code and name."""
@@ -98,7 +98,7 @@ class Settings:
     """Those that cover it; later ones win."""
 
     def selects(self, rule: Rule) -> bool:
-        """True where the rule is to be asked."""
+        """Return whether the rule is to be run."""
         chosen = next((each.select for each in reversed(self.sections) if each.select is not None), (ALL,))
         dropped = [selector for section in self.sections for selector in section.deselect]
         return (
@@ -137,7 +137,7 @@ class Settings:
 
     @property
     def fail_on(self) -> Severity | None:
-        """The severity from which on a finding fails the run, ``None`` where none does."""
+        """The lowest severity that fails the run, ``None`` where none does."""
         return FAIL_ON[next((each.fail_on for each in reversed(self.sections) if each.fail_on), "error")]
 
     def fails(self, severity: Severity) -> bool:
@@ -166,7 +166,7 @@ class Config:
 
     @property
     def fail_on(self) -> Severity | None:
-        """The severity from which on a finding fails the run, ``None`` where none does."""
+        """The lowest severity that fails the run, ``None`` where none does."""
         return self.general.fail_on
 
 

@@ -1,4 +1,4 @@
-"""The doors for loaders, analyzers and reporters: ours come in the same way as a stranger's."""
+"""The installed loaders, rules and reporters. Ours are found in the same way as those of other packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins import self_checks
 from checkpoint_doctor.plugins.entry_points import EntryPoint, find_entry_points
 from checkpoint_doctor.plugins.protocols import Loader, Reporter
-from checkpoint_doctor.plugins.rule import Rule
+from checkpoint_doctor.plugins.rule import Rule, is_plain_option
 
 LOADERS = "checkpoint_doctor.loaders"
 ANALYZERS = "checkpoint_doctor.analyzers"
@@ -39,13 +39,13 @@ class Catalogue:
     """Everything that a run can use."""
 
     loaders: tuple[Loader, ...]
-    """In the order in which they are asked about a file: by name, with ``foreign`` last."""
+    """In the order in which they are tried on a file: by name, with ``foreign`` last."""
     rules: tuple[Rule, ...]
-    """By code; with them the rules of ckdoc itself, which nobody needs to register."""
+    """By code, with the rules of ckdoc itself, which need no entry point."""
     reporters: Mapping[str, Reporter]
-    """By name, imported when looked up; looking up a broken one raises ``UsageError`` with what is wrong."""
+    """By name, imported when looked up. Looking up a broken one raises ``UsageError`` with the problem."""
     plugins: tuple[Plugin, ...] = ()
-    """Where all of it comes from, ours first, and what had to be left out."""
+    """The entry points that all of it comes from, ours first, with those that had to be left out."""
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -61,9 +61,9 @@ class Catalogue:
 def discover(path: Sequence[str] | None = None, *, lazily: bool = True) -> Catalogue:
     """Collect the plugins of all packages installed on a path, ``sys.path`` where none is given.
 
-    What is broken, or collides with another plugin, is left out with a ``problem``, and the rest works. Of two that
-    collide ours stays, else the one of the package whose name comes first. Reporters are imported when they are looked
-    up; with ``lazily=False`` at once, so that their problems are told too.
+    A plugin that is broken, or collides with another one, is left out with a ``problem``, and the rest works. Of two
+    that collide, ours stays, otherwise the one of the package whose name comes first. Reporters are imported when they
+    are looked up; with ``lazily=False`` at once, so that their problems are found too.
 
     Raises:
         UsageError: checkpoint_doctor itself is not installed, so there are neither loaders nor rules.
@@ -96,7 +96,7 @@ def discover(path: Sequence[str] | None = None, *, lazily: bool = True) -> Catal
 
 
 class _Unfit(Exception):
-    """What an entry point names cannot be used; the message says why."""
+    """The object of an entry point cannot be used; the message says why."""
 
 
 _Found = TypeVar("_Found")
@@ -228,16 +228,10 @@ def _judge_options(rule: Rule) -> str | None:
         options = rule.options
     except (TypeError, ValueError) as error:
         return f"rule {rule.code} has no readable signature: {error}"
-    unfit = [name for name, default in options.items() if not _is_configurable(default)]
+    unfit = [name for name, default in options.items() if not is_plain_option(default)]
     if unfit:
         return f"rule {rule.code} has options without a plain default: {', '.join(unfit)}"
     return None
-
-
-def _is_configurable(default: object) -> bool:
-    if isinstance(default, tuple):
-        return all(isinstance(each, (bool, int, float, str)) for each in default)
-    return isinstance(default, (bool, int, float, str))
 
 
 def _describe_rivals(rule: Rule, entry: EntryPoint, rival: Rule, owner: str) -> str:

@@ -31,12 +31,12 @@ _FIXES = {
 
 
 def name_family(rule: Rule) -> str:
-    """Say what the three letters of a rule's code stand for; the letters themselves where a plugin brought them."""
+    """Return what the three letters of a rule's code stand for; the letters themselves for a plugin's family."""
     return FAMILIES.get(rule.family, rule.family)
 
 
 def describe_repair(rule: Rule) -> str:
-    """Say in Markdown whether ``ckdoc fix`` can treat what a rule finds, and when."""
+    """Return in Markdown whether ``ckdoc fix`` can repair what a rule finds, and with which option."""
     return _FIXES[rule.fix] if rule.fix else "none"
 
 

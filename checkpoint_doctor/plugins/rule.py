@@ -1,4 +1,4 @@
-"""A rule, declared once; everything said about it elsewhere is derived from here."""
+"""The declaration of a rule. Its documentation, configuration and metadata are derived from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.results.identity import Identity
 
 Subject = Tensor | Layer | Optimizer | Checkpoint
-"""What a rule may be asked about, one at a time."""
+"""What a rule may be called with, one at a time."""
 
 SECTIONS = ("Why it matters", "When it is normal", "What to do", "References")
 """The headings of a rule's docstring, in order, after the first line that says what it finds."""
@@ -79,7 +79,7 @@ class Rule:
         return {heading: inspect.cleandoc(body).strip() for heading, body in zip(parts[1::2], parts[2::2], strict=True)}
 
     def examine(self, checkpoint: Checkpoint, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
-        """Ask the rule about every subject of its kind in a checkpoint, once about those with several names."""
+        """Call the rule with every subject of its kind in a checkpoint, once for those with several names."""
         for subject in self._subjects(checkpoint):
             arguments = (subject, checkpoint) if self._wants_checkpoint else (subject,)
             yield from self.check(*arguments, **(options or {}))
@@ -157,3 +157,10 @@ def rule(
         return Rule(code, name, severity, on, check, fix, Identity(part, worse, group_by))
 
     return declare
+
+
+def is_plain_option(default: object) -> bool:
+    """Return whether a configuration file can set an option with this default: a scalar, or a tuple of scalars."""
+    if isinstance(default, tuple):
+        return all(isinstance(each, (bool, int, float, str)) for each in default)
+    return isinstance(default, (bool, int, float, str))

@@ -1,7 +1,7 @@
-"""What ckdoc has to say about itself: a rule that crashed, an ignore that nothing needs any more.
+"""The rules about ckdoc itself: a rule that crashed, an ignore that nothing needs any more.
 
-These are declared as rules so that they are catalogued, explained, selected and weighed like all others, but nobody
-asks them about a checkpoint: whoever notices builds the finding.
+They are declared as rules, so that they are listed, explained, selected and configured like all others. But they are
+not run on checkpoints: the code that notices the problem builds the finding.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def unused_ignore(checkpoint: Checkpoint) -> Iterator[Finding]:
     """An ignore in the configuration, or an entry of the baseline, matched nothing in this run.
 
     Why it matters:
-        An exception that nothing needs any more hides the next illness of its kind without anybody having decided so.
+        An exception that nothing needs any more hides the next illness of its kind, which nobody decided to accept.
 
     When it is normal:
         While a team moves to a new series of checkpoints and keeps the old entries for the next comparison. Entries for
-        files that were not part of the run, or for rules that were not asked, are not reported.
+        files that were not part of the run, or for rules that were not run, are not reported.
 
     What to do:
         Remove the entry, or write the baseline anew with ``--write-baseline``.

@@ -86,14 +86,14 @@ class _Planner:
             return "there is no documented repair for it"
         forbidden = {repair.safety for repair in finding.repairs} - self.allowed
         if forbidden:
-            return f"needs {' and '.join(sorted(_FLAGS.get(each, each.value) for each in forbidden))}"
+            return f"it needs {' and '.join(sorted(_FLAGS.get(each, each.value) for each in forbidden))}"
         for repair in finding.repairs:
             tensor = self._find(repair.tensor)
             if tensor is None:
                 return f"{repair.tensor} is not in the file"
             rival = self._overlap(tensor)
             if rival:
-                return f"{tensor.name} shares part of its bytes with {rival}, which is repaired already"
+                return f"{tensor.name} shares some of its bytes with {rival}, which is repaired already"
         return ""
 
     def _find(self, name: str) -> Tensor | None:
@@ -225,7 +225,7 @@ class _Planner:
             elif key in _SECOND_MOMENTS:
                 typical = typical_square(work.values, along.changed, least=EPSILON if key == "exp_inf" else EPSILON**2)
                 work.values = np.where(along.changed, typical, work.values).astype(tensor.array.dtype)
-                work.words.append(f"the healthy entries' median, {typical:.3g}" if typical else "0")
+                work.words.append(f"the median of the healthy entries, {typical:.3g}" if typical else "0")
         of = along.tensor.name if along is not None else ""
         return self._finish(work, Purpose.MOMENT, of=of)
 

@@ -1,4 +1,4 @@
-"""What a rule says: how bad it is, how we know, and how it could be made well."""
+"""What a rule reports: the finding, its severity, its evidence, and the repairs for it."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Safety(Enum):
     """When a repair may be applied."""
 
     SAFE = "safe"
-    """By ``ckdoc fix`` alone: the documented init rule, where nothing learned is lost."""
+    """By ``ckdoc fix`` alone: a documented init rule, and nothing learned is lost."""
     ON_REQUEST = "on-request"
-    """With ``--recycle``: harmless to the function, of use only to those who train on."""
+    """With ``--recycle``: the function stays the same, and it only matters where training goes on."""
     UNSAFE = "unsafe"
-    """With ``--unsafe``: the old values are lost and nobody knows what they were."""
+    """With ``--unsafe``: the old values are lost, and cannot be recovered."""
 
 
 @dataclass(frozen=True, eq=False)
 class Repair:
-    """A documented way to make one tensor well again."""
+    """A documented init rule for one tensor."""
 
     tensor: str
     """Name of the tensor to repair."""
@@ -54,7 +54,7 @@ class Repair:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a rule says. Built through its rule, so that no analyzer types its own code twice."""
+    """What a rule found. Built with ``Rule.finding``, so that no analyzer repeats its code and name."""
 
     code: str
     name: str
@@ -66,9 +66,9 @@ class Finding:
     """Plain JSON values; indices in it are complete."""
     repairs: tuple[Repair, ...] = ()
     fix: Safety | None = None
-    """Whether ``ckdoc fix`` can treat it, and when."""
+    """When ``ckdoc fix`` may repair it; ``None`` where there is no repair."""
     advice: str = ""
-    """What to change upstream where a repair would not last."""
+    """What to change in the training code or the data."""
     ignored: str | None = None
     """The reason given for hiding it, ``None`` where it counts."""
     identity: Identity = field(default_factory=Identity, repr=False, compare=False)

@@ -1,4 +1,4 @@
-"""What a run found: the outcome for every checkpoint, and all of them together."""
+"""What a run found: the examination of each checkpoint, and the report on all of them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class TensorRecord:
 
 @dataclass(frozen=True)
 class Examination:
-    """What a run says about one checkpoint."""
+    """What a run found in one checkpoint."""
 
     path: str
     format: str | None
@@ -106,7 +106,7 @@ class Examination:
 
     @property
     def counted(self) -> Iterator[Finding]:
-        """The findings that nobody asked to hide."""
+        """The findings that are not hidden."""
         return (finding for finding in self.findings if finding.ignored is None)
 
     @property
@@ -117,13 +117,13 @@ class Examination:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run says about all the checkpoints it looked at."""
+    """What a run found in all its checkpoints."""
 
     checkpoints: tuple[Examination, ...]
     rules: int
-    """How many rules were asked."""
+    """How many rules were run."""
     fail_on: Severity | None = Severity.ERROR
-    """The severity from which on a finding fails the run; ``None`` where none does."""
+    """The lowest severity that fails the run; ``None`` where none does."""
     remarks: tuple[Finding, ...] = ()
     """Findings about the run and not about a checkpoint, such as an ignore that nothing needs any more."""
 
@@ -144,7 +144,7 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """True where a finding fails the run. Unreadable checkpoints are another matter: they are not judged at all."""
+        """True where a finding fails the run. Unreadable checkpoints are not judged; see ``is_complete``."""
         return any(self.fails(finding) for finding in self.findings)
 
     @property
@@ -164,7 +164,7 @@ class Report:
 
     @property
     def summary_line(self) -> str:
-        """What was looked at and what came of it, as in ``32 tensors, 41 rules, 2 findings, 1 hidden by config``."""
+        """What was examined and found, as in ``32 tensors, 41 rules, 2 findings, 1 hidden by config``."""
         several = len(self.checkpoints) != 1
         unseen = sum(len(each.skipped) for each in self.checkpoints)
         return ", ".join(
@@ -183,10 +183,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Page:
-    """What a reporter may know about where its text goes."""
+    """What a reporter is told about where its text goes."""
 
     width: int = 80
     """Columns."""
     color: bool = False
     verbose: bool = False
-    """True where everything is wanted, and not only what is remarkable."""
+    """True where all layers and hidden findings are shown."""

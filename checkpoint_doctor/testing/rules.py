@@ -7,7 +7,7 @@ from typing import Any
 
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.explanation import explain_rule
-from checkpoint_doctor.plugins.rule import SECTIONS, Rule
+from checkpoint_doctor.plugins.rule import SECTIONS, Rule, is_plain_option
 from checkpoint_doctor.results.findings import Finding
 from checkpoint_doctor.results.identity import identify
 
@@ -67,16 +67,10 @@ def _judge_declaration(rule: Rule) -> Iterator[str]:
     if not 1 <= len(positional) <= 2:
         yield f"it takes {len(positional)} positional arguments; its subject, and if it wants the checkpoint, are all"
     for name, default in rule.options.items():
-        if not _is_plain_option(default):
+        if not is_plain_option(default):
             yield f"the option {name} has no plain default that a configuration file could replace"
     if not missing and rule.code not in explain_rule(rule):
         yield "it cannot be explained"
-
-
-def _is_plain_option(default: object) -> bool:
-    if isinstance(default, tuple):
-        return all(isinstance(each, (bool, int, float, str)) for each in default)
-    return isinstance(default, (bool, int, float, str))
 
 
 def _judge_finding(finding: Finding, rule: Rule, checkpoint: Checkpoint) -> Iterator[str]:

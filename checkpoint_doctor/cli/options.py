@@ -1,0 +1,32 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+
+class FailOn(str, Enum):
+    """The lowest severity that fails a run."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+    NEVER = "never"
+
+
+Uris = Annotated[
+    list[str],
+    typer.Argument(metavar="URI...", help="Files, folders to search for checkpoints, globs.", show_default=False),
+]
+Ignore = Annotated[
+    list[str] | None, typer.Option(metavar="CODE", help="Do not run these rules (code, family or name).")
+]
+ConfigFile = Annotated[
+    str, typer.Option("--config", metavar="FILE", help="Use this configuration file instead of the nearest.")
+]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=0, metavar="N", help="Number of threads; 0 is one per core.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and the closing line.")]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show a traceback if ckdoc itself fails.")]
