@@ -6,7 +6,7 @@ RUN := $(VENV)/bin
 # torch works on one thread per process: the tests run on all cores at once, and sums stay the same everywhere.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: dev lint test fixtures bench docs site
+.PHONY: dev lint test corpus fixtures bench docs site
 
 dev: $(VENV)/.dev
 
@@ -27,6 +27,10 @@ lint: dev
 
 test: dev
 	$(RUN)/python -m pytest -q -n 2 --dist loadgroup
+
+# The published checkpoints that some tests and benchmarks read; the standard library is enough.
+corpus:
+	$(PYTHON) -m tests.fetch_corpus
 
 fixtures: dev
 	$(RUN)/python -m fixtures.generate

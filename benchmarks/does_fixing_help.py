@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fixing_report import DATA, write_data, write_report
+from tests.corpus import HOW_TO_GET_IT, find_corpus
 
-CORPUS = Path(__file__).parent.parent.parent / "shared" / "corpus"
 WORK = Path("fixing-study")
 
 EVALUATIONS = 12
@@ -203,13 +203,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train on from sick, fixed and fresh agents.")
     parser.add_argument("act", choices=["run", "report"])
     parser.add_argument("--work", type=Path, default=WORK, help="folder for files and finished runs")
-    parser.add_argument("--corpus", type=Path, default=CORPUS, help="folder that holds rl-trained-agents")
+    parser.add_argument("--corpus", type=Path, default=find_corpus(), help="folder of the corpus")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2, help="processes, each on one thread")
     parser.add_argument("--case", action="append", help="only this case (repeatable)")
     parser.add_argument("--arm", action="append", help="only this arm (repeatable)")
     options = parser.parse_args(arguments)
     if options.act == "run":
+        if options.corpus is None:
+            sys.exit(HOW_TO_GET_IT)
         os.environ["OMP_NUM_THREADS"] = "1"
         run(options)
         return 0

@@ -29,6 +29,7 @@ from checkpoint_doctor.plugins.catalogue import Catalogue, discover
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination
 from checkpoint_doctor.scan import scan
+from tests.corpus import HOW_TO_GET_IT, find_corpus
 
 State = dict[str, Tensor]
 Place = tuple[str, ...]
@@ -396,14 +397,13 @@ def _listed(words: Sequence[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bench; 0 where everything is found and every healthy twin is silent."""
     parser = argparse.ArgumentParser(description="single-fault twins: what is found, what is missed")
-    parser.add_argument("--corpus", type=Path, default=Path(__file__).parents[2] / "shared" / "corpus")
+    parser.add_argument("--corpus", type=Path, default=find_corpus())
     options = parser.parse_args(arguments)
     patients = list(networks())
-    published = options.corpus / "rl-trained-agents"
-    if published.is_dir():
-        patients += agents(published)
+    if options.corpus is not None:
+        patients += agents(options.corpus / "rl-trained-agents")
     else:
-        print(f"no published agents under {options.corpus}: the networks alone are examined", file=sys.stderr)
+        print(f"the networks alone are examined: {HOW_TO_GET_IT}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         outcomes = [outcome for patient in patients for outcome in diagnose(patient, Path(folder))]
     print(table(outcomes))

@@ -24,6 +24,7 @@ from checkpoint_doctor.fix import FixOptions, FixResult, Outcome, fix
 from checkpoint_doctor.plugins.catalogue import Catalogue, discover
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.scan import scan
+from tests.corpus import find_corpus
 
 REPEATS = 3
 STOPWATCH = """
@@ -146,22 +147,22 @@ def _run(command: str, path: Path, *results: Path) -> tuple[float, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run both tables; 0 where nothing went wrong."""
     parser = argparse.ArgumentParser(description="repairs of fault twins, and what a large file costs")
-    parser.add_argument("--corpus", type=Path, default=Path(__file__).parents[2] / "shared" / "corpus")
+    parser.add_argument("--corpus", type=Path, default=find_corpus())
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--cost-only", action="store_true", help="leave out the twins, which take minutes")
     options = parser.parse_args(arguments)
-    failures = [] if options.cost_only else treat_all(options.corpus / "rl-trained-agents")
+    failures = [] if options.cost_only else treat_all(options.corpus)
     print(*failures, sep="\n")
     with tempfile.TemporaryDirectory() as folder:
         print(measure_cost(options.gigabytes, Path(folder)))
     return bool(failures)
 
 
-def treat_all(published: Path) -> list[str]:
+def treat_all(corpus: Path | None) -> list[str]:
     """Print what came of every twin, with safe repairs alone and with all; return what went wrong."""
     patients = list(networks(steps=120))
-    if published.is_dir():
-        patients += agents(published)
+    if corpus is not None:
+        patients += agents(corpus / "rl-trained-agents")
     failures: list[str] = []
     for title, allowed in (("safe repairs", {}), ("with --recycle --unsafe", {"recycle": True, "unsafe": True})):
         with tempfile.TemporaryDirectory() as folder:

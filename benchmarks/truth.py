@@ -17,8 +17,10 @@ from typing import Any
 
 from checkpoint_doctor.analyzers.dormant_units import dormant_units
 from checkpoint_doctor.scan import open_checkpoint
+from tests.corpus import HOW_TO_GET_IT, find_corpus
 
-SHARED = Path(__file__).parent.parent.parent / "shared"
+TRUTH = "truth/units_in_rollouts.json"
+"""Where the truth lies, beside the folder of the corpus."""
 
 SATURATED = {
     ("ddpg/Pendulum-v1_1/Pendulum-v1.zip", "actor.mu.2"): (
@@ -74,13 +76,17 @@ def share(outcomes: Sequence[Outcome], kind: str) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; return 0 where the flagged units are silent in truth."""
     parser = argparse.ArgumentParser(description="Compare NET001's units with real episodes.")
-    parser.add_argument("--corpus", type=Path, default=SHARED / "corpus" / "rl-trained-agents")
-    parser.add_argument("--truth", type=Path, default=SHARED / "truth" / "units_in_rollouts.json")
+    parser.add_argument("--corpus", type=Path, default=find_corpus())
+    parser.add_argument("--truth", type=Path, help=f"default: {TRUTH} beside the corpus")
     options = parser.parse_args(arguments)
-    if not options.truth.is_file() or not options.corpus.is_dir():
-        print(f"the truth ({options.truth}) or the agents ({options.corpus}) are not on this machine", file=sys.stderr)
+    if options.corpus is None:
+        print(HOW_TO_GET_IT, file=sys.stderr)
         return 2
-    outcomes = list(compare(options.corpus, json.loads(options.truth.read_text())))
+    truth = options.truth or options.corpus.parent / TRUTH
+    if not truth.is_file():
+        print(f"the truth ({truth}) is not on this machine", file=sys.stderr)
+        return 2
+    outcomes = list(compare(options.corpus / "rl-trained-agents", json.loads(truth.read_text())))
     line = "{:<58} {:<28} {:>6} {:>8} {:>7} {:>7}"
     print(line.format("agent", "layer", "units", "flagged", "never", "rarely"))
     for each in outcomes:

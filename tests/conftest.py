@@ -8,15 +8,17 @@ from types import ModuleType
 
 import pytest
 
+from tests.corpus import HOW_TO_GET_IT, find_corpus
+
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
 def corpus() -> Path:
-    """The folder of real, published checkpoints that lies beside the project where it is developed."""
-    folder = ROOT.parent / "shared" / "corpus"
-    if not folder.is_dir():
-        pytest.skip("the corpus of published checkpoints is not on this machine")
+    """The folder of real, published checkpoints (see ``tests/corpus.py``)."""
+    folder = find_corpus()
+    if folder is None:
+        pytest.skip(HOW_TO_GET_IT)
     return folder
 
 

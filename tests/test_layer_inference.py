@@ -2,7 +2,6 @@
 
 import time
 import zipfile
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +11,6 @@ from checkpoint_doctor.layers import Kind, Outline, infer_layers, is_target, onl
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
-
-CORPUS = Path(__file__).parents[2] / "shared" / "corpus"
 
 KINDS = {
     nn.Linear: Kind.LINEAR,
@@ -1130,13 +1127,8 @@ def test_ten_thousand_tensors_take_a_fraction_of_a_second(names):
 # --- the corpus -----------------------------------------------------------------------------------------------------
 
 
-def corpus_files(pattern):
-    return sorted(CORPUS.glob(pattern)) if CORPUS.is_dir() else []
-
-
-@pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus of real checkpoints is not here")
-def test_published_agents_have_their_heads_and_chains():
-    agents = corpus_files("rl-trained-agents/*/*/*.zip")
+def test_published_agents_have_their_heads_and_chains(corpus):
+    agents = sorted(corpus.glob("rl-trained-agents/*/*/*.zip"))
     assert len(agents) >= 20
     for path in agents:
         with zipfile.ZipFile(path) as archive, archive.open("policy.pth") as member:

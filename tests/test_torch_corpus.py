@@ -15,10 +15,11 @@ import pytest
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders.torch.loader import loader
 from checkpoint_doctor.sources import FileSource
+from tests.corpus import read_manifest
 
 torch = pytest.importorskip("torch")
 
-CORPUS = Path(__file__).parents[2] / "shared" / "corpus"
+TORCH_FILES = [file.name for file in read_manifest() if file.format == "torch"]
 
 # What leads to the model in each file that is not a bare state dict, a module, or a list of tensors.
 MODELS = {
@@ -37,10 +38,6 @@ NOT_FOR_TORCH = {
     "vec_normalize@2e62247.pkl",  # NumPy arrays in a class of Stable-Baselines3
     "cifar_torchvision@67ab6ea.pt",  # bytes lost in a copy as text
 }
-
-
-def corpus_files() -> list[Path]:
-    return [path for path in sorted(CORPUS.rglob("*")) if path.is_file() and loader.recognizes(FileSource(path))]
 
 
 def state_dict_of(module: object) -> dict[str, object]:
@@ -115,13 +112,9 @@ def expected_tensors(path: Path) -> dict[str, object]:
     return {"tensor": loaded}
 
 
-@pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus of published checkpoints is not here")
-def test_the_corpus_has_torch_files() -> None:
-    assert len(corpus_files()) >= 33
-
-
-@pytest.mark.parametrize("path", corpus_files() if CORPUS.is_dir() else [], ids=lambda path: path.name)
-def test_every_tensor_equals_what_torch_reads(path: Path) -> None:
+@pytest.mark.parametrize("name", TORCH_FILES, ids=lambda name: Path(name).name)
+def test_every_tensor_equals_what_torch_reads(name: str, corpus: Path) -> None:
+    path = corpus / name
     if path.name in NOT_FOR_TORCH:
         pytest.skip("torch cannot read it either")
     expected = expected_tensors(path)
@@ -148,8 +141,7 @@ def test_every_tensor_equals_what_torch_reads(path: Path) -> None:
             assert tensor.statistics.maximum == finite.max().item()
 
 
-@pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus of published checkpoints is not here")
-def test_a_file_that_was_copied_as_text_is_said_to_be_one() -> None:
-    path = next(CORPUS.rglob("cifar_torchvision@67ab6ea.pt"))
+def test_a_file_that_was_copied_as_text_is_said_to_be_one(corpus: Path) -> None:
+    path = next(corpus.rglob("cifar_torchvision@67ab6ea.pt"))
     with pytest.raises(UnreadableCheckpoint, match="as text"):
         loader.open(FileSource(path))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.truth import SATURATED, compare, share
+from benchmarks.truth import SATURATED, TRUTH, compare, share
 
 
 def test_flagged_units_do_not_fire_in_real_episodes(corpus: Path):
-    truth = corpus.parent / "truth" / "units_in_rollouts.json"
+    truth = corpus.parent / TRUTH
     if not truth.is_file():
         pytest.skip("the truth from real episodes is not on this machine")
     outcomes = list(compare(corpus / "rl-trained-agents", json.loads(truth.read_text())))
