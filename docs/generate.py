@@ -1,14 +1,17 @@
 """Write what the docs derive from elsewhere: ``make docs``. A test fails where they have drifted.
 
-These are the pages under ``docs/rules``, the chart in the README, and wherever the repository's address or the version
-stands: both are set in one place, ``Source`` of ``[project.urls]`` in pyproject.toml and ``__version__``.
+These are the pages under ``docs/rules``, the chart in the README, the list of folders and files in
+``docs/architecture.md``, and wherever the repository's address or the version stands: both are set in one place,
+``Source`` of ``[project.urls]`` in pyproject.toml and ``__version__``.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoint_doctor import Page, __version__, discover, scan
@@ -18,9 +21,12 @@ ROOT = Path(__file__).parent.parent
 RULES = ROOT / "docs" / "rules"
 README = ROOT / "README.md"
 PROJECT = ROOT / "pyproject.toml"
+PACKAGE = ROOT / "checkpoint_doctor"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 ADDRESSED = (PROJECT, ROOT / "SECURITY.md", ROOT / "docs" / "ci.md", ROOT / ".github" / "ISSUE_TEMPLATE" / "config.yml")
 """Files beside the README in which the repository's address stands."""
 
+_GENERATED = "<!-- The rest of this page is generated from the docstrings: `make docs`. -->\n"
 _SITE = re.compile(r"https://[\w-]+\.github\.io/checkpoint[-_]doctor(?=/)")
 _REPOSITORY = re.compile(r"https://github\.com/[\w-]+/checkpoint[-_]doctor\b")
 _ACTION = re.compile(r"(?<=uses: )[\w-]+/checkpoint[-_]doctor@v[\w.]+")
@@ -64,6 +70,27 @@ def address(text: str, source: str, version: str = __version__) -> str:
     return _HOOK_REVISION.sub(f"v{version}", text)
 
 
+def render_architecture() -> str:
+    """Return the page about the architecture with today's folders and files, each with its docstring's first lines."""
+    written, _, _ = ARCHITECTURE.read_text(encoding="utf-8").partition(_GENERATED)
+    return f"{written}{_GENERATED}\n" + "\n".join(_list_folder(PACKAGE)) + "\n"
+
+
+def _list_folder(folder: Path) -> Iterator[str]:
+    yield f"### `{folder.relative_to(ROOT).as_posix()}/`"
+    yield ""
+    yield ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+    yield ""
+    for file in sorted(folder.glob("*.py")):
+        if not file.name.startswith("__"):
+            docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            yield f"- `{file.name}`: {' '.join(docstring.partition(chr(10) * 2)[0].split())}"
+    yield ""
+    for inside in sorted(folder.iterdir()):
+        if (inside / "__init__.py").exists():
+            yield from _list_folder(inside)
+
+
 def _draw_chart(file: str) -> str:
     catalogue = discover()
     with contextlib.chdir(ROOT):
@@ -76,7 +103,7 @@ def main() -> None:
     """Bring the docs up to date and say what changed."""
     RULES.mkdir(exist_ok=True)
     texts = {RULES / name: text for name, text in render_rules().items()}
-    texts |= render_addressed() | {README: render_readme()}
+    texts |= render_addressed() | {README: render_readme(), ARCHITECTURE: render_architecture()}
     for page in RULES.glob("*.md"):
         if page not in texts:
             page.unlink()
