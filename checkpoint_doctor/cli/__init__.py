@@ -34,12 +34,12 @@ def _print_version(wanted: bool) -> None:
         from checkpoint_doctor.plugins.catalogue import OURS
         from checkpoint_doctor.plugins.entry_points import find_entry_points
 
-        strangers = {
+        others = {
             f"{entry.distribution} {entry.version}"
             for entry in find_entry_points("checkpoint_doctor.")
             if entry.distribution != OURS
         }
-        say("\n".join([f"ckdoc {__version__}", *(f"with {each}" for each in sorted(strangers))]))
+        say("\n".join([f"ckdoc {__version__}", *(f"with {each}" for each in sorted(others))]))
         raise typer.Exit
 
 

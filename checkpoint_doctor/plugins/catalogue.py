@@ -183,7 +183,7 @@ def _import(entry: EntryPoint) -> object:
         return entry.load()
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a stranger's module may even call sys.exit
+    except BaseException as error:  # a module of another package may even call sys.exit
         raise _Unfit(f"{entry.value} cannot be loaded: {type(error).__name__}: {error}") from error
 
 

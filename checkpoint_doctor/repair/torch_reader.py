@@ -1,7 +1,7 @@
-"""What torch reads in a file, told from a process of its own.
+"""A process of its own that reads files with torch.
 
-Torch takes a second to start and runs machine code over bytes that were written by strangers. Here it starts while the
-copy is being made, and whatever happens to it happens to this process alone. Questions and answers are lines of JSON.
+torch takes a second to start and runs machine code on bytes from untrusted files. Here it starts while the copy is
+being made, and a crash ends this process alone. Requests and responses are lines of JSON.
 """
 
 from __future__ import annotations
