@@ -25,8 +25,7 @@ from sample_reports import (
 from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.reporters._wording import evidence_in_words, percentage
 from checkpoint_doctor.reporters.terminal import reporter
-from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.identity import Identity
+from checkpoint_doctor.results.findings import Finding, Identity, Severity
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 
 COLOR_CODE = re.compile(r"\x1b\[[0-9;]*m")

@@ -14,6 +14,7 @@ from checkpoint_doctor.errors import UsageError
 if TYPE_CHECKING:
     from checkpoint_doctor.config.settings import Config
     from checkpoint_doctor.plugins.catalogue import Catalogue
+    from checkpoint_doctor.results.baseline import Baseline
     from checkpoint_doctor.results.report import Report
 
 
@@ -49,16 +50,13 @@ def scan(
 ) -> None:
     """Examine checkpoints. Exit code: 0 healthy, 1 ill, 2 unreadable, incomplete or misused, 3 nothing to examine."""
     from checkpoint_doctor.cli.progress import show_progress
-    from checkpoint_doctor.config.unused import remark_stale_entries
-    from checkpoint_doctor.results.baseline import apply_baseline, read_baseline
-    from checkpoint_doctor.results.baseline import write_baseline as describe_baseline
     from checkpoint_doctor.scan import scan as examine
 
     catalogue, settings = prepare(config, select, ignore, fail_on)
     outputs = [(format, output), *(_split_report(each) for each in report or [])]
     for name, _ in outputs:
         check_format(name, catalogue)
-    known = read_baseline(baseline) if baseline else None
+    known = _read_baseline(baseline) if baseline else None
     with show_progress(quiet=quiet) as on_progress:
         result = examine(
             uris,
@@ -69,14 +67,36 @@ def scan(
             skip_foreign=skip_foreign,
         )
     if known:
-        result = remark_stale_entries(apply_baseline(result, known), known, settings, catalogue.rules)
+        result = _hide_known(result, known, settings, catalogue)
     if write_baseline:
-        write(describe_baseline(result, write_baseline), write_baseline)
+        _write_baseline(result, write_baseline)
     for name, path in outputs:
         write(render(result, catalogue, name, to_file=bool(path), verbose=verbose), path)
     if not quiet:
         remark(result.summary_line)
     raise typer.Exit(verdict(result))
+
+
+# Few runs have a baseline, and importing what it needs takes a hundredth of a small scan.
+
+
+def _read_baseline(file: str) -> Baseline:
+    from checkpoint_doctor.results.baseline import read_baseline
+
+    return read_baseline(file)
+
+
+def _hide_known(report: Report, known: Baseline, config: Config, catalogue: Catalogue) -> Report:
+    from checkpoint_doctor.config.unused import remark_stale_entries
+    from checkpoint_doctor.results.baseline import apply_baseline
+
+    return remark_stale_entries(apply_baseline(report, known), known, config, catalogue.rules)
+
+
+def _write_baseline(report: Report, file: str) -> None:
+    from checkpoint_doctor.results.baseline import write_baseline
+
+    write(write_baseline(report, file), file)
 
 
 def prepare(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.plugins.self_checks import report_unused, unused_ignore
-from checkpoint_doctor.results.baseline import Baseline, find_stale
 from checkpoint_doctor.results.findings import Finding
 from checkpoint_doctor.results.report import Report
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.results.baseline import Baseline
 
 
 def remark_unused_ignores(report: Report, config: Config, rules: Sequence[Rule]) -> Report:
@@ -37,6 +40,8 @@ def remark_unused_ignores(report: Report, config: Config, rules: Sequence[Rule])
 
 def remark_stale_entries(report: Report, baseline: Baseline, config: Config, rules: Sequence[Rule]) -> Report:
     """Add a remark for every entry of a baseline whose finding is gone; see ``find_stale`` for which are judged."""
+    from checkpoint_doctor.results.baseline import find_stale
+
     by_code = {rule.code: rule for rule in rules}
 
     def was_run(code: str, path: str) -> bool:

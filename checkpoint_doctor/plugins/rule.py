@@ -10,8 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, Tensor
-from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
-from checkpoint_doctor.results.identity import Identity
+from checkpoint_doctor.results.findings import Finding, Identity, Repair, Safety, Severity
 
 Subject = Tensor | Layer | Optimizer | Checkpoint
 """What a rule may be called with, one at a time."""

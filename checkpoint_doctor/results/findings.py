@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from checkpoint_doctor.results.identity import Identity
-
 if TYPE_CHECKING:
     from numpy.random import Generator
 
@@ -50,6 +48,18 @@ class Repair:
     renew: Callable[[NDArray, Generator], NDArray]
     """Old values to new ones: same shape; float32 or wider, rounded to the tensor's type by the writer."""
     safety: Safety = Safety.SAFE
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a rule declares about its findings, as names of their evidence."""
+
+    part: tuple[str, ...] = ()
+    """Evidence that tells two findings about one subject apart, such as ``gate`` or ``moment``."""
+    worse: tuple[str, ...] = ()
+    """Evidence that is worse when it is more: a larger number, a longer list, a name that the list did not have."""
+    group_by: tuple[str, ...] | None = None
+    """Evidence that several findings must share to be shown as one; ``None`` where each is shown by itself."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What makes a finding the same one in the next run, what makes it worse, and what may be shown as one.
 
-A rule declares this once, and baselines, SARIF fingerprints, the verification after a fix and the grouping in reports
+A rule declares this once (``Identity``), and baselines, SARIF fingerprints, the verification after a fix and the grouping in reports
 go by the declaration. A finding is recognised by its rule, the checkpoint, the tensor or layer, and the declared part
 of it (a gate, a moment), never by its numbers.
 """
@@ -10,24 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isnan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.findings import Finding, Severity
 
 _LARGEST = 1e308
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a rule declares about its findings, as names of their evidence."""
-
-    part: tuple[str, ...] = ()
-    """Evidence that tells two findings about one subject apart, such as ``gate`` or ``moment``."""
-    worse: tuple[str, ...] = ()
-    """Evidence that is worse when it is more: a larger number, a longer list, a name that the list did not have."""
-    group_by: tuple[str, ...] | None = None
-    """Evidence that several findings must share to be shown as one; ``None`` where each is shown by itself."""
 
 
 @dataclass(frozen=True, order=True)
