@@ -1,8 +1,8 @@
 """What makes a finding the same one in the next run, what makes it worse, and what may be shown as one.
 
-A rule declares this once (``Identity``), and baselines, SARIF fingerprints, the verification after a fix and the grouping in reports
-go by the declaration. A finding is recognised by its rule, the checkpoint, the tensor or layer, and the declared part
-of it (a gate, a moment), never by its numbers.
+A rule declares this once (``Identity``). Baselines, SARIF fingerprints, the verification of a fix and the grouping in
+reports go by the declaration. A finding is recognised by its rule, the checkpoint, the tensor or layer, and the
+declared part of it (a gate, a moment), never by its numbers.
 """
 
 from __future__ import annotations
