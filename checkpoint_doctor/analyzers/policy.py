@@ -1,0 +1,232 @@
+"""A reinforcement learning policy: exploration, entropy coefficient, target networks, twin critics, discount."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from math import exp, log10
+
+import numpy as np
+
+from checkpoint_doctor.checkpoint import Checkpoint, Tensor
+from checkpoint_doctor.plugins.rule import rule
+from checkpoint_doctor.results.findings import Finding, Severity
+
+_LOG_STD = re.compile(r"(^|[._/])(actor_)?log_?std$")
+_TWIN = re.compile(r"(?P<before>.*?\b(?:qf|q|critic|q_net|critics\.|qs\.)_?)(?P<number>\d+)(?P<after>\..*)")
+
+
+@rule("POL001", "log-std-range", Severity.WARNING, on=Tensor, worse=("largest", "below", "above"))
+def log_std_range(tensor: Tensor, *, smallest: float = -10.0, largest: float = 1.5) -> Iterator[Finding]:
+    """The logarithm of a policy's standard deviation is far from that of any published agent.
+
+    Why it matters:
+        A policy with a standard deviation next to zero no longer explores: all its samples are the same action, and the
+        gradient of its log-probability explodes. One with a large standard deviation acts at random.
+
+    When it is normal:
+        Policies whose exploration was switched off by hand before they were saved for use.
+
+    What to do:
+        Collapsed: give the entropy bonus more weight, or bound the parameter from below. Exploded: lower the learning
+        rate or the entropy bonus, and look at the scale of the actions.
+
+    References:
+        Measured on published on-policy agents: values from −5.4 to 0.43, hence −10 and 1.5 (a standard deviation of
+        4.5). Stable-Baselines3 starts at 0.
+    """
+    statistics = tensor.statistics
+    if not _LOG_STD.search(tensor.name) or not tensor.is_floating or statistics.nonfinite or not tensor.size:
+        return
+    values = tensor.array.astype(np.float64).reshape(-1)
+    below, above = int((values < smallest).sum()), int((values > largest).sum())
+    if below:
+        yield log_std_range.finding(
+            f"{below:,} of {values.size:,} actions have a log standard deviation below {smallest:g} "
+            f"(down to {values.min():.3g}): the policy no longer explores",
+            tensor,
+            evidence={"below": below, "smallest": float(values.min()), "count": values.size},
+        )
+    elif above:
+        yield log_std_range.finding(
+            f"{above:,} of {values.size:,} actions have a log standard deviation above {largest:g} "
+            f"(up to {values.max():.3g}): the policy acts at random",
+            tensor,
+            evidence={"above": above, "largest": float(values.max()), "count": values.size},
+        )
+
+
+@rule("POL002", "entropy-coefficient", Severity.WARNING, on=Checkpoint, worse=("distance",))
+def entropy_coefficient(checkpoint: Checkpoint, *, smallest: float = 1e-6, largest: float = 10.0) -> Iterator[Finding]:
+    """The coefficient of the entropy bonus is negative, vanished or exploded.
+
+    Why it matters:
+        The coefficient weighs exploration against reward. Above ten the policy is trained to act at random; next to
+        zero it is trained on reward alone; a negative one punishes exploration.
+
+    When it is normal:
+        A fixed coefficient of exactly 0 is the default of PPO and A2C.
+
+    What to do:
+        A learned coefficient grows while the policy's entropy stays below its target: look at ``target_entropy`` and at
+        the scale of the rewards. Set a fixed one to a positive value.
+
+    References:
+        Measured on published SAC and TQC agents: exp(log_ent_coef) from 1.5e-4 to 0.33 at the end of training, starting
+        at 1. Haarnoja et al. 1812.05905.
+    """
+    learned = next((tensor for tensor in checkpoint.tensors if tensor.name.endswith("log_ent_coef")), None)
+    if learned is not None and learned.size == 1 and not learned.statistics.nonfinite:
+        value, subject = exp(min(float(learned.array.reshape(-1)[0]), 700.0)), learned
+    else:
+        setting = checkpoint.hyperparameters.get("ent_coef")
+        if not isinstance(setting, (int, float)) or isinstance(setting, bool) or setting == 0:
+            return
+        value, subject = float(setting), None
+    if smallest <= value <= largest:
+        return
+    what = "negative: exploration is punished" if value < 0 else "vanished" if value < smallest else "far too large"
+    yield entropy_coefficient.finding(
+        f"the entropy coefficient is {value:.3g}: {what}",
+        subject,
+        evidence={"entropy_coefficient": value, "distance": abs(log10(abs(value)))},
+    )
+
+
+@rule("POL003", "target-network", Severity.WARNING, on=Checkpoint, part=("component",))
+def target_network(checkpoint: Checkpoint, *, unrelated: float = 0.2) -> Iterator[Finding]:
+    """A target network does not follow its online network.
+
+    Why it matters:
+        The target network gives the values that the critic is trained towards. One that is never updated keeps those of
+        the random network at the start, and nothing that is learned goes beyond one step.
+
+    When it is normal:
+        Just before the first hard update of a DQN, where the settings show it.
+
+    What to do:
+        Check ``tau`` (0.005 for soft updates, 1.0 for hard ones) and ``target_update_interval``; in code of your own,
+        check that the update of the target network is called, on the right pair of networks.
+
+    References:
+        Mnih et al. 2015; Lillicrap et al. 1509.02971. ``unrelated`` is the cosine between the weights of both networks:
+        two random networks have 0, and 11 target networks of published agents 0.9995 and more.
+    """
+    pairs = _pairs_by_component(checkpoint)
+    if not pairs or checkpoint.is_untrained:
+        return
+    never = _describe_never_synced(checkpoint)
+    for component, names in pairs.items():
+        if never:
+            yield target_network.finding(
+                f"{component} is never updated: {never}",
+                evidence={"component": component, "cause": "never synced"},
+            )
+            continue
+        cosine = _cosine(checkpoint, names)
+        if cosine is not None and cosine < unrelated:
+            yield target_network.finding(
+                f"the weights of {component} have a cosine of {cosine:.2f} with those of the online network: "
+                "they are unrelated",
+                severity=Severity.ERROR,
+                evidence={"component": component, "cosine": cosine, "cause": "unrelated"},
+            )
+
+
+def _pairs_by_component(checkpoint: Checkpoint) -> dict[str, dict[str, str]]:
+    """Return target tensor to online tensor, for each component that is a target network."""
+    pairs: dict[str, dict[str, str]] = {}
+    for target, online in checkpoint.online_tensors.items():
+        component = checkpoint.layer_of[target].component or target.partition(".")[0]
+        pairs.setdefault(component, {})[target] = online
+    return pairs
+
+
+def _describe_never_synced(checkpoint: Checkpoint) -> str:
+    settings = checkpoint.hyperparameters
+    tau, interval = settings.get("tau"), settings.get("target_update_interval")
+    if isinstance(tau, (int, float)) and not isinstance(tau, bool) and tau <= 0:
+        return f"tau is {tau:g}"
+    if isinstance(interval, int) and checkpoint.step is not None and interval > max(checkpoint.step, 1):
+        return f"target_update_interval is {interval:,}, beyond the {checkpoint.step:,} steps of the run"
+    return ""
+
+
+def _cosine(checkpoint: Checkpoint, names: Mapping[str, str]) -> float | None:
+    """Return the cosine between all weight matrices of a target network and its online network."""
+    product = squares = other_squares = 0.0
+    for target_name, online_name in names.items():
+        target, online = checkpoint.by_name[target_name], checkpoint.by_name[online_name]
+        if len(target.shape) < 2 or target.statistics.nonfinite or online.statistics.nonfinite:
+            continue
+        left, right = (each.array.astype(np.float64).reshape(-1) for each in (target, online))
+        product += float(left @ right)
+        squares += float(left @ left)
+        other_squares += float(right @ right)
+    return product / (squares * other_squares) ** 0.5 if squares and other_squares else None
+
+
+@rule("POL004", "twin-critics", Severity.WARNING, on=Checkpoint, part=("critics",))
+def twin_critics(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Two critics of an ensemble are identical to the last bit.
+
+    Why it matters:
+        Twin critics keep each other from overestimating because they differ. Two that started equal receive equal
+        gradients and stay equal: their minimum is one critic's estimate.
+
+    When it is normal:
+        Never in a trained agent. Where both names show the same bytes the network is shared on purpose.
+
+    What to do:
+        Initialise each critic by itself instead of copying the first, and give them different seeds.
+
+    References:
+        Fujimoto et al. 1802.09477 (clipped double Q-learning).
+    """
+    critics: dict[str, dict[str, list[Tensor]]] = {}
+    for tensor in checkpoint.distinct_tensors:
+        match = _TWIN.fullmatch(tensor.name)
+        if match and tensor.name not in checkpoint.online_tensors:
+            numbered = critics.setdefault(match["before"], {})
+            numbered.setdefault(match["number"], []).append(tensor)
+    for before, numbered in critics.items():
+        (first, *others) = numbered.items()
+        for number, tensors in others:
+            if len(tensors) == len(first[1]) and all(map(_is_equal, first[1], tensors)):
+                pair = [f"{before}{first[0]}", f"{before}{number}"]
+                yield twin_critics.finding(
+                    f"{pair[0]} and {pair[1]} are identical to the last bit: they estimate the same",
+                    evidence={"critics": pair, "tensors": [each.name for each in tensors]},
+                )
+
+
+def _is_equal(one: Tensor, other: Tensor) -> bool:
+    if (one.shape, one.dtype) != (other.shape, other.dtype) or one.statistics.norm != other.statistics.norm:
+        return False
+    # Two layers of zeros, or a constant that both start from, are equal without being copies.
+    return bool(np.array_equal(one.array, other.array))
+
+
+@rule("HYP003", "discount", Severity.WARNING, on=Checkpoint, worse=("gamma",))
+def discount(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """The discount factor is outside 0 to 1.
+
+    Why it matters:
+        With a factor above 1 rewards far away count more than near ones, the sum of rewards has no limit, and value
+        targets grow without end. A negative one changes the sign of the reward with every step.
+
+    When it is normal:
+        Never. Exactly 1 is allowed for episodes that end.
+
+    What to do:
+        Set ``gamma`` below 1: 0.99 is the default of Stable-Baselines3, and tuned agents use 0.9 to 0.9999.
+
+    References:
+        Sutton and Barto, Reinforcement Learning, 3.3. Range of tuned settings: RL Baselines3 Zoo.
+    """
+    gamma = checkpoint.hyperparameters.get("gamma")
+    if isinstance(gamma, (int, float)) and not isinstance(gamma, bool) and not 0.0 <= gamma <= 1.0:
+        yield discount.finding(
+            f"gamma is {gamma:g}: " + ("rewards far away count more than near ones" if gamma > 1 else "it is negative"),
+            evidence={"gamma": float(gamma)},
+        )
