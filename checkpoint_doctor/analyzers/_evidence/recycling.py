@@ -21,7 +21,7 @@ from checkpoint_doctor.results.findings import Repair, Safety
 from checkpoint_doctor.text import quantity
 
 if TYPE_CHECKING:
-    from checkpoint_doctor.layers.init_rules import Renewal
+    from checkpoint_doctor.layers.init_rules import InitRule
 
 _READERS = (Kind.LINEAR, Kind.CONV, Kind.LSTM, Kind.GRU, Kind.RNN)
 """Layers that multiply each of their inputs by weights of its own; a norm would mix it with the others first."""
@@ -51,7 +51,7 @@ def recycle(layer: Layer, units: Sequence[int], checkpoint: Checkpoint) -> list[
     return repairs + [each for each in outgoing if each is not None]
 
 
-def _repair(tensor: Tensor, words: str, renew: Renewal) -> Repair:
+def _repair(tensor: Tensor, words: str, renew: InitRule) -> Repair:
     return Repair(tensor.name, words, renew, Safety.ON_REQUEST)
 
 
