@@ -969,6 +969,11 @@ def test_a_target_language_is_no_target_network(name):
     assert not is_target(name)
 
 
+def test_a_policy_inside_a_policy_keeps_its_own_parts():
+    layers = read("action_net.weight 2x8\ncritic.mlp_extractor.policy_net.0.weight 8x4\ncritic.value_net.weight 1x8")
+    assert [layer.component for layer in layers.values()] == ["policy", "policy", "value"]
+
+
 def test_components_come_from_the_first_telling_name():
     layers = read(
         "generator.0.weight 8x4\ngenerator.2.weight 4x8\ndiscriminator.0.weight 8x4\ndiscriminator.2.weight 1x8"

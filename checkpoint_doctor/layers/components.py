@@ -38,8 +38,7 @@ def assign_components(drafts: Sequence[Draft]) -> None:
     """Set every draft's component: by the actor-critic part, or by the first path element that names one."""
     for draft in drafts:
         draft.component = ""
-    roots = {draft.path[: draft.path.index("mlp_extractor")] for draft in drafts if "mlp_extractor" in draft.path}
-    roots |= {()} if any(draft.path[:1] in (("action_net",), ("lstm_actor",)) for draft in drafts) else set()
+    roots = _policy_roots(drafts)
     general: list[tuple[Draft, list[str]]] = []
     for draft in drafts:
         part = _on_policy_part(draft.path, roots)
@@ -67,7 +66,15 @@ def _common_prefix_length(paths: list[list[str]]) -> int:
     )
 
 
-def _on_policy_part(path: tuple[str, ...], roots: set[tuple[str, ...]]) -> str | None:
+def _policy_roots(drafts: Sequence[Draft]) -> list[tuple[str, ...]]:
+    """Return the paths of the modules that are actor-critic policies, the innermost first."""
+    roots = {draft.path[: draft.path.index("mlp_extractor")] for draft in drafts if "mlp_extractor" in draft.path}
+    if any(draft.path[:1] in (("action_net",), ("lstm_actor",)) for draft in drafts):
+        roots.add(())
+    return sorted(roots, key=len, reverse=True)
+
+
+def _on_policy_part(path: tuple[str, ...], roots: Sequence[tuple[str, ...]]) -> str | None:
     for root in roots:
         if path[: len(root)] == root:
             rest = path[len(root) :]
