@@ -23,7 +23,8 @@ BIAS_LIMIT = 0.01
 removes exact zeros and is far below PyTorch's default of 1/√fan-in, so the network's function hardly changes."""
 
 OUTPUT_LIMIT = 0.003
-"""Half-width of the uniform distribution for a zero output layer: DDPG's rule for last layers (Lillicrap, 1509.02971)."""
+"""Half-width of the uniform distribution for a zero output layer: DDPG's rule for its last layers
+(Lillicrap, 1509.02971)."""
 
 FORGET_BIAS = 1.0
 """Effective forget-gate bias of an LSTM (Gers et al. 2000; Jozefowicz et al. 2015). PyTorch adds two biases, so the
