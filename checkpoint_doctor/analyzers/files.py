@@ -77,13 +77,7 @@ def unsafe_pickle(checkpoint: Checkpoint) -> Iterator[Finding]:
                 "called": called,
             },
         )
-    foreign = sorted(
-        {
-            each.qualified
-            for each in checkpoint.pickled_names
-            if not each.known and not can_execute(each) and not describes_settings(each, checkpoint)
-        }
-    )
+    foreign = _foreign_classes(checkpoint)
     if foreign:
         yield unsafe_pickle.finding(
             f"its pickle names {quantity(len(foreign), 'class', 'classes')} of the program that wrote it "
@@ -92,6 +86,17 @@ def unsafe_pickle(checkpoint: Checkpoint) -> Iterator[Finding]:
             severity=Severity.NOTE,
             evidence={"effect": "inert", "names": foreign},
         )
+
+
+def _foreign_classes(checkpoint: Checkpoint) -> list[str]:
+    """Return the names that are neither known, nor executable, nor part of Stable-Baselines3's settings."""
+    return sorted(
+        {
+            each.qualified
+            for each in checkpoint.pickled_names
+            if not each.known and not can_execute(each) and not describes_settings(each, checkpoint)
+        }
+    )
 
 
 def _enumerate(names: list[str], limit: int = 4) -> str:

@@ -219,21 +219,26 @@ def duplicate_units(layer: Layer) -> Iterator[Finding]:
     References:
         Goodfellow, Bengio and Courville, Deep Learning, 8.4; Chen et al. 1511.05641 (Net2Net adds noise for this).
     """
+    if layer.kind not in DENSE:
+        return
     for tensor in _matrices(layer):
-        statistics = tensor.statistics
-        length = tensor.size // tensor.shape[0] if tensor.shape[0] else 0
-        bits = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}.get(tensor.dtype, 3)
-        if layer.kind not in DENSE or statistics.minimum == statistics.maximum or length * bits < 40:
+        groups = [list(group) for group in tensor.statistics.duplicate_rows]
+        if not groups or not _should_have_distinct_rows(tensor):
             continue
-        groups = [list(group) for group in statistics.duplicate_rows]
-        if groups:
-            copies = sum(len(group) - 1 for group in groups)
-            yield duplicate_units.finding(
-                f"{quantity(copies, 'row')} of {tensor.shape[0]:,} {'is a copy' if copies == 1 else 'are copies'} "
-                f"of another (such as {groups[0][0]} and {groups[0][1]}): these units compute the same",
-                tensor,
-                evidence={"groups": groups, "rows": tensor.shape[0]},
-            )
+        copies = sum(len(group) - 1 for group in groups)
+        yield duplicate_units.finding(
+            f"{quantity(copies, 'row')} of {tensor.shape[0]:,} {'is a copy' if copies == 1 else 'are copies'} "
+            f"of another (such as {groups[0][0]} and {groups[0][1]}): these units compute the same",
+            tensor,
+            evidence={"groups": groups, "rows": tensor.shape[0]},
+        )
+
+
+def _should_have_distinct_rows(tensor: Tensor) -> bool:
+    """True where random rows cannot be equal by chance: not constant, and at least 40 random bits per row."""
+    length = tensor.size // tensor.shape[0] if tensor.shape[0] else 0
+    bits = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}.get(tensor.dtype, 3)
+    return tensor.statistics.minimum != tensor.statistics.maximum and length * bits >= 40
 
 
 @rule("NET005", "rank-collapse", Severity.NOTE, on=Layer)
@@ -256,25 +261,32 @@ def rank_collapse(
     References:
         Kumar et al. 2010.14498 (srank with δ = 0.01). In 111 published agents srank/size of the weights is 0.70 to 1.0.
     """
+    if layer.kind not in PROJECTIONS:
+        return
     for tensor in _matrices(layer):
         rows = tensor.shape[0]
         columns = tensor.size // rows if rows else 0
         size = min(rows, columns)
-        if layer.kind not in PROJECTIONS or not smallest <= size <= largest or max(rows, columns) > 4 * largest:
+        if not smallest <= size <= largest or max(rows, columns) > 4 * largest:
             continue
         if tensor.statistics.nonfinite or is_zero(tensor):
             continue
-        matrix = tensor.array.reshape(rows, columns).astype(np.float32)
-        gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
-        # The participation ratio needs one product, and it bounds the effective rank from below.
-        participation = float(np.trace(gram)) ** 2 / max(float(np.einsum("ij,ij->", gram, gram)), 1e-30)
-        if participation > share * size:
-            continue
-        values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0))
-        rank = int(np.searchsorted(np.cumsum(values) / values.sum(), 1 - delta)) + 1
-        if rank <= share * size:
+        rank = _effective_rank(tensor, delta, share * size)
+        if rank is not None and rank <= share * size:
             yield rank_collapse.finding(
                 f"its effective rank is {rank} of {size} (99 % of the singular values' sum)",
                 tensor,
                 evidence={"effective_rank": rank, "size": size},
             )
+
+
+def _effective_rank(tensor: Tensor, delta: float, limit: float) -> int | None:
+    """Return how many singular values make up 1 − δ of their sum; ``None`` where it is certain to exceed the limit."""
+    matrix = tensor.array.reshape(tensor.shape[0], -1).astype(np.float32)
+    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    # The participation ratio needs one product, and it bounds the effective rank from below.
+    participation = float(np.trace(gram)) ** 2 / max(float(np.einsum("ij,ij->", gram, gram)), 1e-30)
+    if participation > limit:
+        return None
+    values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0))
+    return int(np.searchsorted(np.cumsum(values) / values.sum(), 1 - delta)) + 1

@@ -54,10 +54,10 @@ def norm_gain_zeros(layer: Layer, checkpoint: Checkpoint, *, error: float = 0.30
     if _is_zero_centred(layer, checkpoint) or (is_zero(gain) and _starts_residual_at_zero(layer, checkpoint)):
         return
     share = gain.statistics.zero_fraction
-    severity, why = judge_zeros(gain, checkpoint, layer)
-    overwritten = why.cause is Cause.OVERWRITTEN
+    _, why = judge_zeros(gain, checkpoint, layer)
     slimmed = _is_slimmed(checkpoint)
-    if layer.kind is Kind.BATCH_NORM and not overwritten and (slimmed or (share < error and _is_decayed(layer))):
+    may_be_normal = layer.kind is Kind.BATCH_NORM and why.cause is not Cause.OVERWRITTEN
+    if may_be_normal and (slimmed or (share < error and _is_decayed(layer))):
         severity = Severity.NOTE
     else:
         severity = Severity.ERROR if share >= error else Severity.WARNING

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from math import sqrt
 
@@ -11,10 +10,12 @@ from checkpoint_doctor.analyzers._evidence.moments import (
     implied_gradient_norm,
     second_moment_correction,
 )
-from checkpoint_doctor.analyzers._evidence.normal_zeros import explain_zero_bias
-from checkpoint_doctor.analyzers._evidence.training import was_trained
-from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, Tensor
-from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.analyzers._evidence.untrained_branches import (
+    is_explained_elsewhere,
+    training_of_tensors,
+    untrained_branches,
+)
+from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
 from checkpoint_doctor.layers.init_rules import fill
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
@@ -60,26 +61,21 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
     steps = max((moments.step or 0 for moments in optimizer.parameters), default=0)
     if 0 < steps < least_updates or optimizer.unmatched or optimizer.mismatch:
         return
-    was_tensor_trained = {
-        tensor.name: was_trained(tensor, checkpoint)
-        for moments in optimizer.parameters
-        if (tensor := checkpoint.by_name.get(moments.tensor or "")) is not None
-        and tensor.size
-        and not _is_setting(tensor, moments, checkpoint)
-    }
-    if True not in was_tensor_trained.values():
+    was_tensor_trained = training_of_tensors(optimizer, checkpoint)
+    trained = sum(each is True for each in was_tensor_trained.values())
+    if not trained:
         return
-    for branch, names in _untrained_branches(was_tensor_trained).items():
+    for branch, names in untrained_branches(was_tensor_trained).items():
         tensors = [checkpoint.by_name[name] for name in names]
-        if len(tensors) == 1 and _is_explained_elsewhere(tensors[0], checkpoint):
+        if len(tensors) == 1 and is_explained_elsewhere(tensors[0], checkpoint):
             continue
         stateless = [name for name in names if not checkpoint.moments[name].state]
         how = "it received no gradient" if len(stateless) == len(names) else "every gradient was exactly zero"
-        others = sum(each is True for each in was_tensor_trained.values())
         after = f" in {steps:,} updates" if steps else ""
         subject = branch if len(names) == 1 else f"{branch} ({len(names)} tensors)"
         yield untrained_tensor.finding(
-            f"{subject} was never trained{after} although {optimizer.name} holds it and trained {others} others: {how}",
+            f"{subject} was never trained{after} although {optimizer.name} holds it and trained {trained} others: "
+            f"{how}",
             tensors[0] if len(tensors) == 1 else checkpoint.layer_by_name.get(branch),
             evidence={
                 "cause": "never trained",
@@ -91,14 +87,6 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
             },
             advice=_NO_GRADIENT if stateless else _ZERO_GRADIENT,
         )
-
-
-def _is_setting(tensor: Tensor, moments: Moments, checkpoint: Checkpoint) -> bool:
-    """True for a setting that is stored as a parameter without gradient, so that optimizers have no state for it."""
-    if moments.state:
-        return False
-    alone = checkpoint.layer_of[tensor.name].kind is Kind.PARAMETER
-    return not tensor.is_floating or (tensor.size == 1 and alone)
 
 
 @rule("OPT002", "optimizer-mismatch", Severity.ERROR, on=Optimizer, part=("optimizer",))
@@ -227,6 +215,25 @@ def epsilon_dominated(optimizer: Optimizer, *, share: float = 0.5) -> Iterator[F
         1e-3 by 0.356, of 1e-5 by 0.209, of 1e-6 by 0.044. Only entries that receive gradients are counted. ``share`` is
         the part of them that must be below ε.
     """
+    below = _share_below_epsilon(optimizer)
+    if below is None or below <= share:
+        return
+    step = effective_step(optimizer)
+    size = "" if step is None else f"; its steps are {step:.2g} of the learning rate on average"
+    epsilons = [rate for group in optimizer.groups if (rate := _number(group.options.get("eps")))]
+    yield epsilon_dominated.finding(
+        f"{below:.0%} of the gradients in {optimizer.name} are smaller than its ε of {max(epsilons):g}{size}",
+        evidence={
+            "optimizer": optimizer.name,
+            "share": below,
+            "epsilon": max(epsilons),
+            "effective_step": step,
+        },
+    )
+
+
+def _share_below_epsilon(optimizer: Optimizer) -> float | None:
+    """Return the share of gradients below ε among all entries that receive one; ``None`` where none is known."""
     below = active = 0.0
     for moments in optimizer.parameters:
         group, correction = optimizer.group_of(moments.index), second_moment_correction(moments, optimizer)
@@ -237,48 +244,7 @@ def epsilon_dominated(optimizer: Optimizer, *, share: float = 0.5) -> Iterator[F
         entries = statistics.count - statistics.untouched
         below += entries * statistics.live_below(epsilon * sqrt(correction))
         active += entries
-    if not active or below / active <= share:
-        return
-    step = effective_step(optimizer)
-    size = "" if step is None else f"; its steps are {step:.2g} of the learning rate on average"
-    epsilons = [rate for group in optimizer.groups if (rate := _number(group.options.get("eps")))]
-    yield epsilon_dominated.finding(
-        f"{below / active:.0%} of the gradients in {optimizer.name} are smaller than its ε of {max(epsilons):g}{size}",
-        evidence={
-            "optimizer": optimizer.name,
-            "share": below / active,
-            "epsilon": max(epsilons),
-            "effective_step": step,
-        },
-    )
-
-
-def _untrained_branches(was_tensor_trained: Mapping[str, bool | None]) -> dict[str, list[str]]:
-    """Group untrained tensors by the highest module under which nothing was trained."""
-    other_modules = {
-        prefix for name, trained in was_tensor_trained.items() if trained is not False for prefix in _prefixes(name)
-    }
-    branches: dict[str, list[str]] = {}
-    for name, trained in was_tensor_trained.items():
-        if trained is False:
-            branch = next((prefix for prefix in _prefixes(name) if prefix not in other_modules), name)
-            branches.setdefault(branch, []).append(name)
-    return {branch if len(names) > 1 else names[0]: names for branch, names in branches.items()}
-
-
-def _prefixes(name: str) -> list[str]:
-    """Return the names of the modules that hold a tensor, the outermost first, and the tensor's own."""
-    return [name[: match.start()] for match in re.finditer(r"[./]", name)] + [name]
-
-
-def _is_explained_elsewhere(tensor: Tensor, checkpoint: Checkpoint) -> bool:
-    """True for a single bias whose gradient is zero by design, or that is zero and has a finding of its own."""
-    layer = checkpoint.layer_of[tensor.name]
-    if not any(role.startswith("bias") and part is tensor for role, part in layer.tensors.items()):
-        return False
-    return (
-        tensor.statistics.zeros == tensor.statistics.count or explain_zero_bias(tensor, layer, checkpoint) is not None
-    )
+    return below / active if active else None
 
 
 def _clip(settings: Mapping[str, object]) -> float | None:

@@ -11,7 +11,7 @@ from checkpoint_doctor.analyzers._evidence.gates import gate_biases, gate_rows, 
 from checkpoint_doctor.analyzers._evidence.training import rows_were_trained
 from checkpoint_doctor.analyzers._evidence.zero_biases import find_zero_biases
 from checkpoint_doctor.analyzers._evidence.zero_severity import judge_zeros
-from checkpoint_doctor.checkpoint import Checkpoint, Layer
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import RECURRENT, SIGMOID_GATES, Kind
 from checkpoint_doctor.layers.init_rules import BIAS_LIMIT, FORGET_BIAS, fill, within
 from checkpoint_doctor.plugins.rule import rule
@@ -183,27 +183,27 @@ def dead_gate(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     gates = gate_rows(layer)
     if len(weights) < 2 or not gates:
         return
-    dead = [
-        gate
-        for gate, rows in gates.items()
-        if all(set(range(rows.start, rows.stop)) <= set(weight.statistics.zero_rows.tolist()) for weight in weights)
-    ]
-    for gate in dead if len(dead) < len(gates) else ():
+    zero = [gate for gate, rows in gates.items() if all(_has_zero_rows(weight, rows) for weight in weights)]
+    for gate in zero if len(zero) < len(gates) else ():
         yield dead_gate.finding(
             f"all weights of the {gate} gate are exactly zero",
             weights[1],
             evidence={"gate": gate, "rows": [gates[gate].start, gates[gate].stop]},
         )
-    trained = {gate: rows_were_trained(weights, checkpoint, rows) for gate, rows in gates.items()}
-    if not any(each is True for each in trained.values()):
+    was_gate_trained = {gate: rows_were_trained(weights, checkpoint, rows) for gate, rows in gates.items()}
+    if True not in was_gate_trained.values():
         return
-    for gate, answer in trained.items():
-        if answer is False and gate not in dead:
+    for gate, trained in was_gate_trained.items():
+        if trained is False and gate not in zero:
             yield dead_gate.finding(
                 f"the {gate} gate was never trained while others were: its rows never received a gradient",
                 weights[1],
                 evidence={"gate": gate, "cause": "never trained", "rows": [gates[gate].start, gates[gate].stop]},
             )
+
+
+def _has_zero_rows(weight: Tensor, rows: slice) -> bool:
+    return set(range(rows.start, rows.stop)) <= set(weight.statistics.zero_rows.tolist())
 
 
 @rule("RNN005", "recurrent-norm", Severity.WARNING, on=Layer, part=("gate",))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.initialization import reinitialise, reinitialise_nonfinite
 from checkpoint_doctor.analyzers._evidence.nonfinite import describe_nonfinite, first_nonfinite_index, nonfinite_moments
@@ -160,28 +161,42 @@ def value_spike(
     layer, statistics = checkpoint.layer_of[tensor.name], tensor.statistics
     if layer.kind not in LEARNED_MATRICES | {Kind.PARAMETER} or tensor.size < smallest or len(tensor.shape) < 2:
         return
-    if statistics.norm is None or not tensor.is_floating:
-        return
-    # The largest of the other values is at least their root mean square, so a spike exceeds that by the ratio (less a
-    # tenth, in case the others hold spikes too). This rules out almost all tensors without sorting.
-    others = max(statistics.norm**2 - statistics.absmax**2, 0.0) / statistics.count
-    if statistics.nonfinite or statistics.absmax < 0.9 * ratio * sqrt(others):
+    if not tensor.is_floating or statistics.nonfinite or not _may_have_spike(tensor, ratio):
         return
     magnitudes = np.abs(tensor.array.astype(np.float64)).reshape(-1)
-    few = max(1, magnitudes.size // 10_000)
-    ordered = np.sort(np.partition(magnitudes, magnitudes.size - few - 1)[-few - 1 :])
-    jumps = np.flatnonzero(ordered[1:] > ratio * ordered[:-1])
-    if not jumps.size or ordered[0] == 0:
+    next_largest = _largest_below_gap(magnitudes, ratio)
+    if next_largest is None:
         return
-    spikes = np.flatnonzero(magnitudes > ordered[jumps[0]])
+    spikes = np.flatnonzero(magnitudes > next_largest)
     indices = [[int(axis) for axis in np.unravel_index(each, tensor.shape)] for each in spikes]
     yield value_spike.finding(
         f"{len(indices):,} of {tensor.size:,} values {'is' if len(indices) == 1 else 'are'} far larger than the "
         f"others (first at {indices[0]}): up to {statistics.absmax:,.4g}, "
-        f"{ordered[-1] / ordered[jumps[0]]:,.4g} times the largest of the others",
+        f"{magnitudes.max() / next_largest:,.4g} times the largest of the others",
         tensor,
-        evidence={"indices": indices, "largest": statistics.absmax, "next_largest": float(ordered[jumps[0]])},
+        evidence={"indices": indices, "largest": statistics.absmax, "next_largest": next_largest},
     )
+
+
+def _may_have_spike(tensor: Tensor, ratio: float) -> bool:
+    """Rule out almost all tensors without sorting their values.
+
+    The largest of the other values is at least their root mean square, so a spike exceeds that by the ratio, less a
+    tenth in case the others hold spikes too.
+    """
+    statistics = tensor.statistics
+    if statistics.norm is None:
+        return False
+    others = max(statistics.norm**2 - statistics.absmax**2, 0.0) / statistics.count
+    return statistics.absmax >= 0.9 * ratio * sqrt(others)
+
+
+def _largest_below_gap(magnitudes: NDArray, ratio: float) -> float | None:
+    """Return the value below the lowest gap of that ratio among the largest 0.01 %; ``None`` where there is no gap."""
+    few = max(1, magnitudes.size // 10_000)
+    ordered = np.sort(np.partition(magnitudes, magnitudes.size - few - 1)[-few - 1 :])
+    gaps = np.flatnonzero(ordered[1:] > ratio * ordered[:-1])
+    return float(ordered[gaps[0]]) if gaps.size and ordered[0] > 0 else None
 
 
 @rule("VAL004", "near-overflow", Severity.WARNING, on=Tensor, worse=("largest",))
