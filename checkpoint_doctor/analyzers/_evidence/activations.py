@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from checkpoint_doctor.analyzers._evidence.algorithms import ON_POLICY, RELU_BY_DEFAULT
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import RECURRENT, Kind
 
@@ -17,9 +18,6 @@ SQUASHERS = frozenset({"Tanh", "Sigmoid", "Hardtanh"})
 
 ZERO_AT_ZERO = RECTIFIERS | {"LeakyReLU", "ELU", "CELU", "SELU", "GELU", "SiLU", "Mish", "Tanh", "Hardtanh"}
 """Activations that output 0 for an input of 0."""
-
-_TANH_BY_DEFAULT = frozenset({"PPO", "A2C", "TRPO", "MaskablePPO", "RecurrentPPO"})
-_RELU_BY_DEFAULT = frozenset({"DQN", "QRDQN", "SAC", "TD3", "DDPG", "TQC", "CrossQ", "HER", "ARS"})
 
 
 def activation_of(layer: Layer, checkpoint: Checkpoint) -> str | None:
@@ -39,6 +37,6 @@ def activation_of(layer: Layer, checkpoint: Checkpoint) -> str | None:
     named = _NAMED.search(str(checkpoint.hyperparameters.get("policy_kwargs", "")))
     if named:
         return named[1]
-    if checkpoint.algorithm in _TANH_BY_DEFAULT:
+    if checkpoint.algorithm in ON_POLICY:
         return "Tanh"
-    return "ReLU" if checkpoint.algorithm in _RELU_BY_DEFAULT else None
+    return "ReLU" if checkpoint.algorithm in RELU_BY_DEFAULT else None

@@ -14,6 +14,7 @@ from math import prod, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoint_doctor.analyzers._evidence.algorithms import LOG_STD_FROM_MINUS_3, ON_POLICY
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import FEEDFORWARD, NORMS, RECURRENT, Kind, count_blocks
 from checkpoint_doctor.layers.init_rules import (
@@ -25,9 +26,6 @@ from checkpoint_doctor.layers.init_rules import (
     where_not_finite,
 )
 from checkpoint_doctor.results.findings import Repair, Safety
-
-_ORTHOGONAL = frozenset({"PPO", "A2C", "TRPO", "MaskablePPO", "RecurrentPPO"})
-"""Algorithms whose policies have ``ortho_init=True`` by default."""
 
 _GAINS = (
     (re.compile(r"(^|\.)action_net(\.|$)"), 0.01),
@@ -126,7 +124,7 @@ def _fan_in(weight: Tensor, layer: Layer) -> int:
 
 
 def _orthogonal_gain(layer: Layer, checkpoint: Checkpoint) -> float | None:
-    if checkpoint.format != "sb3" or checkpoint.algorithm not in _ORTHOGONAL:
+    if checkpoint.format != "sb3" or checkpoint.algorithm not in ON_POLICY:
         return None
     if re.search(r"ortho_init'?\"?\s*[:=]\s*[Ff]alse", str(checkpoint.hyperparameters.get("policy_kwargs", ""))):
         return None
@@ -140,4 +138,4 @@ def _initial_log_std(checkpoint: Checkpoint) -> float:
     named = _LOG_STD_INIT.search(str(checkpoint.hyperparameters.get("policy_kwargs", "")))
     if named:
         return float(named[1])
-    return -3.0 if checkpoint.algorithm in ("SAC", "TQC", "CrossQ") else 0.0
+    return -3.0 if checkpoint.algorithm in LOG_STD_FROM_MINUS_3 else 0.0
