@@ -72,10 +72,10 @@ def test_units_killed_at_update_2000_of_6000_are_named_and_dated():
     # What the moments were when the unit died is unknown: beyond some 800 updates the date is a matter of scale.
     assert all(2000 <= ago <= 6000 for ago in finding.evidence["stopped_updates_ago"])
     assert "4 of 32 units" in finding.message
-    assert "4 by dead ReLUs" in finding.message
+    assert "4 dead ReLUs" in finding.message
 
 
-def test_the_healthy_twin_of_the_killed_units_is_silent():
+def test_a_network_without_dead_units_has_no_finding():
     assert findings(trained(OPTIMIZERS["Adam"], 2000, kill_at=None)) == []
 
 
@@ -96,7 +96,7 @@ def test_rmsprop_tells_killed_units_by_the_second_moment_alone():
     assert findings(trained(make, 400, kill_at=None)) == []
 
 
-def test_adagrad_tells_units_that_never_learned_and_keeps_silent_about_the_others():
+def test_adagrad_shows_only_units_that_never_learned():
     def make(model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adagrad(model.parameters(), lr=1e-2, initial_accumulator_value=0.1)
 
@@ -114,7 +114,7 @@ def test_a_recent_death_is_dated_within_a_few_updates():
     assert all(270 <= ago <= 330 for ago in finding.evidence["stopped_updates_ago"])
 
 
-def test_units_dead_from_the_start_are_told_from_units_that_stopped():
+def test_units_dead_from_the_start_differ_from_units_that_stopped():
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     events = {0: shift(model[2], [0, 1], -50.0), 200: shift(model[2], [30, 31], -50.0)}
@@ -122,14 +122,14 @@ def test_units_dead_from_the_start_are_told_from_units_that_stopped():
     (finding,) = findings(checkpoint_of(model, optimizer))
     assert finding.evidence["never_learned"] == [0, 1]
     assert finding.evidence["stopped"] == [30, 31]
-    assert "2 never learned, 2 stopped about" in finding.message
+    assert "2 never received one, 2 have received none for about" in finding.message
 
 
-def test_saturated_units_are_told_from_dead_ones():
+def test_saturated_units_differ_from_dead_ones():
     (finding,) = findings(trained(OPTIMIZERS["Adam"], 350, kill_at=200, activation="Tanh"))
     assert finding.evidence["saturated"] == KILLED
     assert finding.evidence["dead"] == []
-    assert "4 by saturation" in finding.message
+    assert "4 saturated" in finding.message
     assert "Normalise" in finding.advice
 
 
@@ -177,7 +177,7 @@ def test_a_few_updates_prove_nothing():
     assert findings(trained(OPTIMIZERS["Adam"], 100, kill_at=1)) == []
 
 
-def test_silent_channels_of_a_convolution_are_seen_through_flattening():
+def test_dormant_channels_are_found_behind_flattening():
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 1)
@@ -198,7 +198,7 @@ def test_silent_channels_of_a_convolution_are_seen_through_flattening():
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_a_recurrent_unit_is_silent_only_with_all_its_gates(kind: type[nn.Module]):
+def test_a_recurrent_unit_is_dormant_only_with_all_its_gates(kind: type[nn.Module]):
     torch.manual_seed(0)
     recurrent, head = kind(4, 16, batch_first=True), nn.Linear(16, 1)
     model = nn.ModuleDict({"memory": recurrent, "head": head})

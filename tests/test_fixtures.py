@@ -1,4 +1,4 @@
-"""The five cases are found with their figures, and their healthy twins are left alone."""
+"""The five cases are found with their figures, and the healthy checkpoints have no findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers told from names and shapes, with the real modules of torch, SB3 and sb3-contrib as cross_check."""
+"""Layer inference from names and shapes, compared with real modules of torch, SB3 and sb3-contrib."""
 
 import time
 import zipfile
@@ -122,12 +122,12 @@ def test_wrappers_change_names_and_nothing_else(prefix):
     plain, wrapped = read(shapes_of(module)), read(shapes_of(module, prefix))
     assert [prefix + name for name in plain] == list(wrapped)
     for name, layer in plain.items():
-        twin = wrapped[prefix + name]
-        assert (twin.kind, twin.is_output) == (layer.kind, layer.is_output)
-        assert twin.following == (prefix + layer.following if layer.following else None)
+        inside = wrapped[prefix + name]
+        assert (inside.kind, inside.is_output) == (layer.kind, layer.is_output)
+        assert inside.following == (prefix + layer.following if layer.following else None)
 
 
-def test_norms_in_sequentials_are_told_apart():
+def test_kinds_of_norms_in_sequentials():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -945,14 +945,14 @@ def test_a_subclass_with_parts_of_its_own_may_read_anything():
         ("critic_target", "critic"),
     ],
 )
-def test_targets_know_their_online_twin(target, online):
+def test_the_online_name_of_a_target(target, online):
     assert is_target(target)
     assert online_name(target) == online
     assert not is_target(online)
     assert online_name(online) is None
 
 
-def test_the_twin_is_looked_up_among_the_names_there_are():
+def test_the_online_name_is_one_of_the_given_names():
     assert online_name("target_net.0.weight", {"policy_net.0.weight"}) == "policy_net.0.weight"
     assert online_name("target_net.0.weight", {"net.0.weight"}) == "net.0.weight"
     assert online_name("target_net.0.weight", {"encoder.0.weight"}) is None
@@ -964,6 +964,11 @@ def test_the_twin_is_looked_up_among_the_names_there_are():
 )
 def test_a_target_language_is_no_target_network(name):
     assert not is_target(name)
+
+
+def test_a_policy_inside_a_policy_keeps_its_own_parts():
+    layers = read("action_net.weight 2x8\ncritic.mlp_extractor.policy_net.0.weight 8x4\ncritic.value_net.weight 1x8")
+    assert [layer.component for layer in layers.values()] == ["policy", "policy", "value"]
 
 
 def test_components_come_from_the_first_telling_name():
@@ -1084,7 +1089,7 @@ def test_every_tensor_belongs_to_exactly_one_layer(shapes):
 
 @settings(max_examples=200, deadline=None)
 @given(st.text() | st.lists(WORDS, min_size=1, max_size=4).map(".".join))
-def test_any_name_can_be_asked_for_its_twin(name):
+def test_any_name_may_be_given(name):
     assert is_target(name) == (online_name(name) is not None)
 
 

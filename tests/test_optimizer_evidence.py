@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from checkpoint_doctor.analyzers._evidence.optimizer import Cause, ZeroEvidence, explain_zeros
 from checkpoint_doctor.analyzers._evidence.training import layer_was_trained, was_trained
+from checkpoint_doctor.analyzers._evidence.zero_causes import Cause, ZeroEvidence, explain_zeros
 from checkpoint_doctor.analyzers.dormant_units import dormant_units
 from checkpoint_doctor.analyzers.optimizer import untrained_tensor
 from checkpoint_doctor.checkpoint import Checkpoint
@@ -61,8 +61,8 @@ def untrained(checkpoint: Checkpoint) -> list[Finding]:
 
 def test_before_the_first_update_zeros_are_how_it_was_initialised():
     model = Branches()
-    heard = explain(checkpoint_of(model, adam(model), updates=0), "main.0.bias")
-    assert (heard.cause, heard.updates) == (Cause.STEP_0, 0)
+    why = explain(checkpoint_of(model, adam(model), updates=0), "main.0.bias")
+    assert (why.cause, why.updates) == (Cause.STEP_0, 0)
     assert untrained(checkpoint_of(model, adam(model), updates=0)) == []
 
 
@@ -73,14 +73,14 @@ def test_an_optimizer_without_any_state_has_made_no_step():
 
 def test_an_emptied_optimizer_after_counted_updates_knows_nothing():
     model = Branches()
-    heard = explain(checkpoint_of(model, adam(model), updates=500), "main.0.bias")
-    assert heard.cause is Cause.UNKNOWN
-    assert "500 updates" in heard.sentence
+    why = explain(checkpoint_of(model, adam(model), updates=500), "main.0.bias")
+    assert why.cause is Cause.UNKNOWN
+    assert "500 updates" in why.sentence
 
 
 def test_without_an_optimizer_the_cause_is_unknown():
-    heard = explain(checkpoint_of(Branches()), "main.0.bias")
-    assert (heard.cause, heard.updates, heard.held) == (Cause.UNKNOWN, None, False)
+    why = explain(checkpoint_of(Branches()), "main.0.bias")
+    assert (why.cause, why.updates, why.held) == (Cause.UNKNOWN, None, False)
 
 
 def test_a_healthy_model_has_no_untrained_tensor():
@@ -94,10 +94,10 @@ def test_a_frozen_layer_that_the_optimizer_holds():
     model = Branches()
     model.side.requires_grad_(requires_grad=False)
     checkpoint = trained(model)
-    heard = explain(checkpoint, "side.0.bias")
-    assert (heard.cause, heard.updates) == (Cause.NEVER_TRAINED, 0)
-    assert "has no state" in heard.sentence
-    assert "detached or frozen" in heard.advice
+    why = explain(checkpoint, "side.0.bias")
+    assert (why.cause, why.updates) == (Cause.NEVER_TRAINED, 0)
+    assert "has no state" in why.sentence
+    assert "detached or frozen" in why.advice
     assert layer_was_trained(checkpoint.layer_by_name["side.0"], checkpoint) is False
     (finding,) = untrained(checkpoint)
     assert finding.code == "OPT001"
@@ -112,7 +112,7 @@ def test_a_detached_branch():
     assert explain(checkpoint, "side.0.bias").cause is Cause.NEVER_TRAINED
     (finding,) = untrained(checkpoint)
     assert finding.evidence["without_state"] == finding.evidence["tensors"]
-    assert "no gradient ever came" in finding.message
+    assert "it received no gradient" in finding.message
     assert ".detach()" in finding.advice
 
 
@@ -120,9 +120,9 @@ def test_a_branch_multiplied_by_zero_received_gradients_of_zero():
     model = Branches()
     model.factor = 0.0
     checkpoint = trained(model)
-    heard = explain(checkpoint, "side.0.bias")
-    assert (heard.cause, heard.updates) == (Cause.NEVER_TRAINED, 60)
-    assert "second moment is exactly zero after 60 updates" in heard.sentence
+    why = explain(checkpoint, "side.0.bias")
+    assert (why.cause, why.updates) == (Cause.NEVER_TRAINED, 60)
+    assert "second moment is exactly zero after 60 updates" in why.sentence
     (finding,) = untrained(checkpoint)
     assert finding.evidence["without_state"] == []
     assert "every gradient was exactly zero" in finding.message
@@ -132,10 +132,10 @@ def test_a_layer_kept_from_the_optimizer_is_said_to_be():
     model = Branches()
     others = [parameter for name, parameter in model.named_parameters() if not name.startswith("main.0")]
     checkpoint = trained(model, torch.optim.Adam(others, lr=1e-3))
-    heard = explain(checkpoint, "main.0.bias")
-    assert (heard.cause, heard.updates, heard.held) == (Cause.NEVER_TRAINED, None, False)
-    assert "no optimizer in the file holds it" in heard.sentence
-    assert "requires_grad" in heard.advice
+    why = explain(checkpoint, "main.0.bias")
+    assert (why.cause, why.updates, why.held) == (Cause.NEVER_TRAINED, None, False)
+    assert "no optimizer in the file holds it" in why.sentence
+    assert "requires_grad" in why.advice
     assert layer_was_trained(checkpoint.layer_by_name["main.0"], checkpoint) is None
     assert untrained(checkpoint) == []
 
@@ -146,14 +146,14 @@ def test_a_bias_zeroed_by_hand_after_training():
     train(model, optimizer, batches(8), 60)
     nn.init.zeros_(model.main[0].bias)
     checkpoint = checkpoint_of(model, optimizer)
-    heard = explain(checkpoint, "main.0.bias")
-    assert (heard.cause, heard.updates) == (Cause.OVERWRITTEN, 60)
-    assert "60 updates with gradient: something overwrote it" in heard.sentence
-    assert "reset" in heard.advice
+    why = explain(checkpoint, "main.0.bias")
+    assert (why.cause, why.updates) == (Cause.OVERWRITTEN, 60)
+    assert "not zero after 60 updates, so it was trained and then overwritten" in why.sentence
+    assert "reset" in why.advice
     assert untrained(checkpoint) == []
 
 
-def test_one_gate_zeroed_by_hand_is_told_by_its_rows():
+def test_one_gate_zeroed_by_hand_is_explained_by_its_rows():
     torch.manual_seed(0)
     memory, head = nn.LSTM(8, 4, batch_first=True), nn.Linear(4, OUTPUTS)
     model = nn.ModuleDict({"memory": memory, "head": head})
@@ -177,9 +177,9 @@ def test_one_gate_zeroed_by_hand_is_told_by_its_rows():
 def test_a_bias_alone_points_to_gradients_that_are_zero_by_construction():
     model = Branches()
     model.main[0].bias.requires_grad_(requires_grad=False)
-    heard = explain(trained(model), "main.0.bias")
-    assert heard.cause is Cause.NEVER_TRAINED
-    assert "bias alone" in heard.advice
+    why = explain(trained(model), "main.0.bias")
+    assert why.cause is Cause.NEVER_TRAINED
+    assert "only the bias" in why.advice
 
 
 @pytest.mark.parametrize(
@@ -246,9 +246,9 @@ def test_a_group_with_a_learning_rate_of_zero_proves_no_overwriting():
         [{"params": model.main.parameters(), "lr": 0.0}, {"params": model.trunk.parameters()}], lr=1e-3
     )
     train(model, optimizer, batches(8), 20)
-    heard = explain(checkpoint_of(model, optimizer), "main.0.bias")
-    assert heard.cause is Cause.UNKNOWN
-    assert "learning rate of 0" in heard.sentence
+    why = explain(checkpoint_of(model, optimizer), "main.0.bias")
+    assert why.cause is Cause.UNKNOWN
+    assert "learning rate of 0" in why.sentence
 
 
 # Stable-Baselines3
@@ -286,7 +286,7 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
     small = {"net_arch": [16, 16]}
     models = {
         "raw prices": PPO("MlpPolicy", Prices(), n_steps=128, n_epochs=4, seed=1),
-        "prices, one unit awake": PPO("MlpPolicy", Prices(), n_steps=128, n_epochs=4, seed=0),
+        "prices, one active unit": PPO("MlpPolicy", Prices(), n_steps=128, n_epochs=4, seed=0),
         "scaled prices": PPO("MlpPolicy", Prices(1 / 500), n_steps=128, n_epochs=4, seed=0),
         "TRPO": TRPO("MlpPolicy", Prices(1 / 500), n_steps=128, seed=0, policy_kwargs=small),
         "DQN": DQN("MlpPolicy", Prices(1 / 500), learning_starts=64, seed=0, policy_kwargs=small),
@@ -300,23 +300,23 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
 
 def test_prices_of_64000_saturate_tanh_and_the_first_bias_is_never_trained(agents: dict[str, Checkpoint]):
     checkpoint = agents["raw prices"]
-    heard = explain(checkpoint, "mlp_extractor.policy_net.0.bias")
-    assert heard.cause is Cause.NEVER_TRAINED
-    assert heard.updates == 512 // 64 * 4
-    assert "saturated" in heard.advice
+    why = explain(checkpoint, "mlp_extractor.policy_net.0.bias")
+    assert why.cause is Cause.NEVER_TRAINED
+    assert why.updates == 512 // 64 * 4
+    assert "saturated" in why.advice
     assert layer_was_trained(checkpoint.layer_by_name["mlp_extractor.policy_net.0"], checkpoint) is False
     assert "mlp_extractor.policy_net.0 (2 tensors)" in " ".join(finding.message for finding in untrained(checkpoint))
 
 
 def test_a_few_unsaturated_units_do_not_hide_the_saturated_ones(agents: dict[str, Checkpoint]):
-    checkpoint = agents["prices, one unit awake"]
+    checkpoint = agents["prices, one active unit"]
     (finding,) = [each for each in dormant_units.examine(checkpoint) if each.layer == "mlp_extractor.policy_net.0"]
     assert finding.severity is Severity.ERROR
     assert finding.evidence["never_learned"] == finding.evidence["saturated"]
-    assert "63 of 64 units receive no gradient (98%): 63 never learned; 63 by saturation" in finding.message
-    heard = explain(checkpoint, "mlp_extractor.policy_net.0.bias")
-    assert "under the zeros" in heard.sentence
-    assert "saturated" in heard.advice
+    assert "63 of 64 units receive no gradient (98%): 63 never received one; 63 saturated" in finding.message
+    why = explain(checkpoint, "mlp_extractor.policy_net.0.bias")
+    assert "at the zeros" in why.sentence
+    assert "saturated" in why.advice
 
 
 @pytest.mark.parametrize("name", ["scaled prices", "TRPO", "DQN", "SAC"])
@@ -325,13 +325,13 @@ def test_agents_with_parts_that_no_optimizer_steps_are_normal(agents: dict[str, 
 
 
 def test_the_policy_of_trpo_is_moved_without_the_optimizer(agents: dict[str, Checkpoint]):
-    heard = explain(agents["TRPO"], "mlp_extractor.policy_net.0.bias")
-    assert heard.cause is Cause.UNKNOWN
-    assert "TRPO moves its policy without the optimizer" in heard.sentence
+    why = explain(agents["TRPO"], "mlp_extractor.policy_net.0.bias")
+    assert why.cause is Cause.UNKNOWN
+    assert "TRPO updates its policy without the optimizer" in why.sentence
 
 
-def test_a_target_network_answers_through_its_twin(agents: dict[str, Checkpoint]):
+def test_a_target_network_is_explained_by_its_online_network(agents: dict[str, Checkpoint]):
     checkpoint = agents["DQN"]
     assert was_trained(checkpoint.by_name["q_net_target.q_net.0.weight"], checkpoint) is True
     assert checkpoint.updates_of("q_net_target.q_net.0.weight") is None
-    assert "target copy of q_net.q_net.0.bias" in explain(checkpoint, "q_net_target.q_net.0.bias").sentence
+    assert "target network's copy of q_net.q_net.0.bias" in explain(checkpoint, "q_net_target.q_net.0.bias").sentence

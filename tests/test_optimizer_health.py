@@ -49,7 +49,7 @@ def trained(updates: int = 100, clip: float | None = None, scale: float = 1.0, *
     return replace(checkpoint, metadata={"norm": str(math.sqrt(sum(norm**2 for norm in norms) / len(norms)))})
 
 
-def test_a_healthy_optimizer_is_silent():
+def test_a_healthy_optimizer_has_no_finding():
     assert findings(trained()) == []
 
 
@@ -88,7 +88,8 @@ def test_gradients_below_epsilon():
 
 
 @pytest.mark.parametrize(
-    ("rate", "severity", "word"), [(-1e-6, Severity.WARNING, "uphill"), (0.0, Severity.NOTE, "learns nothing")]
+    ("rate", "severity", "word"),
+    [(-1e-6, Severity.WARNING, "increases the loss"), (0.0, Severity.NOTE, "learns nothing")],
 )
 def test_the_learning_rate_at_save(rate: float, severity: Severity, word: str):
     model = network()
@@ -120,7 +121,7 @@ def test_a_nan_in_a_moment_is_found_and_placed():
         (finding,) = found
         assert (finding.code, finding.severity, finding.tensor) == ("VAL001", Severity.ERROR, "0.weight")
         assert finding.evidence["moment"] == key
-        assert finding.evidence["first"] == [3, 5]
+        assert finding.evidence["first_index"] == [3, 5]
 
 
 def test_many_frozen_layers_are_one_finding():

@@ -1,4 +1,4 @@
-"""Rules about weights, as tables without disk: where they stay silent, where they speak, what they repair to."""
+"""Rules about weights, on checkpoints in memory: what they find, what they do not report, what their repairs write."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ HEALTHY: Mapping[str, Callable[[], Weights]] = {
 
 
 @pytest.mark.parametrize("name", HEALTHY)
-def test_what_is_normal_stays_silent(name: str):
+def test_what_is_normal_has_no_finding(name: str):
     checkpoint = build_checkpoint(HEALTHY[name]())
     found = [(finding.code, finding.tensor, finding.message) for rule in RULES for finding in rule.examine(checkpoint)]
     assert found == []
@@ -342,12 +342,12 @@ def test_what_is_ill_is_found_on_its_tensor(name: str):
 
 def test_the_first_nonfinite_value_is_placed_and_counted():
     (finding,) = findings_of(values.nonfinite_values, build_checkpoint(ILL["one NaN"][1]))
-    assert finding.evidence["first"] == [1, 2]
+    assert finding.evidence["first_index"] == [1, 2]
     assert "1 NaN of 1,024 values" in finding.message
     assert "only a few" in finding.message
 
 
-def test_all_nan_is_told_from_one_nan():
+def test_all_nan_has_another_explanation_than_one_nan():
     weights = mlp(net__2__weight=np.full((32, 32), np.nan, np.float32))
     (finding,) = findings_of(values.nonfinite_values, build_checkpoint(weights))
     assert "every entry is NaN" in finding.message
@@ -355,7 +355,7 @@ def test_all_nan_is_told_from_one_nan():
 
 def test_a_spike_is_placed():
     (finding,) = findings_of(values.value_spike, build_checkpoint(ILL["a flipped exponent"][1]))
-    assert finding.evidence["places"] == [[4, 4]]
+    assert finding.evidence["indices"] == [[4, 4]]
 
 
 def test_pruning_is_named_and_only_noted():
@@ -479,7 +479,7 @@ def test_the_optimizer_decides_what_a_zero_bias_means(seconds, severity, cause):
     assert (finding.severity, finding.evidence["cause"]) == (severity, cause)
 
 
-def test_zero_biases_before_the_first_update_are_silent():
+def test_zero_biases_before_the_first_update_have_no_finding():
     weights = changed("net.2.bias", put(..., 0))
     checkpoint = build_checkpoint(weights, optimizer={name: {} for name in weights}, updates=0)
     assert findings_of(zeros.zero_bias, checkpoint) == []
@@ -497,20 +497,20 @@ def test_a_key_bias_that_was_overwritten_is_not_excused():
     assert [finding.severity for finding in findings_of(zeros.zero_bias, trained(weights))] == [ERROR]
 
 
-def renewed(rule: Rule, weights: Weights) -> dict[str, NDArray]:
+def reinitialised(rule: Rule, weights: Weights) -> dict[str, NDArray]:
     (finding, *_) = findings_of(rule, build_checkpoint(weights))
     return {repair.tensor: repair.renew(weights[repair.tensor], np.random.default_rng(0)) for repair in finding.repairs}
 
 
 def test_a_zero_bias_is_repaired_to_small_uniform_values():
-    new = renewed(zeros.zero_bias, changed("net.2.bias", put(..., 0)))["net.2.bias"]
+    new = reinitialised(zeros.zero_bias, changed("net.2.bias", put(..., 0)))["net.2.bias"]
     assert ((new != 0) & (np.abs(new) < 0.01)).all()
     assert len(np.unique(new)) == 32
 
 
 def test_zero_gains_become_one_and_the_others_stay():
     weights = changed("head.1.weight", scatter(0.309), layer_norm_mlp())
-    new = renewed(normalization.norm_gain_zeros, weights)["head.1.weight"]
+    new = reinitialised(normalization.norm_gain_zeros, weights)["head.1.weight"]
     old = weights["head.1.weight"]
     assert (new[old == 0] == 1.0).all()
     assert (new[old != 0] == old[old != 0]).all()
@@ -523,7 +523,7 @@ def test_a_zero_forget_slice_gets_an_effective_bias_of_exactly_one():
     checkpoint = build_checkpoint(weights)
     (finding,) = findings_of(recurrent.forget_gate_bias, checkpoint)
     assert finding.evidence["rows"] == [8, 16]
-    new = renewed(recurrent.forget_gate_bias, weights)
+    new = reinitialised(recurrent.forget_gate_bias, weights)
     total = new["lstm.bias_ih_l0"] + new["lstm.bias_hh_l0"]
     assert (total[8:16] == 1.0).all()
     untouched = np.r_[0:8, 16:32]
@@ -545,7 +545,7 @@ def test_zero_lstm_biases_get_a_forget_bias_of_one_and_small_others():
 
 
 def test_a_zero_head_is_repaired_within_three_thousandths():
-    new = renewed(network.zero_output_layer, changed("net.4.weight", put(..., 0)))["net.4.weight"]
+    new = reinitialised(network.zero_output_layer, changed("net.4.weight", put(..., 0)))["net.4.weight"]
     assert ((new != 0) & (np.abs(new) < 0.003)).all()
 
 
@@ -556,7 +556,7 @@ def test_a_gain_that_bfloat16_rounds_away_is_found():
     assert findings_of(normalization.low_precision_stall, build_checkpoint(weights)) == []
 
 
-def test_a_zero_initialised_residual_gamma_is_silent_and_an_overwritten_one_is_not():
+def test_a_zero_initialised_residual_gamma_has_no_finding_and_an_overwritten_one_has():
     block = {
         f"layer1.0.{name}": array
         for number in (1, 2)
@@ -603,7 +603,7 @@ def test_a_programs_own_classes_are_a_note():
     assert finding.severity is NOTE
 
 
-def test_names_that_describe_data_are_silent():
+def test_names_that_describe_data_have_no_finding():
     names = [PickledName("collections", "OrderedDict", known=True), PickledName("builtins", "set")]
     assert [each for each in findings_of(files.unsafe_pickle, with_names(*names)) if each.severity > NOTE] == []
 

@@ -78,16 +78,16 @@ def test_units_behind_a_shared_layer_can_be_recycled(tmp_path: Path) -> None:
     model = MODELS["PPO-cnn-shared"]()
     moments = model.policy.optimizer.state
     extractor = model.policy.features_extractor
-    silent = list(range(20))
+    dormant = list(range(20))
     for state in moments.values():
         state["step"].fill_(5000)
     with torch.no_grad():
-        extractor.cnn[0].bias[silent] = -50.0
+        extractor.cnn[0].bias[dormant] = -50.0
         for parameter in (extractor.cnn[0].weight, extractor.cnn[0].bias):
             for name in ("exp_avg", "exp_avg_sq"):
-                moments[parameter][name][silent] = 1e-30
+                moments[parameter][name][dormant] = 1e-30
         for name in ("exp_avg", "exp_avg_sq"):
-            moments[extractor.cnn[2].weight][name][:, silent] = 1e-30
+            moments[extractor.cnn[2].weight][name][:, dormant] = 1e-30
     model.save(tmp_path / "agent.zip")
     (result,) = fix([tmp_path / "agent.zip"], FixOptions(recycle=True), catalogue=CATALOGUE)
     assert result.outcome is Outcome.FIXED, result.error

@@ -1,4 +1,5 @@
-"""The rules, one subject a file.
+"""The rules, one subject per file.
 
-Reached through entry points only; may import ``plugins`` and what lies below it, but no loader and no reporter.
+They are loaded through entry points only. They may import ``plugins`` and the layers below it, but no loader and no
+reporter.
 """

@@ -1,13 +1,14 @@
-"""The file itself: damage, code inside it, tensors without content."""
+"""The file itself: damage, code in it, tensors without elements."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint_doctor.analyzers._acting_names import can_act, describes_settings
+from checkpoint_doctor.analyzers._executable_names import can_execute, describes_settings
 from checkpoint_doctor.checkpoint import Checkpoint, Tensor
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.text import quantity
 
 
 @rule("FIL001", "damaged-container", Severity.ERROR, on=Checkpoint, part=("member",))
@@ -15,13 +16,13 @@ def damaged_container(checkpoint: Checkpoint) -> Iterator[Finding]:
     """The file could be read, but its container is damaged.
 
     Why it matters:
-        A wrong checksum, a size that two places disagree about, or bytes behind the end mean that the file is not what
-        was saved: an interrupted copy, a bad disk, or an editor that saved it as text. Libraries differ in what they
-        notice, so the same file may load here and fail, or load wrong numbers, elsewhere.
+        A wrong checksum, contradictory sizes, or bytes behind the end mean that the file is not what was saved: an
+        interrupted copy, a faulty disk, or an editor that saved it as text. Libraries detect different kinds of damage,
+        so a file that loads in one may fail, or load wrong numbers, in another.
 
     When it is normal:
         Never for a checksum. Bytes behind the end of a safetensors file or a pickle are ignored by some libraries and
-        refused by others.
+        are an error in others.
 
     What to do:
         Copy or download the file again and compare its size and hash with the original. Save atomically: write to
@@ -43,54 +44,59 @@ def damaged_container(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 @rule("FIL002", "unsafe-pickle", Severity.ERROR, on=Checkpoint, part=("effect",), worse=("names",))
 def unsafe_pickle(checkpoint: Checkpoint) -> Iterator[Finding]:
-    """A pickle in the file would import names that are able to act when another program loads it.
+    """A pickle in the file imports functions that can run code when another program loads it.
 
     Why it matters:
         ``pickle.load`` and ``torch.load(weights_only=False)`` import whatever a pickle names and call it. A file that
-        names ``os.system`` runs a command on the machine of everybody who opens it. ckdoc reads pickles without
-        importing or calling anything; other programs do not.
+        names ``os.system`` runs a command on the machine of everyone who opens it. ckdoc itself reads pickles without
+        importing or calling anything.
 
     When it is normal:
-        Whole pickled modules name the classes of the program that wrote them. Such names are inert until they are
-        imported, so they are a note. Stable-Baselines3 stores schedules by value through cloudpickle (see FIL004).
+        Pickled modules name the classes of the program that wrote them. ckdoc does not import them, so they are a note.
+        Stable-Baselines3 stores schedules by value with cloudpickle (see FIL004).
 
     What to do:
         Do not load the file. Ask its author for a state dict saved as safetensors, or load it with
-        ``weights_only=True``. ckdoc is no malware scanner: silence here does not prove that a file is safe.
+        ``weights_only=True``. ckdoc is no malware scanner: a file without this finding is not proven to be safe.
 
     References:
-        Python's pickle documentation, "Warning"; CVE-2025-32434; fickling and picklescan on why lists of forbidden
+        Python's pickle documentation, "Warning"; CVE-2025-32434; fickling and picklescan on how lists of forbidden
         names are bypassed.
     """
-    acting = [each for each in checkpoint.pickled_names if can_act(each)]
-    if acting:
-        names = sorted({each.qualified for each in acting})
-        called = any(each.called for each in acting)
+    executable = [each for each in checkpoint.pickled_names if can_execute(each)]
+    if executable:
+        names = sorted({each.qualified for each in executable})
+        called = any(each.called for each in executable)
         yield unsafe_pickle.finding(
-            f"loading it with pickle would {'call' if called else 'import'} {_enumerate(names)}; ckdoc did neither",
+            f"loading it with pickle would {'call' if called else 'import'} {_enumerate(names)}; ckdoc did not",
             checkpoint,
             evidence={
                 "effect": "acts",
                 "names": names,
-                "members": sorted({each.member for each in acting}),
+                "members": sorted({each.member for each in executable}),
                 "called": called,
             },
         )
-    foreign = sorted(
-        {
-            each.qualified
-            for each in checkpoint.pickled_names
-            if not each.known and not can_act(each) and not describes_settings(each, checkpoint)
-        }
-    )
+    foreign = _foreign_classes(checkpoint)
     if foreign:
         yield unsafe_pickle.finding(
-            f"its pickle names {len(foreign)} class{'es' if len(foreign) > 1 else ''} of the program that wrote it "
-            f"({_enumerate(foreign)}): read as inert placeholders",
+            f"its pickle names {quantity(len(foreign), 'class', 'classes')} of the program that wrote it "
+            f"({_enumerate(foreign)}): not imported",
             checkpoint,
             severity=Severity.NOTE,
             evidence={"effect": "inert", "names": foreign},
         )
+
+
+def _foreign_classes(checkpoint: Checkpoint) -> list[str]:
+    """Return the names that are neither known, nor executable, nor part of Stable-Baselines3's settings."""
+    return sorted(
+        {
+            each.qualified
+            for each in checkpoint.pickled_names
+            if not each.known and not can_execute(each) and not describes_settings(each, checkpoint)
+        }
+    )
 
 
 def _enumerate(names: list[str], limit: int = 4) -> str:
@@ -107,8 +113,8 @@ def empty_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]:
         inference, such a file fails or, with ``strict=False``, silently keeps random weights.
 
     When it is normal:
-        Buffers and records without entries are passed over. Weights whose shape says that a feature is switched off
-        ([0, 64]) are a design choice of few models; they are reported, since nothing in the file tells them apart.
+        Empty buffers and records are not reported. A few models have weights of shape [0, 64] for a feature that is
+        switched off; they are reported, since the file does not tell them apart from placeholders.
 
     What to do:
         Gather the weights before saving: run ``zero_to_fp32.py`` in the checkpoint's folder, or save with
@@ -136,11 +142,11 @@ def code_in_schedule(checkpoint: Checkpoint) -> Iterator[Finding]:
         Loading them under another Python version fails, or crashes the interpreter.
 
     When it is normal:
-        In every file saved by SB3 before 2.7. The weights are not concerned.
+        In every file saved by SB3 before 2.7. The weights are not affected.
 
     What to do:
-        Pass ``custom_objects`` with the values that are named here when loading; save again with SB3 2.7 or later,
-        which stores schedules as plain objects.
+        Pass ``custom_objects`` with the values in the message when loading. Save again with SB3 2.7 or later, which
+        stores schedules as plain objects.
 
     References:
         stable-baselines3 issues 172, 1122 and 2115; FloatSchedule in SB3 2.7.

@@ -1,4 +1,4 @@
-"""Weights as a network: units cut off, heads at zero, symmetry and rank."""
+"""Weights as part of a network: disconnected units, zero output layers, duplicate units, low rank."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from checkpoint_doctor.analyzers._evidence.activations import ZERO_AT_ZERO, activation_of
-from checkpoint_doctor.analyzers._evidence.judgement import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._evidence.normal_zeros import explain_zero_weight, is_fixed_transform
-from checkpoint_doctor.analyzers._evidence.optimizer import Cause
-from checkpoint_doctor.analyzers._evidence.recycling import find_renewed, recycle
+from checkpoint_doctor.analyzers._evidence.recycling import recycle
+from checkpoint_doctor.analyzers._evidence.replaced_moments import find_replaced
 from checkpoint_doctor.analyzers._evidence.sparsity import NOTICEABLE, is_pruned, scattered_zeros
+from checkpoint_doctor.analyzers._evidence.zero_causes import Cause
+from checkpoint_doctor.analyzers._evidence.zero_severity import is_zero, judge_zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
-from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.layers import DENSE, PROJECTIONS, RECURRENT, Kind
 from checkpoint_doctor.layers.init_rules import OUTPUT_LIMIT, draw_uniform, fill
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.text import quantity
-
-_UNITS = (Kind.LINEAR, Kind.CONV, Kind.ATTENTION, Kind.LSTM, Kind.GRU, Kind.RNN)
 
 
 def _matrices(layer: Layer) -> Iterator[Tensor]:
@@ -43,20 +42,21 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
     """Units have an incoming row, or an outgoing column, of exact zeros.
 
     Why it matters:
-        A unit without incoming weights is a constant; one without outgoing weights is computed for nothing. Gradient
-        descent leaves no exact zeros, so somebody cut the units off: pruning, a reset of "dead" neurons that stopped
-        half way, a partial load.
+        A unit without incoming weights is a constant; a unit without outgoing weights has no effect. Gradient descent
+        leaves no exact zeros, so something else cut the units off: pruning, an incomplete reset of dead units, a
+        partial load.
 
     When it is normal:
-        Structured pruning cuts units in most layers, and of a network whose single weights were pruned some units lose
-        all of theirs (notes). The padding row of an embedding is zero, and so are rows that fill its table up; word
-        vectors from elsewhere may lack words, which then deserve a look. Units recycled as in ReDo have zero outgoing
-        columns until the next updates. Grouped and masked layers have zero blocks by design.
+        Structured pruning cuts units off in most layers, and where single weights are pruned, some units lose all of
+        theirs (notes). An embedding's padding row is zero, and so are rows that fill up its table; pretrained word
+        vectors may lack words, which should be checked. Units recycled as in ReDo have zero outgoing columns until the
+        next updates. Grouped and masked layers have zero blocks by design.
 
     What to do:
-        Find what wrote the zeros. ``ckdoc fix --recycle`` draws zero incoming rows anew and sets the outgoing columns
-        to zero where the units' output is certainly 0 (no bias, a known activation), so that the function stays the
-        same and the units can learn again. Units with incoming weights alone come back with the next updates.
+        Find what wrote the zeros. Where the units' output is certain to be 0 (no bias, a known activation), ``ckdoc fix
+        --recycle`` reinitialises zero incoming rows and sets the outgoing columns to zero, so that the network's
+        function stays the same and the units can learn again. Units that only lack outgoing weights recover with the
+        next updates.
 
     References:
         Sokar et al. 2302.12902 (ReDo); in 111 published agents no weight is exactly 0.0.
@@ -64,44 +64,52 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
     if layer.kind is Kind.EMBEDDING:
         yield from _judge_embedding(layer)
         return
-    if layer.kind not in _UNITS:
+    if layer.kind not in PROJECTIONS:
         return
     for tensor in _matrices(layer):
-        statistics = tensor.statistics
-        if is_zero(tensor):
-            continue
-        rows, columns = statistics.zero_rows.tolist(), statistics.zero_columns.tolist()
-        if _is_tied_to_embedding(tensor, checkpoint):
-            rows = []  # the embedding's own: padding, words without a vector
-        # A first layer's zero columns are inputs that it ignores, not units; its inputs are another rule's subject.
-        units_before = layer.previous is not None or layer.kind in (Kind.LSTM, Kind.GRU, Kind.RNN)
-        if rows:
-            judged, why = judge_zeros(tensor, checkpoint, layer, statistics.zero_rows)
-            yield disconnected_units.finding(
-                f"{quantity(len(rows), 'unit')} of {tensor.shape[0]:,} "
-                f"{'has' if len(rows) == 1 else 'have'} no incoming weights: {why.sentence}",
-                tensor,
-                severity=_weigh(checkpoint, tensor, pruned),
-                evidence={"units": rows, "of": tensor.shape[0], "side": "incoming", "cause": why.cause.value},
-                repairs=_recycle_constant(layer, tensor, rows, checkpoint),
-                advice=why.advice if judged else "",
-            )
-        if columns and units_before:
-            yield disconnected_units.finding(
-                f"{quantity(len(columns), 'unit')} of {tensor.shape[1]:,} before it "
-                f"{'has' if len(columns) == 1 else 'have'} no outgoing weights here",
-                tensor,
-                severity=_weigh(checkpoint, tensor, pruned, renewed=_are_renewed(tensor, columns, checkpoint)),
-                evidence={"units": columns, "of": tensor.shape[1], "side": "outgoing"},
-            )
+        if not is_zero(tensor):
+            yield from _find_zero_rows(layer, tensor, checkpoint, pruned)
+            yield from _find_zero_columns(layer, tensor, checkpoint, pruned)
+
+
+def _find_zero_rows(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, pruned: float) -> Iterator[Finding]:
+    rows = tensor.statistics.zero_rows.tolist()
+    # Zero rows of a tied embedding are padding, or words without a vector.
+    if not rows or _is_tied_to_embedding(tensor, checkpoint):
+        return
+    judged, why = judge_zeros(tensor, checkpoint, layer, tensor.statistics.zero_rows)
+    yield disconnected_units.finding(
+        f"{quantity(len(rows), 'unit')} of {tensor.shape[0]:,} {'has' if len(rows) == 1 else 'have'} no incoming "
+        f"weights: {why.sentence}",
+        tensor,
+        severity=_severity(checkpoint, tensor, pruned),
+        evidence={"units": rows, "layer_units": tensor.shape[0], "side": "incoming", "cause": why.cause.value},
+        repairs=_recycle_constant(layer, tensor, rows, checkpoint),
+        advice=why.advice if judged else "",
+    )
+
+
+def _find_zero_columns(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, pruned: float) -> Iterator[Finding]:
+    columns = tensor.statistics.zero_columns.tolist()
+    # The columns of a first layer are inputs of the model and not units; NET006 is about them.
+    if not columns or (layer.previous is None and layer.kind not in RECURRENT):
+        return
+    are_recycled = _are_recycled(tensor, columns, checkpoint)
+    yield disconnected_units.finding(
+        f"{quantity(len(columns), 'unit')} of {tensor.shape[1]:,} that this layer reads "
+        f"{'has' if len(columns) == 1 else 'have'} no outgoing weights here",
+        tensor,
+        severity=Severity.NOTE if are_recycled else _severity(checkpoint, tensor, pruned),
+        evidence={"units": columns, "layer_units": tensor.shape[1], "side": "outgoing"},
+    )
 
 
 def _recycle_constant(layer: Layer, tensor: Tensor, rows: list[int], checkpoint: Checkpoint) -> list[Repair]:
-    """Recycle units without incoming weights whose output is certainly 0: no bias, and an activation that keeps 0."""
+    """Recycle units without incoming weights whose output is 0: no bias, and an activation that maps 0 to 0."""
     if tensor is not layer.weight or layer.transposed or activation_of(layer, checkpoint) not in ZERO_AT_ZERO:
         return []
-    silent = rows if layer.bias is None else [row for row in rows if layer.bias.array[row] == 0]
-    return recycle(layer, silent, checkpoint)
+    zero_units = rows if layer.bias is None else [row for row in rows if layer.bias.array[row] == 0]
+    return recycle(layer, zero_units, checkpoint)
 
 
 def _is_tied_to_embedding(tensor: Tensor, checkpoint: Checkpoint) -> bool:
@@ -113,18 +121,19 @@ def _is_tied_to_embedding(tensor: Tensor, checkpoint: Checkpoint) -> bool:
     )
 
 
-def _are_renewed(tensor: Tensor, columns: list[int], checkpoint: Checkpoint) -> bool:
-    """True where the optimizer's moments show that units were recycled and not trained since."""
+def _are_recycled(tensor: Tensor, columns: list[int], checkpoint: Checkpoint) -> bool:
+    """True where the optimizer's moments show that units were recycled and not updated since."""
     name = checkpoint.online_tensors.get(tensor.name, tensor.name)
     moments = checkpoint.moments.get(name)
-    renewed = None if moments is None else find_renewed(moments, checkpoint.optimizer_of[name], along_rows=False)
-    return renewed is not None and bool(renewed[columns].all())
+    replaced = None if moments is None else find_replaced(moments, checkpoint.optimizer_of[name], along_rows=False)
+    return replaced is not None and bool(replaced[columns].all())
 
 
-def _weigh(checkpoint: Checkpoint, tensor: Tensor, pruned: float, *, renewed: bool = False) -> Severity | None:
-    if renewed or (scattered_zeros(tensor)[1] >= NOTICEABLE and is_pruned(checkpoint)):
+def _severity(checkpoint: Checkpoint, tensor: Tensor, pruned: float) -> Severity | None:
+    """Return a note where most weights have zero units, or scattered zeros, as after pruning."""
+    if scattered_zeros(tensor)[1] >= NOTICEABLE and is_pruned(checkpoint):
         return Severity.NOTE
-    weights = [each for layer in checkpoint.layers if layer.kind in _UNITS for each in _matrices(layer)]
+    weights = [each for layer in checkpoint.layers if layer.kind in PROJECTIONS for each in _matrices(layer)]
     cut = sum(bool(len(each.statistics.zero_rows) or len(each.statistics.zero_columns)) for each in weights)
     is_cut_everywhere = len(weights) > 3 and cut > pruned * len(weights)
     return Severity.NOTE if is_cut_everywhere and tensor.statistics.zero_fraction < 0.95 else None
@@ -134,7 +143,7 @@ def _judge_embedding(layer: Layer) -> Iterator[Finding]:
     for tensor in _matrices(layer):
         rows = tensor.statistics.zero_rows.tolist()
         last = tensor.shape[0] - 1
-        # The padding row, and rows that only fill the table up to a round number.
+        # Rows that fill the table up to a round number, then the padding row.
         while rows and rows[-1] == last:
             rows.pop()
             last -= 1
@@ -145,7 +154,7 @@ def _judge_embedding(layer: Layer) -> Iterator[Finding]:
                 f"{quantity(len(rows), 'row')} of {tensor.shape[0]:,} are exactly zero: words without a vector",
                 tensor,
                 severity=Severity.NOTE if len(rows) == 1 else None,
-                evidence={"units": rows, "of": tensor.shape[0], "side": "incoming"},
+                evidence={"units": rows, "layer_units": tensor.shape[0], "side": "incoming"},
             )
 
 
@@ -154,19 +163,19 @@ def zero_output_layer(layer: Layer, checkpoint: Checkpoint, *, limit: float = OU
     """An output head has weights that are all exactly zero.
 
     Why it matters:
-        The head's answer is the same for every input. A head that starts at zero does learn, from its first update
-        on; one that is still zero after training was never reached by a gradient, or was overwritten.
+        The head's output is the same for every input. A head that is initialised to zero learns from its first update
+        on. A head that is still zero after training never received a gradient, or was overwritten.
 
     When it is normal:
         Before the first update, with zero-initialised heads (DiT, µP readouts, ControlNet, ARS).
 
     What to do:
-        Follow the cause that the message names: is the head's output part of the loss, is it detached, is it passed to
-        the optimizer? ``ckdoc fix`` draws the weights from uniform(−limit, limit) and sets the bias to 0.
+        Remove the cause that the message names: is the head's output part of the loss, is it detached, is the head
+        passed to the optimizer? ``ckdoc fix`` draws the weights from uniform(−limit, limit) and sets the bias to 0.
 
     References:
         Lillicrap et al. 1509.02971 (last layers from uniform(±0.003)). Measured: a zero-initialised head has a gradient
-        norm of 1.63 at its first step and brings the loss from 1.98 to 0.0125, so zero alone is no illness.
+        norm of 1.63 at its first step and reduces the loss from 1.98 to 0.0125, so zeros alone are no illness.
     """
     weight = layer.weight
     if not layer.is_output or weight is None or not weight.is_floating or not is_zero(weight):
@@ -197,38 +206,39 @@ def duplicate_units(layer: Layer) -> Iterator[Finding]:
     """Rows of a weight are identical to the last bit.
 
     Why it matters:
-        Units that start equal receive equal gradients and stay equal: the layer is smaller than it looks. Random init
-        never draws the same row twice, so rows were copied or the layer was initialised with a constant.
+        Units with equal weights receive equal gradients and stay equal, so the layer is effectively smaller. Random
+        initialisation never gives the same row twice: rows were copied, or the layer was initialised with a constant.
 
     When it is normal:
-        Embedding rows of words that were added with one mean vector; repeated key and value heads in converted models.
-        Rows of one or two inputs in half precision can coincide by chance and are not judged.
+        Embedding rows of new words that all got the mean vector; repeated key and value heads in converted models. Rows
+        of one or two inputs in half precision can be equal by chance and are not checked.
 
     What to do:
-        Draw the copies anew, or add a little noise to them, and train on.
+        Reinitialise the copies, or add a little noise to them, and continue training.
 
     References:
         Goodfellow, Bengio and Courville, Deep Learning, 8.4; Chen et al. 1511.05641 (Net2Net adds noise for this).
     """
+    if layer.kind not in DENSE:
+        return
     for tensor in _matrices(layer):
-        statistics = tensor.statistics
-        length = tensor.size // tensor.shape[0] if tensor.shape[0] else 0
-        bits = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}.get(tensor.dtype, 3)
-        if (
-            layer.kind not in (*_UNITS, Kind.EMBEDDING)
-            or statistics.minimum == statistics.maximum
-            or length * bits < 40
-        ):
+        groups = [list(group) for group in tensor.statistics.duplicate_rows]
+        if not groups or not _should_have_distinct_rows(tensor):
             continue
-        groups = [list(group) for group in statistics.duplicate_rows]
-        if groups:
-            copies = sum(len(group) - 1 for group in groups)
-            yield duplicate_units.finding(
-                f"{quantity(copies, 'row')} of {tensor.shape[0]:,} {'is a copy' if copies == 1 else 'are copies'} "
-                f"of another (such as {groups[0][0]} and {groups[0][1]}): they compute the same",
-                tensor,
-                evidence={"groups": groups, "of": tensor.shape[0]},
-            )
+        copies = sum(len(group) - 1 for group in groups)
+        yield duplicate_units.finding(
+            f"{quantity(copies, 'row')} of {tensor.shape[0]:,} {'is a copy' if copies == 1 else 'are copies'} "
+            f"of another (such as {groups[0][0]} and {groups[0][1]}): these units compute the same",
+            tensor,
+            evidence={"groups": groups, "rows": tensor.shape[0]},
+        )
+
+
+def _should_have_distinct_rows(tensor: Tensor) -> bool:
+    """True where random rows cannot be equal by chance: not constant, and at least 40 random bits per row."""
+    length = tensor.size // tensor.shape[0] if tensor.shape[0] else 0
+    bits = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}.get(tensor.dtype, 3)
+    return tensor.statistics.minimum != tensor.statistics.maximum and length * bits >= 40
 
 
 @rule("NET005", "rank-collapse", Severity.NOTE, on=Layer)
@@ -238,38 +248,45 @@ def rank_collapse(
     """The effective rank of a weight matrix is far below its size.
 
     Why it matters:
-        A matrix of low effective rank passes on few independent features; in value-based agents a falling rank goes
-        along with lost plasticity.
+        The outputs of a matrix of low effective rank have few independent features. In value-based agents, a falling
+        rank coincides with lost plasticity.
 
     When it is normal:
-        Bottlenecks, low-rank adapters, and layers on few inputs. It is a weak signal on weights; the published one is
-        about features and needs data.
+        Bottlenecks, low-rank adapters, and layers with few inputs. The rank of weights is weak evidence; the published
+        measure is about features and needs data.
 
     What to do:
-        Look at several checkpoints: a rank that keeps falling is worth a look at learning rate and replay ratio.
+        Compare several checkpoints. If the rank keeps falling, check learning rate and replay ratio.
 
     References:
         Kumar et al. 2010.14498 (srank with δ = 0.01). In 111 published agents srank/size of the weights is 0.70 to 1.0.
     """
+    if layer.kind not in PROJECTIONS:
+        return
     for tensor in _matrices(layer):
         rows = tensor.shape[0]
         columns = tensor.size // rows if rows else 0
         size = min(rows, columns)
-        if layer.kind not in _UNITS or not smallest <= size <= largest or max(rows, columns) > 4 * largest:
+        if not smallest <= size <= largest or max(rows, columns) > 4 * largest:
             continue
         if tensor.statistics.nonfinite or is_zero(tensor):
             continue
-        matrix = tensor.array.reshape(rows, columns).astype(np.float32)
-        gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
-        # The participation ratio costs one product and bounds the rank that the singular values can show.
-        participation = float(np.trace(gram)) ** 2 / max(float(np.einsum("ij,ij->", gram, gram)), 1e-30)
-        if participation > share * size:
-            continue
-        values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0))
-        rank = int(np.searchsorted(np.cumsum(values) / values.sum(), 1 - delta)) + 1
-        if rank <= share * size:
+        rank = _effective_rank(tensor, delta, share * size)
+        if rank is not None and rank <= share * size:
             yield rank_collapse.finding(
                 f"its effective rank is {rank} of {size} (99 % of the singular values' sum)",
                 tensor,
                 evidence={"effective_rank": rank, "size": size},
             )
+
+
+def _effective_rank(tensor: Tensor, delta: float, limit: float) -> int | None:
+    """Return how many singular values make up 1 − δ of their sum; ``None`` where it is certain to exceed the limit."""
+    matrix = tensor.array.reshape(tensor.shape[0], -1).astype(np.float32)
+    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    # The participation ratio needs one product, and it bounds the effective rank from below.
+    participation = float(np.trace(gram)) ** 2 / max(float(np.einsum("ij,ij->", gram, gram)), 1e-30)
+    if participation > limit:
+        return None
+    values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0))
+    return int(np.searchsorted(np.cumsum(values) / values.sum(), 1 - delta)) + 1

@@ -1,27 +1,32 @@
-"""The health of the optimizers: what they never updated, what does not fit, how they were set."""
+"""Optimizers: tensors they never trained, state that does not fit the model, settings."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from math import sqrt
 
-from checkpoint_doctor.analyzers._evidence.moments import effective_step, implied_gradient_norm, second_correction
-from checkpoint_doctor.analyzers._evidence.normal_zeros import explain_zero_bias
-from checkpoint_doctor.analyzers._evidence.training import was_trained
-from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, Tensor
-from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.analyzers._evidence.moments import (
+    effective_step,
+    implied_gradient_norm,
+    second_moment_correction,
+)
+from checkpoint_doctor.analyzers._evidence.untrained_branches import (
+    is_explained_elsewhere,
+    training_of_tensors,
+    untrained_branches,
+)
+from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
 from checkpoint_doctor.layers.init_rules import fill
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 
 _CLIP_SETTINGS = ("max_grad_norm", "gradient_clip_val", "clip_grad_norm", "grad_clip", "max_norm", "gradient_clipping")
-"""What libraries call the norm to which gradients are clipped (SB3 and transformers, Lightning, others)."""
+"""Names of the setting for the gradient norm at which to clip (SB3 and transformers, Lightning, others)."""
 
 _NO_GRADIENT = (
-    "If it should learn, look for requires_grad=False, .detach(), torch.no_grad() or a loss that leaves it out."
+    "If it should learn, look for requires_grad=False, .detach(), torch.no_grad(), or a loss that does not use it."
 )
-_ZERO_GRADIENT = "Look at what lies around it: saturated or dead units, a mask, a factor of zero."
+_ZERO_GRADIENT = "Look at the layers around it: saturated or dead units, a mask, a factor of zero."
 
 
 @rule(
@@ -33,49 +38,44 @@ _ZERO_GRADIENT = "Look at what lies around it: saturated or dead units, a mask, 
     worse=("tensors", "without_state"),
 )
 def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_updates: int = 10) -> Iterator[Finding]:
-    """An optimizer holds tensors that no gradient ever reached, while it updated their neighbours.
+    """An optimizer holds tensors that never received a gradient, while it updated others.
 
     Why it matters:
-        Someone meant them to learn and they did not: they are still what they were at the start. A branch that is
-        detached from the loss looks like this, and so does an extractor that was frozen and never thawed.
+        They were passed to the optimizer, so they should have learned, but they still have their initial values. The
+        usual reasons are a branch that is detached from the loss, and an extractor that was frozen and never unfrozen.
 
     When it is normal:
-        Backbones frozen on purpose. Target networks, TRPO's policy and the target half in DQN files before 2.4 are in
-        their optimizer and never stepped by it; they are passed over, and so are switches kept as parameters: integers
-        and lone numbers without state (bit widths, shifts, thresholds of quantized training).
+        Backbones that are frozen on purpose. Target networks, TRPO's policy and the target half in DQN files before 2.4
+        are in their optimizer but never updated by it; they are not reported. Neither are settings stored as
+        parameters: integers and single numbers without state (bit widths, shifts, thresholds of quantized training).
 
     What to do:
-        If it should learn, look for ``requires_grad=False``, ``.detach()``, ``torch.no_grad()`` or a loss that leaves
-        the branch out. If it is frozen on purpose, do not hand it to the optimizer.
+        If it should learn, look for ``requires_grad=False``, ``.detach()``, ``torch.no_grad()``, or a loss that does
+        not use the branch. If it is frozen on purpose, do not pass it to the optimizer.
 
     References:
-        PyTorch's optimizers make state for a parameter at its first gradient; a second moment of exactly zero means
-        that every gradient was exactly zero. Stable-Baselines3 issues 570, 997, 1412 and 1860 ask this very question.
-        ``least_updates``: below ten updates a branch may simply not have had its turn.
+        PyTorch's optimizers create a parameter's state at its first gradient; a second moment of exactly zero means
+        that every gradient was exactly zero. Stable-Baselines3 issues 570, 997, 1412 and 1860 are about such tensors.
+        ``least_updates``: in fewer than ten updates, a branch may not have been used yet.
     """
     steps = max((moments.step or 0 for moments in optimizer.parameters), default=0)
     if 0 < steps < least_updates or optimizer.unmatched or optimizer.mismatch:
         return
-    verdicts = {
-        tensor.name: was_trained(tensor, checkpoint)
-        for moments in optimizer.parameters
-        if (tensor := checkpoint.by_name.get(moments.tensor or "")) is not None
-        and tensor.size
-        and not _is_switch(tensor, moments, checkpoint)
-    }
-    if True not in verdicts.values():
+    was_tensor_trained = training_of_tensors(optimizer, checkpoint)
+    trained = sum(each is True for each in was_tensor_trained.values())
+    if not trained:
         return
-    for branch, names in _untrained_branches(verdicts).items():
+    for branch, names in untrained_branches(was_tensor_trained).items():
         tensors = [checkpoint.by_name[name] for name in names]
-        if len(tensors) == 1 and _is_told_elsewhere(tensors[0], checkpoint):
+        if len(tensors) == 1 and is_explained_elsewhere(tensors[0], checkpoint):
             continue
         stateless = [name for name in names if not checkpoint.moments[name].state]
-        how = "no gradient ever came" if len(stateless) == len(names) else "every gradient was exactly zero"
-        others = sum(verdict is True for verdict in verdicts.values())
+        how = "it received no gradient" if len(stateless) == len(names) else "every gradient was exactly zero"
         after = f" in {steps:,} updates" if steps else ""
-        what = branch if len(names) == 1 else f"{branch} ({len(names)} tensors)"
+        subject = branch if len(names) == 1 else f"{branch} ({len(names)} tensors)"
         yield untrained_tensor.finding(
-            f"{what} was never trained{after} though {optimizer.name} holds it and trained {others} others: {how}",
+            f"{subject} was never trained{after} although {optimizer.name} holds it and trained {trained} others: "
+            f"{how}",
             tensors[0] if len(tensors) == 1 else checkpoint.layer_by_name.get(branch),
             evidence={
                 "cause": "never trained",
@@ -89,27 +89,19 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
         )
 
 
-def _is_switch(tensor: Tensor, moments: Moments, checkpoint: Checkpoint) -> bool:
-    """True for a setting kept as a parameter without gradient: no optimizer makes state for it."""
-    if moments.state:
-        return False
-    alone = checkpoint.layer_of[tensor.name].kind is Kind.PARAMETER
-    return not tensor.is_floating or (tensor.size == 1 and alone)
-
-
 @rule("OPT002", "optimizer-mismatch", Severity.ERROR, on=Optimizer, part=("optimizer",))
 def optimizer_mismatch(optimizer: Optimizer) -> Iterator[Finding]:
     """The optimizer's state does not fit the model: training cannot be resumed from this file.
 
     Why it matters:
-        PyTorch maps state to parameters by position. Another count is refused when loading; the same count with other
-        shapes fails at the first step, or mixes up parameters of equal shape without a word.
+        PyTorch assigns state to parameters by position. With a different number of parameters, loading fails. With
+        other shapes, the first step fails, or parameters of equal shape silently get each other's state.
 
     When it is normal:
-        Never. A file for inference alone should not carry the optimizer.
+        Never. A file for inference only should not contain the optimizer.
 
     What to do:
-        Resume with the code that saved the file, or drop the optimizer's state and start it anew.
+        Resume with the code that saved the file, or discard the optimizer's state and create a new optimizer.
 
     References:
         pytorch issue 1489; Lightning issue 17025; transformers issue 13018. ``torch.optim.Optimizer.load_state_dict``
@@ -134,16 +126,16 @@ def learning_rate_at_save(optimizer: Optimizer) -> Iterator[Finding]:
     """The learning rate at the time of saving is negative or zero.
 
     Why it matters:
-        Whoever resumes from this file trains uphill (negative: every step makes the loss larger) or not at all (zero).
-        For inference it does not matter.
+        Training that resumes from this file increases the loss in every step (negative), or does not learn (zero). For
+        inference it does not matter.
 
     When it is normal:
-        Zero at the end of a schedule that ran out exactly as planned, or in the first step of a warm-up.
+        Zero at the planned end of a schedule, or in the first step of a warm-up.
 
     What to do:
-        Give a new schedule when resuming. A linear schedule goes below zero when more steps are run than it was made
-        for (``num_timesteps`` beyond ``total_timesteps``): bound it with ``max(0.0, …)``. ``ckdoc fix`` sets a negative
-        one to 0.0, the schedule's floor.
+        Set a new schedule when resuming. A linear schedule becomes negative when training takes more steps than planned
+        (``num_timesteps`` beyond ``total_timesteps``): bound it with ``max(0.0, …)``. ``ckdoc fix`` sets a negative
+        rate to 0.0, the schedule's lower bound.
 
     References:
         Of 110 published optimizers 3 have a negative learning rate (PPO CartPole: −9.6e-7) and 9 one of exactly zero.
@@ -154,19 +146,20 @@ def learning_rate_at_save(optimizer: Optimizer) -> Iterator[Finding]:
     if negative:
         lowest = min(negative.values())
         yield learning_rate_at_save.finding(
-            f"{optimizer.name} was saved with a negative learning rate ({lowest:.3g}): resuming trains uphill",
+            f"{optimizer.name} was saved with a negative learning rate ({lowest:.3g}): resumed training increases the "
+            f"loss",
             severity=Severity.WARNING,
             evidence={"optimizer": optimizer.name, "learning_rate": lowest, "groups": list(negative)},
             repairs=[
-                Repair(setting.name, "0.0, the schedule's floor", fill(0.0))
+                Repair(setting.name, "0.0, the schedule's lower bound", fill(0.0))
                 for number in negative
                 if (setting := optimizer.groups[number].settings.get("lr")) is not None
             ],
-            advice="The schedule overshot its end. Set a new one when resuming, and bound it at 0.",
+            advice="Training took more steps than planned. Set a new schedule when resuming, and bound it at 0.",
         )
     elif zero:
         yield learning_rate_at_save.finding(
-            f"{optimizer.name} was saved with a learning rate of 0: resuming as it is learns nothing",
+            f"{optimizer.name} was saved with a learning rate of 0: resumed training learns nothing",
             evidence={"optimizer": optimizer.name, "learning_rate": 0.0, "groups": zero},
             advice="Set a new schedule when resuming.",
         )
@@ -177,24 +170,23 @@ def clip_saturated(optimizer: Optimizer, checkpoint: Checkpoint, *, tolerance: f
     """The implied gradient norm equals the clip: nearly every step was clipped.
 
     Why it matters:
-        The direction of a step survives clipping and its length does not. With Adam, whose steps do not depend on the
-        gradient's scale, constant clipping changes little; what it hides is how large the gradients really are.
+        Clipping keeps the direction of a gradient and changes its length. Adam's steps do not depend on the gradient's
+        scale, so constant clipping has little effect there; but it hides how large the gradients are.
 
     When it is normal:
-        In PPO and A2C: half of the published PPO agents sit on their clip of 0.5.
+        In PPO and A2C: for half of the published PPO agents, the norm equals their clip of 0.5.
 
     What to do:
-        Nothing, as long as training goes well. Log the norm that ``clip_grad_norm_`` returns; if it lies far above the
-        clip and grows, look at reward scale and value targets before you touch the clip.
+        Nothing, as long as training goes well. Log the norm that ``clip_grad_norm_`` returns. If it is far above the
+        clip and grows, check reward scale and value targets before you change the clip.
 
     References:
         √(Σ v / (1 − β2**step)) over all parameters of the optimizer is the root mean square of the clipped norm. Of
         good agents PPO's median is 0.500, A2C's 0.41 (both clip at 0.5), DQN's 7.0 (clips at 10). ``tolerance`` is the
-        relative distance from the clip that counts as equal: 0.02 leaves room for a few per cent of smaller steps.
+        relative difference that counts as equal: 0.02 allows for a few per cent of steps with a smaller gradient.
     """
-    clip, norm = _clip(checkpoint.hyperparameters), None
-    if clip:
-        norm = implied_gradient_norm(optimizer)
+    clip = _clip(checkpoint.hyperparameters)
+    norm = implied_gradient_norm(optimizer) if clip else None
     if clip and norm is not None and abs(norm / clip - 1.0) <= tolerance:
         yield clip_saturated.finding(
             f"gradients of {optimizer.name} had a norm of {norm:.3g} on average, which is the clip of {clip:g}: "
@@ -208,70 +200,51 @@ def epsilon_dominated(optimizer: Optimizer, *, share: float = 0.5) -> Iterator[F
     """Most gradients are smaller than the optimizer's ε: it no longer adapts, and its steps shrink.
 
     Why it matters:
-        Adam divides by √v + ε so that all parameters move at the learning rate's pace. Where √v is below ε they move in
-        proportion to their gradient instead, by plain gradient descent with a rate of lr/ε.
+        Adam divides by √v + ε so that the steps of all parameters have the size of the learning rate. Where √v is below
+        ε, steps are proportional to the gradient instead: plain gradient descent with a rate of lr/ε.
 
     When it is normal:
-        A large ε can be meant to damp small gradients: 1e-5 in PPO, 0.01 divided by the batch size in QR-DQN.
+        Where a large ε is used on purpose to reduce the effect of small gradients: 1e-5 in PPO, 0.01 divided by the
+        batch size in QR-DQN.
 
     What to do:
-        If learning is slow, lower ε or scale the loss up; check whether rewards or targets are scaled down.
+        If learning is slow, lower ε or scale the loss up. Check whether rewards or targets are scaled down.
 
     References:
-        500 steps at a learning rate of 1e-3 and ε of 1e-5: gradients of scale 1 move a parameter by .358, of 1e-3 by
-        .356, of 1e-5 by .209, of 1e-6 by .044. Only entries that receive gradient are counted. ``share`` is the part
-        of them that must lie below ε.
+        In 500 steps with a learning rate of 1e-3 and ε of 1e-5, gradients of scale 1 change a parameter by 0.358, of
+        1e-3 by 0.356, of 1e-5 by 0.209, of 1e-6 by 0.044. Only entries that receive gradients are counted. ``share`` is
+        the part of them that must be below ε.
     """
-    below = live = 0.0
-    for moments in optimizer.parameters:
-        group, correction = optimizer.group_of(moments.index), second_correction(moments, optimizer)
-        statistics = moments.statistics if correction else None
-        epsilon = _number(group.options.get("eps")) if group else None
-        if statistics is None or correction is None or not epsilon:
-            continue
-        entries = statistics.count - statistics.untouched
-        below += entries * statistics.live_below(epsilon * sqrt(correction))
-        live += entries
-    if not live or below / live <= share:
+    below = _share_below_epsilon(optimizer)
+    if below is None or below <= share:
         return
     step = effective_step(optimizer)
-    pace = "" if step is None else f"; its steps are {step:.2g} of the learning rate on average"
+    size = "" if step is None else f"; its steps are {step:.2g} of the learning rate on average"
     epsilons = [rate for group in optimizer.groups if (rate := _number(group.options.get("eps")))]
     yield epsilon_dominated.finding(
-        f"{below / live:.0%} of the gradients in {optimizer.name} are smaller than its ε of {max(epsilons):g}{pace}",
+        f"{below:.0%} of the gradients in {optimizer.name} are smaller than its ε of {max(epsilons):g}{size}",
         evidence={
             "optimizer": optimizer.name,
-            "share": below / live,
+            "share": below,
             "epsilon": max(epsilons),
             "effective_step": step,
         },
     )
 
 
-def _untrained_branches(verdicts: Mapping[str, bool | None]) -> dict[str, list[str]]:
-    """Group untrained tensors by the highest module under which nothing was trained."""
-    open_modules = {prefix for name, verdict in verdicts.items() if verdict is not False for prefix in _prefixes(name)}
-    branches: dict[str, list[str]] = {}
-    for name, verdict in verdicts.items():
-        if verdict is False:
-            branch = next((prefix for prefix in _prefixes(name) if prefix not in open_modules), name)
-            branches.setdefault(branch, []).append(name)
-    return {branch if len(names) > 1 else names[0]: names for branch, names in branches.items()}
-
-
-def _prefixes(name: str) -> list[str]:
-    """Return the modules above a tensor, the outermost first, and the tensor itself."""
-    return [name[: match.start()] for match in re.finditer(r"[./]", name)] + [name]
-
-
-def _is_told_elsewhere(tensor: Tensor, checkpoint: Checkpoint) -> bool:
-    """True for a lone bias whose gradient is zero by construction, or that is zero and has a finding of its own."""
-    layer = checkpoint.layer_of[tensor.name]
-    if not any(role.startswith("bias") and part is tensor for role, part in layer.tensors.items()):
-        return False
-    return (
-        tensor.statistics.zeros == tensor.statistics.count or explain_zero_bias(tensor, layer, checkpoint) is not None
-    )
+def _share_below_epsilon(optimizer: Optimizer) -> float | None:
+    """Return the share of gradients below ε among all entries that receive one; ``None`` where none is known."""
+    below = active = 0.0
+    for moments in optimizer.parameters:
+        group, correction = optimizer.group_of(moments.index), second_moment_correction(moments, optimizer)
+        statistics = moments.statistics if correction else None
+        epsilon = _number(group.options.get("eps")) if group else None
+        if statistics is None or correction is None or not epsilon:
+            continue
+        entries = statistics.count - statistics.untouched
+        below += entries * statistics.live_below(epsilon * sqrt(correction))
+        active += entries
+    return below / active if active else None
 
 
 def _clip(settings: Mapping[str, object]) -> float | None:

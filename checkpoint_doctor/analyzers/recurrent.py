@@ -1,4 +1,4 @@
-"""Recurrent layers: the gates of LSTM and GRU."""
+"""Recurrent layers: the gates of LSTM and GRU, and recurrent weights."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.gates import gate_biases, gate_rows, renew_bias
-from checkpoint_doctor.analyzers._evidence.judgement import RECURRENT, find_zero_biases, judge_zeros
+from checkpoint_doctor.analyzers._evidence.gates import gate_biases, gate_rows, reinitialise_bias
 from checkpoint_doctor.analyzers._evidence.training import rows_were_trained
-from checkpoint_doctor.checkpoint import Checkpoint, Layer
-from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.analyzers._evidence.zero_biases import find_zero_biases
+from checkpoint_doctor.analyzers._evidence.zero_severity import judge_zeros
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
+from checkpoint_doctor.layers import RECURRENT, SIGMOID_GATES, Kind
 from checkpoint_doctor.layers.init_rules import BIAS_LIMIT, FORGET_BIAS, fill, within
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
-
-_SIGMOID = ("input", "forget", "output", "reset", "update")
 
 
 def _effective_bias(layer: Layer) -> NDArray | None:
@@ -40,15 +39,17 @@ def forget_gate_bias(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     """The effective forget-gate bias of an LSTM is exactly zero.
 
     Why it matters:
-        The forget gate then starts half closed: the cell keeps half of its memory at each step, and gradients through
-        ten steps shrink a thousandfold. Trained biases are never exactly zero, so it was never trained or was reset.
+        With a bias of zero, the forget gate is half closed at first: the cell keeps half of its state at each step, and
+        gradients shrink a thousandfold through ten steps. Trained biases are never exactly zero, so this one was never
+        trained, or it was reset.
 
     When it is normal:
-        Before the first update in code that zeroes all biases. TensorFlow 1 adds 1.0 at compute time and stores zero.
+        Before the first update, in code that sets all biases to zero. TensorFlow 1 stores zero and adds 1.0 when it
+        computes the gate.
 
     What to do:
-        Start the forget gate at 1.0. ``ckdoc fix`` makes the effective bias exactly 1.0 (1.0 in ``bias_ih``, 0.0 in
-        ``bias_hh``).
+        Initialise the forget-gate bias to 1.0. ``ckdoc fix`` makes the effective bias exactly 1.0 (1.0 in ``bias_ih``,
+        0.0 in ``bias_hh``).
 
     References:
         Gers, Schmidhuber and Cummins 2000; Jozefowicz, Zaremba and Sutskever 2015. PyTorch draws both biases from
@@ -64,7 +65,7 @@ def forget_gate_bias(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         return
     values = (FORGET_BIAS, 0.0)
     yield forget_gate_bias.finding(
-        f"the forget gate's bias is exactly zero in all {rows.stop - rows.start} units: {why.sentence}",
+        f"the forget-gate bias is exactly zero in all {rows.stop - rows.start:,} units: {why.sentence}",
         biases[0],
         severity=severity,
         evidence={
@@ -75,7 +76,7 @@ def forget_gate_bias(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
             "updates": why.updates,
         },
         repairs=[
-            Repair(each.name, f"forget gate's rows {value}", within(rows, fill(value)))
+            Repair(each.name, f"forget gate {value}", within(rows, fill(value)))
             for each, value in zip(biases, values, strict=False)
         ],
         advice=why.advice,
@@ -95,14 +96,14 @@ def gate_bias_collapse(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> 
     """All gate biases of a recurrent layer are exactly zero.
 
     Why it matters:
-        PyTorch draws gate biases at random and training moves them. All of them exactly zero means an init loop that
-        zeroed them and a layer that then never learned, or code that reset them.
+        PyTorch initialises gate biases at random, and training changes them. If all are exactly zero, an init loop set
+        them to zero and the layer never learned, or code reset them.
 
     When it is normal:
-        Before the first update in code that zeroes all biases.
+        Before the first update, in code that sets all biases to zero.
 
     What to do:
-        Follow the cause that the message names. ``ckdoc fix`` draws the biases from uniform(−limit, limit), and gives
+        Remove the cause that the message names. ``ckdoc fix`` draws the biases from uniform(−limit, limit), and gives
         an LSTM's forget gate an effective bias of 1.0.
 
     References:
@@ -125,39 +126,39 @@ def gate_bias_collapse(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> 
                 "updates": each.why.updates,
                 "held_by_optimizer": each.why.held,
             },
-            repairs=[renew_bias(each.layer, each.tensor, limit)],
+            repairs=[reinitialise_bias(each.layer, each.tensor, limit)],
             advice=each.why.advice,
         )
 
 
 @rule("RNN003", "gate-saturation", Severity.WARNING, on=Layer, part=("gate",), worse=("units",))
 def gate_saturation(layer: Layer, *, limit: float = 15.0, share: float = 0.25) -> Iterator[Finding]:
-    """Gate biases are so large that the gate cannot move.
+    """Gate biases are so large that the gate is saturated.
 
     Why it matters:
-        A sigmoid at ±15 differs from 0 or 1 by 3e-7: the gate is stuck open or shut whatever the inputs say, and no
-        gradient reaches it.
+        A sigmoid at ±15 differs from 0 or 1 by 3e-7: the gate stays open or closed for any input, and it receives
+        almost no gradient.
 
     When it is normal:
-        Chrono initialisation sets forget biases to the logarithm of the longest dependency: 9 for 10,000 steps.
+        Chrono initialisation sets forget biases up to the logarithm of the longest dependency: 9 for 10,000 steps.
 
     What to do:
-        Lower the learning rate of the recurrent layer, or clip its gradients; start the gate biases anew.
+        Lower the learning rate of the recurrent layer, or clip its gradients. Reinitialise the gate biases.
 
     References:
-        Tallec and Ollivier 1804.11188 for deliberate biases; float32 sigmoid(17) rounds to 1.0.
+        Tallec and Ollivier 1804.11188 (chrono initialisation); float32 sigmoid(17) rounds to 1.0.
     """
     bias = _effective_bias(layer)
     if bias is None:
         return
     for gate, rows in gate_rows(layer).items():
-        stuck = np.flatnonzero(np.abs(bias[rows]) > limit)
-        if gate in _SIGMOID and stuck.size and stuck.size >= share * (rows.stop - rows.start):
+        saturated = np.flatnonzero(np.abs(bias[rows]) > limit)
+        if gate in SIGMOID_GATES and saturated.size and saturated.size >= share * (rows.stop - rows.start):
             yield gate_saturation.finding(
-                f"{stuck.size} of {rows.stop - rows.start} {gate}-gate biases exceed ±{limit:g} "
-                f"(up to {np.abs(bias[rows]).max():.3g}): the gate cannot move",
+                f"{saturated.size:,} of {rows.stop - rows.start:,} {gate}-gate biases exceed ±{limit:g} "
+                f"(up to {np.abs(bias[rows]).max():.3g}): the gate is saturated",
                 gate_biases(layer)[0],
-                evidence={"gate": gate, "units": [int(each) for each in stuck]},
+                evidence={"gate": gate, "units": [int(each) for each in saturated]},
             )
 
 
@@ -166,14 +167,14 @@ def dead_gate(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     """All weights of one gate are exactly zero, or one gate was never trained while the others were.
 
     Why it matters:
-        A gate without weights does not look at its inputs: the layer has lost the mechanism that makes it what it is.
+        A gate without weights does not depend on its inputs, so the layer cannot control its state with it.
 
     When it is normal:
-        Never in a trained layer. Before training, ARS-like zero initialisation zeroes all gates, not one.
+        Never in a trained layer. Initialisation with zeros, as for ARS, affects all gates and not one.
 
     What to do:
-        Look for code that slices gates wrongly (PyTorch's order is input, forget, cell, output; reset, update, new), or
-        for a detached path.
+        Look for code that slices gates wrongly (PyTorch's order is input, forget, cell, output in an LSTM and reset,
+        update, new in a GRU), or for a detached path.
 
     References:
         ``torch.nn.LSTM`` and ``torch.nn.GRU`` for the order of rows.
@@ -182,27 +183,27 @@ def dead_gate(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     gates = gate_rows(layer)
     if len(weights) < 2 or not gates:
         return
-    dead = [
-        gate
-        for gate, rows in gates.items()
-        if all(set(range(rows.start, rows.stop)) <= set(weight.statistics.zero_rows.tolist()) for weight in weights)
-    ]
-    for gate in dead if len(dead) < len(gates) else ():
+    zero = [gate for gate, rows in gates.items() if all(_has_zero_rows(weight, rows) for weight in weights)]
+    for gate in zero if len(zero) < len(gates) else ():
         yield dead_gate.finding(
             f"all weights of the {gate} gate are exactly zero",
             weights[1],
             evidence={"gate": gate, "rows": [gates[gate].start, gates[gate].stop]},
         )
-    trained = {gate: rows_were_trained(weights, checkpoint, rows) for gate, rows in gates.items()}
-    if not any(each is True for each in trained.values()):
+    was_gate_trained = {gate: rows_were_trained(weights, checkpoint, rows) for gate, rows in gates.items()}
+    if True not in was_gate_trained.values():
         return
-    for gate, answer in trained.items():
-        if answer is False and gate not in dead:
+    for gate, trained in was_gate_trained.items():
+        if trained is False and gate not in zero:
             yield dead_gate.finding(
-                f"the {gate} gate was never trained, while the others were: no gradient reached its rows",
+                f"the {gate} gate was never trained while others were: its rows never received a gradient",
                 weights[1],
                 evidence={"gate": gate, "cause": "never trained", "rows": [gates[gate].start, gates[gate].stop]},
             )
+
+
+def _has_zero_rows(weight: Tensor, rows: slice) -> bool:
+    return set(range(rows.start, rows.stop)) <= set(weight.statistics.zero_rows.tolist())
 
 
 @rule("RNN005", "recurrent-norm", Severity.WARNING, on=Layer, part=("gate",))
@@ -210,14 +211,14 @@ def recurrent_norm(layer: Layer, *, largest: float = 50.0, smallest: float = 1e-
     """The hidden-to-hidden weights of a gate have a collapsed or exploded spectral radius.
 
     Why it matters:
-        The spectral radius says by how much the recurrence shrinks or grows a state at each step. Next to zero the
-        layer has no memory through that gate; far above one it saturates within a step.
+        The spectral radius is the factor by which the recurrence shrinks or grows a state at each step. Near zero, the
+        gate ignores the state; far above one, it saturates within a step.
 
     When it is normal:
-        Measured on 75 gates of published networks: radii from 0.13 to 5.5. Gates bound what a larger one can do.
+        In 75 gates of published networks, the radius is 0.13 to 5.5. Gates limit the effect of a larger one.
 
     What to do:
-        Start the recurrent weights from an orthogonal matrix and clip gradients.
+        Initialise the recurrent weights with an orthogonal matrix, and clip gradients.
 
     References:
         Pascanu, Mikolov and Bengio 1211.5063; Saxe et al. 1312.6120.
@@ -228,7 +229,7 @@ def recurrent_norm(layer: Layer, *, largest: float = 50.0, smallest: float = 1e-
         return
     for gate, rows in gates.items():
         frobenius = float(np.sqrt((weight.statistics.row_norms[rows].astype(np.float64) ** 2).sum()))
-        # The radius never exceeds the Frobenius norm, and a matrix of ordinary size has no tiny one: most end here.
+        # The Frobenius norm bounds the radius from above, and ordinary weights have no tiny one: few need eigenvalues.
         if smallest * 100 <= frobenius <= largest or frobenius == 0 or rows.stop - rows.start != weight.shape[1]:
             continue
         radius = float(np.abs(np.linalg.eigvals(weight.array[rows].astype(np.float64))).max())

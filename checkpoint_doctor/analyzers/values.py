@@ -6,17 +6,14 @@ from collections.abc import Iterator
 from math import sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.initial_values import redraw, redraw_nonfinite
-from checkpoint_doctor.analyzers._evidence.moments import nonfinite_moments
-from checkpoint_doctor.analyzers._evidence.normal_zeros import NORMS
+from checkpoint_doctor.analyzers._evidence.initialization import reinitialise, reinitialise_nonfinite
+from checkpoint_doctor.analyzers._evidence.nonfinite import describe_nonfinite, first_nonfinite_index, nonfinite_moments
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
-from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.layers import LEARNED_MATRICES, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
-
-MATRICES = (Kind.LINEAR, Kind.CONV, Kind.EMBEDDING, Kind.LSTM, Kind.GRU, Kind.RNN, Kind.ATTENTION, Kind.LORA)
-"""Layers whose weights are matrices (or kernels) that gradient descent learns entry by entry."""
 
 
 @rule(
@@ -32,17 +29,17 @@ def nonfinite_values(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Weights, buffers or the optimizer's moments contain NaN or infinity.
 
     Why it matters:
-        One such entry makes every output that depends on it NaN, and the next update spreads it over all the weights.
-        Training that goes on from here only overwrites the last sound checkpoint.
+        One such entry makes every output that depends on it NaN, and the next update makes all weights NaN. If training
+        continues, it overwrites the last finite checkpoint.
 
     When it is normal:
-        Attention masks hold minus infinity on purpose; such buffers are passed over.
+        Attention masks hold minus infinity on purpose; such buffers are not reported.
 
     What to do:
-        Go back to the last checkpoint that is finite and resume with a lower learning rate. A few NaN with the rest
-        intact come from one infinite gradient (look at the input rows or the loss of that step); NaN in every entry
-        come from a loss that was NaN. Check ``torch.isfinite(loss)`` before ``backward`` and before saving.
-        ``ckdoc fix --unsafe`` draws the entries anew by the layer's own init rule; what they had learned is lost.
+        Go back to the last finite checkpoint and resume with a lower learning rate. A few NaN among finite values come
+        from one infinite gradient: check the input or the loss of that step. NaN in every entry come from a loss that
+        was NaN: check ``torch.isfinite(loss)`` before ``backward`` and before saving. ``ckdoc fix --unsafe``
+        reinitialises the entries by the layer's init rule; what they had learned is lost.
 
     References:
         Measured: one infinite gradient through ``clip_grad_norm_`` makes only its own entry NaN, one NaN gradient
@@ -52,30 +49,27 @@ def nonfinite_values(checkpoint: Checkpoint) -> Iterator[Finding]:
         statistics = tensor.statistics
         if not statistics.nonfinite or _is_mask(tensor, checkpoint):
             continue
-        place = [int(each) for each in np.unravel_index(statistics.first_nonfinite or 0, tensor.shape)]
-        kinds = [
-            f"{number:,} {word}"
-            for number, word in ((statistics.nan, "NaN"), (statistics.infinite, "infinite"))
-            if number
-        ]
-        if statistics.nan == statistics.count:
-            cause = "every entry is NaN, as after a NaN loss"
-        elif statistics.nonfinite <= max(4, statistics.count // 100):
-            cause = "only a few, as after one infinite gradient or a damaged file"
-        else:
-            cause = f"{statistics.nonfinite / statistics.count:.1%} of the tensor"
         yield nonfinite_values.finding(
-            f"{' and '.join(kinds)} of {statistics.count:,} values, the first at {place}: {cause}",
+            f"{describe_nonfinite(tensor)}: {_explain_count(tensor)}",
             tensor,
             evidence={
                 "nan": statistics.nan,
                 "infinite": statistics.infinite,
                 "count": statistics.count,
-                "first": place,
+                "first_index": first_nonfinite_index(tensor),
             },
-            repairs=redraw_nonfinite(tensor, checkpoint.layer_of[tensor.name], checkpoint),
+            repairs=reinitialise_nonfinite(tensor, checkpoint.layer_of[tensor.name], checkpoint),
         )
     yield from nonfinite_moments(checkpoint, nonfinite_values)
+
+
+def _explain_count(tensor: Tensor) -> str:
+    statistics = tensor.statistics
+    if statistics.nan == statistics.count:
+        return "every entry is NaN, as after a NaN loss"
+    if statistics.nonfinite <= max(4, statistics.count // 100):
+        return "only a few, as after one infinite gradient or in a damaged file"
+    return f"{statistics.nonfinite / statistics.count:.1%} of the tensor"
 
 
 def _is_mask(tensor: Tensor, checkpoint: Checkpoint) -> bool:
@@ -94,39 +88,39 @@ def exploded_values(
     vector: float = 1000.0,
     certain: float = 1e6,
 ) -> Iterator[Finding]:
-    """Values are far larger than anything a trained layer holds.
+    """Values are far larger than in any trained layer.
 
     Why it matters:
-        Weights that explode saturate what follows, and their gradients vanish or overflow. Single values beyond any
-        scale point to a damaged file.
+        Exploded weights saturate the layers behind them, and their gradients vanish or overflow. Single extreme values
+        are the sign of a damaged file.
 
     When it is normal:
-        Running statistics and other buffers have the scale of the data and are not judged. Some language models keep
-        key biases and embedding outliers in the hundreds.
+        Running statistics and other buffers have the scale of the data and are not checked. Key biases and embedding
+        outliers of some language models reach several hundred.
 
     What to do:
-        Compare with an earlier checkpoint of the run: growth over steps is divergence (lower the learning rate, clip
-        the gradients), a jump in one layer is an edit or a damaged file.
+        Compare with an earlier checkpoint of the run. Growth over steps is divergence: lower the learning rate, clip
+        the gradients. A jump in one layer is an edit or a damaged file.
 
     References:
-        Measured on 111 published agents: RMS(weight)·√fan-in is 0.58 or 1.41 at the start and at most 50 after
-        training, hence ``gain``; no weight exceeds 60, hence ``weight``; no bias 5.1 (key biases of published language
-        models reach several hundred, hence ``vector``). ``certain``: no trained value of any published model above
-        1e6 is known to us.
+        Measured on 111 published agents: RMS(weight)·√fan-in is 0.58 or 1.41 initially and at most 50 after
+        training, hence ``gain``; no weight exceeds 60, hence ``weight``; no bias exceeds 5.1 (key biases of published
+        language models reach several hundred, hence ``vector``). ``certain``: we know of no published model with a
+        trained value above 1e6.
     """
     layer, statistics = checkpoint.layer_of[tensor.name], tensor.statistics
     if not tensor.is_floating or layer.kind is Kind.BUFFER or not statistics.count or statistics.norm is None:
         return
     if tensor.name in (each.name for role, each in layer.tensors.items() if role.startswith("running_")):
         return
-    is_matrix = layer.kind in MATRICES and len(tensor.shape) > 1
+    is_matrix = layer.kind in LEARNED_MATRICES and len(tensor.shape) > 1
     scale = statistics.norm / sqrt(statistics.count) * sqrt(_fan_in(tensor, layer)) if is_matrix else 0.0
     absolute = weight if is_matrix else vector
     if statistics.absmax <= absolute and not (is_matrix and scale > gain):
         return
-    message = f"values reach {statistics.absmax:.3g}"
+    message = f"values reach {statistics.absmax:,.4g}"
     if is_matrix and scale > gain:
-        message += f"; RMS times √fan-in is {scale:,.0f}, where trained layers stay below 50"
+        message += f"; RMS times √fan-in is {scale:,.4g}, and below 50 in trained layers"
     yield exploded_values.finding(
         message,
         tensor,
@@ -136,71 +130,85 @@ def exploded_values(
 
 
 def _fan_in(tensor: Tensor, layer: Layer) -> int:
-    """Return the number that the init rule divides by: inputs of a unit, or hidden units of a recurrent layer."""
+    """Return the fan-in of the init rule: inputs of a unit, or hidden units of a recurrent layer if these are more."""
     fan_in = tensor.size // tensor.shape[0]
     hidden = layer.tensors.get("weight_hh")
     return max(fan_in, hidden.shape[1]) if hidden is not None and len(hidden.shape) == 2 else fan_in
 
 
-@rule("VAL003", "value-spike", Severity.WARNING, on=Tensor, worse=("places", "largest"))
+@rule("VAL003", "value-spike", Severity.WARNING, on=Tensor, worse=("indices", "largest"))
 def value_spike(
     tensor: Tensor, checkpoint: Checkpoint, *, ratio: float = 20.0, smallest: int = 32
 ) -> Iterator[Finding]:
-    """A few entries are orders of magnitude larger than everything else in their tensor.
+    """A few entries are orders of magnitude larger than all others in their tensor.
 
     Why it matters:
-        Gradient descent moves entries of a layer by similar steps, so a lone giant is the mark of a flipped bit,
-        a damaged download, or an edit by hand. It drowns the unit that it belongs to.
+        Gradient descent changes the entries of a layer by similar steps. A single extreme entry is the sign of a
+        flipped bit, a damaged download, or a manual edit. It dominates the output of its unit.
 
     When it is normal:
         Embeddings and language models have outlier dimensions, but these fill a column, not a single entry.
 
     What to do:
-        Compare the file's hash with the original. If it is what was saved, look at an earlier checkpoint: one that
-        lacks the spike tells when it came.
+        Compare the file's hash with the original. If they are equal, look for the spike in earlier checkpoints to find
+        out when it appeared.
 
     References:
-        Measured on published agents and networks: ordered by magnitude, no entry among the largest is more than 2.7
-        times the next. A flipped exponent bit multiplies by 2, 4, 16, 256 or more; the two lowest stay below ``ratio``
-        and among what training does.
+        Measured on published agents and networks: ordered by magnitude, none of the largest entries is more than 2.7
+        times the next smaller one. A flipped exponent bit multiplies by 2, 4, 16, 256 or more; factors up to 16 are
+        below ``ratio`` and are not reported.
     """
     layer, statistics = checkpoint.layer_of[tensor.name], tensor.statistics
-    if layer.kind not in (*MATRICES, Kind.PARAMETER) or tensor.size < smallest or len(tensor.shape) < 2:
+    if layer.kind not in LEARNED_MATRICES | {Kind.PARAMETER} or tensor.size < smallest or len(tensor.shape) < 2:
         return
-    if statistics.norm is None or not tensor.is_floating:
-        return
-    # The largest of the others is at least their root mean square, so a spike stands out of that by the ratio (less
-    # a tenth for spikes among the others); almost all tensors end here without a second look.
-    others = max(statistics.norm**2 - statistics.absmax**2, 0.0) / statistics.count
-    if statistics.nonfinite or statistics.absmax < 0.9 * ratio * sqrt(others):
+    if not tensor.is_floating or statistics.nonfinite or not _may_have_spike(tensor, ratio):
         return
     magnitudes = np.abs(tensor.array.astype(np.float64)).reshape(-1)
+    next_largest = _largest_below_gap(magnitudes, ratio)
+    if next_largest is None:
+        return
+    spikes = np.flatnonzero(magnitudes > next_largest)
+    indices = [[int(axis) for axis in np.unravel_index(each, tensor.shape)] for each in spikes]
+    yield value_spike.finding(
+        f"{len(indices):,} of {tensor.size:,} values {'is' if len(indices) == 1 else 'are'} far larger than the "
+        f"others (first at {indices[0]}): up to {statistics.absmax:,.4g}, "
+        f"{magnitudes.max() / next_largest:,.4g} times the largest of the others",
+        tensor,
+        evidence={"indices": indices, "largest": statistics.absmax, "next_largest": next_largest},
+    )
+
+
+def _may_have_spike(tensor: Tensor, ratio: float) -> bool:
+    """Rule out almost all tensors without sorting their values.
+
+    The largest of the other values is at least their root mean square, so a spike exceeds that by the ratio, less a
+    tenth in case the others hold spikes too.
+    """
+    statistics = tensor.statistics
+    if statistics.norm is None:
+        return False
+    others = max(statistics.norm**2 - statistics.absmax**2, 0.0) / statistics.count
+    return statistics.absmax >= 0.9 * ratio * sqrt(others)
+
+
+def _largest_below_gap(magnitudes: NDArray, ratio: float) -> float | None:
+    """Return the value below the lowest gap of that ratio among the largest 0.01 %; ``None`` where there is no gap."""
     few = max(1, magnitudes.size // 10_000)
     ordered = np.sort(np.partition(magnitudes, magnitudes.size - few - 1)[-few - 1 :])
-    jumps = np.flatnonzero(ordered[1:] > ratio * ordered[:-1])
-    if not jumps.size or ordered[0] == 0:
-        return
-    spikes = np.flatnonzero(magnitudes > ordered[jumps[0]])
-    places = [[int(axis) for axis in np.unravel_index(each, tensor.shape)] for each in spikes]
-    yield value_spike.finding(
-        f"{len(places)} of {tensor.size:,} values {'stands' if len(places) == 1 else 'stand'} "
-        f"{ordered[-1] / ordered[jumps[0]]:,.0f} times above all others "
-        f"(up to {statistics.absmax:.3g}, at {places[0]})",
-        tensor,
-        evidence={"places": places, "largest": statistics.absmax, "bulk": float(ordered[jumps[0]])},
-    )
+    gaps = np.flatnonzero(ordered[1:] > ratio * ordered[:-1])
+    return float(ordered[gaps[0]]) if gaps.size and ordered[0] > 0 else None
 
 
 @rule("VAL004", "near-overflow", Severity.WARNING, on=Tensor, worse=("largest",))
 def near_overflow(tensor: Tensor, *, limit: float = 60_000.0) -> Iterator[Finding]:
-    """A float16 tensor holds values close to the largest that float16 can hold.
+    """A float16 tensor holds values close to the largest float16 number.
 
     Why it matters:
-        65,504 is the end of float16. Values just below it were clipped or will overflow to infinity at the next
-        update, or as soon as they are multiplied.
+        The largest float16 number is 65,504. Values just below it were clipped, or they will overflow to infinity at
+        the next update or multiplication.
 
     When it is normal:
-        Masks use the lowest float16 value on purpose; a minimum alone is not reported.
+        Masks hold the lowest float16 number on purpose; large negative values are not reported.
 
     What to do:
         Keep a float32 (or bfloat16) copy of the weights and lower the loss scale.
@@ -211,7 +219,9 @@ def near_overflow(tensor: Tensor, *, limit: float = 60_000.0) -> Iterator[Findin
     maximum = tensor.statistics.maximum
     if tensor.dtype == "float16" and maximum is not None and maximum >= limit:
         yield near_overflow.finding(
-            f"values reach {maximum:,.0f}, and float16 ends at 65,504", tensor, evidence={"largest": float(maximum)}
+            f"values reach {maximum:,.0f}; the largest float16 number is 65,504",
+            tensor,
+            evidence={"largest": float(maximum)},
         )
 
 
@@ -220,27 +230,27 @@ def constant_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]
     """All entries of a weight matrix are the same non-zero number.
 
     Why it matters:
-        Units with equal weights compute the same and receive the same gradient, so they stay equal for ever: the
-        layer is as good as one unit. It comes from ``fill_`` or ``ones_`` in an init function.
+        Units with equal weights compute the same and receive the same gradient, so they stay equal: the layer is
+        equivalent to a single unit. The usual reason is ``fill_`` or ``ones_`` in an init function.
 
     When it is normal:
-        Averaging and blur kernels are constant by design and usually frozen; norm gains start at 1 and are not judged.
+        Averaging and blur kernels are constant by design and usually frozen. Norm gains start at 1 and are not checked.
 
     What to do:
-        Draw the weights from a random init rule (``kaiming_uniform_``, ``orthogonal_``) and train again; ``ckdoc fix
-        --unsafe`` does so by the layer's own rule.
+        Initialise the weights at random (``kaiming_uniform_``, ``orthogonal_``) and train again. ``ckdoc fix --unsafe``
+        reinitialises them by the layer's init rule.
 
     References:
         Goodfellow, Bengio and Courville, Deep Learning, 8.4: parameters must break symmetry between units.
     """
     statistics, layer = tensor.statistics, checkpoint.layer_of[tensor.name]
-    if layer.kind not in MATRICES or layer.kind in NORMS or len(tensor.shape) < 2 or tensor.size < 4:
+    if layer.kind not in LEARNED_MATRICES or len(tensor.shape) < 2 or tensor.size < 4:
         return
     if statistics.minimum is not None and statistics.minimum == statistics.maximum != 0 and not statistics.nonfinite:
         value = float(statistics.minimum)
         yield constant_tensor.finding(
-            f"all {statistics.count:,} values are {value:.4g}: its units can never become different",
+            f"all {statistics.count:,} values are {value:.4g}: its units stay equal during training",
             tensor,
             evidence={"value": value},
-            repairs=redraw(tensor, layer, checkpoint),
+            repairs=reinitialise(tensor, layer, checkpoint),
         )

@@ -1,19 +1,48 @@
-"""From names and shapes to layers: which tensors work together, as what, and in which order.
+"""Layer inference: which tensors form a layer, of which kind, and which layer reads which.
 
-Everything here is a reading of names and shapes alone. Where they do not tell, the answer is the cautious one: a
-tensor nobody can place is a ``PARAMETER`` of its own, a layer whose reader is not certain has no ``following``, and a
-layer that might have a reader is no output.
+Only names and shapes are used. Where they leave a doubt, the result is the cautious one: a tensor that belongs to no
+known layer is a ``PARAMETER`` of its own, a layer whose reader is not certain has no ``following``, and a layer that
+might have a reader is no output.
 """
 
 from __future__ import annotations
 
-from checkpoint_doctor.layers.components import component_of, is_target, online_name
+from checkpoint_doctor.layers.components import assign_components, is_target, online_name
+from checkpoint_doctor.layers.connections import connect
+from checkpoint_doctor.layers.gates import GATES, SIGMOID_GATES, count_blocks, gate_slices
 from checkpoint_doctor.layers.grouping import group
-from checkpoint_doctor.layers.outlines import Kind, Outline, Shapes
+from checkpoint_doctor.layers.kinds import (
+    DENSE,
+    FEEDFORWARD,
+    LEARNED_MATRICES,
+    NORMS,
+    PROJECTIONS,
+    RECURRENT,
+    WITH_UNITS,
+    Kind,
+)
+from checkpoint_doctor.layers.outlines import Outline, Shapes
 from checkpoint_doctor.layers.outputs import find_outputs
-from checkpoint_doctor.layers.sequence import connect
 
-__all__ = ["Kind", "Outline", "Shapes", "infer_layers", "is_target", "online_name"]
+__all__ = [
+    "DENSE",
+    "FEEDFORWARD",
+    "GATES",
+    "LEARNED_MATRICES",
+    "NORMS",
+    "PROJECTIONS",
+    "RECURRENT",
+    "SIGMOID_GATES",
+    "WITH_UNITS",
+    "Kind",
+    "Outline",
+    "Shapes",
+    "count_blocks",
+    "gate_slices",
+    "infer_layers",
+    "is_target",
+    "online_name",
+]
 
 
 def infer_layers(shapes: Shapes) -> tuple[Outline, ...]:
@@ -23,7 +52,7 @@ def infer_layers(shapes: Shapes) -> tuple[Outline, ...]:
     """
     drafts = group(shapes)
     connect(drafts)
-    component_of(drafts)
+    assign_components(drafts)
     find_outputs(drafts)
     return tuple(
         Outline(

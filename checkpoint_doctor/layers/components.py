@@ -1,4 +1,4 @@
-"""Which part of the model a layer belongs to, and which parts are slowly following copies of others."""
+"""Which component of the model a layer belongs to, and which components are target networks or averaged copies."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ _ON_POLICY_PARTS = {
     "features_extractor": "features_extractor",
     "shared_net": "features_extractor",
 }
-"""Where the parts of a Stable-Baselines3 actor-critic policy belong (stable_baselines3/common/policies.py)."""
+"""Modules of a Stable-Baselines3 actor-critic policy to their component (stable_baselines3/common/policies.py)."""
 
-_TRUNKS = frozenset({"model", "net", "network", "base", "base_model", "state_dict", "model_state_dict", "weights"})
+_CONTAINERS = frozenset({"model", "net", "network", "base", "base_model", "state_dict", "model_state_dict", "weights"})
+"""Path elements that hold a whole model and name no component."""
+
 _DEEPEST = 16
-"""Path elements that are looked at; nobody hides a component deeper."""
-_STORED = re.compile(r"(_model|_net)?_(state_dict|state|params|weights)$|\.(pth|pt)$")
-_SEPARATED = re.compile(r"[./]")
+"""Path elements that are read. Components are named among the first ones; a limit bounds the time for long names."""
+_STATE_DICT = re.compile(r"(_model|_net)?_(state_dict|state|params|weights)$|\.(pth|pt)$")
+_SEPARATOR = re.compile(r"[./]")
 
 
-def component_of(drafts: Sequence[Draft]) -> None:
-    """Set every draft's component: the actor-critic part, or the first telling element of its name."""
+def assign_components(drafts: Sequence[Draft]) -> None:
+    """Set every draft's component: by the actor-critic part, or by the first path element that names one."""
     for draft in drafts:
         draft.component = ""
-    roots = {draft.path[: draft.path.index("mlp_extractor")] for draft in drafts if "mlp_extractor" in draft.path}
-    roots |= {()} if any(draft.path[:1] in (("action_net",), ("lstm_actor",)) for draft in drafts) else set()
+    roots = _policy_roots(drafts)
     general: list[tuple[Draft, list[str]]] = []
     for draft in drafts:
         part = _on_policy_part(draft.path, roots)
@@ -45,27 +46,35 @@ def component_of(drafts: Sequence[Draft]) -> None:
             general.append((draft, [element for element in draft.path[:_DEEPEST] if element not in WRAPPERS]))
         else:
             draft.component = part
-    # A trunk that everything shares says nothing; what comes after it may.
-    shared = _length_of_common_beginning([path[:-1] for _, path in general])
+    # Path elements that all names share do not tell components apart; the element behind them may.
+    shared = _common_prefix_length([path[:-1] for _, path in general])
     for draft, path in general:
         start = next((place for place, element in enumerate(path[:shared]) if is_target_part(element)), shared)
-        while start < len(path) - 1 and path[start] in _TRUNKS:
+        while start < len(path) - 1 and path[start] in _CONTAINERS:
             start += 1
         if start < len(path) - 1 and (draft.is_wrapped or not path[start].isdigit()):
-            draft.component = _STORED.sub("", path[start])
+            draft.component = _STATE_DICT.sub("", path[start])
 
 
-def _length_of_common_beginning(paths: list[list[str]]) -> int:
+def _common_prefix_length(paths: list[list[str]]) -> int:
     if not paths:
         return 0
-    # What the first and the last in sorted order share, all of them share.
+    # The prefix that the first and the last path in sorted order share is shared by all.
     first, last = min(paths), max(paths)
     return next(
         (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first)
     )
 
 
-def _on_policy_part(path: tuple[str, ...], roots: set[tuple[str, ...]]) -> str | None:
+def _policy_roots(drafts: Sequence[Draft]) -> list[tuple[str, ...]]:
+    """Return the paths of the modules that are actor-critic policies, the innermost first."""
+    roots = {draft.path[: draft.path.index("mlp_extractor")] for draft in drafts if "mlp_extractor" in draft.path}
+    if any(draft.path[:1] in (("action_net",), ("lstm_actor",)) for draft in drafts):
+        roots.add(())
+    return sorted(roots, key=len, reverse=True)
+
+
+def _on_policy_part(path: tuple[str, ...], roots: Sequence[tuple[str, ...]]) -> str | None:
     for root in roots:
         if path[: len(root)] == root:
             rest = path[len(root) :]
@@ -77,28 +86,13 @@ def _on_policy_part(path: tuple[str, ...], roots: set[tuple[str, ...]]) -> str |
 
 _PART_WORDS = frozenset(
     {
-        *(
-            "actor",
-            "critic",
-            "critics",
-            "policy",
-            "pi",
-            "value",
-            "v",
-            "q",
-            "qs",
-            "qf",
-            "vf",
-            "qnet",
-            "dqn",
-            "ac",
-            "agent",
-        ),
-        *("net", "nets", "network", "networks", "model", "nn", "encoder", "projector", "quantile", "advantage"),
-        *("state", "dict"),
+        *("actor", "critic", "critics", "policy", "pi", "value", "v", "q", "qs", "qf", "vf", "qnet", "dqn", "ac"),
+        *("agent", "net", "nets", "network", "networks", "model", "nn", "encoder", "projector", "quantile"),
+        *("advantage", "state", "dict"),
     }
 )
-"""Words beside ``target`` that make it a network; beside any other word it may be a language or a label."""
+"""Words that may stand beside ``target`` in the name of a target network. Beside other words, ``target`` may mean a
+target language or a label."""
 _TARGET = re.compile(
     r"(?P<private>_*)(?P<before>[a-z0-9_]*?)_?(?P<mark>target|targ|slow)(?P<number>\d*)_?(?P<after>[a-z0-9_]*)"
 )
@@ -114,41 +108,42 @@ _MARKED = re.compile(r"(?i)targ|slow|ema|polyak|averaged")
 def is_target(name: str) -> bool:
     """Tell whether a tensor, layer or module belongs to a target network or an averaged copy.
 
-    Those are in no optimizer: ``critic_target.qf0.0.weight``, ``target_net.fc1.bias``, ``ema_model.conv.weight``. A
-    ``target_embedding`` is none: in translation the target is a language.
+    No optimizer holds those: ``critic_target.qf0.0.weight``, ``target_net.fc1.bias``, ``ema_model.conv.weight``. A
+    ``target_embedding`` is not one: in translation, the target is a language.
     """
-    return next(_twins(name), None) is not None
+    return next(_possible_online_names(name), None) is not None
 
 
 @lru_cache(maxsize=8192)
 def is_target_part(element: str) -> bool:
-    """Answer ``is_target`` for one path element."""
+    """Tell whether one path element names a target network or an averaged copy."""
     return is_target(element)
 
 
 def online_name(name: str, names: Container[str] | None = None) -> str | None:
-    """Name what a target network's tensor, layer or module follows: ``critic_target.qf0`` → ``critic.qf0``.
+    """Return the online network's name for a target network's tensor, layer or module.
 
-    Where the name leaves several possibilities (``target_net.0`` may follow ``policy_net.0`` or ``net.0``), the first
-    one that is among ``names`` is taken; ``None`` where none is, or where the name is that of no target.
+    ``critic_target.qf0`` → ``critic.qf0``. Several names may be possible (``target_net.0`` may be a copy of
+    ``policy_net.0`` or of ``net.0``): the first one among ``names`` is returned, ``None`` where there is none, or where
+    the given name is not that of a target.
     """
-    return next((twin for twin in _twins(name) if names is None or twin in names), None)
+    return next((each for each in _possible_online_names(name) if names is None or each in names), None)
 
 
-def _twins(name: str) -> Iterator[str]:
+def _possible_online_names(name: str) -> Iterator[str]:
     if not _MARKED.search(name):
         return
     start = 0
-    for element in _SEPARATED.split(name, maxsplit=_DEEPEST)[:_DEEPEST]:
-        for replacement in _online_names(element.lower()):
+    for element in _SEPARATOR.split(name, maxsplit=_DEEPEST)[:_DEEPEST]:
+        for replacement in _online_elements(element.lower()):
             before, after = name[:start], name[start + len(element) :]
             yield before + replacement + after if replacement else before + after[1:]
         start += len(element) + 1
 
 
 @lru_cache(maxsize=8192)
-def _online_names(element: str) -> list[str]:
-    """Return what the path element of a target may be called in the online network, the likeliest first."""
+def _online_elements(element: str) -> list[str]:
+    """Return possible names of a target's path element in the online network, the most likely first."""
     averaged = _AVERAGED.fullmatch(element)
     if averaged is not None:
         named = averaged["before"] or averaged["after"]
@@ -160,11 +155,11 @@ def _online_names(element: str) -> list[str]:
     parts = [word.rstrip("0123456789") for side in (before, after) if side for word in side.split("_")]
     if not _PART_WORDS.issuperset(parts) or (found["mark"] == "slow" and not parts):
         return []
-    names = ["online", "policy", "net", "main", "local", "model", "eval"]
+    candidates = ["online", "policy", "net", "main", "local", "model", "eval"]
     if before or after:
         part = "_".join(word for word in (before, after) if word) + number
-        names = [part, f"online_{part}", f"{part}_local"]
+        candidates = [part, f"online_{part}", f"{part}_local"]
         if part in ("net", "network", "model", "nn"):
             stems = ("policy", "online", "eval", "q", "main", "current", "local", "behavior")
-            names = [f"policy_{part}", part, *(f"{stem}_{part}" for stem in stems[1:]), "online"]
-    return [found["private"] + name for name in names]
+            candidates = [f"policy_{part}", part, *(f"{stem}_{part}" for stem in stems[1:]), "online"]
+    return [found["private"] + name for name in candidates]

@@ -1,8 +1,9 @@
-"""When one layer's output can be what another one reads."""
+"""Links between layers, and whether their sizes allow one."""
 
 from __future__ import annotations
 
-from checkpoint_doctor.layers.outlines import NORMS, RECURRENT, Draft, Kind
+from checkpoint_doctor.layers.kinds import NORMS, RECURRENT, Kind
+from checkpoint_doctor.layers.outlines import Draft
 
 PAIRS = (
     ("up_proj", "down_proj"),
@@ -17,22 +18,22 @@ PAIRS = (
     ("dense_h_to_4h", "dense_4h_to_h"),
     ("fc_in", "fc_out"),
 )
-"""Siblings of transformers' feed-forward blocks (transformers: llama, mixtral, gpt2, t5, gpt_neox, gptj)."""
+"""Sibling layers of feed-forward blocks in transformers (transformers: llama, mixtral, gpt2, t5, gpt_neox, gptj)."""
 
 
 def link(first: Draft, second: Draft) -> bool:
-    """Let the second draft read the first one's output if sizes allow and it reads nobody else's."""
+    """Link the second draft as a reader of the first one's output if sizes allow and it reads no other layer."""
     if second in first.followers:
         return True
-    if not feeds(first, second) or (second.previous is not None and not _may_join(first, second)):
+    if not feeds(first, second) or (second.previous is not None and not _are_gated_pair(first, second)):
         return False
     first.followers.append(second)
     second.previous = second.previous or first
     return True
 
 
-def _may_join(first: Draft, second: Draft) -> bool:
-    """Tell whether two layers are multiplied before the second reads them, as in gated feed-forward blocks."""
+def _are_gated_pair(first: Draft, second: Draft) -> bool:
+    """Tell whether the second layer reads the product of two layers, as in gated feed-forward blocks."""
     return second.previous is not None and (first.label, second.label) in PAIRS and first.parent == second.parent
 
 
@@ -53,7 +54,7 @@ def feeds(first: Draft, second: Draft) -> bool:
 
 
 def is_spatial(draft: Draft) -> bool:
-    """Tell whether a layer gives channels over space, to be flattened before a linear layer reads them."""
+    """Tell whether a layer's output has spatial axes, which are flattened before a linear layer reads it."""
     if draft.kind in NORMS and draft.previous is not None:
         return draft.previous.kind is Kind.CONV
     return draft.kind is Kind.CONV

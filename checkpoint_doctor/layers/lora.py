@@ -1,10 +1,11 @@
-"""Low-rank adapters: pairs of matrices beside the layer that they adapt."""
+"""Low-rank adapters (LoRA): pairs of matrices that adapt another layer."""
 
 from __future__ import annotations
 
 import re
 
-from checkpoint_doctor.layers.outlines import Draft, Kind, Shapes
+from checkpoint_doctor.layers.kinds import Kind
+from checkpoint_doctor.layers.outlines import Draft, Shapes
 
 _PEFT = re.compile(
     r"(?P<module>.*?)[./]?\blora_(?P<part>A|B|embedding_A|embedding_B|magnitude_vector)"
@@ -47,7 +48,7 @@ def place(name: str) -> tuple[tuple[str, str], str] | None:
 
 
 def resolve(module: str, adapter: str, members: dict[str, str], shapes: Shapes) -> Draft:
-    """Form the draft of one adapter of one module, named after both."""
+    """Return the draft of one adapter of one module, named after both."""
     name = module if module.endswith("lora") else ".".join(part for part in (module, "lora", adapter) if part)
     draft = Draft.of(name, members, shapes)
     draft.kind = Kind.LORA

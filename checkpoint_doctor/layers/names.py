@@ -1,4 +1,4 @@
-"""What names say: the words of a module's name, and the role of a tensor within its module."""
+"""Names of modules and tensors: their words, paths, numbers and roles."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 
 WRAPPERS = frozenset({"module", "_module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""Path elements that frameworks put in between and that say nothing about a layer."""
+"""Path elements that frameworks insert. They say nothing about a layer."""
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
@@ -19,7 +19,7 @@ ROLES = frozenset(
         *("qweight", "qzeros", "scales", "g_idx", "SCB", "weight_format"),
     }
 )
-"""Names of tensors that belong to the layer of their module and keep their name as the role."""
+"""Names of tensors that belong to their module's layer, with their own name as the role."""
 
 ALIASES = {
     "gamma": "weight",
@@ -57,7 +57,7 @@ _BUFFER = re.compile(
 
 @lru_cache(maxsize=8192)
 def is_buffer_name(leaf: str) -> bool:
-    """Tell whether a tensor that stands alone is known, by its own name, not to be learned."""
+    """Tell whether a tensor outside of any layer is a buffer by its name: not learned."""
     return _BUFFER.fullmatch(leaf) is not None
 
 
@@ -102,5 +102,5 @@ def numbered(label: str) -> tuple[str, int] | None:
 
 @lru_cache(maxsize=8192)
 def index_of(label: str) -> int | None:
-    """Return the number that a member of a ``Sequential`` or list is called by, ``None`` for any other name."""
+    """Return the index of a member of a ``Sequential`` or list, ``None`` for any other name."""
     return int(label) if label.isascii() and label.isdigit() and len(label) <= 6 else None

@@ -1,11 +1,11 @@
-"""What anatomy speaks of: kinds of layers, their outlines, and the drafts they are made from."""
+"""Inferred layers: the outline that callers get, and the draft it is built from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 
+from checkpoint_doctor.layers.kinds import FEEDFORWARD, NORMS, RECURRENT, Kind
 from checkpoint_doctor.layers.names import path_of
 
 Shape = tuple[int, ...]
@@ -13,39 +13,13 @@ Shapes = Mapping[str, tuple[Shape, str]]
 """Tensor name to (shape, dtype), in file order."""
 
 
-class Kind(str, Enum):
-    """The kind of a layer, as far as names and shapes tell."""
-
-    LINEAR = "linear"
-    CONV = "conv"
-    EMBEDDING = "embedding"
-    LSTM = "lstm"
-    GRU = "gru"
-    RNN = "rnn"
-    LAYER_NORM = "layer_norm"
-    RMS_NORM = "rms_norm"
-    BATCH_NORM = "batch_norm"
-    GROUP_NORM = "group_norm"
-    """Also instance norms without statistics, which are group norms of one channel each."""
-    ATTENTION = "attention"
-    """A fused query-key-value projection (``in_proj_weight``, ``c_attn`` …)."""
-    LORA = "lora"
-    PARAMETER = "parameter"
-    """A parameter of its own: ``log_std``, ``cls_token``, a scale."""
-    BUFFER = "buffer"
-    """Not learned: counters, masks, positions, quantized weights and their scales."""
-
-
-NORMS = frozenset({Kind.LAYER_NORM, Kind.RMS_NORM, Kind.BATCH_NORM, Kind.GROUP_NORM})
-RECURRENT = frozenset({Kind.LSTM, Kind.GRU, Kind.RNN})
-MATRICES = frozenset({Kind.LINEAR, Kind.CONV})
 WEIGHT_FORMS = ("", "_orig", "_mu", "_v", "_raw")
 """Endings of a weight's name: plain, pruned or spectrally normalised, noisy, weight-normalised, under weight drop."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A layer before its tensors are attached. See ``model.Layer`` for the fields."""
+    """An inferred layer: names and kinds without the tensors. See ``checkpoint.Layer`` for the fields."""
 
     name: str
     kind: Kind
@@ -63,7 +37,7 @@ class Outline:
 
 @dataclass(eq=False)
 class Draft:
-    """A layer in the making."""
+    """A layer while it is inferred: grouped first, then linked, then given a component."""
 
     name: str
     path: tuple[str, ...]
@@ -80,13 +54,13 @@ class Draft:
     inputs: int | None = None
     """Features that the layer reads; for a convolution the input channels of one group."""
     outputs: int | None = None
-    """Features that the layer gives."""
+    """Features that the layer outputs."""
     position: int = 0
     """Place among the drafts, in file order."""
 
     @classmethod
     def of(cls, name: str, parts: dict[str, str], shapes: Shapes) -> Draft:
-        """Draft a layer of that name from role to tensor name."""
+        """Start a layer of that name from a mapping of role to tensor name."""
         return cls(
             name=name,
             path=path_of(name),
@@ -120,7 +94,7 @@ class Draft:
         return next((self.shapes[role + form] for form in WEIGHT_FORMS if role + form in self.shapes), None)
 
     def transpose(self) -> None:
-        """Take the weight as stored inputs first after all."""
+        """Swap inputs and outputs: the weight turned out to be stored the other way round."""
         self.transposed = not self.transposed
         self.inputs, self.outputs = self.outputs, self.inputs
 
@@ -130,7 +104,7 @@ class Draft:
         if self.kind in RECURRENT:
             from_input, from_hidden = self.form_of("weight_ih"), self.form_of("weight_hh")
             if from_input is not None and from_hidden is not None:
-                # The hidden-to-hidden weight reads what the layer gives, projected or not.
+                # The hidden-to-hidden weight reads the layer's output, projected or not.
                 self.inputs, self.outputs = from_input[1], from_hidden[1]
         elif self.kind in NORMS:
             statistics = self.shapes.get("running_mean")
@@ -141,7 +115,7 @@ class Draft:
             return
         elif self.kind is Kind.EMBEDDING:
             self.outputs = shape[1]
-        elif self.kind in (Kind.LINEAR, Kind.CONV, Kind.ATTENTION):
+        elif self.kind in FEEDFORWARD or self.kind is Kind.ATTENTION:
             self.outputs, self.inputs = shape[:2]
             if self.transposed:
                 self.inputs, self.outputs = shape[:2]

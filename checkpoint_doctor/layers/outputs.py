@@ -1,20 +1,22 @@
 """Which layers are output heads.
 
-A zero output layer is judged otherwise than a zero hidden layer, so a hidden layer must never be called an output. A
-head is told by its name, or by standing at the end of a chain that nobody can continue; any layer that could read its
-output, alone or concatenated with others, speaks against it.
+A zero output layer is judged differently from a zero hidden layer, so a hidden layer must never be taken for an output.
+A head is recognised by its name, or as the last layer of a chain that no other layer can continue. Any layer that could
+read its output, alone or concatenated with others, rules it out.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from checkpoint_doctor.layers.components import is_target_part
+from checkpoint_doctor.layers.kinds import DENSE, FEEDFORWARD, NORMS
 from checkpoint_doctor.layers.names import WRAPPERS, index_of, words
-from checkpoint_doctor.layers.outlines import MATRICES, NORMS, Draft, Kind
+from checkpoint_doctor.layers.outlines import Draft
 
 _HEAD = re.compile(
     r"""(?x) _*(
@@ -33,100 +35,122 @@ _HEAD = re.compile(
     | outc | out(put)?s?(_(layer|linear|conv|fc|dense))?
     )"""
 )
-"""Names of output heads in Stable-Baselines3, transformers, timm, AllenNLP and everyday code."""
+"""Names of output heads in Stable-Baselines3, transformers, timm, AllenNLP and common user code."""
 
 _LONE_HEAD = re.compile(r"actor|critic|generator|decoder|proj_out|[a-z]+2(tag|label|class|out(put)?|logits?)")
-"""Names that mean a head where one layer is called so, and a whole network where several are."""
+"""Names that mean a head where a single layer has them, and a whole network where several layers do."""
 
-_INSIDE = re.compile(
+_INNER = re.compile(
     r"""(?x) attn | attention | (^|_)att(_|$) | modulation | features_extractor | mlp_extractor | pooler
     | (^|_)(embed|embeddings?|embedder|se|gate|router|shortcut|downsample|skip|encoder|backbone|extractor|memory)(_|$)
     | (^|_)(q|k|v|o|qkv|query|key)_proj$ | ^(query|key|to_[qkv])$"""
 )
-"""Path elements of layers that feed other layers whatever their own name is."""
+"""Path elements of layers inside a network. Other layers read them, whatever their own name is."""
 
 _LAST_LABELS = frozenset({"fc", "linear", "dense", "lin", "out", "output", "classifier", "ouput"})
-_APART = re.compile(
+_SEPARATE = re.compile(
     r"(actor|critics?|policy|value|generator|discriminator|gen|disc|netG|netD|qf|q_net|q_network|target)\d*(_.*)?"
 )
-"""Components that only exchange what the environment or the loss passes on."""
+"""Components that do not read one another's layers; only the environment or the loss connects them."""
 
 
 def find_outputs(drafts: Sequence[Draft]) -> None:
     """Mark the drafts whose output no other layer reads."""
     scopes: dict[str, list[Draft]] = defaultdict(list)
-    trunk: list[Draft] = []
+    shared: list[Draft] = []
     for draft in drafts:
-        if draft.kind not in (Kind.BUFFER, Kind.PARAMETER, Kind.LORA) and (draft.inputs or draft.outputs):
+        if draft.kind in DENSE | NORMS and (draft.inputs or draft.outputs):
             scope = _scope(draft)
             scopes[scope].append(draft)
             if not is_target_part(scope):
-                trunk.append(draft)
-    shared_readers = {draft.inputs: draft.position for draft in scopes.get("", ()) if _is_unexplained(draft)}
+                shared.append(draft)
+    shared_readers = {draft.inputs: draft.position for draft in scopes.get("", ()) if _has_unknown_source(draft)}
     for scope, members in scopes.items():
-        _find_in(members if scope else trunk, scope, shared_readers)
+        _find_in(members if scope else shared, scope, shared_readers)
 
 
-def _is_unexplained(draft: Draft) -> bool:
-    """Tell whether nobody knows which layer's output a layer reads."""
+def _has_unknown_source(draft: Draft) -> bool:
+    """Tell whether it is unknown which layer's output a layer reads."""
     return draft.previous is None and bool(draft.inputs)
 
 
 def _scope(draft: Draft) -> str:
-    """Return the component where it is one that stands apart, else ``""``, the shared rest of the model."""
+    """Return the component if it is a separate one, else ``""`` for the shared rest of the model."""
     for element in draft.path[:2]:
         if is_target_part(element):
             return element
-    return draft.component if _APART.fullmatch(draft.component) else ""
+    return draft.component if _SEPARATE.fullmatch(draft.component) else ""
 
 
-def _find_in(members: list[Draft], scope: str, shared_readers: dict[int | None, int]) -> None:
-    """Go through layers that may read each other from the last to the first, knowing what could still read an output.
+@dataclass
+class _LaterReaders:
+    """Sizes that the layers behind the current one read."""
 
-    A layer of which nobody knows what it reads might read any output of its size. It might also read several outputs
-    side by side, unless it reads as much as an earlier layer did: then both read the same thing.
-    """
+    inputs: set[int | None] = field(default_factory=set)
+    """Of the layers whose source is unknown: each might read any output of that size."""
+    inputs_in_head: dict[tuple[str, ...], set[int | None]] = field(default_factory=lambda: defaultdict(set))
+    """Of the layers in each head."""
+    widest: int = 0
+    """Largest size that only later layers read: it may be several outputs, concatenated."""
+
+    def add(self, draft: Draft, first_reader: Mapping[int | None, Draft]) -> None:
+        """Add a layer, given the first layer of unknown source for every size."""
+        if not draft.inputs:
+            return
+        if _has_unknown_source(draft):
+            self.inputs.add(draft.inputs)
+            # A later reader of a size that was read before reads the same output as the earlier one.
+            if first_reader.get(draft.inputs) is draft:
+                self.widest = max(self.widest, draft.inputs)
+        head = _head(draft)
+        if head is not None:
+            self.inputs_in_head[head].add(draft.inputs)
+
+
+def _find_in(members: list[Draft], scope: str, shared_readers: Mapping[int | None, int]) -> None:
+    """Mark the outputs among layers that may read each other, from the last layer to the first."""
     first_reader: dict[int | None, Draft] = {}
     blocks: dict[tuple[str, ...], Draft] = {}
     for draft in members:
-        if _is_unexplained(draft) and draft.kind not in NORMS:
+        if _has_unknown_source(draft) and draft.kind not in NORMS:
             first_reader.setdefault(draft.inputs, draft)
         block = _block(draft)
         if block is not None and draft.inputs:
             blocks.setdefault(block, draft)
-    later: set[int | None] = set()
-    later_in_head: dict[tuple[str, ...], set[int | None]] = defaultdict(set)
-    widest = 0
+    later = _LaterReaders()
     for draft in reversed(members):
-        head = _head(draft)
-        is_candidate = draft.kind in MATRICES and draft.outputs and not draft.followers and not _is_inside(draft.path)
-        if is_candidate and _scope(draft) == scope:
-            may_be_read = draft.outputs in later or shared_readers.get(draft.outputs, -1) > draft.position
-            if head is not None:
-                draft.is_output = not may_be_read and draft.outputs not in later_in_head[head]
-            elif draft.previous is not None:
-                block = _block(draft)
-                repeats = block is not None and blocks[block].inputs == draft.outputs
-                draft.is_output = not may_be_read and not repeats and widest <= (draft.outputs or 0)
-            else:
+        if _may_be_output(draft) and _scope(draft) == scope:
+            may_be_read = draft.outputs in later.inputs or shared_readers.get(draft.outputs, -1) > draft.position
+            if _head(draft) is None and draft.previous is None:
                 named = draft.label.lower() in _LAST_LABELS and _depth(draft) == 1
                 draft.is_output = named and draft is members[-1]
-        if draft.inputs:
-            if _is_unexplained(draft):
-                later.add(draft.inputs)
-                if first_reader.get(draft.inputs) is draft:
-                    widest = max(widest, draft.inputs)
-            if head is not None:
-                later_in_head[head].add(draft.inputs)
+            else:
+                draft.is_output = not may_be_read and _is_end(draft, later, blocks)
+        later.add(draft, first_reader)
 
 
-def _is_inside(path: tuple[str, ...]) -> bool:
+def _may_be_output(draft: Draft) -> bool:
+    is_matrix = draft.kind in FEEDFORWARD and bool(draft.outputs)
+    return is_matrix and not draft.followers and not _is_inner_path(draft.path)
+
+
+def _is_end(draft: Draft, later: _LaterReaders, blocks: Mapping[tuple[str, ...], Draft]) -> bool:
+    """Tell whether no later layer of the same head, or none at all behind a chain, could read the output."""
+    head = _head(draft)
+    if head is not None:
+        return draft.outputs not in later.inputs_in_head[head]
+    block = _block(draft)
+    repeats = block is not None and blocks[block].inputs == draft.outputs
+    return not repeats and later.widest <= (draft.outputs or 0)
+
+
+def _is_inner_path(path: tuple[str, ...]) -> bool:
     return any(_is_inner(element) and not _is_head(element) for element in path)
 
 
 @lru_cache(maxsize=8192)
 def _is_inner(element: str) -> bool:
-    return _INSIDE.search(element.lower()) is not None
+    return _INNER.search(element.lower()) is not None
 
 
 @lru_cache(maxsize=8192)
@@ -144,7 +168,7 @@ def _block(draft: Draft) -> tuple[str, ...] | None:
 
 
 def _head(draft: Draft) -> tuple[str, ...] | None:
-    """Return the path up to the first element that names a head, unless that is inside a numbered block."""
+    """Return the path up to the first element that names a head, unless it is inside a numbered block."""
     for place in range(draft.is_wrapped, len(draft.path)):
         element = draft.path[place]
         if index_of(element) is not None:

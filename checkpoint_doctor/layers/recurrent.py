@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 
-from checkpoint_doctor.layers.outlines import Draft, Kind, Shapes
+from checkpoint_doctor.layers.gates import count_blocks
+from checkpoint_doctor.layers.kinds import RECURRENT, Kind
+from checkpoint_doctor.layers.outlines import Draft, Shapes
 
 _LEAF = re.compile(
     r"(?P<role>(?:weight|bias)_(?:ih|hh|hr))(?P<layer>_l\d+)?(?P<reverse>_reverse)?(?P<form>_(?:raw|orig|mask|g|v|u))?"
 )
-_GATES = {4: Kind.LSTM, 3: Kind.GRU, 1: Kind.RNN}
-"""Blocks of rows in the hidden-to-hidden weight: LSTM i, f, g, o; GRU r, z, n (torch.nn.modules.rnn)."""
-_SPREAD = (("state_linearity", "hh"), ("input_linearity", "ih"), ("state_projection", "hr"))
+_KIND_BY_BLOCKS = {count_blocks(kind): kind for kind in RECURRENT}
+"""Blocks of rows in the hidden-to-hidden weight: four in an LSTM, three in a GRU, one in an RNN."""
+_ALLENNLP_MODULES = (("state_linearity", "hh"), ("input_linearity", "ih"), ("state_projection", "hr"))
 """AllenNLP's cells keep their projections in linear modules of these names, in PyTorch's gate order."""
 
 
@@ -26,14 +28,14 @@ def place(leaf: str) -> tuple[str, str] | None:
     return match["role"] + (match["form"] or ""), suffix
 
 
-def gather_spread_cells(
+def collect_split_cells(
     modules: dict[str, dict[str, str]], recurrences: dict[tuple[str, str], dict[str, str]], shapes: Shapes
 ) -> None:
-    """Move the tensors of cells that are spread over several modules into ``recurrences``.
+    """Move the tensors of cells that are split over several modules into ``recurrences``.
 
-    That is AllenNLP's augmented LSTM cells, and weight drop (AWD-LSTM), which keeps ``weight_hh_l0_raw`` in the wrapper
-    of the module that keeps the rest. A highway cell has five blocks of rows and stays what it is made of: linear
-    layers.
+    These are AllenNLP's augmented LSTM cells, and weight drop (AWD-LSTM), which keeps ``weight_hh_l0_raw`` in a wrapper
+    around the module that holds the rest. A highway cell has five blocks of rows; its linear layers are left as they
+    are.
     """
     for module in [name for name in modules if name.endswith("state_linearity")]:
         parent = module[: -len("state_linearity")]
@@ -41,13 +43,13 @@ def gather_spread_cells(
             continue
         members = {
             f"{leaf}_{short}": tensor
-            for label, short in _SPREAD
+            for label, short in _ALLENNLP_MODULES
             for leaf, tensor in modules.get(parent + label, {}).items()
             if leaf in ("weight", "bias")
         }
         if (parent[:-1], "") not in recurrences and resolve(parent[:-1], "", members, shapes) is not None:
             recurrences[parent[:-1], ""] = members
-            for label, _ in _SPREAD:
+            for label, _ in _ALLENNLP_MODULES:
                 remaining = modules.get(parent + label, {})
                 for leaf in ("weight", "bias"):
                     remaining.pop(leaf, None)
@@ -63,7 +65,7 @@ def gather_spread_cells(
 
 
 def resolve(module: str, suffix: str, members: dict[str, str], shapes: Shapes) -> Draft | None:
-    """Form the draft of one recurrent layer, ``None`` where the shapes are not those of one."""
+    """Return the draft of one recurrent layer, ``None`` where the shapes are not those of a recurrent layer."""
     draft = Draft.of(".".join(part for part in (module, suffix) if part), members, shapes)
     kind = _kind_of(draft)
     if kind is None:
@@ -85,5 +87,5 @@ def _kind_of(draft: Draft) -> Kind | None:
     biases = (shape for role, shape in draft.shapes.items() if role in ("bias_ih", "bias_hh"))
     if from_input[0] != rows or hidden == 0 or rows % hidden or any(shape != (rows,) for shape in biases):
         return None
-    kind = _GATES.get(rows // hidden)
+    kind = _KIND_BY_BLOCKS.get(rows // hidden)
     return kind if projection is None or kind is Kind.LSTM else None

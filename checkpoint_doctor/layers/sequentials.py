@@ -1,13 +1,14 @@
-"""Chains of numbered neighbours: ``Sequential`` and lists that are used like one."""
+"""Chains of numbered layers: ``Sequential``, and module lists that are used like one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
 
+from checkpoint_doctor.layers.kinds import Kind
 from checkpoint_doctor.layers.links import feeds, link
 from checkpoint_doctor.layers.names import index_of, words
-from checkpoint_doctor.layers.outlines import Draft, Kind
+from checkpoint_doctor.layers.outlines import Draft
 
 _PARALLEL = frozenset(
     {
@@ -16,11 +17,11 @@ _PARALLEL = frozenset(
         *("encoders", "decoders", "embeds", "embeddings", "lins", "projs", "projections"),
     }
 )
-"""Words of module lists whose members stand side by side, so that equal sizes prove nothing."""
+"""Words in the names of module lists whose members run in parallel, so that equal sizes prove no order."""
 
 
 def connect_sequentials(drafts: Sequence[Draft]) -> None:
-    """Link the neighbours of every chain."""
+    """Link the neighbours in every chain of numbered layers."""
     run: list[Draft] = []
     for draft in drafts:
         if run and _is_elementwise(draft, run[-1]):
@@ -34,7 +35,7 @@ def connect_sequentials(drafts: Sequence[Draft]) -> None:
 
 
 def _is_elementwise(draft: Draft, before: Draft) -> bool:
-    """Tell whether a draft changes nothing in a sequence: PReLU's slopes, a buffer."""
+    """Tell whether a draft keeps the number of features in a sequence: PReLU's slopes, a buffer."""
     if draft.kind is Kind.BUFFER:
         return True
     slopes = draft.kind is Kind.PARAMETER and draft.parts.keys() == {"weight"} and len(draft.shapes["weight"]) <= 1
@@ -48,7 +49,7 @@ def _continues(run: list[Draft], draft: Draft) -> bool:
         return False
     if feeds(before, draft):
         return True
-    # Without a bias, only the neighbours tell that a convolution is stored inputs first, as in DCGAN's generator.
+    # Without a bias, only its neighbours show that a convolution is stored inputs first, as in DCGAN's generator.
     if (
         before.kind is Kind.CONV
         and draft.kind is Kind.BATCH_NORM
@@ -68,10 +69,10 @@ def _continues(run: list[Draft], draft: Draft) -> bool:
 
 
 def _connect_run(run: list[Draft]) -> None:
-    """Link a run of numbered neighbours whose sizes fit, unless they might stand side by side.
+    """Link a run of numbered neighbours whose sizes fit, unless they might be parallel.
 
-    Numbers without gaps may be a list of parallel layers. Then a change of size or of kind along the run is the proof
-    that they follow each other, and equal square layers without any such proof stay apart.
+    Numbers without gaps may be a list of parallel layers. A change of size or of kind along the run shows that the
+    layers follow each other; equal square layers without such a change are not linked.
     """
     if len(run) < 2:
         return
@@ -83,7 +84,7 @@ def _connect_run(run: list[Draft]) -> None:
         return not is_parallel and not first.inputs == first.outputs == second.inputs == second.outputs
 
     def may_skip(first: Draft, second: Draft) -> bool:
-        """Tell whether a shortcut may lead around the second layer, as in lists of residual convolutions."""
+        """Tell whether a residual connection may skip the second layer, as in lists of residual convolutions."""
         is_list = (index_of(second.label) or 0) - (index_of(first.label) or 0) == 1 and first.kind is second.kind
         return is_list and second.kind is Kind.CONV and second.inputs == second.outputs
 

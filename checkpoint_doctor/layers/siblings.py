@@ -1,23 +1,28 @@
-"""Layers below one module that are named in the order in which they read each other."""
+"""Links between layers below one module, whose names give their order."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
+from checkpoint_doctor.layers.kinds import FEEDFORWARD, NORMS, RECURRENT, Kind
 from checkpoint_doctor.layers.links import PAIRS, is_spatial, link
 from checkpoint_doctor.layers.names import numbered, words
-from checkpoint_doctor.layers.outlines import MATRICES, NORMS, RECURRENT, Draft, Kind
+from checkpoint_doctor.layers.outlines import Draft
 
 _NUMBERED_STEMS = re.compile(
     r"_*(conv(2d|1d|3d)?|cnn|fc|fcl?|lin|linear|dense|layer|hidden|affine|l|h|ff|mlp)(_?layer)?_?"
 )
 _LAST = ("final", "out", "output", "last")
-_BESIDE = frozenset(
+_SHORTCUTS = frozenset(
     {"shortcut", "skip", "residual", "res", "identity", "downsample", "down", "proj", "projection", "gate"}
 )
+_FARTHEST = 64
+"""Layers that may be between two siblings that are linked; bounds the time for wide modules."""
+
 _SEPARABLE = ("conv_pw", "conv_dw", "conv_pwl")
 
 
@@ -26,50 +31,74 @@ def connect_numbered(children: list[Draft], flow: list[Draft], order: dict[Draft
     stems: dict[str, dict[int, Draft]] = defaultdict(dict)
     norms: dict[int, Draft] = {}
     for child in children:
-        parts = numbered(child.label)
-        if parts is None:
+        stem, number = numbered(child.label) or ("", 0)
+        if not stem:
             continue
-        stem, number = parts
         if child.kind in NORMS:
             norms.setdefault(number, child)
-        elif child.kind in MATRICES and _NUMBERED_STEMS.fullmatch(stem):
+        elif child.kind in FEEDFORWARD and _NUMBERED_STEMS.fullmatch(stem):
             stems[stem].setdefault(number, child)
     for stem, members in stems.items():
-        for number, child in members.items():
-            norm = None if beside_attention else norms.get(number)
-            after = members.get(number + 1)
+        numbering = _Numbering(stem, members, {} if beside_attention else norms, flow, order)
+        numbering.connect()
+        numbering.connect_last(children)
+
+
+@dataclass(frozen=True)
+class _Numbering:
+    """Siblings whose labels are one stem with numbers, such as ``conv1, conv2``."""
+
+    stem: str
+    members: dict[int, Draft]
+    norms: dict[int, Draft]
+    """Norms that may belong to the member of the same number."""
+    flow: list[Draft]
+    order: dict[Draft, int]
+    """Position of every draft in ``flow``."""
+
+    def connect(self) -> None:
+        """Link every member with its norm and with the next member."""
+        for number, member in self.members.items():
+            following = self.members.get(number + 1)
+            norm = self.norms.get(number)
             if norm is not None and norm.previous is None and not norm.followers:
-                if order[norm] > order[child]:
-                    link(child, norm)
-                elif _is_clear(norm, child, stem, flow, order):
+                if self.order[norm] > self.order[member]:
+                    link(member, norm)
+                elif self._are_uninterrupted(norm, member):
                     # Norm before convolution: a pre-activation block.
-                    link(norm, child)
-                    coming = norms.get(number + 1)
-                    after = coming if coming is not None and order[coming] > order[child] else after
-            reader = child.followers[0] if child.followers else child
-            if after is not None and _is_clear(reader, after, stem, flow, order):
-                link(reader, after)
-        last = members[max(members)]
+                    link(norm, member)
+                    next_norm = self.norms.get(number + 1)
+                    if next_norm is not None and self.order[next_norm] > self.order[member]:
+                        following = next_norm
+            self._link_reader(member, following)
+
+    def connect_last(self, children: list[Draft]) -> None:
+        """Link the member of the highest number with ``fc_out`` and the like."""
+        last = self.members[max(self.members)]
         for child in children:
-            if child.label.removeprefix(stem).lstrip("_") in _LAST and child.label.startswith(stem):
-                reader = last.followers[0] if last.followers else last
-                if _is_clear(reader, child, stem, flow, order):
-                    link(reader, child)
+            if child.label.startswith(self.stem) and child.label.removeprefix(self.stem).lstrip("_") in _LAST:
+                self._link_reader(last, child)
 
+    def _link_reader(self, member: Draft, following: Draft | None) -> None:
+        """Link a member, or the norm behind it, with the layer that follows."""
+        end = member.followers[0] if member.followers else member
+        if following is not None and self._are_uninterrupted(end, following):
+            link(end, following)
 
-def _is_clear(first: Draft, second: Draft, stem: str, flow: list[Draft], order: dict[Draft, int]) -> bool:
-    """Tell whether only siblings of the same numbering stand between two layers: no GRU, no attention, no block."""
-    low, high = sorted((order[first], order[second]))
-    if high - low > 64:
-        return False
-    return all(
-        between.parent == first.parent and (between.kind in NORMS or (numbered(between.label) or ("",))[0] == stem)
-        for between in flow[low + 1 : high]
-    )
+    def _are_uninterrupted(self, first: Draft, second: Draft) -> bool:
+        """Tell whether only siblings of the same stem, and norms, are between two layers: no GRU, no attention."""
+        low, high = sorted((self.order[first], self.order[second]))
+        if high - low > _FARTHEST:
+            return False
+        return all(
+            between.parent == first.parent
+            and (between.kind in NORMS or (numbered(between.label) or ("",))[0] == self.stem)
+            for between in self.flow[low + 1 : high]
+        )
 
 
 def connect_pairs(children: list[Draft]) -> None:
-    """Link the halves of feed-forward blocks."""
+    """Link the two layers of a feed-forward block."""
     labels = {child.label: child for child in children}
     for first, second in PAIRS:
         if first in labels and second in labels:
@@ -82,7 +111,7 @@ def connect_neighbours(children: list[Draft], order: dict[Draft, int]) -> None:
         if first.followers or second.previous is not None:
             continue
         labels = first.label, second.label
-        is_norm_pair = first.kind in MATRICES and (
+        is_norm_pair = first.kind in FEEDFORWARD and (
             second.kind is Kind.BATCH_NORM
             or (second.kind in NORMS and labels in (("conv", "norm"), ("linear", "norm")))
         )
@@ -102,9 +131,9 @@ def _stem(label: str) -> str:
 
 
 def _neighbours(children: list[Draft], order: dict[Draft, int]) -> Iterator[tuple[Draft, Draft, bool]]:
-    """Yield siblings with nothing between them, and whether they are amid two layers followed by two norms."""
+    """Yield adjacent siblings, and whether they are the inner two of layer, layer, norm, norm."""
     for place, (first, second) in enumerate(pairwise(children)):
-        if order[second] == order[first] + 1 and _BESIDE.isdisjoint(words(second.label)):
+        if order[second] == order[first] + 1 and _SHORTCUTS.isdisjoint(words(second.label)):
             before = children[place - 1] if place else None
             after = children[place + 2] if place + 2 < len(children) else None
             yield (
@@ -113,7 +142,7 @@ def _neighbours(children: list[Draft], order: dict[Draft, int]) -> Iterator[tupl
                 (
                     before is not None
                     and after is not None
-                    and before.kind in MATRICES
+                    and before.kind in FEEDFORWARD
                     and not before.followers
                     and after.kind in NORMS
                 ),

@@ -1,1 +1,1 @@
-"""What several rules ask of a checkpoint: what the optimizer recorded, which zeros are normal, how a layer started."""
+"""Evidence that rules share: what the optimizer recorded, which zeros are normal, how layers are initialised."""

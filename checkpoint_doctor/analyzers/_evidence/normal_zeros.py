@@ -1,22 +1,15 @@
-"""Zeros that are how a layer is meant to start or to stay, told by names and neighbours.
+"""Zeros that are normal: layers that start at zero, or stay there, by design.
 
-Each entry says why in words that fit behind "exactly zero, which is normal: …". The names are those that the layer's
-authors gave it in the cited source; a name alone never excuses a tensor that the optimizer's moments convict.
+Layers are recognised by the names that they have in the cited sources, and by the layers around them. Each entry gives
+the reason. A name never excuses zeros that, by the optimizer's moments, were written over trained values.
 """
 
 from __future__ import annotations
 
 import re
-from math import sqrt
-
-import numpy as np
-from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
-from checkpoint_doctor.layers import Kind
-
-NORMS = (Kind.LAYER_NORM, Kind.RMS_NORM, Kind.BATCH_NORM, Kind.GROUP_NORM)
-"""Layers whose bias starts at zero and may stay there."""
+from checkpoint_doctor.layers import NORMS, Kind
 
 _BY_DESIGN: tuple[tuple[str, str], ...] = (
     (r"lora_(B|up)\b|lora_embedding_A|lora_B\.", "LoRA's second factor starts at zero (Hu et al., 2106.09685)"),
@@ -57,7 +50,7 @@ _BIAS_BY_DESIGN: tuple[tuple[str, str], ...] = (
     ),
     (
         r"(^|\.)(e_score_)?correction_bias$|(^|\.)score_bias$",
-        "a correction that starts at zero and is moved outside gradient descent",
+        "a correction that starts at zero and is not updated by gradient descent",
     ),
 )
 
@@ -67,20 +60,20 @@ _FIXED_TRANSFORM = (
 
 
 def is_fixed_transform(tensor: Tensor) -> bool:
-    """True for weights that hold a formula and not what was learned: a Fourier basis, a mel filter bank, a blur.
+    """True for weights that are computed by a formula and not learned: a Fourier basis, a mel filter bank, a blur.
 
-    The sine of frequency zero is a row of zeros, and symmetric filters repeat rows.
+    Such weights may have a row of zeros (the sine of frequency zero) and equal rows (symmetric filters).
     """
     return re.search(_FIXED_TRANSFORM, tensor.name, re.IGNORECASE) is not None
 
 
 def explain_zero_weight(tensor: Tensor) -> str | None:
-    """Say why a weight may be exactly zero by design, ``None`` where nothing excuses it."""
+    """Return the reason why a weight may be exactly zero by design, ``None`` where none is known."""
     return _look_up(tensor.name, _BY_DESIGN)
 
 
 def explain_zero_bias(tensor: Tensor, layer: Layer, checkpoint: Checkpoint) -> str | None:
-    """Say why a bias may be exactly zero by design, ``None`` where nothing excuses it."""
+    """Return the reason why a bias may be exactly zero by design, ``None`` where none is known."""
     if layer.kind in NORMS:
         return "a norm's bias starts at zero"
     if layer.following is not None:
@@ -88,56 +81,6 @@ def explain_zero_bias(tensor: Tensor, layer: Layer, checkpoint: Checkpoint) -> s
         if follower is not None and follower.kind is Kind.BATCH_NORM:
             return "the BatchNorm that follows subtracts any bias, so it receives no gradient"
     return _look_up(tensor.name, _BIAS_BY_DESIGN + _BY_DESIGN)
-
-
-def is_drawn_by_transformers(layer: Layer) -> bool:
-    """True where a layer's weight still is the N(0, 0.02) that transformers draws, beside biases of zero.
-
-    ``initializer_range`` is 0.02 in BERT, GPT-2 and their descendants (transformers, ``_init_weights``). The width of
-    the accepted band is four standard errors of the estimate, so that a trained layer falls outside.
-    """
-    weight = layer.weight
-    if weight is None or weight.size < 64:
-        return False
-    statistics = weight.statistics
-    if statistics.std is None or statistics.mean is None:
-        return False
-    error = 0.02 / sqrt(2 * weight.size)
-    return bool(abs(statistics.std - 0.02) < 4 * error and abs(statistics.mean) < 4 * 0.02 / sqrt(weight.size))
-
-
-def is_drawn_orthogonally(checkpoint: Checkpoint) -> bool:
-    """True where every weight matrix still is the orthogonal matrix that it was drawn as: a network never trained.
-
-    Policy gradient code draws orthogonal weights beside biases of zero (``torch.nn.init.orthogonal_``; Saxe et al.,
-    1312.6120). Such a draw is orthogonal to 1e-6 in float32, and one update takes it a hundred times further away. One
-    matrix that was trained is enough to make zeros beside it remarkable.
-    """
-    kinds = (Kind.LINEAR, Kind.CONV)
-    weights = [each.weight for each in checkpoint.layers if each.kind in kinds and each.weight is not None]
-    matrices = [each for each in weights if len(each.shape) > 1 and each.shape[0] > 1]
-    return bool(matrices) and all(map(_is_orthogonal, matrices))
-
-
-def _is_orthogonal(tensor: Tensor, tolerance: float = 1e-5, largest: int = 4096) -> bool:
-    rows = tensor.shape[0]
-    columns = tensor.size // rows
-    norms = tensor.statistics.row_norms
-    if tensor.dtype not in ("float32", "float64") or not 1 < min(rows, columns) <= largest or norms is None:
-        return False
-    if rows <= columns and norms.max() > norms.min() * (1 + 100 * tolerance):
-        return False
-    matrix = tensor.array.reshape(rows, columns)
-    lines = matrix if rows <= columns else matrix.T
-    # A few lines tell for nearly every trained matrix; all of them cost a product of cubic size.
-    return _has_orthogonal_lines(lines[:8], tolerance) and _has_orthogonal_lines(lines, tolerance)
-
-
-def _has_orthogonal_lines(lines: NDArray, tolerance: float) -> bool:
-    wide = lines.astype(np.float64)
-    gram = wide @ wide.T
-    scale = float(np.trace(gram)) / len(gram)
-    return scale > 0 and bool(np.abs(gram - scale * np.eye(len(gram))).max() < tolerance * scale)
 
 
 def _look_up(name: str, table: tuple[tuple[str, str], ...]) -> str | None:

@@ -1,4 +1,4 @@
-"""What was ever trained: how many updates a tensor saw, and whether a gradient reached it in any of them."""
+"""Which tensors were trained: whether the optimizer ever recorded a gradient for them."""
 
 from __future__ import annotations
 
@@ -10,32 +10,31 @@ from checkpoint_doctor.checkpoint import Checkpoint, Layer, Moments, Optimizer, 
 
 
 def layer_was_trained(layer: Layer, checkpoint: Checkpoint) -> bool | None:
-    """Say whether a gradient ever reached a layer's weights; ``None`` where the file does not tell.
+    """Tell whether a layer's weights ever received a gradient; ``None`` where the file does not tell.
 
-    Biases are not asked: the question is put when they are the ones in doubt. A layer without weights (a bare
-    parameter, a norm) is judged by all it has.
+    Biases are left out, since this is used to explain theirs. For a layer without weights, all its tensors count.
     """
     weights = [tensor for role, tensor in layer.tensors.items() if "weight" in role and not tensor.is_buffer]
     return rows_were_trained(weights or list(layer.tensors.values()), checkpoint, slice(None))
 
 
 def rows_were_trained(tensors: Sequence[Tensor], checkpoint: Checkpoint, rows: slice | NDArray) -> bool | None:
-    """Say whether a gradient ever reached these rows of any of the tensors; ``None`` where the file does not tell."""
-    verdicts = [was_trained(tensor, checkpoint, rows) for tensor in tensors]
-    if any(verdicts):
+    """Tell whether these rows of any of the tensors ever received a gradient; ``None`` where the file does not tell."""
+    answers = [was_trained(tensor, checkpoint, rows) for tensor in tensors]
+    if any(answers):
         return True
-    return None if not verdicts or None in verdicts else False
+    return None if not answers or None in answers else False
 
 
 def was_trained(tensor: Tensor, checkpoint: Checkpoint, rows: slice | NDArray = slice(None)) -> bool | None:
-    """Say whether a gradient ever reached a tensor (or some of its rows); ``None`` where the file does not tell."""
+    """Tell whether a tensor (or some of its rows) ever received a gradient; ``None`` where the file does not tell."""
     if checkpoint.is_untrained:
         return False
     moments = checkpoint.moments.get(tensor.name)
     if moments is None or not moments.state:
-        twin = checkpoint.by_name.get(checkpoint.online_tensors.get(tensor.name, ""))
-        if twin is not None:
-            return was_trained(twin, checkpoint, rows)
+        online = checkpoint.by_name.get(checkpoint.online_tensors.get(tensor.name, ""))
+        if online is not None:
+            return was_trained(online, checkpoint, rows)
     if moments is None:
         return None
     optimizer = checkpoint.optimizer_of[tensor.name]
@@ -52,12 +51,12 @@ def was_trained(tensor: Tensor, checkpoint: Checkpoint, rows: slice | NDArray = 
 
 
 def untouched_level(moments: Moments, optimizer: Optimizer, *, of_root: bool = False) -> float | None:
-    """Return the value that an entry of the record has where no gradient ever came, with room for rounding.
+    """Return the largest value of a second moment's entry (or a momentum's) that never received a gradient.
 
     0.0 for Adam, RMSprop and momentum. Adamax adds ε to every gradient's magnitude, so its norm never falls below ε;
     Adagrad may start above zero (``initial_accumulator_value``); ``RMSpropTFLike`` starts at 1.0 and decays as
-    α**step (stable_baselines3.common.sb2_compat). ``None`` where what is left of that start may still cover gradients.
-    ``of_root`` asks for the square root, as ``MomentStatistics`` keeps it.
+    α**step (stable_baselines3.common.sb2_compat). The value includes rounding errors. ``None`` where the rest of the
+    initial 1.0 may still hide gradients. With ``of_root``, its square root, which ``MomentStatistics`` keeps.
     """
     group = optimizer.group_of(moments.index)
     options = group.options if group else {}
@@ -72,9 +71,9 @@ def untouched_level(moments: Moments, optimizer: Optimizer, *, of_root: bool = F
 
 
 def was_left_out(moments: Moments, optimizer: Optimizer, checkpoint: Checkpoint) -> bool:
-    """Say whether a parameter without state was never stepped, though its neighbours were.
+    """Tell whether a parameter without state was never updated while others of its optimizer were.
 
-    TRPO's policy is moved without the optimizer, and a copy in a target network follows its twin: neither was left out.
+    False for TRPO's policy, which is updated without the optimizer. Callers handle target networks.
     """
     if not any(each.state for each in optimizer.parameters):
         return False
@@ -84,14 +83,14 @@ def was_left_out(moments: Moments, optimizer: Optimizer, checkpoint: Checkpoint)
 
 
 def _start_at_one(moments: Moments, alpha: float) -> float | None:
-    """Return what is left of a start at 1.0; 0.0 where a row is below it, so that the start was zero.
+    """Return what remains of a second moment that started at 1.0; 0.0 where it started at zero: a row is below that.
 
-    torch.optim.RMSprop, which starts at zero, has ``foreach`` among its settings since 1.12; for older files the
-    numbers must tell. As long as 1e-12 or more is left, float32 loses the squares of small gradients in it.
+    torch.optim.RMSprop, which starts at zero, has ``foreach`` among its settings since 1.12; in older files, only the
+    values show the start. While 1e-12 or more remains, float32 loses the squares of small gradients in it.
     """
     step, rows = moments.step or 0, moments.statistics.row_second if moments.statistics else None
-    left = alpha**step
-    # Below float32's smallest normal number what is left no longer shrinks as it should, and tells nothing.
-    if rows is None or not rows.size or not step or left < 1e-37 or float(rows.min()) < 0.999 * left**0.5:
+    remaining = alpha**step
+    # Below float32's smallest normal number, the remainder no longer decays by α.
+    if rows is None or not rows.size or not step or remaining < 1e-37 or float(rows.min()) < 0.999 * remaining**0.5:
         return 0.0
-    return None if left > 1e-12 else left * (1.0 + 1.2e-7 * step)
+    return None if remaining > 1e-12 else remaining * (1.0 + 1.2e-7 * step)

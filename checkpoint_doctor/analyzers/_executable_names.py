@@ -1,13 +1,13 @@
-"""Which names in a pickle are able to act when another program loads it, and which only describe data.
+"""Which names in a pickle can run code when another program loads it, and which only describe data.
 
-Names are judged, not what is done with them: a pickle that imports a shell has no business in a checkpoint.
+Only the names count, not how they are used: no checkpoint needs to import a shell.
 """
 
 from __future__ import annotations
 
 from checkpoint_doctor.checkpoint import Checkpoint, PickledName
 
-_ABLE_TO_ACT = frozenset(
+_EXECUTABLE_MODULES = frozenset(
     (
         "os",
         "posix",
@@ -70,9 +70,9 @@ _ABLE_TO_ACT = frozenset(
         "sqlite3",
     )
 )
-"""Top-level modules whose functions reach outside the process or run code they are handed."""
+"""Top-level modules with functions that access files, processes or the network, or run code that is passed to them."""
 
-_ABLE_TO_ACT_BY_NAME = frozenset(
+_EXECUTABLE_NAMES = frozenset(
     {
         "operator.methodcaller",
         "torch.load",
@@ -127,7 +127,7 @@ _HARMLESS = frozenset(
     }
 )
 
-_WAYS_OUT = frozenset(
+_ESCAPES = frozenset(
     {
         "__globals__",
         "func_globals",
@@ -143,24 +143,24 @@ _WAYS_OUT = frozenset(
         "__spec__",
     }
 )
-"""Attributes that lead from a harmless class or function to the rest of the interpreter."""
+"""Attributes that give access to the rest of the interpreter from a harmless class or function."""
 
 _CODE_BY_VALUE = ("cloudpickle.", "dill.")
-"""Libraries that store functions and classes by value; SB3 puts schedules into ``data`` this way."""
+"""Libraries that store functions and classes by value; SB3 stores schedules in ``data`` this way."""
 
 
-def can_act(each: PickledName) -> bool:
-    """Say whether a name reaches outside the process, or runs code that it is handed."""
+def can_execute(each: PickledName) -> bool:
+    """Tell whether a name can access files, processes or the network, or run code that is passed to it."""
     if each.known or each.qualified in _HARMLESS or _rebuilds_a_function(each):
         return False
-    if each.module.partition(".")[0] in _ABLE_TO_ACT or each.qualified in _ABLE_TO_ACT_BY_NAME:
+    if each.module.partition(".")[0] in _EXECUTABLE_MODULES or each.qualified in _EXECUTABLE_NAMES:
         return True
     parts = each.name.split(".")
-    return not _ABLE_TO_ACT.isdisjoint(parts[:-1]) or not _WAYS_OUT.isdisjoint(parts)
+    return not _EXECUTABLE_MODULES.isdisjoint(parts[:-1]) or not _ESCAPES.isdisjoint(parts)
 
 
 def _rebuilds_a_function(each: PickledName) -> bool:
-    # cloudpickle takes functions apart into these; without a name that acts they only describe code.
+    # cloudpickle stores functions with these names; they only describe code unless an executable name is used too.
     return each.member == "data" and (
         each.module.startswith(_CODE_BY_VALUE)
         or each.qualified in ("types.CodeType", "types.FunctionType", "builtins.getattr", "__builtin__.getattr")
@@ -168,5 +168,5 @@ def _rebuilds_a_function(each: PickledName) -> bool:
 
 
 def describes_settings(each: PickledName, checkpoint: Checkpoint) -> bool:
-    """Say whether a name belongs to the settings that Stable-Baselines3 pickles into every file."""
+    """Tell whether a name belongs to the settings that Stable-Baselines3 pickles into every file."""
     return each.member == "data" and checkpoint.format == "sb3"
