@@ -111,7 +111,7 @@ def test_a_name_in_escapes_is_recognised(tmp_path: Path) -> None:
 
 def test_what_an_index_does_not_name_cannot_be_renamed(tmp_path: Path) -> None:
     checkpoint = open_shards(tmp_path, json.dumps({"weight_map": WEIGHT_MAP}))
-    with pytest.raises(RepairFailed, match=r"names no shard model-3\.safetensors"):
+    with pytest.raises(RepairFailed, match=r"lists no shard model-3\.safetensors"):
         loader.reindex(checkpoint, {"model-3.safetensors": "x"})
     single = loader.open(FileSource(tmp_path / "model-1.safetensors"))
     with pytest.raises(RepairFailed, match="single file"):

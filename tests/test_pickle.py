@@ -176,7 +176,7 @@ def test_any_sequence_of_instructions_gives_a_value_or_a_sentence(pieces: list[b
         (b"", "truncated"),
         (b"\x80\x02]q\x00", "truncated"),
         (b"\x80\x06N.", "protocol 6"),
-        (b"\xff.", "no pickle instruction"),
+        (b"\xff.", "not a pickle opcode"),
         (b"Pname\n.", "persistent name"),
         (b"\x80\x02\x82\x01.", "extension registry"),
         (b"\x80\x05\x97.", "buffers outside"),
@@ -193,7 +193,7 @@ def test_any_sequence_of_instructions_gives_a_value_or_a_sentence(pieces: list[b
         (b".", "does not fit"),
         (b"(.", "does not fit"),
         (b"ctorch._utils\n_rebuild_tensor_v2\n)R.", "does not fit"),
-        (b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00)))Nt" + b"R.", "no storage"),
+        (b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00)))Nt" + b"R.", "not a storage"),
     ],
 )
 def test_damage_is_named(content: bytes, words: str) -> None:

@@ -193,7 +193,7 @@ def test_a_healthy_big_model_is_summed_up():
     assert len(text.splitlines()) < 12
     assert "largest linear" in text
     assert "body.99 " in text
-    assert "… 98 more layers without remark (--verbose shows all)" in text
+    assert "… 98 more layers without findings (--verbose shows all)" in text
     assert len(draw(Report((network(100),), 1), verbose=True).splitlines()) > 100
 
 
@@ -204,7 +204,7 @@ def test_sick_layers_of_a_big_model_keep_their_rows():
     text = draw(Report((network(100, findings),), 1))
     assert re.search(r"body\.17 .*◄ ZER003", text)
     assert re.search(r"body\.58 .*◄ ZER003", text)
-    assert "96 more layers without remark" in text
+    assert "96 more layers without findings" in text
 
 
 def test_hundreds_of_findings_are_counted_by_rule():

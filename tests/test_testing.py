@@ -132,8 +132,8 @@ def test_a_signature_that_cannot_be_configured_is_named() -> None:
         yield from ()
 
     for check, complaint in (
-        (without_default, "limit has no plain default"),
-        (odd_default, "limits has no plain default"),
+        (without_default, "default of option limit is not a value"),
+        (odd_default, "default of option limits is not a value"),
         (third_argument, "3 positional arguments"),
         (anything, "name its options"),
     ):
@@ -206,7 +206,7 @@ def raise_key_error(*arguments):
         ({"recognizes": lambda source: source.read(0, 8)[7] == 0}, "must never raise"),
         ({"name": "other"}, "not the loader's name 'other'"),
         ({"patch": raise_key_error}, "KeyError"),
-        ({"patch": lambda checkpoint, changes: {}}, "does not hold the new values"),
+        ({"patch": lambda checkpoint, changes: {}}, "does not have the new values"),
     ],
 )
 def test_a_loader_that_breaks_the_contract_is_named(small_file: Path, differently: dict, complaint: str) -> None:
@@ -249,10 +249,10 @@ def test_every_reporter_of_ours_keeps_the_contract() -> None:
 @pytest.mark.parametrize(
     ("render", "complaint"),
     [
-        (lambda report, rules, page: None, "NoneType and not text"),
-        (lambda report, rules, page: "fine", "does not name the rule CKD001"),
+        (lambda report, rules, page: None, "as NoneType and not as text"),
+        (lambda report, rules, page: "fine", "does not contain the code CKD001"),
         (lambda report, rules, page: "".join(each.message + each.code for each in report.findings), "escape"),
-        (lambda report, rules, page: report.checkpoints[0].findings[0].message, "raised IndexError"),
+        (lambda report, rules, page: report.checkpoints[0].findings[0].message, "raises IndexError"),
     ],
 )
 def test_a_reporter_that_breaks_the_contract_is_named(render, complaint: str) -> None:

@@ -128,7 +128,7 @@ def test_a_zip_of_something_else_is_not_recognised() -> None:
     assert not loader.recognizes(MemorySource("agent.zip", buffer.getvalue()))
     assert (
         "without a data.pkl" in refused(buffer.getvalue()).message
-        or "no PyTorch file" in refused(buffer.getvalue()).message
+        or "not a PyTorch file" in refused(buffer.getvalue()).message
     )
 
 

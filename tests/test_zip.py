@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._zip.archive import HIGH_RATIO, RATION, check_crc, is_zip, open_archive
+from checkpoint_doctor.loaders._zip.archive import is_zip, open_archive
+from checkpoint_doctor.loaders._zip.member import HIGH_RATIO, LARGEST_HIGH_RATIO, check_crc
 from checkpoint_doctor.sources import MemorySource
 
 CONTENTS = {"data": b"some settings", "policy.pth": bytes(range(256)) * 20, "empty": b"", "ümlaut": b"text"}
@@ -90,7 +91,7 @@ def test_bytes_before_and_after_the_archive_are_flaws_and_the_members_are_read()
     archive = open_archive(source(content))
     assert read_all(content) == CONTENTS
     messages = [flaw.message for flaw in archive.flaws]
-    assert any("8 bytes stand before" in message for message in messages)
+    assert any("8 bytes come before" in message for message in messages)
     assert any("8 bytes follow" in message for message in messages)
 
 
@@ -171,7 +172,7 @@ def test_a_member_that_inflates_to_more_than_declared_is_refused() -> None:
 
 def test_zip_bombs_are_refused_before_they_grow() -> None:
     zeros = zlib.compressobj(9, wbits=-15)
-    half = RATION // 2 + 1
+    half = LARGEST_HIGH_RATIO // 2 + 1
     content = zeros.compress(bytes(half)) + zeros.flush()
     assert half > HIGH_RATIO * len(content)
     archive = open_archive(source(build({"a": bytes(half), "b": bytes(half)}, zipfile.ZIP_DEFLATED)))

@@ -1,7 +1,7 @@
-"""The nouns: what a checkpoint is made of. May import ``statistics``, ``layers`` and what lies below them.
+"""The classes of an opened checkpoint: tensors, layers, optimizers and what a loader found in the file.
 
-Everything here is frozen. A ``Checkpoint`` is what a loader makes of a file: lazy tensors, the optimizers' state and
-the settings. What rules say about it lives in ``results``.
+All of them are frozen, and loaders build them; findings about them are in ``results``. May import ``statistics``,
+``layers``, ``sources`` and what they may import.
 """
 
 from checkpoint_doctor.checkpoint.checkpoint import Checkpoint

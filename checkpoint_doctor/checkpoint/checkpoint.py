@@ -1,24 +1,24 @@
-"""An opened checkpoint: everything that rules may look at."""
+"""An opened checkpoint, as rules see it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
 from checkpoint_doctor.checkpoint.contents import Checksum, Flaw, PickledName, Skipped
-from checkpoint_doctor.checkpoint.layers import Layer
+from checkpoint_doctor.checkpoint.layers import Layer, build_layers
 from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer
-from checkpoint_doctor.checkpoint.tensors import Tensor
-from checkpoint_doctor.layers import infer_layers, online_name
+from checkpoint_doctor.checkpoint.tensors import Tensor, find_aliases
+from checkpoint_doctor.layers import online_name
 
 Held = TypeVar("Held")
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """An opened checkpoint: everything rules may look at."""
+    """An opened checkpoint: its tensors, layers, optimizers and settings, and the state of its file."""
 
     path: str
     format: str
@@ -27,24 +27,26 @@ class Checkpoint:
     """The model's own tensors, in file order."""
     optimizers: tuple[Optimizer, ...] = ()
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    """Settings stored beside the tensors, as plain values; what is stored as code is described, not run."""
+    """Settings in the file, as plain values; a setting that is stored as code is described and not executed."""
     algorithm: str | None = None
-    """The training algorithm, as far as the file tells (``PPO``, ``SAC`` …)."""
+    """The training algorithm (``PPO``, ``SAC`` …), where it can be inferred."""
     step: int | None = None
     """Environment or training steps at the time of saving."""
     updates: int | None = None
-    """Gradient updates that the file counts, where it counts them."""
+    """Number of gradient updates, where the file records it."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    """Package to the version with which the file was saved."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    """Other facts about the file, such as a safetensors header's ``__metadata__``."""
     flaws: tuple[Flaw, ...] = ()
-    """What the loader noticed while opening; ``damage`` adds what the checksums say."""
+    """Damage found while opening; ``damage`` also verifies the checksums."""
     checksums: tuple[Checksum, ...] = ()
     pickled_names: tuple[PickledName, ...] = ()
     skipped: tuple[Skipped, ...] = ()
 
     @cached_property
     def damage(self) -> tuple[Flaw, ...]:
-        """Everything wrong with the file itself, its checksums verified."""
+        """All damage to the file, including checksums that do not match."""
         return self.flaws + tuple(each.flaw for each in self.checksums if each.flaw is not None)
 
     @cached_property
@@ -55,21 +57,7 @@ class Checkpoint:
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The tensors grouped into layers; every tensor belongs to exactly one."""
-        shapes = {tensor.name: (tensor.shape, tensor.dtype) for tensor in self.tensors}
-        return tuple(
-            Layer(
-                name=outline.name,
-                kind=outline.kind,
-                tensors={role: self.by_name[name] for role, name in outline.parts.items()},
-                component=outline.component,
-                is_output=outline.is_output,
-                previous=outline.previous,
-                following=outline.following,
-                followers=outline.followers,
-                transposed=outline.transposed,
-            )
-            for outline in infer_layers(shapes)
-        )
+        return build_layers(self.by_name)
 
     @cached_property
     def layer_by_name(self) -> Mapping[str, Layer]:
@@ -83,17 +71,11 @@ class Checkpoint:
 
     @cached_property
     def aliases(self) -> Mapping[str, str]:
-        """Names under which the very same bytes are stored once more, to the first name of these bytes.
+        """Names under which the same bytes are stored again, mapped to the first name of these bytes.
 
         A module that is used in two places has its tensors in the state dict twice; optimizers hold them once.
         """
-        first: dict[tuple[object, ...], str] = {}
-        found = {}
-        for tensor in self.tensors:
-            name = first.setdefault((tensor.storage, tensor.storage_range, tensor.shape, tensor.dtype), tensor.name)
-            if tensor.storage and name != tensor.name:
-                found[tensor.name] = name
-        return found
+        return find_aliases(self.tensors)
 
     def with_shared_statistics(self) -> Checkpoint:
         """Return this checkpoint with bytes that are stored under several names measured once."""
@@ -112,7 +94,7 @@ class Checkpoint:
 
     @cached_property
     def distinct_layers(self) -> tuple[Layer, ...]:
-        """The layers without those that are another layer of the same kind under a second name."""
+        """The layers, without those that are the same tensors as another layer under a second name."""
         return tuple(layer for layer in self.layers if not self._is_second_name(layer))
 
     def _is_second_name(self, layer: Layer) -> bool:
@@ -124,44 +106,39 @@ class Checkpoint:
 
     @cached_property
     def moments(self) -> Mapping[str, Moments]:
-        """Tensor name to what an optimizer remembers about it, for the tensors that an optimizer holds."""
-        return self._with_aliases(
-            {
-                moments.tensor: moments
-                for optimizer in self.optimizers
-                for moments in optimizer.parameters
-                if moments.tensor is not None
-            }
-        )
-
-    @cached_property
-    def online_tensors(self) -> Mapping[str, str]:
-        """Target network's tensor to the tensor that it is a slowly following copy of."""
-        pairs = ((tensor, self.by_name.get(online_name(tensor.name, self.by_name) or "")) for tensor in self.tensors)
-        return {copy.name: twin.name for copy, twin in pairs if twin is not None and twin.shape == copy.shape}
+        """Tensor name to the optimizer's state of it, for the tensors that an optimizer holds."""
+        return self._with_aliases({name: moments for name, _, moments in self._held})
 
     @cached_property
     def optimizer_of(self) -> Mapping[str, Optimizer]:
         """Tensor name to the optimizer that holds it."""
-        return self._with_aliases(
-            {
-                moments.tensor: optimizer
-                for optimizer in self.optimizers
-                for moments in optimizer.parameters
-                if moments.tensor is not None
-            }
-        )
+        return self._with_aliases({name: optimizer for name, optimizer, _ in self._held})
+
+    @property
+    def _held(self) -> Iterator[tuple[str, Optimizer, Moments]]:
+        for optimizer in self.optimizers:
+            for moments in optimizer.parameters:
+                if moments.tensor is not None:
+                    yield moments.tensor, optimizer, moments
 
     def _with_aliases(self, held: Mapping[str, Held]) -> dict[str, Held]:
-        """Add the other names of tensors that an optimizer holds under one of theirs."""
+        """Add the other names of tensors that an optimizer holds under one name."""
         known = {self.aliases.get(name, name): value for name, value in held.items()}
         others = {name: known[first] for name, first in self.aliases.items() if first in known}
         return {**known, **others, **held}
 
-    def updates_of(self, name: str) -> int | None:
-        """Return how many updates an optimizer counted for a tensor; ``None`` where none holds it or it does not count.
+    @cached_property
+    def online_tensors(self) -> Mapping[str, str]:
+        """Name of a target network's tensor to the tensor of the online network that it follows."""
+        pairs = ((tensor, self.by_name.get(online_name(tensor.name, self.by_name) or "")) for tensor in self.tensors)
+        return {
+            target.name: online.name for target, online in pairs if online is not None and online.shape == target.shape
+        }
 
-        A parameter that is held and never stepped, while its neighbours were, has 0.
+    def updates_of(self, name: str) -> int | None:
+        """Return a tensor's number of updates; ``None`` where no optimizer holds it or its optimizer does not count.
+
+        It is 0 for a parameter that its optimizer holds and never updated, while it updated others.
         """
         moments = self.moments.get(name)
         if moments is None or moments.step is not None or moments.state:
@@ -171,7 +148,7 @@ class Checkpoint:
 
     @cached_property
     def is_untrained(self) -> bool:
-        """True at step 0: no optimizer has any state and no update was counted. ``step`` is no evidence of training."""
+        """True where no optimizer has state and ``updates`` is 0. ``step`` may count steps without training."""
         if any(optimizer.has_state for optimizer in self.optimizers):
             return False
         return self.updates == 0 if self.updates is not None else False

@@ -1,4 +1,4 @@
-"""What a loader notices about the file itself: damage, checksums, pickled names, parts not looked at, patches."""
+"""What a loader finds out about the file itself: damage, checksums, pickled names, skipped parts, patches."""
 
 from __future__ import annotations
 
@@ -9,51 +9,53 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class Flaw:
-    """Something about the file itself that a loader noticed and could read past."""
+    """Damage to the file with which a loader could still open it."""
 
     message: str
     member: str = ""
-    """The part of the file concerned (a zip member, a shard, a tensor)."""
+    """The damaged part of the file (a zip member, a shard, a tensor)."""
     expected: int | None = None
-    """Bytes (or entries) that should be there."""
+    """Expected number of bytes, or an expected offset or field."""
     found: int | None = None
-    """Bytes (or entries) that are."""
+    """What the file has instead."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checksum:
-    """A stored checksum that costs a pass over the bytes to verify, so that it waits until somebody asks."""
+    """A stored checksum. Verifying it takes a pass over the bytes, so it is done at the first access of ``flaw``."""
 
     size: int
-    """Bytes to read."""
+    """Number of bytes that it covers."""
     verify: Callable[[], Flaw | None]
+    """Reads the bytes and returns what is wrong."""
     place: range | None = None
-    """Where in the file the bytes lie, ``None`` where they do not lie in it as they are."""
+    """The bytes' offsets in the file, ``None`` for a member of a compressed archive."""
     recorded: int | None = None
+    """The stored checksum."""
     same_as: Checksum | None = None
     """A checksum of bytes known to be the same, which is verified in place of this one."""
 
     @cached_property
     def flaw(self) -> Flaw | None:
-        """What is wrong, ``None`` where the bytes are as they were written."""
+        """What is wrong, ``None`` where the bytes match the checksum."""
         return self.verify() if self.same_as is None else self.same_as.flaw
 
 
 @dataclass(frozen=True)
 class PickledName:
-    """A global that a pickle in the file asks for. It was recorded, never imported."""
+    """A global (class or function) in one of the file's pickles. It was recorded, never imported."""
 
     module: str
     name: str
     member: str = ""
     called: bool = False
-    """True where the pickle calls it with arguments while loading."""
+    """True where unpickling would call it."""
     known: bool = False
-    """True where the closed table knows it as a description of data."""
+    """True for the known globals that describe data, such as ``torch._utils._rebuild_tensor_v2``."""
 
     @property
     def qualified(self) -> str:
-        """The dotted name that an import would ask for."""
+        """Its module and name, joined by a dot."""
         return f"{self.module}.{self.name}"
 
 
@@ -67,7 +69,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Patch:
-    """Bytes to replace in a file, and what stands there before."""
+    """Bytes to replace in a file, with the bytes that are there before."""
 
     offset: int
     old: bytes

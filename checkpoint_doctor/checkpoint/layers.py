@@ -1,4 +1,4 @@
-"""Tensors that work together, as a layer of a known kind."""
+"""A layer: the tensors of one module."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from checkpoint_doctor.checkpoint.tensors import Tensor
-from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.layers import Kind, infer_layers
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A group of tensors that work together, with the kind of layer they form."""
+    """The tensors of one module, and its kind."""
 
     name: str
     """The module's dotted name, such as ``mlp_extractor.policy_net.0``."""
@@ -19,17 +19,17 @@ class Layer:
     tensors: Mapping[str, Tensor]
     """Role (``weight``, ``bias``, ``weight_ih``, ``running_var`` …) to tensor."""
     component: str
-    """The part of the model it belongs to (``actor``, ``critic``, ``critic_target`` …), ``""`` for the whole."""
+    """The part of the model it is in (``actor``, ``critic``, ``critic_target`` …), ``""`` where there are no parts."""
     is_output: bool
     """True for an output head: a linear or convolutional layer that no other layer of its component follows."""
     previous: str | None
-    """Name of the layer whose output this one reads, where names and shapes tell."""
+    """Name of the layer whose output is this one's input, ``None`` where names and shapes do not show it."""
     following: str | None
-    """Name of the layer that reads this one's output, where names and shapes tell."""
+    """Name of the layer whose input is this one's output, ``None`` where names and shapes do not show it."""
     followers: tuple[str, ...] = ()
-    """All the layers that read this one's output, ``following`` first; empty where that is not certain."""
+    """All layers whose input is this one's output, ``following`` first; empty where that is not certain."""
     transposed: bool = False
-    """True where the weight is stored inputs first (GPT-2's Conv1D, transposed convolutions, Flax kernels)."""
+    """True where the weight's first axis is its input (GPT-2's Conv1D, transposed convolutions, Flax kernels)."""
 
     @property
     def weight(self) -> Tensor | None:
@@ -40,3 +40,21 @@ class Layer:
     def bias(self) -> Tensor | None:
         """The tensor in the role ``bias``."""
         return self.tensors.get("bias")
+
+
+def build_layers(by_name: Mapping[str, Tensor]) -> tuple[Layer, ...]:
+    """Group tensors into layers; every tensor belongs to exactly one."""
+    return tuple(
+        Layer(
+            name=outline.name,
+            kind=outline.kind,
+            tensors={role: by_name[name] for role, name in outline.parts.items()},
+            component=outline.component,
+            is_output=outline.is_output,
+            previous=outline.previous,
+            following=outline.following,
+            followers=outline.followers,
+            transposed=outline.transposed,
+        )
+        for outline in infer_layers({name: (tensor.shape, tensor.dtype) for name, tensor in by_name.items()})
+    )

@@ -1,4 +1,4 @@
-"""The state of an optimizer: its parameter groups and what it remembers about each parameter."""
+"""The state of an optimizer: its parameter groups, and the moments of each parameter."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from checkpoint_doctor.statistics.moments import MomentStatistics, measure_momen
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What an optimizer remembers about one parameter."""
+    """An optimizer's state of one parameter."""
 
     index: int
     """Position in the optimizer's list of parameters."""
     tensor: str | None
-    """Name of the model's tensor, ``None`` where it cannot be told for certain."""
+    """Name of the model's tensor, ``None`` where it is not certain."""
     step: int | None
-    """Updates counted for this parameter; ``None`` where the optimizer does not count or holds no state for it."""
+    """Number of updates of this parameter; ``None`` where the optimizer does not count or has no state for it."""
     state: Mapping[str, Tensor]
     """The optimizer's own keys (``exp_avg``, ``exp_avg_sq``, ``square_avg``, ``momentum_buffer`` …) to tensors."""
 
@@ -42,7 +42,7 @@ class Moments:
 
     @cached_property
     def statistics(self) -> MomentStatistics | None:
-        """What gradients left in the moments, taken at the first question; ``None`` where there are no moments."""
+        """The moment statistics, computed at the first access; ``None`` where there are no moments."""
         if self.same_as is not None:
             return self.same_as.statistics
         first, second = self.first, self.second
@@ -66,7 +66,7 @@ class ParameterGroup:
     indices: tuple[int, ...]
     """Positions of its parameters in ``Optimizer.parameters``."""
     settings: Mapping[str, Tensor] = field(default_factory=dict)
-    """The options that lie in the file as one number which can be replaced, as tensors without axes."""
+    """The options that are stored as one number which can be patched, as tensors of shape ``()``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,17 +76,17 @@ class Optimizer:
     name: str
     """Where it was found: ``policy.optimizer``, ``optimizer``, ``optimizer_states/0`` …"""
     kind: str | None
-    """``Adam`` and its family, ``RMSprop``, ``SGD``, ``Adagrad`` … as far as the keys tell."""
+    """``Adam`` and its family, ``RMSprop``, ``SGD``, ``Adagrad`` … as far as its state and options identify it."""
     groups: tuple[ParameterGroup, ...]
     parameters: tuple[Moments, ...]
     unmatched: str = ""
-    """Why parameters could not be given their tensors' names; empty where all could."""
+    """Why some parameters have no tensor's name; empty where all have one."""
     mismatch: str = ""
-    """How the state contradicts the model (count or shapes), with the first index and name; empty where it fits."""
+    """How the state contradicts the model's (number or shapes of parameters); empty where it fits."""
 
     @property
     def has_state(self) -> bool:
-        """True where at least one parameter was ever updated. Adagrad has its sums before the first step."""
+        """True where at least one parameter was updated. Adagrad has state before the first step."""
         return any(moments.state if moments.step is None else moments.step for moments in self.parameters)
 
     def group_of(self, index: int) -> ParameterGroup | None:

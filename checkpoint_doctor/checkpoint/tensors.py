@@ -1,7 +1,8 @@
-"""A named tensor whose numbers are read when they are asked for."""
+"""A named tensor whose values are read lazily."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -14,33 +15,33 @@ from checkpoint_doctor.statistics.values import Values
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A named tensor whose numbers are read when they are asked for."""
+    """A named tensor whose values are read lazily."""
 
     name: str
-    """The key in the state dict; with the member's or wrapper's name and a ``/`` before it where a file has several."""
+    """The key in the state dict, with its member's or wrapper's name and a ``/`` before it where a file has several."""
     shape: tuple[int, ...]
     dtype: str
     """The element type as PyTorch prints it, without ``torch.``: ``float32``, ``bfloat16``, ``qint8`` …"""
     values: Values
-    """Where the numbers are."""
+    """Reads the values."""
     storage: str = ""
-    """Names the memory behind the tensor: tensors of one storage are views of each other (tied, flattened, sliced)."""
+    """Name of the storage: tensors with the same one share their bytes (tied, flattened or sliced tensors)."""
     storage_range: tuple[int, int] = (0, 0)
-    """First byte and byte after the last that the tensor touches within its storage."""
+    """First byte of the tensor within its storage, and the byte after its last."""
     is_buffer: bool = False
-    """True where the file says that this is a buffer and not a parameter."""
+    """True where the file marks it as a buffer and not a parameter."""
 
     same_as: Tensor | None = None
     """Another tensor known to have the same numbers, which is measured in place of this one."""
 
     @cached_property
     def statistics(self) -> TensorStatistics:
-        """The statistics of one pass over the numbers, computed when they are first used."""
+        """The tensor statistics, computed in one pass over the values at the first access."""
         return measure(self.values) if self.same_as is None else self.same_as.statistics
 
     @cached_property
     def array(self) -> NDArray:
-        """The whole tensor in memory. Only for rules on small tensors: biases, gains, gate blocks."""
+        """The whole tensor in memory. Use it for small tensors only: biases, gains, gate blocks."""
         return self.values.read()
 
     @property
@@ -54,5 +55,16 @@ class Tensor:
         return self.dtype.startswith(("float", "bfloat", "complex"))
 
     def is_tied_to(self, other: Tensor) -> bool:
-        """True where both show the very same bytes."""
+        """Return whether both tensors are the same bytes of one storage."""
         return bool(self.storage) and (self.storage, self.storage_range) == (other.storage, other.storage_range)
+
+
+def find_aliases(tensors: Iterable[Tensor]) -> dict[str, str]:
+    """Return the names under which the same bytes are stored again, mapped to the first name of these bytes."""
+    first: dict[tuple[object, ...], str] = {}
+    aliases = {}
+    for tensor in tensors:
+        name = first.setdefault((tensor.storage, tensor.storage_range, tensor.shape, tensor.dtype), tensor.name)
+        if tensor.storage and name != tensor.name:
+            aliases[tensor.name] = name
+    return aliases

@@ -1,4 +1,5 @@
-"""The readers of file formats.
+"""Reads and patches file formats: one public folder per format, and private folders of readers that formats share.
 
-Reached through entry points only; may import ``checkpoint`` and what lies below it, but no rule and no reporter.
+Loaded through entry points only. May import ``plugins``, ``checkpoint`` and what they may import, but neither
+``analyzers`` nor ``reporters``.
 """

@@ -1,4 +1,5 @@
-"""The output formats, one a file: report in, text out.
+"""Renders a report as text, one output format per module.
 
-Reached through entry points only; may import ``plugins`` and what lies below it.
+Loaded through entry points only. May import ``plugins`` and what it may import, but neither ``loaders`` nor
+``analyzers``.
 """

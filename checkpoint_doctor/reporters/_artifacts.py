@@ -1,4 +1,4 @@
-"""What a checkpoint's file is called where only paths inside the working directory are understood."""
+"""Paths of checkpoints for services that only accept relative paths."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from urllib.parse import quote
 def artifact_path(path: str) -> str:
     """Return a path relative to the working directory, with ``/`` between its parts.
 
-    Code-scanning services want neither absolute paths nor ``..``: what lies outside loses its leading ``/``, and what
-    comes from elsewhere (``s3://bucket/key``) its scheme.
+    Code-scanning services accept neither absolute paths nor ``..``: a path outside the working directory loses its
+    leading ``/``, and a remote one (``s3://bucket/key``) its scheme.
     """
     remote = re.match(r"[A-Za-z][A-Za-z0-9+.-]+://+", path)
     if remote:

@@ -1,4 +1,4 @@
-"""Findings that say the same of several tensors: shown once, with the list of what they are about."""
+"""Groups findings of one rule about several tensors, so that they are shown once with a list of the tensors."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from dataclasses import dataclass
 from checkpoint_doctor.results.findings import Finding
 from checkpoint_doctor.results.identity import group_key
 
-FEWEST = 3
-"""So many findings that say the same are shown as one: a pair still reads well in full."""
+SMALLEST_GROUP = 3
+"""Fewer findings are shown one by one."""
 
 
 @dataclass(frozen=True)
 class FindingGroup:
-    """Findings of one rule that are shown as one; often only one."""
+    """Findings of one rule that are shown as one; often a single finding."""
 
     members: tuple[Finding, ...]
 
     @property
     def first(self) -> Finding:
-        """The one that is shown in full."""
+        """The finding that is shown in full."""
         return self.members[0]
 
     @property
     def others(self) -> tuple[Finding, ...]:
-        """Those that are only named."""
+        """The findings of which only the tensors are listed."""
         return self.members[1:]
 
     @property
     def layer(self) -> str | None:
-        """The layer that they are about; ``None`` where it is several."""
+        """The layer that they are about; ``None`` for several layers."""
         layers = {finding.layer or finding.tensor or "" for finding in self.members}
         return layers.pop() if len(layers) == 1 else None
 
 
 def group_findings(findings: Iterable[Finding]) -> list[FindingGroup]:
-    """Group findings as their rules declare (``Identity.group_by``), each group in the place of its first member."""
+    """Group findings as their rules declare (``Identity.group_by``); a group is where its first finding was."""
     groups: dict[object, list[Finding]] = {}
     for finding in findings:
         key = group_key(finding)
@@ -44,5 +44,5 @@ def group_findings(findings: Iterable[Finding]) -> list[FindingGroup]:
     return [
         FindingGroup(members)
         for group in groups.values()
-        for members in ([tuple(group)] if len(group) >= FEWEST else [(each,) for each in group])
+        for members in ([tuple(group)] if len(group) >= SMALLEST_GROUP else [(each,) for each in group])
     ]

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors summed up by layer, and which of the layers are worth a line."""
+"""Summarizes a checkpoint's tensors by layer, and selects the layers that are shown."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from checkpoint_doctor.results.report import Examination, TensorRecord
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of a layer, or of one tensor within it."""
+    """The statistics of a layer, or of one tensor in it."""
 
     name: str
     kind: str
     shape: tuple[int, ...]
-    """Of the layer's largest tensor."""
+    """Shape of the layer's largest tensor."""
     updates: tuple[int, int] | None
     """Fewest and most updates among its tensors; ``None`` where no optimizer holds any."""
     zeros: float
     """Share of exact zeros, from 0 to 1."""
     nonfinite: int
     rms: float | None
-    """Root mean square of the finite learned values."""
+    """Root mean square of the finite values, without running statistics."""
     severity: Severity | None = None
-    """Of the worst finding about it."""
+    """Severity of the worst finding about it."""
     codes: tuple[str, ...] = ()
     remark: str = ""
     parts: tuple[Row, ...] = field(default=())
     """One row for each tensor, where a layer has several."""
     is_repeated: bool = False
-    """True where all its tensors are stored in an earlier layer, too."""
+    """True where all its tensors are also stored in an earlier layer."""
 
 
 def layer_rows(examination: Examination) -> list[Row]:
-    """Sum up every layer of a checkpoint, in file order."""
+    """Return a row for every layer of a checkpoint, in file order."""
     layers: dict[str, list[TensorRecord]] = {}
     for tensor in examination.tensors:
         layers.setdefault(tensor.layer or tensor.name, []).append(tensor)
@@ -47,14 +47,14 @@ def layer_rows(examination: Examination) -> list[Row]:
             by_subject.setdefault(str(subject), []).append(finding)
     rows = []
     for name, tensors in layers.items():
-        parts = tuple(_sum_up(each.name, [each], by_subject.get(each.name, ())) for each in tensors)
+        parts = tuple(_summarize(each.name, [each], by_subject.get(each.name, ())) for each in tensors)
         subjects = {name, *(each.name for each in tensors)}
-        row = _sum_up(name, tensors, [finding for each in subjects for finding in by_subject.get(each, ())])
+        row = _summarize(name, tensors, [finding for each in subjects for finding in by_subject.get(each, ())])
         rows.append(replace(row, parts=parts if len(parts) > 1 else ()))
     return rows
 
 
-def _sum_up(name: str, tensors: Sequence[TensorRecord], findings: Sequence[Finding]) -> Row:
+def _summarize(name: str, tensors: Sequence[TensorRecord], findings: Sequence[Finding]) -> Row:
     entries = sum(tensor.size for tensor in tensors)
     counts = [tensor.updates for tensor in tensors if tensor.updates is not None]
     largest = max(tensors, key=lambda tensor: tensor.size)
@@ -76,10 +76,10 @@ def _sum_up(name: str, tensors: Sequence[TensorRecord], findings: Sequence[Findi
 
 
 def choose_remarkable(rows: Sequence[Row], at_most: int) -> list[Row]:
-    """Keep the layers with findings (the worst of them, if there are too many) and the extremes among the others.
+    """Return the layers with findings (the worst, if there are too many) and the extremes among the others.
 
-    The extremes say so in their remark: most zeros and fewest updates of all, largest and smallest magnitude of their
-    kind, of which the kinds with the most layers come first. File order is kept.
+    The remark of an extreme layer says what it is: the one with the most zeros or the fewest updates of all, or with
+    the largest or smallest magnitude of its kind; kinds with the most layers come first. File order is kept.
     """
     ill = sorted((row for row in rows if row.severity), key=lambda row: -(row.severity or 0))
     chosen = {row.name: row for row in ill[: at_most * 3 // 4]}

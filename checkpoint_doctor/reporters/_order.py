@@ -1,4 +1,4 @@
-"""The order in which people want to read: the worst first."""
+"""Sorts checkpoints and findings, the worst first."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from checkpoint_doctor.results.report import Examination, Report, Verdict
 
 
 def worst_first(examinations: Iterable[Examination]) -> list[Examination]:
-    """Sort checkpoints by verdict, unreadable first; then by errors, warnings, notes; then as given."""
+    """Sort checkpoints by verdict, unreadable first, then by their numbers of errors, warnings and notes."""
 
     def badness(examination: Examination) -> tuple[int, ...]:
         counts = Counter(finding.severity for finding in examination.counted)
-        standing = (Verdict.UNREADABLE, Verdict.ILL, Verdict.INCOMPLETE, Verdict.HEALTHY).index(examination.verdict)
-        return (standing, *(-counts[severity] for severity in sorted(Severity, reverse=True)))
+        position = (Verdict.UNREADABLE, Verdict.ILL, Verdict.INCOMPLETE, Verdict.HEALTHY).index(examination.verdict)
+        return (position, *(-counts[severity] for severity in sorted(Severity, reverse=True)))
 
     return sorted(examinations, key=badness)
 
 
 def rank(findings: Iterable[Finding]) -> list[Finding]:
-    """Sort a checkpoint's findings by severity, worst first, then by code, then as given."""
+    """Sort a checkpoint's findings by severity, worst first, then by code."""
     return sorted(findings, key=by_severity)
 
 

@@ -1,4 +1,4 @@
-"""How figures and findings are put into words, alike in every format that people read."""
+"""Formats numbers, evidence and findings as text, the same in every format that people read."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from checkpoint_doctor.results.report import Examination, Report
 from checkpoint_doctor.text import printable, quantity
 
 LISTED = 6
-"""How many items of a long list are named before the rest is counted."""
+"""How many items of a long list are shown; the others are counted."""
 
 BRIEF = 160
-"""Characters of evidence that a brief account has room for."""
+"""Characters of evidence in a brief text."""
 
 _FORMATS = {"sb3": "SB3", "torch": "PyTorch"}
 
@@ -33,26 +33,26 @@ def one_line(text: str) -> str:
 
 
 def percentage(share: float) -> str:
-    """Say a share so that ``0%`` and ``100%`` mean exactly none and exactly all."""
+    """Format a share from 0 to 1 so that ``0%`` and ``100%`` mean exactly none and exactly all."""
     if share in (0, 1):
         return f"{share:.0%}"
     return "<0.1%" if share < 0.001 else f"{min(share, 0.999):.1%}"
 
 
 def figure(value: float | int | None) -> str:
-    """Say a number with three digits, or all of an integer's."""
+    """Format a float with three significant digits and an integer with all digits; ``–`` for ``None``."""
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}".replace("nan", "NaN").replace("inf", "infinity")
 
 
 def shape_in_words(shape: Sequence[int]) -> str:
-    """``3×256``; a single number is a ``scalar``."""
+    """Format a shape as ``3×256``, or as ``scalar`` for a single number."""
     return "×".join(str(length) for length in shape) or "scalar"
 
 
 def subject_of(finding: Finding) -> str:
-    """Name what a finding is about: its tensor, its layer, or nothing where it is about the whole checkpoint."""
+    """Return the tensor or layer that a finding is about; ``""`` for the whole checkpoint."""
     return printable(finding.subject or "")
 
 
@@ -63,14 +63,14 @@ def headline(finding: Finding) -> str:
 
 
 def join_sentences(*sentences: str) -> str:
-    """Join what is not empty, with a full stop between where there is no mark yet."""
-    told = [sentence for sentence in sentences if sentence]
-    ended = [sentence if sentence.endswith((".", "!", "?", ":")) else f"{sentence}." for sentence in told[:-1]]
-    return " ".join([*ended, *told[-1:]])
+    """Join the sentences that are not empty, with a full stop between them where there is none."""
+    given = [sentence for sentence in sentences if sentence]
+    ended = [sentence if sentence.endswith((".", "!", "?", ":")) else f"{sentence}." for sentence in given[:-1]]
+    return " ".join([*ended, *given[-1:]])
 
 
 def particulars(finding: Finding, *, brief: bool = False) -> list[tuple[str, str]]:
-    """Return what else is to be said about a finding, each with its label: evidence, advice, fix."""
+    """Return the evidence, the advice and the fix of a finding, each with its label."""
     words = {
         "evidence": evidence_in_words(finding.evidence, BRIEF if brief else None),
         "advice": one_line(finding.advice),
@@ -80,12 +80,12 @@ def particulars(finding: Finding, *, brief: bool = False) -> list[tuple[str, str
 
 
 def skipped_in_words(skipped: Skipped) -> str:
-    """Say what could not be looked at, and why."""
+    """Return a sentence about what could not be looked at, and why."""
     return f"{printable(skipped.what)} could not be looked at, because {one_line(skipped.why)}"
 
 
 def verdict_of(report: Report) -> str:
-    """Say how a run ended: ``passed``, ``failed`` by findings, ``incomplete`` (see ``is_complete``), or both."""
+    """Return the result of a run: ``passed``, ``failed``, ``incomplete`` (see ``is_complete``), or the last two."""
     words = [word for word, holds in (("failed", report.failed), ("incomplete", not report.is_complete)) if holds]
     return " and ".join(words) or "passed"
 
@@ -97,7 +97,7 @@ def tally(findings: Iterable[Finding]) -> str:
 
 
 def describe(examination: Examination) -> str:
-    """Say what a checkpoint is: ``SB3 SAC, 990,000 steps, 32 tensors, 349,962 parameters``."""
+    """Describe a checkpoint: ``SB3 SAC, 990,000 steps, 32 tensors, 349,962 parameters``."""
     if examination.is_unreadable:
         return "could not be read"
     origin = " ".join(
@@ -113,9 +113,9 @@ def describe(examination: Examination) -> str:
 
 
 def evidence_in_words(evidence: Mapping[str, Any], length: int | None = None) -> str:
-    """Put a finding's evidence on one line: without what is empty or unknown, with long lists cut or summed up.
+    """Format a finding's evidence on one line, without empty and unknown values; long lists are shortened.
 
-    With a length, items that would exceed it are left out, but for the first, and a ``…`` stands for them.
+    With a length, items that would exceed it are replaced by ``…``, except the first.
     """
     words = ""
     for key, value in evidence.items():
@@ -161,7 +161,7 @@ def _are_indices(values: Sequence[Any]) -> bool:
 
 
 def _find_runs(values: Sequence[Any]) -> list[list[Any]]:
-    """Split indices into runs of consecutive ones; anything else stands alone."""
+    """Split indices into runs of consecutive ones; other values are runs of one."""
     if not _are_indices(values):
         return [[value] for value in values]
     runs: list[list[Any]] = []
@@ -174,7 +174,7 @@ def _find_runs(values: Sequence[Any]) -> list[list[Any]]:
 
 
 def fix_in_words(finding: Finding) -> str:
-    """Say what ``ckdoc fix`` would do about a finding: ``safe (`ckdoc fix`): uniform(-0.01, 0.01)``."""
+    """Describe what ``ckdoc fix`` would do about a finding: ``safe (`ckdoc fix`): uniform(-0.01, 0.01)``."""
     if finding.fix is None:
         return ""
     word, command = _FIXES[finding.fix]

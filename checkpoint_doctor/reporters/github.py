@@ -23,22 +23,22 @@ from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Page, Report
 from checkpoint_doctor.text import printable, quantity
 
-MOST_OF_A_KIND = 10
-"""GitHub shows so many annotations of each level for a step and drops the others without a word."""
+MOST_PER_LEVEL = 10
+"""GitHub shows so many annotations of each level for a step and silently drops the others."""
 
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
 
 
 class GithubReporter:
-    """Prints one workflow command per line, the worst first; the page makes no difference.
+    """Renders one workflow command per line, the worst first; the page makes no difference.
 
     The last one is a notice with the verdict, the summary and the number of annotations that GitHub would not show.
     """
 
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
         """Return the workflow commands."""
-        # The closing notice takes one of the notices.
-        room = {"error": MOST_OF_A_KIND, "warning": MOST_OF_A_KIND, "notice": MOST_OF_A_KIND - 1}
+        # The last line is a notice, too.
+        room = {"error": MOST_PER_LEVEL, "warning": MOST_PER_LEVEL, "notice": MOST_PER_LEVEL - 1}
         lines = []
         left_out = 0
         for level, line in sorted(_annotate(report), key=lambda annotation: list(room).index(annotation[0])):
@@ -84,8 +84,8 @@ def _message(finding: Finding) -> str:
 
 
 def _command(level: str, message: str, **properties: str) -> str:
-    told = ",".join(f"{name}={_escape(value, in_property=True)}" for name, value in properties.items())
-    return f"::{level} {told}::{_escape(message)}"
+    attributes = ",".join(f"{name}={_escape(value, in_property=True)}" for name, value in properties.items())
+    return f"::{level} {attributes}::{_escape(message)}"
 
 
 def _escape(text: str, *, in_property: bool = False) -> str:

@@ -10,7 +10,7 @@ from checkpoint_doctor.results.report import Page, Report
 
 
 class JsonReporter:
-    """Prints everything that a report holds; the page makes no difference."""
+    """Renders everything in a report; the page makes no difference."""
 
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
         """Return the report as a JSON document of schema version 1."""

@@ -14,11 +14,11 @@ from checkpoint_doctor.text import printable, quantity
 
 
 class JUnitReporter:
-    """Prints a test suite for each checkpoint; the page makes no difference.
+    """Renders a test suite for each checkpoint; the page makes no difference.
 
-    A case fails where a finding of its rule is at or above the report's ``fail_on``, so that the suites pass exactly
-    where the run does. Findings below are told in the case's output, hidden ones make it skipped, and a checkpoint that
-    cannot be read is an error, as is a rule that crashed.
+    A case fails where a finding of its rule is at or above the report's ``fail_on``, so the suites pass exactly where
+    the run does. Lesser findings are in the case's output, and a case with only hidden findings is skipped. A
+    checkpoint that cannot be read is an error, and so is a rule that crashed.
     """
 
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
@@ -47,7 +47,7 @@ def _write_suite(report: Report, examination: Examination, rules: Sequence[Rule]
             crash = crashes.get(name.partition(" ")[0])
             if crash is not None:
                 message = one_line(crash.message)
-                ElementTree.SubElement(case, "error", message=message, type="crashed").text = _tell(crash)
+                ElementTree.SubElement(case, "error", message=message, type="crashed").text = _write_details(crash)
             _write_outcome(case, report, findings)
         for skipped in examination.skipped:
             case = _add_case(suite, path, f"looked at {printable(skipped.what)}")
@@ -65,15 +65,15 @@ def _write_remarks(report: Report) -> ElementTree.Element:
     return suite
 
 
-def _cases(told: Sequence[Finding], rules: Sequence[Rule]) -> Iterator[tuple[str, list[Finding]]]:
-    """Yield each rule's case with its findings; rules that are not listed get a case where they found something."""
+def _cases(findings: Sequence[Finding], rules: Sequence[Rule]) -> Iterator[tuple[str, list[Finding]]]:
+    """Yield each rule's case with its findings; rules that are not listed have a case where they found something."""
     names = {rule.code: rule.name for rule in rules}
     found: dict[str, list[Finding]] = {code: [] for code in names}
-    for finding in rank(told):
+    for finding in rank(findings):
         found.setdefault(finding.code, []).append(finding)
         names.setdefault(finding.code, finding.name)
-    for code, findings in found.items():
-        yield f"{code} {names[code]}", findings
+    for code, members in found.items():
+        yield f"{code} {names[code]}", members
 
 
 def _add_case(suite: ElementTree.Element, path: str, name: str) -> ElementTree.Element:
@@ -83,7 +83,7 @@ def _add_case(suite: ElementTree.Element, path: str, name: str) -> ElementTree.E
 def _write_outcome(case: ElementTree.Element, report: Report, findings: Sequence[Finding]) -> None:
     failing = [finding for finding in findings if report.fails(finding)]
     hidden = [finding for finding in findings if finding.ignored is not None]
-    told = [finding for finding in findings if finding not in failing and finding not in hidden]
+    others = [finding for finding in findings if finding not in failing and finding not in hidden]
     if failing:
         message = (
             headline(failing[0])
@@ -91,18 +91,18 @@ def _write_outcome(case: ElementTree.Element, report: Report, findings: Sequence
             else f"{quantity(len(failing), 'finding')}: {headline(failing[0])} …"
         )
         failure = ElementTree.SubElement(case, "failure", message=message, type=failing[0].severity.label)
-        failure.text = "\n\n".join(map(_tell, failing))
-        told += hidden
+        failure.text = "\n\n".join(map(_write_details, failing))
+        others += hidden
     elif hidden:
         reasons = "; ".join(dict.fromkeys(one_line(finding.ignored or "") for finding in hidden))
         ElementTree.SubElement(
             case, "skipped", message=f"{quantity(len(hidden), 'finding')} hidden by config: {reasons}"
         )
-    if told:
-        ElementTree.SubElement(case, "system-out").text = "\n\n".join(map(_tell, told))
+    if others:
+        ElementTree.SubElement(case, "system-out").text = "\n\n".join(map(_write_details, others))
 
 
-def _tell(finding: Finding) -> str:
+def _write_details(finding: Finding) -> str:
     lines = [f"{finding.severity.label} {finding.code} {finding.name}", headline(finding)]
     lines += [f"{label}: {words}" for label, words in particulars(finding)]
     if finding.ignored is not None:

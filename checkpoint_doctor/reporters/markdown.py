@@ -21,7 +21,7 @@ from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.text import printable, quantity
 
 MOST_BYTES = 1_000_000
-"""A job summary on GitHub may have 1 MiB; the rest of the step wants some of it."""
+"""A job summary on GitHub may have 1 MiB, and other parts of the step may add to it."""
 
 _SIGNS = {Severity.ERROR: "❌", Severity.WARNING: "⚠️", Severity.NOTE: "ℹ️"}
 _VERDICTS = {
@@ -33,10 +33,10 @@ _VERDICTS = {
 
 
 class MarkdownReporter:
-    """Prints a table of the checkpoints, the worst first, then the findings of each; the page makes no difference."""
+    """Renders a table of the checkpoints, the worst first, then the findings of each; the page makes no difference."""
 
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
-        """Return the document, cut between two blocks (and saying so) where it would be longer than a megabyte."""
+        """Return the document; beyond ``MOST_BYTES`` it ends with the number of entries left out."""
         taken: list[str] = []
         room = MOST_BYTES
         blocks = list(_write(report))
@@ -75,7 +75,7 @@ def _write_row(examination: Examination) -> str:
     hidden = sum(finding.ignored is not None for finding in examination.findings)
     cells = [
         _VERDICTS[examination.verdict],
-        # Tables are cut into cells before anything else, so a bar ends even a code span.
+        # Markdown splits a row into cells first, so a bar would end even a code span.
         _code(examination.path).replace("|", "\\|"),
         *(f"{counts[severity]:,}" for severity in sorted(Severity, reverse=True)),
         f"{hidden:,}",
@@ -112,13 +112,13 @@ def _head(finding: Finding) -> str:
 
 
 def _escape(text: str) -> str:
-    """Write a text so that it shows as it is: no markup, no HTML, no table cells, on one line."""
+    """Escape a text so that it shows literally on one line: no markup, no HTML, no table cells."""
     text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]#|~$!])", r"\\\1", text)
 
 
 def _code(text: str) -> str:
-    """Write a name as a code span."""
+    """Return a name as a code span."""
     text = printable(text)
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * (longest + 1)

@@ -32,13 +32,13 @@ from checkpoint_doctor.text import quantity
 MOST_RESULTS = 5_000
 """GitHub shows so many results of a run and refuses more than 25,000."""
 MOST_BYTES = 10_000_000
-"""GitHub's limit is 10 MB compressed; staying below it uncompressed needs no guess."""
+"""GitHub's limit is 10 MB after compression; below it without compression, the limit always holds."""
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 class SarifReporter:
-    """Prints one run with the metadata of all rules and the worst results; the page makes no difference."""
+    """Renders one run with the metadata of all rules and the worst results; the page makes no difference."""
 
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
         """Return the SARIF document, with as many results as the limits allow."""
@@ -69,21 +69,7 @@ def _write_log(
                         "rules": [_write_rule(rule) for rule in rules],
                     }
                 },
-                "invocations": [
-                    {
-                        "executionSuccessful": report.is_complete,
-                        "toolExecutionNotifications": _write_notifications(report, left_out),
-                        "toolConfigurationNotifications": [
-                            _write_notification(
-                                remark.code,
-                                remark.severity.label,
-                                join_sentences(headline(remark), one_line(remark.advice)),
-                            )
-                            for remark in report.remarks
-                            if remark.ignored is None
-                        ],
-                    }
-                ],
+                "invocations": [_write_invocation(report, left_out)],
                 "results": [
                     _write_result(examination, finding, positions, repetitions) for examination, finding in findings
                 ],
@@ -94,6 +80,20 @@ def _write_log(
                     "summary": report.summary_line,
                 },
             }
+        ],
+    }
+
+
+def _write_invocation(report: Report, left_out: int) -> dict[str, Any]:
+    return {
+        "executionSuccessful": report.is_complete,
+        "toolExecutionNotifications": _write_notifications(report, left_out),
+        "toolConfigurationNotifications": [
+            _write_notification(
+                remark.code, remark.severity.label, join_sentences(headline(remark), one_line(remark.advice))
+            )
+            for remark in report.remarks
+            if remark.ignored is None
         ],
     }
 
@@ -181,32 +181,35 @@ def _write_notifications(report: Report, left_out: int) -> list[dict[str, Any]]:
     notifications = []
     for examination in report.checkpoints:
         if examination.is_unreadable:
-            words = one_line(" · ".join(filter(None, (examination.error, examination.hint))) or "could not be read")
-            notifications.append(_write_notification("unreadable", "error", words, examination.path))
+            message = one_line(" · ".join(filter(None, (examination.error, examination.hint))) or "could not be read")
+            notifications.append(_write_notification("unreadable", "error", message, examination.path))
         notifications += [
             _write_notification(crash.code, "error", one_line(crash.message), examination.path)
             for crash in examination.crashes
         ]
         for skipped in examination.skipped:
-            words = skipped_in_words(skipped)
-            notifications.append(_write_notification("skipped", "warning", words, examination.path))
+            message = skipped_in_words(skipped)
+            notifications.append(_write_notification("skipped", "warning", message, examination.path))
     if left_out:
-        words = f"{quantity(left_out, 'result')} left out, the least bad, to stay within GitHub's limits; JSON has all"
-        notifications.append(_write_notification("truncated", "warning", words))
+        message = (
+            f"{quantity(left_out, 'result')} left out, those of the lowest severity, to stay within GitHub's limits; "
+            "the JSON format has all"
+        )
+        notifications.append(_write_notification("truncated", "warning", message))
     return notifications
 
 
-def _write_notification(identifier: str, level: str, words: str, path: str | None = None) -> dict[str, Any]:
+def _write_notification(identifier: str, level: str, message: str, path: str | None = None) -> dict[str, Any]:
     return {
         "descriptor": {"id": identifier},
         "level": level,
-        "message": {"text": words},
+        "message": {"text": message},
         **({"locations": [_write_location(path)]} if path is not None else {}),
     }
 
 
 def _shorten_lists(value: Any) -> Any:
-    """Replace long lists by their beginning and a word on the rest: the JSON format has them complete."""
+    """Shorten long lists and add how many items were left out; the JSON format has all items."""
     if isinstance(value, dict):
         return {key: _shorten_lists(each) for key, each in value.items()}
     if isinstance(value, list):

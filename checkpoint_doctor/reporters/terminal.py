@@ -9,12 +9,12 @@ from checkpoint_doctor.results.report import Page, Report
 
 
 class TerminalReporter:
-    """Draws a chart for each checkpoint that needs a word, and a table of all where there are several."""
+    """Draws a chart for each checkpoint that is not clean, and a table of all where there are several."""
 
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
-        """Return the charts, as wide as the page."""
-        # rich takes longer to import than a small scan takes; the other formats do without it.
-        from checkpoint_doctor.reporters._chart import draw
+        """Return the charts with the width of the page."""
+        # Importing rich takes longer than a small scan, and the other formats do not need it.
+        from checkpoint_doctor.reporters._terminal.chart import draw
 
         return draw(report, page)
 

@@ -1,4 +1,4 @@
-"""A file on this machine."""
+"""A local file as a source."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from checkpoint_doctor.sources.source import Source, read_exactly, too_short
 
 
 class FileSource:
-    """A local file. Reads do not share a position, so threads need no lock."""
+    """A local file. Reads share no file position, so threads need no lock."""
 
     def __init__(self, path: str | Path) -> None:
         self.name = str(path)
         try:
-            # O_NONBLOCK: opening a named pipe must not wait for somebody to write to it.
+            # O_NONBLOCK: opening a named pipe must not wait for a writer.
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
         except OSError as error:
             raise UnreadableCheckpoint(
                 f"cannot open {path}: {(error.strerror or str(error)).lower()}", "check the path and its permissions"
             ) from None
-        # Tensors read lazily, so a source lives as long as anything that still points into it.
+        # Tensors are read lazily, so the file stays open as long as a tensor refers to this source.
         weakref.finalize(self, os.close, self._descriptor)
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):

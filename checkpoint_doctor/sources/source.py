@@ -1,4 +1,4 @@
-"""Named, seekable bytes: what loaders read from, wherever the bytes are."""
+"""Sources: named bytes that loaders read from."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from checkpoint_doctor.errors import UnreadableCheckpoint
 
 
 class Source(Protocol):
-    """Named bytes that any thread may read at any place."""
+    """Named bytes that any thread may read at any offset."""
 
     name: str
-    """How to call it in a message: a path, or a path and the member inside it."""
+    """Its name in messages: a path, or a path and the member inside it."""
     size: int
+    """Number of bytes."""
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill the buffer with the bytes from an offset on.
+        """Fill a buffer with the bytes from an offset on.
 
         Raises:
-            UnreadableCheckpoint: the bytes end before the buffer is full, or the system refuses.
+            UnreadableCheckpoint: the bytes end before the buffer is full, or the system reports an error.
         """
 
     def read(self, offset: int, length: int) -> bytes:
@@ -28,7 +29,7 @@ class Source(Protocol):
         """Open the file of that name in the same folder (a shard beside its index).
 
         Raises:
-            UnreadableCheckpoint: there is none, or the name would leave the folder.
+            UnreadableCheckpoint: there is none, or the name contains a folder.
         """
 
 
@@ -42,7 +43,7 @@ def read_exactly(source: Source, offset: int, length: int) -> bytes:
 
 
 def too_short(source: Source, offset: int, length: int) -> UnreadableCheckpoint:
-    """Return the error of a read beyond the end of a source."""
+    """Return the error for a read beyond the end of a source."""
     return UnreadableCheckpoint(
         f"{source.name} ends at byte {source.size:,}, but {length:,} bytes are expected from byte {offset:,} on",
         "the file is truncated: copy or download it again",
@@ -50,7 +51,7 @@ def too_short(source: Source, offset: int, length: int) -> UnreadableCheckpoint:
 
 
 class MemorySource:
-    """Bytes that are already in memory, such as an inflated zip member."""
+    """Bytes in memory, such as an inflated zip member."""
 
     def __init__(self, name: str, content: bytes) -> None:
         self.name = name
@@ -73,7 +74,7 @@ class MemorySource:
 
 
 class Section:
-    """A range of another source, seen as a source of its own."""
+    """A range of another source as a source of its own."""
 
     def __init__(self, name: str, parent: Source, start: int, size: int) -> None:
         if start < 0 or size < 0 or start + size > parent.size:

@@ -1,4 +1,4 @@
-"""Figures from numbers: one pass over a tensor, one over an optimizer's moments.
+"""Statistics of a tensor's values and of an optimizer's moments, each computed in one pass over blocks.
 
-Knows no file and no rule; may import ``errors`` and ``text``.
+Independent of files and rules; may import ``errors`` and ``text``.
 """

@@ -1,8 +1,8 @@
-"""What an optimizer's moments record about gradients.
+"""Moment statistics: what an optimizer's moments show about the gradients of a parameter.
 
-``measure_moments`` knows no file and no rule. It streams the first moment m and the second moment v of one parameter
-beside each other, in blocks that stay in the cache. For every row (output unit) and column (input) it keeps the largest
-|m|, √v and |m|/√v, which tell whether a gradient ever came and whether it still does.
+The first moment m and the second moment v are read together, in blocks that stay in the cache. For every row (output
+unit) and column (input) the maxima of |m|, √v and |m|/√v are computed: they show whether a gradient was ever not zero,
+and whether it still is.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from numpy.typing import NDArray
 from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, Values
 
 INACTIVE_RATIO = 1e-4
-"""|m|/√v below which an entry receives no gradient: with Adam's default betas 88 updates without one. Live units
-of 20 published agents stay above it, dormant ones fall far below (benchmarks/truth.py)."""
+"""|m|/√v below which an entry receives no gradient: with Adam's default betas that is 88 updates without one. Active
+units of 20 published agents are above it, dormant ones far below (benchmarks/truth.py)."""
 
 COLUMN_LIMIT = 1 << 20
-"""Widest row (entries) for which columns are kept: 24 MiB of maxima. Wider rows belong to no layer known to us."""
+"""Entries of the widest row for which maxima of columns are computed (24 MiB of maxima); no known layer is wider."""
 
 SAMPLED = 1 << 14
-"""Block size from which the histogram takes every 13th entry: a share of the entries needs no more, and counting all of
-them costs as much as the rest of the pass. 13 has no factor in common with usual widths, so no column is left out."""
+"""Block size from which the histogram samples every 13th entry. That is enough for a share of the entries, and counting
+all of them takes as long as the rest of the pass. 13 shares no factor with usual widths, so it samples all columns."""
 
 NARROW = 16
-"""Width up to which a row's maximum is taken column by column: NumPy reduces short rows one by one."""
+"""Width up to which the maximum of rows is computed column by column, since NumPy is slow at reducing short rows."""
 
 
 @dataclass(frozen=True)
 class MomentStatistics:
-    """What one pass over the moments of a parameter tells.
+    """Statistics of the moments of a parameter.
 
     Rows are the entries along the first axis (a vector's own entries; one row for a scalar). Columns are the entries
-    along the second axis, the kernels of a convolution folded into them. Magnitudes ignore NaN. ``magnitude`` is the
-    second moment's square root, the size of gradients: √v for Adam and RMSprop, ``exp_inf`` itself for Adamax.
+    along the second axis, with all positions of a convolution's kernel. Maxima ignore NaN. The magnitude is the size of
+    the gradients: the second moment's square root √v for Adam and RMSprop, and ``exp_inf`` itself for Adamax.
     """
 
     count: int
@@ -58,9 +58,9 @@ class MomentStatistics:
     column_ratio: NDArray | None
     """As ``row_ratio``, for each column; ``None`` also for vectors and scalars."""
     exponents: NDArray
-    """Histogram of a sample of the live entries' magnitudes by binary exponent: ``exponents[e + 150]`` counts those in
-    [2**e, 2**(e + 1)). Live are the entries with |m|/√v of at least ``INACTIVE_RATIO`` (without a first moment: all
-    whose magnitude is not zero)."""
+    """Histogram, over a sample, of the live entries' magnitudes by binary exponent: ``exponents[e + 150]`` counts those
+    in [2**e, 2**(e + 1)). An entry is live where |m|/√v is at least ``INACTIVE_RATIO`` (without a first moment: where
+    the magnitude is not zero)."""
     untouched: int
     """Entries whose magnitude is exactly zero."""
     nonfinite_first: int
@@ -69,7 +69,7 @@ class MomentStatistics:
     """NaN and infinite entries of the second moment."""
 
     def live_below(self, magnitude: float) -> float:
-        """Return the share of live entries below a magnitude, which is rounded down to a power of two; 0.0 for none."""
+        """Return the share (0 to 1) of live entries below a magnitude, which is rounded down to a power of two."""
         live = int(self.exponents.sum())
         if magnitude <= 0 or not live:
             return 0.0
@@ -78,10 +78,10 @@ class MomentStatistics:
 
 @dataclass(frozen=True)
 class ZeroTally:
-    """Zeros of a parameter beside its second moment (or momentum buffer)."""
+    """Counts of a parameter's zeros, by whether its second moment (or momentum buffer) records a gradient."""
 
     selected: int
-    """Entries looked at."""
+    """Number of entries counted."""
     zeros: int
     """Entries whose value is exactly zero."""
     zeros_untouched: int
@@ -91,43 +91,49 @@ class ZeroTally:
 
 
 def measure_moments(first: Values | None, second: Values | None, *, is_root: bool = False) -> MomentStatistics:
-    """Stream the moments of a parameter beside each other and keep what tells about gradients.
+    """Compute the moment statistics of a parameter in one pass.
 
-    ``first`` is the mean of gradients or the momentum buffer, ``second`` the mean (or sum) of their squares. With
-    ``is_root`` the second moment is a magnitude already and no square (Adamax). Memory does not grow with the tensors,
-    except for one number per row and column.
+    Memory does not grow with the tensors, except for three numbers per row and column.
+
+    Args:
+        first: the mean of gradients, or the momentum buffer.
+        second: the mean (or sum) of squared gradients.
+        is_root: True where the second moment is a magnitude and not a square (Adamax).
 
     Raises:
-        ValueError: neither is given, or their shapes differ.
+        ValueError: neither moment is given, or their shapes differ.
     """
     given = [values for values in (first, second) if values is not None]
     if not given or any(values.shape != given[0].shape for values in given):
-        raise ValueError("moments of one parameter have one shape")
+        raise ValueError("the moments of a parameter must have the same shape")
     maxima = _Maxima(given[0].shape, first is not None, second is not None)
-    for start, momentum, spread in _beside(first, second):
+    for start, momentum, spread in _pair_blocks(first, second):
         with np.errstate(all="ignore"):
             maxima.add(start, momentum, spread, is_root)
     return maxima.finish()
 
 
 def tally_zeros(values: Values, record: Values, rows: NDArray | None = None, untouched: float = 0.0) -> ZeroTally:
-    """Count zeros of a parameter by whether the optimizer recorded a gradient beneath them.
+    """Count the zeros of a parameter, by whether the optimizer recorded a gradient for them.
 
-    ``record`` is the second moment or the momentum buffer, ``rows`` restricts the count to indices along the first
-    axis, and entries of ``record`` no larger than ``untouched`` in magnitude count as never having seen a gradient.
+    Args:
+        values: the parameter.
+        record: its second moment or momentum buffer.
+        rows: indices along the first axis to which the count is restricted.
+        untouched: largest magnitude in ``record`` that counts as no recorded gradient.
 
     Raises:
         ValueError: the shapes differ.
     """
     if values.shape != record.shape:
-        raise ValueError("a parameter and its moments have one shape")
+        raise ValueError("a parameter and its moments must have the same shape")
     width = _width(values.shape)
     wanted = None
     if rows is not None:
         wanted = np.zeros(values.shape[0] if values.shape else 1, dtype=bool)
         wanted[rows] = True
     selected = zeros = zeros_untouched = bare = 0
-    for start, value, moment in _beside(values, record):
+    for start, value, moment in _pair_blocks(values, record):
         assert value is not None
         assert moment is not None
         zero, idle = value == 0, np.abs(_real(moment)) <= untouched
@@ -144,7 +150,7 @@ def tally_zeros(values: Values, record: Values, rows: NDArray | None = None, unt
 
 
 class _Maxima:
-    """The running maxima of one pass."""
+    """The running maxima and counts of a pass over the moments."""
 
     def __init__(self, shape: tuple[int, ...], has_first: bool, has_second: bool) -> None:
         self.count = prod(shape)
@@ -155,14 +161,14 @@ class _Maxima:
             len(shape) > 1 and 0 not in shape and self.width <= COLUMN_LIMIT,
         )
         present = {"first": has_first, "second": has_second, "ratio": has_first and has_second}
-        self.rows = {key: np.zeros(rows) for key, there in present.items() if there}
-        self.columns = {key: np.zeros(self.width) for key, there in present.items() if there and with_columns}
+        self.rows = {key: np.zeros(rows) for key, is_present in present.items() if is_present}
+        self.columns = {key: np.zeros(self.width) for key, is_present in present.items() if is_present and with_columns}
         self.exponents = np.zeros(300, dtype=np.int64)
         self.total = 0.0
         self.untouched = self.nonfinite_first = self.nonfinite_second = 0
 
     def add(self, start: int, first: NDArray | None, second: NDArray | None, is_root: bool) -> None:
-        """Take in one block that begins at a flat index."""
+        """Add one block that begins at a flat index."""
         figures: dict[str, NDArray] = {}
         nonfinite = self.nonfinite_first + self.nonfinite_second
         if first is not None:
@@ -175,7 +181,7 @@ class _Maxima:
             if first is not None:
                 figures["ratio"] = figures["first"] / root
             self._count(spread, root, figures.get("ratio"), is_root)
-        # NaN has to be stepped around, and that costs: only where there is one.
+        # fmax ignores NaN but is slower than maximum, so it is used only for blocks with NaN.
         maximum = np.fmax if self.nonfinite_first + self.nonfinite_second > nonfinite else np.maximum
         for at, shape in _pieces(start, len(next(iter(figures.values()))), self.width):
             row, column = divmod(start + at.start, self.width)
@@ -219,8 +225,8 @@ class _Maxima:
         )
 
 
-def _beside(one: Values | None, other: Values | None) -> Iterator[tuple[int, NDArray | None, NDArray | None]]:
-    """Yield the blocks of two tensors of one shape together, with the flat index where each begins."""
+def _pair_blocks(one: Values | None, other: Values | None) -> Iterator[tuple[int, NDArray | None, NDArray | None]]:
+    """Yield the blocks of two tensors of the same shape in pairs, with the flat index where each begins."""
     start = 0
     if one is None or other is None:
         alone = one if other is None else other
@@ -229,13 +235,13 @@ def _beside(one: Values | None, other: Values | None) -> Iterator[tuple[int, NDA
             yield (start, block, None) if other is None else (start, None, block)
             start += block.size
         return
-    for block, beside in zip(one.blocks(BLOCK_ELEMENTS), other.blocks(BLOCK_ELEMENTS), strict=True):
-        yield start, block, beside
+    for block, partner in zip(one.blocks(BLOCK_ELEMENTS), other.blocks(BLOCK_ELEMENTS), strict=True):
+        yield start, block, partner
         start += block.size
 
 
 def _pieces(start: int, size: int, width: int) -> Iterator[tuple[slice, tuple[int, int]]]:
-    """Cut a flat block into the rest of a row, whole rows, and the beginning of a row."""
+    """Split a flat block into the rest of a row, whole rows, and the beginning of a row."""
     at = 0
     while at < size:
         column = (start + at) % width
@@ -259,7 +265,7 @@ def _width(shape: tuple[int, ...]) -> int:
 
 
 def _real(block: NDArray) -> NDArray:
-    """Return a block as floats that NumPy's reductions know: bfloat16 and half widened, complex as magnitudes."""
+    """Return a block as float32 or float64: narrower floats are widened, complex numbers become magnitudes."""
     if block.dtype.kind == "c":
         return np.asarray(np.abs(block))
     return block if block.dtype in (np.float32, np.float64) else block.astype(np.float32)

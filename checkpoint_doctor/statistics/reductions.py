@@ -1,4 +1,4 @@
-"""Adding up blocks: every reduction that a pass over a tensor takes, while a block is in the cache."""
+"""The reductions of a pass over a tensor, all computed while a block is in the cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, Values
 
 
 class Totals:
-    """What has been added up so far."""
+    """The running totals of a pass over a tensor."""
 
     def __init__(self, *, by_row: bool, length: int, exact: bool) -> None:
         self.by_row, self.length, self.exact = by_row, length, exact
@@ -28,7 +28,7 @@ class Totals:
         self.ordered = True
 
     def add(self, block: NDArray) -> None:
-        """Add one block of whole rows (or of a flat stream)."""
+        """Add one block of whole rows, or of a flat stream."""
         kind = block.dtype.kind
         if kind == "c":
             self._add_complex(block)
@@ -40,7 +40,7 @@ class Totals:
         elif block.dtype in (np.float32, np.float64):
             self._add_floats(block, tiny=float(np.finfo(block.dtype).smallest_normal))
         else:
-            # Half precision and float8 have no fast arithmetic of their own, and a float32 holds each of them exactly.
+            # float16, bfloat16 and float8 have no fast arithmetic, and float32 represents all their values exactly.
             self._add_floats(block.astype(np.float32), tiny=_smallest_normal(block.dtype))
         self.count += block.size
 
@@ -65,16 +65,16 @@ class Totals:
         row_sums = np.vecdot(summed, np.ones(summed.shape[1], dtype=summed.dtype))
         squares, total = float(row_squares.sum(dtype=np.float64)), float(row_sums.sum(dtype=np.float64))
         if not np.isfinite(squares):
-            row_squares, squares, total = self._look_closer(grid)
+            row_squares, squares, total = self._sum_finite(grid)
         self.squares += squares
         self.sum += total
         self.zeros += zeros
         if self.by_row:
-            self._note_rows_and_columns(grid, zeros)
+            self._find_zero_rows_and_columns(grid, zeros)
             self.row_squares.append(row_squares)
             self.row_sums.append(row_sums)
 
-    def _look_closer(self, grid: NDArray) -> tuple[NDArray, float, float]:
+    def _sum_finite(self, grid: NDArray) -> tuple[NDArray, float, float]:
         """Sum the finite entries of a block whose squares overflow, and count the others."""
         finite = np.isfinite(grid)
         nan = int(np.count_nonzero(np.isnan(grid)))
@@ -87,7 +87,7 @@ class Totals:
         row_squares = (wide * wide).sum(axis=1)
         return row_squares.astype(np.float64), float(row_squares.sum()), float(wide.sum())
 
-    def _note_rows_and_columns(self, grid: NDArray, zeros: int) -> None:
+    def _find_zero_rows_and_columns(self, grid: NDArray, zeros: int) -> None:
         start = self.count // self.length
         if zeros >= self.length:
             self.zero_rows.append(start + np.flatnonzero(~grid.any(axis=1)))
@@ -116,12 +116,12 @@ class Totals:
 
     @property
     def mean(self) -> float | None:
-        """Mean of the finite entries, ``None`` where there is none or no order among them."""
+        """Mean of the finite entries, ``None`` where there is none or they are complex."""
         return self.sum / self.finite if self.finite and self.ordered else None
 
     @property
     def std(self) -> float | None:
-        """Population standard deviation of the finite entries."""
+        """Population standard deviation of the finite entries, ``None`` where there is no mean."""
         if self.mean is None:
             return None
         if self.minimum is not None and self.minimum == self.maximum:
@@ -134,38 +134,38 @@ class Totals:
         return np.sqrt(np.concatenate(self.row_squares)) if self.row_squares else None
 
     def list_zero_rows(self) -> NDArray:
-        """Return the indices of rows that are exactly zero."""
+        """Return the indices of the rows that are exactly zero."""
         return np.concatenate(self.zero_rows) if self.zero_rows else _NOTHING
 
     def list_zero_columns(self, shape: tuple[int, ...]) -> NDArray:
         """Return the indices along the second axis that are exactly zero in every row."""
         if self.zero_columns is None or not self.zero_columns.size:
             return _NOTHING
-        # A convolution's column is an input channel: all the positions of its kernel.
+        # A column of a convolution is an input channel with all positions of its kernel.
         positions = self.length // shape[1]
-        dead = np.zeros(self.length, dtype=bool)
-        dead[self.zero_columns] = True
-        return np.flatnonzero(dead.reshape(shape[1], positions).all(axis=1))
+        is_zero = np.zeros(self.length, dtype=bool)
+        is_zero[self.zero_columns] = True
+        return np.flatnonzero(is_zero.reshape(shape[1], positions).all(axis=1))
 
     def list_duplicate_rows(self, values: Values) -> tuple[tuple[int, ...], ...]:
-        """Return groups of identical rows, reading the tensor again only where some seem to be the same."""
+        """Return groups of identical rows; the tensor is read again only where rows have equal sums."""
         if not self.row_squares or self.count < 2 * self.length:
             return ()
         squares = np.concatenate(self.row_squares).astype(np.float64)
-        # Both figures are added up in the same order for every row, so equal rows have equal figures to the last bit.
+        # Both sums are computed in the same order for every row, so identical rows have bit-identical sums.
         signatures = squares + 1j * np.concatenate(self.row_sums)
-        alive = np.flatnonzero(np.isfinite(signatures) & (squares > 0))
-        _, which, counts = np.unique(signatures[alive], return_inverse=True, return_counts=True)
-        suspects = {int(row) for row in alive[counts[which] > 1]}
+        usable = np.flatnonzero(np.isfinite(signatures) & (squares > 0))
+        _, which, counts = np.unique(signatures[usable], return_inverse=True, return_counts=True)
+        suspects = {int(row) for row in usable[counts[which] > 1]}
         return _confirm_duplicates(values, suspects, self.length) if suspects else ()
 
 
 def _find_extremes(block: NDArray) -> tuple[float, float, float]:
-    """Return the smallest and the largest number of a block, and the smallest magnitude; NaN and infinity show in them.
+    """Return the minimum, the maximum and the smallest magnitude of a block; the first two show NaN and infinity.
 
-    Read as integers, floats are ordered by magnitude within a sign, the negative ones above the positive ones
-    (unsigned) or below them (signed). Four integer reductions find all three figures, faster than two on floats and
-    one on magnitudes, and without a copy.
+    The bits of floats, read as integers, are ordered by magnitude within a sign, with negative floats above positive
+    ones (unsigned) or below them (signed). Four integer reductions find all three values, which is faster than two on
+    floats and one on magnitudes, and needs no copy.
     """
     unsigned, signed = (np.uint32, np.int32) if block.dtype.itemsize == 4 else (np.uint64, np.int64)
     bits, signed_bits = block.view(unsigned), block.view(signed)

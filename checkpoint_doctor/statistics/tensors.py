@@ -1,8 +1,4 @@
-"""The one numeric pass over a tensor.
-
-``measure`` knows no file and no rule. It sees a tensor's numbers as a stream of blocks small enough to stay in the
-cache, and takes from each block every figure that any rule may ask for later.
-"""
+"""Tensor statistics: everything that rules need to know about a tensor's values, computed in one pass."""
 
 from __future__ import annotations
 
@@ -18,10 +14,10 @@ from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, Values
 
 @dataclass(frozen=True)
 class TensorStatistics:
-    """What one pass over a tensor's numbers tells.
+    """Statistics of a tensor's values.
 
     Minimum, maximum, mean, standard deviation and norm are taken over the finite entries, so that one NaN does not
-    hide the others. They are ``None`` where there is no finite entry; complex numbers have a norm only.
+    make all of them NaN. They are ``None`` where there is no finite entry; complex tensors only have a norm.
     """
 
     count: int
@@ -29,7 +25,7 @@ class TensorStatistics:
     zeros: int
     """Entries that are exactly zero (negative zero included)."""
     subnormals: int
-    """Entries below the smallest normal number of their type, zero excluded."""
+    """Entries smaller in magnitude than the smallest normal number of their dtype, without zeros."""
     nan: int
     """Entries that are not a number."""
     infinite: int
@@ -40,11 +36,11 @@ class TensorStatistics:
     maximum: float | int | None
     mean: float | None
     std: float | None
-    """Population standard deviation (divided by the count)."""
+    """Population standard deviation (divided by the number of finite entries)."""
     norm: float | None
     """Euclidean norm."""
     row_norms: NDArray | None
-    """Euclidean norm of each row (first axis), for tensors of two or more axes; ``None`` otherwise."""
+    """Euclidean norm of each row (first axis), for tensors with two or more axes; ``None`` otherwise."""
     zero_rows: NDArray
     """Indices along the first axis whose entries are all exactly zero (two or more axes; else empty)."""
     zero_columns: NDArray
@@ -59,7 +55,7 @@ class TensorStatistics:
 
     @property
     def zero_fraction(self) -> float:
-        """Share of exact zeros, 0.0 for an empty tensor."""
+        """Share of exact zeros, from 0 to 1; 0.0 for an empty tensor."""
         return self.zeros / self.count if self.count else 0.0
 
     @property
@@ -69,14 +65,14 @@ class TensorStatistics:
 
 
 LONGEST_ROW = 1 << 20
-"""Rows longer than this many elements are measured as one flat stream, without figures per row and column."""
+"""Elements of a row beyond which a tensor is read as one flat stream, without statistics of rows and columns."""
 
 
 def measure(values: Values) -> TensorStatistics:
-    """Take every figure of ``TensorStatistics`` in one pass over the numbers, in blocks of whole rows.
+    """Compute ``TensorStatistics`` in one pass over the values, in blocks of whole rows.
 
-    Sums run in the block's own precision within a row and in double precision across rows; a tensor that fits into one
-    block is summed in double precision throughout.
+    Sums are computed in the block's own precision within a row and in double precision across rows; small tensors are
+    summed in double precision throughout.
     """
     count = prod(values.shape)
     rows = values.shape[0] if len(values.shape) > 1 else 1
@@ -84,7 +80,7 @@ def measure(values: Values) -> TensorStatistics:
     by_row = len(values.shape) > 1 and 0 < length <= LONGEST_ROW
     elements = max(1, BLOCK_ELEMENTS // length) * length if by_row else BLOCK_ELEMENTS
     totals = Totals(by_row=by_row, length=length, exact=count <= BLOCK_ELEMENTS // 4)
-    # Overflowing squares and NaN comparisons are expected: they are how damage is noticed.
+    # Overflowing squares and comparisons with NaN are expected: they show non-finite values.
     with np.errstate(all="ignore"):
         for block in values.blocks(elements):
             totals.add(block)

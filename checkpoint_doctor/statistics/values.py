@@ -1,4 +1,4 @@
-"""A tensor's numbers, wherever they are: a stream of blocks small enough to stay in the cache."""
+"""A tensor's values as a stream of blocks that fit into the processor's cache."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_ELEMENTS = 1 << 18
-"""Elements per block: 1 MiB of float32, which stays in a core's second-level cache while several reductions read it."""
+"""Elements per block: 1 MiB of float32, which stays in a core's L2 cache while several reductions read it."""
 
 
 class Values(Protocol):
-    """A tensor's numbers in row-major order, without a promise that they fit into memory."""
+    """A tensor's values in row-major order, which need not fit into memory."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -25,18 +25,18 @@ class Values(Protocol):
         """The NumPy (or ml_dtypes) type of one element."""
 
     def blocks(self, elements: int) -> Iterator[NDArray]:
-        """Yield the numbers flat, ``elements`` at a time (the last block may be shorter).
+        """Yield the values as flat arrays of ``elements`` entries; the last one may be shorter.
 
-        A block is only valid until the next one is asked for: its memory may be reused.
+        A block is only valid until the next one is read, since its memory may be reused.
         """
 
     def read(self) -> NDArray:
-        """Return the whole tensor, in its own shape, as memory that belongs to the caller."""
+        """Return the whole tensor as an array of its shape, which the caller may change."""
 
 
 @dataclass(frozen=True)
 class InMemory:
-    """``Values`` of an array that is already in memory."""
+    """``Values`` of an array in memory."""
 
     array: NDArray
 
@@ -64,7 +64,7 @@ class InMemory:
 def median(numbers: NDArray) -> float:
     """Return the median of a non-empty array of finite numbers.
 
-    NumPy's own imports masked arrays for its NaN check, which costs as much as reading a small checkpoint.
+    ``numpy.median`` imports masked arrays for its NaN check, which takes as long as reading a small checkpoint.
     """
     ordered = np.sort(numbers, axis=None)
     middle = ordered.size // 2

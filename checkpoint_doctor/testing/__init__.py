@@ -1,6 +1,7 @@
-"""For people who write plugins: checkpoints without a disk, and checks that a plugin keeps its contract.
+"""Helps to test plugins: builds checkpoints in memory, and checks that a plugin satisfies its protocol.
 
-The checks raise ``AssertionError`` with everything that is wrong, so a test needs one line::
+May import everything except ``cli``, ``loaders``, ``analyzers`` and ``reporters``. The checks raise ``AssertionError``
+with everything that is wrong, so a test needs one line::
 
     from checkpoint_doctor.testing import build_checkpoint, check_rule, findings_of
 

@@ -1,4 +1,4 @@
-"""Checkpoints made of arrays in memory."""
+"""Builds checkpoints from arrays in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, Paramet
 from checkpoint_doctor.statistics.values import InMemory
 
 State = Mapping[str, ArrayLike]
-"""What an optimizer remembers about one tensor: ``step``, and its moments under the optimizer's own keys."""
+"""An optimizer's state of one tensor: ``step``, and its moments under the optimizer's own keys."""
 
 
 def build_checkpoint(
@@ -30,19 +30,28 @@ def build_checkpoint(
 ) -> Checkpoint:
     """Build a checkpoint from arrays, as a loader would from a file.
 
-    ``tensors`` maps names as a state dict has them to arrays of any shape; the element type is the array's own.
-    ``optimizer`` maps names of these tensors to what the optimizer remembers about them, such as
-    ``{"step": 1000, "exp_avg": m, "exp_avg_sq": v}``; an empty mapping stands for a parameter that the optimizer holds
-    and never updated. Without it there is no optimizer in the file, and no evidence of training. ``optimizer_options``
-    are those of its single parameter group, by default ``lr`` 0.001, ``betas`` (0.9, 0.999) and ``eps`` 1e-8.
+    Args:
+        tensors: names as in a state dict, mapped to arrays of any shape; the element type is the array's.
+        optimizer: names of these tensors mapped to the optimizer's state of them, such as
+            ``{"step": 1000, "exp_avg": m, "exp_avg_sq": v}``; an empty mapping is a parameter that the optimizer holds
+            and never updated. ``None`` is a checkpoint without an optimizer, and so without evidence of training.
+        optimizer_options: the options of its single parameter group, by default ``lr`` 0.001, ``betas`` (0.9, 0.999)
+            and ``eps`` 1e-8.
+        optimizer_kind: the optimizer's class.
+        hyperparameters: settings in the file.
+        algorithm: the training algorithm, such as ``PPO``.
+        step: environment or training steps.
+        updates: number of gradient updates.
+        path: the checkpoint's path in reports.
+        format: name of the loader in reports.
 
     Raises:
         ValueError: the optimizer holds a tensor that the checkpoint does not have.
     """
     optimizers: tuple[Optimizer, ...] = ()
     if optimizer is not None:
-        if strangers := [name for name in optimizer if name not in tensors]:
-            raise ValueError(f"the optimizer holds {strangers[0]!r}, which is not among the tensors")
+        if unknown := [name for name in optimizer if name not in tensors]:
+            raise ValueError(f"the optimizer holds {unknown[0]!r}, which is not among the tensors")
         options = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8} if optimizer_options is None else optimizer_options
         optimizers = (_build_optimizer(optimizer, optimizer_kind, options),)
     return Checkpoint(

@@ -1,4 +1,4 @@
-"""Checking that a loader opens what is sound and refuses what is not, in the agreed words."""
+"""Checks that a loader opens intact files and refuses all others with the exceptions of the protocol."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from checkpoint_doctor.plugins.protocols import Loader
 from checkpoint_doctor.sources import FileSource, MemorySource, Source
 
 LARGEST = 1 << 26
-"""Bytes of the file that a check may hold in memory to cut it short at many places."""
+"""Bytes of the file, which is held in memory and truncated at many places."""
 
-_FOREIGN = {
+_OTHER_FILES = {
     "an empty file": b"",
     "one byte": b"\0",
     "text": b"just some text, " * 64,
-    "a page": b"<!doctype html><html><body>404</body></html>",
+    "an HTML page": b"<!doctype html><html><body>404</body></html>",
     "zeros": bytes(4096),
-    "noise": np.random.default_rng(0).bytes(4096),
+    "random bytes": np.random.default_rng(0).bytes(4096),
 }
 
 
 def check_loader(loader: Loader, path: str | os.PathLike[str]) -> Checkpoint:
-    """Check a loader on one sound file of its format, of at most 64 MiB, and return the opened checkpoint.
+    """Check a loader on one intact file of its format, of at most 64 MiB, and return the opened checkpoint.
 
-    The loader must recognize the file and nothing foreign; open it to tensors with unique names whose shapes, types
-    and numbers agree; open or refuse the file cut short anywhere with ``UnreadableCheckpoint`` and no other exception;
-    and patch a tensor so that the patched bytes open to the new values, or refuse with ``RepairFailed``.
+    The loader must recognize the file and no file of another kind. The tensors must have unique names, and shapes and
+    dtypes that agree with their values. Opening the file truncated anywhere must succeed or raise
+    ``UnreadableCheckpoint``. Patching a tensor must give it the new values or raise ``RepairFailed``.
 
     Raises:
-        AssertionError: with everything that is wrong.
+        AssertionError: the loader breaks its protocol; the message lists everything that is wrong.
     """
     source = FileSource(os.fspath(path))
     assert source.size <= LARGEST, f"{path} has {source.size:,} bytes; a test file has at most {LARGEST:,}"
@@ -51,7 +51,7 @@ def _judge_identity(loader: Loader) -> Iterator[str]:
     if not isinstance(loader.name, str) or not loader.name:
         yield "it has no name"
     if not isinstance(loader.suffixes, tuple) or not all(isinstance(each, str) for each in loader.suffixes):
-        yield "its suffixes are no tuple of strings"
+        yield "its suffixes are not a tuple of strings"
     elif odd := [each for each in loader.suffixes if not each.startswith(".")]:
         yield f"its suffix {odd[0]!r} does not begin with a dot"
 
@@ -59,7 +59,7 @@ def _judge_identity(loader: Loader) -> Iterator[str]:
 def _judge_recognition(loader: Loader, source: Source) -> Iterator[str]:
     if not loader.recognizes(source):
         yield f"it does not recognize {source.name}"
-    for what, content in _FOREIGN.items():
+    for what, content in _OTHER_FILES.items():
         try:
             if loader.recognizes(MemorySource(what, content)):
                 yield f"it recognizes {what} as its own"
@@ -83,30 +83,30 @@ def _judge_tensors(checkpoint: Checkpoint, loader: Loader) -> Iterator[str]:
 def _judge_values(tensor: Tensor) -> str | None:
     whole = tensor.values.read()
     if not tensor.shape == tensor.values.shape == whole.shape:
-        return f"its shape is {tensor.shape}, its values say {tensor.values.shape} and are {whole.shape}"
+        return f"its shape is {tensor.shape}, but its values declare {tensor.values.shape} and have {whole.shape}"
     if whole.dtype != tensor.values.dtype:
-        return f"its values are announced as {tensor.values.dtype} and are {whole.dtype}"
+        return f"its values declare the dtype {tensor.values.dtype} but have {whole.dtype}"
     pieces = [block.copy() for block in tensor.values.blocks(7)]
     if pieces and np.concatenate(pieces).tobytes() != whole.tobytes():
-        return "its blocks, one after the other, are not its values in row-major order"
+        return "its blocks joined together are not its values in row-major order"
     if sum(piece.size for piece in pieces) != tensor.size:
-        return f"its blocks hold {sum(piece.size for piece in pieces):,} of {tensor.size:,} values"
+        return f"its blocks have {sum(piece.size for piece in pieces):,} of {tensor.size:,} values"
     return None
 
 
 def _judge_truncation(loader: Loader, source: Source) -> Iterator[str]:
     content = source.read(0, source.size)
     for length in sorted({*range(min(64, source.size)), *np.linspace(0, source.size, 64, dtype=int)[:-1].tolist()}):
-        cut = MemorySource(source.name, content[:length])
+        truncated = MemorySource(source.name, content[:length])
         try:
-            if loader.recognizes(cut):
-                for tensor in loader.open(cut).tensors:
+            if loader.recognizes(truncated):
+                for tensor in loader.open(truncated).tensors:
                     tensor.statistics  # noqa: B018
         except UnreadableCheckpoint as refusal:
             if not refusal.message:
-                yield f"cut to {length:,} bytes, it refuses the file without a reason"
+                yield f"truncated to {length:,} bytes, the file is refused without a reason"
         except Exception as error:
-            yield f"cut to {length:,} bytes, opening raised {_name(error)} and not UnreadableCheckpoint"
+            yield f"truncated to {length:,} bytes, opening raised {_name(error)} and not UnreadableCheckpoint"
             return
 
 
@@ -123,18 +123,18 @@ def _judge_patches(loader: Loader, source: Source, checkpoint: Checkpoint) -> It
         yield f"patching {tensor.name} raised {_name(error)} and not RepairFailed"
         return
     if any(each is not source for each in patches):
-        yield "patching the file concerns another one; the check covers single files only"
+        yield "patching changes another file; only single files can be checked"
         return
     content = bytearray(source.read(0, source.size))
     for patch in patches.get(source, ()):
         place = slice(patch.offset, patch.offset + len(patch.old))
         if content[place] != patch.old or len(patch.old) != len(patch.new):
-            yield f"the patch at byte {patch.offset:,} does not say what stands there, or changes the file's size"
+            yield f"the patch at byte {patch.offset:,} does not have the old bytes, or changes the file's size"
             return
         content[place] = patch.new
     again = loader.open(MemorySource(source.name, bytes(content))).by_name.get(tensor.name)
     if again is None or again.values.read().tobytes() != wanted.tobytes():
-        yield f"after its patches are applied, {tensor.name} does not hold the new values"
+        yield f"after its patches, {tensor.name} does not have the new values"
 
 
 def _name(error: Exception) -> str:

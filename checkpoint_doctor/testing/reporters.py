@@ -1,4 +1,4 @@
-"""Checking that a reporter can say everything there is to say."""
+"""Checks that a reporter renders every kind of report."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Page, Report, TensorRecord, Verdict
 
 HOSTILE = 'a "layer" with <tags> | pipes, 100 %, ::error::, \x1b[31mcolour\x1b[0m and ünïcode.weight'
-"""A tensor's name that tries to break out of every format: names in a checkpoint are chosen by whoever wrote it."""
+"""A tensor's name with the special characters of all formats; names in an untrusted checkpoint may be anything."""
 
 
 def check_reporter(reporter: Reporter) -> None:
     """Check a reporter on healthy, ill and unreadable checkpoints, on hidden findings and on hostile names.
 
-    It must return text in every case, and the same text twice; name every rule that found something; and let no escape
-    character of a tensor's name through.
+    It must return the same text every time, which contains the code of every rule that found something and no escape
+    characters of a tensor's name.
 
     Raises:
-        AssertionError: with everything that is wrong.
+        AssertionError: the reporter breaks its protocol; the message lists everything that is wrong.
     """
     problems = [
         f"a report about {what} {problem}"
@@ -33,7 +33,7 @@ def check_reporter(reporter: Reporter) -> None:
 
 
 def build_reports() -> Mapping[str, Report]:
-    """Return one report for each thing that a reporter must be able to say, by what it is about."""
+    """Return one report for each case that a reporter must render, by a description of the case."""
     found = Finding(
         code="CKD001",
         name="rule-crashed",
@@ -48,7 +48,7 @@ def build_reports() -> Mapping[str, Report]:
         name=HOSTILE, shape=(2, 2), dtype="float32", kind="linear", layer="head", updates=None, zeros=4, nonfinite=0,
         minimum=0.0, maximum=0.0, mean=0.0, std=0.0, norm=0.0,
     )  # fmt: skip
-    hollow = TensorRecord(
+    empty = TensorRecord(
         name="empty", shape=(0,), dtype="bfloat16", kind="parameter", layer="", updates=0, zeros=0, nonfinite=0,
         minimum=None, maximum=None, mean=None, std=None, norm=None,
     )  # fmt: skip
@@ -57,7 +57,7 @@ def build_reports() -> Mapping[str, Report]:
         format="memory",
         verdict=Verdict.ILL,
         layers=1,
-        tensors=(record, hollow),
+        tensors=(record, empty),
         findings=(found,),
     )
     healthy = Examination(path="runs/healthy.pt", format="memory", verdict=Verdict.HEALTHY, layers=1, tensors=(record,))
@@ -68,7 +68,7 @@ def build_reports() -> Mapping[str, Report]:
         layers=1,
         tensors=(record,),
         findings=(Finding("CKD002", "unused-ignore", Severity.ERROR, "known", ignored="by design"),),
-        skipped=(Skipped("member data", "it is no JSON"),),
+        skipped=(Skipped("member data", "it is not valid JSON"),),
     )
     unreadable = Examination(
         path="runs/broken.pt",
@@ -91,18 +91,18 @@ def _judge_report(reporter: Reporter, report: Report) -> Iterator[str]:
         try:
             text, again = (cast(object, reporter.render(report, RULES, page)) for _ in range(2))
         except Exception as error:
-            yield f"raised {type(error).__name__} ({error})"
+            yield f"raises {type(error).__name__} ({error})"
             return
         if not isinstance(text, str) or not isinstance(again, str):
-            yield f"is {type(text).__name__} and not text"
+            yield f"is rendered as {type(text).__name__} and not as text"
             return
         yield from _judge_text(text, again, report.findings)
 
 
 def _judge_text(text: str, again: str, findings: Sequence[Finding]) -> Iterator[str]:
     if text != again:
-        yield "reads differently the second time"
-    if silent := [finding.code for finding in findings if finding.code not in text]:
-        yield f"does not name the rule {silent[0]}"
+        yield "is rendered differently the second time"
+    if missing := [finding.code for finding in findings if finding.code not in text]:
+        yield f"does not contain the code {missing[0]}"
     if "\x1b" in text:
-        yield "lets the escape character of a tensor's name through"
+        yield "contains the escape character of a tensor's name"

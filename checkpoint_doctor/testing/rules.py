@@ -1,4 +1,4 @@
-"""Asking one rule, and checking that it is declared as a rule must be."""
+"""Runs a single rule, and checks its declaration and its findings."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from checkpoint_doctor.results.findings import Finding
 from checkpoint_doctor.results.identity import identify
 
 LONGEST_SUMMARY = 120
-"""Characters of a rule's first line: it is a line of ``ckdoc rules`` and the title of a code-scanning alert."""
+"""Characters of a rule's summary, which is a line of ``ckdoc rules`` and the title of a code-scanning alert."""
 
 
 def findings_of(rule: Rule, checkpoint: Checkpoint, **options: Any) -> list[Finding]:
-    """Return what a rule finds in a checkpoint, with these options in place of its defaults.
+    """Run a rule on a checkpoint, with these options instead of its defaults, and return its findings.
 
     Raises:
-        AssertionError: the rule has no such option, or a finding breaks the contract: it is about a tensor or layer
-            that the checkpoint does not have, repairs one, carries evidence that is no plain JSON, or cannot be told
-            from another finding of the rule.
+        AssertionError: the rule has no such option, or a finding is invalid: it names or repairs a tensor or layer that
+            the checkpoint does not have, its evidence is not plain JSON, or it has the same identity as another one.
     """
     unknown = sorted(options.keys() - rule.options.keys())
     assert not unknown, f"{rule.code} has no option {unknown[0]!r}; it has {', '.join(rule.options) or 'none'}"
@@ -33,15 +32,15 @@ def findings_of(rule: Rule, checkpoint: Checkpoint, **options: Any) -> list[Find
 
 
 def check_rule(rule: Rule) -> None:
-    """Check a rule's declaration: everything said about it elsewhere is derived from it.
+    """Check a rule's declaration, from which its documentation and its configuration are derived.
 
-    Its docstring must begin with one sentence that says what it finds (at most 120 characters, ending in a full stop)
-    and go on with the sections *Why it matters*, *When it is normal*, *What to do* and *References*, in this order. Its
-    options must be keyword-only, with plain defaults (a number, a string, true or false, a tuple of these). It must
-    take what it is asked about as its first argument, and nothing more than the checkpoint as a second.
+    Its docstring must begin with one sentence about what it finds (at most 120 characters, ending in a full stop),
+    followed by the sections *Why it matters*, *When it is normal*, *What to do* and *References*, in this order. Its
+    options must be keyword-only, with plain defaults (a number, a string, a boolean, a tuple of these). Its first
+    argument must be its subject, and the only other positional argument the checkpoint.
 
     Raises:
-        AssertionError: with everything that is missing or wrong.
+        AssertionError: the declaration is invalid; the message lists everything that is missing or wrong.
     """
     problems = list(_judge_declaration(rule))
     assert not problems, f"{rule.code} {rule.name}: {'; '.join(problems)}"
@@ -51,9 +50,9 @@ def _judge_declaration(rule: Rule) -> Iterator[str]:
     import inspect
 
     if not rule.summary.endswith("."):
-        yield "the docstring's first line is not a sentence that says what the rule finds"
+        yield "the docstring's first line is not a sentence that ends in a full stop"
     if len(rule.summary) > LONGEST_SUMMARY:
-        yield f"the docstring's first line has {len(rule.summary)} characters; {LONGEST_SUMMARY} fit into a list"
+        yield f"the docstring's first line has {len(rule.summary)} characters; at most {LONGEST_SUMMARY} are allowed"
     missing = [heading for heading in SECTIONS if not rule.sections.get(heading)]
     if missing:
         yield f"the docstring has no section {', '.join(repr(each + ':') for each in missing)}"
@@ -62,15 +61,15 @@ def _judge_declaration(rule: Rule) -> Iterator[str]:
         yield f"the docstring's sections are not in the order {', '.join(SECTIONS)}"
     parameters = list(inspect.signature(rule.check).parameters.values())
     if any(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters):
-        yield "it takes any arguments; name its options"
+        yield "it takes *args or **kwargs; name its options"
     positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     if not 1 <= len(positional) <= 2:
-        yield f"it takes {len(positional)} positional arguments; its subject, and if it wants the checkpoint, are all"
+        yield f"it takes {len(positional)} positional arguments; only its subject and the checkpoint are allowed"
     for name, default in rule.options.items():
         if not is_plain_option(default):
-            yield f"the option {name} has no plain default that a configuration file could replace"
+            yield f"the default of option {name} is not a value that a configuration file can have"
     if not missing and rule.code not in explain_rule(rule):
-        yield "it cannot be explained"
+        yield "its explanation does not contain its code"
 
 
 def _judge_finding(finding: Finding, rule: Rule, checkpoint: Checkpoint) -> Iterator[str]:
@@ -82,13 +81,13 @@ def _judge_finding(finding: Finding, rule: Rule, checkpoint: Checkpoint) -> Iter
         yield f"a finding is about the tensor {finding.tensor!r}, which the checkpoint does not have"
     if finding.layer is not None and finding.layer not in checkpoint.layer_by_name:
         yield f"a finding is about the layer {finding.layer!r}, which the checkpoint does not have"
-    strangers = [each.tensor for each in finding.repairs if each.tensor not in checkpoint.by_name]
-    if strangers:
-        yield f"a repair is for the tensor {strangers[0]!r}, which the checkpoint does not have"
+    unknown = [each.tensor for each in finding.repairs if each.tensor not in checkpoint.by_name]
+    if unknown:
+        yield f"a repair is for the tensor {unknown[0]!r}, which the checkpoint does not have"
     if finding.repairs and rule.fix is None:
         yield "a finding carries repairs, but the rule is declared without fix="
-    for place in _find_odd_values(finding.evidence, "evidence"):
-        yield f"{place} is no plain JSON value"
+    for place in _find_invalid_values(finding.evidence, "evidence"):
+        yield f"{place} is not a plain JSON value"
 
 
 def _judge_identities(findings: Sequence[Finding]) -> Iterator[str]:
@@ -96,17 +95,17 @@ def _judge_identities(findings: Sequence[Finding]) -> Iterator[str]:
 
     for key, count in Counter(map(identify, findings)).items():
         if count > 1:
-            yield f"{count} findings are the same to a baseline ({key}): declare part= with evidence that differs"
+            yield f"{count} findings are identical to a baseline ({key}): declare part= with evidence that differs"
 
 
-def _find_odd_values(value: object, place: str) -> Iterator[str]:
+def _find_invalid_values(value: object, place: str) -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, each in value.items():
             if not isinstance(key, str):
                 yield f"the key {key!r} of {place}"
-            yield from _find_odd_values(each, f"{place}[{key!r}]")
+            yield from _find_invalid_values(each, f"{place}[{key!r}]")
     elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         for index, each in enumerate(value):
-            yield from _find_odd_values(each, f"{place}[{index}]")
+            yield from _find_invalid_values(each, f"{place}[{index}]")
     elif type(value) not in (str, int, float, bool, type(None)):
         yield f"{place} ({type(value).__name__})"

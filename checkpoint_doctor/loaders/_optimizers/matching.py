@@ -1,8 +1,8 @@
-"""Which tensor an optimizer's n-th parameter is, where the file only gives positions and shapes.
+"""Finds which tensor an optimizer's n-th parameter is, where the file only has positions and shapes.
 
-A wrong name would turn every conclusion from the moments into a lie, so a name is given only where no other assignment
-fits. Optimizers are taken to hold each of their groups in the model's order (``model.parameters()``, possibly
-filtered); nothing is assumed about which parameters were left out.
+A wrong name would make every conclusion from the moments wrong, so a name is given only where no other assignment fits.
+Each parameter group is assumed to follow the model's order (``model.parameters()``, possibly filtered); nothing is
+assumed about which parameters were left out.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from checkpoint_doctor.text import shown
 Shape = tuple[int, ...]
 
 BUFFER = re.compile(r"(^|[._])(running_mean|running_var|num_batches_tracked|ra_mean|ra_var|steps|position_ids)$")
-"""Buffers that no optimizer holds: BatchNorm's and BatchRenorm's statistics, BERT's positions."""
+"""Buffers, which no optimizer holds: BatchNorm's and BatchRenorm's statistics, BERT's positions."""
 COPY = re.compile(r"(^|[._/])(target|ema|teacher|shadow|averaged|swa)([._/]|$)|_target([._/]|$)|(^|[._/])target_", re.I)
-"""Copies that follow another network and that no optimizer holds."""
+"""Target networks and averaged copies, which no optimizer holds."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,10 @@ class Match:
 
 
 def trainable(tensors: Iterable[Tensor], *, integers: bool = False) -> list[Tensor]:
-    """Return the tensors that an optimizer may hold, in order: no buffers, tied ones once, integers only if asked."""
+    """Return the tensors that an optimizer may hold, in order: no buffers, and tied tensors once.
+
+    Tensors of integers are included with ``integers`` only.
+    """
     kept: list[Tensor] = []
     seen: set[tuple[str, tuple[int, int]]] = set()
     for tensor in tensors:
@@ -51,7 +54,10 @@ def trainable(tensors: Iterable[Tensor], *, integers: bool = False) -> list[Tens
 
 
 def match_in_order(slots: Sequence[Shape | None], parameters: Sequence[Tensor]) -> Match:
-    """Match positions with a list that is known to be the optimizer's own; ``None`` is a position without state."""
+    """Match positions with the list of parameters that the optimizer is known to hold.
+
+    ``None`` in ``slots`` is a position without state.
+    """
     if len(slots) != len(parameters):
         mismatch = f"it holds {len(slots):,} parameters, but {len(parameters):,} of the model belong to it"
         first = _first_contradiction(slots, parameters)
@@ -67,11 +73,11 @@ def match_by_shape(
     models: Mapping[str, Sequence[Tensor]],
     optimizer: str,
 ) -> Match:
-    """Match positions with the state dicts of a file, wherever that is possible in one way only.
+    """Match positions with the tensors of a file's state dicts, where only one assignment is possible.
 
     ``groups`` holds the shapes of each parameter group, ``models`` the tensors of each state dict by its name;
-    ``optimizer`` is the name under which the optimizer was found, which may tell one state dict from another
-    (``critic_optimizer`` and ``critic``).
+    ``optimizer`` is the name under which the optimizer was found, which may select a state dict (``critic_optimizer``
+    and ``critic``).
     """
     slots = [shape for group in groups for shape in group]
     nothing: tuple[str | None, ...] = (None,) * len(slots)
@@ -79,23 +85,23 @@ def match_by_shape(
     originals = {name: kept for name, kept in candidates.items() if len(candidates) == 1 or not COPY.search(name)}
     candidates = originals or candidates
     if not slots or not candidates:
-        return Match(nothing, "the file holds no parameters that could be its" if slots else "")
-    akin = [name for name in candidates if _words(name) and _words(name) == _words(optimizer)]
+        return Match(nothing, "the file contains no parameters that it could hold" if slots else "")
+    namesakes = [name for name in candidates if _words(name) and _words(name) == _words(optimizer)]
     fitting = list(_fitting(groups, candidates))
-    if len(fitting) > 1 and len(akin) == 1:
-        fitting = list(_fitting(groups, {akin[0]: candidates[akin[0]]})) or fitting
+    if len(fitting) > 1 and len(namesakes) == 1:
+        fitting = list(_fitting(groups, {namesakes[0]: candidates[namesakes[0]]})) or fitting
     if not fitting:
-        # Who keeps switches and bit widths as parameters without gradient hands them to the optimizer as well.
+        # Models with integer parameters (switches, bit widths of quantization) pass them to the optimizer as well.
         whole = {name: trainable(models[name], integers=True) for name in candidates}
-        fitting = [kept for kept in _fitting(groups, whole) if _leaves_integers_alone(slots, kept)]
+        fitting = [kept for kept in _fitting(groups, whole) if _has_no_integer_state(slots, kept)]
     if len(fitting) > 1:
         return Match(nothing, "several state dicts of the file fit it equally well")
     if fitting:
-        return _match_forced(groups, fitting[0])
-    if len(akin) == 1 or (len(candidates) == 1 and not _is_someone_elses(optimizer, next(iter(candidates)))):
-        return _match_forced(groups, candidates[akin[0] if akin else next(iter(candidates))])
-    together = _match_forced(groups, [tensor for tensors in candidates.values() for tensor in tensors])
-    # Nobody can say whether this optimizer belongs to what is in the file, so a misfit contradicts nothing.
+        return _match_unambiguous(groups, fitting[0])
+    if len(namesakes) == 1 or (len(candidates) == 1 and not _names_differ(optimizer, next(iter(candidates)))):
+        return _match_unambiguous(groups, candidates[namesakes[0] if namesakes else next(iter(candidates))])
+    together = _match_unambiguous(groups, [tensor for tensors in candidates.values() for tensor in tensors])
+    # The optimizer may belong to a model that is not in the file, so this is not a mismatch.
     return Match(together.names, together.unmatched or together.mismatch)
 
 
@@ -114,7 +120,7 @@ def match_by_name(
         found = by_key.get(_plain(name), [])
         if len(found) != 1:
             names.append(None)
-            reason = "several state dicts hold" if found else "no state dict holds"
+            reason = "several state dicts contain" if found else "no state dict contains"
             unmatched = unmatched or f"{reason} {shown(name)!r}, the name stored for its parameter {index}"
         elif shape is not None and shape != found[0].shape:
             names.append(None)
@@ -125,7 +131,7 @@ def match_by_name(
 
 
 def _fitting(groups: Sequence[Sequence[Shape | None]], models: Mapping[str, list[Tensor]]) -> Iterable[list[Tensor]]:
-    """Yield every list of parameters that the optimizer may hold completely."""
+    """Yield every list of parameters that the optimizer may hold without leaving any out."""
     lists = list(models.values())
     if len(lists) > 1:
         lists.append([tensor for tensors in models.values() for tensor in tensors])
@@ -147,61 +153,74 @@ def _fits(groups: Sequence[Sequence[Shape | None]], parameters: Sequence[Tensor]
     return _is_contained(slots, parameters) and all(_is_in_order(group, parameters) for group in groups)
 
 
-def _leaves_integers_alone(slots: Sequence[Shape | None], parameters: Sequence[Tensor]) -> bool:
-    """Return whether there is state, and none for what has no gradient."""
+def _has_no_integer_state(slots: Sequence[Shape | None], parameters: Sequence[Tensor]) -> bool:
+    """Return whether there is state for floating-point tensors, and none for integers, which have no gradient."""
     pairs = [(slot is None, tensor.is_floating) for slot, tensor in zip(slots, parameters, strict=True)]
     return (False, True) in pairs and (False, False) not in pairs
 
 
-def _match_forced(groups: Sequence[Sequence[Shape | None]], parameters: Sequence[Tensor]) -> Match:
-    """Name the positions that only one tensor can stand at."""
+def _match_unambiguous(groups: Sequence[Sequence[Shape | None]], parameters: Sequence[Tensor]) -> Match:
+    """Name the positions that only one tensor can be at."""
     slots = [shape for group in groups for shape in group]
-    nothing: tuple[str | None, ...] = (None,) * len(slots)
-    if len(slots) > len(parameters):
-        mismatch = f"it holds {len(slots):,} parameters, but the model has {len(parameters):,}"
-        first = _first_contradiction(slots, parameters)
-        return Match(nothing, mismatch, mismatch + (f"; {first}" if first else ""))
-    if not _is_contained(slots, parameters):
-        mismatch = _first_contradiction(slots, parameters)
-        if not mismatch:
-            mismatch = "its state has shapes that the model does not have"
-        return Match(nothing, mismatch, mismatch)
+    mismatch = _find_mismatch(slots, parameters)
+    if mismatch is not None:
+        return mismatch
     if len(groups) == 1 and len(slots) == len(parameters) and not _first_contradiction(slots, parameters):
         return Match(tuple(tensor.name for tensor in parameters))
     is_ordered = all(_is_in_order(group, parameters) for group in groups)
+    names = _name_slots(groups, parameters, is_ordered)
+    missing = names.count(None)
+    if not missing:
+        return Match(names)
+    if None in slots:
+        why = "parameters without state have no shape to match"
+    elif not is_ordered:
+        why = "its parameters are in another order than the model's"
+    else:
+        why = "several tensors have the same shape"
+    left_out = len(parameters) - len(slots)
+    omitted = f", and {left_out:,} of the model's {len(parameters):,} are not in it" if left_out else ""
+    return Match(names, f"{missing:,} of its {len(slots):,} parameters are known by position only: {why}{omitted}")
+
+
+def _find_mismatch(slots: Sequence[Shape | None], parameters: Sequence[Tensor]) -> Match | None:
+    """Return a match without names where the optimizer cannot belong to these parameters."""
+    first = _first_contradiction(slots, parameters)
+    if len(slots) > len(parameters):
+        unmatched = f"it holds {len(slots):,} parameters, but the model has {len(parameters):,}"
+        mismatch = unmatched + (f"; {first}" if first else "")
+    elif not _is_contained(slots, parameters):
+        unmatched = mismatch = first or "its state has shapes that the model does not have"
+    else:
+        return None
+    return Match((None,) * len(slots), unmatched, mismatch)
+
+
+def _name_slots(
+    groups: Sequence[Sequence[Shape | None]], parameters: Sequence[Tensor], is_ordered: bool
+) -> tuple[str | None, ...]:
+    """Return the name of each position, ``None`` where several tensors could be there."""
     of_shape: dict[Shape, list[Tensor]] = {}
     for tensor in parameters:
         of_shape.setdefault(tensor.shape, []).append(tensor)
-    holders: dict[Shape, set[int]] = {}
+    groups_with: dict[Shape, set[int]] = {}
     for number, group in enumerate(groups):
         for shape in group:
             if shape is not None:
-                holders.setdefault(shape, set()).add(number)
+                groups_with.setdefault(shape, set()).add(number)
+    slots = [shape for group in groups for shape in group]
     counts = Counter(shape for shape in slots if shape is not None)
-    given: Counter[Shape] = Counter()
+    used: Counter[Shape] = Counter()
     names: list[str | None] = []
     for shape in slots:
         name = None
         if shape is not None and counts[shape] == len(of_shape[shape]):
-            # All of this shape are here, so the order within one group decides.
-            if counts[shape] == 1 or (is_ordered and len(holders[shape]) == 1):
-                name = of_shape[shape][given[shape]].name
-            given[shape] += 1
+            # All tensors of this shape are held, so the order within one group determines which is which.
+            if counts[shape] == 1 or (is_ordered and len(groups_with[shape]) == 1):
+                name = of_shape[shape][used[shape]].name
+            used[shape] += 1
         names.append(name)
-    missing = names.count(None)
-    if not missing:
-        return Match(tuple(names))
-    if None in slots:
-        why = "parameters without state have no shape to be told by"
-    elif not is_ordered:
-        why = "its parameters stand in another order than the model's"
-    else:
-        why = "equal shapes could stand for one another"
-    left_out = len(parameters) - len(slots)
-    omitted = f", and {left_out:,} of the model's {len(parameters):,} are not in it" if left_out else ""
-    return Match(
-        tuple(names), f"{missing:,} of its {len(slots):,} parameters are known by position only: {why}{omitted}"
-    )
+    return tuple(names)
 
 
 def _is_contained(slots: Sequence[Shape | None], parameters: Sequence[Tensor]) -> bool:
@@ -225,18 +244,18 @@ def _contradiction(index: int, shape: Shape, tensor: Tensor) -> str:
 
 
 def _plain(name: str) -> str:
-    """Drop what wrappers (DataParallel, torch.compile) put into names."""
+    """Remove the prefixes that DataParallel and torch.compile add to names."""
     return name.replace("_orig_mod.", "").removeprefix("module.")
 
 
 def _words(name: str) -> frozenset[str]:
-    """Return what tells one network or optimizer from another in its name: ``optimizerG_state_dict`` → ``g``."""
+    """Return the distinctive words in the name of a network or optimizer: ``optimizerG_state_dict`` → ``g``."""
     words = re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
     plain = {"optimizer", "optimizers", "optim", "optims", "opt", "state", "states", "dict", "dicts", "model", "models"}
     return frozenset(words) - plain - {"", "net", "nets", "network", "networks", "module", "weights", "params"}
 
 
-def _is_someone_elses(optimizer: str, model: str) -> bool:
-    """Return whether both names say something and not the same: ``optimizer_d`` beside ``generator``."""
+def _names_differ(optimizer: str, model: str) -> bool:
+    """Return whether both names have distinctive words and these differ: ``optimizer_d`` and ``generator``."""
     words = {word for word in _words(optimizer) if not word.isdigit()}
     return bool(words) and bool(_words(model)) and words != _words(model)

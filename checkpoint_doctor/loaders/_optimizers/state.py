@@ -1,8 +1,8 @@
-"""Optimizer state dicts, made into nouns: groups, moments, steps.
+"""Reads an optimizer's state dict: parameter groups, moments and steps.
 
-The form is that of ``torch.optim.Optimizer.state_dict()``: ``{"state": {key: {…}}, "param_groups": [{"params": [key,
-…], "lr": …}]}``, with positions as keys, or ``id()`` numbers before PyTorch 1.6, or names where FSDP gathered it; in a
-whole pickled optimizer the keys are the parameters themselves.
+Its form is that of ``torch.optim.Optimizer.state_dict()``: ``{"state": {key: {…}}, "param_groups": [{"params": [key,
+…], "lr": …}]}``. The keys are positions, or ``id()`` numbers before PyTorch 1.6, or names where FSDP gathered it; in
+a whole pickled optimizer they are the parameters themselves.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from checkpoint_doctor.checkpoint import Moments, Optimizer, ParameterGroup, Tensor
+from checkpoint_doctor.loaders._optimizers.kinds import infer_kind
 from checkpoint_doctor.loaders._optimizers.matching import (
     Match,
     Shape,
@@ -52,7 +53,7 @@ class _Slot:
     parameter: PickledTensor | None = None
     """The parameter itself, in a whole pickled optimizer."""
     name: str | None = None
-    """The parameter's name, where the state is kept by names (as FSDP gathers it)."""
+    """The parameter's name, where the keys of the state are names (as FSDP gathers it)."""
 
 
 def is_optimizer(value: object) -> bool:
@@ -67,20 +68,20 @@ def is_optimizer(value: object) -> bool:
     )
 
 
-def read_optimizer(name: str, state: Mapping[str, Any], parameter_names: Sequence[Tensor] | None) -> Optimizer:
-    """Make an optimizer of its state dict, its parameters being known.
+def read_optimizer(name: str, state: Mapping[str, Any], parameters: Sequence[Tensor] | None) -> Optimizer:
+    """Read an optimizer whose parameters are known.
 
-    ``parameter_names`` are the model's tensors that the optimizer holds, in its order; ``None`` where nobody knows.
-    Names are given only where count and all shapes agree.
+    ``parameters`` are the model's tensors that the optimizer holds, in its order; ``None`` where they are unknown.
+    Names are given only where the count and all shapes agree.
 
     Raises:
         UnreadableCheckpoint: a tensor of the state reaches beyond its storage or the file.
     """
     groups, slots = _read(name, state)
-    if parameter_names is None:
-        match = Match((None,) * len(slots), "nothing tells which parameters it holds")
+    if parameters is None:
+        match = Match((None,) * len(slots), "the file does not tell which parameters it holds")
     else:
-        match = match_in_order([slot.shape for slot in slots], parameter_names)
+        match = match_in_order([slot.shape for slot in slots], parameters)
     return _assemble(name, state, groups, slots, match)
 
 
@@ -91,10 +92,10 @@ def identify_optimizer(
     leaves: Mapping[int, str] | None = None,
     kind: str | None = None,
 ) -> Optimizer:
-    """Make an optimizer of its state dict and find out which tensors it holds.
+    """Read an optimizer and find out which tensors it holds.
 
-    ``models`` maps the name of each state dict in the file to its tensors; ``leaves`` the identity of unpickled tensors
-    to their names, for whole pickled optimizers; ``kind`` is the optimizer's class where the file tells it.
+    ``models`` maps the name of each state dict in the file to its tensors; ``leaves`` maps the ``id()`` of unpickled
+    tensors to their names, for whole pickled optimizers; ``kind`` is the optimizer's class where the file has it.
 
     Raises:
         UnreadableCheckpoint: a tensor of the state reaches beyond its storage or the file.
@@ -104,7 +105,7 @@ def identify_optimizer(
     shapes = [slot.shape for slot in slots]
     if slots and all(slot.parameter is not None for slot in slots):
         names = tuple((leaves or {}).get(id(slot.parameter)) for slot in slots)
-        why = "some of its parameters are not the model's" if None in names else ""
+        why = "some of its parameters are not in the model" if None in names else ""
         match = Match(names, why)
     elif slots and all(slot.name is not None for slot in slots):
         match = match_by_name([slot.name or "" for slot in slots], shapes, models)
@@ -155,13 +156,13 @@ def _read(name: str, state: Mapping[str, Any]) -> tuple[tuple[ParameterGroup, ..
         options = {
             str(option): plain(value) for option, value in group.items() if option not in ("params", "param_names")
         }
-        settings = dict(_replaceable(f"{name}/param_groups/{len(groups)}", group))
+        settings = dict(_patchable_options(f"{name}/param_groups/{len(groups)}", group))
         groups.append(ParameterGroup(options, tuple(range(first, len(slots))), settings))
     return tuple(groups), slots
 
 
-def _replaceable(name: str, group: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the options that are one number with a place in the file."""
+def _patchable_options(name: str, group: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the options that are one number with an offset in the file."""
     for option, value in group.items():
         if isinstance(value, StoredFloat):
             place = StoredValues(value.source, value.offset, np.dtype(">f8"), ())
@@ -196,7 +197,7 @@ def _whole(value: object) -> int | None:
 
 
 def plain(value: Any, depth: int = 3) -> Any:
-    """Return a setting as a plain value: numbers, words, short sequences and mappings of them; else its type's name."""
+    """Return a setting as a number, a string, a short sequence or mapping of these, or else its type's name."""
     if isinstance(value, StoredFloat):
         return float(value)
     if value is None or isinstance(value, bool | int | float | str):
@@ -208,7 +209,7 @@ def plain(value: Any, depth: int = 3) -> Any:
     if depth and isinstance(value, Mapping) and len(value) <= 256:
         return {str(key)[:200]: plain(item, depth - 1) for key, item in value.items()}
     if isinstance(value, Inert):
-        # Numbers of a class of their own (YAML readers make such) carry the number as their argument.
+        # YAML libraries have number classes of their own, whose argument is the number.
         for argument in value.arguments:
             if isinstance(argument, int | float) and value.type_name.lower().endswith(("float", "int", "bool")):
                 return argument
@@ -221,56 +222,3 @@ def _scalar(tensor: PickledTensor) -> Any:
     if isinstance(checked, Tensor) and checked.size == 1:
         return checked.array.reshape(-1)[0].item()
     return f"tensor of shape {list(tensor.shape)}"
-
-
-def infer_kind(parameters: Sequence[Moments], groups: Sequence[ParameterGroup]) -> str | None:
-    """Name the optimizer by what it stores (``torch/optim/*.py``): its state's keys, then its groups' options.
-
-    Adam and AdamW store the same before PyTorch 2.7; both are called ``Adam`` where nothing tells them apart.
-    """
-    keys = {key for moments in parameters for key in moments.state}
-    options = {key for group in groups for key in group.options}
-    first = groups[0].options if groups else {}
-    if {"exp_avg", "exp_inf"} <= keys:
-        return "Adamax"
-    if {"exp_avg", "exp_avg_sq"} <= keys or (not keys and {"betas", "eps"} <= options):
-        return _adam_kind(keys, options, first)
-    if {"square_avg", "acc_delta"} <= keys or (not keys and "rho" in options):
-        return "Adadelta"
-    if "square_avg" in keys or (not keys and {"alpha", "centered"} <= options):
-        return "RMSprop"
-    if "sum" in keys or (not keys and "initial_accumulator_value" in options):
-        return "Adagrad"
-    if {"prev", "step_size"} <= keys or (not keys and "etas" in options):
-        return "Rprop"
-    if "ax" in keys or (not keys and "lambd" in options):
-        return "ASGD"
-    if "exp_avg" in keys or (not keys and "betas" in options):
-        return "Lion"
-    if keys & {"exp_avg_sq_row", "row_var"} or options & {"scale_parameter", "beta2_decay"}:
-        return "Adafactor"
-    if "ns_steps" in options:
-        return "Muon"
-    if "history_size" in options:
-        return "LBFGS"
-    if "momentum_buffer" in keys or "nesterov" in options or {"lr", "momentum"} <= options:
-        return "SGD"
-    return None
-
-
-def _adam_kind(keys: set[str], options: set[str], first: Mapping[str, Any]) -> str:
-    if "momentum_decay" in options:
-        return "NAdam"
-    if "max_exp_avg_sq" in keys or first.get("amsgrad") is True:
-        return "AMSGrad"
-    if first.get("decoupled_weight_decay") is True and "amsgrad" in options:
-        return "AdamW"
-    if "correct_bias" in options:
-        return "AdamW"  # the one of the transformers library
-    if "amsgrad" not in options and "weight_decay" not in options:
-        return "SparseAdam"
-    if "amsgrad" not in options and "decoupled_weight_decay" in options:
-        return "RAdam"
-    if not keys and "amsgrad" not in options and "maximize" in options:
-        return "Adamax"
-    return "Adam"

@@ -1,4 +1,4 @@
-"""From new values to the bytes of the file that change.
+"""Computes the patches of a file that give its tensors new values.
 
-May import ``loaders._pickle``, ``loaders._zip`` and ``loaders._storage``.
+May import ``loaders._pickle``, ``loaders._zip``, ``loaders._storage`` and what they may import.
 """

@@ -1,8 +1,8 @@
-"""From new values of tensors to the bytes that must change, in whatever containers the tensors lie.
+"""Computes the patches for new tensor values, in every container.
 
-Every tensor says where its numbers are: in the file itself, or in sections of it, such as a member of a zip in a zip.
-What changes is found entry by entry, in the tensor's own type; the checksums of the members around it follow, from the
-innermost outwards.
+The values of a tensor lie in the file itself or in nested sections of it, such as a member of a zip in a zip. Old and
+new values are compared entry by entry in the tensor's own dtype, so entries that do not change keep their bytes. The
+CRC-32 of every member around the changed bytes is updated, from the innermost outwards.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Patch, Tensor
 from checkpoint_doctor.errors import RepairFailed
-from checkpoint_doctor.loaders._patching.targets import Target, aim
-from checkpoint_doctor.loaders._zip.archive import Member
-from checkpoint_doctor.loaders._zip.patching import renew_checksum
+from checkpoint_doctor.loaders._patching.targets import Target, find_target
+from checkpoint_doctor.loaders._zip.member import Member
+from checkpoint_doctor.loaders._zip.patching import update_checksum
 from checkpoint_doctor.sources import Source
 
 CLOSE = 64
-"""Bytes: a shorter stretch between changed entries of a tensor is taken along, as a patch of its own costs more."""
+"""Changed ranges of a tensor with fewer unchanged bytes between them become one patch."""
 MANY, CLOSE_AMONG_MANY = 1000, 4096
-"""So many patches of one piece of a tensor are joined over longer stretches, or they would outweigh the tensor."""
+"""From so many patches of one piece of a tensor on, they are joined over longer gaps to limit their number."""
 
 _offset = attrgetter("offset")
 
 
 def patch_in_place(changes: Mapping[Tensor, NDArray]) -> dict[Source, list[Patch]]:
-    """Return the patches of every file that must change, as ``Loader.patch`` promises them.
+    """Return the patches of every file that must change; see ``Loader.patch``.
 
     Raises:
-        RepairFailed: a tensor's bytes do not lie in the file as they are, the file is damaged, or what is asked for
-            contradicts itself or cannot be said in the tensor's type.
+        RepairFailed: a tensor's bytes are compressed or converted in the file, the file is damaged, or the new values
+            contradict each other or do not fit the tensor's dtype.
         UnreadableCheckpoint: a file can no longer be read.
     """
     targets: dict[Source, list[Target]] = {}
     for tensor, wanted in changes.items():
-        target = aim(tensor, wanted)
+        target = find_target(tensor, wanted)
         if tensor.size:
             targets.setdefault(target.place.file, []).append(target)
-    patches = {file: _patch_file(file, aimed) for file, aimed in targets.items()}
+    patches = {file: _patch_file(file, found) for file, found in targets.items()}
     return {file: found for file, found in patches.items() if found}
 
 
@@ -62,16 +62,16 @@ def _patch_file(file: Source, targets: list[Target]) -> list[Patch]:
         if inside is None:
             raise _contradictory(file, f"{member.name} overlaps another member")
         if inside:
-            patches += renew_checksum(file, base, member, inside)
+            patches += update_checksum(file, base, member, inside)
             patches.sort(key=_offset)
     for patch, following in pairwise(patches):
         if patch.offset + len(patch.old) > following.offset:
-            raise _contradictory(file, f"{patch.reason} and {following.reason} share the byte {following.offset:,}")
+            raise _contradictory(file, f"{patch.reason} and {following.reason} share byte {following.offset:,}")
     return patches
 
 
 def _within(start: int, end: int, patches: Sequence[Patch]) -> list[Patch] | None:
-    """Return the patches between two places in a file, ``None`` where one lies across either of them."""
+    """Return the patches between two offsets, ``None`` where a patch crosses one of them."""
     first, last = bisect_left(patches, start, key=_offset), bisect_left(patches, end, key=_offset)
     for place, before in ((start, first), (end, last)):
         if before and patches[before - 1].offset + len(patches[before - 1].old) > place:
@@ -87,7 +87,7 @@ def _contradictory(file: Source, how: str) -> RepairFailed:
 
 
 def _group_overlapping(targets: Iterable[Target]) -> Iterator[list[Target]]:
-    """Yield tensors together that touch the same stretch of the file: tied ones, and views of one storage."""
+    """Yield groups of tensors whose ranges in the file overlap: tied tensors, and views of one storage."""
     group: list[Target] = []
     reached = 0
     for target in sorted(targets, key=attrgetter("start")):
@@ -101,10 +101,10 @@ def _group_overlapping(targets: Iterable[Target]) -> Iterator[list[Target]]:
 
 
 def _rewrite(file: Source, targets: Sequence[Target]) -> Iterator[Patch]:
-    """Yield the patches of the stretch that some tensors touch.
+    """Yield the patches of the range that a group of tensors covers.
 
     Raises:
-        RepairFailed: two of the tensors, or two entries of one, share bytes and want different values there.
+        RepairFailed: two of the tensors, or two entries of one, share bytes but have different new values.
     """
     start, end = targets[0].start, max(target.end for target in targets)
     old = np.frombuffer(file.read(start, end - start), np.uint8)
@@ -120,11 +120,11 @@ def _rewrite(file: Source, targets: Sequence[Target]) -> Iterator[Patch]:
         if not agrees or not np.array_equal(rows, wanted):
             raise RepairFailed(
                 f"{target.name} shares bytes with {_name_others(target, targets)}, and the new values disagree",
-                "change tensors that share their bytes alike",
+                "give tensors that share their bytes the same new values",
             )
         is_settled[...] = True
         target.elements_in(changed, start)[changes] = True
-    names = targets[0].name if len(targets) == 1 else f"{targets[0].name} and what shares its bytes"
+    names = targets[0].name if len(targets) == 1 else f"{targets[0].name} and the tensors that share its bytes"
     for first, last in _runs(changed):
         yield Patch(start + first, old[first:last].tobytes(), new[first:last].tobytes(), f"values of {names}")
 
@@ -135,7 +135,7 @@ def _name_others(target: Target, targets: Sequence[Target]) -> str:
 
 
 def _runs(changed: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of what changed, close ones as one."""
+    """Yield the ranges of changed bytes; close ones are joined."""
     edges = np.flatnonzero(np.diff(changed.view(np.int8), prepend=0, append=0))
     if not edges.size:
         return
@@ -146,7 +146,7 @@ def _runs(changed: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
 
 
 def _join_adjacent(patches: Iterable[Patch]) -> Iterator[Patch]:
-    """Yield the patches of one tensor, those that touch as one."""
+    """Yield the patches of one tensor; adjacent ones are joined."""
     run: list[Patch] = []
     for patch in patches:
         if run and run[-1].offset + len(run[-1].old) != patch.offset:
@@ -165,7 +165,7 @@ def _join(run: list[Patch]) -> Patch:
 
 
 def _innermost_first(targets: Iterable[Target]) -> list[tuple[Member, int]]:
-    """Return the archive members around the tensors with the places where their archives begin, each once."""
+    """Return the archive members around the tensors with the offsets of their archives, each once."""
     depths = {
         enclosing: depth for target in targets for depth, enclosing in enumerate(reversed(target.place.members), 1)
     }

@@ -1,4 +1,4 @@
-"""Where in a file the numbers of a tensor lie, through all the containers around them."""
+"""Finds the offset in the file of bytes that lie in nested containers."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass
 
 from checkpoint_doctor.checkpoint import Checksum
 from checkpoint_doctor.errors import RepairFailed
-from checkpoint_doctor.loaders._pickle.objects import SpelledOut
-from checkpoint_doctor.loaders._zip.archive import InflatedMember, Member, StoredMember
+from checkpoint_doctor.loaders._pickle.objects import RebuiltBytes
+from checkpoint_doctor.loaders._zip.member import InflatedMember, Member, StoredMember
 from checkpoint_doctor.sources import Section, Source
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a source begins in the file that holds it."""
+    """The offset of a source in the file that contains it."""
 
     file: Source
     start: int
     members: tuple[tuple[Member, int], ...] = ()
-    """The archive members around it, the innermost first, each with the place where its archive begins in the file."""
+    """The archive members around it, the innermost first, each with the offset of its archive in the file."""
 
 
 def locate(source: Source, name: str) -> Place:
-    """Follow a source down to the file whose bytes it shows.
+    """Return where a source lies in its file.
 
     Raises:
-        RepairFailed: it shows bytes that the file holds in another form; ``name`` is what cannot be changed.
+        RepairFailed: the file contains its bytes in another form only; ``name`` names what cannot be changed.
     """
     if isinstance(source, InflatedMember):
         raise RepairFailed(
@@ -34,10 +34,10 @@ def locate(source: Source, name: str) -> Place:
             "save the model again with the library it comes from, or unpack the archive and zip it without compression "
             "(zip -0)",
         )
-    if isinstance(source, SpelledOut):
+    if isinstance(source, RebuiltBytes):
         raise RepairFailed(
-            f"{name} cannot be changed in place: its pickle spells its numbers out instead of holding their bytes",
-            "load the file and save it again with torch.save, the values as tensors",
+            f"{name} cannot be changed in place: its pickle stores its numbers as text or objects",
+            "load the file and save its values again as tensors with torch.save",
         )
     if not isinstance(source, Section):
         return Place(source, 0)
@@ -49,7 +49,7 @@ def locate(source: Source, name: str) -> Place:
 
 
 def checksum_of(member: Member) -> Checksum:
-    """Return the check of a member's CRC-32, to be made when somebody asks."""
+    """Return the checksum of a member, which is verified when its ``flaw`` is first read."""
     place = None
     with suppress(RepairFailed):
         start = locate(member.archive, member.name).start + member.data_offset

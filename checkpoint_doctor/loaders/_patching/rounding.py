@@ -1,4 +1,4 @@
-"""Given numbers, made numbers of a tensor's own type."""
+"""Converts new values to a tensor's dtype and refuses those that it cannot represent."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from checkpoint_doctor.errors import RepairFailed
 
 
 def cast(given: NDArray, dtype: np.dtype) -> NDArray[Any]:
-    """Return numbers as another type, rounded as the type rounds; what it cannot hold is for ``refuse_losses``."""
+    """Return numbers converted to a dtype and rounded to it; ``refuse_losses`` checks what it cannot represent."""
     with np.errstate(all="ignore"):
         return (given.real if dtype.kind != "c" else given).astype(dtype)
 
 
 def refuse_losses(given: NDArray, written: NDArray, is_floating: bool, name: str) -> None:
-    """Compare numbers with what a tensor's type makes of them.
+    """Compare numbers with their converted values.
 
     Raises:
-        RepairFailed: a finite number became infinite or NaN, a complex one lost a part, or a number of a tensor that
-            holds no floating point is not exactly what was given.
+        RepairFailed: a finite number became infinite or NaN, a complex one lost its imaginary part, or a number for a
+            tensor of integers is not exactly what was given.
     """
     with np.errstate(all="ignore"):
         if is_floating:
@@ -32,15 +32,15 @@ def refuse_losses(given: NDArray, written: NDArray, is_floating: bool, name: str
             lost = written.astype(given.dtype) != given
     if lost.any():
         raise RepairFailed(
-            f"{given[lost][0]} cannot be written into {name}: its type has no such value",
-            "leave this tensor out, or save the model in a wider type",
+            f"{given[lost][0]} cannot be written into {name}: its dtype cannot represent this value",
+            "leave this tensor out, or save the model with a wider dtype",
         )
 
 
 def find_kept(old: NDArray, given: NDArray, written: NDArray) -> NDArray[np.bool_]:
-    """Return where an entry stays as it is: what was given is the old number, as exactly as both types can say it.
+    """Return which entries do not change: the given number equals the old one in the coarser of the two dtypes.
 
-    A NaN stays for a NaN, whatever their bits, and a zero for a zero of the other sign.
+    NaN equals NaN whatever their bits, and zero equals negative zero.
     """
     if old.dtype.kind == "c" and given.dtype.kind != "c":
         given = given.astype(np.complex128)

@@ -1,4 +1,4 @@
-"""A tensor and the values that it shall have, seen as bytes of a file."""
+"""A tensor with its new values, as bytes of a file."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from checkpoint_doctor.loaders._storage.stored_values import StoredValues
 from checkpoint_doctor.text import shown
 
 PIECE = 1 << 18
-"""Elements of a tensor that are compared at once."""
+"""Elements of a tensor that are compared in memory at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A tensor, or a piece of one, and the values that it shall have."""
+    """A tensor, or a piece of one, and its new values."""
 
     tensor: Tensor
     wanted: NDArray
-    """Flat, in the type in which it was given."""
+    """The new values, flat, in the dtype in which they were given."""
     stored: StoredValues
     place: Place
-    """Where the source of the stored values begins in the file."""
+    """The offset of the stored values' source in the file."""
 
     @property
     def name(self) -> str:
-        """The tensor's name, as messages show it."""
+        """The tensor's name for messages."""
         return shown(self.tensor.name)
 
     @property
     def start(self) -> int:
-        """Where its first element begins in the file."""
+        """Offset of its first element in the file."""
         return self.place.start + self.stored.offset
 
     @property
     def end(self) -> int:
-        """Where the last element that it touches ends in the file."""
+        """Offset after its last element in the file."""
         return self.start + self.stored.extent
 
     def pieces(self) -> Iterator[Target]:
-        """Yield it in pieces to be rewritten one by one; as it is, where its elements do not follow one another."""
+        """Yield it in pieces that are patched one by one; a tensor that is not contiguous is a single piece."""
         if not self.stored.is_contiguous:
             yield self
             return
@@ -59,10 +59,9 @@ class Target:
             )
 
     def elements_in(self, content: NDArray, start: int) -> NDArray:
-        """Return a view of its elements, one row of bytes each.
+        """Return a view of its elements in ``content``, which has one entry per byte of the file from ``start`` on.
 
-        ``content`` has an entry for every byte of the file from ``start`` on; the view has the tensor's shape with one
-        more axis for the bytes of an element.
+        The view has the tensor's shape and one more axis for the bytes of an element.
         """
         content = content[self.start - start : self.end - start]
         width = self.stored.dtype.itemsize
@@ -72,10 +71,10 @@ class Target:
         return np.lib.stride_tricks.as_strided(content, (*self.stored.shape, width), steps)
 
     def render(self, rows: NDArray) -> tuple[NDArray, NDArray[np.bool_]]:
-        """Return the bytes that its elements shall have, from those that they have, and which elements change.
+        """Return the new bytes of its elements, given the present ones, and which elements change.
 
         Raises:
-            RepairFailed: a value is none that the tensor's type has.
+            RepairFailed: the tensor's dtype cannot represent a value.
         """
         values = self.tensor.values
         present = np.ascontiguousarray(rows).reshape(-1).view(self.stored.dtype)
@@ -92,17 +91,19 @@ class Target:
         return np.where(changes[..., None], content, rows), changes
 
 
-def aim(tensor: Tensor, wanted: NDArray) -> Target:
-    """Find where a tensor lies.
+def find_target(tensor: Tensor, wanted: NDArray) -> Target:
+    """Find a tensor's bytes in its file.
 
     Raises:
-        RepairFailed: its bytes do not lie in a file as they are, or the values have another shape.
+        RepairFailed: the file contains the bytes in another form only, or the new values have another shape.
     """
     wanted = np.asarray(wanted)
     name = shown(tensor.name)
     if wanted.shape != tensor.shape:
-        raise RepairFailed(f"values of shape {list(wanted.shape)} cannot be written into {name}: {list(tensor.shape)}")
+        raise RepairFailed(
+            f"values of shape {list(wanted.shape)} cannot be written into {name} of shape {list(tensor.shape)}"
+        )
     stored = tensor.values.stored if isinstance(tensor.values, ConvertedValues) else tensor.values
     if not isinstance(stored, StoredValues):
-        raise RepairFailed(f"{name} cannot be changed in place: its values do not lie in a file")
+        raise RepairFailed(f"{name} cannot be changed in place: its values are not in a file")
     return Target(tensor, wanted.reshape(-1), stored, locate(stored.source, name))

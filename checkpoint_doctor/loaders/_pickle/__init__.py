@@ -1,4 +1,4 @@
-"""Pickles read by a closed table: data is built, nothing is run.
+"""Reads pickles without executing them: a closed table of known globals, and stand-ins for tensors and arrays.
 
-May import ``loaders._zip`` and ``loaders._storage``.
+May import ``loaders._zip``, ``loaders._storage`` and what they may import.
 """

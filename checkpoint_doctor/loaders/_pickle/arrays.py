@@ -1,4 +1,4 @@
-"""What stands for NumPy's arrays, element types and scalars while a pickle is read.
+"""Stand-ins for NumPy's arrays, dtypes and scalars in a pickle.
 
 The forms are those of ``numpy._core.multiarray._reconstruct`` with ``ndarray.__setstate__`` (protocols 0 to 4),
 ``numpy._core.numeric._frombuffer`` (protocol 5) and ``dtype.__setstate__``.
@@ -13,26 +13,26 @@ from typing import Any
 
 import numpy as np
 
-from checkpoint_doctor.loaders._pickle.objects import SpelledOut, StoredBytes
+from checkpoint_doctor.loaders._pickle.objects import RebuiltBytes, StoredBytes
 from checkpoint_doctor.loaders._pickle.tensors import Memory, PickledStorage, PickledTensor, dimensions
 from checkpoint_doctor.loaders._storage.dtypes import NATIVE
 from checkpoint_doctor.sources import Source
 
 NUMBER = re.compile(r"[<>|=]?(\?|b1|[iu][1248]|f[248]|c8|c16|[bBhHiIlLqQefdFD])")
-"""Type codes of numbers that PyTorch knows too; records, text, dates and long doubles are not examined."""
+"""Type codes of numbers that PyTorch also has; arrays of records, text, dates and long doubles are not examined."""
 
 BY_NUMPY_NAME = {name: name for name, code in NATIVE.items() if np.dtype(code).name == name}
 
 
 @dataclass(eq=False)
 class ArrayType:
-    """NumPy's ``dtype``: a type code and the byte order that its state sets."""
+    """A ``numpy.dtype``: its type code, and the byte order from its state."""
 
     code: str
     order: str = "="
 
     def build(self, state: Any) -> None:
-        """Take the byte order from ``(version, byteorder, …)``."""
+        """Set the byte order from ``(version, byteorder, …)``."""
         if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "="):
             self.order = state[1]
 
@@ -47,39 +47,39 @@ class ArrayType:
 
 @dataclass(eq=False)
 class PickledArray(PickledTensor):
-    """A NumPy array in a pickle: a tensor leaf like any other, with the bytes inside the pickle."""
+    """A NumPy array in a pickle: a tensor whose bytes lie inside the pickle."""
 
     def build(self, state: Any) -> None:
-        """Take shape, type and bytes from ``(version, shape, dtype, is_fortran, bytes)``."""
+        """Set shape, dtype and bytes from ``(version, shape, dtype, is_fortran, bytes)``."""
         *_, shape, dtype, is_fortran, content = state
         self._fill(shape, dtype, bool(is_fortran), content)
 
     def _fill(self, shape: Any, dtype: Any, is_fortran: bool, content: Any) -> None:
         sizes = dimensions(shape)
         if not isinstance(dtype, ArrayType):
-            raise TypeError("an array without a type")
+            raise TypeError("an array without a dtype")
         self.shape = sizes
         number = dtype.number
         name = BY_NUMPY_NAME.get(number.name) if number is not None else None
         if number is None or name is None:
             self.dtype = "object" if dtype.code.startswith("O") else dtype.code[:20]
-            self.trouble = f"it is a NumPy array of type {self.dtype}, which holds no plain numbers"
+            self.problem = f"it is a NumPy array of dtype {self.dtype}, whose elements are not plain numbers"
             return
         source = _bytes_of(content)
         expected = prod(sizes) * number.itemsize
         if source.size != expected:
-            raise ValueError(f"an array of {expected:,} bytes comes with {source.size:,}")
+            raise ValueError(f"an array needs {expected:,} bytes but has {source.size:,}")
         self.dtype = name
         is_big = number.byteorder == ">" or (number.byteorder == "=" and not np.little_endian)
         memory = Memory(source.name, source.size, lambda: source, is_big)
         self.storage = PickledStorage(memory, name, 0, source.size)
         if is_fortran and len(sizes) > 1:
             self.strides = tuple(prod(sizes[:axis]) for axis in range(len(sizes)))
-        self.trouble = ""
+        self.problem = ""
 
 
 def reconstruct(array_type: object, shape: object, code: object) -> PickledArray:
-    """Stand in for ``numpy._core.multiarray._reconstruct``: an array that its state will fill."""
+    """Stand in for ``numpy._core.multiarray._reconstruct``: an empty array, whose state is set afterwards."""
     return PickledArray()
 
 
@@ -98,12 +98,12 @@ def array_type(code: object, *_: object) -> ArrayType:
 
 
 def scalar(dtype: object, content: object = None) -> Any:
-    """Stand in for ``numpy._core.multiarray.scalar``: a plain Python number, or ``None`` where it is no number."""
+    """Stand in for ``numpy._core.multiarray.scalar``: a plain Python number, or ``None`` where it is not one."""
     if not isinstance(dtype, ArrayType) or (number := dtype.number) is None or content is None:
         return None
     source = _bytes_of(content)
     if source.size != number.itemsize:
-        raise ValueError(f"a scalar of {number.itemsize} bytes comes with {source.size:,}")
+        raise ValueError(f"a scalar needs {number.itemsize} bytes but has {source.size:,}")
     return np.frombuffer(source.read(0, source.size), number)[0].item()
 
 
@@ -111,9 +111,9 @@ def _bytes_of(content: object) -> Source:
     if isinstance(content, StoredBytes):
         return content.as_source(f"{content.source.name}, byte {content.offset}")
     if isinstance(content, str):
-        # Python 2 wrote its bytes as a string, which was read as UTF-8.
+        # Python 2 wrote the bytes as a string, which was decoded as UTF-8.
         content = content.encode("utf-8", "surrogatepass")
     if isinstance(content, bytes | bytearray):
-        # Without a name: arrays never share memory with one another.
-        return SpelledOut("", bytes(content))
+        # Without a name, because arrays never share memory with one another.
+        return RebuiltBytes("", bytes(content))
     raise TypeError("an array without bytes")

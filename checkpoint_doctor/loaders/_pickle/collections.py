@@ -1,4 +1,4 @@
-"""What stands in for Python's own collections, numbers and object builders while a pickle is read."""
+"""Stand-ins for Python's built-in collections, numbers and object builders in a pickle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def make_dictionary(*arguments: Any, **entries: Any) -> dict[Any, Any]:
     if isinstance(given, dict):
         return {**given, **entries}
     if not isinstance(given, list | tuple):
-        raise TypeError("no entries")
+        raise TypeError("not a mapping or a list of pairs")
     return {**{as_key(key): value for key, value in given}, **entries}
 
 
@@ -40,7 +40,7 @@ def make_tuple(items: Any = ()) -> tuple[Any, ...]:
 
 
 def make_bytes(content: Any = b"", encoding: Any = "latin1", *_: Any) -> bytes:
-    """Stand in for ``bytes``, ``bytearray`` and ``_codecs.encode``, by which Python 3 writes bytes in old protocols."""
+    """Stand in for ``bytes``, ``bytearray`` and ``_codecs.encode`` (how Python 3 writes bytes in old protocols)."""
     if isinstance(content, str) and encoding in ("latin1", "latin-1", "utf-8", "utf8", "ascii"):
         return content.encode(encoding, "surrogatepass" if encoding.startswith("utf") else "strict")
     if isinstance(content, StoredBytes):
@@ -49,13 +49,13 @@ def make_bytes(content: Any = b"", encoding: Any = "latin1", *_: Any) -> bytes:
         return bytes(content)
     if isinstance(content, bytes):
         return content
-    raise TypeError("no bytes")
+    raise TypeError("not bytes")
 
 
 def make_number(value: Any = 0) -> Any:
     """Stand in for ``int``, ``float`` and ``bool`` of numbers."""
     if not isinstance(value, int | float):
-        raise TypeError("no number")
+        raise TypeError("not a number")
     return value
 
 
@@ -65,25 +65,25 @@ def make_complex(real: Any = 0.0, imaginary: Any = 0.0) -> complex:
 
 
 def make_slice(*bounds: Any) -> tuple[Any, ...]:
-    """Stand in for ``slice`` and ``range``, which never hold tensors."""
+    """Stand in for ``slice`` and ``range``, which never contain tensors."""
     return bounds
 
 
 def make_object(kind: Any, *arguments: Any) -> Any:
-    """Stand in for ``copyreg.__newobj__`` and ``copyreg._reconstructor``, by which old protocols build instances."""
+    """Stand in for ``copyreg.__newobj__``, with which old protocols build instances."""
     if not isinstance(kind, Global):
-        raise TypeError("no class")
+        raise TypeError("not a class")
     return kind.call(arguments)
 
 
 def reconstruct_object(kind: Any, base: Any = None, state: Any = None) -> Any:
-    """Stand in for ``copyreg._reconstructor``: an instance of a class, from the state of its built-in base."""
+    """Stand in for ``copyreg._reconstructor``: an instance of a class, with the state of its built-in base class."""
     if not isinstance(kind, Global):
-        raise TypeError("no class")
+        raise TypeError("not a class")
     return kind.call(() if state is None else (state,))
 
 
 def _items(items: Any) -> Any:
     if not isinstance(items, list | tuple | set | frozenset | dict):
-        raise TypeError("no collection")
+        raise TypeError("not a collection")
     return items

@@ -1,4 +1,4 @@
-"""Reads a pickle's bytes from front to back, wherever in a file it lies."""
+"""Reads the bytes of a pickle in order, from any offset of a file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from checkpoint_doctor.sources import Source
 
 LONGEST_LINE = 16 << 20
 """Bytes of the longest line in a pickle of protocol 0."""
-DAMAGED = "copy or download the file again; if it is no pickle, name the format it was saved in"
+DAMAGED = "copy or download the file again; if it is not a pickle, check which format it was saved in"
+
+
+class EndOfPickle(UnreadableCheckpoint):
+    """The source ends before the pickle does."""
 
 
 class Cursor:
-    """Reads a source from front to back, a window at a time."""
+    """Reads a source in order, one window of bytes at a time."""
 
     def __init__(self, source: Source, position: int = 0, window: int = 1 << 16) -> None:
         self.source = source
@@ -22,7 +26,7 @@ class Cursor:
 
     @property
     def position(self) -> int:
-        """The next byte's place in the source."""
+        """Offset of the next byte in the source."""
         return self._start + self._at
 
     def byte(self) -> int:
@@ -38,7 +42,7 @@ class Cursor:
         """Return the next bytes.
 
         Raises:
-            UnreadableCheckpoint: the source ends before.
+            EndOfPickle: the source ends before.
         """
         end = self._at + count
         if end > len(self._window):
@@ -49,7 +53,7 @@ class Cursor:
         return taken
 
     def skip(self, count: int) -> int:
-        """Pass over bytes without reading them and return where they begin. Raises as ``take``."""
+        """Skip bytes without reading them and return the offset of the first. Raises as ``take``."""
         self._require(count)
         start = self.position
         if self._at + count <= len(self._window):
@@ -59,7 +63,12 @@ class Cursor:
         return start
 
     def line(self) -> bytes:
-        """Return the bytes up to the next newline, without it. Raises as ``take``, and for overlong lines."""
+        """Return the bytes up to the next newline, without it.
+
+        Raises:
+            EndOfPickle: the source ends before.
+            UnreadableCheckpoint: the line is longer than ``LONGEST_LINE``.
+        """
         pieces: list[bytes] = []
         length = 0
         while True:
@@ -79,7 +88,7 @@ class Cursor:
 
     def _require(self, count: int) -> None:
         if self.position + count > self.source.size:
-            raise UnreadableCheckpoint(
+            raise EndOfPickle(
                 f"{self.source.name} is truncated: it ends at byte {self.source.size:,} inside its pickle, "
                 f"where {count:,} bytes are expected from byte {self.position:,} on",
                 "copy or download it again, or take an earlier checkpoint",

@@ -1,4 +1,4 @@
-"""Whole pickled modules and TorchScript archives: the tensors that ``module.state_dict()`` would name."""
+"""Whole pickled modules and TorchScript archives: their tensors under the keys of ``module.state_dict()``."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from checkpoint_doctor.loaders._pickle.objects import Global, Inert
 from checkpoint_doctor.loaders._pickle.tensors import PickledTensor
-from checkpoint_doctor.loaders._zip.archive import Member
+from checkpoint_doctor.loaders._zip.member import Member
 
 DEEPEST_MODULE = 100
 LONGEST_CODE = 4 << 20
-"""Bytes of one TorchScript source file that are searched for declarations."""
+"""Bytes of one TorchScript source file that are searched for declarations of parameters and buffers."""
 SCRIPT_MODULE = re.compile(r"^class (\w+)\(Module\):\n((?:  .*\n)*)", re.M)
 DECLARED = re.compile(r"^  __(parameters|buffers)__ = \[(.*)\]$", re.M)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor under its key."""
+    """A key of a state dict and its tensor."""
 
     key: str
     tensor: PickledTensor
@@ -28,7 +28,7 @@ class Entry:
 
 
 def is_module(value: object) -> bool:
-    """Return whether an object has the parts of a ``torch.nn.Module``."""
+    """Return whether an object has the attributes of a ``torch.nn.Module``."""
     if not isinstance(value, Inert):
         return False
     parts = value.attributes
@@ -36,7 +36,7 @@ def is_module(value: object) -> bool:
 
 
 def is_script_module(value: object) -> bool:
-    """Return whether an object is of a class that TorchScript compiled."""
+    """Return whether an object's class was compiled by TorchScript."""
     return isinstance(value, Inert) and _script_class(value).startswith("__torch__.")
 
 
@@ -49,10 +49,10 @@ def entries_of(module: Inert, prefix: str = "", inside: tuple[int, ...] = ()) ->
         if isinstance(value, PickledTensor):
             yield Entry(f"{prefix}{key}", value)
     buffers = parts.get("_buffers")
-    passing = parts.get("_non_persistent_buffers_set")
-    passing = passing if isinstance(passing, set | frozenset | list | tuple) else ()
+    excluded = parts.get("_non_persistent_buffers_set")
+    excluded = excluded if isinstance(excluded, set | frozenset | list | tuple) else ()
     for key, value in buffers.items() if isinstance(buffers, dict) else ():
-        if isinstance(value, PickledTensor) and key not in passing:
+        if isinstance(value, PickledTensor) and key not in excluded:
             yield Entry(f"{prefix}{key}", value, True)
     for key, child in parts["_modules"].items():
         if is_module(child):
@@ -60,14 +60,14 @@ def entries_of(module: Inert, prefix: str = "", inside: tuple[int, ...] = ()) ->
 
 
 class ScriptDeclarations:
-    """Which attributes of TorchScript classes are parameters and buffers: read from the archive's ``code`` as text."""
+    """The attributes of TorchScript classes that the archive's ``code`` files declare as parameters or buffers."""
 
     def __init__(self, members: Mapping[str, Member]) -> None:
         self._members = members
         self._files: dict[str, Mapping[str, tuple[frozenset[str], frozenset[str]]]] = {}
 
     def entries_of(self, module: Inert, prefix: str = "", inside: tuple[int, ...] = ()) -> Iterator[Entry]:
-        """Yield a compiled module's tensors as its ``state_dict()`` would name them."""
+        """Yield a compiled module's tensors under the keys of its ``state_dict()``."""
         if id(module) in inside or len(inside) > DEEPEST_MODULE:
             return
         parameters, buffers = self._declared(_script_class(module))

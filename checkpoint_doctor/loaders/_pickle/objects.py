@@ -1,4 +1,4 @@
-"""What a pickle describes, as inert objects, and the budget that they are paid from."""
+"""Stand-ins for the objects in a pickle, and the budget that limits how many are built."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources import MemorySource, Section, Source
 
 MOST_OBJECTS = 4_000_000
-"""Containers, objects and memo entries in one file, together at most about 500 MB; a model of 10,000 tensors needs some
+"""Containers, objects and memo entries in one file, together at most about 500 MB; a model of 10,000 tensors has about
 150,000."""
-CALL = 8
-"""What an object of an unknown class costs of these."""
+CALL_COST = 8
+"""How many of these an object of an unknown class counts as."""
 DEEPEST_KEY = 8
 WIDEST_KEY = 256
-"""Nesting and entries of a tuple that serves as a key, since hashing it visits everything below."""
+"""Nesting and entries of a tuple used as a dictionary key; hashing it visits all of them."""
 
-NOTHING: Mapping[Any, Any] = MappingProxyType({})
-"""Shared by all objects without entries: a bomb of empty objects should be light."""
+NO_ENTRIES: Mapping[Any, Any] = MappingProxyType({})
+"""Shared by all objects without entries, so that millions of empty objects take little memory."""
 
 
-def _nothing() -> Mapping[Any, Any]:
-    return NOTHING
+def _no_entries() -> Mapping[Any, Any]:
+    return NO_ENTRIES
 
 
 class Budget:
-    """What one file may still cost: objects built, and bytes or entries copied while building."""
+    """How many objects one file may still build, and how many bytes or entries it may still copy while building."""
 
     def __init__(self, size: int) -> None:
         self.objects = MOST_OBJECTS
         self.copies = 8 * size + (1 << 20)
 
-    def build(self, title: str, objects: int) -> None:
-        """Pay for objects.
+    def count_objects(self, title: str, objects: int) -> None:
+        """Subtract objects from the budget.
 
         Raises:
             UnreadableCheckpoint: the file builds more than any checkpoint does.
@@ -43,22 +43,22 @@ class Budget:
         self.objects -= objects
         if self.objects < 0:
             raise UnreadableCheckpoint(
-                f"{title} holds more than {MOST_OBJECTS:,} Python objects, which is refused as a bomb",
+                f"{title} contains more than {MOST_OBJECTS:,} Python objects, more than any checkpoint needs",
                 "save the model's tensors without the replay buffer or data set beside them",
             )
 
-    def copy(self, title: str, entries: int) -> None:
-        """Pay for a copy of so many bytes or entries. Raises as ``build``."""
+    def count_copies(self, title: str, entries: int) -> None:
+        """Subtract a copy of so many bytes or entries from the budget. Raises as ``count_objects``."""
         self.copies -= entries
         if self.copies < 0:
             raise UnreadableCheckpoint(
-                f"{title} copies its own contents over and over, which is refused as a bomb", "do not load this file"
+                f"{title} copies its own contents too often: it may be a decompression bomb", "do not load this file"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBytes:
-    """A byte string that lies in the file."""
+    """A byte string in the file, known by its offset and not yet read."""
 
     source: Source
     offset: int
@@ -69,36 +69,36 @@ class StoredBytes:
         return self.source.read(self.offset, self.size)
 
     def as_source(self, name: str) -> Source:
-        """Return the bytes as a source of their own, still in the file."""
+        """Return the bytes as a source of their own; they are still not read."""
         return Section(name, self.source, self.offset, self.size)
 
 
 class StoredFloat(float):
-    """A number that knows where in the file its eight bytes lie, the highest first."""
+    """A number with the offset of its eight bytes (big-endian) in the file."""
 
     __slots__ = ("offset", "source")
     source: Source
     offset: int
 
     def __new__(cls, number: float, source: Source, offset: int) -> StoredFloat:
-        """Return the number with its place."""
+        """Return the number with its offset."""
         placed = super().__new__(cls, number)
         placed.source, placed.offset = source, offset
         return placed
 
 
-class SpelledOut(MemorySource):
-    """Bytes that the file holds in another form: as text, or as single numbers."""
+class RebuiltBytes(MemorySource):
+    """Bytes rebuilt from text or single numbers in a pickle: the file itself does not contain them in this form."""
 
 
 @dataclass(slots=True, eq=False)
 class Global:
-    """A name that the pickle asks for: recorded, not imported."""
+    """A class or function that the pickle refers to by name: recorded, not imported."""
 
     module: str
     name: str
     known: Callable[..., Any] | None
-    """Our own stand-in, where the closed table has one."""
+    """The stand-in for it, where the closed table has one."""
     budget: Budget
     called: bool = False
 
@@ -108,36 +108,36 @@ class Global:
         return f"{self.module}.{self.name}"
 
     def call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any] | None = None) -> Any:
-        """Build what stands for the result: by the table's stand-in, or as an inert object."""
+        """Return the result of the table's stand-in, or an ``Inert`` object that records the call."""
         self.called = True
-        self.budget.build("the pickle", CALL)
+        self.budget.count_objects("the pickle", CALL_COST)
         if self.known is None:
-            return Inert(self, arguments, keywords or NOTHING)
-        self.budget.copy("the pickle", sum(map(_length, arguments)))
+            return Inert(self, arguments, keywords or NO_ENTRIES)
+        self.budget.count_copies("the pickle", sum(map(_length, arguments)))
         return self.known(*arguments, **(keywords or {}))
 
 
 @dataclass(slots=True, eq=False)
 class Inert:
-    """Something that the pickle would have built by code. Its parts are kept; it does nothing."""
+    """An object that a pickle would have built by calling untrusted code: its arguments and state only."""
 
     callee: Global | Inert
     arguments: tuple[Any, ...] = ()
-    keywords: Mapping[str, Any] = field(default_factory=_nothing)
+    keywords: Mapping[str, Any] = field(default_factory=_no_entries)
     state: Any = None
     items: Sequence[Any] = ()
-    """What the pickle appends."""
-    entries: Mapping[Any, Any] = field(default_factory=_nothing)
-    """What the pickle sets by key."""
+    """Items that the pickle appends."""
+    entries: Mapping[Any, Any] = field(default_factory=_no_entries)
+    """Items that the pickle sets by key."""
 
     @property
     def type_name(self) -> str:
-        """The qualified name of the class or function, without following chains of calls."""
+        """The qualified name of the class or function; a result of several calls has none."""
         return self.callee.qualified if isinstance(self.callee, Global) else "(result of a call)"
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """The attributes that its state gives it, empty where the state is none of Python's usual forms."""
+        """The attributes in its state, empty where the state has none of Python's usual forms."""
         state = self.state
         if isinstance(state, dict):
             return state
@@ -148,23 +148,23 @@ class Inert:
         return {}
 
     def build(self, state: Any) -> None:
-        """Keep the state that the pickle sets."""
+        """Store the state that the pickle sets."""
         self.state = state
 
 
 @runtime_checkable
 class Buildable(Protocol):
-    """A stand-in that the pickle's BUILD opcode completes."""
+    """A stand-in whose state is set by the BUILD opcode."""
 
     def build(self, state: Any) -> None:
-        """Take the state."""
+        """Set the state."""
 
 
 def as_key(value: Any) -> Any:
-    """Return what serves as a key in place of an unpickled value.
+    """Return the dictionary key for an unpickled value.
 
     Raises:
-        TypeError: the value cannot be hashed, or only at a cost that no checkpoint asks for.
+        TypeError: the value cannot be hashed, or hashing it takes longer than any checkpoint needs.
     """
     if isinstance(value, StoredBytes):
         return value.read()
@@ -178,8 +178,8 @@ def _check_key(value: Any, depth: int, left: list[int]) -> None:
     if depth == 0 or left[0] < 0:
         raise TypeError("a key is nested too deeply")
     if isinstance(value, int) and value.bit_length() > 64:
-        # Such integers can all be made to collide in a dictionary.
-        raise TypeError("a key is too large an integer")
+        # Large integers can be chosen so that all of them have the same hash.
+        raise TypeError("a key is an integer of more than 64 bits")
     if isinstance(value, tuple | frozenset):
         for item in value:
             _check_key(item, depth - 1, left)

@@ -1,4 +1,4 @@
-"""What stands for a tensor while a pickle is read: a view into bytes that lie elsewhere in the file."""
+"""Stand-ins for tensors and storages in a pickle; their bytes lie elsewhere in the file."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from numpy.typing import NDArray
 from checkpoint_doctor.checkpoint import Skipped, Tensor
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._storage.dtypes import COMPLEX32, EXTENDED, PACKED, numpy_type, size_of
-from checkpoint_doctor.loaders._storage.stored_values import StoredValues, count_touched, is_row_major
+from checkpoint_doctor.loaders._storage.stored_values import StoredValues, count_spanned, is_row_major
 from checkpoint_doctor.sources import Source
 from checkpoint_doctor.statistics.values import Values
 from checkpoint_doctor.text import shown
 
 MOST_AXES = 64
-"""As many as both PyTorch and NumPy allow."""
+"""The limit of both PyTorch and NumPy."""
 LARGEST_EXPANSION = 64 << 20
-"""Bytes that a view which repeats its storage may pretend to have; a larger one is not looked at."""
+"""Bytes of a tensor whose view repeats its storage (such as ``expand``); a larger one is not examined."""
 
 
 @dataclass(eq=False)
 class Memory:
-    """The bytes behind a storage: known by name while the pickle is read, by place afterwards."""
+    """The bytes of a storage: known by name while the pickle is read, by offset afterwards."""
 
     name: str
     """Names the memory within the checkpoint, such as ``policy.pth:data/3``."""
     size: int
-    """Bytes that the pickle says it has."""
+    """Bytes, as declared in the pickle."""
     place: Callable[[], Source] | None = None
-    """Gives the bytes as a source; ``None`` until (or unless) the container says where they lie."""
+    """Returns the bytes as a source; ``None`` where the container does not contain them (or is not read yet)."""
     big_endian: bool = False
 
     @cached_property
@@ -41,7 +41,7 @@ class Memory:
         """The bytes.
 
         Raises:
-            UnreadableCheckpoint: the file does not hold them.
+            UnreadableCheckpoint: the file does not contain them.
         """
         if self.place is None:
             raise UnreadableCheckpoint(f"storage {shown(self.name)} is not in the file", "take an earlier checkpoint")
@@ -50,7 +50,7 @@ class Memory:
 
 @dataclass(frozen=True, eq=False)
 class PickledStorage:
-    """A typed range of a memory: what a persistent id in a pickle stands for."""
+    """A range of bytes with an element type: what a persistent id in a pickle refers to."""
 
     memory: Memory
     dtype: str
@@ -62,51 +62,45 @@ class PickledStorage:
 
 @dataclass(eq=False)
 class PickledTensor:
-    """A tensor leaf of an unpickled object. ``as_tensor`` checks it against its storage and gives it a name."""
+    """A tensor in an unpickled object. ``as_tensor`` names it and checks it against its storage."""
 
     storage: PickledStorage | None = None
     dtype: str = "float32"
-    """PyTorch's name of the element type."""
+    """PyTorch's name for the element type."""
     shape: tuple[int, ...] = ()
     strides: tuple[int, ...] | None = None
-    """Steps in elements; ``None`` for row-major."""
+    """Strides in elements; ``None`` for row-major."""
     offset: int = 0
     """First element within the storage."""
-    requires_grad: bool = False
-    is_parameter: bool = False
-    """True where the pickle says that it is a ``torch.nn.Parameter``."""
     stored_dtype: str = ""
     """Element type in the file where PyTorch would convert while loading, ``""`` where it is the same."""
     is_conjugated: bool = False
     is_negated: bool = False
-    trouble: str = "it was never filled"
-    """Why there are no values to look at; empty where there are."""
+    problem: str = "its state was never set"
+    """Why its values cannot be read; empty where they can."""
 
     def build(self, state: object) -> None:
-        """Take the state that pickles of PyTorch before 0.4 set on tensors, variables and parameters."""
+        """Set the state that PyTorch before 0.4 stored for tensors, variables and parameters."""
         if not isinstance(state, tuple):
             return
         if len(state) == 4 and isinstance(state[0], PickledStorage):
-            self._become(view(state[0], state[1], state[2], state[3]))
+            self._copy_from(view(state[0], state[1], state[2], state[3]))
         elif len(state) == 5 and isinstance(state[0], PickledTensor):
-            self._become(state[0])
-            self.requires_grad = state[3] is True
-        elif len(state) == 3:
-            self.requires_grad = state[0] is True
+            self._copy_from(state[0])
 
-    def _become(self, other: PickledTensor) -> None:
+    def _copy_from(self, other: PickledTensor) -> None:
         self.storage, self.dtype, self.shape = other.storage, other.dtype, other.shape
-        self.strides, self.offset, self.trouble = other.strides, other.offset, other.trouble
+        self.strides, self.offset, self.problem = other.strides, other.offset, other.problem
         self.stored_dtype = other.stored_dtype
 
     @cached_property
     def values(self) -> Values:
-        """Where the numbers are.
+        """The tensor's values, which are read lazily.
 
         Raises:
             UnreadableCheckpoint: the tensor does not fit into its storage, or the storage is not in the file.
         """
-        assert self.storage is not None, self.trouble
+        assert self.storage is not None, self.problem
         memory = self.storage.memory
         dtype = self.stored_dtype or self.dtype
         strides = None if is_row_major(self.shape, self.strides) else self.strides
@@ -122,27 +116,27 @@ class PickledTensor:
 
     @property
     def extent(self) -> int:
-        """Bytes from the first element to the end of the last one touched."""
-        return count_touched(self.shape, self.strides) * size_of(self.stored_dtype or self.dtype)
+        """Bytes from the first element to the end of the last one, gaps included."""
+        return count_spanned(self.shape, self.strides) * size_of(self.stored_dtype or self.dtype)
 
     @property
     def storage_range(self) -> tuple[int, int]:
-        """First byte and byte after the last that the tensor touches within its memory."""
+        """First byte of the tensor within its memory, and the byte after its last."""
         if self.storage is None:
             return 0, 0
         start = self.storage.start + self.offset * size_of(self.stored_dtype or self.dtype)
         return start, start + self.extent
 
     def as_tensor(self, name: str, is_buffer: bool = False) -> Tensor | Skipped:
-        """Return the tensor under its name, or why it cannot be looked at.
+        """Return the tensor with a name, or why it cannot be examined.
 
         Raises:
             UnreadableCheckpoint: the tensor reaches beyond its storage, or the storage beyond the file.
         """
-        if self.trouble or self.storage is None:
-            return Skipped(name, self.trouble or "it has no storage")
+        if self.problem or self.storage is None:
+            return Skipped(name, self.problem or "it has no storage")
         if self.dtype in PACKED or self.stored_dtype in PACKED:
-            return Skipped(name, f"{self.dtype} packs several numbers into one byte, which is not unpacked")
+            return Skipped(name, f"{self.dtype} packs several numbers into one byte, and such types are not unpacked")
         memory = self.storage.memory
         start, end = self.storage_range
         limit = min(self.storage.start + self.storage.size, memory.size)
@@ -154,54 +148,54 @@ class PickledTensor:
             )
         size = prod(self.shape) * size_of(self.dtype)
         if size > max(4 * memory.size, LARGEST_EXPANSION) and size > self.extent:
-            return Skipped(name, f"it repeats {self.extent:,} bytes so often that it would take {size:,}")
+            return Skipped(name, f"it is an expanded view: its {self.extent:,} bytes would take {size:,} in memory")
         if self.extent and memory.source.size < end:
             raise UnreadableCheckpoint(
                 f"tensor {shown(name)} should take bytes {start:,} to {end:,} of storage {shown(memory.name)}, "
-                f"but the file holds {memory.source.size:,} bytes of it",
+                f"but only {memory.source.size:,} bytes of the storage are in the file",
                 "the file is damaged: copy it again, or take an earlier checkpoint",
             )
         return Tensor(name, self.shape, self.dtype, self.values, memory.name, (start, end), is_buffer)
 
 
 def view(storage: PickledStorage, offset: object, shape: object, strides: object, dtype: str = "") -> PickledTensor:
-    """Return a tensor over a storage.
+    """Return a tensor that is a view of a storage.
 
     Raises:
-        TypeError: an argument is not what a tensor is described by.
-        ValueError: a size or step is negative, too large or missing.
+        TypeError: an argument has the wrong type.
+        ValueError: a size or stride is negative, too large or missing.
     """
     if not isinstance(storage, PickledStorage):
-        raise TypeError("no storage")
+        raise TypeError("not a storage")
     sizes, steps = dimensions(shape), dimensions(strides)
     if not isinstance(offset, int) or offset < 0 or offset >= 1 << 62:
-        raise ValueError("the offset is not a position")
+        raise ValueError("the storage offset is out of range")
     if len(sizes) != len(steps):
-        raise ValueError("sizes and steps differ in number")
-    return PickledTensor(storage, dtype or storage.dtype, sizes, steps, offset, trouble="")
+        raise ValueError("shape and strides differ in length")
+    return PickledTensor(storage, dtype or storage.dtype, sizes, steps, offset, problem="")
 
 
 def dimensions(shape: object) -> tuple[int, ...]:
     """Return a shape (or strides) as a tuple of plain numbers.
 
     Raises:
-        TypeError: it is no sequence of integers.
+        TypeError: it is not a sequence of integers.
         ValueError: a number is negative, or the whole is larger than any memory.
     """
     if not isinstance(shape, tuple | list):
-        raise TypeError("a shape is no tuple")
+        raise TypeError("a shape is not a tuple")
     if len(shape) > MOST_AXES:
         raise ValueError(f"a shape has {len(shape):,} axes")
     if not all(isinstance(size, int) for size in shape):
-        raise TypeError("a shape holds something other than integers")
+        raise TypeError("a shape contains something other than integers")
     if any(size < 0 for size in shape) or prod(max(size, 1) for size in shape) >= 1 << 59:
-        raise ValueError("a shape is impossible")
+        raise ValueError("a shape has a negative or too large size")
     return tuple(int(size) for size in shape)
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """Makes wanted values of stored ones, flat, and stored ones of wanted ones."""
+    """A pair of functions between values as stored and values as PyTorch loads them, both flat."""
 
     decode: Callable[[NDArray], NDArray]
     encode: Callable[[NDArray], NDArray]
@@ -209,7 +203,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class ConvertedValues:
-    """Values that must be turned into something else after reading: foreign byte order, complex32, conjugate bits."""
+    """Values that are converted after reading: from the other byte order, from complex32, or by a conjugate bit."""
 
     stored: StoredValues
     conversions: tuple[Conversion, ...] = field(repr=False)
@@ -230,23 +224,23 @@ class ConvertedValues:
         return self.decode(self.stored.read().reshape(-1)).reshape(self.shape)
 
     def decode(self, block: NDArray) -> NDArray:
-        """Return what flat numbers of the stored type mean."""
+        """Return the values of flat numbers in their stored form."""
         for conversion in self.conversions:
             block = conversion.decode(block)
         return block
 
     def encode(self, block: NDArray) -> NDArray:
-        """Return flat numbers as they are stored: the reverse of ``decode``."""
+        """Return the stored form of flat values: the inverse of ``decode``."""
         for conversion in reversed(self.conversions):
             block = conversion.encode(block)
         return block
 
 
 def _raw_type(dtype: str, is_big_endian: bool, has_strides: bool) -> tuple[np.dtype, list[Conversion]]:
-    """Return the type to read from the file, and what makes values of the wanted type from it."""
+    """Return the NumPy type to read from the file, and the conversions to the wanted type."""
     order = ">" if is_big_endian else "<"
     if dtype == COMPLEX32:
-        # Two halves per element; in the other byte order each half is swapped by itself.
+        # Two float16 per element; in the other byte order each of them is swapped.
         halves = Conversion(
             lambda block: block.view(f"{order}f2").astype(np.float32).view(np.complex64),
             lambda block: block.view(np.float32).astype(f"{order}f2").view("u4"),
@@ -254,7 +248,7 @@ def _raw_type(dtype: str, is_big_endian: bool, has_strides: bool) -> tuple[np.dt
         return np.dtype("u4"), [halves]
     target = numpy_type(dtype)
     if dtype in EXTENDED and (has_strides or (is_big_endian and target.itemsize > 1)):
-        # NumPy neither swaps the bytes of types that it does not know itself nor takes strided views of them.
+        # NumPy neither swaps the bytes of ml_dtypes' types nor makes strided views of them.
         bits = f"u{target.itemsize}"
         swapped = np.dtype(order + bits)
         return swapped, [

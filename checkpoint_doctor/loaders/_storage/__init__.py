@@ -1,1 +1,4 @@
-"""Element types and strided views of bytes. May import ``checkpoint``, ``sources`` and what lies below them."""
+"""Element types, and tensors as strided views of bytes in a file.
+
+May import ``checkpoint``, ``sources`` and what they may import.
+"""

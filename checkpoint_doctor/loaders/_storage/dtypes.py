@@ -1,4 +1,4 @@
-"""PyTorch's element types, by the names PyTorch prints, and the NumPy types that hold the same bits."""
+"""PyTorch's element types by their names (without ``torch.``), and the NumPy types with the same bits."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ NATIVE = {
     "bool": "?",
     "complex64": "c8",
     "complex128": "c16",
-    # Quantized types are named as such; their values are the stored integers.
+    # The values of quantized types are the stored integers.
     "qint8": "i1",
     "quint8": "u1",
     "qint32": "i4",
     "bits8": "u1",
     "bits16": "u2",
-    # Integers narrower than a byte take a whole one each in PyTorch.
+    # PyTorch stores an integer narrower than a byte in a whole byte.
     **{f"uint{bits}": "u1" for bits in range(1, 8)},
     **{f"int{bits}": "i1" for bits in range(1, 8)},
 }
-"""Types that NumPy has itself: name to type code."""
+"""Types that NumPy has: name to type code."""
 
 EXTENDED = {
     "bfloat16": 2,
@@ -42,10 +42,10 @@ EXTENDED = {
 """Types that ml_dtypes adds: name to bytes per element."""
 
 PACKED = {"quint4x2": 1, "quint2x4": 1, "float4_e2m1fn_x2": 1, "bits1x8": 1, "bits2x4": 1, "bits4x2": 1}
-"""Types that put several numbers into one byte: name to bytes per stored element. Their numbers are not unpacked."""
+"""Types with several numbers in one byte: name to bytes per stored element. Their values are not read."""
 
 COMPLEX32 = "complex32"
-"""A pair of float16, which NumPy does not have: read as float16 and widened to complex64."""
+"""A pair of float16, which NumPy does not have; it is read as float16 and converted to complex64."""
 
 ALIASES = {
     "double": "float64",
@@ -77,27 +77,27 @@ STORAGES = {
     "QInt32Storage": "qint32",
     "QUInt4x2Storage": "quint4x2",
     "QUInt2x4Storage": "quint2x4",
-    # Bytes without a type of their own; the tensors say what they are.
+    # Bytes without an element type; each tensor has its own.
     "UntypedStorage": "uint8",
     "_UntypedStorage": "uint8",
 }
-"""Storage class to the element type it stands for (``torch.storage._dtype_to_storage_type_map``)."""
+"""Storage class to its element type (``torch.storage._dtype_to_storage_type_map``)."""
 
 NAMES = frozenset(NATIVE) | frozenset(EXTENDED) | frozenset(PACKED) | {COMPLEX32}
 
 
 def size_of(name: str) -> int:
-    """Return the bytes that one stored element of a PyTorch type takes."""
+    """Return the number of bytes of one stored element of a PyTorch type."""
     if name == COMPLEX32:
         return 4
     return EXTENDED.get(name) or PACKED.get(name) or int(np.dtype(NATIVE[name]).itemsize)
 
 
 def numpy_type(name: str) -> np.dtype:
-    """Return the NumPy type that holds the values of a PyTorch type.
+    """Return the NumPy type for the values of a PyTorch type.
 
     Raises:
-        KeyError: the type packs several numbers into a byte, or is none of PyTorch's.
+        KeyError: the type packs several numbers into a byte, or PyTorch has no such type.
     """
     if name == COMPLEX32:
         return np.dtype(np.complex64)

@@ -1,4 +1,4 @@
-"""Tensors that lie in a file: where their bytes are, and how to stream them."""
+"""The values of a tensor in a file: the offset of its bytes, and how to stream them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from checkpoint_doctor.sources import Source
 
 
 def is_row_major(shape: Sequence[int], strides: Sequence[int] | None) -> bool:
-    """Say whether elements lie one after the other in row-major order; ``strides`` are in elements."""
+    """Return whether elements are contiguous in row-major order; ``strides`` are in elements."""
     if strides is None or 0 in shape:
         return True
     expected = 1
@@ -24,8 +24,8 @@ def is_row_major(shape: Sequence[int], strides: Sequence[int] | None) -> bool:
     return True
 
 
-def count_touched(shape: Sequence[int], strides: Sequence[int] | None) -> int:
-    """Return the elements from the first one of a view to the last one that it touches, gaps included."""
+def count_spanned(shape: Sequence[int], strides: Sequence[int] | None) -> int:
+    """Return the number of elements from the first to the last one of a view, gaps included."""
     if 0 in shape:
         return 0
     if strides is None:
@@ -37,31 +37,31 @@ def count_touched(shape: Sequence[int], strides: Sequence[int] | None) -> int:
 class StoredValues:
     """``Values`` of a strided view into the bytes of a source.
 
-    The loader has checked that every element lies inside the source before it builds one.
+    The loader checks that every element lies inside the source before it builds one.
     """
 
     source: Source
     offset: int
-    """Byte in the source where the first element begins."""
+    """Byte offset of the first element in the source."""
     dtype: np.dtype
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
-    """Steps in elements; ``None`` for row-major without gaps."""
+    """Strides in elements; ``None`` for row-major without gaps."""
 
     @property
     def is_contiguous(self) -> bool:
-        """True where the elements lie one after the other in row-major order."""
+        """True where the elements are contiguous in row-major order."""
         return is_row_major(self.shape, self.strides)
 
     @property
     def extent(self) -> int:
-        """Bytes from the first element to the end of the last one touched."""
-        return count_touched(self.shape, self.strides) * self.dtype.itemsize
+        """Bytes from the first element to the end of the last one, gaps included."""
+        return count_spanned(self.shape, self.strides) * self.dtype.itemsize
 
     def blocks(self, elements: int) -> Iterator[NDArray]:
         """See ``Values.blocks``."""
         if not self.is_contiguous:
-            yield from self._gathered(elements)
+            yield from self._gather(elements)
             return
         total, itemsize = prod(self.shape), self.dtype.itemsize
         buffer = bytearray(min(elements, total) * itemsize)
@@ -71,8 +71,8 @@ class StoredValues:
             self.source.read_into(self.offset + start * itemsize, window)
             yield np.frombuffer(window, dtype=self.dtype)
 
-    def _gathered(self, elements: int) -> Iterator[NDArray]:
-        # A view with gaps or swapped axes touches the same bytes from many places: hold its extent once.
+    def _gather(self, elements: int) -> Iterator[NDArray]:
+        # A view with gaps or transposed axes reads its bytes in another order, so its extent is read once as a whole.
         flat = self._view().reshape(-1)
         for start in range(0, flat.size, elements):
             yield flat[start : start + elements]

@@ -1,4 +1,4 @@
-"""The end of a zip archive: its end records and the entries of its directory."""
+"""The central directory of a zip archive: the end records that give its offset, and its entries."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from checkpoint_doctor.sources import Source
 
 LONGEST_COMMENT = 0xFFFF
 MOST_CANDIDATES = 64
-"""Places at the end of a file that are tried as the end of an archive."""
+"""How many signatures at the end of a file are tried as its end record."""
 
 MOST_MEMBERS = 200_000
-"""The largest published checkpoints hold some ten thousand storages."""
+"""The largest published checkpoints have about ten thousand storages."""
 LARGEST_DIRECTORY = 64 << 20
 
 
 @dataclass(frozen=True)
 class Directory:
-    """Where the central directory lies and what the end record says of it."""
+    """Where the central directory lies, and the number of its entries, as the end record has them."""
 
     start: int
     size: int
     count: int
     shift: int
-    """Bytes that stand before the archive: all recorded offsets count from there."""
+    """Bytes before the archive; all recorded offsets count from their end."""
 
 
 @dataclass(frozen=True)
 class CentralEntry:
-    """What the directory says of one member."""
+    """A member's entry in the central directory."""
 
     name: str
     raw_name: bytes
@@ -62,7 +62,7 @@ class CentralEntry:
 
 
 def has_directory(source: Source) -> bool:
-    """Return whether an end-of-directory record closes the file."""
+    """Return whether the file ends with an end-of-central-directory record."""
     return _find_end(source)[0] is not None
 
 
@@ -70,7 +70,8 @@ def find_directory(source: Source, flaws: list[Flaw]) -> Directory:
     """Find the central directory through the records at the end of the file.
 
     Raises:
-        UnreadableCheckpoint: there is none (the file is truncated), the archive is split, or the records lie.
+        UnreadableCheckpoint: there is none (the file is truncated), the archive is split, or the records contradict
+            the file.
     """
     end, trailing = _find_end(source)
     if end is None:
@@ -83,22 +84,22 @@ def find_directory(source: Source, flaws: list[Flaw]) -> Directory:
     if locator is not None:
         limit, disk, start_disk, count, size, offset = _zip64_end(source, end, locator)
     elif DEFERRED in (size, offset):
-        raise damaged(source, "its end record refers to a zip64 record that is not there")
+        raise damaged(source, "its end record refers to a zip64 record that is missing")
     if disk or start_disk:
         raise UnreadableCheckpoint(f"{source.name} is one part of a split zip archive", "join the parts first")
     start = limit - size
     if start < 0:
-        raise damaged(source, f"its directory should take {size:,} bytes, but only {limit:,} stand before its end")
+        raise damaged(source, f"its directory should take {size:,} bytes, but only {limit:,} come before its end")
     shift = start - offset
     if size and source.read(start, 4) != CENTRAL_SIGNATURE[: min(4, source.size - start)]:
         if offset + size > limit or source.read(offset, 4) != CENTRAL_SIGNATURE:
-            raise damaged(source, f"no directory begins at byte {offset:,}, where its end record says it does")
-        flaws.append(Flaw("bytes stand between the directory and its end record", "", offset + size, limit))
+            raise damaged(source, f"there is no directory at byte {offset:,}, the offset in its end record")
+        flaws.append(Flaw("there are bytes between the directory and its end record", "", offset + size, limit))
         start, shift = offset, 0
     if shift < 0:
-        raise damaged(source, f"its directory begins at byte {start:,}, but byte {offset:,} was recorded")
+        raise damaged(source, f"its directory begins at byte {start:,}, but byte {offset:,} is recorded")
     if shift:
-        flaws.append(Flaw(f"{shift:,} bytes stand before the beginning of the archive", "", offset, start))
+        flaws.append(Flaw(f"{shift:,} bytes come before the beginning of the archive", "", offset, start))
     if size > LARGEST_DIRECTORY:
         raise damaged(source, f"its directory of {size:,} bytes is larger than any checkpoint needs")
     return Directory(start, size, count, shift)
@@ -120,47 +121,69 @@ def read_entries(source: Source, directory: Directory, flaws: list[Flaw]) -> Ite
                     f"its directory breaks off after {count:,} of {directory.count:,} members, at byte "
                     f"{directory.start + position:,}",
                 )
-            flaws.append(
-                Flaw("unknown bytes follow the last entry of the directory", "", position, directory.size)
-            )  # a digital signature, or padding
+            # A digital signature, or padding.
+            flaws.append(Flaw("unknown bytes follow the last entry of the directory", "", position, directory.size))
             return
-        fields = CENTRAL_HEADER.unpack_from(content, position)
-        _, _, _, flags, method, _, _, crc, compressed, size, name_length, extra_length, comment_length, disk, *_ = (
-            fields
-        )
-        header_offset = fields[-1]
-        name_start = position + CENTRAL_HEADER.size
-        extra_start = name_start + name_length
-        end = extra_start + extra_length + comment_length
-        if end > len(content):
-            raise damaged(source, f"entry {count + 1:,} of its directory reaches beyond the directory's end")
-        raw_name = content[name_start:extra_start]
-        name = decode_name(raw_name, flags)
-        if DEFERRED in (size, compressed, header_offset) or disk == DEFERRED_DISK:
-            size, compressed, header_offset, disk = read_zip64_sizes(
-                source, name, content[extra_start : extra_start + extra_length], size, compressed, header_offset, disk
-            )
-        if disk:
-            raise UnreadableCheckpoint(f"{source.name} is one part of a split zip archive", "join the parts first")
-        if _leaves_the_archive(name):
-            flaws.append(Flaw("its name would leave the folder it is unpacked into", name))
-        yield CentralEntry(
-            name,
-            raw_name,
-            size,
-            compressed,
-            crc,
-            method,
-            flags,
-            header_offset + directory.shift,
-            directory.start + position,
-        )
-        position = end
+        entry, position = _read_entry(source, directory, content, position, count + 1)
+        if _leaves_folder(entry.name):
+            flaws.append(Flaw("its name would leave the folder it is unpacked into", entry.name))
+        yield entry
         count += 1
         if count > MOST_MEMBERS:
             raise damaged(source, f"it has more than {MOST_MEMBERS:,} members")
     if count != directory.count and count & 0xFFFF != directory.count:
-        flaws.append(Flaw("the directory holds another number of members than recorded", "", directory.count, count))
+        flaws.append(
+            Flaw("the number of members in the directory differs from the recorded one", "", directory.count, count)
+        )
+
+
+def _read_entry(
+    source: Source, directory: Directory, content: bytes, position: int, number: int
+) -> tuple[CentralEntry, int]:
+    """Return the entry at a position in the directory's bytes, and the position after it."""
+    (
+        _,
+        _,
+        _,
+        flags,
+        method,
+        _,
+        _,
+        crc,
+        compressed,
+        size,
+        name_length,
+        extra_length,
+        comment_length,
+        disk,
+        _,
+        _,
+        offset,
+    ) = CENTRAL_HEADER.unpack_from(content, position)
+    name_start = position + CENTRAL_HEADER.size
+    extra_start = name_start + name_length
+    end = extra_start + extra_length + comment_length
+    if end > len(content):
+        raise damaged(source, f"entry {number:,} of its directory reaches beyond the directory's end")
+    raw_name = content[name_start:extra_start]
+    name = decode_name(raw_name, flags)
+    if DEFERRED in (size, compressed, offset) or disk == DEFERRED_DISK:
+        extra = content[extra_start : extra_start + extra_length]
+        size, compressed, offset, disk = read_zip64_sizes(source, name, extra, size, compressed, offset, disk)
+    if disk:
+        raise UnreadableCheckpoint(f"{source.name} is one part of a split zip archive", "join the parts first")
+    entry = CentralEntry(
+        name=name,
+        raw_name=raw_name,
+        size=size,
+        compressed_size=compressed,
+        crc=crc,
+        method=method,
+        flags=flags,
+        header_offset=offset + directory.shift,
+        central_offset=directory.start + position,
+    )
+    return entry, end
 
 
 def _find_end(source: Source) -> tuple[int | None, int]:
@@ -187,7 +210,7 @@ def _find_end(source: Source) -> tuple[int | None, int]:
             continue
         if trailing == 0:
             return base + at, 0
-        # Bytes after the archive: believable where a directory of the recorded size stands before the record.
+        # With bytes after the archive, only a record that follows a directory of the recorded size is accepted.
         if fallback[0] is None and _is_preceded_by_directory(source, base + at, directory_size):
             fallback = base + at, trailing
     return fallback
@@ -196,8 +219,8 @@ def _find_end(source: Source) -> tuple[int | None, int]:
 def _is_nested(source: Source, end: int) -> bool:
     """Return whether an end record belongs to an archive inside this one.
 
-    Stable-Baselines3 stores zips in a zip. Where the outer one is cut off, an inner one's end may be found instead;
-    it counts from a place that is not the beginning of the file, though the file does begin like a zip.
+    Stable-Baselines3 stores zips in a zip. Where the outer one is truncated, the end record of an inner one may be
+    found instead. Its offsets do not count from the beginning of the file, although the file does begin like a zip.
     """
     if source.read(0, 4) != LOCAL_SIGNATURE:
         return False
@@ -218,7 +241,7 @@ def _is_preceded_by_directory(source: Source, end: int, directory_size: int) -> 
 
 
 def _zip64_locator(source: Source, end: int) -> int | None:
-    """Return the recorded offset of the zip64 end record, where a locator stands before the end record."""
+    """Return the recorded offset of the zip64 end record, ``None`` where no locator precedes the end record."""
     at = end - ZIP64_LOCATOR.size
     if at < 0:
         return None
@@ -227,16 +250,16 @@ def _zip64_locator(source: Source, end: int) -> int | None:
 
 
 def _zip64_end(source: Source, end: int, recorded: int) -> tuple[int, int, int, int, int, int]:
-    # Bytes before the archive shift everything, so the record is first looked for where it always stands.
+    # Bytes before the archive shift all offsets, so the record is first searched directly before its locator.
     adjacent = end - ZIP64_LOCATOR.size - ZIP64_RECORD.size
     for at in (adjacent, recorded):
         if 0 <= at <= end - ZIP64_LOCATOR.size - ZIP64_RECORD.size and source.read(at, 4) == ZIP64_SIGNATURE:
             fields = ZIP64_RECORD.unpack(source.read(at, ZIP64_RECORD.size))
             _, _, _, _, disk, start_disk, _, count, size, offset = fields
             return at, disk, start_disk, count, size, offset
-    raise damaged(source, f"no zip64 record begins at byte {recorded:,}, where its locator says it does")
+    raise damaged(source, f"there is no zip64 record at byte {recorded:,}, the offset in its locator")
 
 
-def _leaves_the_archive(name: str) -> bool:
+def _leaves_folder(name: str) -> bool:
     parts = name.replace("\\", "/").split("/")
     return ".." in parts or parts[0] == "" or parts[0].endswith(":") or "\\x00" in name

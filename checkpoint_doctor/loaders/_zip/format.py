@@ -1,4 +1,4 @@
-"""The words of the zip format: signatures, records, names and sizes.
+"""The zip format: signatures, record layouts, member names and zip64 sizes.
 
 Layout and names follow PKWARE's APPNOTE 6.3.10: local headers (4.3.7), the central directory (4.3.12), zip64 (4.3.14,
 4.5.3).
@@ -27,7 +27,7 @@ DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
 ENCRYPTED, HAS_DESCRIPTOR, UTF8_NAME = 1, 8, 0x800
 """Flag bits (APPNOTE 4.4.4)."""
 DEFERRED = 0xFFFFFFFF
-"""A 32-bit field whose value stands in the zip64 extra field."""
+"""The value of a 32-bit field whose real value is in the zip64 extra field."""
 DEFERRED_DISK = 0xFFFF
 
 
@@ -57,11 +57,11 @@ def read_zip64_sizes(
                 disk = int.from_bytes(body[8 * sum(wanted) :][:4], "little")
             return size, compressed, header_offset, disk
         position += 4 + length
-    raise damaged(source, f"the sizes of member {name} should stand in a zip64 field that is not there")
+    raise damaged(source, f"the zip64 field with the sizes of member {name} is missing")
 
 
 def decode_name(raw_name: bytes, flags: int) -> str:
-    """Return a member's name as text that can be printed; never raises."""
+    """Return a member's name as printable text; never raises."""
     try:
         name = raw_name.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
-"""What becomes of a CRC-32 when a few bytes change, without reading the others again.
+"""Computes a CRC-32 after a patch without reading the bytes that do not change.
 
-A CRC is linear over GF(2): the checksums of two texts of one length differ by that of their difference, and to append
-zero bytes is to multiply by a power of x. So a patch costs its own length, wherever it lies in however large a member.
+A CRC is linear over GF(2): the checksums of two byte strings of equal length differ by the checksum of their
+difference, and appending zero bytes multiplies by a power of x. So the cost is that of the patch's own length.
 Bit order and polynomial are those of zlib (``crc32.c``, ``multmodp`` and ``x2nmodp``).
 """
 
@@ -15,15 +15,15 @@ from checkpoint_doctor.checkpoint import Patch
 POLYNOMIAL = 0xEDB88320
 ONES = 0xFFFFFFFF
 SHORT_GAP = 1 << 15
-"""Bytes up to which zlib runs over zeros faster than Python multiplies polynomials."""
+"""Number of zero bytes up to which zlib is faster than multiplying polynomials in Python."""
 
 
 def checksum_after(checksum: int, start: int, size: int, patches: Iterable[Patch]) -> int:
-    """Return the CRC-32 that bytes have after patches, from the one that they have now.
+    """Return the CRC-32 of bytes after patches, computed from their present CRC-32.
 
     Args:
-        checksum: the CRC-32 of the bytes as they are.
-        start: offset of the first byte, counted as the patches count.
+        checksum: the present CRC-32.
+        start: offset of the first byte, counted like the patches' offsets.
         size: number of bytes.
         patches: sorted, not overlapping, all within the bytes.
     """
@@ -40,7 +40,7 @@ def _append_zeros(remainder: int, count: int) -> int:
     if not remainder or not count:
         return remainder
     if count <= SHORT_GAP:
-        # zlib inverts a checksum before and after; a bare remainder must not be.
+        # zlib inverts a checksum before and after, so the remainder is inverted to cancel that.
         return zlib.crc32(bytes(count), remainder ^ ONES) ^ ONES
     power = 3  # x^(8 · count), by squaring from x^(2^3)
     while count:
@@ -52,7 +52,7 @@ def _append_zeros(remainder: int, count: int) -> int:
 
 
 def _multiply(left: int, right: int) -> int:
-    """Multiply two polynomials modulo the CRC's; the highest bit stands for x^0."""
+    """Multiply two polynomials modulo the CRC's; the highest bit is x^0."""
     product, bit = 0, 1 << 31
     while left:
         if left & bit:
@@ -71,4 +71,4 @@ def _squares(count: int) -> list[int]:
 
 
 POWERS = _squares(3 + 64)
-"""x^(2^n) modulo the polynomial, far enough for any length that fits into 64 bits."""
+"""x^(2^n) modulo the polynomial, for every length that fits into 64 bits."""

@@ -1,4 +1,4 @@
-"""The three places in which a zip archive records a member's CRC-32, kept true when its bytes are patched."""
+"""Updates the recorded CRC-32 of a zip member when its bytes are patched: it is stored in up to three places."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from struct import Struct
 
 from checkpoint_doctor.checkpoint import Patch
 from checkpoint_doctor.errors import RepairFailed
-from checkpoint_doctor.loaders._zip.archive import Member
 from checkpoint_doctor.loaders._zip.format import DESCRIPTOR_SIGNATURE, HAS_DESCRIPTOR
+from checkpoint_doctor.loaders._zip.member import Member
 from checkpoint_doctor.loaders._zip.patched_crc import checksum_after
 from checkpoint_doctor.sources import Source
 
 LOCAL_CRC, CENTRAL_CRC = 14, 16
-"""Where the CRC-32 stands in a local header and in an entry of the central directory (APPNOTE 4.3.7, 4.3.12)."""
+"""Offset of the CRC-32 in a local header and in an entry of the central directory (APPNOTE 4.3.7, 4.3.12)."""
 CRC = Struct("<I")
 
 
-def renew_checksum(file: Source, base: int, member: Member, patches: list[Patch]) -> Iterator[Patch]:
-    """Yield what else must change so that a member's recorded CRC-32 is that of its patched bytes.
+def update_checksum(file: Source, base: int, member: Member, patches: list[Patch]) -> Iterator[Patch]:
+    """Yield the patches that set a member's recorded CRC-32 to that of its patched bytes.
 
     Args:
-        file: the file that everything lies in.
-        base: where in the file the member's archive begins.
+        file: the file that contains the archive.
+        base: offset in the file at which the member's archive begins.
         member: a stored member.
-        patches: those within the member's bytes, sorted; offsets count from the beginning of the file.
+        patches: the patches within the member's bytes, sorted, with offsets in the file.
 
     Raises:
-        RepairFailed: the member's bytes do not fit its CRC-32 as they are, or its records contradict each other.
+        RepairFailed: the member's present bytes do not match its CRC-32, or its headers contradict each other.
         UnreadableCheckpoint: the file can no longer be read.
     """
     if member.size != member.compressed_size:
-        raise _damaged(file, f"its directory declares two sizes for {member.name}, which is stored as it is")
+        raise _damaged(file, f"its directory declares two sizes for {member.name}, which is stored without compression")
     if member.damage is not None:
         raise _damaged(file, member.damage.message)
     if member.crc == 0:
@@ -53,7 +53,7 @@ def _find_records(file: Source, base: int, member: Member) -> Iterator[int]:
     if found == crc:
         yield local
     elif not member.flags & HAS_DESCRIPTOR:
-        raise _damaged(file, f"the own header and the directory entry of {member.name} record different CRCs")
+        raise _damaged(file, f"the local header and the directory entry of {member.name} have different CRC-32 values")
     if not member.flags & HAS_DESCRIPTOR:
         return
     descriptor = file.read(behind, 8)

@@ -1,4 +1,4 @@
-"""The CRC-32 of bytes that somebody else is reading anyway."""
+"""Computes the CRC-32 of a section while its bytes are read for another purpose."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from checkpoint_doctor.sources import Section, Source
 
 
 class RunningCrc:
-    """A CRC-32 that grows while its bytes are read from front to back; reads elsewhere are passed over.
+    """A CRC-32 that is updated while bytes are read in order; other reads do not change it.
 
-    Threads may read the same bytes at once: a read that does not continue the sum leaves it alone, and one from the
-    front begins it anew, so that it never sees a byte twice.
+    Several threads may read the same bytes: a read that does not continue at the next offset is ignored, and one at
+    offset 0 starts again, so no byte is counted twice.
     """
 
     def __init__(self, size: int) -> None:
@@ -23,11 +23,11 @@ class RunningCrc:
 
     @property
     def value(self) -> int | None:
-        """The CRC-32 of all the bytes, ``None`` until the last one was read."""
+        """The CRC-32 of all bytes, ``None`` until the last one was read."""
         return self._crc if self._next == self._size > 0 else None
 
-    def see(self, offset: int, content: memoryview) -> None:
-        """Take note of bytes that were read from an offset on."""
+    def update(self, offset: int, content: memoryview) -> None:
+        """Continue the CRC-32 with bytes that were read at an offset."""
         if self.value is not None or not self._lock.acquire(blocking=False):
             return
         try:
@@ -41,7 +41,7 @@ class RunningCrc:
 
 
 class SummedSection(Section):
-    """A section whose CRC-32 is known once it was read from front to back."""
+    """A section whose CRC-32 is known once all its bytes were read in order."""
 
     def __init__(self, name: str, parent: Source, start: int, size: int) -> None:
         super().__init__(name, parent, start, size)
@@ -50,4 +50,4 @@ class SummedSection(Section):
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """See ``Source.read_into``."""
         super().read_into(offset, buffer)
-        self.crc.see(offset, buffer)
+        self.crc.update(offset, buffer)

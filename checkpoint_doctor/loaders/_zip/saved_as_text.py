@@ -1,4 +1,4 @@
-"""Binary files that an editor, a script or a version-control filter opened as text and saved again."""
+"""Detects binary files that an editor, a script or a version-control filter opened as text and saved again."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from checkpoint_doctor.sources import Source
 def was_saved_as_text(beginning: bytes) -> bool:
     """Return whether binary content was opened as text and saved again, so that bytes from 0x80 on became ``?``.
 
-    Known formats whose first bytes betray it, and otherwise the share of ``?``: weights hold under 1 % of it among at
-    least a third of bytes from 0x80 on (the exponent byte 0x3f of numbers around 1 adds more, but not without those).
+    It is recognized by a known format's signature in which a byte became ``?``, else by the share of ``?``: in weights
+    less than 1 % of the bytes are ``?`` and at least a third are from 0x80 on. Numbers around 1 have more ``?`` (their
+    exponent byte is 0x3f), but also have bytes from 0x80 on.
     """
     if beginning.count(b"\xef\xbf\xbd") * 20 > len(beginning):
         return True
@@ -26,6 +27,6 @@ def was_saved_as_text(beginning: bytes) -> bool:
 def describe_saved_as_text(source: Source) -> UnreadableCheckpoint:
     """Return the error for a file that was saved as text."""
     return UnreadableCheckpoint(
-        f"{source.name} was opened as text and saved again: its bytes from 0x80 on became question marks",
-        "what was lost cannot be restored: fetch the original again, as a binary file",
+        f"{source.name} was opened as text and saved again: its bytes from 0x80 on were replaced by question marks",
+        "the lost bytes cannot be restored: fetch the original again, as a binary file",
     )

@@ -1,4 +1,4 @@
-"""What is left of a zip archive whose end is missing: its local headers, walked from the beginning."""
+"""Finds the last whole member of a truncated zip archive by following its local headers from the beginning."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from checkpoint_doctor.sources import Source
 from checkpoint_doctor.text import shown
 
 LONGEST_SEARCH = 256 << 20
-"""Bytes searched for the members of a truncated archive before giving up on naming the last whole one."""
+"""Bytes that are searched for members; beyond them the last whole member may be an earlier one."""
 COST_OF_A_STEP = 2048
-"""What a header or a signature costs of that search, in bytes that could be searched in the same time."""
+"""What reading a header counts as, in bytes that could be searched in the same time."""
 
 
 def describe_truncation(source: Source) -> UnreadableCheckpoint:
-    """Return the error for an archive without its directory: where it ends, and what the last whole member is."""
+    """Return the error for an archive without a directory, with the offset of its end and the last whole member."""
     whole, broken = _walk(source)
     message = f"{source.name} is truncated at byte {source.size:,}: the zip directory at its end is missing"
     if broken:
@@ -34,7 +34,7 @@ def describe_truncation(source: Source) -> UnreadableCheckpoint:
 
 
 def _walk(source: Source) -> tuple[str, str]:
-    """Return the names of the last whole member and of the one that breaks off, as far as local headers tell."""
+    """Return the names of the last whole member and of the one that breaks off, as far as the local headers show."""
     position, whole = 0, ""
     budget = LONGEST_SEARCH
     while position + 4 <= source.size and source.read(position, 4) == LOCAL_SIGNATURE:
@@ -68,7 +68,7 @@ def _walk(source: Source) -> tuple[str, str]:
 
 
 def _find_descriptor(source: Source, start: int, budget: int) -> tuple[int | None, int]:
-    """Return where the next header begins after a member whose size stands only behind its bytes."""
+    """Return the offset of the next header after a member whose size is recorded only behind its bytes."""
     block = 1 << 20
     position = start
     while position < source.size and budget > 0:
@@ -77,7 +77,7 @@ def _find_descriptor(source: Source, start: int, budget: int) -> tuple[int | Non
         at = content.find(DESCRIPTOR_SIGNATURE)
         while at >= 0 and budget > 0:
             budget -= COST_OF_A_STEP
-            # 16 bytes of descriptor, 24 where sizes take 64 bits.
+            # A descriptor has 16 bytes, or 24 where sizes have 64 bits.
             for length in (16, 24):
                 following = position + at + length
                 if following + 4 <= source.size and source.read(following, 4) in (LOCAL_SIGNATURE, CENTRAL_SIGNATURE):

@@ -1,1 +1,4 @@
-"""Says what a file is that no other loader recognizes. May import the shared readers beside it."""
+"""Identifies files that no other loader recognizes, so that the error can say what they are.
+
+May import the private folders of ``loaders`` and what they may import.
+"""

@@ -1,4 +1,4 @@
-"""The last loader to be asked: says what a file is that no other loader recognizes."""
+"""The loader that is tried last: its error says what a file is that no other loader recognizes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class ForeignLoader:
     suffixes: tuple[str, ...] = ()
 
     def recognizes(self, source: Source) -> bool:
-        """Return true: whoever comes here has been refused by all others."""
+        """Return true, since all other loaders were tried before."""
         return True
 
     def open(self, source: Source) -> NoReturn:
-        """Say what the file is.
+        """Raise the error that says what the file is.
 
         Raises:
-            NotACheckpoint: it is a sound file of another kind.
-            UnreadableCheckpoint: it is damaged, empty, or stands in for a checkpoint that is not there.
+            NotACheckpoint: it is an intact file of another kind.
+            UnreadableCheckpoint: it is damaged or empty, or a pointer or error page in place of a checkpoint.
         """
         raise name_file(source)
 

@@ -1,4 +1,4 @@
-"""What a file is that is no checkpoint, told from its bytes and never from its name."""
+"""Identifies a file that is not a checkpoint by its bytes, never by its name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from checkpoint_doctor.loaders.foreign.zip_kinds import name_zip
 from checkpoint_doctor.sources import Source
 
 LONGEST_BEGINNING = 1 << 16
+"""Bytes that are read from the beginning of the file."""
 
 CONVERT = "convert it to safetensors or to a PyTorch state dict first"
-UNPACK = "unpack it and scan what is inside"
+UNPACK = "unpack it and scan the files in it"
 
 MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"GGUF", "a GGUF model (llama.cpp)", CONVERT),
@@ -37,15 +38,15 @@ MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"SQLite format 3\0", "an SQLite database", ""),
     (0, b"PAR1", "a Parquet table", ""),
 )
-"""Offset, bytes, what begins so, and what to do about it."""
+"""Offset and bytes of a signature, the kind of file, and the hint."""
 
 ONNX_PRODUCERS = (b"pytorch", b"tf2onnx", b"onnx", b"keras2onnx", b"skl2onnx", b"paddle", b"CNTK", b"OnnxMLTools")
 
 
 def name_file(source: Source) -> UnreadableCheckpoint:
-    """Return the error that says what a file is, with a hint what to do about it.
+    """Return the error that says what a file is, with a hint.
 
-    It is a ``NotACheckpoint`` for a sound file of another kind. Never raises and reads at most a few hundred kilobytes.
+    It is a ``NotACheckpoint`` for an intact file of another kind. Never raises; reads at most a few hundred kilobytes.
     """
     try:
         return _name(source)
@@ -78,14 +79,14 @@ def _name(source: Source) -> UnreadableCheckpoint:
         _name_by_structure(source, beginning)
         or _name_text(source, beginning)
         or UnreadableCheckpoint(
-            f"{source.name} is of no format we know: it begins with the bytes {beginning[:8].hex(' ')}",
+            f"{source.name} has an unknown format: it begins with the bytes {beginning[:8].hex(' ')}",
             "if it was a checkpoint, its beginning is damaged: copy or download it again",
         )
     )
 
 
 def _name_placeholder(source: Source, beginning: bytes) -> UnreadableCheckpoint | None:
-    """Name what stands where a checkpoint should be: a pointer to it, or an error page."""
+    """Identify what was saved in place of a checkpoint: a pointer to it, or an error page."""
     if beginning.startswith((b"version https://git-lfs", b"version https://hawser")):
         fields = dict(
             line.split(" ", 1) for line in beginning.decode("utf-8", "replace").splitlines()[:8] if " " in line
@@ -105,13 +106,13 @@ def _name_placeholder(source: Source, beginning: bytes) -> UnreadableCheckpoint 
     if stripped.startswith((b"<!doctype html", b"<html", b"<head")):
         return UnreadableCheckpoint(
             f"{source.name} is an HTML page{_title(beginning)}, not a checkpoint",
-            "the download got a web page (a login, an error, a preview): fetch the raw file",
+            "the download returned a web page (a login, an error, a preview): fetch the raw file",
         )
     if stripped.startswith(b"<?xml"):
         code = _between(beginning, b"<Code>", b"</Code>")
         return UnreadableCheckpoint(
             f"{source.name} is an XML document{f' with the error {code}' if code else ''}, not a checkpoint",
-            "if a storage service answered so, the download was refused: check the address and the permissions",
+            "if a storage service returned it, the download was refused: check the address and the permissions",
         )
     return None
 
@@ -128,8 +129,8 @@ def _between(content: bytes, start: bytes, end: bytes) -> str:
 
 
 def _name_by_structure(source: Source, beginning: bytes) -> UnreadableCheckpoint | None:
-    """Name formats that more than one place tells."""
-    for offset in (0, 512, 1024, 2048):  # an HDF5 file may begin with a block of the user's own
+    """Identify formats that a signature at one offset does not identify."""
+    for offset in (0, 512, 1024, 2048):  # HDF5 allows a user block before its signature
         if beginning.startswith(b"\x89HDF\r\n\x1a\n", offset):
             is_keras = b"keras" in beginning or b"model_weights" in beginning
             return NotACheckpoint(f"{source.name} is {'a Keras model (HDF5)' if is_keras else 'an HDF5 file'}", CONVERT)
@@ -149,7 +150,7 @@ def _name_by_structure(source: Source, beginning: bytes) -> UnreadableCheckpoint
 
 
 def _name_pickle(beginning: bytes) -> str:
-    """Say which class a pickle begins with, where that is plain to see."""
+    """Return which object a pickle contains, in parentheses, where its first bytes show it."""
     for known, what in (
         (b"vec_normalize", " (VecNormalize, the statistics of an environment)"),
         (b"stable_baselines3.common.buffers", " (a replay buffer)"),
@@ -162,7 +163,7 @@ def _name_pickle(beginning: bytes) -> str:
 
 
 def _name_text(source: Source, beginning: bytes) -> UnreadableCheckpoint | None:
-    """Name JSON and other text, with how it begins."""
+    """Identify JSON and other text, with its first words."""
     try:
         text = beginning.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -173,7 +174,7 @@ def _name_text(source: Source, beginning: bytes) -> UnreadableCheckpoint | None:
         return None
     if text.lstrip()[:1] in ("{", "["):
         return NotACheckpoint(
-            f"{source.name} is a JSON file", "name the checkpoint itself; an index needs a weight_map"
+            f"{source.name} is a JSON file", "name the checkpoint itself; a safetensors index has a weight_map"
         )
     first = " ".join(text.split())[:60]
     return NotACheckpoint(f"{source.name} is a text file that begins with {first!r}", "name a checkpoint file")

@@ -1,4 +1,4 @@
-"""What a zip archive is that is no checkpoint, told from the names of its members."""
+"""Identifies a zip archive that is not a checkpoint by the names of its members."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _recognize(names: Collection[str]) -> tuple[str, str]:
     leaves = {name.rpartition("/")[2] for name in names}
     if "data" in names and ("parameter_list" in names or "parameters" in names):
         return (
-            "a Stable-Baselines 2 (TensorFlow) model, which holds no PyTorch tensors",
-            "train it again with Stable-Baselines3; the two do not read each other's files",
+            "a Stable-Baselines 2 (TensorFlow) model, which contains no PyTorch tensors",
+            "train it again with Stable-Baselines3, which cannot load files of Stable-Baselines 2",
         )
     if "saved_model.pb" in leaves:
         return "a zipped TensorFlow SavedModel", "convert it to safetensors or to a PyTorch state dict first"
@@ -43,11 +43,11 @@ def _recognize(names: Collection[str]) -> tuple[str, str]:
     if nested:
         folder = nested.removesuffix("policy.pth")
         return (
-            f"a zip archive of a folder: the Stable-Baselines3 model lies in {folder}",
-            "zip the files themselves and not their folder, since Stable-Baselines3 does not load it either",
+            f"a zip archive of a folder: the Stable-Baselines3 model is in {folder}",
+            "zip the files without their folder; Stable-Baselines3 cannot load this archive either",
         )
     inside = sorted(name for name in names if name.endswith(CHECKPOINT_ENDINGS))
     if inside:
         shown = ", ".join(inside[:3]) + (f" and {len(inside) - 3:,} more" if len(inside) > 3 else "")
-        return f"a zip archive that holds {shown}", "unpack it and scan what is inside"
+        return f"a zip archive that contains {shown}", "unpack it and scan the files in it"
     return f"a zip archive of {len(names):,} files, none of them a checkpoint", "name a checkpoint file"

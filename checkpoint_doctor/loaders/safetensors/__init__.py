@@ -1,1 +1,4 @@
-"""Safetensors files and their shards. May import the shared readers beside it."""
+"""Reads safetensors files, and the shards of an index.
+
+May import the private folders of ``loaders`` and what they may import.
+"""

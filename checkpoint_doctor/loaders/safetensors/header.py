@@ -1,13 +1,13 @@
-"""The header of a safetensors file, held against the bytes that follow it.
+"""The header of a safetensors file, checked against the bytes that follow it.
 
 The format: eight bytes with the header's length, little-endian; the header, a JSON object from tensor name to
 ``dtype``, ``shape`` and ``data_offsets`` (relative to the header's end); then the tensors' bytes without a gap. The
-library refuses whatever deviates, so every deviation is named here with the expected and the found number of bytes.
+library refuses every deviation, so each is reported with the expected and the found number of bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NoReturn, TypeGuard
@@ -20,10 +20,10 @@ LONGEST_HEADER = 100_000_000
 """Bytes; ``MAX_HEADER_SIZE`` of the safetensors library."""
 MOST_DIMENSIONS = 32
 """NumPy 1.26's limit."""
-MOST_HOLES = 50
-"""Gaps between tensors that are told one by one."""
+MOST_GAPS = 50
+"""Gaps between tensors that are reported one by one; the others are counted."""
 LARGEST_SIZE = 1 << 62
-"""Elements along all non-empty axes together, so that sizes in bytes still fit into 64 bits."""
+"""Product of all axes that are not empty, so that sizes in bytes fit into 64 bits."""
 
 TYPES: dict[str, tuple[int, str | None]] = {
     "BOOL": (8, "bool"),
@@ -49,23 +49,26 @@ TYPES: dict[str, tuple[int, str | None]] = {
     "F6_E3M2": (6, None),
     "F4": (4, None),
 }
-"""The header's words (safetensors 0.8) to bits of one element and PyTorch's name; ``None`` for several to a byte."""
+"""A header's ``dtype`` (safetensors 0.8) to the bits of one element and PyTorch's name.
+
+The name is ``None`` for types whose elements are smaller than a byte, which are not read.
+"""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the header says of one tensor."""
+    """A tensor's entry in the header."""
 
     name: str
     code: str
-    """The header's word for the element type."""
+    """The header's ``dtype``."""
     dtype: str | None
-    """PyTorch's word, ``None`` for types that are not read."""
+    """PyTorch's name for it, ``None`` for types that are not read."""
     shape: tuple[int, ...]
     begin: int
-    """First byte after the header's end."""
+    """Offset of the first byte, counted from the header's end."""
     end: int
-    """Byte after the last, counted likewise."""
+    """Offset after the last byte, counted likewise."""
 
 
 def begins_like_header(source: Source) -> bool:
@@ -83,13 +86,13 @@ def read_header(source: Source) -> tuple[list[Entry], dict[str, str], int]:
     """Return the tensors in the order of their bytes, the metadata, and the offset where the tensors' bytes begin.
 
     Raises:
-        UnreadableCheckpoint: the header is cut off, too long, no JSON, or an entry contradicts itself.
+        UnreadableCheckpoint: the header is truncated, too long or not JSON, or an entry contradicts itself.
     """
     length = int.from_bytes(source.read(0, 8), "little")
     if length > LONGEST_HEADER:
         raise UnreadableCheckpoint(
             f"{source.name} declares a header of {length:,} bytes; the format allows {LONGEST_HEADER:,}",
-            "the first eight bytes are damaged, or this is no safetensors file",
+            "the first eight bytes are damaged, or this is not a safetensors file",
         )
     if length > source.size - 8:
         raise UnreadableCheckpoint(
@@ -101,14 +104,20 @@ def read_header(source: Source) -> tuple[list[Entry], dict[str, str], int]:
     if metadata is None:
         metadata = {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        _refuse(source, "its __metadata__ does not map text to text")
+        _refuse(source, "its __metadata__ does not map strings to strings")
     entries = [_read_entry(source, name, field) for name, field in fields.items()]
     entries.sort(key=lambda entry: (entry.begin, entry.end))
     return entries, metadata, 8 + length
 
 
 def check_layout(source: Source, entries: list[Entry], start: int, flaws: list[Flaw]) -> None:
-    """Check that the tensors fill the rest of the file without gap or overlap; a gap or a rest is a flaw.
+    """Check that the tensors fill the rest of the file; a gap, or bytes after the last tensor, are flaws.
+
+    Args:
+        source: the file.
+        entries: the header's entries in the order of their bytes.
+        start: offset of the header's end.
+        flaws: what is found is appended here.
 
     Raises:
         UnreadableCheckpoint: the file ends before the last tensor does, or two tensors share bytes.
@@ -121,7 +130,17 @@ def check_layout(source: Source, entries: list[Entry], start: int, flaws: list[F
             f"({expected - source.size:,} are missing; {whole:,} of {len(entries):,} tensors are whole)",
             "copy or download the file again",
         )
-    reached, before, holes = 0, "", 0
+    gaps = list(_find_gaps(source, entries, start))
+    flaws += gaps[:MOST_GAPS]
+    if len(gaps) > MOST_GAPS:
+        flaws.append(Flaw(f"there are {len(gaps) - MOST_GAPS:,} more gaps like these"))
+    if source.size > expected:
+        flaws.append(Flaw(f"{source.size - expected:,} bytes follow the last tensor", "", expected, source.size))
+
+
+def _find_gaps(source: Source, entries: list[Entry], start: int) -> Iterator[Flaw]:
+    """Yield the gaps between tensors. Raises as ``check_layout`` where two of them overlap."""
+    reached, before = 0, ""
     for entry in entries:
         if entry.begin < reached and entry.end > entry.begin:
             _refuse(
@@ -130,56 +149,37 @@ def check_layout(source: Source, entries: list[Entry], start: int, flaws: list[F
                 f"inside {before}, which ends at byte {start + reached:,}",
             )
         if entry.begin > reached:
-            holes += 1
-        if entry.begin > reached and holes <= MOST_HOLES:
-            flaws.append(
-                Flaw(
-                    f"{entry.begin - reached:,} bytes before {entry.name} belong to no tensor",
-                    entry.name,
-                    expected=start + reached,
-                    found=start + entry.begin,
-                )
-            )
+            message = f"{entry.begin - reached:,} bytes before {entry.name} belong to no tensor"
+            yield Flaw(message, entry.name, expected=start + reached, found=start + entry.begin)
         if entry.end > reached:
             reached, before = entry.end, entry.name
-    if holes > MOST_HOLES:
-        flaws.append(Flaw(f"there are {holes - MOST_HOLES:,} more gaps like these"))
-    if source.size > expected:
-        flaws.append(
-            Flaw(
-                f"{source.size - expected:,} bytes follow the last tensor",
-                "",
-                expected=expected,
-                found=source.size,
-            )
-        )
 
 
 def parse_json(source: Source, content: bytes, what: str) -> dict[str, Any]:
     """Parse a JSON object strictly: UTF-8, no duplicate names, no NaN.
 
     Raises:
-        UnreadableCheckpoint: it is none; the message says where and why.
+        UnreadableCheckpoint: it is not one; the message says where and why.
     """
     import json
 
     try:
         text = content.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
-        if "\\ud" in text.lower():  # half a character, which the library refuses and nobody could print
+        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+        if "\\ud" in text.lower():  # a lone surrogate, which the library refuses and which cannot be printed
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         _refuse(source, f"{what} is nested too deeply")
     except UnicodeEncodeError:
-        _refuse(source, f"{what} holds half a character")
+        _refuse(source, f"{what} contains a lone surrogate, which is half a character")
     except UnicodeDecodeError as error:
-        _refuse(source, f"{what} is no UTF-8 text from its byte {error.start:,} on")
+        _refuse(source, f"{what} is not valid UTF-8 at its byte {error.start:,}")
     except json.JSONDecodeError as error:
-        _refuse(source, f"{what} is no valid JSON: {error.msg.lower()} at its character {error.pos:,}")
+        _refuse(source, f"{what} is not valid JSON: {error.msg.lower()} at its character {error.pos:,}")
     except ValueError as error:
-        _refuse(source, f"{what} is no valid JSON: {error}")
+        _refuse(source, f"{what} is not valid JSON: {error}")
     if not isinstance(value, dict):
-        _refuse(source, f"{what} is no JSON object")
+        _refuse(source, f"{what} is not a JSON object")
     return value
 
 
@@ -192,22 +192,22 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_constant(token: str) -> NoReturn:
-    raise ValueError(f"{token} is no number")
+def _refuse_constant(token: str) -> NoReturn:
+    raise ValueError(f"{token} is not a number")
 
 
 def _read_entry(source: Source, name: str, field: object) -> Entry:
     if not isinstance(field, Mapping):
-        _refuse(source, f"tensor {name} is not described by an object")
+        _refuse(source, f"the entry of tensor {name} is not an object")
     code, shape, offsets = field.get("dtype"), field.get("shape"), field.get("data_offsets")
     if not isinstance(code, str):
         _refuse(source, f"tensor {name} has no dtype")
     if not _are_counts(shape):
-        _refuse(source, f"the shape of tensor {name} is no list of sizes")
+        _refuse(source, f"the shape of tensor {name} is not a list of sizes")
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        _refuse(source, f"the data_offsets of tensor {name} are no range of bytes")
+        _refuse(source, f"the data_offsets of tensor {name} are not a range of bytes")
     if len(shape) > MOST_DIMENSIONS or prod(size for size in shape if size) > LARGEST_SIZE:
-        _refuse(source, f"tensor {name} has an impossible shape")
+        _refuse(source, f"the shape of tensor {name} has too many or too large axes")
     begin, end = offsets
     bits, dtype = TYPES.get(code, (None, None))
     if bits is not None:
@@ -216,7 +216,7 @@ def _read_entry(source: Source, name: str, field: object) -> Entry:
             _refuse(
                 source,
                 f"tensor {name} of type {code} and shape {list(shape)} takes {-(-expected // 8):,} bytes, "
-                f"but {end - begin:,} were reserved",
+                f"but its data_offsets span {end - begin:,}",
             )
     return Entry(name, code, dtype, tuple(shape), begin, end)
 

@@ -1,4 +1,4 @@
-"""The index of a sharded model, written again with other file names and otherwise as it was."""
+"""Rewrites the index of a sharded model with other file names."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]')
 
 
 def rename_shards(text: str, renamed: Mapping[str, str]) -> str:
-    """Return an index in which tensors lie in renamed shards.
+    """Return an index whose tensors are in renamed shards.
 
-    Indentation, order and everything outside ``weight_map`` stay as they are, as long as plain JSON text allows it.
+    Indentation, order and everything outside ``weight_map`` do not change. An index whose text cannot be edited in
+    place (duplicate keys) is written anew.
 
     Args:
         text: a valid index.
@@ -33,7 +34,7 @@ def rename_shards(text: str, renamed: Mapping[str, str]) -> str:
 
 
 def _find_shards(text: str) -> Iterator[re.Match[str]]:
-    """Yield the texts that are values directly in the ``weight_map`` of the outermost object."""
+    """Yield the JSON tokens that are values directly in the ``weight_map`` of the outermost object."""
     path: list[str] = []
     key, is_value = "", False
     for token in TOKEN.finditer(text):

@@ -1,4 +1,4 @@
-"""Safetensors files, alone or as the shards of an index."""
+"""The loader of safetensors files: single ones, and the shards of an index."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from checkpoint_doctor.sources import FileSource, Source
 from checkpoint_doctor.text import quantity
 
 MOST_SHARDS = 1000
-"""Every shard stays open while its tensors may be read; the largest published models have some two hundred."""
+"""Every shard stays open while its tensors may be read; the largest published models have about 200."""
 LONGEST_INDEX = 100_000_000
-"""Bytes; the limit that the format sets for its own header."""
+"""Bytes; the same limit as the format has for its header."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,16 @@ class SafetensorsLoader:
             raise RepairFailed(f"{checkpoint.path} is a single file, which has no index")
         weight_map, _ = _read_index(source)
         if unknown := sorted(set(renamed).difference(weight_map.values())):
-            raise RepairFailed(f"{checkpoint.path} names no shard {unknown[0]}")
+            raise RepairFailed(f"{checkpoint.path} lists no shard {unknown[0]}")
         return rename_shards(source.read(0, source.size).decode("utf-8"), renamed).encode("utf-8")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Shard:
+    """The contents of one shard, or of several."""
+
     names: set[str]
-    """Every tensor in it, those that are not read included."""
+    """The names of all its tensors, including those whose dtype is not read."""
     tensors: list[Tensor]
     metadata: Mapping[str, str]
     flaws: list[Flaw]
@@ -111,42 +113,46 @@ def _open_index(source: Source) -> Checkpoint:
         names_by_shard.setdefault(shard, set()).add(name)
     if len(names_by_shard) > MOST_SHARDS:
         raise UnreadableCheckpoint(
-            f"{source.name} names {len(names_by_shard):,} shards; more than {MOST_SHARDS:,} are not opened",
+            f"{source.name} lists {len(names_by_shard):,} shards; more than {MOST_SHARDS:,} are not opened",
             "scan the shards one by one",
         )
-    tensors: list[Tensor] = []
-    flaws: list[Flaw] = []
-    skipped: list[Skipped] = []
+    merged = _Shard(set(), [], metadata, [], [])
     problems: list[UnreadableCheckpoint] = []
     for shard, names in sorted(names_by_shard.items()):
-        sibling = _open_sibling(source, shard)
-        if isinstance(sibling, UnreadableCheckpoint):
-            problems.append(sibling)
-            flaws.append(Flaw(f"{sibling.message}; its {quantity(len(names), 'tensor')} cannot be examined", shard))
-            continue
-        content = sibling
-        metadata = {**content.metadata, **metadata}
-        flaws += [Flaw(flaw.message, flaw.member or shard, flaw.expected, flaw.found) for flaw in content.flaws]
-        skipped += content.skipped
-        for tensor in content.tensors:
-            if tensor.name in names:
-                tensors.append(tensor)
-            else:
-                skipped.append(Skipped(f"tensor {tensor.name} in {shard}", "the index does not place it there"))
-        flaws += [
-            Flaw(f"the index places {name} in {shard}, which does not hold it", name)
-            for name in sorted(names - content.names)
-        ]
-    if problems and not tensors:
+        content = _open_sibling(source, shard)
+        if isinstance(content, UnreadableCheckpoint):
+            problems.append(content)
+            merged.flaws.append(
+                Flaw(f"{content.message}; its {quantity(len(names), 'tensor')} cannot be examined", shard)
+            )
+        else:
+            _merge(merged, shard, names, content)
+    if problems and not merged.tensors:
         raise problems[0]
     return Checkpoint(
         path=source.name,
         format="safetensors",
-        tensors=tuple(tensors),
-        metadata=metadata,
-        flaws=tuple(flaws),
-        skipped=tuple(skipped),
+        tensors=tuple(merged.tensors),
+        metadata=merged.metadata,
+        flaws=tuple(merged.flaws),
+        skipped=tuple(merged.skipped),
     )
+
+
+def _merge(merged: _Shard, shard: str, names: set[str], content: _Shard) -> None:
+    """Add the tensors of a shard that the index lists there, and note where shard and index contradict each other."""
+    merged.metadata = {**content.metadata, **merged.metadata}
+    merged.flaws += [Flaw(flaw.message, flaw.member or shard, flaw.expected, flaw.found) for flaw in content.flaws]
+    merged.skipped += content.skipped
+    for tensor in content.tensors:
+        if tensor.name in names:
+            merged.tensors.append(tensor)
+        else:
+            merged.skipped.append(Skipped(f"tensor {tensor.name} in {shard}", "the index does not list it there"))
+    merged.flaws += [
+        Flaw(f"the index lists {name} in {shard}, which does not contain it", name)
+        for name in sorted(names - content.names)
+    ]
 
 
 def _open_sibling(source: Source, shard: str) -> _Shard | UnreadableCheckpoint:

@@ -1,4 +1,4 @@
-"""Which algorithm wrote a Stable-Baselines3 zip. The file does not say; its settings, classes and tensors do."""
+"""Infers which algorithm saved a Stable-Baselines3 zip from its settings, classes and tensors."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from checkpoint_doctor.loaders.sb3.data import Settings
 
 
 def infer_algorithm(settings: Settings, tensors: Collection[str]) -> str | None:
-    """Return the algorithm's name as its class is called, ``None`` where the settings fit none.
+    """Return the name of the algorithm's class, ``None`` where the settings fit none.
 
-    Each algorithm is known by a setting that no other has (the constructors of SB3 0.8 to 2.9 and sb3-contrib);
-    variants with the same settings are told apart by their policies' tensors and classes.
+    Each algorithm has a setting that no other has (the constructors of SB3 0.8 to 2.9 and sb3-contrib); variants with
+    the same settings differ in their policies' tensors and classes.
     """
     if "n_delta" in settings:
         return "ARS"
@@ -30,9 +30,9 @@ def infer_algorithm(settings: Settings, tensors: Collection[str]) -> str | None:
         is_crossq = "policy_delay" in settings or any(name.endswith(".ra_mean") for name in tensors)
         return "CrossQ" if is_crossq else "SAC"
     if "target_policy_noise" in settings:
-        # DDPG is TD3 with one critic that is not delayed.
-        has_twin = any(name.startswith("critic.qf1.") for name in tensors)
-        return "TD3" if has_twin or settings.plain.get("policy_delay") != 1 else "DDPG"
+        # DDPG is TD3 with one critic and without a policy delay.
+        has_two_critics = any(name.startswith("critic.qf1.") for name in tensors)
+        return "TD3" if has_two_critics or settings.plain.get("policy_delay") != 1 else "DDPG"
     return _infer_from_class(settings)
 
 
@@ -48,7 +48,7 @@ def _infer_ppo(settings: Settings, tensors: Collection[str]) -> str:
 
 
 def _infer_from_class(settings: Settings) -> str | None:
-    """The HER wrapper of SB3 up to 1.0 names the class that it wraps; a policy's module names its algorithm."""
+    """Infer the algorithm from the class that the HER wrapper (SB3 up to 1.0) wraps, or from the policy's module."""
     wrapped = settings.described.get("model_class")
     if isinstance(wrapped, str):
         return wrapped.rpartition(".")[2]
@@ -66,9 +66,11 @@ def _infer_from_class(settings: Settings) -> str | None:
 
 
 def is_standard_policy(settings: Settings) -> bool:
-    """Return whether policy and features extractor are SB3's own classes, so that all their buffers are known."""
+    """Return whether policy and features extractor are SB3's own classes, whose buffers are all known."""
     policy = settings.described.get("policy_class")
     extras = settings.described.get("policy_kwargs") or settings.plain.get("policy_kwargs") or {}
     extractor = str(extras.get("features_extractor_class", "")) if isinstance(extras, dict) else ""
-    ours = ("stable_baselines3.", "sb3_contrib.")
-    return isinstance(policy, str) and policy.startswith(ours) and (not extractor or any(o in extractor for o in ours))
+    packages = ("stable_baselines3.", "sb3_contrib.")
+    if not isinstance(policy, str) or not policy.startswith(packages):
+        return False
+    return not extractor or any(package in extractor for package in packages)

@@ -1,7 +1,7 @@
-"""The settings of a Stable-Baselines3 zip: its member ``data``, read without unpickling anything.
+"""The settings of a Stable-Baselines3 zip: its member ``data``, read without executing the pickles in it.
 
-``data`` is JSON from attribute to value. What JSON cannot express is an object with the value's type (``:type:``), its
-cloudpickle in base64 (``:serialized:``) and its first level of attributes as JSON or text
+``data`` is a JSON object from attribute to value. A value that JSON cannot express is an object with its type
+(``:type:``), its cloudpickle in base64 (``:serialized:``) and its first level of attributes as JSON or text
 (``stable_baselines3.common.save_util.data_to_json``).
 """
 
@@ -15,13 +15,19 @@ from typing import Any
 from checkpoint_doctor.checkpoint import PickledName, Skipped
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle.objects import Inert
-from checkpoint_doctor.loaders._zip.archive import Member
-from checkpoint_doctor.loaders.sb3.pickled_settings import Follower, Pickled, describe_schedule, read_name, read_number
+from checkpoint_doctor.loaders._zip.member import Member
+from checkpoint_doctor.loaders.sb3.pickled_settings import (
+    Pickled,
+    PickleReader,
+    describe_schedule,
+    read_name,
+    read_number,
+)
 
 LARGEST_DATA = 16 << 20
-"""Bytes. Published files have 10 to 60 KB; only stacked camera observations make them larger."""
+"""Bytes. Published files have 10 to 60 KB; only those with stacked camera observations are larger."""
 MOST_ATTRIBUTES = 2000
-"""Published files have some sixty."""
+"""Published files have about 60."""
 MOST_DESCRIBED = 100
 """Attributes of one described value that are kept."""
 LONGEST_TEXT = 400
@@ -33,17 +39,17 @@ _RUNTIME = """
     weights processes old_count n_params _num_timesteps_at_start _stats_window_size
 """
 RUNTIME = frozenset(_RUNTIME.split())
-"""Attributes that say where a run stands and not how it was set up."""
+"""Attributes that describe the state of a run and not its settings."""
 
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """What ``data`` says."""
+    """The contents of ``data``."""
 
     plain: Mapping[str, Any] = field(default_factory=dict)
-    """Every attribute that JSON expresses, and every single number that was pickled."""
+    """Every attribute that is JSON, and every pickled number."""
     described: Mapping[str, Any] = field(default_factory=dict)
-    """Every other attribute, described in plain values."""
+    """A description of every other attribute, in plain values."""
     names: tuple[PickledName, ...] = ()
     skipped: tuple[Skipped, ...] = ()
 
@@ -52,7 +58,7 @@ class Settings:
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """How the run was set up, in the file's order."""
+        """The settings of the run, in the file's order."""
         return {
             attribute: value
             for attribute, value in {**self.plain, **self.described}.items()
@@ -60,13 +66,13 @@ class Settings:
         }
 
     def count(self, attribute: str) -> int | None:
-        """Return a whole number that is not negative, ``None`` where the attribute is anything else."""
+        """Return an attribute that is a non-negative integer, ``None`` where it is anything else."""
         value = self.plain.get(attribute)
         return value if type(value) is int and value >= 0 else None
 
 
 def read_settings(member: Member) -> Settings:
-    """Read ``data``; what cannot be read is skipped with the reason, since the tensors do not depend on it."""
+    """Read ``data``. What cannot be read is skipped with the reason, since the tensors do not depend on it."""
     try:
         if member.size > LARGEST_DATA:
             return _unread(member, f"it has {member.size:,} bytes; more than {LARGEST_DATA:,} are not read")
@@ -76,16 +82,16 @@ def read_settings(member: Member) -> Settings:
     import json
 
     try:
-        # json.dumps writes NaN and Infinity as bare words, and json.loads takes them.
+        # json.dumps writes NaN and Infinity without quotes, and json.loads accepts them.
         data = json.loads(content.decode("utf-8", "replace"))
-        if b"\\ud" in content.lower():  # half a character, which nobody could print
+        if b"\\ud" in content.lower():  # a lone surrogate, which cannot be printed
             data = json.loads(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace"))
     except RecursionError:
         return _unread(member, "its JSON is nested too deeply")
     except ValueError as error:
-        return _unread(member, f"it is no JSON: {error}")
+        return _unread(member, f"it is not valid JSON: {error}")
     if not isinstance(data, dict):
-        return _unread(member, "it is no JSON object")
+        return _unread(member, "it is not a JSON object")
     if len(data) > MOST_ATTRIBUTES:
         return _unread(member, f"it has {len(data):,} attributes; more than {MOST_ATTRIBUTES:,} are not read")
     return _describe_all(data, member)
@@ -96,7 +102,7 @@ def _unread(member: Member, why: str) -> Settings:
 
 
 def _describe_all(data: Mapping[str, Any], member: Member) -> Settings:
-    follower = Follower(member.name, member.size)
+    reader = PickleReader(member.name, member.size)
     plain: dict[str, Any] = {}
     described: dict[str, Any] = {}
     called: dict[tuple[str, str], bool] = {}
@@ -105,7 +111,7 @@ def _describe_all(data: Mapping[str, Any], member: Member) -> Settings:
         if not isinstance(value, dict) or not isinstance(value.get(":serialized:"), str):
             plain[attribute] = value
             continue
-        pickled = follower.follow(value[":serialized:"])
+        pickled = reader.read(value[":serialized:"])
         if pickled.problem:
             skipped.append(Skipped(f"the setting {attribute}", pickled.problem))
         for name in pickled.names:
@@ -139,7 +145,7 @@ def _describe(value: Mapping[str, Any], pickled: Pickled) -> Any:
 
 
 def _read_train_frequency(root: Any) -> dict[str, Any] | None:
-    """Describe SB3's ``TrainFreq(frequency, TrainFrequencyUnit(unit))``."""
+    """Return the arguments of SB3's ``TrainFreq(frequency, TrainFrequencyUnit(unit))``, ``None`` for anything else."""
     if not isinstance(root, Inert) or not root.type_name.endswith(".TrainFreq") or len(root.arguments) != 2:
         return None
     frequency, unit = root.arguments
@@ -149,7 +155,7 @@ def _read_train_frequency(root: Any) -> dict[str, Any] | None:
 
 
 def _shorten(value: Any) -> Any:
-    """Cut long texts, drop the addresses in them, and read numbers and lists that were written as text."""
+    """Shorten long texts, remove memory addresses, and parse numbers and lists that were written as text."""
     if not isinstance(value, str):
         return value
     if value.startswith("<") and " at 0x" in value:

@@ -1,4 +1,4 @@
-"""Stable-Baselines3 zips of every version from 0.8 on: settings as JSON beside torch files, in one archive."""
+"""The loader of Stable-Baselines3 zips, from version 0.8 on: settings as JSON and PyTorch files in one archive."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class StableBaselines3Loader:
             try:
                 names = set(list_names(source))
             except UnreadableCheckpoint:
-                return first_name(source) == "data"  # what SB3 writes first
+                return first_name(source) == "data"  # the member that SB3 writes first
             if POLICY in names or "_stable_baselines3_version" in names:
                 return True
             return "data" in names and any(name.endswith(".pth") and "/" not in name for name in names)
@@ -60,12 +60,12 @@ class StableBaselines3Loader:
 
 @dataclass
 class _Opening:
-    """One zip while it is read, member by member."""
+    """A zip that is being read, member by member."""
 
     archive: ZipArchive
     tensors: list[Tensor] = field(default_factory=list)
     optimizers: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
-    """Name and state dict; they are read when all tensors are known."""
+    """Name and state dict, which are matched with the tensors when all are read."""
     flaws: list[Flaw] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     names: list[PickledName] = field(default_factory=list)
@@ -77,14 +77,14 @@ class _Opening:
         self.checksums += [checksum_of(member) for member in members.values()]
         settings = self._read_settings()
         if POLICY in members:
-            self._take_tensors(read_archive(members[POLICY].source, POLICY), "")
+            self._add_tensors(read_archive(members[POLICY].source, POLICY), "")
         else:
             self.flaws.append(Flaw("the member with the model's tensors is missing", POLICY))
         for name in members:
             if name.endswith(".pth") and name != POLICY:
                 self._read_member(name)
         algorithm = infer_algorithm(settings, [tensor.name for tensor in self.tensors])
-        self._miss_optimizers(algorithm)
+        self._check_optimizers(algorithm)
         optimizers = tuple(self._name_optimizers(is_standard_policy(settings)))
         versions, metadata = read_versions(members)
         return Checkpoint(
@@ -114,27 +114,27 @@ class _Opening:
         return settings
 
     def _read_member(self, name: str) -> None:
-        """Read a member beside the policy; where it is damaged the others still count."""
+        """Read a member beside the policy; damage to it does not affect the others."""
         try:
             archive = read_archive(self.archive.members[name].source, name)
             if name.endswith(OPTIMIZER_ENDING):
-                self._take(archive)
-                self._take_optimizer(archive, name)
+                self._add_archive(archive)
+                self._add_optimizer(archive, name)
             else:
-                self._take_tensors(archive, f"{name}/")
+                self._add_tensors(archive, f"{name}/")
         except UnreadableCheckpoint as error:
             self.flaws.append(Flaw(error.message, name))
 
-    def _take_optimizer(self, archive: Archive, name: str) -> None:
+    def _add_optimizer(self, archive: Archive, name: str) -> None:
         if is_optimizer(archive.root):
             self.optimizers.append((name.removesuffix(".pth"), archive.root))
         else:
-            self.skipped.append(Skipped(name, "it holds no optimizer's state"))
+            self.skipped.append(Skipped(name, "it does not contain an optimizer's state dict"))
 
-    def _take_tensors(self, archive: Archive, prefix: str) -> None:
-        self._take(archive)
+    def _add_tensors(self, archive: Archive, prefix: str) -> None:
+        self._add_archive(archive)
         if not isinstance(archive.root, dict):
-            self.skipped.append(Skipped(prefix.rstrip("/") or POLICY, "it holds no dictionary of tensors"))
+            self.skipped.append(Skipped(prefix.rstrip("/") or POLICY, "it does not contain a dictionary of tensors"))
             return
         for key, value in archive.root.items():
             if isinstance(value, PickledTensor):
@@ -144,11 +144,10 @@ class _Opening:
                 else:
                     self.skipped.append(tensor)
             elif value is not None:  # early versions stored None for what a model did not have
-                self.skipped.append(Skipped(f"{prefix}{key}", f"it is no tensor but {type(value).__name__}"))
+                self.skipped.append(Skipped(f"{prefix}{key}", f"it is not a tensor but {type(value).__name__}"))
 
-    def _take(self, archive: Archive) -> None:
+    def _add_archive(self, archive: Archive) -> None:
         self.flaws += archive.flaws
-        self.skipped += archive.skipped
         self.names += archive.pickled_names
         self.checksums += [checksum_of(member) for member in archive.unchecked]
 
@@ -159,8 +158,8 @@ class _Opening:
             except UnreadableCheckpoint as error:
                 self.flaws.append(Flaw(error.message, f"{name}.pth"))
 
-    def _miss_optimizers(self, algorithm: str | None) -> None:
-        """Note the optimizers without which Stable-Baselines3 refuses to load the model."""
+    def _check_optimizers(self, algorithm: str | None) -> None:
+        """Report missing optimizers without which Stable-Baselines3 does not load the model."""
         for name in _required_optimizers(algorithm):
             if name not in self.archive.members:
                 self.flaws.append(Flaw("it is missing, and Stable-Baselines3 does not load the model without it", name))

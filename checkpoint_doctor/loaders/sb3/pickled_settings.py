@@ -1,6 +1,6 @@
-"""The pickles that Stable-Baselines3 puts into its settings: schedules, spaces, classes, single numbers.
+"""The pickles in the settings of Stable-Baselines3: schedules, spaces, classes and single numbers.
 
-They are followed by the inert pickle machine with an empty table, so every name in them stays a name.
+They are read by the pickle machine with an empty table, so every global in them stays a name.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from checkpoint_doctor.loaders._pickle.objects import Budget, Global, Inert, Sto
 from checkpoint_doctor.sources import MemorySource, Source
 
 LARGEST_STRUCTURE = 10_000
-"""Objects looked through for the numbers of one schedule; the largest published one has some fifty."""
+"""Objects that are searched for the numbers of one schedule; the largest published one has about 50."""
 UNCOUNTED_BYTES = 1 << 20
-"""Bytes of pickles in one member whose instructions are not counted; published files have 10 to 60 KB."""
-MOST_INSTRUCTIONS = 500_000
-"""Instructions followed beyond those: about a second's work."""
+"""Bytes of pickles in one member whose opcodes are not counted; published files have 10 to 60 KB."""
+MOST_OPCODES = 500_000
+"""Opcodes that are read beyond those, which takes about a second."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pickled:
-    """What one pickle among the settings describes."""
+    """The contents of one pickle among the settings."""
 
     root: Any
     calls: list[Inert]
-    """Everything that it would build by calling something, in order."""
+    """Every call that it would make, in order."""
     names: tuple[PickledName, ...]
     problem: str
-    """Why it could not be followed to its end, empty where it could."""
+    """Why it could not be read to its end, empty where it could."""
 
     @property
     def holds_code(self) -> bool:
@@ -41,12 +41,12 @@ class Pickled:
         return any(name.module.partition(".")[0] in ("cloudpickle", "dill") for name in self.names)
 
     def numbers(self) -> list[float]:
-        """Return the different floating-point numbers in it, in order."""
+        """Return the distinct floating-point numbers in it, in order."""
         found = dict.fromkeys(each for each in self._leaves() if isinstance(each, float))
         return list(found)
 
     def mentions(self, text: str) -> bool:
-        """Return whether one of its texts contains another."""
+        """Return whether one of its strings contains a text."""
         return any(text in each for each in self._leaves() if isinstance(each, str))
 
     def _leaves(self) -> Iterator[Any]:
@@ -64,33 +64,33 @@ class Pickled:
                             seen.add(id(each))
                             open_.append(iter(each.values() if isinstance(each, dict) else each))
                             break
-                    elif not isinstance(each, Inert):  # every Inert is itself one of the calls
+                    elif not isinstance(each, Inert):  # every Inert is one of the calls
                         yield each
                 else:
                     open_.pop()
 
 
-class Follower:
-    """Follows the pickles of one member, which share what they may cost."""
+class PickleReader:
+    """Reads the pickles of one member, which share one budget."""
 
     def __init__(self, member: str, size: int) -> None:
         self._member = member
         self._budget = Budget(size)
         self._uncounted = UNCOUNTED_BYTES
-        self._instructions = [MOST_INSTRUCTIONS]
+        self._opcodes = [MOST_OPCODES]
 
-    def follow(self, encoded: str) -> Pickled:
-        """Follow a pickle that is encoded as base64."""
+    def read(self, encoded: str) -> Pickled:
+        """Read a pickle that is encoded as base64; what is wrong with it is in ``problem``."""
         import binascii
 
         try:
             content = binascii.a2b_base64(encoded)
         except ValueError as error:  # also raised for text beyond ASCII
-            return Pickled(None, [], (), f"it is not encoded in base64: {error}")
+            return Pickled(None, [], (), f"it is not valid base64: {error}")
         source = MemorySource("the pickle", content)
         self._uncounted -= len(content)
-        cursor = Cursor(source) if self._uncounted >= 0 else _CountingCursor(source, self._instructions)
-        machine = _Listener({}, None, self._budget)
+        cursor = Cursor(source) if self._uncounted >= 0 else _CountingCursor(source, self._opcodes)
+        machine = _CallRecorder({}, None, self._budget)
         root, problem = None, ""
         try:
             root = machine.load(cursor)
@@ -101,7 +101,7 @@ class Follower:
 
 
 class _CountingCursor(Cursor):
-    """Ends a pickle that would keep us busy."""
+    """Refuses pickles that would take seconds to read; the machine reads every opcode with ``byte``."""
 
     def __init__(self, source: Source, left: list[int]) -> None:
         super().__init__(source)
@@ -111,20 +111,20 @@ class _CountingCursor(Cursor):
         self._left[0] -= 1
         if self._left[0] < 0:
             raise UnreadableCheckpoint(
-                f"the pickles take more than {MOST_INSTRUCTIONS:,} instructions, which settings never need", ""
+                f"the pickles have more than {MOST_OPCODES:,} opcodes, which settings never need", ""
             )
         return super().byte()
 
 
-class _Listener(Machine):
-    """Also keeps the calls whose results the pickle throws away: cloudpickle fills in closures that way."""
+class _CallRecorder(Machine):
+    """Also records calls whose results the pickle discards, as cloudpickle's when it fills in closures."""
 
     def __init__(self, table: Mapping[tuple[str, str], Any], persistent: None, budget: Budget) -> None:
         super().__init__(table, persistent, budget)
         self.calls: list[Inert] = []
 
-    def _call(self, callee: Any, arguments: Any, keywords: Mapping[str, Any] | None = None) -> Any:
-        made = super()._call(callee, arguments, keywords)
+    def call(self, callee: Any, arguments: Any, keywords: Mapping[str, Any] | None = None) -> Any:
+        made = super().call(callee, arguments, keywords)
         if isinstance(made, Inert):
             self.calls.append(made)
         return made
@@ -135,8 +135,8 @@ def describe_schedule(pickled: Pickled, text: str, kind: str) -> dict[str, Any]:
 
     Args:
         pickled: the schedule's pickle.
-        text: what the settings say about it beside the pickle, such as ``ConstantSchedule(val=0.2)``.
-        kind: the type that the settings name.
+        text: the schedule's text in the settings, such as ``ConstantSchedule(val=0.2)``.
+        kind: the schedule's type in the settings.
     """
     described: dict[str, Any] = {
         "stored_as": "code" if pickled.holds_code else "object",
@@ -158,7 +158,7 @@ def describe_schedule(pickled: Pickled, text: str, kind: str) -> dict[str, Any]:
     elif schedule is not None and "start" in described:
         described["value"] = described["start"]
     elif pickled.mentions("get_linear_fn") and len(numbers) == 3:
-        # The closure's cells stand in the order of their names.
+        # The cells of the closure are in the order of their names.
         described["end"], described["end_fraction"], described["value"] = numbers
     elif len(numbers) == 1:
         described["value"] = numbers[0]
@@ -168,7 +168,7 @@ def describe_schedule(pickled: Pickled, text: str, kind: str) -> dict[str, Any]:
 
 
 def _innermost(root: Any) -> Inert | None:
-    """Unpack SB3's own schedule classes (2.7 and later): a FloatSchedule wraps what does the work."""
+    """Return the schedule inside SB3's ``FloatSchedule`` wrappers (2.7 and later), ``None`` for functions."""
     for _ in range(8):
         if not isinstance(root, Inert) or not root.type_name.endswith("Schedule"):
             return None
@@ -184,7 +184,7 @@ def _plain_numbers(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_number(root: Any) -> float | int | None:
-    """Return a pickled NumPy scalar's value, ``None`` where it is none that we know."""
+    """Return a pickled NumPy scalar's value, ``None`` for anything else."""
     if not isinstance(root, Inert) or not root.type_name.endswith(".multiarray.scalar") or len(root.arguments) != 2:
         return None
     dtype, content = root.arguments
@@ -209,5 +209,5 @@ def read_number(root: Any) -> float | int | None:
 
 
 def read_name(root: Any) -> str | None:
-    """Return the qualified name of a pickled class or function, ``None`` where it is stored otherwise."""
+    """Return the qualified name of a pickled class or function, ``None`` for anything else."""
     return root.qualified if isinstance(root, Global) else None

@@ -1,11 +1,11 @@
-"""The versions that a Stable-Baselines3 zip was saved with."""
+"""The versions of the packages with which a Stable-Baselines3 zip was saved."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._zip.archive import Member
+from checkpoint_doctor.loaders._zip.member import Member
 
 LARGEST_TEXT = 1 << 16
 PACKAGES = {
@@ -19,13 +19,14 @@ PACKAGES = {
     "Gym": "gym",
 }
 """Labels in ``system_info.txt`` (``stable_baselines3.common.utils.get_system_info``) to packages."""
-FACTS = {"OS": "os", "GPU Enabled": "gpu"}
+MACHINE = {"OS": "os", "GPU Enabled": "gpu"}
+"""Labels in ``system_info.txt`` to keys of the metadata."""
 
 
 def read_versions(members: Mapping[str, Member]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return package to version, and what else ``system_info.txt`` (since SB3 1.3) tells of the machine."""
+    """Return package to version, and what ``system_info.txt`` (since SB3 1.3) contains about the machine."""
     versions: dict[str, str] = {}
-    facts: dict[str, str] = {}
+    machine: dict[str, str] = {}
     if version := _read_text(members.get("_stable_baselines3_version")).strip():
         versions["stable_baselines3"] = version[:40]
     for line in _read_text(members.get("system_info.txt")).splitlines():
@@ -33,9 +34,9 @@ def read_versions(members: Mapping[str, Member]) -> tuple[dict[str, str], dict[s
         value = value.strip()[:200]
         if label in PACKAGES and value:
             versions.setdefault(PACKAGES[label], value)
-        elif label in FACTS and value:
-            facts[FACTS[label]] = value
-    return versions, facts
+        elif label in MACHINE and value:
+            machine[MACHINE[label]] = value
+    return versions, machine
 
 
 def _read_text(member: Member | None) -> str:
@@ -44,4 +45,4 @@ def _read_text(member: Member | None) -> str:
     try:
         return member.source.read(0, member.source.size).decode("utf-8", "replace")
     except UnreadableCheckpoint:
-        return ""  # its checksum will say so
+        return ""  # the damage is reported by its checksum

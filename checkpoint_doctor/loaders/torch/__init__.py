@@ -1,1 +1,4 @@
-"""PyTorch files: zip, legacy and plain pickles. May import the shared readers beside it."""
+"""Reads what ``torch.save`` writes: zip, legacy and plain pickle files.
+
+May import the private folders of ``loaders`` and what they may import.
+"""

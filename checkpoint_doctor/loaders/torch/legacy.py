@@ -1,8 +1,8 @@
-"""The legacy container of PyTorch (0.1.10 to 1.5, and still behind ``_use_new_zipfile_serialization=False``).
+"""PyTorch's legacy container (0.1.10 to 1.5, later with ``_use_new_zipfile_serialization=False``).
 
-Pickles one after the other: a magic number, the protocol, facts about the writing machine, the object, the keys of its
-storages; then each storage as an eight-byte count of elements and the elements themselves. Counts and elements are
-little-endian also where the facts say otherwise, since the writer swapped them (``THStorage_writeFileRaw``).
+It is a sequence of pickles: a magic number, the protocol, system information, the object and the keys of its storages;
+then each storage as an eight-byte count of elements and the elements themselves. Counts and elements are little-endian
+even where the system information says big, since the writer swapped them (``THStorage_writeFileRaw``).
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle.cursor import Cursor
 from checkpoint_doctor.loaders._pickle.objects import Budget, Inert
 from checkpoint_doctor.loaders._pickle.tensors import Memory, PickledStorage, PickledTensor
-from checkpoint_doctor.loaders._pickle.torch_rebuilders import storage_type
 from checkpoint_doctor.loaders._storage.dtypes import size_of
+from checkpoint_doctor.loaders.torch.storages import LARGEST_STORAGE, parse_storage_id
 from checkpoint_doctor.sources import Section, Source
 from checkpoint_doctor.text import shown
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
 MAGIC_PICKLE = b"\x80\x02\x8a\x0a" + MAGIC_NUMBER.to_bytes(10, "little") + b"."
-LARGEST_STORAGE = 1 << 59
 LONGEST_SEARCH = 200_000
+"""Containers in which the tensor of a storage is searched, for a message."""
 
 
 class Reader(Protocol):
-    """What reading needs from the file's reader."""
+    """The part of the archive reader that is used here."""
 
     source: Source
     prefix: str
@@ -36,11 +36,11 @@ class Reader(Protocol):
     budget: Budget
 
     def run(self, cursor: Cursor, persistent: Any) -> Any:
-        """Follow one pickle."""
+        """Read one pickle."""
 
 
 def is_legacy(source: Source) -> bool:
-    """Return whether a file begins with the magic number, pickled by any protocol."""
+    """Return whether a file begins with the magic number, pickled with any protocol."""
     head = source.read(0, min(64, source.size))
     number = MAGIC_NUMBER.to_bytes(10, "little")
     if head.startswith((b"\x80\x02\x8a\x0a" + number, b"\x80\x03\x8a\x0a" + number)):
@@ -51,7 +51,7 @@ def is_legacy(source: Source) -> bool:
 
 
 def is_garbled(head: bytes) -> bool:
-    """Return whether a legacy file's beginning shows what a copy in text mode makes of it."""
+    """Return whether a file begins like a legacy file that was copied in text mode."""
     text = MAGIC_PICKLE.decode("latin1")
     copies = (
         text.encode("ascii", "replace"),
@@ -66,10 +66,11 @@ def is_garbled(head: bytes) -> bool:
 
 
 def read(reader: Reader, source: Source) -> Any:
-    """Return the object in a legacy file, its storages placed.
+    """Return the object in a legacy file, with the bytes of all its storages located.
 
     Raises:
-        UnreadableCheckpoint: truncated (with the storage and tensor concerned), damaged, or of an unknown protocol.
+        UnreadableCheckpoint: the file is truncated (the message names storage and tensor), damaged, or of an unknown
+            protocol.
     """
     cursor = Cursor(source)
     magic = reader.run(cursor, None)
@@ -84,7 +85,7 @@ def read(reader: Reader, source: Source) -> Any:
     keys = reader.run(cursor, None)
     if not isinstance(keys, list):
         raise _damaged(source, "the list of its storages is missing")
-    end = storages.place(source, cursor.position, keys, root)
+    end = storages.locate(source, cursor.position, keys, root)
     if end < source.size:
         reader.flaws.append(
             Flaw(f"{source.size - end:,} bytes follow the last storage", reader.member, end, source.size)
@@ -93,7 +94,7 @@ def read(reader: Reader, source: Source) -> Any:
 
 
 class _Storages:
-    """Storages by their keys: announced by the pickle, placed by what follows it."""
+    """Storages by their keys: the pickle has their sizes, and their bytes follow it."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -101,78 +102,76 @@ class _Storages:
         self._element_sizes: dict[Any, int] = {}
 
     def find(self, identity: Any) -> Any:
-        """Return what a persistent id stands for: a storage, or the class of a module saved with its source code.
+        """Return what a persistent id refers to: a storage, or the class of a module saved with its source code.
 
         Raises:
-            TypeError: the identity has an unknown form.
+            TypeError: the id has an unknown form.
         """
         if isinstance(identity, tuple) and len(identity) >= 2 and identity[0] == "module":
             return identity[1]
-        if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
-            raise TypeError("an unknown kind of persistent id")
-        _, kind, key, _, count, *view = identity
-        kind = storage_type(kind)
-        if not isinstance(count, int) or not 0 <= count < LARGEST_STORAGE:
-            raise TypeError("a storage without a size")
+        wanted = parse_storage_id(identity)
+        key = wanted.key
         if not isinstance(key, str | int):
             raise TypeError("a storage without a key")
-        item = size_of(kind.dtype)
+        item = size_of(wanted.dtype)
         memory = self._memories.get(key)
         if memory is None:
-            self._reader.budget.build(self._reader.source.name, 4)
-            memory = self._memories[key] = Memory(f"{self._reader.prefix}{str(key)[:200]}", count * item)
+            self._reader.budget.count_objects(self._reader.source.name, 4)
+            memory = self._memories[key] = Memory(f"{self._reader.prefix}{str(key)[:200]}", wanted.size)
             self._element_sizes[key] = item
-        if not view or view[0] is None:
-            return PickledStorage(memory, kind.dtype, 0, count * item)
-        _, offset, size = view[0]
+        if not wanted.rest or wanted.rest[0] is None:
+            return PickledStorage(memory, wanted.dtype, 0, wanted.size)
+        _, offset, size = wanted.rest[0]
         if not all(isinstance(number, int) and 0 <= number < LARGEST_STORAGE for number in (offset, size)):
             raise TypeError("a view without a range")
-        return PickledStorage(memory, kind.dtype, offset * item, size * item)
+        return PickledStorage(memory, wanted.dtype, offset * item, size * item)
 
-    def place(self, source: Source, position: int, keys: list[Any], root: Any) -> int:
-        """Find every storage's bytes behind the pickles and return where the last one ends.
+    def locate(self, source: Source, position: int, keys: list[Any], root: Any) -> int:
+        """Find every storage's bytes behind the pickles and return the offset after the last one.
 
         Raises:
-            UnreadableCheckpoint: the file ends before, or a storage's size is not the announced one.
+            UnreadableCheckpoint: the file ends before, or a storage's size differs from that in the pickle.
         """
         for number, key in enumerate(keys, 1):
             memory = self._memories.get(key) if isinstance(key, str | int) else None
             if memory is None:
-                raise _damaged(source, f"the list of its storages names {shown(key)!r}, which nothing refers to")
+                raise _damaged(source, f"its list of storages contains {shown(key)!r}, which no tensor refers to")
             start, end = position + 8, position + 8 + memory.size
+            title = f"storage {number:,} of {len(keys):,}"
             if start > source.size or end > source.size:
                 raise UnreadableCheckpoint(
-                    f"{source.name} is truncated: storage {number:,} of {len(keys):,}"
-                    f"{_tensor_of(root, memory)} should end at byte {end:,}, but the file ends at "
-                    f"byte {source.size:,}; "
-                    f"the {number - 1:,} before it are whole",
+                    f"{source.name} is truncated: {title}{_tensor_of(root, memory)} should end at byte {end:,}, "
+                    f"but the file ends at byte {source.size:,}; the {number - 1:,} before it are whole",
                     "copy or download it again, or take an earlier checkpoint",
                 )
-            count = source.read(position, 8)
             expected = memory.size // self._element_sizes[key]
+            count = source.read(position, 8)
             found = int.from_bytes(count, "little")
             if found != expected:
-                # A writer that really stored the other byte order would have done so for the count too.
-                if int.from_bytes(count, "big") != expected:
-                    raise UnreadableCheckpoint(
-                        f"{source.name} is damaged: storage {number:,} of {len(keys):,}{_tensor_of(root, memory)} "
-                        f"should hold {expected:,} elements, but {found:,} are recorded at byte {position:,}",
-                        "copy or download the file again",
+                # A file with big-endian elements also has big-endian counts.
+                memory.big_endian = int.from_bytes(count, "big") == expected
+                if not memory.big_endian:
+                    raise _damaged(
+                        source,
+                        f"{title}{_tensor_of(root, memory)} should have {expected:,} elements, "
+                        f"but {found:,} are recorded at byte {position:,}",
                     )
-                memory.big_endian = True
             memory.place = _section(memory.name, source, start, memory.size)
             position = end
-        missing = [memory for memory in self._memories.values() if memory.place is None and memory.size]
+        self._check_complete(source, root)
+        return position
+
+    def _check_complete(self, source: Source, root: Any) -> None:
+        unlisted = [memory for memory in self._memories.values() if memory.place is None]
+        missing = [memory for memory in unlisted if memory.size]
         if missing:
             raise _damaged(
                 source,
-                f"{len(missing):,} of its storages are not in the list of those that follow, "
+                f"{len(missing):,} of its storages are missing from the list of storages, "
                 f"such as {shown(missing[0].name)}{_tensor_of(root, missing[0])}",
             )
-        for memory in self._memories.values():
-            if memory.place is None:
-                memory.place = _section(memory.name, source, 0, 0)
-        return position
+        for memory in unlisted:
+            memory.place = _section(memory.name, source, 0, 0)
 
 
 def _section(name: str, source: Source, start: int, size: int) -> Any:
@@ -180,14 +179,14 @@ def _section(name: str, source: Source, start: int, size: int) -> Any:
 
 
 def _tensor_of(root: Any, memory: Memory) -> str:
-    """Name the first tensor that a memory serves, for a message."""
+    """Return the part of a message that names the first tensor in a storage; ``""`` where it is not found."""
     pending: list[tuple[str, Any]] = [("", root)]
     seen: set[int] = set()
     while pending and len(seen) < LONGEST_SEARCH:
         name, value = pending.pop()
         if isinstance(value, PickledTensor):
             if value.storage is not None and value.storage.memory is memory:
-                return f", which holds tensor {shown(name)}" if name else ""
+                return f" (tensor {shown(name)})" if name else ""
             continue
         if id(value) in seen or not isinstance(value, dict | list | tuple | Inert):
             continue

@@ -1,4 +1,4 @@
-"""PyTorch's files: zips, legacy files and pickles of tensors, read without PyTorch and without running them."""
+"""The loader of PyTorch files: zips, legacy files and pickles of tensors, read without PyTorch."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from checkpoint_doctor.checkpoint import Checkpoint, Patch, Skipped, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, Optimizer, Patch, Skipped, Tensor
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._optimizers.state import identify_optimizer, plain
 from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._pickle.modules import attributes_of
-from checkpoint_doctor.loaders.torch.archive import read_archive, recognize
-from checkpoint_doctor.loaders.torch.state_dicts import find_contents
+from checkpoint_doctor.loaders.torch.archive import read_archive
+from checkpoint_doctor.loaders.torch.containers import recognize
+from checkpoint_doctor.loaders.torch.state_dicts import Contents, find_contents
 from checkpoint_doctor.sources import Source
 from checkpoint_doctor.text import shown
 
 SETTINGS = ("hyper_parameters", "hparams", "hyperparameters", "config", "cfg", "args", "opt", "options", "kwargs")
 """Keys under which training code stores its settings."""
 STEPS = ("global_step", "num_timesteps", "total_steps", "training_step", "step", "steps", "iteration", "iter", "it")
-"""Keys under which training code counts, the most telling first."""
-NO_SETTING = frozenset((*STEPS, "epoch", "epochs", "version"))
-FIGURE = re.compile(r"reward|return|score|loss|best|acc|prec|metric", re.I)
-"""Results stand beside settings; they are none."""
+"""Keys under which training code stores its step count, the most specific first."""
+PROGRESS = frozenset((*STEPS, "epoch", "epochs", "version"))
+"""Keys beside the settings that describe the state of the run."""
+RESULT = re.compile(r"reward|return|score|loss|best|acc|prec|metric", re.I)
+"""Words in the keys of results, which training code stores beside the settings."""
 VERSIONS = {
     "pytorch-lightning_version": "pytorch_lightning",
     "torch_version": "torch",
@@ -36,7 +38,7 @@ VERSIONS = {
 
 @dataclass(frozen=True)
 class TorchLoader:
-    """Reads what ``torch.save`` and ``pickle`` write."""
+    """Opens what ``torch.save`` and ``pickle`` write."""
 
     name: str = "torch"
     suffixes: tuple[str, ...] = (".pt", ".pth", ".ckpt", ".th", ".bin", ".pkl", ".pickle", ".checkpoint", ".nn", ".p")
@@ -49,30 +51,14 @@ class TorchLoader:
         """Open a checkpoint; see ``Loader.open``.
 
         Raises:
-            UnreadableCheckpoint: damaged, truncated, or without a single tensor.
+            UnreadableCheckpoint: it is damaged or truncated, or has no tensors.
         """
         archive = read_archive(source)
         contents = find_contents(archive)
-        skipped = list(archive.skipped)
-        tensors: list[Tensor] = []
-        models: dict[str, list[Tensor]] = {}
-        leaves: dict[int, str] = {}
-        for name, path, entry in contents.named():
-            tensor = entry.tensor.as_tensor(name, entry.is_buffer)
-            if isinstance(tensor, Skipped):
-                skipped.append(tensor)
-                continue
-            tensors.append(tensor)
-            models.setdefault(path, []).append(tensor)
-            leaves.setdefault(id(entry.tensor), name)
-        optimizers = tuple(
-            identify_optimizer(found.path or "optimizer", found.state, models, leaves, found.kind)
-            for found in contents.optimizers
-        )
-        skipped += contents.skipped
+        tensors, optimizers, skipped = _name_contents(contents)
         if not tensors and not optimizers and not skipped and all(name.known for name in archive.pickled_names):
             raise UnreadableCheckpoint(
-                f"{source.name} holds no tensors: {_describe(archive.root)}",
+                f"{source.name} contains no tensors: {_describe(archive.root)}",
                 "name the file that the model itself was saved in",
             )
         top = archive.root if isinstance(archive.root, dict) else {}
@@ -80,10 +66,10 @@ class TorchLoader:
             path=source.name,
             format=self.name,
             tensors=tuple(tensors),
-            optimizers=optimizers,
+            optimizers=tuple(optimizers),
             hyperparameters=_settings(top),
             step=_step(top),
-            versions={**archive.versions, **_versions(top)},
+            versions=_versions(top),
             metadata={"container": archive.container},
             flaws=archive.flaws,
             checksums=tuple(checksum_of(member) for member in archive.unchecked),
@@ -96,6 +82,27 @@ class TorchLoader:
         from checkpoint_doctor.loaders._patching.in_place import patch_in_place
 
         return patch_in_place(changes)
+
+
+def _name_contents(contents: Contents) -> tuple[list[Tensor], list[Optimizer], list[Skipped]]:
+    """Return the tensors and optimizers with their names, and what cannot be examined."""
+    tensors: list[Tensor] = []
+    skipped: list[Skipped] = []
+    models: dict[str, list[Tensor]] = {}
+    names: dict[int, str] = {}
+    for name, path, entry in contents.named():
+        tensor = entry.tensor.as_tensor(name, entry.is_buffer)
+        if isinstance(tensor, Skipped):
+            skipped.append(tensor)
+            continue
+        tensors.append(tensor)
+        models.setdefault(path, []).append(tensor)
+        names.setdefault(id(entry.tensor), name)
+    optimizers = [
+        identify_optimizer(found.path or "optimizer", found.state, models, names, found.kind)
+        for found in contents.optimizers
+    ]
+    return tensors, optimizers, skipped + contents.skipped
 
 
 def _describe(root: Any) -> str:
@@ -111,9 +118,9 @@ def _settings(top: Mapping[Any, Any]) -> dict[str, Any]:
         for key, value in top.items()
         if isinstance(key, str)
         and isinstance(value, bool | int | float | str)
-        and key not in NO_SETTING
+        and key not in PROGRESS
         and key not in VERSIONS
-        and not FIGURE.search(key)
+        and not RESULT.search(key)
     }
     for key in SETTINGS:
         given = top.get(key)

@@ -1,7 +1,7 @@
-"""Where the model is in an unpickled object: state dicts, modules and optimizers, at whatever depth.
+"""Finds state dicts, modules and optimizers in an unpickled object, at any depth.
 
-A mapping (or list) that holds tensors directly is a state dict; whatever leads to it is a wrapper. Training code puts
-much else beside the model, which is told by the wrapper's name or by its form.
+A mapping (or list) that contains tensors directly is a state dict; the containers around it are wrappers. Training code
+stores much else beside the model, which is recognized by the wrapper's name or form.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ BESIDE_THE_MODEL = re.compile(
     r"opt|optims?|optimi[sz]ers?|sched|schedulers?|rng|random|replay|rollouts?|callbacks?|loops|hparams|hyper|"
     r"metrics?|history|loss|losses|logs|dataset|dataloader|sampler"
 )
-"""Words in a wrapper's name that say: not the model's tensors. All seen in published training code."""
+"""Words in the names of wrappers that do not contain the model's tensors; all are from published training code."""
 PROGRESS = re.compile(
     r"epochs?|steps?|iters?|iterations?|best|score|acc|accuracy|prec|seed|num|count|updates|time|rewards?|returns?|lr|"
     r"state|mean|std|average|avg|total"
 )
-"""Words in a lone tensor's name that say: a figure about the training, not a weight."""
+"""Words in the names of single tensors that are figures about the training and not weights."""
 
-NO_MODELS = ("gym.", "gymnasium.", "stable_baselines3.common.buffers.", "stable_baselines3.her.")
-"""Packages whose objects hold arrays but no weights: bounds of an environment, replayed transitions."""
+OBJECTS_WITHOUT_WEIGHTS = ("gym.", "gymnasium.", "stable_baselines3.common.buffers.", "stable_baselines3.her.")
+"""Packages whose objects contain arrays but no weights: bounds of an environment, replayed transitions."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class StateDict:
     """The wrappers' keys joined by ``/``; empty for the outermost object."""
     entries: tuple[Entry, ...]
     is_stray: bool = False
-    """True for tensors that lie beside whole state dicts."""
+    """True for single tensors beside whole state dicts."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,17 @@ class FoundOptimizer:
 
 @dataclass
 class Contents:
-    """What an unpickled object holds, as far as a doctor is concerned."""
+    """The state dicts and optimizers in an unpickled object."""
 
     state_dicts: list[StateDict] = field(default_factory=list)
     optimizers: list[FoundOptimizer] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
     def named(self) -> Iterator[tuple[str, str, Entry]]:
-        """Yield ``(name, path of the state dict, entry)`` for every tensor; a lone state dict's keys stay bare.
+        """Yield ``(name, path of the state dict, entry)`` for every tensor.
 
-        Names are unique; what would take a name twice gets its whole path, and is left out where that is taken too.
+        Names have the path of the state dict as a prefix where there are several. Names are unique: a tensor whose name
+        is taken gets its whole path as a prefix, and is skipped where that name is taken too.
         """
         whole = [each for each in self.state_dicts if not each.is_stray]
         taken: set[str] = set()
@@ -100,12 +101,12 @@ def find_contents(archive: Archive) -> Contents:
     """Find the state dicts and optimizers in an archive.
 
     Raises:
-        UnreadableCheckpoint: the object refers to its parts so often that following it would never end.
+        UnreadableCheckpoint: the object contains the same parts so often that the search would not end.
     """
     search = _Search(archive, inside_objects=False)
     search.visit(archive.root, ())
     if not search.contents.state_dicts and not search.contents.optimizers:
-        # Nothing that looks like a model: take every tensor there is, also inside objects of unknown classes.
+        # Without anything that looks like a model, every tensor counts, also inside objects of unknown classes.
         search = _Search(archive, inside_objects=True)
         search.visit(archive.root, ())
     return search.contents
@@ -121,8 +122,8 @@ class _Search:
         self._inside: set[int] = set()
 
     def visit(self, value: Any, path: tuple[str, ...], in_object: bool = False) -> bool:
-        """Look at one value; return whether a state dict is in it or below."""
-        self._pay()
+        """Search one value; return whether it contains a state dict."""
+        self._count()
         if isinstance(value, PickledTensor) and not path:
             return self._add((), [Entry("tensor", value)])
         if not isinstance(value, Mapping | list | tuple | Inert):
@@ -140,15 +141,15 @@ class _Search:
             for key, part in value.attributes.items():
                 if is_optimizer(attributes_of(part)):
                     self.visit(part, (*path, str(key)))
-            return self._add(path, self._paid(entries_of(value)))
+            return self._add(path, self._counted(entries_of(value)))
         if is_script_module(value) and not self._everything:
-            return self._add(path, self._paid(self._scripts.entries_of(value)))
+            return self._add(path, self._counted(self._scripts.entries_of(value)))
         if isinstance(value, Inert):
             if is_optimizer(value.attributes):
                 kind = value.type_name.rpartition(".")[2]
                 self.contents.optimizers.append(FoundOptimizer("/".join(path), value.attributes, kind))
                 return False
-            if value.type_name.startswith(NO_MODELS):
+            if value.type_name.startswith(OBJECTS_WITHOUT_WEIGHTS):
                 return False
             found = [
                 self._visit_items(items, path, in_object=is_state)
@@ -167,7 +168,7 @@ class _Search:
         return self._visit_items(value.items() if isinstance(value, Mapping) else enumerate(value), path, in_object)
 
     def _parts_of_state(self, value: Inert) -> Iterable[tuple[int, Any]]:
-        """Return what packed weights (quantized TorchScript) keep in place of attributes."""
+        """Return the state of packed weights (quantized TorchScript), which is not a dictionary of attributes."""
         is_packed = self._everything and isinstance(value.state, list | tuple) and not value.attributes
         return enumerate(value.state) if is_packed else ()
 
@@ -176,14 +177,14 @@ class _Search:
         below = False
         place = len(self.contents.state_dicts)
         for key, value in items:
-            self._pay()
+            self._count()
             name = str(key)[:LONGEST_NAME] if isinstance(key, str | int | float | bytes) else type(key).__name__
             if isinstance(value, PickledTensor):
                 direct.append(Entry(name, value))
             elif isinstance(value, PickledStorage):
                 why = "it is a bare storage, without a shape"
                 self.contents.skipped.append(Skipped("/".join((*path, name)), why))
-            elif self._everything or not _speaks(BESIDE_THE_MODEL, name) or _may_be_optimizer(value):
+            elif self._everything or not _has_word(BESIDE_THE_MODEL, name) or _may_be_optimizer(value):
                 below |= self.visit(value, (*path, name), in_object)
         if in_object and not self._everything:
             return below
@@ -196,35 +197,35 @@ class _Search:
         kept = tuple(entries)
         if not kept:
             return False
-        # What lies directly in a mapping comes before what lies deeper.
+        # Tensors directly in a mapping come before those of nested mappings.
         at = len(self.contents.state_dicts) if place is None else place
         self.contents.state_dicts.insert(at, StateDict("/".join(path), kept, is_stray))
         return True
 
-    def _paid(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+    def _counted(self, entries: Iterator[Entry]) -> Iterator[Entry]:
         for entry in entries:
-            self._pay()
+            self._count()
             yield entry
 
-    def _pay(self) -> None:
+    def _count(self) -> None:
         self._left -= 1
         if self._left < 0:
             raise UnreadableCheckpoint(
-                f"{self._name} refers to the same parts over and over, which is refused as a bomb",
+                f"{self._name} contains the same parts too often: it may be a decompression bomb",
                 "do not load this file",
             )
 
 
-def _speaks(words: re.Pattern[str], name: str) -> bool:
+def _has_word(words: re.Pattern[str], name: str) -> bool:
     return any(map(words.fullmatch, re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name[:200]).lower())))
 
 
 def _is_figure(name: str) -> bool:
-    return _speaks(BESIDE_THE_MODEL, name) or _speaks(PROGRESS, name)
+    return _has_word(BESIDE_THE_MODEL, name) or _has_word(PROGRESS, name)
 
 
 def _may_be_optimizer(value: Any) -> bool:
-    """Return whether a wrapper named like an optimizer is one, or holds some."""
+    """Return whether a wrapper named like an optimizer is one, or contains some."""
     if isinstance(value, list | tuple):
         return any(_may_be_optimizer(item) for item in value[:16] if not isinstance(item, list | tuple))
     if isinstance(value, Mapping):

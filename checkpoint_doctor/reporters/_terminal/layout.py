@@ -1,4 +1,4 @@
-"""A sheet of terminal lines: paragraphs and tables that fit a width without breaking names."""
+"""Paragraphs and tables of a fixed width, which shorten or fold names instead of overflowing."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class Column:
 
     title: str
     keep: int
-    """The higher, the longer it is kept when the width gets short. The table's elastic one always stays."""
+    """Priority when the page is too narrow: columns with lower numbers are left out first."""
     right: bool = False
 
 
 class Layout:
-    """Lines of styled text, gathered and then rendered at once."""
+    """Lines of styled text, which are collected and then rendered at once."""
 
     def __init__(self, width: int, color: bool) -> None:
         self.width = max(width, 20)
         self._color = color
         self._lines: list[str] = []
-        # It only looks styles up. Printing through it would take twice as long, and the environment (COLUMNS, NO_COLOR,
-        # TERM …) would have a say beside the page.
+        # The console only looks up styles. Printing with it would take twice as long, and the environment (COLUMNS,
+        # NO_COLOR, TERM …) would override the page.
         self._console = Console(file=StringIO(), width=self.width, _environ={})
 
     def line(self, text: Text | str = "") -> None:
-        """Add one line as it is."""
+        """Add one line without wrapping it."""
         text = text.copy() if isinstance(text, Text) else Text(text)
         text.rstrip()
         self._lines.append("".join(map(self._paint, text.render(self._console))) if self._color else text.plain)
@@ -48,7 +48,7 @@ class Layout:
         return style.render(segment.text, color_system=ColorSystem.STANDARD) if style else segment.text
 
     def paragraph(self, text: Text, indent: int = 0, hanging: int = 0) -> None:
-        """Add a text wrapped at its spaces; later lines hang further in.
+        """Add a text that is wrapped at its spaces; lines after the first are indented by ``hanging`` more columns.
 
         A name too long for a line is folded, at a ``/`` or ``.`` if possible.
         """
@@ -62,8 +62,8 @@ class Layout:
     ) -> None:
         """Add a table of at least two columns.
 
-        Columns that say nothing are left out, and others, the least kept first, until the first column, whose names are
-        shortened, has enough room; with ``folded`` until the last one has, whose names are folded and stay whole.
+        Empty columns are left out. Others are left out in the order of ``keep`` until the first column, whose names are
+        shortened, has enough room. With ``folded`` the last column gets the room instead, and its names are folded.
         """
         widths = [
             max(cell_len(column.title), *(row[index].cell_len for row in rows)) for index, column in enumerate(columns)
@@ -106,7 +106,7 @@ def _find_breaks(text: str, first_room: int, room: int) -> list[int]:
     breaks: list[int] = []
     start, width = 0, first_room
     while start < len(text):
-        # Of a lone combining character nothing fits anywhere.
+        # A lone combining character fits into no width.
         fitting = next(iter(chop_cells(text[start : start + 4 * width], width)), "")
         end = start + max(len(fitting), 1)
         if end >= len(text):
@@ -124,7 +124,7 @@ def _find_breaks(text: str, first_room: int, room: int) -> list[int]:
 
 
 def shorten(text: Text, width: int) -> Text:
-    """Cut a text in its middle so that its ends, which tell a name from others, stay. Width counts terminal columns."""
+    """Shorten a text to a width in terminal columns by cutting its middle, since names differ at their ends."""
     if text.cell_len <= width:
         return text.copy()
     tail = max(width - 1, 0) * 3 // 5

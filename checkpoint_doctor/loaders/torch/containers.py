@@ -1,0 +1,84 @@
+"""Recognizes which of PyTorch's containers a file is.
+
+Three are read: the zip (since PyTorch 1.4; ``torch/serialization.py``, ``_load``), the legacy file (since 0.1.10;
+``_legacy_load``) and plain pickles of tensors. The tar archive of the first releases is recognized but not read.
+"""
+
+from __future__ import annotations
+
+from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._pickle.cursor import Cursor, EndOfPickle
+from checkpoint_doctor.loaders._pickle.machine import Machine
+from checkpoint_doctor.loaders._pickle.objects import Budget, Global, Inert
+from checkpoint_doctor.loaders._pickle.opcodes import ACTIONS, HIGHEST_PROTOCOL
+from checkpoint_doctor.loaders._zip.archive import ZipArchive, is_zip, open_archive
+from checkpoint_doctor.loaders.torch import legacy
+from checkpoint_doctor.sources import MemorySource, Source
+
+TAR_MEMBERS = (b"storages", b"tensors", b"pickle", b"sys_info")
+"""Members of the tar archive that PyTorch wrote before 0.1.10."""
+FEWEST_OPCODES = 20
+"""A text file may begin with a few valid opcodes; a longer run of them is a truncated pickle."""
+
+
+def recognize(source: Source) -> str | None:
+    """Return which container a file is, ``None`` where it is none of PyTorch's. Never raises.
+
+    Besides ``zip``, ``legacy`` and ``pickle`` these are ``tar`` and ``garbled``, which ``read_archive`` refuses with a
+    message of their own.
+    """
+    try:
+        return recognize_readable(source)
+    except UnreadableCheckpoint:
+        return None
+
+
+def recognize_readable(source: Source) -> str | None:
+    """Return what ``recognize`` does.
+
+    Raises:
+        UnreadableCheckpoint: the bytes cannot be read.
+    """
+    head = source.read(0, min(512, source.size))
+    if not head.startswith(b"\x80") and is_zip(source):
+        return "zip" if _is_torch_zip(source, head) else None
+    if legacy.is_legacy(source):
+        return "legacy"
+    if legacy.is_garbled(head):
+        return "garbled"
+    if head[257:262] == b"ustar" and head[:100].rstrip(b"\0") in TAR_MEMBERS:
+        return "tar"
+    return "pickle" if _is_pickle(source, head) else None
+
+
+def find_pickle_member(archive: ZipArchive) -> str | None:
+    """Return the name of a zip's ``data.pkl``, the outermost one, ``None`` where there is none."""
+    names = [name for name in archive.members if name == "data.pkl" or name.endswith("/data.pkl")]
+    return min(names, key=lambda name: name.count("/"), default=None)
+
+
+def _is_torch_zip(source: Source, head: bytes) -> bool:
+    # A truncated archive has lost its directory, but not its first member.
+    name_length = int.from_bytes(head[26:28], "little")
+    if head[30 : 30 + name_length].endswith(b"/data.pkl"):
+        return True
+    try:
+        return find_pickle_member(open_archive(source)) is not None
+    except UnreadableCheckpoint:
+        return False
+
+
+def _is_pickle(source: Source, head: bytes) -> bool:
+    if len(head) > 2 and head[0] == 0x80 and 1 <= head[1] <= HIGHEST_PROTOCOL:
+        return head[2] in ACTIONS
+    if not head or head[0] not in b"(]}c)lid":
+        return False
+    # Protocols 0 and 1 have no signature and may begin like text, so the pickle itself is tried.
+    beginning = MemorySource(source.name, source.read(0, min(1 << 16, source.size)))
+    machine = Machine({}, lambda identity: None, Budget(beginning.size))
+    try:
+        return isinstance(machine.load(Cursor(beginning)), dict | list | tuple | Inert | Global)
+    except EndOfPickle:
+        return machine.opcodes > FEWEST_OPCODES
+    except UnreadableCheckpoint:
+        return False
