@@ -188,6 +188,25 @@ def test_a_copy_without_such_a_byte_gets_one(make: Any, tmp_path: Path, monkeypa
     assert repair(make(tmp_path)).outcome is Outcome.FIXED
 
 
+def test_a_negative_learning_rate_becomes_zero_and_nothing_else_changes(tmp_path: Path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 4))
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3)
+    model(torch.randn(16, 6)).square().mean().backward()
+    adam.step()
+    adam.param_groups[0]["lr"] = -1e-6
+    path = tmp_path / "model.pt"
+    torch.save({"model_state_dict": model.state_dict(), "optimizer_state_dict": adam.state_dict()}, path)
+    result = repair(path)
+    assert result.outcome is Outcome.FIXED, result.error
+    before, after = (torch.load(each, weights_only=True) for each in (path, result.output))
+    assert after["optimizer_state_dict"]["param_groups"][0]["lr"] == 0.0
+    after["optimizer_state_dict"]["param_groups"][0]["lr"] = -1e-6
+    assert after["optimizer_state_dict"]["param_groups"] == before["optimizer_state_dict"]["param_groups"]
+    for name, values in before["model_state_dict"].items():
+        assert torch.equal(values, after["model_state_dict"][name])
+
+
 # Shards are examined through their index, once
 
 
