@@ -1,0 +1,416 @@
+"""Breaks the code on purpose, in one place at a time, and counts the breaks that no test notices.
+
+Run as ``python -m benchmarks.mutants [--count 150] [--seed 0] [--module PATH ...]``. A mutant is the checkout with one
+small change in a rule, in what decides about verdicts and exit codes, or in a repair: a comparison that takes in its
+limit or leaves it out, ``and`` for ``or``, a ``not`` taken away, a number one higher or lower, a severity swapped, an
+early ``return`` or ``continue`` left out. Words, type hints and assertions stay as they are. The mutants of a sample,
+which ``--seed`` draws, are made in a copy of the checkout, and the test files that concern the module are run on each.
+
+Mutants that change nothing, or what no test is to hold fast, are listed with the reason in ``mutants_accepted.txt``:
+a block for each, as this program prints it, with a line that begins with ``because``. They are not run. The exit code
+is 1 where the tests notice less than 90 % of the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+import os
+import queue
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tokenize
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+ACCEPTED = ROOT / "benchmarks" / "mutants_accepted.txt"
+WORKERS = 2
+ENOUGH = 0.9
+"""Share of the mutants that the tests must notice."""
+
+PAGES = "docs::test_the_rules_pages_are_what_the_code_says"
+"""The catalogue tells each rule's own severity, and which repair it has."""
+GENERAL = ("thresholds", "rules_weights", "promises", "exit_codes", "fix")
+TESTS: Mapping[str, Sequence[str]] = {
+    "analyzers/dormant_units.py": ("rule_findings_optimizer", "thresholds", PAGES),
+    "analyzers/files.py": ("rules_weights", PAGES, "torch_damage", "torch_contents"),
+    "analyzers/_acting_names.py": ("rules_weights", "torch_contents"),
+    "analyzers/optimizer.py": ("rule_findings_optimizer", "thresholds", PAGES, "optimizer_health"),
+    "analyzers/recurrent.py": ("rule_findings", "thresholds", "rules_weights", PAGES),
+    "analyzers/values.py": ("rule_findings", "thresholds", "rules_weights", PAGES),
+    "analyzers/zeros.py": ("rule_findings", "thresholds", "rules_weights", PAGES),
+    "analyzers/_evidence/downstream.py": ("rule_findings_optimizer", "thresholds", "dormant_units"),
+    "analyzers/_evidence/moments.py": ("evidence", "rule_findings_optimizer", "thresholds", "optimizer_health"),
+    "analyzers/_evidence/optimizer.py": ("evidence", "rule_findings", "rules_weights", "optimizer_evidence"),
+    "analyzers/_evidence/training.py": ("evidence", "rule_findings_optimizer", "rule_findings", "optimizer_evidence"),
+    "analyzers/_evidence/units.py": ("rule_findings_optimizer", "thresholds", "dormant_units"),
+    "analyzers/_evidence/*": (
+        "evidence",
+        "rule_findings_network",
+        "rule_findings",
+        "rule_findings_optimizer",
+        "thresholds",
+        "rules_weights",
+        "promises",
+    ),
+    "analyzers/*": ("rule_findings_network", "thresholds", "rules_weights", PAGES),
+    "cli/fixing.py": ("fix_writing",),
+    "cli/scanning.py": ("exit_codes", "config", "cli_bad_input"),
+    "config/*": ("config", "promises", "baseline"),
+    "fix.py": ("promises", "fix_writing", "fix"),
+    "layers/init_rules.py": ("rules_weights", "thresholds", "fix"),
+    "repair/cross_check.py": ("cross_check",),
+    "repair/hashing.py": ("hashing", "fix_writing"),
+    "repair/torch_reader.py": ("cross_check",),
+    "repair/verification.py": ("promises", "verification", "fix_writing"),
+    "repair/*": ("promises", "fix_writing", "fix"),
+    "results/baseline.py": ("promises", "baseline", "identity"),
+    "results/identity.py": ("identity", "baseline", "promises"),
+    "results/report.py": ("reporter_verdicts", "promises", "exit_codes", "report_json"),
+    "scan.py": ("promises", "exit_codes", "plugins"),
+}
+"""Pattern of modules, first match first, to the test files to run one after the other, the quickest first."""
+
+MODULES = (
+    "analyzers/**/*.py",
+    "results/report.py",
+    "results/identity.py",
+    "results/baseline.py",
+    "config/settings.py",
+    "config/unused.py",
+    "cli/scanning.py",
+    "cli/fixing.py",
+    "scan.py",
+    "fix.py",
+    "repair/*.py",
+    "layers/init_rules.py",
+)
+
+_COMPARISONS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
+_SWAPPED = {
+    "Severity": {"ERROR": "WARNING", "WARNING": "ERROR", "NOTE": "WARNING"},
+    "Safety": {"SAFE": "UNSAFE", "ON_REQUEST": "SAFE", "UNSAFE": "SAFE"},
+    "Verdict": {"HEALTHY": "ILL", "ILL": "HEALTHY", "INCOMPLETE": "HEALTHY", "UNREADABLE": "HEALTHY"},
+    "Cause": {"STEP_0": "UNKNOWN", "NEVER_TRAINED": "OVERWRITTEN", "OVERWRITTEN": "UNKNOWN", "UNKNOWN": "OVERWRITTEN"},
+}
+_EXIT_CODES = {"FAILED": "HEALTHY", "ILL": "HEALTHY", "HEALTHY": "ILL"}
+_UNTOUCHED_KEYWORDS = ("strict", "frozen", "eq", "order", "repr", "init")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change in one line of a module."""
+
+    module: str
+    """Path from the root of the checkout."""
+    function: str
+    number: int
+    """Of the line, from 1."""
+    start: int
+    stop: int
+    """Place of the change in the module's text."""
+    new: str
+    old_line: str
+    new_line: str
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What makes it the same mutant after edits elsewhere in the file."""
+        return self.module, self.function, self.old_line, self.new_line
+
+    def __str__(self) -> str:
+        return f"{self.module} {self.function}\n- {self.old_line}\n+ {self.new_line}"
+
+
+class _Finder(ast.NodeVisitor):
+    """Collects the changes that can be made in one module."""
+
+    def __init__(self, module: str, text: str) -> None:
+        self.module, self.text, self.functions = module, text, ["<module>"]
+        self.found: list[Mutant] = []
+        self.lines = text.splitlines(keepends=True)
+        self.starts = [0]
+        for line in self.lines:
+            self.starts.append(self.starts[-1] + len(line))
+        self.tokens = [
+            (self.starts[token.start[0] - 1] + token.start[1], token.string)
+            for token in tokenize.generate_tokens(io.StringIO(text).readline)
+            if token.type in (tokenize.OP, tokenize.NAME)
+        ]
+
+    # Where
+
+    def _at(self, line: int, column: int) -> int:
+        """Return the place of what ``ast`` says in bytes of a line's UTF-8."""
+        return self.starts[line - 1] + len(self.lines[line - 1].encode()[:column].decode())
+
+    def _span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        return self._at(node.lineno, node.col_offset), self._at(node.end_lineno, node.end_col_offset)
+
+    def _replace(self, start: int, stop: int, new: str, within: ast.stmt | None = None) -> None:
+        number = self.text.count("\n", 0, start) + 1
+        # A bare ``continue`` would not say which one it is.
+        first = self.starts[number - 1] if within is None else self._span(within)[0]
+        last = self.text.find("\n", stop)
+        old_line = " ".join(self.text[first:last].split())
+        new_line = " ".join((self.text[first:start] + new + self.text[stop:last]).split())
+        self.found.append(Mutant(self.module, self.functions[-1], number, start, stop, new, old_line, new_line))
+
+    def _replace_between(self, left: ast.expr, right: ast.expr, words: Mapping[str, str]) -> None:
+        begin, end = self._span(left)[1], self._span(right)[0]
+        for place, word in self.tokens:
+            if begin <= place < end and word in words:
+                self._replace(place, place + len(word), words[word])
+                return
+
+    # What is left alone
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
+        """Pass over messages."""
+
+    def visit_Assert(self, node: ast.Assert) -> None:
+        """Pass over assertions, which are there for the type checker."""
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        """Pass over the type."""
+        if node.value is not None:
+            self.visit(node.value)
+
+    def visit_arg(self, node: ast.arg) -> None:
+        """Pass over the type."""
+
+    def visit_keyword(self, node: ast.keyword) -> None:
+        """Pass over keywords that only guard against mistakes."""
+        if node.arg not in _UNTOUCHED_KEYWORDS:
+            self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        """Visit all but the type of what is returned."""
+        self.functions.append(node.name)
+        for part in (*node.decorator_list, node.args, *node.body):
+            self.visit(part)
+        self.functions.pop()
+
+    # What is changed
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        """Move a limit, or turn an equality round."""
+        for left, right in zip([node.left, *node.comparators], node.comparators, strict=False):
+            self._replace_between(left, right, _COMPARISONS)
+        self.generic_visit(node)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
+        """Swap ``and`` and ``or``."""
+        for left, right in zip(node.values, node.values[1:], strict=False):
+            self._replace_between(left, right, {"and": "or", "or": "and"})
+        self.generic_visit(node)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
+        """Take a ``not`` away."""
+        if isinstance(node.op, ast.Not):
+            start = self._span(node)[0]
+            self._replace(start, start + len("not "), "")
+        # -1 mostly means the last one, or all that is left, and -2 then means the same to NumPy.
+        if not isinstance(node.operand, ast.Constant) or type(node.operand.value) is not int:
+            self.generic_visit(node)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        """Make a number a little larger or smaller, and true false."""
+        start, stop = self._span(node)
+        if isinstance(node.value, bool):
+            self._replace(start, stop, str(not node.value))
+        elif isinstance(node.value, int):
+            self._replace(start, stop, str(node.value + 1))
+            if node.value > 0:
+                self._replace(start, stop, str(node.value - 1))
+        elif isinstance(node.value, float):
+            self._replace(start, stop, repr(node.value * 1.1 if node.value else 1.0))
+
+    def visit_Subscript(self, node: ast.Subscript) -> None:
+        """Make an index larger only: a smaller one is as often as not the same place, counted from the end."""
+        self.visit(node.value)
+        if isinstance(node.slice, ast.Constant) and type(node.slice.value) is int:
+            self._replace(*self._span(node.slice), str(node.slice.value + 1))
+        else:
+            self.visit(node.slice)
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        """Swap severities, safeties, verdicts and causes."""
+        if isinstance(node.value, ast.Name):
+            other = _SWAPPED.get(node.value.id, {}).get(node.attr)
+            if other is not None:
+                self._replace(*self._span(node), f"{node.value.id}.{other}")
+        self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> None:
+        """Swap exit codes."""
+        if node.id in _EXIT_CODES and isinstance(node.ctx, ast.Load):
+            self._replace(*self._span(node), _EXIT_CODES[node.id])
+
+    def visit_If(self, node: ast.If) -> None:
+        """Leave out an early end."""
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return
+        last = node.body[-1]
+        if isinstance(last, ast.Continue) or (isinstance(last, ast.Return) and not node.orelse):
+            self._replace(*self._span(last), "pass", within=node)
+        self.generic_visit(node)
+
+
+def find_mutants(module: Path) -> list[Mutant]:
+    """Return all mutants of a module, in the order of its text."""
+    text = module.read_text(encoding="utf-8")
+    finder = _Finder(module.relative_to(ROOT).as_posix(), text)
+    finder.visit(ast.parse(text))
+    return sorted(finder.found, key=lambda mutant: (mutant.start, mutant.new))
+
+
+def read_accepted(path: Path = ACCEPTED) -> set[tuple[str, str, str, str]]:
+    """Return the keys of the accepted mutants.
+
+    Raises:
+        ValueError: a block is not what ``Mutant`` prints, followed by the reason.
+    """
+    accepted = set()
+    text = re.sub(r"(?m)^#.*\n", "", path.read_text(encoding="utf-8")) if path.exists() else ""
+    for block in filter(None, map(str.strip, re.split(r"\n\s*\n", text))):
+        form = re.fullmatch(r"(\S+) (\S+)\n- (.*)\n\+ (.*)\nbecause .+", block, re.DOTALL)
+        if form is None:
+            raise ValueError(f"{path}: this is not an accepted mutant with its reason:\n{block}")
+        accepted.add(form.groups())
+    return accepted  # type: ignore[return-value]
+
+
+class Copy:
+    """A copy of the checkout to break."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        skipped = shutil.ignore_patterns(".git", ".*", "__pycache__", "build", "dist", "*.egg-info")
+        shutil.copytree(ROOT, folder, ignore=skipped, dirs_exist_ok=True)
+        # Bytecode that is checked against the source's hash: mutants follow each other too fast for times of change.
+        command = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "checkpoint_doctor"]
+        subprocess.run(command, cwd=folder, check=True)
+        found = self._python("-c", "import checkpoint_doctor; print(checkpoint_doctor.__file__)", seconds=60)
+        if not found.stdout.startswith(str(folder)):
+            raise RuntimeError(f"the copy in {folder} would test {found.stdout.strip()}")
+
+    def _python(self, *arguments: str, seconds: float) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.folder, env=environment, capture_output=True, text=True, timeout=seconds, check=False,
+        )  # fmt: skip
+
+    def passes(self, tests: str, seconds: float) -> bool:
+        """Return whether a test file passes.
+
+        Raises:
+            RuntimeError: pytest found nothing to run.
+            TimeoutExpired: it takes longer.
+        """
+        file, colons, test = tests.partition("::")
+        arguments = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/test_{file}.py{colons}{test}")
+        run = self._python(*arguments, seconds=seconds)
+        if run.returncode not in (0, 1, 2):
+            raise RuntimeError(f"pytest could not run {tests}:\n{run.stdout}{run.stderr}")
+        return run.returncode == 0
+
+    def try_mutant(self, mutant: Mutant, seconds: Mapping[str, float]) -> str:
+        """Return ``killed``, ``survived`` or ``timeout``."""
+        path = self.folder / mutant.module
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text[: mutant.start] + mutant.new + text[mutant.stop :], encoding="utf-8")
+        try:
+            for tests in tests_for(mutant.module):
+                if not self.passes(tests, seconds[tests]):
+                    return "killed"
+        except subprocess.TimeoutExpired:
+            return "timeout"
+        finally:
+            path.write_text(text, encoding="utf-8")
+        return "survived"
+
+
+def tests_for(module: str) -> Sequence[str]:
+    """Return the test files that concern a module."""
+    inside = module.removeprefix("checkpoint_doctor/")
+    return next((tests for pattern, tests in TESTS.items() if fnmatchcase(inside, pattern)), GENERAL)
+
+
+def time_tests(copies: Sequence[Copy], names: Sequence[str]) -> dict[str, float]:
+    """Run test files on the sound code, and return the seconds after which a mutant counts as hanging.
+
+    Raises:
+        RuntimeError: a test file fails without any change.
+    """
+    seconds = {}
+    for name in names:
+        start = time.monotonic()
+        if not copies[0].passes(name, 600):
+            raise RuntimeError(f"the test file {name} fails on the code as it is")
+        seconds[name] = 30 + 4 * (time.monotonic() - start)
+    return seconds
+
+
+def main() -> int:
+    """Run from the command line; the exit code is 1 where the tests notice too little."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=150, help="size of the sample; 0 for all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--module", action="append", metavar="PATH", help="only this module, or all in this folder")
+    options = parser.parse_args()
+    modules = sorted({path for pattern in MODULES for path in (ROOT / "checkpoint_doctor").glob(pattern)})
+    if options.module:
+        wanted = [Path(each).resolve() for each in options.module]
+        modules = [path for path in modules if any(path.is_relative_to(each) for each in wanted)]
+    mutants = [mutant for path in modules for mutant in find_mutants(path)]
+    if options.count and options.count < len(mutants):
+        chosen = sorted(random.Random(options.seed).sample(range(len(mutants)), options.count))
+        mutants = [mutants[index] for index in chosen]
+    accepted = read_accepted()
+    tried = [mutant for mutant in mutants if mutant.key not in accepted]
+    print(f"{len(mutants)} mutants of {len({mutant.module for mutant in mutants})} modules", flush=True)
+    names = list(dict.fromkeys(name for mutant in tried for name in tests_for(mutant.module)))
+    counts: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory(prefix="mutants") as folder, ThreadPoolExecutor(WORKERS) as pool:
+        free: queue.Queue[Copy] = queue.Queue()
+        copies = [Copy(Path(folder) / str(number)) for number in range(WORKERS)]
+        for copy in copies:
+            free.put(copy)
+        seconds = time_tests(copies, names)
+
+        def try_one(mutant: Mutant) -> str:
+            copy = free.get()
+            try:
+                return copy.try_mutant(mutant, seconds)
+            finally:
+                free.put(copy)
+
+        for mutant, outcome in zip(tried, pool.map(try_one, tried), strict=True):
+            counts[outcome] += 1
+            print(f"\n{outcome}, line {mutant.number}\n{mutant}", flush=True)
+    noticed = counts["killed"] + counts["timeout"]
+    share = noticed / len(tried) if tried else 1.0
+    print(
+        f"\nkilled {noticed} of {len(mutants)} ({share:.0%} of those not accepted), "
+        f"{len(mutants) - len(tried)} accepted, {counts['survived']} survived"
+    )
+    return 0 if share >= ENOUGH else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

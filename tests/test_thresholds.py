@@ -1,0 +1,597 @@
+"""Every limit of every rule, from both sides: just below it the rule is calm, just at or above it speaks up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from checkpoint_doctor.analyzers import dormant_units as silence
+from checkpoint_doctor.analyzers import network, normalization, optimizer, recurrent, values, zeros
+from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.plugins.catalogue import discover
+from checkpoint_doctor.plugins.rule import Rule
+from checkpoint_doctor.results.findings import Severity
+from checkpoint_doctor.testing import build_checkpoint, findings_of
+
+NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
+Weights = dict[str, NDArray]
+
+
+def draw(*shape: int, seed: int = 0) -> NDArray:
+    """Weights between 0.1 and 1 of either sign: no zeros, no giants, no rows alike, of no special distribution."""
+    random = np.random.default_rng(seed)
+    return (random.uniform(0.1, 1, size=shape) * random.choice([-1, 1], size=shape)).astype(np.float32)
+
+
+def same(shape: tuple[int, ...], magnitude: float) -> NDArray:
+    """Entries of one magnitude and both signs."""
+    return (np.sign(draw(*shape)) * magnitude).astype(np.float32)
+
+
+def with_entries(array: NDArray, *entries: float) -> NDArray:
+    """The array with its first entries replaced."""
+    new = array.copy()
+    new.reshape(-1)[: len(entries)] = entries
+    return new
+
+
+def with_zeros(count: int, *shape: int, seed: int = 0) -> NDArray:
+    """A matrix with zeros on its diagonals, so that no row and no column is zero throughout."""
+    matrix = draw(*shape, seed=seed)
+    for number in range(count):
+        row = number % shape[0]
+        matrix[row, (row + number // shape[0]) % shape[1]] = 0
+    return matrix
+
+
+def with_zero_rows(count: int, *shape: int, seed: int = 0) -> NDArray:
+    """A matrix with zero rows at its beginning."""
+    matrix = draw(*shape, seed=seed)
+    matrix[:count] = 0
+    return matrix
+
+
+def stack(*matrices: NDArray) -> Weights:
+    """A network of linear layers."""
+    return {f"net.{2 * number}.weight": matrix for number, matrix in enumerate(matrices)}
+
+
+def with_biases(layers: int, zero: int) -> Weights:
+    """A network of layers, the first so many of which have a bias of zeros."""
+    return {
+        name: array
+        for number in range(layers)
+        for name, array in {
+            f"net.{2 * number}.weight": draw(8, 8, seed=number),
+            f"net.{2 * number}.bias": np.zeros(8, np.float32) if number < zero else draw(8, seed=number),
+        }.items()
+    }
+
+
+def layer_norm(gain: NDArray) -> Weights:
+    return {"norm.weight": gain.astype(np.float32), "norm.bias": np.full(gain.size, 0.5, np.float32)}
+
+
+def batch_norms(*zeros: int, bias: float = 0.5, size: int = 10) -> Weights:
+    """Batch norms with so many zero gains each."""
+    return {
+        name: np.asarray(array, np.float32)
+        for number, count in enumerate(zeros)
+        for name, array in {
+            f"stage{number}.bn.weight": [0.0] * count + [1.5] * (size - count),
+            f"stage{number}.bn.bias": [bias] * size,
+            f"stage{number}.bn.running_mean": [0.5] * size,
+            f"stage{number}.bn.running_var": [0.5] * size,
+        }.items()
+    }
+
+
+def rms_norms(*means: float) -> Weights:
+    """RMS norms of four gains with these means, one of which is zero."""
+    return {
+        f"model.layers.{number}.input_layernorm.weight": np.array([0, mean, 2 * mean, mean], np.float32)
+        for number, mean in enumerate(means)
+    } | {f"model.layers.{number}.mlp.up_proj.weight": draw(4, 4, seed=number) for number in range(len(means))}
+
+
+def untouched_statistics(gain: NDArray) -> Weights:
+    """A batch norm whose running statistics are those of the start, under a gain and a bias of zeros."""
+    size = gain.size
+    return {
+        "bn.weight": gain.astype(np.float32),
+        "bn.bias": np.zeros(size, np.float32),
+        "bn.running_mean": np.zeros(size, np.float32),
+        "bn.running_var": np.ones(size, np.float32),
+        "bn.num_batches_tracked": np.array(0),
+    }
+
+
+def with_mean(mean: float) -> NDArray:
+    """A hundred numbers from 0 to 1 with this mean and about the variance of a uniform draw."""
+    spread: NDArray = np.linspace(0, 1, 100) ** (1 / mean - 1)
+    return spread + (mean - spread.mean()) * 4 * spread * (1 - spread) / (4 * spread * (1 - spread)).mean()
+
+
+def lstm(*, recurrent_scale: float | None = None, bias: tuple[float, ...] = ()) -> Weights:
+    """An LSTM of eight units; its forget gate has this recurrent matrix times the identity, or these biases."""
+    weights = {
+        "lstm.weight_ih_l0": draw(32, 5),
+        "lstm.weight_hh_l0": draw(32, 8, seed=1),
+        "lstm.bias_ih_l0": draw(32, seed=2),
+        "lstm.bias_hh_l0": np.full(32, 0.25, np.float32),
+    }
+    if recurrent_scale is not None:
+        weights["lstm.weight_hh_l0"][8:16] = recurrent_scale * np.eye(8)
+    for unit, value in enumerate(bias):
+        weights["lstm.bias_ih_l0"][8 + unit] = value - 0.25
+    return weights
+
+
+def diagonal(*entries: float, size: int = 20) -> NDArray:
+    """A square matrix with these singular values."""
+    matrix = np.zeros((size, size), np.float32)
+    matrix[range(len(entries)), range(len(entries))] = entries
+    return matrix
+
+
+def rank_one(*shape: int) -> NDArray:
+    return np.outer(draw(shape[0]), draw(shape[1], seed=1)).astype(np.float32)
+
+
+def repeated_row(columns: int, kind: Any) -> NDArray:
+    matrix = draw(64, columns).astype(kind)
+    matrix[0] = matrix[1] = np.linspace(0.25, 0.75, columns).astype(kind)
+    unique: NDArray = np.concatenate([matrix[:2], np.unique(matrix[2:], axis=0)])
+    return unique
+
+
+def embedding(*rows: int) -> Weights:
+    table = draw(50, 8)
+    table[list(rows)] = 0
+    return {"embedding.weight": table}
+
+
+def near_transformers(deviation: float, mean: float, size: int = 64) -> Weights:
+    """A layer with a zero bias whose weight has exactly this deviation and mean."""
+    normal = np.random.default_rng(0).normal(size=size * 64 if size == 64 else size)
+    normal = (normal - normal.mean()) / normal.std()
+    weight = (deviation * normal + mean).reshape(-1, 64 if size == 64 else 1)
+    return {"net.0.weight": weight, "net.0.bias": np.zeros(weight.shape[0]), "net.2.weight": draw(8, weight.shape[0])}
+
+
+def near_orthogonal(deviation: float) -> Weights:
+    """A layer with a zero bias whose last two rows are orthogonal but for this."""
+    weight = np.eye(12)
+    weight[-1, -2] = deviation
+    return {"net.0.weight": weight, "net.0.bias": np.zeros(12)}
+
+
+def small_head(largest: float) -> Weights:
+    """A network whose output layer has a zero bias beside weights of at most this."""
+    weight = np.sign(draw(3, 8).astype(np.float64)) * largest
+    return stack(draw(8, 4)) | {"action_net.weight": weight, "action_net.bias": np.zeros(3)}
+
+
+def trained(
+    weights: Weights,
+    ratios: Mapping[str, NDArray] | None = None,
+    *,
+    step: int = 1000,
+    second: Mapping[str, NDArray] | None = None,
+    **options: Any,
+) -> Checkpoint:
+    """A checkpoint whose Adam has second moments of 1 (or those given), and first moments by their ratio to the root.
+
+    A ratio has one number a row; a second moment that is given has the tensor's shape.
+    """
+    state = {}
+    for name, array in weights.items():
+        squares = np.ones(array.shape) if second is None or name not in second else second[name]
+        rows = np.ones(array.shape[0]) if ratios is None or name not in ratios else ratios[name]
+        first = np.sqrt(squares) * rows.reshape(-1, *[1] * (array.ndim - 1))
+        state[name] = {"step": step, "exp_avg": first, "exp_avg_sq": squares}
+    return build_checkpoint(weights, optimizer=state, updates=step, **options)
+
+
+def with_silent(
+    count: int, units: int = 20, *, ratio: float = 1e-6, live: float = 1.0, step: int = 1000, never: bool = False
+) -> Checkpoint:
+    """Two layers; of the first so many units have a first moment that has sunk to this share of the root."""
+    weights = stack(draw(units, 6), draw(4, units))
+    ratios = np.full(units, live)
+    ratios[:count] = ratio
+    squares = np.ones((units, 6))
+    if never:
+        squares[:count] = 0
+    return trained(weights, {"net.0.weight": ratios}, second={"net.0.weight": squares}, step=step)
+
+
+def with_untrained_branch(steps: int) -> Checkpoint:
+    weights = stack(draw(4, 4), draw(4, 4))
+    return trained(weights, second={"net.0.weight": np.zeros((4, 4))}, step=steps)
+
+
+def with_gradient_norm(norm: float) -> Checkpoint:
+    """An optimizer whose clipped gradients had this norm on average; the clip is at 0.5."""
+    squares = np.full((4, 4), norm**2 * (1 - 0.999**1000) / 16)
+    weights = stack(draw(4, 4))
+    return trained(weights, second={"net.0.weight": squares}, hyperparameters={"max_grad_norm": 0.5})
+
+
+def with_gradients_below_epsilon(count: int) -> Checkpoint:
+    """A hundred gradients, so many of which are a thousandth of the optimizer's ε."""
+    squares = np.ones(100)
+    squares[:count] = 1e-22
+    return trained(stack(draw(10, 10)), second={"net.0.weight": squares.reshape(10, 10)})
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A limit from both sides."""
+
+    rule: Rule
+    calm: Weights | Checkpoint
+    """Just on the side where the rule is silent or of the lower severity."""
+    loud: Weights | Checkpoint
+    severity: Severity
+    """On the loud side."""
+    lower: Severity | None = None
+    """On the calm side; ``None`` for silence."""
+    option: str = ""
+    """The option that sets the limit; empty for a limit that cannot be set."""
+    moved: Any = None
+    """Value of the option with which the loud side is as calm as the other."""
+
+
+EDGES: Mapping[str, Edge] = {
+    # Values
+    "gain": Edge(
+        values.exploded_values, stack(same((16, 16), 50)), stack(same((16, 16), 50.01)), WARNING,
+        option="gain", moved=201,
+    ),
+    "largest weight": Edge(
+        values.exploded_values,
+        stack(with_entries(draw(16, 16), 100)), stack(with_entries(draw(16, 16), 100.01)), WARNING,
+        option="weight", moved=101,
+    ),
+    "largest bias": Edge(
+        values.exploded_values,
+        stack(draw(8, 8)) | {"net.0.bias": with_entries(draw(8), 1000)},
+        stack(draw(8, 8)) | {"net.0.bias": with_entries(draw(8), 1000.1)},
+        WARNING, option="vector", moved=1001,
+    ),
+    "certainly too large": Edge(
+        values.exploded_values,
+        stack(draw(8, 8)) | {"net.0.bias": with_entries(draw(8), 1e6)},
+        stack(draw(8, 8)) | {"net.0.bias": with_entries(draw(8), 1e6 + 1)},
+        ERROR, WARNING, option="certain", moved=1e7,
+    ),
+    "spike": Edge(
+        values.value_spike,
+        stack(with_entries(same((8, 8), 1), 20)), stack(with_entries(same((8, 8), 1), 20.01)), WARNING,
+        option="ratio", moved=21,
+    ),
+    "spike in a small tensor": Edge(
+        values.value_spike,
+        stack(with_entries(same((31, 1), 1), 30)), stack(with_entries(same((32, 1), 1), 30)), WARNING,
+        option="smallest", moved=33,
+    ),
+    "one spike in 10,000 values": Edge(
+        values.value_spike,
+        stack(with_entries(same((7, 2857), 1), 30, 30)), stack(with_entries(same((8, 2500), 1), 30, 30)), WARNING,
+    ),
+    "near the end of float16": Edge(
+        values.near_overflow,
+        {"scale": np.array([1, 59_968], np.float16)}, {"scale": np.array([1, 60_000], np.float16)}, WARNING,
+        option="limit", moved=60_032,
+    ),
+    "constant of three entries": Edge(
+        values.constant_tensor, stack(np.full((3, 1), 0.5)), stack(np.full((2, 2), 0.5)), WARNING
+    ),
+    # Zeros
+    "scattered zeros": Edge(
+        zeros.partial_zeros, stack(with_zeros(9, 10, 10)), stack(with_zeros(10, 10, 10)), WARNING,
+        option="warning", moved=0.11,
+    ),
+    "many scattered zeros": Edge(
+        zeros.partial_zeros, stack(with_zeros(29, 10, 10)), stack(with_zeros(30, 10, 10)), ERROR, WARNING,
+        option="error", moved=0.31,
+    ),
+    "scattered zeros in a small matrix": Edge(
+        zeros.partial_zeros, stack(with_zeros(3, 3, 5)), stack(with_zeros(3, 4, 4)), WARNING
+    ),
+    "pruned: half of the layers": Edge(
+        zeros.partial_zeros,
+        stack(*[with_zeros(15, 10, 10)] * 3, *[draw(10, 10)] * 3),
+        stack(*[with_zeros(15, 10, 10)] * 3, *[draw(10, 10)] * 4),
+        WARNING, NOTE,
+    ),
+    "pruned: three layers": Edge(
+        zeros.partial_zeros,
+        stack(*[with_zeros(15, 10, 10)] * 3), stack(*[with_zeros(15, 10, 10)] * 2), WARNING, NOTE,
+    ),
+    "pruned: a share that is noticeable": Edge(
+        zeros.partial_zeros,
+        stack(*[with_zeros(15, 10, 10)] * 2, with_zeros(5, 10, 10)),
+        stack(*[with_zeros(15, 10, 10)] * 2, with_zeros(4, 10, 10)),
+        WARNING, NOTE,
+    ),
+    "pruned: layers of 64 weights": Edge(
+        zeros.partial_zeros,
+        stack(*[with_zeros(15, 10, 10)] * 2, with_zeros(15, 8, 8)),
+        stack(*[with_zeros(15, 10, 10)] * 2, with_zeros(15, 9, 7)),
+        WARNING, NOTE,
+    ),
+    "zero biases: more than half": Edge(
+        zeros.bias_collapse, build_checkpoint(with_biases(8, 4)), build_checkpoint(with_biases(8, 5)), WARNING,
+        option="share", moved=0.65,
+    ),
+    "zero biases: three": Edge(
+        zeros.bias_collapse, build_checkpoint(with_biases(2, 2)), build_checkpoint(with_biases(3, 3)), WARNING,
+        option="fewest", moved=4,
+    ),
+    "deviation of transformers' weights": Edge(
+        zeros.zero_bias, near_transformers(0.02088, 0), near_transformers(0.02089, 0), WARNING
+    ),
+    "mean of transformers' weights": Edge(
+        zeros.zero_bias, near_transformers(0.02, 0.00124), near_transformers(0.02, 0.00126), WARNING
+    ),
+    "size of transformers' weights": Edge(
+        zeros.zero_bias, near_transformers(0.02, 0, 65), near_transformers(0.02, 0, 63), WARNING
+    ),
+    "orthogonal weights": Edge(zeros.zero_bias, near_orthogonal(9.9e-6), near_orthogonal(1.01e-5), WARNING),
+    "weights of an output layer": Edge(zeros.zero_bias, small_head(0.003), small_head(0.0031), WARNING),
+    # Norms
+    "zero gains": Edge(
+        normalization.norm_gain_zeros,
+        layer_norm(np.array([0.0] * 29 + [1.5] * 71)), layer_norm(np.array([0.0] * 30 + [1.5] * 70)), ERROR, WARNING,
+        option="error", moved=0.31,
+    ),
+    "dead channels": Edge(
+        normalization.norm_gain_zeros, batch_norms(2, bias=0.00099), batch_norms(2, bias=0.00101), WARNING, NOTE
+    ),
+    "many dead channels": Edge(
+        normalization.norm_gain_zeros, batch_norms(29, bias=0, size=100), batch_norms(30, bias=0, size=100),
+        ERROR, NOTE,
+    ),
+    "slimmed: more than half of the norms": Edge(
+        normalization.norm_gain_zeros, batch_norms(2, 2, 2, 0, 0), batch_norms(2, 2, 0, 0), WARNING, NOTE
+    ),
+    "slimmed: three norms": Edge(
+        normalization.norm_gain_zeros, batch_norms(2, 2, 2), batch_norms(2, 2), WARNING, NOTE
+    ),
+    "zero-centred gains": Edge(
+        normalization.norm_gain_zeros, rms_norms(0.49, -0.49), rms_norms(0.49, -0.51), WARNING
+    ),
+    "two zero-centred norms": Edge(normalization.norm_gain_zeros, rms_norms(0.1, 0.1), rms_norms(0.1), WARNING),
+    "largest gain": Edge(
+        normalization.norm_gain_drift,
+        layer_norm(np.array([20, *[1] * 9])), layer_norm(np.array([20.01, *[1] * 9])), NOTE,
+        option="largest", moved=21,
+    ),
+    "negative gains": Edge(
+        normalization.norm_gain_drift,
+        layer_norm(np.array([-1] * 7 + [1] * 25)), layer_norm(np.array([-1] * 8 + [1] * 24)), NOTE,
+        option="flipped", moved=0.26,
+    ),
+    "negative gains of a small norm": Edge(
+        normalization.norm_gain_drift,
+        layer_norm(np.array([-1] * 2 + [1] * 5)), layer_norm(np.array([-1] * 2 + [1] * 6)), NOTE,
+    ),
+    "mean of a uniform draw": Edge(
+        normalization.norm_statistics,
+        untouched_statistics(with_mean(0.5 + 0.1150)), untouched_statistics(with_mean(0.5 + 0.1162)), ERROR,
+    ),
+    "variance of a uniform draw": Edge(
+        normalization.norm_statistics,
+        untouched_statistics(0.5 + 0.80 * np.linspace(-0.5, 0.5, 100)),
+        untouched_statistics(0.5 + 0.79 * np.linspace(-0.5, 0.5, 100)), ERROR,
+    ),
+    # Gates
+    "saturated gates": Edge(
+        recurrent.gate_saturation, lstm(bias=(15, -15)), lstm(bias=(15.01, -15.01)), WARNING, option="limit", moved=16
+    ),
+    "share of saturated gates": Edge(
+        recurrent.gate_saturation, lstm(bias=(40,)), lstm(bias=(40, -40)), WARNING, option="share", moved=0.26
+    ),
+    "exploded recurrence": Edge(
+        recurrent.recurrent_norm, lstm(recurrent_scale=50), lstm(recurrent_scale=50.01), WARNING,
+        option="largest", moved=51,
+    ),
+    "collapsed recurrence": Edge(
+        recurrent.recurrent_norm, lstm(recurrent_scale=0.00101), lstm(recurrent_scale=0.00099), WARNING,
+        option="smallest", moved=0.0009,
+    ),
+    # Units
+    "units cut off in half of the layers": Edge(
+        network.disconnected_units,
+        stack(*[with_zero_rows(1, 8, 8)] * 3, draw(8, 8)), stack(*[with_zero_rows(1, 8, 8)] * 2, *[draw(8, 8)] * 2),
+        WARNING, NOTE,
+    ),
+    "units cut off in more layers than usual": Edge(
+        network.disconnected_units,
+        stack(*[draw(8, 8)] * 2, *[with_zero_rows(1, 8, 8)] * 3),
+        stack(*[draw(8, 8)] * 2, *[with_zero_rows(1, 8, 8)] * 2),
+        WARNING, NOTE, option="pruned", moved=0.39,
+    ),
+    "units cut off in all of four layers": Edge(
+        network.disconnected_units,
+        stack(*[with_zero_rows(1, 8, 8)] * 4), stack(*[with_zero_rows(1, 8, 8)] * 3), WARNING, NOTE,
+    ),
+    "nearly all units cut off": Edge(
+        network.disconnected_units,
+        stack(*[with_zero_rows(18, 20, 20)] * 4), stack(*[with_zero_rows(19, 20, 20)] * 4), WARNING, NOTE,
+    ),
+    "padding row": Edge(network.disconnected_units, embedding(3), embedding(4), NOTE),
+    "words without a vector": Edge(network.disconnected_units, embedding(4), embedding(4, 6), WARNING, NOTE),
+    "copies of short rows in half precision": Edge(
+        network.duplicate_units,
+        stack(repeated_row(3, np.float16)), stack(repeated_row(4, np.float16)), WARNING,
+    ),
+    "copies of short rows in bfloat16": Edge(
+        network.duplicate_units,
+        stack(repeated_row(5, ml_dtypes.bfloat16)), stack(repeated_row(6, ml_dtypes.bfloat16)), WARNING,
+    ),
+    "copies of short rows": Edge(
+        network.duplicate_units,
+        stack(repeated_row(1, np.float32)), stack(repeated_row(2, np.float32)), WARNING,
+    ),
+    "copies of single numbers in double precision": Edge(
+        network.duplicate_units,
+        stack(repeated_row(1, np.float32)), stack(repeated_row(1, np.float64)), WARNING,
+    ),
+    "rank": Edge(
+        network.rank_collapse, stack(diagonal(1, 1, 1)), stack(diagonal(1, 1)), NOTE, option="share", moved=0.09
+    ),
+    "singular values that count": Edge(
+        network.rank_collapse, stack(diagonal(1, 0.1, 0.0112)), stack(diagonal(1, 0.1, 0.0110)), NOTE,
+        option="delta", moved=0.009,
+    ),
+    "rank of a small matrix": Edge(
+        network.rank_collapse, stack(rank_one(15, 15)), stack(rank_one(16, 16)), NOTE, option="smallest", moved=17
+    ),
+    "rank of a large matrix": Edge(
+        network.rank_collapse, stack(diagonal(1, size=513)), stack(diagonal(1, size=512)), NOTE,
+        option="largest", moved=511,
+    ),
+    "rank of a long matrix": Edge(
+        network.rank_collapse, stack(rank_one(16, 2049)), stack(rank_one(16, 2048)), NOTE
+    ),
+    # Silence
+    "silent units": Edge(silence.dormant_units, with_silent(1), with_silent(2), NOTE, option="note", moved=0.11),
+    "half of the units silent": Edge(
+        silence.dormant_units, with_silent(9), with_silent(10), WARNING, NOTE, option="warning", moved=0.51
+    ),
+    "nearly all units silent": Edge(
+        silence.dormant_units, with_silent(18), with_silent(19), ERROR, WARNING, option="error", moved=0.96
+    ),
+    "faded gradients": Edge(
+        silence.dormant_units, with_silent(4, ratio=1.01e-4), with_silent(4, ratio=0.99e-4), NOTE,
+        option="ratio", moved=0.9e-4,
+    ),
+    "faint gradients everywhere": Edge(
+        silence.dormant_units,
+        with_silent(4, ratio=0.97e-4, live=0.095), with_silent(4, ratio=0.97e-4, live=0.099), NOTE,
+    ),
+    "updates until silence tells": Edge(
+        silence.dormant_units, with_silent(4, step=131), with_silent(4, step=132), NOTE
+    ),
+    "updates until a unit should have learned": Edge(
+        silence.dormant_units, with_silent(4, step=19, never=True), with_silent(4, step=20, never=True), NOTE
+    ),
+    # Optimizers
+    "updates until a branch should have learned": Edge(
+        optimizer.untrained_tensor, with_untrained_branch(9), with_untrained_branch(10), WARNING,
+        option="least_updates", moved=11,
+    ),
+    "norm above the clip": Edge(
+        optimizer.clip_saturated, with_gradient_norm(0.5 * 1.0201), with_gradient_norm(0.5 * 1.0199), NOTE,
+        option="tolerance", moved=0.0198,
+    ),
+    "norm below the clip": Edge(
+        optimizer.clip_saturated, with_gradient_norm(0.5 * 0.9799), with_gradient_norm(0.5 * 0.9801), NOTE,
+        option="tolerance", moved=0.0198,
+    ),
+    "gradients below epsilon": Edge(
+        optimizer.epsilon_dominated, with_gradients_below_epsilon(50), with_gradients_below_epsilon(51), NOTE,
+        option="share", moved=0.52,
+    ),
+}  # fmt: skip
+
+
+def worst(rule: Rule, subject: Weights | Checkpoint, **options: Any) -> Severity | None:
+    checkpoint = subject if isinstance(subject, Checkpoint) else build_checkpoint(subject)
+    return max((finding.severity for finding in findings_of(rule, checkpoint, **options)), default=None)
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_a_limit_lies_where_it_is_said_to(name: str):
+    edge = EDGES[name]
+    assert (worst(edge.rule, edge.calm), worst(edge.rule, edge.loud)) == (edge.lower, edge.severity)
+
+
+@pytest.mark.parametrize("name", [name for name, edge in EDGES.items() if edge.option])
+def test_an_option_moves_its_limit(name: str):
+    edge = EDGES[name]
+    assert worst(edge.rule, edge.loud, **{edge.option: edge.moved}) == edge.lower
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The interval that a repair draws from."""
+
+    rule: Rule
+    option: str
+    limit: float
+    """Half-width by default."""
+    weights: Weights
+    tensor: str
+
+
+INTERVALS = [
+    Interval(
+        zeros.zero_bias, "limit", 0.01, stack(draw(2048, 4)) | {"net.0.bias": np.zeros(2048, np.float32)}, "net.0.bias"
+    ),
+    Interval(
+        recurrent.gate_bias_collapse,
+        "limit",
+        0.01,
+        {f"gru.{role}_l0": draw(1536, 512) for role in ("weight_ih", "weight_hh")}
+        | {f"gru.{role}_l0": np.zeros(1536, np.float32) for role in ("bias_ih", "bias_hh")},
+        "gru.bias_hh_l0",
+    ),
+    Interval(
+        network.zero_output_layer,
+        "limit",
+        0.003,
+        stack(draw(512, 4)) | {"action_net.weight": np.zeros((4, 512), np.float32)},
+        "action_net.weight",
+    ),
+]
+
+
+def farthest_draw(interval: Interval, **options: float) -> float:
+    found = findings_of(interval.rule, build_checkpoint(interval.weights), **options)
+    (repair,) = [each for finding in found for each in finding.repairs if each.tensor == interval.tensor]
+    drawn = repair.renew(interval.weights[interval.tensor], np.random.default_rng(0))
+    return float(np.abs(drawn).max())
+
+
+@pytest.mark.parametrize("interval", INTERVALS, ids=lambda each: each.rule.code)
+def test_a_repair_draws_from_its_interval(interval: Interval):
+    assert 0.95 * interval.limit < farthest_draw(interval) < interval.limit
+    wider = 5 * interval.limit
+    assert 0.95 * wider < farthest_draw(interval, **{interval.option: wider}) < wider
+
+
+OWN_RULES = [rule for rule in discover().rules if rule.package == "checkpoint_doctor"]
+WITHOUT_EFFECT = {("NET006", "ratio")}
+"""Options that change nothing; see the test that expects them to."""
+
+
+def test_no_option_is_without_its_limit():
+    options = {(rule.code, option) for rule in OWN_RULES for option in rule.options}
+    covered = {(edge.rule.code, edge.option) for edge in EDGES.values() if edge.option}
+    covered |= {(each.rule.code, each.option) for each in INTERVALS}
+    assert options == covered | WITHOUT_EFFECT
+
+
+@pytest.mark.xfail(strict=True, reason="whether an input ever carried a signal does not depend on the ratio")
+def test_the_ratio_of_dead_inputs_has_an_effect():
+    squares = np.ones((20, 6))
+    squares[:, 2] = 0
+    weights = stack(draw(20, 6), draw(4, 20))
+    found = [
+        {
+            worst(silence.dead_inputs, trained(weights, ratios, second={"net.0.weight": squares}), ratio=ratio)
+            for ratio in (1e-9, 1e-4, 0.5, 2.0)
+        }
+        for ratios in ({}, {"net.0.weight": np.full(20, 1e-6)}, {"net.0.weight": np.geomspace(1e-6, 1, 20)})
+    ]
+    assert any(len(severities) > 1 for severities in found)
