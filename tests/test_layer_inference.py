@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkpoint_doctor.layers import Kind, Outline, infer_layers, is_target, online_name
+from checkpoint_doctor.layers import Kind, Outline, count_blocks, gate_slices, infer_layers, is_target, online_name
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -964,6 +964,14 @@ def test_the_online_name_is_one_of_the_given_names():
 )
 def test_a_target_language_is_no_target_network(name):
     assert not is_target(name)
+
+
+@pytest.mark.parametrize(("kind", "module"), [(Kind.LSTM, nn.LSTM), (Kind.GRU, nn.GRU), (Kind.RNN, nn.RNN)])
+def test_recurrent_layers_have_one_block_of_rows_for_each_gate(kind, module):
+    rows = module(3, 5).weight_hh_l0.shape[0]
+    assert rows == 5 * count_blocks(kind)
+    assert {part.stop - part.start for part in gate_slices(kind, rows).values()} <= {5}
+    assert len(gate_slices(kind, rows)) == (0 if kind is Kind.RNN else rows // 5)
 
 
 def test_a_policy_inside_a_policy_keeps_its_own_parts():

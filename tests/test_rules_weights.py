@@ -343,7 +343,7 @@ def test_what_is_ill_is_found_on_its_tensor(name: str):
 def test_the_first_nonfinite_value_is_placed_and_counted():
     (finding,) = findings_of(values.nonfinite_values, build_checkpoint(ILL["one NaN"][1]))
     assert finding.evidence["first_index"] == [1, 2]
-    assert "1 NaN of 1,024 values" in finding.message
+    assert "1 NaN of 1,024 values, first NaN at [1, 2]" in finding.message
     assert "only a few" in finding.message
 
 

@@ -92,7 +92,7 @@ def exploded_values(
 
     Why it matters:
         Exploded weights saturate the layers behind them, and their gradients vanish or overflow. Single extreme values
-        are the sign of a damaged file.
+        suggest a damaged file.
 
     When it is normal:
         Running statistics and other buffers have the scale of the data and are not checked. Key biases and embedding
@@ -155,8 +155,8 @@ def value_spike(
 
     References:
         Measured on published agents and networks: ordered by magnitude, none of the largest entries is more than 2.7
-        times the next smaller one. A flipped exponent bit multiplies by 2, 4, 16, 256 or more; factors up to 16 are
-        below ``ratio`` and are not reported.
+        times the next smaller one. A flipped exponent bit multiplies by 2, 4, 16, 256 or more; with a factor of 2 or
+        4, the value stays below ``ratio`` and within the range of trained values.
     """
     layer, statistics = checkpoint.layer_of[tensor.name], tensor.statistics
     if layer.kind not in LEARNED_MATRICES | {Kind.PARAMETER} or tensor.size < smallest or len(tensor.shape) < 2:

@@ -53,9 +53,9 @@ _OVERWRITTEN_ADVICE = (
     "pruning, or a load that filled in missing keys. A gradient step does not set a parameter to exactly 0."
 )
 _LAYER_UNTRAINED_ADVICE = (
-    "The weights of these units were never trained either, so the bias is not the cause. Look for inputs so large that "
-    "the activation is saturated (unnormalised observations), units that are dead from the start, a detached or frozen "
-    "path, or a mask. A repair will not last until that is changed."
+    "The weights of these units were never trained. Look for inputs so large that the activation is saturated "
+    "(unnormalised observations), units that are dead from the start, a detached or frozen path, or a mask. A repair "
+    "will not last until that is changed."
 )
 _BIAS_ALONE_ADVICE = (
     "The weights of these units were trained, so only the bias was left out. Its gradient is zero by design (a key "
