@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import struct
 import zipfile
 
@@ -118,6 +119,14 @@ def test_other_files_are_not_recognised(content: bytes) -> None:
     if content != b"]." * 3:
         assert not loader.recognizes(MemorySource("model.pt", content))
     refused(content)
+
+
+def test_a_text_pickle_with_a_damaged_escape_is_still_recognised() -> None:
+    content = pickle.dumps({f"layer{number}": number for number in range(10)} | {"ü—": 1}, protocol=0)
+    damaged = content.replace(b"\\u2014", b"\\u20\n4")
+    assert damaged != content
+    assert loader.recognizes(MemorySource("model.pkl", damaged))
+    assert "a string ends inside an escape" in refused(damaged).message
 
 
 def test_a_zip_of_something_else_is_not_recognised() -> None:

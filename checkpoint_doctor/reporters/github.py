@@ -38,12 +38,12 @@ class GithubReporter:
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
         """Return the workflow commands."""
         # The last line is a notice, too.
-        room = {"error": MOST_PER_LEVEL, "warning": MOST_PER_LEVEL, "notice": MOST_PER_LEVEL - 1}
+        left = {"error": MOST_PER_LEVEL, "warning": MOST_PER_LEVEL, "notice": MOST_PER_LEVEL - 1}
         lines = []
         left_out = 0
-        for level, line in sorted(_annotate(report), key=lambda annotation: list(room).index(annotation[0])):
-            if room[level]:
-                room[level] -= 1
+        for level, line in sorted(_annotate(report), key=lambda annotation: list(left).index(annotation[0])):
+            if left[level]:
+                left[level] -= 1
                 lines.append(line)
             else:
                 left_out += 1

@@ -38,11 +38,11 @@ class MarkdownReporter:
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
         """Return the document; beyond ``MOST_BYTES`` it ends with the number of entries left out."""
         taken: list[str] = []
-        room = MOST_BYTES
+        left = MOST_BYTES
         blocks = list(_write(report))
         for block in blocks:
-            room -= len(block.encode()) + 1
-            if room < 0:
+            left -= len(block.encode()) + 1
+            if left < 0:
                 rest = sum(each.startswith(("- ", "| ")) for each in blocks[len(taken) :])
                 taken.append(
                     f"\n**Cut here**: {quantity(rest, 'more entry', 'more entries')}; the JSON format has all."

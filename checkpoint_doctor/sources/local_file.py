@@ -53,6 +53,6 @@ class FileSource:
         if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
             raise UnreadableCheckpoint(
                 f"{self.name} refers to {name!r}, which is not a file name in its own folder",
-                "shards must lie beside their index",
+                "shards must be in the same folder as their index",
             )
         return FileSource(Path(self.name).parent / name)

@@ -70,7 +70,9 @@ class MemorySource:
 
     def sibling(self, name: str) -> Source:
         """See ``Source.sibling``."""
-        raise UnreadableCheckpoint(f"{self.name} has no file beside it", f"{name!r} must lie beside its index")
+        raise UnreadableCheckpoint(
+            f"{self.name} has no other files in its folder", f"{name!r} must be in the same folder as its index"
+        )
 
 
 class Section:
@@ -96,4 +98,6 @@ class Section:
 
     def sibling(self, name: str) -> Source:
         """See ``Source.sibling``."""
-        raise UnreadableCheckpoint(f"{self.name} has no file beside it", f"{name!r} must lie beside its index")
+        raise UnreadableCheckpoint(
+            f"{self.name} has no other files in its folder", f"{name!r} must be in the same folder as its index"
+        )

@@ -11,7 +11,7 @@ DAMAGED = "copy or download the file again; if it is not a pickle, check which f
 
 
 class EndOfPickle(UnreadableCheckpoint):
-    """The source ends before the pickle does."""
+    """The source ends before the pickle does, or a string in it before an escape does."""
 
 
 class Cursor:

@@ -28,14 +28,15 @@ class Machine(MachineState):
             UnreadableCheckpoint: it is truncated or damaged, or uses what checkpoints never need.
         """
         self.start(cursor)
+        next_byte, find_action, stop = cursor.byte, ACTIONS.get, STOP
         opcode = -1
         try:
             while True:
-                opcode = cursor.byte()
+                opcode = next_byte()
                 self.opcodes += 1
-                if opcode == STOP:
+                if opcode == stop:
                     return self.pop()
-                action = ACTIONS.get(opcode)
+                action = find_action(opcode)
                 if action is None:
                     raise self.damaged(f"byte {opcode:#04x} is not a pickle opcode")
                 action(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from checkpoint_doctor.loaders._pickle.cursor import EndOfPickle
 from checkpoint_doctor.loaders._pickle.objects import Buildable, Global, as_key
 from checkpoint_doctor.loaders._pickle.state import LONGEST_INTEGER, LONGEST_TEXT, MARK, MachineState
 
@@ -53,6 +54,15 @@ def _push_quoted_string(state: MachineState) -> None:
     import codecs
 
     state.push_python_2_string(codecs.escape_decode(quoted[1:-1])[0])
+
+
+def _push_escaped_text(state: MachineState) -> None:
+    text = state.cursor.line()
+    try:
+        state.stack.append(text.decode("raw-unicode-escape"))
+    except UnicodeDecodeError:
+        error = state.damaged("a string ends inside an escape")
+        raise EndOfPickle(error.message, error.hint) from None
 
 
 def _push_sized_string(state: MachineState) -> None:
@@ -165,7 +175,7 @@ ACTIONS: dict[int, Action] = {
     ord("S"): _push_quoted_string,
     ord("T"): _push_sized_string,
     ord("U"): lambda s: s.push_python_2_string(s.cursor.take(s.cursor.byte())),
-    ord("V"): lambda s: s.stack.append(s.cursor.line().decode("raw-unicode-escape")),
+    ord("V"): _push_escaped_text,
     ord("X"): lambda s: s.stack.append(s.read_text(s.read_number(4))),
     ord("a"): _append,
     ord("b"): _set_state,

@@ -30,7 +30,7 @@ def locate(source: Source, entry: CentralEntry, limit: int, budget: InflationBud
         flaws: contradictions are appended here.
 
     Raises:
-        UnreadableCheckpoint: there is no local header where the directory says, or the member ends beyond the limit.
+        UnreadableCheckpoint: there is no local header at the recorded offset, or the member ends beyond the limit.
     """
     size = LOCAL_HEADER.size
     if entry.header_offset + size + len(entry.raw_name) > limit:
