@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoint_doctor.analyzers._evidence.initial_values import initialization_of, redraw, redraw_nonfinite
+from checkpoint_doctor.analyzers._evidence.optimizer import Cause, ZeroEvidence, explain_zeros
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers import zeros
 from checkpoint_doctor.analyzers._evidence.activations import activation_of
 from checkpoint_doctor.analyzers._evidence.gates import renew_bias
-from checkpoint_doctor.analyzers._evidence.initial_values import initialization_of, redraw, redraw_nonfinite
 from checkpoint_doctor.analyzers._evidence.moments import (
     Memory,
     effective_step,
@@ -23,7 +24,6 @@ from checkpoint_doctor.analyzers._evidence.moments import (
     second_correction,
 )
 from checkpoint_doctor.analyzers._evidence.normal_zeros import is_drawn_orthogonally
-from checkpoint_doctor.analyzers._evidence.optimizer import Cause, ZeroEvidence, explain_zeros
 from checkpoint_doctor.analyzers._evidence.recycling import find_renewed, recycle
 from checkpoint_doctor.analyzers._evidence.training import layer_was_trained, untouched_level, was_trained
 from checkpoint_doctor.analyzers.values import nonfinite_values
