@@ -1,6 +1,20 @@
 """The kinds of ill models, one file for each subject. Each kind is a function that trains or writes what it describes."""
 
-from benchmarks.sabotage_kinds import no_gradient
+from benchmarks.sabotage_kinds import initialization, inputs, no_gradient, optimization, parts, precision, rows, values
 from benchmarks.sabotage_kinds.pairs import DECOYS, KINDS, Decoy, Kind, Pair
 
-__all__ = ["DECOYS", "KINDS", "Decoy", "Kind", "Pair", "no_gradient"]
+__all__ = [
+    "DECOYS",
+    "KINDS",
+    "Decoy",
+    "Kind",
+    "Pair",
+    "initialization",
+    "inputs",
+    "no_gradient",
+    "optimization",
+    "parts",
+    "precision",
+    "rows",
+    "values",
+]
