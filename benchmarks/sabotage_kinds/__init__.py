@@ -1,6 +1,18 @@
 """The kinds of ill models, one file for each subject. Each kind is a function that trains or writes what it describes."""
 
-from benchmarks.sabotage_kinds import initialization, inputs, no_gradient, optimization, parts, precision, rows, values
+from benchmarks.sabotage_kinds import (
+    agents,
+    initialization,
+    inputs,
+    no_gradient,
+    norms,
+    optimization,
+    parts,
+    precision,
+    rows,
+    saving,
+    values,
+)
 from benchmarks.sabotage_kinds.pairs import DECOYS, KINDS, Decoy, Kind, Pair
 
 __all__ = [
@@ -9,12 +21,15 @@ __all__ = [
     "Decoy",
     "Kind",
     "Pair",
+    "agents",
     "initialization",
     "inputs",
     "no_gradient",
+    "norms",
     "optimization",
     "parts",
     "precision",
     "rows",
+    "saving",
     "values",
 ]

@@ -134,12 +134,11 @@ def flipped_exponent_bit(folder: Path) -> Pair:
 @kind("corrupted-values")
 def flipped_lower_exponent_bit(folder: Path) -> Pair:
     def edit(state: State) -> None:
-        state["h.0.attn.weight"].view(torch.int32)[3, 5] ^= 1 << 26
+        bits = state["h.0.attn.weight"].view(torch.int32).view(-1)
+        # Where this bit is not set, the value becomes 256 times as large.
+        bits[(bits & 1 << 26 == 0).nonzero()[0, 0]] ^= 1 << 26
 
-    training = LANGUAGE
-    small = training.content()["model"]["h.0.attn.weight"][3, 5].abs() < 0.5
-    assert small, "the bit must make the value larger"
-    return edited(folder, training, edit, "h.0.attn.weight")
+    return edited(folder, LANGUAGE, edit, "h.0.attn.weight")
 
 
 @kind("corrupted-values")
