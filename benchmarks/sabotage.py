@@ -91,6 +91,8 @@ class Outcome:
     seen: str
     """``seen``, ``note only`` or ``missed``; empty for a decoy."""
     affected: tuple[str, ...]
+    fact: str = ""
+    """What was done, and what in the file tells."""
     named: tuple[str, ...] = ()
     """The findings that count, in words."""
     others: tuple[str, ...] = ()
@@ -160,15 +162,13 @@ def run_kind(kind: Kind, folder: Path, catalogue: Catalogue) -> Outcome:
         raise RuntimeError(f"the healthy twin of {kind.name} could not be read: {twin_error}")
     new = new_findings(ill, healthy)
     named = [each for each in new if counts(each, kind, pair.affected)]
-    if any(each.severity >= Severity.WARNING for each in named):
-        seen = "seen"
-    else:
-        seen = "note only" if named else "missed"
+    loud = any(each.severity >= Severity.WARNING for each in named)
     return Outcome(
         name=kind.name,
         cause=kind.cause,
-        seen=seen,
+        seen="seen" if loud else "note only" if named else "missed",
         affected=pair.affected,
+        fact=kind.fact,
         named=tuple(map(in_words, named)),
         others=tuple(in_words(each) for each in new if each not in named),
         alarms=alarms(healthy),
@@ -193,8 +193,11 @@ def run(pattern: str, folder: Path) -> Iterator[Outcome]:
 
 def print_outcome(outcome: Outcome, width: int = 160) -> None:
     """Print one kind or decoy with its findings, each on one line."""
-    print(f"{outcome.seen or ('alarmed' if outcome.alarms else 'quiet'):<10} {outcome.name} ({outcome.cause or 'decoy'})")
-    lines = [("  ", each) for each in outcome.named] + [("  other: ", each) for each in outcome.others]
+    print(
+        f"{outcome.seen or ('alarmed' if outcome.alarms else 'quiet'):<10} {outcome.name} ({outcome.cause or 'decoy'})"
+    )
+    lines = [("  the fault: ", outcome.fact)] if outcome.seen in ("note only", "missed") else []
+    lines += [("  ", each) for each in outcome.named] + [("  other: ", each) for each in outcome.others]
     lines += [("  healthy: ", each) for each in outcome.alarms]
     lines += [("  unreadable: ", outcome.error)] if outcome.error else []
     for prefix, text in lines:

@@ -46,72 +46,86 @@ def silence(x: Tensor, features: int) -> Tensor:
 
 @kind("unscaled-inputs")
 def one_raw_feature(folder: Path) -> Pair:
+    """One feature is 5,000 times as large: its column's √v is 5,000 times the others'."""
     ill = transformed(REGRESSION, scale_feature)
     return save_pair(folder, ill.content(), REGRESSION.content(), "0")
 
 
 @kind("unscaled-inputs")
 def one_raw_feature_before_tanh(folder: Path) -> Pair:
+    """One feature is 5,000 times as large before tanh: its column's √v stands out, or the units are saturated."""
     return save_pair(folder, transformed(TANH, scale_feature).content(), TANH.content(), "0")
 
 
 @kind("unscaled-inputs")
 def all_inputs_raw(folder: Path) -> Pair:
+    """All inputs are near 64,000: √v of the first weight is 64,000 times √v of its bias."""
     ill = transformed(REGRESSION, lambda x: 64_000.0 * (1.0 + 0.1 * x))
     return save_pair(folder, ill.content(), REGRESSION.content(), "0")
 
 
 @kind("unscaled-inputs")
 def all_inputs_raw_before_tanh(folder: Path) -> Pair:
+    """All inputs are near 64,000 before tanh: √v of the weight is 64,000 times its bias's, or 0 by saturation."""
     ill = transformed(TANH, lambda x: 64_000.0 * (1.0 + 0.1 * x))
     return save_pair(folder, ill.content(), TANH.content(), "0")
 
 
 @kind("unscaled-inputs")
 def pixels_up_to_255(folder: Path) -> Pair:
-    training = replace(IMAGES, build=lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(800, 4)))
+    """Pixels are not divided by 255: √v of the first convolution is about 140 times √v of its bias."""
+    training = replace(
+        IMAGES, build=lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(800, 4))
+    )
     ill = transformed(training, lambda x: (128.0 + 64.0 * x).clamp(0, 255))
     return save_pair(folder, ill.content(), training.content(), "0")
 
 
 @kind("unscaled-inputs")
 def raw_sequences(folder: Path) -> Pair:
+    """Features of a sequence have an RMS of 3,000: √v of ``weight_ih`` is that much larger than √v of its bias."""
     ill = transformed(RECURRENT, lambda x: 3000.0 * x)
     return save_pair(folder, ill.content(), RECURRENT.content(), "recurrent")
 
 
 @kind("constant-inputs")
 def half_of_the_features_are_zero(folder: Path) -> Pair:
+    """Eight of sixteen features are always 0: their columns' second moments are exactly 0."""
     ill = transformed(REGRESSION, lambda x: silence(x, 8))
     return save_pair(folder, ill.content(), REGRESSION.content(), "0")
 
 
 @kind("constant-inputs")
 def all_inputs_are_zero(folder: Path) -> Pair:
+    """All inputs are 0: the first weight's second moment is exactly 0, its bias's is not."""
     ill = transformed(TANH, torch.zeros_like)
     return save_pair(folder, ill.content(), TANH.content(), "0")
 
 
 @kind("constant-inputs")
 def black_images(folder: Path) -> Pair:
+    """All images are black: every weight's second moment is exactly 0, the last bias alone learns."""
     ill = transformed(IMAGES, torch.zeros_like)
     return save_pair(folder, ill.content(), IMAGES.content(), "0", "1")
 
 
 @kind("constant-inputs")
 def all_inputs_are_one_constant(folder: Path) -> Pair:
+    """All inputs are 0.7: every column of the first weight has the same moments, 0.7 times its bias's."""
     ill = transformed(TANH, lambda x: torch.full_like(x, 0.7))
     return save_pair(folder, ill.content(), TANH.content(), "0")
 
 
 @kind("constant-inputs")
 def only_padding_tokens(folder: Path) -> Pair:
+    """All tokens are 0: 31 of 32 rows of the embedding have a second moment of 0."""
     ill = transformed(ENCODER, torch.zeros_like)
     return save_pair(folder, ill.content(), ENCODER.content(), "embedding")
 
 
 @kind("nonfinite-data")
 def one_infinite_image(folder: Path) -> Pair:
+    """One pixel was infinite and its update skipped: statistics are NaN, weights and moments are finite."""
     ill = IMAGES.content()
     ill["model"] = after_an_infinite_image(ill["model"])
     return save_pair(folder, ill, IMAGES.content(), "1", "5")
@@ -129,6 +143,8 @@ def after_an_infinite_image(state: Content) -> Content:
 
 @kind("nonfinite-data")
 def nan_in_the_data(folder: Path) -> Pair:
+    """The last batch was NaN and not learned from: statistics are NaN, weights and moments are finite."""
+
     def poison(model: nn.Module, optimizer: Optimizer, number: int) -> None:
         if number == IMAGES.steps - 1:
             with torch.no_grad():
@@ -139,12 +155,14 @@ def nan_in_the_data(folder: Path) -> Pair:
 
 @kind("unused-recurrence")
 def sequences_of_length_one(folder: Path) -> Pair:
+    """Sequences have one step: the second moment of the whole ``weight_hh`` is 0."""
     ill = transformed(RECURRENT, lambda x: x[:, -1:])
     return save_pair(folder, ill.content(), RECURRENT.content(), "recurrent")
 
 
 @kind("unused-recurrence")
 def state_reset_at_every_step(folder: Path) -> Pair:
+    """The hidden state is lost at every step: the second moment of the whole ``weight_hh`` is 0."""
     gru = replace(RECURRENT, build=lambda: GruCell())
     ill = replace(RECURRENT, build=lambda: GruCell(reset=True))
     return save_pair(folder, ill.content(), gru.content(), "cell")
@@ -158,6 +176,7 @@ class GruCell(nn.Module):
         self.reset, self.cell, self.head = reset, nn.GRUCell(6, 32), nn.Linear(32, 3)
 
     def forward(self, sequence: Tensor) -> Tensor:
+        """Map [batch, time, 6] to [batch, 3]."""
         hidden = torch.zeros(len(sequence), 32)
         for x in sequence.unbind(1):
             hidden = self.cell(x, torch.zeros_like(hidden) if self.reset else hidden)
@@ -166,14 +185,17 @@ class GruCell(nn.Module):
 
 @decoy
 def bidirectional_and_read_at_its_last_step(folder: Path) -> Path:
+    """The backward direction makes one step from a zero state, since the last output is read."""
     return save(replace(RECURRENT, build=LastStepOfBoth).content(), folder / "healthy.pt")
 
 
 @decoy
 def one_feature_larger_than_the_others(folder: Path) -> Path:
+    """One feature is five times as large as the others."""
     return save(transformed(REGRESSION, lambda x: scale_feature(x, factor=5.0)).content(), folder / "healthy.pt")
 
 
 @decoy
 def one_feature_that_is_always_zero(folder: Path) -> Path:
+    """One of sixteen features is always 0."""
     return save(transformed(REGRESSION, lambda x: silence(x, 1)).content(), folder / "healthy.pt")

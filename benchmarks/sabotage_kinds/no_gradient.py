@@ -41,36 +41,42 @@ def compare_with_a_copy(output: Tensor, target: Tensor) -> Tensor:
 
 @kind("no-gradient")
 def detached_loss(folder: Path) -> Pair:
+    """The loss is of a detached output: 300 steps are counted in the file, and no parameter has state."""
     ill = replace(REGRESSION, loss=compare_with_a_copy)
     return save_pair(folder, ill.content(), REGRESSION.content(), *MLP)
 
 
 @kind("no-gradient")
 def constant_loss(folder: Path) -> Pair:
+    """The loss is multiplied by 0: 300 steps, and every first and second moment is exactly 0."""
     ill = replace(TANH, loss=lambda output, target: 0.0 * functional.mse_loss(output, target))
     return save_pair(folder, ill.content(), TANH.content(), *MLP)
 
 
 @kind("no-gradient")
 def gradients_zeroed_before_the_step(folder: Path) -> Pair:
+    """``zero_grad`` stands before ``step``: every second moment is exactly 0."""
     ill = replace(IMAGES, before_step=clear_gradients)
     return save_pair(folder, ill.content(), IMAGES.content(), "optimizer", "0", "1", "4", "5", "9")
 
 
 @kind("no-gradient")
 def gradients_removed_before_the_step(folder: Path) -> Pair:
+    """``zero_grad`` removes the gradients before ``step``: 150 steps are counted, and there is no state."""
     ill = replace(LANGUAGE, before_step=drop_gradients)
     return save_pair(folder, ill.content(), LANGUAGE.content(), "optimizer", "h", "wte", "wpe", "ln_f")
 
 
 @kind("no-gradient")
 def gradients_zeroed_with_weight_decay(folder: Path) -> Pair:
+    """Weight decay alone moves the weights: every second moment is exactly 0 after 150 steps."""
     ill = replace(LANGUAGE, before_step=clear_gradients)
     return save_pair(folder, ill.content(), LANGUAGE.content(), "optimizer", "h", "wte", "wpe", "ln_f")
 
 
 @kind("no-gradient")
 def momentum_without_gradient(folder: Path) -> Pair:
+    """SGD is stepped with gradients of 0: every momentum buffer is exactly 0."""
     healthy = replace(REGRESSION, optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
     ill = replace(healthy, before_step=clear_gradients)
     return save_pair(folder, ill.content(), healthy.content(), *MLP)
@@ -93,12 +99,14 @@ def train_with_loss_scaler(training: Training, overflowing: int) -> Content:
 
 @kind("no-gradient")
 def loss_scaler_skips_every_step(folder: Path) -> Pair:
+    """All gradients overflow: the scale is at 1e-38, steps are counted, and there is no state."""
     ill = train_with_loss_scaler(replace(REGRESSION, steps=0), BACKOFFS)
     return save_pair(folder, ill, train_with_loss_scaler(REGRESSION, 0), "scaler", *MLP)
 
 
 @kind("low-precision")
 def loss_scale_at_its_minimum(folder: Path) -> Pair:
+    """The last 142 gradients overflowed: the scale is at 1e-38, and the moments are younger than the file's step."""
     ill = train_with_loss_scaler(REGRESSION, BACKOFFS)
     return save_pair(folder, ill, train_with_loss_scaler(REGRESSION, 0), "scaler", "optimizer")
 
@@ -129,12 +137,17 @@ def train_adversaries(for_generator: str = "generator", for_discriminator: str =
 
 @kind("no-gradient")
 def discriminator_optimizer_over_the_generator(folder: Path) -> Pair:
+    """``optimizer_d`` holds the generator.
+
+    Its state is empty beside a sibling's, no optimizer holds the discriminator.
+    """
     ill = train_adversaries(for_discriminator="generator")
     return save_pair(folder, ill, train_adversaries(), "optimizer_d", "discriminator")
 
 
 @kind("not-in-optimizer")
 def generator_optimizer_over_the_discriminator(folder: Path) -> Pair:
+    """Both optimizers hold the discriminator: their shapes are its shapes, and no optimizer holds the generator."""
     ill = train_adversaries(for_generator="discriminator")
     return save_pair(folder, ill, train_adversaries(), "optimizer_g", "generator")
 
@@ -165,17 +178,20 @@ def train_two_networks(*stepped: str) -> Content:
 
 @kind("never-started")
 def one_of_two_optimizers_never_stepped(folder: Path) -> Pair:
+    """Only the critic's optimizer makes steps: the actor's has no state beside a sibling with 300 updates."""
     ill, healthy = train_two_networks("critic"), train_two_networks("actor", "critic")
     return save_pair(folder, ill, healthy, "actor_optimizer", "actor")
 
 
 @kind("never-started")
 def no_optimizer_stepped(folder: Path) -> Pair:
+    """No optimizer makes a step: both are empty beside a step of 300."""
     ill, healthy = train_two_networks(), train_two_networks("actor", "critic")
     return save_pair(folder, ill, healthy, "actor_optimizer", "critic_optimizer", "actor", "critic")
 
 
 @kind("never-started")
 def every_loss_was_nan_and_skipped(folder: Path) -> Pair:
+    """Every step was skipped: 300 steps are counted, as many as skipped, and there is no state."""
     ill = {**replace(TANH, steps=0).content(), "step": TANH.steps, "skipped_steps": TANH.steps}
     return save_pair(folder, ill, TANH.content(), *MLP)

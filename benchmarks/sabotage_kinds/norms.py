@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from benchmarks.sabotage_kinds.pairs import Pair, decoy, kind, save, save_pair
-from benchmarks.sabotage_kinds.training import IMAGES, Hook, build_cnn
+from benchmarks.sabotage_kinds.training import IMAGES, build_cnn
 from benchmarks.sabotage_kinds.values import State, edited
 from tests.zoo.unusual import DomainNorms
 
@@ -24,12 +23,15 @@ def statistics(state: State, *names: str) -> list[torch.Tensor]:
 
 @kind("norm-statistics")
 def momentum_of_zero(folder: Path) -> Pair:
+    """The momentum is 0: mean 0 and variance 1 after 150 batches counted."""
     ill = replace(IMAGES, build=partial(build_cnn, momentum=0.0))
     return save_pair(folder, ill.content(), IMAGES.content(), *NORMS)
 
 
 @kind("norm-statistics")
 def momentum_of_zero_without_counter(folder: Path) -> Pair:
+    """The momentum is 0: mean 0 and variance 1 under trained gains, in a file without counters."""
+
     def drop_counters(state: State) -> State:
         return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
 
@@ -41,6 +43,8 @@ def momentum_of_zero_without_counter(folder: Path) -> Pair:
 
 @kind("norm-statistics")
 def statistics_reset_after_training(folder: Path) -> Pair:
+    """``reset_running_stats`` after training: mean 0, variance 1, no batch, under trained gains."""
+
     def reset(state: State) -> None:
         for tensor in statistics(state, "running_mean", "num_batches_tracked"):
             tensor.zero_()
@@ -52,12 +56,15 @@ def statistics_reset_after_training(folder: Path) -> Pair:
 
 @kind("norm-statistics")
 def trained_in_evaluation_mode(folder: Path) -> Pair:
+    """Trained in evaluation mode: mean 0, variance 1, no batch, under trained gains."""
     ill = replace(IMAGES, build=lambda: build_cnn().eval())
     return save_pair(folder, ill.content(), IMAGES.content(), *NORMS)
 
 
 @kind("norm-statistics")
 def negative_variance(folder: Path) -> Pair:
+    """A running variance is negative."""
+
     def subtract(state: State) -> None:
         state["5.running_var"] -= 2.0 * state["5.running_var"].median()
 
@@ -66,25 +73,11 @@ def negative_variance(folder: Path) -> Pair:
 
 @kind("norm-statistics")
 def zero_variance(folder: Path) -> Pair:
+    """A running variance is exactly 0 under trained gains."""
     return edited(folder, IMAGES, lambda state: state["5.running_var"].zero_(), "5")
-
-
-@kind("norm-statistics")
-def last_batch_alone(folder: Path) -> Pair:
-    """The momentum is 1, so that the statistics are those of one batch, and the last one was of one constant image."""
-
-    def constant_batch(number: int) -> Hook:
-        def show(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-            if step == number:
-                with torch.no_grad():
-                    model(torch.full((4, 1, 12, 12), 0.5))
-
-        return show
-
-    ill = replace(IMAGES, build=partial(build_cnn, momentum=1.0), after_step=constant_batch(IMAGES.steps - 1))
-    return save_pair(folder, ill.content(), IMAGES.content(), *NORMS)
 
 
 @decoy
 def norm_of_a_domain_not_seen_yet(folder: Path) -> Path:
+    """The norm of a domain that comes later has seen nothing."""
     return save(replace(IMAGES, build=DomainNorms).content(), folder / "healthy.pt")

@@ -1,4 +1,4 @@
-"""Gradients, learning rates, schedules and settings of the optimizer."""
+"""Gradients that damage the optimizer's state, and settings of the optimizer that stop learning."""
 
 from __future__ import annotations
 
@@ -9,21 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LinearLR
 
-from benchmarks.sabotage_kinds.pairs import Pair, decoy, kind, save, save_pair
-from benchmarks.sabotage_kinds.training import (
-    CLASSIFICATION,
-    IMAGES,
-    LANGUAGE,
-    RECURRENT,
-    REGRESSION,
-    TANH,
-    Hook,
-    Training,
-    adam,
-    decayed_and_others,
-)
+from benchmarks.sabotage_kinds.pairs import Pair, kind, save_pair
+from benchmarks.sabotage_kinds.training import IMAGES, LANGUAGE, REGRESSION, Hook, adam, decayed_and_others
 
 MLP = ("optimizer", "0", "2", "4")
 TRANSFORMER = ("optimizer", "h", "wte", "wpe", "ln_f")
@@ -46,25 +34,24 @@ def clip(norm: float) -> Hook:
     return lambda model, optimizer, number: nn.utils.clip_grad_norm_(model.parameters(), norm)
 
 
-def with_rate(training: Training, lr: float) -> Training:
-    """Return the same training with Adam at another learning rate."""
-    return replace(training, optimizer=partial(adam, lr=lr))
-
-
 @kind("nonfinite-gradient")
 def nan_gradient(folder: Path) -> Pair:
+    """The gradient of one update is NaN: all weights and moments are NaN."""
     ill = replace(REGRESSION, before_step=multiply_gradients(torch.nan, at=200))
     return save_pair(folder, ill.content(), REGRESSION.content(), *MLP)
 
 
 @kind("nonfinite-gradient")
 def nan_gradient_of_a_batch_norm_network(folder: Path) -> Pair:
+    """The gradient of one update is infinite: weights, moments and statistics are NaN."""
     ill = replace(IMAGES, before_step=multiply_gradients(torch.inf, at=100))
     return save_pair(folder, ill.content(), IMAGES.content(), "optimizer", "0", "1", "4", "5", "9")
 
 
 @kind("nonfinite-gradient")
 def nan_gradient_of_one_embedding_row(folder: Path) -> Pair:
+    """One entry of the last gradient is NaN: it is NaN in the weight and both moments, nothing else is."""
+
     def poison_row(model: nn.Module, optimizer: Optimizer, number: int) -> None:
         if number == LANGUAGE.steps - 1:
             model.wte.weight.grad[7, 3] = torch.nan
@@ -75,96 +62,28 @@ def nan_gradient_of_one_embedding_row(folder: Path) -> Pair:
 
 @kind("poisoned-moments")
 def infinity_in_exp_avg_sq(folder: Path) -> Pair:
+    """One gradient's square overflows: infinities in ``exp_avg_sq`` under finite weights."""
     ill = replace(REGRESSION, before_step=multiply_gradients(1e23, at=200))
     return save_pair(folder, ill.content(), REGRESSION.content(), *MLP)
 
 
 @kind("poisoned-moments")
 def one_huge_gradient(folder: Path) -> Pair:
+    """One gradient is 1e9 times as large: √v is near 1e6 everywhere, m long back at 1e-3, steps are almost 0."""
     ill = replace(REGRESSION, before_step=multiply_gradients(1e9, at=50))
     return save_pair(folder, ill.content(), REGRESSION.content(), *MLP)
 
 
 @kind("poisoned-moments")
 def one_huge_gradient_of_a_transformer(folder: Path) -> Pair:
+    """One gradient is 1e7 times as large: |m| is 1e-5 of √v or less in nearly every entry of every tensor."""
     ill = replace(LANGUAGE, before_step=multiply_gradients(1e7, at=20))
     return save_pair(folder, ill.content(), LANGUAGE.content(), *TRANSFORMER)
 
 
-@kind("learning-rate-too-low")
-def learning_rate_of_3e_31(folder: Path) -> Pair:
-    return save_pair(folder, with_rate(TANH, 3.5e-31).content(), TANH.content(), *MLP)
-
-
-@kind("learning-rate-too-low")
-def learning_rate_of_1e_13(folder: Path) -> Pair:
-    ill = replace(LANGUAGE, optimizer=lambda model: decayed_and_others(model, lr=1e-13))
-    return save_pair(folder, ill.content(), LANGUAGE.content(), *TRANSFORMER)
-
-
-@kind("learning-rate-too-low")
-def learning_rate_always_zero(folder: Path) -> Pair:
-    return save_pair(folder, with_rate(REGRESSION, 0.0).content(), REGRESSION.content(), *MLP)
-
-
-@kind("learning-rate-too-low")
-def learning_rate_always_zero_in_a_transformer(folder: Path) -> Pair:
-    ill = replace(LANGUAGE, optimizer=lambda model: decayed_and_others(model, lr=0.0))
-    return save_pair(folder, ill.content(), LANGUAGE.content(), *TRANSFORMER)
-
-
-@kind("learning-rate-too-high")
-def weights_explode(folder: Path) -> Pair:
-    return save_pair(folder, with_rate(CLASSIFICATION, 100.0).content(), CLASSIFICATION.content(), *MLP)
-
-
-@kind("learning-rate-too-high")
-def relu_units_die(folder: Path) -> Pair:
-    return save_pair(folder, with_rate(REGRESSION, 0.5).content(), REGRESSION.content(), *MLP)
-
-
-@kind("learning-rate-too-high")
-def tanh_units_saturate(folder: Path) -> Pair:
-    return save_pair(folder, with_rate(TANH, 1.0).content(), TANH.content(), *MLP)
-
-
-@kind("learning-rate-too-high")
-def gates_saturate(folder: Path) -> Pair:
-    return save_pair(folder, with_rate(RECURRENT, 1.0).content(), RECURRENT.content(), "optimizer", "recurrent", "head")
-
-
-def linear_to_zero(optimizer: Optimizer, end: int, floor: float = -1.0) -> LambdaLR:
-    """Return a linear schedule that is meant to end at a step, bounded below."""
-    return LambdaLR(optimizer, lambda step: max(floor, 1.0 - step / end))
-
-
-@kind("schedule")
-def schedule_overshoots_to_negative_rates(folder: Path) -> Pair:
-    ill = replace(REGRESSION, schedule=partial(linear_to_zero, end=250))
-    healthy = replace(REGRESSION, schedule=partial(linear_to_zero, end=301))
-    return save_pair(folder, ill.content(), healthy.content(), "optimizer", "scheduler")
-
-
-@kind("schedule")
-def schedule_ended_early(folder: Path) -> Pair:
-    def ending_at(iterations: int) -> Training:
-        return replace(
-            REGRESSION, schedule=lambda optimizer: LinearLR(optimizer, 1.0, 0.0, total_iters=iterations)
-        )
-
-    return save_pair(folder, ending_at(20).content(), ending_at(300).content(), "optimizer", "scheduler")
-
-
-@kind("schedule")
-def warmup_longer_than_the_training(folder: Path) -> Pair:
-    def warming_up(iterations: float) -> Training:
-        return replace(REGRESSION, schedule=lambda optimizer: LambdaLR(optimizer, lambda step: min(1, step / iterations)))
-
-    return save_pair(folder, warming_up(1e9).content(), warming_up(30).content(), *MLP, "scheduler")
-
-
 @kind("clip-too-small")
 def clipped_to_1e_12(folder: Path) -> Pair:
+    """Gradients are clipped to 1e-12: all √v are far below ε, and steps are a millionth of the rate."""
     ill, healthy = replace(REGRESSION, before_step=clip(1e-12)), replace(REGRESSION, before_step=clip(1.0))
     settings = {"config": {"max_grad_norm": 1e-12}}, {"config": {"max_grad_norm": 1.0}}
     return save_pair(folder, {**ill.content(), **settings[0]}, {**healthy.content(), **settings[1]}, *MLP)
@@ -172,18 +91,22 @@ def clipped_to_1e_12(folder: Path) -> Pair:
 
 @kind("clip-too-small")
 def clipped_to_1e_10_in_a_transformer(folder: Path) -> Pair:
+    """Gradients are clipped to 1e-10: all √v are far below ε, and the weights are still normal(0, 0.02)."""
     ill, healthy = replace(LANGUAGE, before_step=clip(1e-10)), replace(LANGUAGE, before_step=clip(1.0))
     return save_pair(folder, ill.content(), healthy.content(), *TRANSFORMER)
 
 
 @kind("epsilon-too-large")
 def epsilon_of_one(folder: Path) -> Pair:
+    """ε is 1: all √v are far below it, and steps are 0.2 % of the rate."""
     ill = replace(REGRESSION, optimizer=partial(adam, eps=1.0))
     return save_pair(folder, ill.content(), REGRESSION.content(), *MLP)
 
 
 @kind("epsilon-too-large")
 def epsilon_of_one_in_a_transformer(folder: Path) -> Pair:
+    """ε is 1: all √v are far below it, and steps are 0.5 % of the rate."""
+
     def large_epsilon(model: nn.Module) -> Optimizer:
         optimizer = decayed_and_others(model)
         for group in optimizer.param_groups:
@@ -200,6 +123,7 @@ def decayed(model: nn.Module, weight_decay: float) -> Optimizer:
 
 @kind("weight-decay-too-strong")
 def weight_decay_of_a_hundred(folder: Path) -> Pair:
+    """Weight decay times rate is 0.2 a step: the weights have vanished."""
     ill = replace(REGRESSION, optimizer=partial(decayed, weight_decay=100.0))
     healthy = replace(REGRESSION, optimizer=partial(decayed, weight_decay=0.01))
     return save_pair(folder, ill.content(), healthy.content(), *MLP)
@@ -207,20 +131,11 @@ def weight_decay_of_a_hundred(folder: Path) -> Pair:
 
 @kind("weight-decay-too-strong")
 def weight_decay_removes_all_weights(folder: Path) -> Pair:
+    """A decay of 1 has removed all weights and gains of a CNN: RMS below 1e-3, momentum is the decay's."""
+
     def sgd(model: nn.Module, weight_decay: float) -> Optimizer:
         return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=weight_decay)
 
     ill = replace(IMAGES, optimizer=partial(sgd, weight_decay=1.0))
     healthy = replace(IMAGES, optimizer=partial(sgd, weight_decay=5e-4))
     return save_pair(folder, ill.content(), healthy.content(), "optimizer", "0", "1", "4", "5", "9")
-
-
-@decoy
-def schedule_that_has_finished(folder: Path) -> Path:
-    training = replace(REGRESSION, schedule=partial(linear_to_zero, end=300, floor=0.0))
-    return save(training.content(), folder / "healthy.pt")
-
-
-@decoy
-def long_training_at_a_low_rate(folder: Path) -> Path:
-    return save(with_rate(replace(REGRESSION, steps=600), 1e-4).content(), folder / "healthy.pt")

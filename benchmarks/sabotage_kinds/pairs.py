@@ -33,6 +33,8 @@ class Kind:
     """Its name in the table of causes."""
     subject: str
     """The module that it stands in."""
+    fact: str
+    """What was done, and what in the file tells."""
     make: Callable[[Path], Pair]
     """Writes both files into a folder."""
 
@@ -57,7 +59,8 @@ def kind(cause: str) -> Callable[[Callable[[Path], Pair]], Callable[[Path], Pair
 
     def add(make: Callable[[Path], Pair]) -> Callable[[Path], Pair]:
         name = make.__name__.replace("_", "-")
-        KINDS[name] = Kind(name, cause, make.__module__.rpartition(".")[2], make)
+        fact = " ".join((make.__doc__ or "").split())
+        KINDS[name] = Kind(name, cause, make.__module__.rpartition(".")[2], fact, make)
         return make
 
     return add

@@ -1,4 +1,4 @@
-"""Small networks and how they are trained. A fault in the training loop is one field of a training that was replaced."""
+"""Small networks and how they are trained. A fault in the training loop is one field of a training, replaced."""
 
 from __future__ import annotations
 
@@ -108,8 +108,6 @@ CLASSIFICATION = Training(
     lambda: perceptron(nn.ReLU, 12, 48, 48, CLASSES), lambda: clusters(12), functional.cross_entropy
 )
 IMAGES = Training(build_cnn, gratings, functional.cross_entropy, steps=150)
-RECURRENT = Training(
-    lambda: LastStep(nn.LSTM(6, 32, batch_first=True), 3), lambda: moving_averages(6, 3), steps=150
-)
+RECURRENT = Training(lambda: LastStep(nn.LSTM(6, 32, batch_first=True), 3), lambda: moving_averages(6, 3), steps=150)
 ENCODER = Training(TransformerEncoder, most_frequent_group, functional.cross_entropy, steps=150)
 LANGUAGE = Training(LanguageModel, chains, token_cross_entropy, decayed_and_others, steps=150)
