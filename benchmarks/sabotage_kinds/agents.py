@@ -68,7 +68,7 @@ def prices_as_observations_of_a_q_network(folder: Path) -> Pair:
 def actor_saturated_by_raw_observations(folder: Path) -> Pair:
     """Observations are near 100,000: the actor's tanh is saturated, its second moments exactly 0."""
     ill = train(TD3, World(scale=1e4, offset=1e5))
-    return beside_healthy(folder, ill, CONTINUOUS, *ACTOR, "critic.qf0.0", "critic.qf1.0")
+    return beside_healthy(folder, ill, CONTINUOUS, *ACTOR)
 
 
 @kind("constant-inputs")
