@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers import zeros
 from checkpoint_doctor.analyzers._evidence.activations import activation_of
-from checkpoint_doctor.analyzers._evidence.gates import renew_bias
 from checkpoint_doctor.analyzers._evidence.moments import (
     Memory,
     effective_step,
@@ -23,9 +22,10 @@ from checkpoint_doctor.analyzers._evidence.moments import (
     memory_of,
     second_correction,
 )
-from checkpoint_doctor.analyzers._evidence.normal_zeros import is_drawn_orthogonally
-from checkpoint_doctor.analyzers._evidence.recycling import find_renewed, recycle
 from checkpoint_doctor.analyzers._evidence.training import layer_was_trained, untouched_level, was_trained
+from checkpoint_doctor.analyzers._repairs.gates import renew_bias
+from checkpoint_doctor.analyzers._repairs.recycling import find_renewed, recycle
+from checkpoint_doctor.analyzers._zeros.by_design import is_drawn_orthogonally
 from checkpoint_doctor.analyzers.values import nonfinite_values
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.results.findings import Safety

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from checkpoint_doctor.analyzers._evidence.training import layer_was_trained, was_trained
-from checkpoint_doctor.analyzers._evidence.zero_causes import Cause, ZeroEvidence, explain_zeros
+from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
 from checkpoint_doctor.analyzers.dormant_units import dormant_units
 from checkpoint_doctor.analyzers.optimizer import untrained_tensor
 from checkpoint_doctor.checkpoint import Checkpoint

@@ -10,7 +10,7 @@ from checkpoint_doctor.analyzers._evidence.activations import RECTIFIERS, SQUASH
 from checkpoint_doctor.analyzers._evidence.gradient_activity import GradientActivity, input_activity, unit_activity
 from checkpoint_doctor.analyzers._evidence.inactivity_causes import InactivityCauses, find_inactivity_causes
 from checkpoint_doctor.analyzers._evidence.readers import input_weight
-from checkpoint_doctor.analyzers._evidence.recycling import recycle
+from checkpoint_doctor.analyzers._repairs.recycling import recycle
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import WITH_UNITS, Kind
 from checkpoint_doctor.plugins.rule import rule

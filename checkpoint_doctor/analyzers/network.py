@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from checkpoint_doctor.analyzers._evidence.activations import ZERO_AT_ZERO, activation_of
-from checkpoint_doctor.analyzers._evidence.normal_zeros import explain_zero_weight, is_fixed_transform
-from checkpoint_doctor.analyzers._evidence.recycling import recycle
 from checkpoint_doctor.analyzers._evidence.replaced_moments import find_replaced
-from checkpoint_doctor.analyzers._evidence.sparsity import NOTICEABLE, is_pruned, scattered_zeros
-from checkpoint_doctor.analyzers._evidence.zero_causes import Cause
-from checkpoint_doctor.analyzers._evidence.zero_severity import is_zero, judge_zeros
+from checkpoint_doctor.analyzers._repairs.recycling import recycle
+from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight, is_fixed_transform
+from checkpoint_doctor.analyzers._zeros.causes import Cause
+from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
+from checkpoint_doctor.analyzers._zeros.sparsity import NOTICEABLE, is_pruned, scattered_zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import DENSE, PROJECTIONS, RECURRENT, Kind
 from checkpoint_doctor.layers.init_rules import OUTPUT_LIMIT, draw_uniform, fill

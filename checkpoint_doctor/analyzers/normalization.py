@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from checkpoint_doctor.analyzers._evidence.initial_draws import is_drawn_uniformly
-from checkpoint_doctor.analyzers._evidence.zero_causes import Cause
-from checkpoint_doctor.analyzers._evidence.zero_severity import is_zero, judge_zeros
+from checkpoint_doctor.analyzers._zeros.causes import Cause
+from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_uniformly
+from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import NORMS, Kind
 from checkpoint_doctor.layers.init_rules import NORM_GAIN, fill_zeros

@@ -10,7 +10,7 @@ from checkpoint_doctor.analyzers._evidence.moments import (
     implied_gradient_norm,
     second_moment_correction,
 )
-from checkpoint_doctor.analyzers._evidence.untrained_branches import (
+from checkpoint_doctor.analyzers._untrained_branches import (
     is_explained_elsewhere,
     training_of_tensors,
     untrained_branches,

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.gates import gate_biases, gate_rows, reinitialise_bias
 from checkpoint_doctor.analyzers._evidence.training import rows_were_trained
-from checkpoint_doctor.analyzers._evidence.zero_biases import find_zero_biases
-from checkpoint_doctor.analyzers._evidence.zero_severity import judge_zeros
+from checkpoint_doctor.analyzers._repairs.gates import gate_biases, gate_rows, reinitialise_bias
+from checkpoint_doctor.analyzers._zeros.biases import find_zero_biases
+from checkpoint_doctor.analyzers._zeros.severity import judge_zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import RECURRENT, SIGMOID_GATES, Kind
 from checkpoint_doctor.layers.init_rules import BIAS_LIMIT, FORGET_BIAS, fill, within

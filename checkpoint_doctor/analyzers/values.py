@@ -8,8 +8,8 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.initialization import reinitialise, reinitialise_nonfinite
 from checkpoint_doctor.analyzers._evidence.nonfinite import describe_nonfinite, first_nonfinite_index, nonfinite_moments
+from checkpoint_doctor.analyzers._repairs.initialization import reinitialise, reinitialise_nonfinite
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import LEARNED_MATRICES, Kind
 from checkpoint_doctor.plugins.rule import rule

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from checkpoint_doctor.analyzers._evidence.gates import reinitialise_bias
-from checkpoint_doctor.analyzers._evidence.initialization import reinitialise
-from checkpoint_doctor.analyzers._evidence.normal_zeros import explain_zero_weight
-from checkpoint_doctor.analyzers._evidence.sparsity import describe_sparsity, scattered_zeros
-from checkpoint_doctor.analyzers._evidence.zero_biases import ZeroBias, find_zero_biases
-from checkpoint_doctor.analyzers._evidence.zero_severity import is_zero, judge_zeros
+from checkpoint_doctor.analyzers._repairs.gates import reinitialise_bias
+from checkpoint_doctor.analyzers._repairs.initialization import reinitialise
+from checkpoint_doctor.analyzers._zeros.biases import ZeroBias, find_zero_biases
+from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight
+from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
+from checkpoint_doctor.analyzers._zeros.sparsity import describe_sparsity, scattered_zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import DENSE, RECURRENT
 from checkpoint_doctor.layers.init_rules import BIAS_LIMIT

@@ -1,1 +1,1 @@
-"""Evidence that rules share: what the optimizer recorded, which zeros are normal, how layers are initialised."""
+"""What the optimizer recorded, and what rules share about it: activity of units, decay of moments, what was trained."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from checkpoint_doctor.analyzers._evidence.training import layer_was_trained
-from checkpoint_doctor.analyzers._evidence.zero_causes import Cause, ZeroEvidence, explain_zeros
+from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.results.findings import Severity
 

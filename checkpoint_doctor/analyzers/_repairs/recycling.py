@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from checkpoint_doctor.analyzers._evidence.initialization import initialization_of
 from checkpoint_doctor.analyzers._evidence.readers import count_units, input_weight
+from checkpoint_doctor.analyzers._repairs.initialization import initialization_of
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import FEEDFORWARD, WITH_UNITS
 from checkpoint_doctor.layers.init_rules import at_lines, fill

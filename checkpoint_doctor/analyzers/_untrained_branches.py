@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from checkpoint_doctor.analyzers._evidence.normal_zeros import explain_zero_bias
 from checkpoint_doctor.analyzers._evidence.training import was_trained
+from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_bias
 from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, Tensor
 from checkpoint_doctor.layers import Kind
 

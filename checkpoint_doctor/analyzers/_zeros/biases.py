@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from checkpoint_doctor.analyzers._evidence.initial_draws import is_drawn_by_transformers, is_drawn_orthogonally
-from checkpoint_doctor.analyzers._evidence.normal_zeros import explain_zero_bias
-from checkpoint_doctor.analyzers._evidence.zero_causes import Cause, ZeroEvidence
-from checkpoint_doctor.analyzers._evidence.zero_severity import is_zero, judge_zeros
+from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_bias
+from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
+from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_transformers, is_drawn_orthogonally
+from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import DENSE
 from checkpoint_doctor.layers.init_rules import OUTPUT_LIMIT

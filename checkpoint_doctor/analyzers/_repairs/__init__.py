@@ -1,0 +1,1 @@
+"""Repairs that rules attach to their findings: init rules, recycling, gate biases. May import ``_evidence``."""
