@@ -37,6 +37,7 @@ fixtures: dev
 
 bench: dev
 	$(RUN)/python -m benchmarks.faults
+	$(RUN)/python -m benchmarks.healthy
 	$(RUN)/python -m benchmarks.speed
 
 docs: dev

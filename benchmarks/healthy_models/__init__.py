@@ -1,0 +1,8 @@
+"""Healthy models for the bench alone: the zoo of the tests holds a reduced selection of their kinds.
+
+Every file here holds the models of one subject, each as a function that trains it, as in ``tests/zoo``.
+"""
+
+from benchmarks.healthy_models.collection import MODELS
+
+__all__ = ["MODELS"]
