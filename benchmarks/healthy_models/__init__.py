@@ -3,6 +3,34 @@
 Every file here holds the models of one subject, each as a function that trains it, as in ``tests/zoo``.
 """
 
+from benchmarks.healthy_models import (
+    adapters,
+    conditioning,
+    embeddings,
+    experts,
+    normalization,
+    optimizers,
+    quantization,
+    recurrent,
+    residuals,
+    self_supervised,
+    sparsity,
+    state_spaces,
+)
 from benchmarks.healthy_models.collection import MODELS
 
-__all__ = ["MODELS"]
+__all__ = [
+    "MODELS",
+    "adapters",
+    "conditioning",
+    "embeddings",
+    "experts",
+    "normalization",
+    "optimizers",
+    "quantization",
+    "recurrent",
+    "residuals",
+    "self_supervised",
+    "sparsity",
+    "state_spaces",
+]
