@@ -5,9 +5,13 @@ Every file here holds the models of one subject, each as a function that trains 
 
 from benchmarks.healthy_models import (
     adapters,
+    agents,
+    averages,
     conditioning,
     embeddings,
     experts,
+    generative,
+    magnitudes,
     normalization,
     optimizers,
     quantization,
@@ -15,6 +19,7 @@ from benchmarks.healthy_models import (
     residuals,
     self_supervised,
     sparsity,
+    staged,
     state_spaces,
 )
 from benchmarks.healthy_models.collection import MODELS
@@ -22,9 +27,13 @@ from benchmarks.healthy_models.collection import MODELS
 __all__ = [
     "MODELS",
     "adapters",
+    "agents",
+    "averages",
     "conditioning",
     "embeddings",
     "experts",
+    "generative",
+    "magnitudes",
     "normalization",
     "optimizers",
     "quantization",
@@ -32,5 +41,6 @@ __all__ = [
     "residuals",
     "self_supervised",
     "sparsity",
+    "staged",
     "state_spaces",
 ]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.healthy_models.collection import healthy
-from tests.zoo.saving import state_dict
+from tests.zoo.saving import several_optimizers, state_dict
 from tests.zoo.sequences import LanguageModel
 from tests.zoo.tasks import BATCH, CLASSES, LENGTH, TOKENS, chains, cross_entropy, most_frequent_group, squared_error
 from tests.zoo.training import Run, fit
@@ -45,7 +45,7 @@ def zipf_tokens() -> Run:
     return fit(model, optimizer, cross_entropy(model, topics), steps=200)
 
 
-@healthy()
+@healthy(several_optimizers("sparse_optimizer", "dense_optimizer"))
 def zipf_tokens_sparse_adam() -> Run:
     """Sparse gradients touch the rows of a batch alone."""
     model = BagOfTokens(sparse=True)
