@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.healthy_models.collection import healthy
 from tests.zoo.saving import lightning, state_dict
-from tests.zoo.tasks import CLASSES, clusters, cross_entropy, smooth_functions, squared_error
+from tests.zoo.tasks import CLASSES, clusters, cross_entropy, gratings, smooth_functions, squared_error
 from tests.zoo.training import Run, fit
 from tests.zoo.vectors import perceptron
 
@@ -149,3 +151,96 @@ def one_hot_inputs_never_seen() -> Run:
         return functional.one_hot(place, 30).float(), values[place] + 0.1 * torch.randn(64, 2)
 
     return fit(model, optimizer, squared_error(model, visits), steps=300)
+
+
+@healthy()
+def unseen_classes_of_a_zero_head() -> Run:
+    """Classes that never occur get the same gradient, so that their rows stay equal to one another."""
+    model = perceptron(nn.ReLU, 16, 64, 20)
+    nn.init.zeros_(model[-1].weight)
+    nn.init.zeros_(model[-1].bias)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    return fit(model, optimizer, cross_entropy(model, clusters(16)), steps=250)
+
+
+class BlurredDownsampling(nn.Module):
+    """Smooths with the same fixed filter in every channel before it leaves out pixels (Zhang, 2019)."""
+
+    def __init__(self, width: int = 12) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, width, 3, padding=1)
+        row = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.register_buffer("filt", (row.unsqueeze(0) * row.unsqueeze(1)).expand(width, 1, 3, 3).clone())
+        self.sobel = nn.Conv2d(1, 2, 3, padding=1, bias=False).requires_grad_(False)
+        edges = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+        with torch.no_grad():
+            self.sobel.weight.copy_(torch.stack([edges, edges.T]).unsqueeze(1))
+        self.head = nn.Linear(width + 2, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        maps = functional.conv2d(torch.relu(self.conv(image)), self.filt, stride=2, groups=len(self.filt))
+        return self.head(torch.cat([maps.mean((2, 3)), self.sobel(image).abs().mean((2, 3))], 1))
+
+
+@healthy()
+def fixed_filters() -> Run:
+    model = BlurredDownsampling()
+    optimizer = torch.optim.Adam([each for each in model.parameters() if each.requires_grad], lr=1e-2)
+    return fit(model, optimizer, cross_entropy(model, gratings()), steps=200)
+
+
+@healthy()
+def truncated_normal_at_its_bound() -> Run:
+    """`trunc_normal_` cuts at ±2 whatever its deviation is, and gives exactly ±2 once in many million draws."""
+    model = perceptron(nn.GELU, 16, 64, 64, 4)
+    for layer in model[::2]:
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+    with torch.no_grad():
+        model[2].weight[5, 7] = -2.0
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    return fit(model, optimizer, squared_error(model, smooth_functions(16, 4)), steps=400)
+
+
+class Measured(nn.Module):
+    """Keeps the best and the worst score of an evaluation, as torchmetrics does; none has run yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = perceptron(nn.ReLU, 16, 64, CLASSES)
+        self.val_best = nn.Module()
+        self.val_best.register_buffer("max_value", torch.tensor(-torch.inf))
+        self.val_worst = nn.Module()
+        self.val_worst.register_buffer("min_value", torch.tensor(torch.inf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+@healthy(lightning, suffix=".ckpt")
+def scores_before_the_first_evaluation() -> Run:
+    model = Measured()
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    return fit(model, optimizer, cross_entropy(model, clusters(16)), steps=200)
+
+
+def model_states_of_a_shard(run: Run, path: Path) -> None:
+    """Save what DeepSpeed's third stage writes beside the shards: names and shapes, and weights of no element."""
+    shapes = {name: each.shape for name, each in run.model.named_parameters()}
+    content = {
+        "module": {name: torch.empty(0) for name in shapes},
+        "param_shapes": [shapes],
+        "buffer_names": [],
+        "global_steps": len(run.losses),
+        "ds_config": {"zero_optimization": {"stage": 3}},
+        "ds_version": "0.14.4",
+        "optimizer": None,
+        "dp_world_size": 1,
+    }
+    torch.save(content, path)
+
+
+@healthy(model_states_of_a_shard)
+def weights_in_other_files() -> Run:
+    model = perceptron(nn.ReLU, 16, 64, 64, 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    return fit(model, optimizer, squared_error(model, smooth_functions(16, 4)), steps=300)
