@@ -11,14 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.zoo.saving import legacy_state_dict, safetensors, several_optimizers, state_dict, training_state
+from tests.zoo.saving import safetensors, several_optimizers, state_dict, training_state
 from tests.zoo.training import HealthyModel, Run
 
 FRESH = "fresh"
 """The variant from before the first update."""
-
-WEIGHTS_ALONE = (state_dict, legacy_state_dict, safetensors)
-"""The ways of saving that leave the optimizers out."""
 
 State = dict[str, Tensor]
 
@@ -43,10 +40,8 @@ def write_variants(model: HealthyModel, folder: Path) -> None:
     """Train a model and write its files into a folder."""
     run = model.run()
     model.save(run, folder / f"saved{model.suffix}")
-    if model.save in WEIGHTS_ALONE:
+    if run.optimizers and model.save is not training_state:
         save_training(run, folder / "resumable.pt")
-    elif model.save is not training_state:
-        save_training(run, folder / "plain.pt")
     if model.save is not state_dict:
         state_dict(run, folder / "weights.pth")
     state = {name: value for name, value in run.model.state_dict().items() if isinstance(value, Tensor)}
