@@ -168,10 +168,13 @@ class Amos(Stepped):
 
 
 class Spam(Stepped):
-    """Adam on a random part of every matrix's entries, whose moments have that part's shape (Huang et al., 2025)."""
+    """Adam on a random part of every matrix, which is drawn anew now and then (Huang et al., 2025).
+
+    The moments have the shape of that part alone.
+    """
 
     def advance(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        if not state:
+        if state.get("step", 0) % 50 == 0:
             mask = torch.rand_like(parameter) < 0.5 if parameter.ndim > 1 else torch.ones_like(parameter).bool()
             state.update(step=0, mask=mask, exp_avg=torch.zeros_like(parameter[mask]))
             state["exp_avg_sq"] = torch.zeros_like(state["exp_avg"])
