@@ -37,6 +37,7 @@ fixtures: dev
 
 bench: dev
 	$(RUN)/python -m benchmarks.faults
+	$(RUN)/python -m benchmarks.healthy
 	$(RUN)/python -m benchmarks.speed
 
 # For maintainers, after work on rules, exit codes or repairs: breaks them in 150 places and asks which breaks no test

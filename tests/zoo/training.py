@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Callable
@@ -29,6 +30,8 @@ class Run:
     optimizers: tuple[Optimizer, ...]
     losses: list[float]
     """One positive number for each update that falls as the model learns."""
+    beginning: Run | None = None
+    """A copy of the model and its optimizers from before the first update, where the training function keeps one."""
 
     @property
     def remaining_loss(self) -> float:
@@ -79,11 +82,13 @@ ZOO: dict[str, HealthyModel] = {}
 """All models by name, filled by the decorator below."""
 
 
-def healthy(save: Save, suffix: str = ".pt") -> Callable[[Callable[[], Run]], Callable[[], Run]]:
-    """Take a training function into the zoo, under its own name."""
+def healthy(
+    save: Save, suffix: str = ".pt", *, models: dict[str, HealthyModel] = ZOO
+) -> Callable[[Callable[[], Run]], Callable[[], Run]]:
+    """Take a training function into the zoo, or into other models, under its own name."""
 
     def add(train: Callable[[], Run]) -> Callable[[], Run]:
-        ZOO[train.__name__] = HealthyModel(train.__name__, train, save, suffix)
+        models[train.__name__] = HealthyModel(train.__name__, train, save, suffix)
         return train
 
     return add
@@ -107,7 +112,15 @@ def fit(
     after_step: Callable[[], None] = lambda: None,
 ) -> Run:
     """Minimise a loss that draws its own batches; gradients are clipped to a norm where one is given."""
-    return Run(model, (optimizer,), [update(model, optimizer, loss, largest_norm, after_step) for _ in range(steps)])
+    beginning = before_training(model, optimizer)
+    losses = [update(model, optimizer, loss, largest_norm, after_step) for _ in range(steps)]
+    return Run(model, (optimizer,), losses, beginning)
+
+
+def before_training(model: nn.Module, *optimizers: Optimizer) -> Run:
+    """Return a copy of a model and of optimizers that hold its parameters."""
+    model, optimizers = copy.deepcopy((model, optimizers))
+    return Run(model, optimizers, [])
 
 
 def update(
