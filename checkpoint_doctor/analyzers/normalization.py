@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import sqrt
 
 import numpy as np
 
+from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.analyzers._zeros.causes import Cause
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_uniformly
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
@@ -45,8 +47,8 @@ def norm_gain_zeros(layer: Layer, checkpoint: Checkpoint, *, error: float = 0.30
 
     References:
         Ba et al. 1607.06450 and PyTorch's ``reset_parameters`` (gain 1, bias 0); Goyal et al. 1706.02677 (zero-init
-        residual); Liu et al. 1708.06519 (network slimming). The threshold, an error from 30 %, is this project's
-        experience.
+        residual); Liu et al. 1708.06519 (network slimming). The threshold is this project's experience: an error
+        from 30 % where the optimizer's moments prove that trained gains were overwritten, otherwise a warning.
     """
     gain = layer.weight
     if layer.kind not in NORMS or gain is None or not gain.is_floating or not gain.statistics.zeros:
@@ -54,13 +56,16 @@ def norm_gain_zeros(layer: Layer, checkpoint: Checkpoint, *, error: float = 0.30
     if _is_zero_centred(layer, checkpoint) or (is_zero(gain) and _starts_residual_at_zero(layer, checkpoint)):
         return
     share = gain.statistics.zero_fraction
-    _, why = judge_zeros(gain, checkpoint, layer)
+    judged, why = judge_zeros(gain, checkpoint, layer)
+    if judged is None:
+        return
+    overwritten = why.cause is Cause.OVERWRITTEN
     slimmed = _is_slimmed(checkpoint)
-    may_be_normal = layer.kind is Kind.BATCH_NORM and why.cause is not Cause.OVERWRITTEN
-    if may_be_normal and (slimmed or (share < error and _is_decayed(layer))):
+    decayed = layer.kind is Kind.BATCH_NORM and share < error and (_is_decayed(layer) or _shrinks_gradually(gain))
+    if not overwritten and ((slimmed and layer.kind is Kind.BATCH_NORM) or decayed):
         severity = Severity.NOTE
     else:
-        severity = Severity.ERROR if share >= error else Severity.WARNING
+        severity = Severity.ERROR if overwritten and share >= error else Severity.WARNING
     units = [int(each) for each in np.flatnonzero(gain.array == 0)]
     yield norm_gain_zeros.finding(
         f"{share:.1%} of its gains ({len(units)} of {gain.size:,}) are exactly zero: "
@@ -74,11 +79,29 @@ def norm_gain_zeros(layer: Layer, checkpoint: Checkpoint, *, error: float = 0.30
 
 
 def _is_zero_centred(layer: Layer, checkpoint: Checkpoint) -> bool:
-    """True where gains are stored minus 1: then the gains of all RMSNorms of the model are near 0."""
-    if layer.kind is not Kind.RMS_NORM:
+    """True where the gain is stored minus 1, as its own values show: those that are not zero are near 0, of both signs.
+
+    A gain that is zero throughout shows nothing; it counts as zero-centred beside others of its kind that are.
+    """
+    gain = layer.weight
+    if gain is None or layer.kind not in (Kind.RMS_NORM, Kind.LAYER_NORM):
         return False
-    gains = [each.weight for each in checkpoint.layers if each.kind is Kind.RMS_NORM and each.weight is not None]
-    return len(gains) > 1 and all(abs(gain.statistics.mean or 0.0) < 0.5 for gain in gains)
+    if not is_zero(gain):
+        return _is_around_zero(gain)
+    gains = [each.weight for each in checkpoint.layers if each.kind is layer.kind and each.weight is not None]
+    others = [each for each in gains if not is_zero(each)]
+    return bool(others) and all(map(_is_around_zero, others))
+
+
+def _is_around_zero(gain: Tensor) -> bool:
+    values = gain.array[gain.array != 0].astype(np.float64)
+    return bool(values.size) and float(np.median(np.abs(values))) < 0.5 and bool((values < 0).any())
+
+
+def _shrinks_gradually(gain: Tensor) -> bool:
+    """True where gains lead down to the zero ones without a gap, as a penalty on gains leaves them."""
+    values = np.abs(gain.array[gain.array != 0].astype(np.float64))
+    return bool(values.size) and float(values.min()) < 0.05 * float(np.median(values))
 
 
 def _starts_residual_at_zero(layer: Layer, checkpoint: Checkpoint) -> bool:
@@ -194,27 +217,37 @@ def norm_statistics(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
             severity=Severity.ERROR if everywhere else Severity.NOTE,
             evidence={"cause": "zero", "units": [int(each) for each in np.flatnonzero(variance.array == 0)]},
         )
-    elif _never_counted(layer, variance) and _is_trained(layer, checkpoint):
+    elif statistics.minimum == statistics.maximum == 1 and is_zero(layer.tensors.get("running_mean")):
+        yield from _judge_initial_statistics(layer, variance, checkpoint)
+
+
+def _judge_initial_statistics(layer: Layer, variance: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]:
+    counter, gain = layer.tensors.get("num_batches_tracked"), layer.weight
+    batches = int(counter.statistics.maximum or 0) if counter is not None else 0
+    trained = None if gain is None else was_trained(gain, checkpoint)
+    if batches:
+        yield norm_statistics.finding(
+            f"the running statistics are still mean 0 and variance 1 after {batches:,} batches: their momentum is 0",
+            variance,
+            severity=Severity.ERROR if trained else Severity.WARNING,
+            evidence={"cause": "momentum 0", "batches": batches},
+        )
+    elif trained or (trained is None and gain is not None and _is_changed(layer, gain)):
         yield norm_statistics.finding(
             "the running statistics are still mean 0 and variance 1, though the layer's gain was trained",
             variance,
+            severity=Severity.ERROR if trained else Severity.WARNING,
             evidence={"cause": "never updated"},
         )
 
 
-def _never_counted(layer: Layer, variance: Tensor) -> bool:
-    mean, count = layer.tensors.get("running_mean"), layer.tensors.get("num_batches_tracked")
-    initial = variance.statistics.minimum == variance.statistics.maximum == 1 and is_zero(mean)
-    return initial and (count is None or not count.statistics.maximum)
-
-
-def _is_trained(layer: Layer, checkpoint: Checkpoint) -> bool:
-    gain = layer.weight
-    if gain is None or checkpoint.is_untrained:
+def _is_changed(layer: Layer, gain: Tensor) -> bool:
+    """True where a gain is none of the usual initial values: 1, 0, U(0, 1), or DCGAN's N(1, 0.02)."""
+    statistics = gain.statistics
+    if statistics.minimum == statistics.maximum or statistics.mean is None or statistics.std is None:
         return False
-    moved = not (gain.statistics.minimum == gain.statistics.maximum == 1) and not is_drawn_uniformly(layer, gain)
-    moments = checkpoint.moments.get(gain.name)
-    return moved or bool(moments and moments.second and not is_zero(moments.second))
+    is_dcgan = abs(statistics.mean - 1) < 0.02 and abs(statistics.std - 0.02) < 4 * 0.02 / sqrt(2 * gain.size)
+    return not is_dcgan and not is_drawn_uniformly(layer, gain)
 
 
 @rule("NRM004", "low-precision-stall", Severity.WARNING, on=Layer, group_by=("updates",))

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.training import rows_were_trained
+from checkpoint_doctor.analyzers._evidence.training import rows_were_trained, was_trained
 from checkpoint_doctor.analyzers._repairs.gates import gate_biases, gate_rows, reinitialise_bias
-from checkpoint_doctor.analyzers._zeros.biases import find_zero_biases
-from checkpoint_doctor.analyzers._zeros.severity import judge_zeros
+from checkpoint_doctor.analyzers._zeros.biases import ZeroBias, find_zero_biases
+from checkpoint_doctor.analyzers._zeros.causes import Cause
+from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import RECURRENT, SIGMOID_GATES, Kind
 from checkpoint_doctor.layers.init_rules import BIAS_LIMIT, FORGET_BIAS, fill, within
@@ -111,7 +112,7 @@ def gate_bias_collapse(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> 
         repair is this project's convention.
     """
     for each in find_zero_biases(checkpoint):
-        if each.layer.kind not in RECURRENT:
+        if each.layer.kind not in RECURRENT or _has_other_bias(each):
             continue
         gates = list(gate_rows(each.layer))
         yield gate_bias_collapse.finding(
@@ -129,6 +130,15 @@ def gate_bias_collapse(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> 
             repairs=[reinitialise_bias(each.layer, each.tensor, limit)],
             advice=each.why.advice,
         )
+
+
+def _has_other_bias(zero: ZeroBias) -> bool:
+    """True where the layer's other bias is not zero, and nothing proves that this one was overwritten.
+
+    PyTorch adds both biases, so one that is zero is redundant: libraries with a single bias are converted like that.
+    """
+    others = [each for each in gate_biases(zero.layer) if each is not zero.tensor]
+    return zero.why.cause is not Cause.OVERWRITTEN and any(not is_zero(each) for each in others)
 
 
 @rule("RNN003", "gate-saturation", Severity.WARNING, on=Layer, part=("gate",), worse=("units",))
@@ -190,6 +200,8 @@ def dead_gate(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
             weights[1],
             evidence={"gate": gate, "rows": [gates[gate].start, gates[gate].stop]},
         )
+    if was_trained(weights[1], checkpoint) is False:
+        return  # one step from a zero state: the recurrence was never used, and the forget gate had nothing to forget
     was_gate_trained = {gate: rows_were_trained(weights, checkpoint, rows) for gate, rows in gates.items()}
     if True not in was_gate_trained.values():
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from math import sqrt
 
@@ -10,10 +11,14 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.nonfinite import describe_nonfinite, first_nonfinite_index, nonfinite_moments
 from checkpoint_doctor.analyzers._repairs.initialization import reinitialise, reinitialise_nonfinite
+from checkpoint_doctor.analyzers._zeros.sparsity import is_fixed
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import LEARNED_MATRICES, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
+
+_STATISTIC = re.compile(r"(^|[._])(mean|std|var|variance|scale|shift|offset|minimum|maximum|min|max)s?$")
+"""Names of vectors that describe data and are not learned."""
 
 
 @rule(
@@ -73,9 +78,16 @@ def _explain_count(tensor: Tensor) -> str:
 
 
 def _is_mask(tensor: Tensor, checkpoint: Checkpoint) -> bool:
-    statistics = tensor.statistics
-    only_infinite = not statistics.nan and (statistics.maximum is None or statistics.maximum <= 0)
-    return only_infinite and checkpoint.layer_of[tensor.name].kind is Kind.BUFFER
+    """True for a buffer that holds infinity on purpose: an attention mask, or an extreme before its first value.
+
+    Quantisation observers and metrics start their smallest value at +inf and their largest at -inf.
+    """
+    if tensor.statistics.nan or checkpoint.layer_of[tensor.name].kind not in (Kind.BUFFER, Kind.PARAMETER):
+        return False
+    if tensor.name in checkpoint.moments or len(tensor.shape) > 1:
+        return (tensor.statistics.maximum or 0) <= 0 and checkpoint.layer_of[tensor.name].kind is Kind.BUFFER
+    infinite = tensor.array[np.isinf(tensor.array)]
+    return bool((infinite > 0).all() or (infinite < 0).all())
 
 
 @rule("VAL002", "exploded-values", Severity.WARNING, on=Tensor, worse=("largest",))
@@ -95,8 +107,9 @@ def exploded_values(
         suggest a damaged file.
 
     When it is normal:
-        Running statistics and other buffers have the scale of the data and are not checked. Key biases and embedding
-        outliers of some language models reach several hundred.
+        Running statistics, other buffers and what no optimizer holds have the scale of the data and are not checked.
+        Neither are output layers whose bias has the scale of the targets (energies, prices), and tables of offsets. Key
+        biases and embedding outliers of some language models reach several hundred.
 
     What to do:
         Compare with an earlier checkpoint of the run. Growth over steps is divergence: lower the learning rate, clip
@@ -113,6 +126,8 @@ def exploded_values(
         return
     if tensor.name in (each.name for role, each in layer.tensors.items() if role.startswith("running_")):
         return
+    if is_fixed(tensor, checkpoint) or _has_scale_of_data(tensor, layer, vector):
+        return
     is_matrix = layer.kind in LEARNED_MATRICES and len(tensor.shape) > 1
     scale = statistics.norm / sqrt(statistics.count) * sqrt(_fan_in(tensor, layer)) if is_matrix else 0.0
     absolute = weight if is_matrix else vector
@@ -127,6 +142,15 @@ def exploded_values(
         severity=Severity.ERROR if statistics.absmax > certain else None,
         evidence={"largest": statistics.absmax, "rms": statistics.norm / sqrt(statistics.count), "gain": scale},
     )
+
+
+def _has_scale_of_data(tensor: Tensor, layer: Layer, vector: float) -> bool:
+    """True for values in the unit of the data: an output layer whose bias shows the targets' size, or a statistic."""
+    if layer.is_output and layer.bias is not None and layer.bias.statistics.absmax > vector:
+        return True
+    if tensor.shape[1:] == (1,) and layer.bias is None:
+        return True  # one number for each index: a table of offsets, such as the energies of atoms
+    return len(tensor.shape) <= 1 and _STATISTIC.search(tensor.name) is not None
 
 
 def _fan_in(tensor: Tensor, layer: Layer) -> int:

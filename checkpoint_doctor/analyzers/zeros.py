@@ -9,6 +9,7 @@ from checkpoint_doctor.analyzers._repairs.gates import reinitialise_bias
 from checkpoint_doctor.analyzers._repairs.initialization import reinitialise
 from checkpoint_doctor.analyzers._zeros.biases import ZeroBias, find_zero_biases
 from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight
+from checkpoint_doctor.analyzers._zeros.causes import Cause
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._zeros.sparsity import describe_sparsity, scattered_zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
@@ -43,12 +44,12 @@ def zero_weights(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         if not tensor.is_floating or not is_zero(tensor) or (layer.is_output and role == "weight"):
             continue
         severity, why = judge_zeros(tensor, checkpoint, layer)
-        overwritten = severity is Severity.ERROR
-        if severity is None or (not overwritten and explain_zero_weight(tensor)):
+        if severity is None or (severity is not Severity.ERROR and explain_zero_weight(tensor)):
             continue
         yield zero_weights.finding(
             f"{_all_of_them(tensor.size, 'weight', 'weights')} exactly zero: {why.sentence}",
             tensor,
+            severity=severity,
             evidence={"zero_fraction": 1.0, "cause": why.cause.value, "updates": why.updates},
             repairs=reinitialise(tensor, layer, checkpoint),
             advice=why.advice,
@@ -66,15 +67,16 @@ def partial_zeros(
         partial load, or an underflow in a cast to half precision.
 
     When it is normal:
-        Pruned and sparse networks (recognised by masks beside the weight, by 2:4 groups, or by zeros in most of the
-        layers), masked convolutions, triangular and one-hot matrices. These are notes that name the pattern.
+        Pruned and sparse networks (recognised by masks in the file, by 2:4 groups, by zeros in most of the layers, or
+        by the distribution of the other weights), weights on a grid, weights clamped to one sign, masked convolutions,
+        triangular and one-hot matrices, weights that no optimizer holds. These are notes that name the pattern.
 
     What to do:
         If the network was not pruned, find what wrote the zeros. Entries that are still trained recover.
 
     References:
-        The thresholds, a warning from 10 % and an error from 30 %, are this project's experience. In 111 published
-        agents there are no scattered zeros.
+        The thresholds are this project's experience: a warning from 10 %, and an error from 30 % where the optimizer's
+        moments prove that trained values were overwritten. In 111 published agents there are no scattered zeros.
     """
     for role, tensor in layer.tensors.items():
         if layer.kind not in DENSE or not role.startswith("weight") or len(tensor.shape) < 2 or not tensor.is_floating:
@@ -82,9 +84,12 @@ def partial_zeros(
         zeros, fraction = scattered_zeros(tensor)
         if fraction < warning or tensor.size < 16 or is_zero(tensor):
             continue
-        pattern = describe_sparsity(tensor, layer, checkpoint)
-        _, why = judge_zeros(tensor, checkpoint, layer)
-        severity = Severity.NOTE if pattern else Severity.ERROR if fraction >= error else Severity.WARNING
+        judged, why = judge_zeros(tensor, checkpoint, layer)
+        if judged is None:
+            continue
+        pattern = describe_sparsity(tensor, layer, checkpoint, why)
+        is_proven = why.cause is Cause.OVERWRITTEN and fraction >= error
+        severity = Severity.NOTE if pattern else Severity.ERROR if is_proven else Severity.WARNING
         yield partial_zeros.finding(
             f"{fraction:.1%} of its weights ({zeros:,} of {tensor.size:,}) are exactly zero: {pattern or why.sentence}",
             tensor,
@@ -162,7 +167,8 @@ def bias_collapse(checkpoint: Checkpoint, *, share: float = 0.5, fewest: int = 3
 
     What to do:
         Find the cause first. If the second moments are not zero, look for code that resets biases. If they are zero,
-        find out why no gradient is received. Repairing the biases alone does not last.
+        find out why no gradient is received. Repairing the biases alone does not last. The finding is an error where
+        the optimizer holds all these biases and its moments show the cause.
 
     References:
         The case that this rule was written for: 28 zero biases, 9,408 of 2,303,200 parameters (0.4 %), and no weight
@@ -179,13 +185,14 @@ def bias_collapse(checkpoint: Checkpoint, *, share: float = 0.5, fewest: int = 3
     if len(collapsed) < fewest:
         return
     worst = max(collapsed, key=lambda each: each.severity)
+    is_proven = all(each.why.held and each.why.cause is not Cause.UNKNOWN for each in collapsed)
     zeros = sum(each.tensor.size for each in collapsed)
     parameters = sum(tensor.size for tensor in checkpoint.distinct_tensors)
     yield bias_collapse.finding(
         f"{len(collapsed)} of {biases.total()} biases are exactly zero ({zeros:,} of {parameters:,} parameters, "
         f"{zeros / parameters:.1%}) while the weights are not: {worst.why.sentence}",
         checkpoint,
-        severity=worst.severity,
+        severity=Severity.ERROR if is_proven else worst.severity,
         evidence={
             "biases": len(collapsed),
             "biases_in_all": biases.total(),

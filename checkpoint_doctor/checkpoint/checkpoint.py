@@ -148,7 +148,15 @@ class Checkpoint:
 
     @cached_property
     def is_untrained(self) -> bool:
-        """True where no optimizer has state and ``updates`` is 0. ``step`` may count steps without training."""
+        """True where no update was made: no optimizer has state, and no counter says otherwise.
+
+        Where updates are counted, the count decides; a count of environment steps says nothing of training. Otherwise
+        the file must have an optimizer, and either a step of 0 or no step and an optimizer that would have state.
+        """
         if any(optimizer.has_state for optimizer in self.optimizers):
             return False
-        return self.updates == 0 if self.updates is not None else False
+        if self.updates is not None:
+            return self.updates == 0
+        if self.step is not None or not self.optimizers:
+            return self.step == 0 and bool(self.optimizers)
+        return any(optimizer.keeps_state for optimizer in self.optimizers)

@@ -89,6 +89,11 @@ class Optimizer:
         """True where at least one parameter was updated. Adagrad has state before the first step."""
         return any(moments.state if moments.step is None else moments.step for moments in self.parameters)
 
+    @property
+    def keeps_state(self) -> bool:
+        """False for SGD without momentum, which has no state however long it trained."""
+        return self.kind != "SGD" or any(group.options.get("momentum") for group in self.groups)
+
     def group_of(self, index: int) -> ParameterGroup | None:
         """Return the parameter group that the parameter at a position belongs to."""
         return next((group for group in self.groups if index in group.indices), None)

@@ -20,17 +20,19 @@ def judge_zeros(
 ) -> tuple[Severity | None, ZeroEvidence]:
     """Return the severity of exact zeros and the evidence for it; no severity where they are initial values.
 
-    Overwritten zeros are an error. Zeros that were never trained are an error where the layer's weights were not
-    trained either, else a warning. Zeros of unknown cause are a warning. Before the first update there is no severity.
+    Overwritten zeros are an error. Zeros that never received a gradient are a warning beside weights of the layer that
+    did; where the whole layer was never trained they are the initial values of a part that is unused, frozen or
+    detached, which OPT001 reports once for the whole part. Zeros of unknown cause are a warning.
     """
     why = explain_zeros(tensor, checkpoint, rows, layer=layer)
-    if why.cause is Cause.STEP_0:
+    if why.cause is Cause.STEP_0 or is_initial(why, layer, checkpoint):
         return None, why
-    if why.cause is Cause.OVERWRITTEN:
-        return Severity.ERROR, why
-    if why.cause is Cause.NEVER_TRAINED and why.held and layer_was_trained(layer, checkpoint) is False:
-        return Severity.ERROR, why
-    return Severity.WARNING, why
+    return Severity.ERROR if why.cause is Cause.OVERWRITTEN else Severity.WARNING, why
+
+
+def is_initial(why: ZeroEvidence, layer: Layer, checkpoint: Checkpoint) -> bool:
+    """True for zeros in a layer that was never trained at all: held and never reached, or in no optimizer."""
+    return why.cause is Cause.NEVER_TRAINED and layer_was_trained(layer, checkpoint) is not True
 
 
 def is_zero(tensor: Tensor | None) -> bool:
