@@ -64,6 +64,7 @@ POLICY = {
     [
         (mlp(net__2__weight=draw(64, 100)), "net.2.weight", 0.1),
         (mlp(net__2__weight=draw(64, 100), net__2__bias=draw(64)), "net.2.bias", 0.1),
+        ({"net.0.weight": draw(64, 1), "net.0.bias": draw(64)}, "net.0.bias", 1.0),
         ({"conv.weight": draw(16, 4, 5, 5), "fc.weight": draw(4, 16)}, "conv.weight", 0.1),
         ({"lstm.weight_ih_l0": draw(64, 5), "lstm.weight_hh_l0": draw(64, 16)}, "lstm.weight_ih_l0", 0.25),
         ({"gru.weight_ih_l0": draw(48, 5), "gru.weight_hh_l0": draw(48, 16)}, "gru.weight_hh_l0", 0.25),
@@ -74,7 +75,7 @@ POLICY = {
             sqrt(6 / 64),
         ),
     ],
-    ids=["linear", "bias", "convolution", "LSTM", "GRU", "RNN", "attention"],
+    ids=["linear", "bias", "one input", "convolution", "LSTM", "GRU", "RNN", "attention"],
 )
 def test_uniform_draws_have_the_documented_width(weights: Weights, name: str, limit: float):
     initial = drawn(weights, name)
@@ -82,6 +83,15 @@ def test_uniform_draws_have_the_documented_width(weights: Weights, name: str, li
     assert f"±{limit:.3g}" in initial[0]
     assert 0.9 * limit < np.abs(initial[1]).max() <= limit
     assert abs(initial[1].mean()) < 0.2 * limit
+
+
+@pytest.mark.parametrize(("transposed", "limit"), [(False, 0.1), (True, 0.125)])
+def test_of_a_transposed_matrix_the_rows_are_the_inputs(transposed: bool, limit: float):
+    checkpoint = build_checkpoint({"net.0.weight": draw(64, 100)})
+    layer = replace(checkpoint.layers[0], transposed=transposed)
+    rule = initialization_of(checkpoint.tensors[0], layer, checkpoint)
+    assert rule is not None
+    assert f"±{limit:.3g}" in rule.words
 
 
 @pytest.mark.parametrize(
@@ -186,13 +196,16 @@ def test_only_entries_that_are_not_finite_are_drawn_anew():
         ("mlp_extractor.policy_net.0", {"format": "sb3", "algorithm": "Other"}, None),
         ("mlp_extractor.policy_net.0", PPO | {"hyperparameters": {"policy_kwargs": "{'activation_fn': ELU}"}}, "ELU"),
         ("features_extractor.cnn.0", PPO, "ReLU"),
+        ("features_extractor.linear.0", PPO, "ReLU"),
+        ("features_extractor.mlp.0", PPO, None),
         ("mlp_extractor.policy_net.0", {"hyperparameters": {"activation": "nn.GELU()"}}, "GELU"),
         ("mlp_extractor.policy_net.0", {"hyperparameters": {"policy_kwargs": "ELU"}}, None),
         ("mlp_extractor.policy_net.0", {"algorithm": "PPO"}, None),
     ],
 )
 def test_the_activation_is_the_named_one_or_the_librarys(name: str, fields: Mapping[str, Any], activation: str | None):
-    checkpoint = build_checkpoint(POLICY, **fields)
+    extractors = {f"features_extractor.{part}.0.weight": draw(8, 8) for part in ("linear", "mlp")}
+    checkpoint = build_checkpoint(POLICY | extractors, **fields)
     assert activation_of(checkpoint.layer_by_name[name], checkpoint) == activation
 
 

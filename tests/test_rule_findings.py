@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers import recurrent, values, zeros
-from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.analyzers import files, recurrent, values, zeros
+from checkpoint_doctor.checkpoint import Checkpoint, PickledName
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.testing import build_checkpoint, findings_of
@@ -357,6 +357,31 @@ def test_the_collapse_of_biases_is_told_with_its_members():
     assert {each.tensor: each.safety for each in finding.repairs} == dict.fromkeys(
         finding.evidence["tensors"], Safety.SAFE
     )
+
+
+def test_a_moment_that_is_not_finite_is_told_with_its_place():
+    weights = mlp(log_alpha=np.array(0.5))
+    subject = trained(weights, {"log_alpha": np.nan})
+    findings = list(values.nonfinite_values.examine(subject))
+    assert [(each.tensor, each.evidence["moment"], each.evidence["first"]) for each in findings] == [
+        ("log_alpha", "exp_avg", [0]),
+        ("log_alpha", "exp_avg_sq", [0]),
+    ]
+    first, second = (
+        each.repairs[0].renew(np.array([2.0, np.nan, 4.0, 0.0]), np.random.default_rng(0)) for each in findings
+    )
+    assert first.tolist() == [2.0, 0.0, 4.0, 0.0]
+    assert second.tolist() == [2.0, 3.0, 4.0, 0.0]
+    assert {each.repairs[0].safety for each in findings} == {Safety.UNSAFE}
+
+
+@pytest.mark.parametrize(
+    ("format", "member", "silent"), [("sb3", "data", True), ("sb3", "policy.pth", False), ("torch", "data", False)]
+)
+def test_classes_in_the_settings_of_an_agent_are_no_news(format: str, member: str, silent: bool):
+    name = PickledName("my.policies", "Actor", called=True, member=member)
+    checkpoint = Checkpoint("model.zip", format, (), pickled_names=(name,))
+    assert [each.severity for each in found(files.unsafe_pickle, checkpoint)] == ([] if silent else [NOTE])
 
 
 @pytest.mark.xfail(strict=True, reason="only finite values are asked whether they are above zero")

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers import dormant_units as silence
 from checkpoint_doctor.analyzers import optimizer
+from checkpoint_doctor.analyzers._evidence.downstream import explain_inactivity
+from checkpoint_doctor.analyzers._evidence.units import unit_activity
 from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, ParameterGroup, Tensor
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
@@ -378,6 +380,16 @@ def test_units_whose_outgoing_weights_are_zero_are_cut_off():
     assert finding.message.endswith(
         "1 by dead ReLUs, 1 with an output that passes no gradient back, 1 cut off by zero weights"
     )
+
+
+def test_readers_of_another_width_cannot_be_asked():
+    subject = layered(6, 10, 8, 4, silent={0: (2, 5)})
+    layer = subject.layer_by_name["net.0"]
+    activity = unit_activity(layer, subject, 1e-4)
+    assert activity is not None
+    assert explain_inactivity(layer, activity, subject, 1e-4) is not None
+    assert explain_inactivity(replace(layer, followers=("net.4",)), activity, subject, 1e-4) is None
+    assert explain_inactivity(replace(layer, followers=(), following=None), activity, subject, 1e-4) is None
 
 
 def test_where_the_readers_are_silent_too_the_cause_lies_behind():
