@@ -65,6 +65,7 @@ POLICY = {
         (mlp(net__2__weight=draw(64, 100)), "net.2.weight", 0.1),
         (mlp(net__2__weight=draw(64, 100), net__2__bias=draw(64)), "net.2.bias", 0.1),
         ({"net.0.weight": draw(64, 1), "net.0.bias": draw(64)}, "net.0.bias", 1.0),
+        ({"net.0.weight": draw(64, 1), "net.0.bias": draw(64)}, "net.0.weight", 1.0),
         ({"conv.weight": draw(16, 4, 5, 5), "fc.weight": draw(4, 16)}, "conv.weight", 0.1),
         ({"lstm.weight_ih_l0": draw(64, 5), "lstm.weight_hh_l0": draw(64, 16)}, "lstm.weight_ih_l0", 0.25),
         ({"gru.weight_ih_l0": draw(48, 5), "gru.weight_hh_l0": draw(48, 16)}, "gru.weight_hh_l0", 0.25),
@@ -75,7 +76,7 @@ POLICY = {
             sqrt(6 / 64),
         ),
     ],
-    ids=["linear", "bias", "one input", "convolution", "LSTM", "GRU", "RNN", "attention"],
+    ids=["linear", "bias", "bias of one input", "one input", "convolution", "LSTM", "GRU", "RNN", "attention"],
 )
 def test_uniform_draws_have_the_documented_width(weights: Weights, name: str, limit: float):
     initial = drawn(weights, name)

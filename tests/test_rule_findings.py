@@ -302,6 +302,10 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
         WARNING, "net.2.weight",
         {"zero_fraction": 0.125, "zeros": 12, "pattern": "", "cause": "overwritten"},
     ),
+    "a zero bias of one unit": (
+        zeros.zero_bias, mlp(net__4__weight=draw(1, 8), net__4__bias=np.zeros(1)), WARNING, "net.4.bias",
+        {"zero_fraction": 1.0, "cause": "unknown", "updates": None, "held_by_optimizer": False},
+    ),
     "a zero bias": (
         zeros.zero_bias, mlp(net__2__bias=np.zeros(8)), WARNING, "net.2.bias",
         {"zero_fraction": 1.0, "cause": "unknown", "updates": None, "held_by_optimizer": False},
