@@ -325,7 +325,7 @@ def test_the_size_of_the_next_step_is_that_of_the_corrected_moments():
         ({**BETAS, "eps": 1e-8}, 10, {"exp_avg": 0.0, "exp_inf": 1e-8}, 1.001e-8),
         ({"initial_accumulator_value": 0.1}, 10, {"sum": 0.1}, 0.1),
         ({}, 10, {"sum": 0.0}, 0.0),
-        ({"alpha": 0.9, "foreach": None}, 10, {"square_avg": 0.0}, 0.0),
+        ({"alpha": 0.9, "foreach": None}, 10, {"square_avg": 0.9**10}, 0.0),
         ({"alpha": 0.9}, 10, {"square_avg": 0.9**10}, None),
         ({"alpha": 0.9}, 10, {"square_avg": 0.9**10 / 2}, 0.0),
         ({"alpha": 0.9}, 262, {"square_avg": 0.9**262}, None),
@@ -359,6 +359,12 @@ def test_what_was_never_touched_has_the_value_of_the_start(
 def test_a_layer_was_trained_where_its_weights_were(seconds: Mapping[str, Any], layer: bool | None):
     checkpoint = trained(mlp(), seconds)
     assert layer_was_trained(checkpoint.layer_by_name["net.2"], checkpoint) is layer
+
+
+def test_before_the_first_update_nothing_was_trained():
+    checkpoint = build_checkpoint(mlp(), optimizer={name: {} for name in mlp()}, updates=0)
+    assert {was_trained(tensor, checkpoint) for tensor in checkpoint.tensors} == {False}
+    assert was_trained(checkpoint.tensors[0], build_checkpoint(mlp())) is None
 
 
 def test_some_rows_can_be_asked_about():
@@ -412,6 +418,11 @@ def test_a_tensor_that_no_optimizer_holds_beside_others_that_it_does():
     heard = explained({}, without=("net.2.bias",))
     assert (heard.cause, heard.held, heard.updates) == (Cause.NEVER_TRAINED, False, None)
     assert "they hold 5 other tensors" in heard.sentence
+    checkpoint = trained(mlp(net__2__bias=np.zeros(8)), without=("net.2.bias",))
+    nameless = replace(checkpoint, optimizers=(replace(checkpoint.optimizers[0], unmatched="two of one shape"),))
+    heard = explain_zeros(nameless.by_name["net.2.bias"], nameless)
+    assert (heard.cause, heard.held) == (Cause.UNKNOWN, False)
+    assert "two of one shape" in heard.sentence
     heard = explained({}, without=tuple(mlp()))
     assert (heard.cause, heard.held) == (Cause.UNKNOWN, False)
     assert "the file holds no optimizer" not in heard.sentence
@@ -466,6 +477,14 @@ def test_units_are_recycled_with_all_that_reads_them():
 
 
 LSTM = build_checkpoint(gated()).layers[0].name
+
+
+def test_a_recycled_unit_starts_without_bias():
+    checkpoint = build_checkpoint(mlp())
+    _, bias, _ = recycle(checkpoint.layer_by_name["net.0"], [1, 4], checkpoint)
+    old = mlp()["net.0.bias"]
+    assert np.flatnonzero(bias.renew(old, np.random.default_rng(0)) != old).tolist() == [1, 4]
+    assert bias.renew(old, np.random.default_rng(0))[[1, 4]].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(

@@ -417,6 +417,23 @@ def test_no_unit_is_called_dormant(subject: Checkpoint):
     assert dormant(subject) == []
 
 
+def test_units_of_a_lone_layer_may_be_silent():
+    assert dormant(layered(6, 10, silent={0: (2, 5)})) == [(NOTE, "net.0")]
+
+
+def test_the_units_of_a_transposed_matrix_are_its_columns():
+    subject = layered(6, 10, 8, 4, unread={0: (2, 5)}, biases=False)
+    activity = unit_activity(replace(subject.layer_by_name["net.0"], transposed=True), subject, 1e-4)
+    assert activity is not None
+    assert np.flatnonzero(activity.silent).tolist() == [2, 5]
+
+
+def test_as_many_dead_as_saturated_units_are_advised_as_dead():
+    finding = only(found(silence.dormant_units, layered(6, 10, 8, 4, silent={0: (2, 5)}, unread={1: (2,)})))
+    assert (finding.evidence["dead"], finding.evidence["saturated"]) == ([2], [5])
+    assert "Recycle them" in finding.advice
+
+
 def test_a_silent_bias_alone_makes_no_unit_silent():
     subject = layered(6, 10, 8, 4)
     moments = subject.optimizers[0].parameters

@@ -363,6 +363,10 @@ EDGES: Mapping[str, Edge] = {
     "slimmed: more than half of the norms": Edge(
         normalization.norm_gain_zeros, batch_norms(2, 2, 2, 0, 0), batch_norms(2, 2, 0, 0), WARNING, NOTE
     ),
+    "slimmed: other layers do not matter": Edge(
+        normalization.norm_gain_zeros,
+        batch_norms(2, 2, 0) | stack(*[draw(8, 8)] * 4), batch_norms(2, 0, 0) | stack(*[draw(8, 8)] * 4), WARNING, NOTE,
+    ),
     "slimmed: three norms": Edge(
         normalization.norm_gain_zeros, batch_norms(2, 2, 2), batch_norms(2, 2), WARNING, NOTE
     ),
@@ -437,6 +441,10 @@ EDGES: Mapping[str, Edge] = {
     "copies of short rows in bfloat16": Edge(
         network.duplicate_units,
         stack(repeated_row(5, ml_dtypes.bfloat16)), stack(repeated_row(6, ml_dtypes.bfloat16)), WARNING,
+    ),
+    "copies of short rows in a quarter of the precision": Edge(
+        network.duplicate_units,
+        stack(repeated_row(13, ml_dtypes.float8_e4m3fn)), stack(repeated_row(14, ml_dtypes.float8_e4m3fn)), WARNING,
     ),
     "copies of short rows": Edge(
         network.duplicate_units,
