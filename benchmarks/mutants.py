@@ -57,7 +57,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/_evidence/*": (EVIDENCE,),
     "analyzers/*": (RULES, PAGES),
     "cli/fixing.py": ("fix_writing",),
-    "cli/scanning.py": ("exit_codes", "config", "cli_bad_input"),
+    "cli/scanning.py": ("exit_codes", "config"),
     "config/*": ("config baseline promises",),
     "fix.py": ("promises", "fix_writing", "fix"),
     "layers/init_rules.py": (EVIDENCE, "fix"),

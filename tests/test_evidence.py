@@ -559,12 +559,15 @@ def turned(rows: int, columns: int, seed: int = 0) -> NDArray:
         ({"net.0.weight": turned(16, 27).reshape(16, 3, 3, 3), "fc.weight": turned(4, 16)}, True),
         ({"net.0.weight": turned(2, 16)}, True),
         ({"net.0.weight": draw(1, 16)}, False),
+        ({"net.0.weight": draw(16, 1)}, False),
+        ({"net.0.weight": np.eye(8, dtype=np.float16)}, False),
         ({"net.0.weight": np.diag([1.0] * 9 + [1.01] * 3)}, False),
         ({"net.0.weight": np.vstack([np.eye(9, 12), np.full((1, 12), 1 / sqrt(12))])}, False),
         ({"net.0.weight": np.zeros((8, 8))}, False),
     ],
     ids=[
-        "fresh", "one drawn otherwise", "half precision", "kernels", "two rows", "one row", "two scales",
+        "fresh", "one drawn otherwise", "half precision", "kernels", "two rows", "one row", "one column",
+        "half precision to the bit", "two scales",
         "the last row", "zeros",
     ],
 )  # fmt: skip

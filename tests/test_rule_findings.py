@@ -140,7 +140,7 @@ SILENT: Mapping[str, tuple[Rule, Weights | Checkpoint]] = {
     ),
     "an LSTM that was trained": (recurrent.dead_gate, trained(gated())),
     "a recurrence that is not finite": (
-        recurrent.recurrent_norm, gated(weight_hh=with_gate(FORGET, np.full((8, 8), np.nan)))
+        recurrent.recurrent_norm, gated(weight_hh=with_gate(FORGET, np.where(np.eye(8) == 1, np.nan, 100)))
     ),
     "a recurrence of zeros": (recurrent.recurrent_norm, gated(weight_hh=zeroed(draw(32, 8), FORGET))),
     "a recurrence through a projection": (recurrent.recurrent_norm, gated(weight_hh=1000 * draw(32, 3))),
@@ -161,6 +161,7 @@ SILENT: Mapping[str, tuple[Rule, Weights | Checkpoint]] = {
     "counts of any size": (values.exploded_values, mlp(net__0__weight=np.full((12, 6), 10**9))),
     "a matrix without entries": (values.exploded_values, mlp(net__0__weight=np.zeros((0, 6), np.float32))),
     "a vector with a giant": (values.value_spike, mlp(net__0__bias=np.array([1] * 40 + [900], np.float32))),
+    "a spike among integers": (values.value_spike, mlp(net__0__weight=np.array([1] * 71 + [900]).reshape(12, 6))),
     "a spike in a norm": (values.value_spike, {"norm.weight": np.array([1.0] * 40 + [900.0])}),
     "one entry and otherwise zeros": (
         values.value_spike, mlp(net__0__weight=np.eye(1, 72, dtype=np.float32).reshape(12, 6))
@@ -262,6 +263,10 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
         recurrent.recurrent_norm, gated(weight_hh=with_gate(FORGET, NILPOTENT / 3000)), WARNING, "lstm.weight_hh_l0",
         {"gate": "forget", "spectral_radius": 0.0},
     ),
+    "minus infinity beside numbers above zero": (
+        values.nonfinite_values, mlp(attn_mask=np.array([[0.5, -np.inf], [0, 0]], np.float32)), ERROR, "attn_mask",
+        {"nan": 0, "infinite": 1, "count": 4, "first": [0, 1]},
+    ),
     "NaN in a mask": (
         values.nonfinite_values, mlp(attn_mask=np.array([[np.nan, -np.inf], [0, 0]], np.float32)), ERROR, "attn_mask",
         {"nan": 1, "infinite": 1, "count": 4, "first": [0, 0]},
@@ -341,6 +346,12 @@ def test_how_many_values_are_nan_tells_where_they_come_from(count: int, size: in
     (finding,) = found(values.nonfinite_values, mlp(net__0__bias=array))
     assert words in finding.message
     assert finding.evidence["first"] == [0]
+
+
+@pytest.mark.parametrize(("units", "words"), [(1, "its only bias is exactly"), (2, "all 2 biases are exactly")])
+def test_one_bias_is_not_told_as_many(units: int, words: str):
+    (finding,) = found(zeros.zero_bias, mlp(net__4__weight=draw(units, 8), net__4__bias=np.zeros(units)))
+    assert finding.message.startswith(words)
 
 
 def test_the_collapse_of_biases_is_told_with_its_members():
