@@ -27,8 +27,9 @@ import tempfile
 import time
 import tokenize
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -41,46 +42,36 @@ ENOUGH = 0.9
 
 PAGES = "docs::test_the_rules_pages_are_what_the_code_says"
 """The catalogue tells each rule's own severity, and which repair it has."""
-GENERAL = ("thresholds", "rules_weights", "promises", "exit_codes", "fix")
+RULES = "rule_findings rule_findings_network rule_findings_optimizer thresholds rules_weights"
+EVIDENCE = f"evidence {RULES}"
+GENERAL = (f"{RULES} promises", "exit_codes", "fix")
 TESTS: Mapping[str, Sequence[str]] = {
-    "analyzers/dormant_units.py": ("rule_findings_optimizer", "thresholds", PAGES),
-    "analyzers/files.py": ("rules_weights", PAGES, "torch_damage", "torch_contents"),
-    "analyzers/_acting_names.py": ("rules_weights", "torch_contents"),
-    "analyzers/optimizer.py": ("rule_findings_optimizer", "thresholds", PAGES, "optimizer_health"),
-    "analyzers/recurrent.py": ("rule_findings", "thresholds", "rules_weights", PAGES),
-    "analyzers/values.py": ("rule_findings", "thresholds", "rules_weights", PAGES),
-    "analyzers/zeros.py": ("rule_findings", "thresholds", "rules_weights", PAGES),
-    "analyzers/_evidence/downstream.py": ("rule_findings_optimizer", "thresholds", "dormant_units"),
-    "analyzers/_evidence/moments.py": ("evidence", "rule_findings_optimizer", "thresholds", "optimizer_health"),
-    "analyzers/_evidence/optimizer.py": ("evidence", "rule_findings", "rules_weights", "optimizer_evidence"),
-    "analyzers/_evidence/training.py": ("evidence", "rule_findings_optimizer", "rule_findings", "optimizer_evidence"),
-    "analyzers/_evidence/units.py": ("rule_findings_optimizer", "thresholds", "dormant_units"),
-    "analyzers/_evidence/*": (
-        "evidence",
-        "rule_findings_network",
-        "rule_findings",
-        "rule_findings_optimizer",
-        "thresholds",
-        "rules_weights",
-        "promises",
-    ),
-    "analyzers/*": ("rule_findings_network", "thresholds", "rules_weights", PAGES),
+    "analyzers/files.py": (RULES, PAGES, "torch_damage torch_contents"),
+    "analyzers/_acting_names.py": (RULES, "torch_contents"),
+    "analyzers/optimizer.py": (RULES, PAGES, "optimizer_health"),
+    "analyzers/_evidence/judgement.py": (EVIDENCE, "promises"),
+    "analyzers/_evidence/moments.py": (EVIDENCE, "optimizer_health"),
+    "analyzers/_evidence/optimizer.py": (EVIDENCE, "optimizer_evidence"),
+    "analyzers/_evidence/training.py": (EVIDENCE, "optimizer_evidence"),
+    "analyzers/_evidence/units.py": (EVIDENCE, "dormant_units"),
+    "analyzers/_evidence/*": (EVIDENCE,),
+    "analyzers/*": (RULES, PAGES),
     "cli/fixing.py": ("fix_writing",),
-    "cli/scanning.py": ("exit_codes", "config", "cli_bad_input"),
-    "config/*": ("config", "promises", "baseline"),
+    "cli/scanning.py": ("exit_codes", "config"),
+    "config/*": ("config baseline promises",),
     "fix.py": ("promises", "fix_writing", "fix"),
-    "layers/init_rules.py": ("rules_weights", "thresholds", "fix"),
+    "layers/init_rules.py": (EVIDENCE, "fix"),
     "repair/cross_check.py": ("cross_check",),
     "repair/hashing.py": ("hashing", "fix_writing"),
     "repair/torch_reader.py": ("cross_check",),
     "repair/verification.py": ("promises", "verification", "fix_writing"),
     "repair/*": ("promises", "fix_writing", "fix"),
-    "results/baseline.py": ("promises", "baseline", "identity"),
-    "results/identity.py": ("identity", "baseline", "promises"),
+    "results/baseline.py": ("baseline identity", "promises"),
+    "results/identity.py": ("baseline identity", "promises"),
     "results/report.py": ("reporter_verdicts", "promises", "exit_codes", "report_json"),
-    "scan.py": ("promises", "exit_codes", "plugins"),
+    "scan.py": ("promises plugins", "exit_codes"),
 }
-"""Pattern of modules, first match first, to the test files to run one after the other, the quickest first."""
+"""Pattern of modules, first match first, to the test files to run: one process for each string, the quickest first."""
 
 MODULES = (
     "analyzers/**/*.py",
@@ -316,15 +307,14 @@ class Copy:
         )  # fmt: skip
 
     def passes(self, tests: str, seconds: float) -> bool:
-        """Return whether a test file passes.
+        """Return whether some test files pass.
 
         Raises:
             RuntimeError: pytest found nothing to run.
             TimeoutExpired: it takes longer.
         """
-        file, colons, test = tests.partition("::")
-        arguments = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/test_{file}.py{colons}{test}")
-        run = self._python(*arguments, seconds=seconds)
+        files = [re.sub(r"^(\w+)", r"tests/test_\1.py", each) for each in tests.split()]
+        run = self._python("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files, seconds=seconds)
         if run.returncode not in (0, 1, 2):
             raise RuntimeError(f"pytest could not run {tests}:\n{run.stdout}{run.stderr}")
         return run.returncode == 0
@@ -346,24 +336,30 @@ class Copy:
 
 
 def tests_for(module: str) -> Sequence[str]:
-    """Return the test files that concern a module."""
+    """Return the test files that concern a module, by process."""
     inside = module.removeprefix("checkpoint_doctor/")
     return next((tests for pattern, tests in TESTS.items() if fnmatchcase(inside, pattern)), GENERAL)
 
 
-def time_tests(copies: Sequence[Copy], names: Sequence[str]) -> dict[str, float]:
+def time_tests(copy: Copy, name: str) -> float:
     """Run test files on the sound code, and return the seconds after which a mutant counts as hanging.
 
     Raises:
-        RuntimeError: a test file fails without any change.
+        RuntimeError: they fail without any change.
     """
-    seconds = {}
-    for name in names:
-        start = time.monotonic()
-        if not copies[0].passes(name, 600):
-            raise RuntimeError(f"the test file {name} fails on the code as it is")
-        seconds[name] = 30 + 4 * (time.monotonic() - start)
-    return seconds
+    start = time.monotonic()
+    if not copy.passes(name, 600):
+        raise RuntimeError(f"{name} fails on the code as it is")
+    return 30 + 4 * (time.monotonic() - start)
+
+
+@contextmanager
+def _borrowed(free: queue.Queue[Copy]) -> Iterator[Copy]:
+    copy = free.get()
+    try:
+        yield copy
+    finally:
+        free.put(copy)
 
 
 def main() -> int:
@@ -388,17 +384,18 @@ def main() -> int:
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="mutants") as folder, ThreadPoolExecutor(WORKERS) as pool:
         free: queue.Queue[Copy] = queue.Queue()
-        copies = [Copy(Path(folder) / str(number)) for number in range(WORKERS)]
-        for copy in copies:
-            free.put(copy)
-        seconds = time_tests(copies, names)
+        for number in range(WORKERS):
+            free.put(Copy(Path(folder) / str(number)))
+
+        def time_one(name: str) -> float:
+            with _borrowed(free) as copy:
+                return time_tests(copy, name)
+
+        seconds = dict(zip(names, pool.map(time_one, names), strict=True))
 
         def try_one(mutant: Mutant) -> str:
-            copy = free.get()
-            try:
+            with _borrowed(free) as copy:
                 return copy.try_mutant(mutant, seconds)
-            finally:
-                free.put(copy)
 
         for mutant, outcome in zip(tried, pool.map(try_one, tried), strict=True):
             counts[outcome] += 1

@@ -64,6 +64,8 @@ POLICY = {
     [
         (mlp(net__2__weight=draw(64, 100)), "net.2.weight", 0.1),
         (mlp(net__2__weight=draw(64, 100), net__2__bias=draw(64)), "net.2.bias", 0.1),
+        ({"net.0.weight": draw(64, 1), "net.0.bias": draw(64)}, "net.0.bias", 1.0),
+        ({"net.0.weight": draw(64, 1), "net.0.bias": draw(64)}, "net.0.weight", 1.0),
         ({"conv.weight": draw(16, 4, 5, 5), "fc.weight": draw(4, 16)}, "conv.weight", 0.1),
         ({"lstm.weight_ih_l0": draw(64, 5), "lstm.weight_hh_l0": draw(64, 16)}, "lstm.weight_ih_l0", 0.25),
         ({"gru.weight_ih_l0": draw(48, 5), "gru.weight_hh_l0": draw(48, 16)}, "gru.weight_hh_l0", 0.25),
@@ -74,7 +76,7 @@ POLICY = {
             sqrt(6 / 64),
         ),
     ],
-    ids=["linear", "bias", "convolution", "LSTM", "GRU", "RNN", "attention"],
+    ids=["linear", "bias", "bias of one input", "one input", "convolution", "LSTM", "GRU", "RNN", "attention"],
 )
 def test_uniform_draws_have_the_documented_width(weights: Weights, name: str, limit: float):
     initial = drawn(weights, name)
@@ -82,6 +84,15 @@ def test_uniform_draws_have_the_documented_width(weights: Weights, name: str, li
     assert f"±{limit:.3g}" in initial[0]
     assert 0.9 * limit < np.abs(initial[1]).max() <= limit
     assert abs(initial[1].mean()) < 0.2 * limit
+
+
+@pytest.mark.parametrize(("transposed", "limit"), [(False, 0.1), (True, 0.125)])
+def test_of_a_transposed_matrix_the_rows_are_the_inputs(transposed: bool, limit: float):
+    checkpoint = build_checkpoint({"net.0.weight": draw(64, 100)})
+    layer = replace(checkpoint.layers[0], transposed=transposed)
+    rule = initialization_of(checkpoint.tensors[0], layer, checkpoint)
+    assert rule is not None
+    assert f"±{limit:.3g}" in rule.words
 
 
 @pytest.mark.parametrize(
@@ -186,13 +197,16 @@ def test_only_entries_that_are_not_finite_are_drawn_anew():
         ("mlp_extractor.policy_net.0", {"format": "sb3", "algorithm": "Other"}, None),
         ("mlp_extractor.policy_net.0", PPO | {"hyperparameters": {"policy_kwargs": "{'activation_fn': ELU}"}}, "ELU"),
         ("features_extractor.cnn.0", PPO, "ReLU"),
+        ("features_extractor.linear.0", PPO, "ReLU"),
+        ("features_extractor.mlp.0", PPO, None),
         ("mlp_extractor.policy_net.0", {"hyperparameters": {"activation": "nn.GELU()"}}, "GELU"),
         ("mlp_extractor.policy_net.0", {"hyperparameters": {"policy_kwargs": "ELU"}}, None),
         ("mlp_extractor.policy_net.0", {"algorithm": "PPO"}, None),
     ],
 )
 def test_the_activation_is_the_named_one_or_the_librarys(name: str, fields: Mapping[str, Any], activation: str | None):
-    checkpoint = build_checkpoint(POLICY, **fields)
+    extractors = {f"features_extractor.{part}.0.weight": draw(8, 8) for part in ("linear", "mlp")}
+    checkpoint = build_checkpoint(POLICY | extractors, **fields)
     assert activation_of(checkpoint.layer_by_name[name], checkpoint) == activation
 
 
@@ -311,7 +325,7 @@ def test_the_size_of_the_next_step_is_that_of_the_corrected_moments():
         ({**BETAS, "eps": 1e-8}, 10, {"exp_avg": 0.0, "exp_inf": 1e-8}, 1.001e-8),
         ({"initial_accumulator_value": 0.1}, 10, {"sum": 0.1}, 0.1),
         ({}, 10, {"sum": 0.0}, 0.0),
-        ({"alpha": 0.9, "foreach": None}, 10, {"square_avg": 0.0}, 0.0),
+        ({"alpha": 0.9, "foreach": None}, 10, {"square_avg": 0.9**10}, 0.0),
         ({"alpha": 0.9}, 10, {"square_avg": 0.9**10}, None),
         ({"alpha": 0.9}, 10, {"square_avg": 0.9**10 / 2}, 0.0),
         ({"alpha": 0.9}, 262, {"square_avg": 0.9**262}, None),
@@ -345,6 +359,12 @@ def test_what_was_never_touched_has_the_value_of_the_start(
 def test_a_layer_was_trained_where_its_weights_were(seconds: Mapping[str, Any], layer: bool | None):
     checkpoint = trained(mlp(), seconds)
     assert layer_was_trained(checkpoint.layer_by_name["net.2"], checkpoint) is layer
+
+
+def test_before_the_first_update_nothing_was_trained():
+    checkpoint = build_checkpoint(mlp(), optimizer={name: {} for name in mlp()}, updates=0)
+    assert {was_trained(tensor, checkpoint) for tensor in checkpoint.tensors} == {False}
+    assert was_trained(checkpoint.tensors[0], build_checkpoint(mlp())) is None
 
 
 def test_some_rows_can_be_asked_about():
@@ -398,6 +418,11 @@ def test_a_tensor_that_no_optimizer_holds_beside_others_that_it_does():
     heard = explained({}, without=("net.2.bias",))
     assert (heard.cause, heard.held, heard.updates) == (Cause.NEVER_TRAINED, False, None)
     assert "they hold 5 other tensors" in heard.sentence
+    checkpoint = trained(mlp(net__2__bias=np.zeros(8)), without=("net.2.bias",))
+    nameless = replace(checkpoint, optimizers=(replace(checkpoint.optimizers[0], unmatched="two of one shape"),))
+    heard = explain_zeros(nameless.by_name["net.2.bias"], nameless)
+    assert (heard.cause, heard.held) == (Cause.UNKNOWN, False)
+    assert "two of one shape" in heard.sentence
     heard = explained({}, without=tuple(mlp()))
     assert (heard.cause, heard.held) == (Cause.UNKNOWN, False)
     assert "the file holds no optimizer" not in heard.sentence
@@ -452,6 +477,14 @@ def test_units_are_recycled_with_all_that_reads_them():
 
 
 LSTM = build_checkpoint(gated()).layers[0].name
+
+
+def test_a_recycled_unit_starts_without_bias():
+    checkpoint = build_checkpoint(mlp())
+    _, bias, _ = recycle(checkpoint.layer_by_name["net.0"], [1, 4], checkpoint)
+    old = mlp()["net.0.bias"]
+    assert np.flatnonzero(bias.renew(old, np.random.default_rng(0)) != old).tolist() == [1, 4]
+    assert bias.renew(old, np.random.default_rng(0))[[1, 4]].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -526,12 +559,15 @@ def turned(rows: int, columns: int, seed: int = 0) -> NDArray:
         ({"net.0.weight": turned(16, 27).reshape(16, 3, 3, 3), "fc.weight": turned(4, 16)}, True),
         ({"net.0.weight": turned(2, 16)}, True),
         ({"net.0.weight": draw(1, 16)}, False),
+        ({"net.0.weight": draw(16, 1)}, False),
+        ({"net.0.weight": np.eye(8, dtype=np.float16)}, False),
         ({"net.0.weight": np.diag([1.0] * 9 + [1.01] * 3)}, False),
         ({"net.0.weight": np.vstack([np.eye(9, 12), np.full((1, 12), 1 / sqrt(12))])}, False),
         ({"net.0.weight": np.zeros((8, 8))}, False),
     ],
     ids=[
-        "fresh", "one drawn otherwise", "half precision", "kernels", "two rows", "one row", "two scales",
+        "fresh", "one drawn otherwise", "half precision", "kernels", "two rows", "one row", "one column",
+        "half precision to the bit", "two scales",
         "the last row", "zeros",
     ],
 )  # fmt: skip

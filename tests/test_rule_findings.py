@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers import recurrent, values, zeros
-from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.analyzers import files, recurrent, values, zeros
+from checkpoint_doctor.checkpoint import Checkpoint, PickledName
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.testing import build_checkpoint, findings_of
@@ -140,7 +140,7 @@ SILENT: Mapping[str, tuple[Rule, Weights | Checkpoint]] = {
     ),
     "an LSTM that was trained": (recurrent.dead_gate, trained(gated())),
     "a recurrence that is not finite": (
-        recurrent.recurrent_norm, gated(weight_hh=with_gate(FORGET, np.full((8, 8), np.nan)))
+        recurrent.recurrent_norm, gated(weight_hh=with_gate(FORGET, np.where(np.eye(8) == 1, np.nan, 100)))
     ),
     "a recurrence of zeros": (recurrent.recurrent_norm, gated(weight_hh=zeroed(draw(32, 8), FORGET))),
     "a recurrence through a projection": (recurrent.recurrent_norm, gated(weight_hh=1000 * draw(32, 3))),
@@ -161,6 +161,7 @@ SILENT: Mapping[str, tuple[Rule, Weights | Checkpoint]] = {
     "counts of any size": (values.exploded_values, mlp(net__0__weight=np.full((12, 6), 10**9))),
     "a matrix without entries": (values.exploded_values, mlp(net__0__weight=np.zeros((0, 6), np.float32))),
     "a vector with a giant": (values.value_spike, mlp(net__0__bias=np.array([1] * 40 + [900], np.float32))),
+    "a spike among integers": (values.value_spike, mlp(net__0__weight=np.array([1] * 71 + [900]).reshape(12, 6))),
     "a spike in a norm": (values.value_spike, {"norm.weight": np.array([1.0] * 40 + [900.0])}),
     "one entry and otherwise zeros": (
         values.value_spike, mlp(net__0__weight=np.eye(1, 72, dtype=np.float32).reshape(12, 6))
@@ -262,6 +263,10 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
         recurrent.recurrent_norm, gated(weight_hh=with_gate(FORGET, NILPOTENT / 3000)), WARNING, "lstm.weight_hh_l0",
         {"gate": "forget", "spectral_radius": 0.0},
     ),
+    "minus infinity beside numbers above zero": (
+        values.nonfinite_values, mlp(attn_mask=np.array([[0.5, -np.inf], [0, 0]], np.float32)), ERROR, "attn_mask",
+        {"nan": 0, "infinite": 1, "count": 4, "first": [0, 1]},
+    ),
     "NaN in a mask": (
         values.nonfinite_values, mlp(attn_mask=np.array([[np.nan, -np.inf], [0, 0]], np.float32)), ERROR, "attn_mask",
         {"nan": 1, "infinite": 1, "count": 4, "first": [0, 0]},
@@ -302,6 +307,10 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
         WARNING, "net.2.weight",
         {"zero_fraction": 0.125, "zeros": 12, "pattern": "", "cause": "overwritten"},
     ),
+    "a zero bias of one unit": (
+        zeros.zero_bias, mlp(net__4__weight=draw(1, 8), net__4__bias=np.zeros(1)), WARNING, "net.4.bias",
+        {"zero_fraction": 1.0, "cause": "unknown", "updates": None, "held_by_optimizer": False},
+    ),
     "a zero bias": (
         zeros.zero_bias, mlp(net__2__bias=np.zeros(8)), WARNING, "net.2.bias",
         {"zero_fraction": 1.0, "cause": "unknown", "updates": None, "held_by_optimizer": False},
@@ -339,6 +348,12 @@ def test_how_many_values_are_nan_tells_where_they_come_from(count: int, size: in
     assert finding.evidence["first"] == [0]
 
 
+@pytest.mark.parametrize(("units", "words"), [(1, "its only bias is exactly"), (2, "all 2 biases are exactly")])
+def test_one_bias_is_not_told_as_many(units: int, words: str):
+    (finding,) = found(zeros.zero_bias, mlp(net__4__weight=draw(units, 8), net__4__bias=np.zeros(units)))
+    assert finding.message.startswith(words)
+
+
 def test_the_collapse_of_biases_is_told_with_its_members():
     weights = mlp(**{f"net__{n}__bias": np.zeros(mlp()[f"net.{n}.bias"].shape) for n in (0, 2, 4)})
     (finding,) = found(zeros.bias_collapse, trained(weights, {"net.4.bias": 0.0}))
@@ -357,6 +372,31 @@ def test_the_collapse_of_biases_is_told_with_its_members():
     assert {each.tensor: each.safety for each in finding.repairs} == dict.fromkeys(
         finding.evidence["tensors"], Safety.SAFE
     )
+
+
+def test_a_moment_that_is_not_finite_is_told_with_its_place():
+    weights = mlp(log_alpha=np.array(0.5))
+    subject = trained(weights, {"log_alpha": np.nan})
+    findings = list(values.nonfinite_values.examine(subject))
+    assert [(each.tensor, each.evidence["moment"], each.evidence["first"]) for each in findings] == [
+        ("log_alpha", "exp_avg", [0]),
+        ("log_alpha", "exp_avg_sq", [0]),
+    ]
+    first, second = (
+        each.repairs[0].renew(np.array([2.0, np.nan, 4.0, 0.0]), np.random.default_rng(0)) for each in findings
+    )
+    assert first.tolist() == [2.0, 0.0, 4.0, 0.0]
+    assert second.tolist() == [2.0, 3.0, 4.0, 0.0]
+    assert {each.repairs[0].safety for each in findings} == {Safety.UNSAFE}
+
+
+@pytest.mark.parametrize(
+    ("format", "member", "silent"), [("sb3", "data", True), ("sb3", "policy.pth", False), ("torch", "data", False)]
+)
+def test_classes_in_the_settings_of_an_agent_are_no_news(format: str, member: str, silent: bool):
+    name = PickledName("my.policies", "Actor", called=True, member=member)
+    checkpoint = Checkpoint("model.zip", format, (), pickled_names=(name,))
+    assert [each.severity for each in found(files.unsafe_pickle, checkpoint)] == ([] if silent else [NOTE])
 
 
 @pytest.mark.xfail(strict=True, reason="only finite values are asked whether they are above zero")

@@ -115,6 +115,7 @@ SILENT: Mapping[str, tuple[Rule, Weights | Checkpoint]] = {
     "zeros in a norm of integers": (normalization.norm_gain_zeros, norm([0, 1, 2, 3], dtype=np.int64)),
     "a norm of NaN": (normalization.norm_gain_drift, norm([np.nan, 100.0, *[1.0] * 8])),
     "a linear layer of large weights": (normalization.norm_gain_drift, mlp(net__0__weight=-100 * np.ones((12, 6)))),
+    "zeros are not negative": (normalization.norm_gain_drift, norm([0.0] * 5 + [1.0] * 5)),
     "zero-centred norms have both signs": (normalization.norm_gain_drift, negative_rms_norms()),
     "statistics of a trained norm": (normalization.norm_statistics, batch_norm()),
     "statistics of a fresh norm": (normalization.norm_statistics, batch_norm(**FRESH, weight=np.ones(8))),
@@ -133,6 +134,11 @@ SILENT: Mapping[str, tuple[Rule, Weights | Checkpoint]] = {
     ),
     "a gain as PyTorch drew it once": (
         normalization.norm_statistics, batch_norm(**FRESH, weight=UNIFORM, bias=np.zeros(8))
+    ),
+    "a single gain as PyTorch drew it once": (
+        normalization.norm_statistics,
+        {"bn.weight": np.array([0.5]), "bn.bias": np.zeros(1), "bn.running_mean": np.zeros(1),
+         "bn.running_var": np.ones(1)},
     ),
     "a norm without gain": (normalization.norm_statistics, batch_norm(**FRESH, weight=None, bias=None)),
     "moments of zero beside fresh statistics": (
@@ -242,6 +248,10 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
             "bn.running_mean", "bn.running_var", "bn.num_batches_tracked"
         )),
         WARNING, "bn.weight", {"zero_fraction": 0.125, "units": [2], "cause": "overwritten"},
+    ),
+    "a lone batch norm of zeros": (
+        normalization.norm_gain_zeros, batch_norm(weight=np.zeros(8)), ERROR, "bn.weight",
+        {"zero_fraction": 1.0, "units": list(range(8)), "cause": "unknown"},
     ),
     "a dead channel": (
         normalization.norm_gain_zeros, batch_norm(weight=zeroed(np.linspace(1, 2, 8), 2), bias=np.zeros(8)), NOTE,

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers import dormant_units as silence
 from checkpoint_doctor.analyzers import optimizer
+from checkpoint_doctor.analyzers._evidence.downstream import explain_inactivity
+from checkpoint_doctor.analyzers._evidence.units import unit_activity
 from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, ParameterGroup, Tensor
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
@@ -380,6 +382,16 @@ def test_units_whose_outgoing_weights_are_zero_are_cut_off():
     )
 
 
+def test_readers_of_another_width_cannot_be_asked():
+    subject = layered(6, 10, 8, 4, silent={0: (2, 5)})
+    layer = subject.layer_by_name["net.0"]
+    activity = unit_activity(layer, subject, 1e-4)
+    assert activity is not None
+    assert explain_inactivity(layer, activity, subject, 1e-4) is not None
+    assert explain_inactivity(replace(layer, followers=("net.4",)), activity, subject, 1e-4) is None
+    assert explain_inactivity(replace(layer, followers=(), following=None), activity, subject, 1e-4) is None
+
+
 def test_where_the_readers_are_silent_too_the_cause_lies_behind():
     subject = layered(6, 10, 8, 4, silent={0: tuple(range(10)), 1: tuple(range(8))})
     first, second = found(silence.dormant_units, subject)
@@ -403,6 +415,23 @@ def test_where_the_readers_are_silent_too_the_cause_lies_behind():
 )
 def test_no_unit_is_called_dormant(subject: Checkpoint):
     assert dormant(subject) == []
+
+
+def test_units_of_a_lone_layer_may_be_silent():
+    assert dormant(layered(6, 10, silent={0: (2, 5)})) == [(NOTE, "net.0")]
+
+
+def test_the_units_of_a_transposed_matrix_are_its_columns():
+    subject = layered(6, 10, 8, 4, unread={0: (2, 5)}, biases=False)
+    activity = unit_activity(replace(subject.layer_by_name["net.0"], transposed=True), subject, 1e-4)
+    assert activity is not None
+    assert np.flatnonzero(activity.silent).tolist() == [2, 5]
+
+
+def test_as_many_dead_as_saturated_units_are_advised_as_dead():
+    finding = only(found(silence.dormant_units, layered(6, 10, 8, 4, silent={0: (2, 5)}, unread={1: (2,)})))
+    assert (finding.evidence["dead"], finding.evidence["saturated"]) == ([2], [5])
+    assert "Recycle them" in finding.advice
 
 
 def test_a_silent_bias_alone_makes_no_unit_silent():

@@ -118,8 +118,10 @@ def with_mean(mean: float) -> NDArray:
     return spread + (mean - spread.mean()) * 4 * spread * (1 - spread) / (4 * spread * (1 - spread)).mean()
 
 
-def lstm(*, recurrent_scale: float | None = None, bias: tuple[float, ...] = ()) -> Weights:
-    """An LSTM of eight units; its forget gate has this recurrent matrix times the identity, or these biases."""
+def lstm(
+    *, recurrent_scale: float | None = None, nilpotent: float | None = None, bias: tuple[float, ...] = ()
+) -> Weights:
+    """An LSTM of eight units; its forget gate has this multiple of the identity, this entry alone, or these biases."""
     weights = {
         "lstm.weight_ih_l0": draw(32, 5),
         "lstm.weight_hh_l0": draw(32, 8, seed=1),
@@ -128,6 +130,8 @@ def lstm(*, recurrent_scale: float | None = None, bias: tuple[float, ...] = ()) 
     }
     if recurrent_scale is not None:
         weights["lstm.weight_hh_l0"][8:16] = recurrent_scale * np.eye(8)
+    if nilpotent is not None:
+        weights["lstm.weight_hh_l0"][8:16] = nilpotent * np.eye(8, k=7)
     for unit, value in enumerate(bias):
         weights["lstm.bias_ih_l0"][8 + unit] = value - 0.25
     return weights
@@ -157,12 +161,11 @@ def embedding(*rows: int) -> Weights:
     return {"embedding.weight": table}
 
 
-def near_transformers(deviation: float, mean: float, size: int = 64) -> Weights:
+def near_transformers(deviation: float, mean: float, shape: tuple[int, int] = (64, 64)) -> Weights:
     """A layer with a zero bias whose weight has exactly this deviation and mean."""
-    normal = np.random.default_rng(0).normal(size=size * 64 if size == 64 else size)
-    normal = (normal - normal.mean()) / normal.std()
-    weight = (deviation * normal + mean).reshape(-1, 64 if size == 64 else 1)
-    return {"net.0.weight": weight, "net.0.bias": np.zeros(weight.shape[0]), "net.2.weight": draw(8, weight.shape[0])}
+    normal = np.random.default_rng(0).normal(size=shape)
+    weight = deviation * (normal - normal.mean()) / normal.std() + mean
+    return {"net.0.weight": weight, "net.0.bias": np.zeros(shape[0]), "net.2.weight": draw(8, shape[0])}
 
 
 def near_orthogonal(deviation: float) -> Weights:
@@ -343,7 +346,7 @@ EDGES: Mapping[str, Edge] = {
         zeros.zero_bias, near_transformers(0.02, 0.00124), near_transformers(0.02, 0.00126), WARNING
     ),
     "size of transformers' weights": Edge(
-        zeros.zero_bias, near_transformers(0.02, 0, 65), near_transformers(0.02, 0, 63), WARNING
+        zeros.zero_bias, near_transformers(0.02, 0, (64, 1)), near_transformers(0.02, 0, (63, 1)), WARNING
     ),
     "orthogonal weights": Edge(zeros.zero_bias, near_orthogonal(9.9e-6), near_orthogonal(1.01e-5), WARNING),
     "weights of an output layer": Edge(zeros.zero_bias, small_head(0.003), small_head(0.0031), WARNING),
@@ -362,6 +365,10 @@ EDGES: Mapping[str, Edge] = {
     ),
     "slimmed: more than half of the norms": Edge(
         normalization.norm_gain_zeros, batch_norms(2, 2, 2, 0, 0), batch_norms(2, 2, 0, 0), WARNING, NOTE
+    ),
+    "slimmed: other layers do not matter": Edge(
+        normalization.norm_gain_zeros,
+        batch_norms(2, 2, 0) | stack(*[draw(8, 8)] * 4), batch_norms(2, 0, 0) | stack(*[draw(8, 8)] * 4), WARNING, NOTE,
     ),
     "slimmed: three norms": Edge(
         normalization.norm_gain_zeros, batch_norms(2, 2, 2), batch_norms(2, 2), WARNING, NOTE
@@ -408,6 +415,9 @@ EDGES: Mapping[str, Edge] = {
         recurrent.recurrent_norm, lstm(recurrent_scale=0.00101), lstm(recurrent_scale=0.00099), WARNING,
         option="smallest", moved=0.0009,
     ),
+    "recurrence whose powers vanish": Edge(
+        recurrent.recurrent_norm, lstm(nilpotent=0.1005), lstm(nilpotent=0.0995), WARNING
+    ),
     # Units
     "units cut off in half of the layers": Edge(
         network.disconnected_units,
@@ -437,6 +447,10 @@ EDGES: Mapping[str, Edge] = {
     "copies of short rows in bfloat16": Edge(
         network.duplicate_units,
         stack(repeated_row(5, ml_dtypes.bfloat16)), stack(repeated_row(6, ml_dtypes.bfloat16)), WARNING,
+    ),
+    "copies of short rows in a quarter of the precision": Edge(
+        network.duplicate_units,
+        stack(repeated_row(13, ml_dtypes.float8_e4m3fn)), stack(repeated_row(14, ml_dtypes.float8_e4m3fn)), WARNING,
     ),
     "copies of short rows": Edge(
         network.duplicate_units,
