@@ -181,6 +181,9 @@ def zero_output_layer(layer: Layer, checkpoint: Checkpoint, *, limit: float = OU
     if not layer.is_output or weight is None or not weight.is_floating or not is_zero(weight):
         return
     severity, why = judge_zeros(weight, checkpoint, layer)
+    if why.cause is Cause.NEVER_TRAINED and why.held and why.updates:
+        # It took part in every update, and each of its gradients was exactly zero: it did not wait for its turn.
+        severity = Severity.ERROR
     if severity is None or (why.cause is not Cause.OVERWRITTEN and explain_zero_weight(weight)):
         return
     repairs = [Repair(weight.name, f"uniform(-{limit}, {limit})", draw_uniform(limit))]

@@ -185,7 +185,9 @@ def bias_collapse(checkpoint: Checkpoint, *, share: float = 0.5, fewest: int = 3
     if len(collapsed) < fewest:
         return
     worst = max(collapsed, key=lambda each: each.severity)
-    is_proven = all(each.why.held and each.why.cause is not Cause.UNKNOWN for each in collapsed)
+    # Target networks are copies: what happened to them is known from their online network.
+    learned = [each for each in collapsed if each.tensor.name not in checkpoint.online_tensors]
+    is_proven = all(each.why.held and each.why.cause is not Cause.UNKNOWN for each in learned) and bool(learned)
     zeros = sum(each.tensor.size for each in collapsed)
     parameters = sum(tensor.size for tensor in checkpoint.distinct_tensors)
     yield bias_collapse.finding(

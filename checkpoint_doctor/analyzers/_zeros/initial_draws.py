@@ -29,22 +29,6 @@ def is_drawn_by_transformers(layer: Layer) -> bool:
     return bool(abs(statistics.std - 0.02) < 4 * error and abs(statistics.mean) < 4 * 0.02 / sqrt(weight.size))
 
 
-def is_drawn_by_pytorch(layer: Layer) -> bool:
-    """True where a layer's weight still is PyTorch's uniform(±1/√fan-in): no entry outside, and its deviation.
-
-    ``reset_parameters`` of ``torch.nn.Linear`` and convolutions. Training moves some entry beyond the bound, since many
-    lie next to it. The deviation may differ by four standard errors.
-    """
-    weight = layer.weight
-    if weight is None or layer.kind not in FEEDFORWARD or len(weight.shape) < 2 or weight.size < 64 or layer.transposed:
-        return False
-    statistics, bound = weight.statistics, 1 / sqrt(weight.size // weight.shape[0])
-    if statistics.std is None or not 0.9 * bound < statistics.absmax <= bound * (1 + 1e-6):
-        return False
-    # A uniform distribution's standard deviation has a standard error of 0.447 of itself, divided by the root of n.
-    return bool(abs(statistics.std - bound / sqrt(3)) < 4 * 0.447 * bound / sqrt(3 * weight.size))
-
-
 def is_drawn_orthogonally(checkpoint: Checkpoint) -> bool:
     """True where every weight matrix still is the orthogonal matrix of its initialisation: a network never trained.
 
