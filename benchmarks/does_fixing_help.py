@@ -92,7 +92,7 @@ def start_from(agent: Any, path: Path) -> None:
     agent.set_parameters(parameters)
 
 
-def count_silent(path: Path) -> int:
+def count_dormant(path: Path) -> int:
     """Return how many hidden units of a file receive no gradient, as NET001 tells it."""
     from checkpoint_doctor.analyzers.dormant_units import dormant_units
     from checkpoint_doctor.scan import open_checkpoint
@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = read_runs(options.work)
     if runs:
         files = options.work / "files"
-        write_data([{**run, "silent": [name and count_silent(files / name) for name in run["files"]]} for run in runs])
+        write_data([{**run, "silent": [name and count_dormant(files / name) for name in run["files"]]} for run in runs])
     elif not DATA.exists():
         sys.exit("no runs: train them first, with `run`")
     write_report()

@@ -46,18 +46,18 @@ class Agent:
     """What a doctor rightly says about it as published."""
 
 
-SILENT = frozenset({"NET001"})
+DORMANT = frozenset({"NET001"})
 """More than half of a layer's units never fire when the agent plays."""
 
 OVERSHOT = frozenset({"OPT003"})
 """Its linear schedule went past its end to a negative learning rate."""
 
 AGENTS = {
-    "dqn/CartPole-v1_1/CartPole-v1.zip": Agent(("q_net.q_net.4.weight",), SILENT),
-    "qrdqn/MountainCar-v0_1/MountainCar-v0.zip": Agent(("quantile_net.quantile_net.4.weight",), SILENT),
+    "dqn/CartPole-v1_1/CartPole-v1.zip": Agent(("q_net.q_net.4.weight",), DORMANT),
+    "qrdqn/MountainCar-v0_1/MountainCar-v0.zip": Agent(("quantile_net.quantile_net.4.weight",), DORMANT),
     "sac/Pendulum-v1_1/Pendulum-v1.zip": Agent(("actor.mu.0.weight", "critic.qf0.4.weight")),
     "tqc/Pendulum-v1_1/Pendulum-v1.zip": Agent(("actor.mu.0.weight", "critic.qf0.4.weight")),
-    "ddpg/Pendulum-v1_1/Pendulum-v1.zip": Agent(("actor.mu.4.weight", "critic.qf0.4.weight"), SILENT),
+    "ddpg/Pendulum-v1_1/Pendulum-v1.zip": Agent(("actor.mu.4.weight", "critic.qf0.4.weight"), DORMANT),
     "ppo/CartPole-v1_1/CartPole-v1.zip": Agent(("action_net.weight", "value_net.weight"), OVERSHOT),
     "a2c/Ant-v3_1/Ant-v3.zip": Agent(("action_net.weight", "value_net.weight")),
     "trpo/CartPole-v1_1/CartPole-v1.zip": Agent(("action_net.weight", "value_net.weight")),

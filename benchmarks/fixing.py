@@ -36,7 +36,7 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).
 """Runs a command and prints its seconds, the peak of its largest process in KiB, and its exit code."""
 
 
-def treat(patients: Iterable[Patient], options: FixOptions, folder: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
+def repair_twins(patients: Iterable[Patient], options: FixOptions, folder: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
     """Write every twin, repair it, and count what came of it; the list says what went wrong."""
     catalogue = discover()
     counts: Counter[tuple[str, str]] = Counter()
@@ -151,14 +151,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--cost-only", action="store_true", help="leave out the twins, which take minutes")
     options = parser.parse_args(arguments)
-    failures = [] if options.cost_only else treat_all(options.corpus)
+    failures = [] if options.cost_only else repair_all_twins(options.corpus)
     print(*failures, sep="\n")
     with tempfile.TemporaryDirectory() as folder:
         print(measure_cost(options.gigabytes, Path(folder)))
     return bool(failures)
 
 
-def treat_all(corpus: Path | None) -> list[str]:
+def repair_all_twins(corpus: Path | None) -> list[str]:
     """Print what came of every twin, with safe repairs alone and with all; return what went wrong."""
     patients = list(networks(steps=120))
     if corpus is not None:
@@ -166,7 +166,7 @@ def treat_all(corpus: Path | None) -> list[str]:
     failures: list[str] = []
     for title, allowed in (("safe repairs", {}), ("with --recycle --unsafe", {"recycle": True, "unsafe": True})):
         with tempfile.TemporaryDirectory() as folder:
-            counts, wrong = treat(patients, FixOptions(force=True, **allowed), Path(folder))
+            counts, wrong = repair_twins(patients, FixOptions(force=True, **allowed), Path(folder))
         print(f"{title}\n{report(counts)}\n", flush=True)
         failures += wrong
     return failures

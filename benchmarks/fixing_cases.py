@@ -23,7 +23,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 PUBLISHED = Path("rl-trained-agents/qrdqn/MountainCar-v0_1/MountainCar-v0.zip")
-"""The agent with silent units, by its path in the corpus (from the repository DLR-RM/rl-trained-agents)."""
+"""The agent with dormant units, by its path in the corpus (from the repository DLR-RM/rl-trained-agents)."""
 
 ILLNESS_SEED = 1000
 """Added to a run's seed for the training that precedes an illness, so that it shares no draw with the run."""
@@ -209,7 +209,7 @@ HEAD_STEPS = 61_440
 
 
 def recycle_published(task: str, *, weaker: bool) -> Case:
-    """Return the case of the published agent, whose silent units are recycled, on a mountain car."""
+    """Return the case of the published agent, whose dormant units are recycled, on a mountain car."""
     return Case(
         name=f"dormant-units-{task}",
         illness="dormant-units",

@@ -20,8 +20,8 @@ BEGIN = "<!-- measured: written by benchmarks/does_fixing_help.py -->"
 END = "<!-- end of what was measured -->"
 
 TITLES = {
-    "dormant-units-same-task": "Silent units, the task it has mastered",
-    "dormant-units-new-task": "Silent units, a weaker engine",
+    "dormant-units-same-task": "Dormant units, the task it has mastered",
+    "dormant-units-new-task": "Dormant units, a weaker engine",
     "lstm-biases": "LSTM biases at zero",
     "zero-head-cause-stays": "Zero head, the training code still forgets it",
     "zero-head-cause-gone": "Zero head, sound training code",
@@ -48,8 +48,8 @@ class Arm:
     """Steps of the evaluations, [evaluations]."""
     returns: NDArray
     """Mean returns, [seeds, evaluations]."""
-    silent: tuple[tuple[int | None, int | None], ...]
-    """Silent units of each seed's first and last file."""
+    dormant: tuple[tuple[int | None, int | None], ...]
+    """Dormant units of each seed's first and last file."""
 
     @property
     def averages(self) -> NDArray:
@@ -63,9 +63,9 @@ def write_data(runs: Iterable[Mapping[str, Any]]) -> None:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["case", "arm", "seed", "step", "mean_return", "dormant_units"])
         for run in sorted(runs, key=lambda run: (run["case"], run["arm"], run["seed"])):
-            silent = dict(zip((0, len(run["steps"]) - 1), run["silent"], strict=True))
+            dormant = dict(zip((0, len(run["steps"]) - 1), run["silent"], strict=True))
             for number, (step, value) in enumerate(zip(run["steps"], run["returns"], strict=True)):
-                counted = silent.get(number)
+                counted = dormant.get(number)
                 row = [run["case"], run["arm"], run["seed"], step, f"{value:.2f}", "" if counted is None else counted]
                 table.writerow(row)
 
@@ -85,7 +85,7 @@ def read_data() -> dict[str, dict[str, Arm]]:
                     seeds=tuple(sorted(seeds)),
                     steps=np.array([int(row["step"]) for row in seeds[min(seeds)]]),
                     returns=np.array([[float(row["mean_return"]) for row in seeds[seed]] for seed in sorted(seeds)]),
-                    silent=tuple((_count(seeds[seed][0]), _count(seeds[seed][-1])) for seed in sorted(seeds)),
+                    dormant=tuple((_count(seeds[seed][0]), _count(seeds[seed][-1])) for seed in sorted(seeds)),
                 )
     return cases
 
@@ -116,7 +116,7 @@ def _tables(cases: Mapping[str, Mapping[str, Arm]]) -> Iterator[str]:
         steps = next(iter(arms.values())).steps[-1]
         yield f"### {TITLES[case]}\n"
         yield f"{steps:,} steps, {' or '.join(map(str, seeds))} seeds an arm.\n"
-        yield "| trained on | at the start | half way | at the end | averaged over the run | silent units |"
+        yield "| trained on | at the start | half way | at the end | averaged over the run | dormant units |"
         yield "|---|---|---|---|---|---|"
         for name, arm in arms.items():
             half = arm.returns.shape[1] // 2
@@ -137,7 +137,7 @@ def _spread(values: NDArray) -> str:
 
 def _silence(arm: Arm) -> str:
     parts = []
-    for counted in zip(*arm.silent, strict=True):
+    for counted in zip(*arm.dormant, strict=True):
         known = [count for count in counted if count is not None]
         parts.append(f"{np.mean(known):.0f}" if known else "–")
     return " → ".join(parts)

@@ -1,4 +1,4 @@
-"""Silent units against the truth: do the units that NET001 names ever fire in real episodes?
+"""Dormant units against the truth: do the units that NET001 names ever fire in real episodes?
 
 The truth is a JSON file: for published agents, the units that never fired in 4 to 10 real episodes (``never_active``)
 and those that fired in less than 0.1 % of the steps (``rarely_active``). Run as
@@ -74,7 +74,7 @@ def share(outcomes: Sequence[Outcome], kind: str) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; return 0 where the flagged units are silent in truth."""
+    """Print the table; return 0 where the flagged units never fire."""
     parser = argparse.ArgumentParser(description="Compare NET001's units with real episodes.")
     parser.add_argument("--corpus", type=Path, default=find_corpus())
     parser.add_argument("--truth", type=Path, help=f"default: {TRUTH} beside the corpus")

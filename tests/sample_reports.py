@@ -62,7 +62,7 @@ ZERO_BIAS = Finding(
     fix=Safety.SAFE,
     advice="Look for code that resets biases after training.",
 )
-SILENT_UNITS = Finding(
+DORMANT_UNITS = Finding(
     code="NET001",
     name="dormant-units",
     severity=Severity.WARNING,
@@ -104,7 +104,7 @@ ILL = Examination(
         record("critic.qf0.0.weight", (256, 14), "critic.qf0.0", updates=None),
         record("critic.qf0.0.bias", (256,), "critic.qf0.0", updates=None, zeros=256, norm=0.0),
     ),
-    findings=(SILENT_UNITS, HIDDEN, SCHEDULE, ZERO_BIAS),
+    findings=(DORMANT_UNITS, HIDDEN, SCHEDULE, ZERO_BIAS),
     skipped=(Skipped("pytorch_variables.pth", "its pickle asks for a class that is not known"),),
 )
 HEALTHY = Examination(

@@ -324,7 +324,7 @@ def test_exit_codes_and_words(ill: Path, tmp_path: Path) -> None:
     assert "NRM001" in planned.stdout
     done = run(ill)
     assert done.returncode == 0, done.stderr
-    assert "written and proven" in done.stdout
+    assert "written and verified" in done.stdout
     again = run(ill)
     assert again.returncode == 2
     assert "exists already" in again.stdout + again.stderr

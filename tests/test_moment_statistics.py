@@ -43,14 +43,14 @@ class TestAgainstThePlainComputation:
         found = measure_moments(InMemory(first), InMemory(second))
         with np.errstate(all="ignore"):
             root = np.sqrt(second)
-            pulse = np.where(root > 0, np.abs(first) / root, np.float32(0.0))
+            ratio = np.where(root > 0, np.abs(first) / root, np.float32(0.0))
             energy = root.astype(np.float64) ** 2
         np.testing.assert_allclose(found.row_first, largest(np.abs(first), 0), rtol=1e-6)
         np.testing.assert_allclose(found.row_second, largest(root, 0), rtol=1e-6)
-        np.testing.assert_allclose(found.row_ratio, largest(pulse, 0), rtol=1e-6)
+        np.testing.assert_allclose(found.row_ratio, largest(ratio, 0), rtol=1e-6)
         if len(shape) > 1:
             np.testing.assert_allclose(found.column_second, largest(root, 1), rtol=1e-6)
-            np.testing.assert_allclose(found.column_ratio, largest(pulse, 1), rtol=1e-6)
+            np.testing.assert_allclose(found.column_ratio, largest(ratio, 1), rtol=1e-6)
         else:
             assert found.column_second is None
         assert found.total == pytest.approx(float(energy[np.isfinite(energy)].sum()), rel=1e-5)

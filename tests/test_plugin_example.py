@@ -1,4 +1,4 @@
-"""Strangers' packages: the example is installed and used, the broken and the colliding are named, the rest works."""
+"""Packages of others: the example is installed and used, the broken and the colliding are named, the rest works."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_reports import CLEAN, CLINIC, HEALTHY, ILL, RULES, SCHEDULE, SILENT_UNITS, UNREADABLE, ZERO_BIAS
+from sample_reports import CLEAN, CLINIC, HEALTHY, ILL, RULES, SCHEDULE, DORMANT_UNITS, UNREADABLE, ZERO_BIAS
 
 from checkpoint_doctor.reporters.github import reporter
 from checkpoint_doctor.results.report import Page, Report
@@ -73,7 +73,7 @@ def test_the_last_notice_has_the_verdict(report, verdict):
 
 
 def test_beyond_what_github_shows_the_worst_are_kept_and_the_rest_is_counted():
-    findings = (SCHEDULE,) * 15 + (SILENT_UNITS,) * 12 + (ZERO_BIAS,) * 11
+    findings = (SCHEDULE,) * 15 + (DORMANT_UNITS,) * 12 + (ZERO_BIAS,) * 11
     commands = annotate(Report((replace(ILL, findings=findings, skipped=()),), 1))
     assert Counter(command["level"] for command in commands) == {"error": 10, "warning": 10, "notice": 10}
     assert "; 9 more annotations not shown here" in commands[-1]["message"]

@@ -1,4 +1,4 @@
-"""The JSON reporter prints what ``wire`` says, strictly and fast enough for the largest models."""
+"""The JSON reporter prints the report JSON, strictly and fast enough for the largest models."""
 
 import json
 import time

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_reports import CLINIC, HEALTHY, ILL, ODD, ONE_HEALTHY, RULES, SILENT_UNITS, UNREADABLE, ZERO_BIAS
+from sample_reports import CLINIC, HEALTHY, ILL, ODD, ONE_HEALTHY, RULES, DORMANT_UNITS, UNREADABLE, ZERO_BIAS
 
 from checkpoint_doctor.reporters.markdown import MOST_BYTES, reporter
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
@@ -77,7 +77,7 @@ def test_no_name_breaks_the_table_or_its_code_span(path, name):
 
 
 def test_it_is_cut_below_a_megabyte_and_says_so():
-    finding = replace(SILENT_UNITS, advice="word " * 500)
+    finding = replace(DORMANT_UNITS, advice="word " * 500)
     many = tuple(replace(ILL, path=f"{n}.zip", findings=(ZERO_BIAS, finding)) for n in range(1000))
     text = write(Report(many, 1))
     assert 0.9 * MOST_BYTES < len(text.encode()) < 1 << 20

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import jsonschema
 import pytest
 from conftest import ROOT
-from sample_reports import CLINIC, HEALTHY, ILL, REPORTS, RULES, SCHEDULE, SILENT_UNITS, ZERO_BIAS
+from sample_reports import CLINIC, HEALTHY, ILL, REPORTS, RULES, SCHEDULE, DORMANT_UNITS, ZERO_BIAS
 
 from checkpoint_doctor import discover
 from checkpoint_doctor.reporters import sarif
@@ -174,7 +174,7 @@ def test_a_fingerprint_knows_rule_file_and_tensor_but_no_values(tmp_path, monkey
 
 
 def test_two_findings_about_the_same_thing_have_two_fingerprints():
-    first, second = prints(SILENT_UNITS, SILENT_UNITS)
+    first, second = prints(DORMANT_UNITS, DORMANT_UNITS)
     assert first.split(":")[0] == second.split(":")[0]
     assert (first[-2:], second[-2:]) == (":1", ":2")
 

@@ -17,7 +17,7 @@ from sample_reports import (
     ONE_ILL,
     RULES,
     SCHEDULE,
-    SILENT_UNITS,
+    DORMANT_UNITS,
     UNREADABLE,
     record,
 )
@@ -97,7 +97,7 @@ def test_names_are_shortened_in_their_middle():
 
 
 def test_long_lists_are_shortened_and_counted():
-    finding = replace(SILENT_UNITS, evidence={"units": list(range(0, 280, 2))})
+    finding = replace(DORMANT_UNITS, evidence={"units": list(range(0, 280, 2))})
     assert "units 0, 2, 4, 6, 8, 10 … and 134 more" in draw(Report((replace(ILL, findings=(finding,)),), 1))
 
 
@@ -170,8 +170,8 @@ def test_of_several_healthy_checkpoints_each_gets_one_line():
 
 
 def test_a_warning_is_shown_even_if_the_checkpoint_passes():
-    passing = replace(HEALTHY, findings=(SILENT_UNITS,))
-    assert SILENT_UNITS.message in draw(Report((HEALTHY, passing, HEALTHY), 1, fail_on=Severity.ERROR))
+    passing = replace(HEALTHY, findings=(DORMANT_UNITS,))
+    assert DORMANT_UNITS.message in draw(Report((HEALTHY, passing, HEALTHY), 1, fail_on=Severity.ERROR))
 
 
 def test_the_summary_has_the_worst_first():

@@ -478,7 +478,7 @@ EDGES: Mapping[str, Edge] = {
         network.rank_collapse, stack(rank_one(16, 2049)), stack(rank_one(16, 2048)), NOTE
     ),
     # Silence
-    "silent units": Edge(silence.dormant_units, with_silent(1), with_silent(2), NOTE, option="note", moved=0.11),
+    "dormant units": Edge(silence.dormant_units, with_silent(1), with_silent(2), NOTE, option="note", moved=0.11),
     "half of the units silent": Edge(
         silence.dormant_units, with_silent(9), with_silent(10), WARNING, NOTE, option="warning", moved=0.51
     ),
