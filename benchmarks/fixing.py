@@ -36,7 +36,9 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).
 """Runs a command and prints its seconds, the peak of its largest process in KiB, and its exit code."""
 
 
-def repair_twins(patients: Iterable[Patient], options: FixOptions, folder: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
+def repair_twins(
+    patients: Iterable[Patient], options: FixOptions, folder: Path
+) -> tuple[Counter[tuple[str, str]], list[str]]:
     """Write every twin, repair it, and count what came of it; the list says what went wrong."""
     catalogue = discover()
     counts: Counter[tuple[str, str]] = Counter()
