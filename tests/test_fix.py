@@ -211,7 +211,7 @@ def test_what_comes_to_light_and_may_not_be_repaired_is_told(tmp_path: Path) -> 
     result = repair(hide_dead_units(tmp_path), unsafe=True)
     assert result.outcome is Outcome.FIXED, result.error
     (left,) = result.summary.unfixed
-    assert (left.code, left.subject, left.why) == ("NET001", "2", "needs --recycle")
+    assert (left.code, left.subject, left.why) == ("NET001", "2", "it needs --recycle")
     assert [finding.code for finding in result.remaining if finding.severity >= Severity.WARNING] == ["NET001"]
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_reports import CLEAN, CLINIC, HEALTHY, ILL, RULES, SCHEDULE, DORMANT_UNITS, UNREADABLE, ZERO_BIAS
+from sample_reports import CLEAN, CLINIC, DORMANT_UNITS, HEALTHY, ILL, RULES, SCHEDULE, UNREADABLE, ZERO_BIAS
 
 from checkpoint_doctor.reporters.github import reporter
 from checkpoint_doctor.results.report import Page, Report

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_reports import CLINIC, HEALTHY, ILL, ODD, ONE_HEALTHY, RULES, DORMANT_UNITS, UNREADABLE, ZERO_BIAS
+from sample_reports import CLINIC, DORMANT_UNITS, HEALTHY, ILL, ODD, ONE_HEALTHY, RULES, UNREADABLE, ZERO_BIAS
 
 from checkpoint_doctor.reporters.markdown import MOST_BYTES, reporter
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import jsonschema
 import pytest
 from conftest import ROOT
-from sample_reports import CLINIC, HEALTHY, ILL, REPORTS, RULES, SCHEDULE, DORMANT_UNITS, ZERO_BIAS
+from sample_reports import CLINIC, DORMANT_UNITS, HEALTHY, ILL, REPORTS, RULES, SCHEDULE, ZERO_BIAS
 
 from checkpoint_doctor import discover
 from checkpoint_doctor.reporters import sarif

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from sample_reports import (
     CLINIC,
+    DORMANT_UNITS,
     HEALTHY,
     HIDDEN,
     ILL,
@@ -17,7 +18,6 @@ from sample_reports import (
     ONE_ILL,
     RULES,
     SCHEDULE,
-    DORMANT_UNITS,
     UNREADABLE,
     record,
 )
