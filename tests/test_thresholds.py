@@ -497,8 +497,8 @@ EDGES: Mapping[str, Edge] = {
         untouched_statistics(0.5 + 0.79 * np.linspace(-0.5, 0.5, 100)), WARNING,
     ),
     "mean of DCGAN's gains": Edge(
-        normalization.norm_statistics, untouched_statistics(near_dcgan(1.0199)), untouched_statistics(near_dcgan(1.0201)),
-        WARNING,
+        normalization.norm_statistics,
+        untouched_statistics(near_dcgan(1.0199)), untouched_statistics(near_dcgan(1.0201)), WARNING,
     ),
     "deviation of DCGAN's gains": Edge(
         normalization.norm_statistics,
