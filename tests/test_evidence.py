@@ -9,23 +9,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoint_doctor.analyzers._evidence.initial_values import initialization_of, redraw, redraw_nonfinite
-from checkpoint_doctor.analyzers._evidence.optimizer import Cause, ZeroEvidence, explain_zeros
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers import zeros
 from checkpoint_doctor.analyzers._evidence.activations import activation_of
 from checkpoint_doctor.analyzers._evidence.moments import (
-    Memory,
+    DecayRates,
+    decay_rates_of,
     effective_step,
     implied_gradient_norm,
-    memory_of,
-    second_correction,
+    second_moment_correction,
 )
+from checkpoint_doctor.analyzers._evidence.replaced_moments import find_replaced
 from checkpoint_doctor.analyzers._evidence.training import layer_was_trained, untouched_level, was_trained
-from checkpoint_doctor.analyzers._repairs.gates import renew_bias
-from checkpoint_doctor.analyzers._repairs.recycling import find_renewed, recycle
-from checkpoint_doctor.analyzers._zeros.by_design import is_drawn_orthogonally
+from checkpoint_doctor.analyzers._repairs.gates import reinitialise_bias
+from checkpoint_doctor.analyzers._repairs.initialization import (
+    initialization_of,
+    reinitialise,
+    reinitialise_nonfinite,
+)
+from checkpoint_doctor.analyzers._repairs.recycling import recycle
+from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
+from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_pytorch, is_drawn_orthogonally
 from checkpoint_doctor.analyzers.values import nonfinite_values
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.results.findings import Safety
@@ -171,7 +176,7 @@ def test_what_has_no_documented_start_is_not_drawn(weights: Weights, name: str):
     assert drawn(weights, name) is None
     checkpoint = build_checkpoint(weights)
     subject = checkpoint.by_name[name], checkpoint.layer_of[name], checkpoint
-    assert redraw(*subject) == redraw_nonfinite(*subject) == []
+    assert reinitialise(*subject) == reinitialise_nonfinite(*subject) == []
 
 
 def test_only_entries_that_are_not_finite_are_drawn_anew():
@@ -231,7 +236,7 @@ def test_recurrent_layers_squash():
 def test_a_pair_of_zero_biases_gets_a_forget_bias_of_one(changes: dict[str, Any], tensor: str, forget: float | None):
     checkpoint = build_checkpoint(gated(**changes))
     (layer,) = checkpoint.layers
-    new = renew_bias(layer, layer.tensors[tensor], 0.01).renew(np.zeros(32), np.random.default_rng(0))
+    new = reinitialise_bias(layer, layer.tensors[tensor], 0.01).renew(np.zeros(32), np.random.default_rng(0))
     others = np.r_[0:8, 16:32]
     assert ((new[others] != 0) & (np.abs(new[others]) < 0.01)).all()
     assert (new[8:16] == forget).all() if forget is not None else (np.abs(new[8:16]) < 0.01).all()
@@ -254,13 +259,13 @@ BETAS = {"betas": (0.9, 0.99)}
 @pytest.mark.parametrize(
     ("options", "state", "memory"),
     [
-        (BETAS, {"exp_avg": 1.0, "exp_avg_sq": 1.0}, Memory(-log(0.9), -log(0.99) / 2)),
-        (BETAS, {"exp_avg": 1.0, "exp_inf": 1.0}, Memory(-log(0.9), -log(0.99))),
-        (BETAS, {"exp_avg": 1.0}, Memory(-log(0.99), None)),
-        ({"betas": (0.0, 0.99)}, {"exp_avg": 1.0, "exp_avg_sq": 1.0}, Memory(inf, -log(0.99) / 2)),
-        ({"alpha": 0.99}, {"square_avg": 1.0}, Memory(None, -log(0.99) / 2)),
-        ({"momentum": 0.9}, {"momentum_buffer": 1.0}, Memory(-log(0.9), None)),
-        ({}, {"sum": 1.0}, Memory(None, 0.0)),
+        (BETAS, {"exp_avg": 1.0, "exp_avg_sq": 1.0}, DecayRates(-log(0.9), -log(0.99) / 2)),
+        (BETAS, {"exp_avg": 1.0, "exp_inf": 1.0}, DecayRates(-log(0.9), -log(0.99))),
+        (BETAS, {"exp_avg": 1.0}, DecayRates(-log(0.99), None)),
+        ({"betas": (0.0, 0.99)}, {"exp_avg": 1.0, "exp_avg_sq": 1.0}, DecayRates(inf, -log(0.99) / 2)),
+        ({"alpha": 0.99}, {"square_avg": 1.0}, DecayRates(None, -log(0.99) / 2)),
+        ({"momentum": 0.9}, {"momentum_buffer": 1.0}, DecayRates(-log(0.9), None)),
+        ({}, {"sum": 1.0}, DecayRates(None, 0.0)),
         ({"betas": (0.9,)}, {"exp_avg": 1.0, "exp_avg_sq": 1.0}, None),
         ({"betas": (0.9, 1.0)}, {"exp_avg": 1.0, "exp_avg_sq": 1.0}, None),
         ({"betas": (-0.1, 0.9)}, {"exp_avg": 1.0, "exp_avg_sq": 1.0}, None),
@@ -270,19 +275,24 @@ BETAS = {"betas": (0.9, 0.99)}
     ],
 )
 def test_an_optimizers_settings_tell_how_fast_it_forgets(
-    options: Mapping[str, Any], state: Mapping[str, Any], memory: Memory | None
+    options: Mapping[str, Any], state: Mapping[str, Any], memory: DecayRates | None
 ):
     (optimizer,) = moments_of("Adam", options, **state).optimizers
-    heard = memory_of(optimizer.parameters[0], optimizer)
-    assert heard == (memory and Memory(pytest.approx(memory.first), pytest.approx(memory.second)))
+    heard = decay_rates_of(optimizer.parameters[0], optimizer)
+    assert heard == (memory and DecayRates(pytest.approx(memory.first), pytest.approx(memory.second)))
 
 
 @pytest.mark.parametrize(
     ("memory", "pulse"),
-    [(Memory(0.1, 0.01), 0.09), (Memory(None, 0.1), None), (Memory(0.1, None), None), (Memory(inf, 0.1), None)],
+    [
+        (DecayRates(0.1, 0.01), 0.09),
+        (DecayRates(None, 0.1), None),
+        (DecayRates(0.1, None), None),
+        (DecayRates(inf, 0.1), None),
+    ],
 )
-def test_the_ratio_of_two_moments_fades_at_the_difference_of_their_rates(memory: Memory, pulse: float | None):
-    assert memory.pulse == (pulse and pytest.approx(pulse))
+def test_the_ratio_of_two_moments_fades_at_the_difference_of_their_rates(memory: DecayRates, pulse: float | None):
+    assert memory.ratio == (pulse and pytest.approx(pulse))
 
 
 @pytest.mark.parametrize(
@@ -310,7 +320,7 @@ def test_the_size_of_the_next_step_is_that_of_the_corrected_moments():
     (optimizer,) = moments_of("Adam", options, 10, exp_avg=1e-3, exp_avg_sq=1e-4).optimizers
     root = sqrt(1e-4 / (1 - 0.99**10)) + 1e-2
     assert effective_step(optimizer) == pytest.approx(1e-3 / (1 - 0.9**10) / root)
-    assert second_correction(optimizer.parameters[0], optimizer) == pytest.approx(1 - 0.99**10)
+    assert second_moment_correction(optimizer.parameters[0], optimizer) == pytest.approx(1 - 0.99**10)
     (optimizer,) = moments_of("Adam", options, 10, exp_avg=1e-3).optimizers
     assert effective_step(optimizer) is None
 
@@ -367,6 +377,29 @@ def test_before_the_first_update_nothing_was_trained():
     assert was_trained(checkpoint.tensors[0], build_checkpoint(mlp())) is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields", "untrained"),
+    [
+        ("Adam", {"updates": 0}, True),
+        ("Adam", {"updates": 0, "step": 75_000}, True),
+        ("Adam", {"updates": 1}, False),
+        ("Adam", {"step": 0}, True),
+        ("Adam", {"step": 1}, False),
+        ("Adam", {}, True),
+        ("SGD", {"step": 0}, True),
+        ("SGD", {}, False),
+    ],
+)
+def test_a_checkpoint_without_state_is_untrained_where_nothing_says_otherwise(
+    kind: str, fields: Mapping[str, Any], untrained: bool
+):
+    state: dict[str, dict[str, Any]] = {name: {} for name in mlp()}
+    assert build_checkpoint(mlp(), optimizer=state, optimizer_kind=kind, **fields).is_untrained is untrained
+    assert not build_checkpoint(mlp(), **fields | {"updates": None}).is_untrained
+    state["net.0.bias"] = {"step": 1, "exp_avg": np.zeros(12), "exp_avg_sq": np.zeros(12)}
+    assert not build_checkpoint(mlp(), optimizer=state, optimizer_kind=kind, **fields).is_untrained
+
+
 def test_some_rows_can_be_asked_about():
     second = np.full((8, 12), 1e-4)
     second[2:4] = 0
@@ -392,14 +425,14 @@ HALF = np.array([1e-4] * 4 + [0.0] * 4)
 @pytest.mark.parametrize(
     ("seconds", "rows", "cause", "words", "advice"),
     [
-        ({}, None, Cause.OVERWRITTEN, "its second moment shows 1,000 updates with gradient", "reset"),
-        ({"net.2.bias": HALF}, None, Cause.OVERWRITTEN, "under 4 of 8 zeros shows 1,000 updates", "reset"),
-        ({"net.2.bias": HALF}, slice(4, 8), Cause.NEVER_TRAINED, "its second moment is exactly zero", "bias alone"),
-        ({"net.2.bias": HALF}, slice(0, 4), Cause.OVERWRITTEN, "its second moment shows", "reset"),
-        ({"net.2.bias": 0.0}, None, Cause.NEVER_TRAINED, "exactly zero after 1,000 updates", "bias alone"),
-        ({"net.2.bias": 0.0, "net.2.weight": 0.0}, None, Cause.NEVER_TRAINED, "is exactly zero", "lies upstream"),
-        ({"net.2.bias": None}, None, Cause.NEVER_TRAINED, "5 of its 6 parameters were stepped", "bias alone"),
-        ({"net.2.bias": None, "net.2.weight": None}, None, Cause.NEVER_TRAINED, "in 1,000 updates", "lies upstream"),
+        ({}, None, Cause.OVERWRITTEN, "its second moment is not zero after 1,000 updates", "reset"),
+        ({"net.2.bias": HALF}, None, Cause.OVERWRITTEN, "is not zero at 4 of 8 zeros after 1,000 updates", "reset"),
+        ({"net.2.bias": HALF}, slice(4, 8), Cause.NEVER_TRAINED, "its second moment is exactly zero", "only the bias"),
+        ({"net.2.bias": HALF}, slice(0, 4), Cause.OVERWRITTEN, "its second moment is not zero", "reset"),
+        ({"net.2.bias": 0.0}, None, Cause.NEVER_TRAINED, "exactly zero after 1,000 updates", "only the bias"),
+        ({"net.2.bias": 0.0, "net.2.weight": 0.0}, None, Cause.NEVER_TRAINED, "is exactly zero", "inputs so large"),
+        ({"net.2.bias": None}, None, Cause.NEVER_TRAINED, "5 of its 6 parameters were updated", "only the bias"),
+        ({"net.2.bias": None, "net.2.weight": None}, None, Cause.NEVER_TRAINED, "in 1,000 updates", "inputs so large"),
         (dict.fromkeys(mlp()), None, Cause.UNKNOWN, "1,000 updates are counted but", ""),
     ],
 )  # fmt: skip
@@ -451,8 +484,8 @@ def test_zeros_among_units_that_never_learned_point_upstream_though_other_units_
     checkpoint = trained(mlp(net__2__bias=bias), {"net.2.bias": HALF, "net.2.weight": second})
     heard = explain_zeros(checkpoint.by_name["net.2.bias"], checkpoint)
     assert heard.cause is Cause.NEVER_TRAINED
-    assert "under the zeros its second moment is exactly zero" in heard.sentence
-    assert "lies upstream" in heard.advice
+    assert "at the zeros, its second moment is exactly zero" in heard.sentence
+    assert "inputs so large" in heard.advice
 
 
 # Recycling
@@ -518,7 +551,7 @@ def renewed(first: NDArray, second: NDArray, *, along_rows: bool) -> list[int] |
     weights = {"net.0.weight": draw(*second.shape)}
     state = {"net.0.weight": {"step": 100, "exp_avg": first, "exp_avg_sq": second}}
     (optimizer,) = build_checkpoint(weights, optimizer=state).optimizers
-    found = find_renewed(optimizer.parameters[0], optimizer, along_rows=along_rows)
+    found = find_replaced(optimizer.parameters[0], optimizer, along_rows=along_rows)
     return None if found is None else np.flatnonzero(found).tolist()
 
 
@@ -573,6 +606,30 @@ def turned(rows: int, columns: int, seed: int = 0) -> NDArray:
 )  # fmt: skip
 def test_an_orthogonal_network_was_never_trained(weights: Weights, fresh: bool):
     assert is_drawn_orthogonally(build_checkpoint(weights)) is fresh
+
+
+UNIFORM = np.random.default_rng(0).uniform(-0.25, 0.25, size=(16, 16))
+WITHIN = UNIFORM / np.abs(UNIFORM).max() / 4
+
+
+@pytest.mark.parametrize(
+    ("weights", "changes", "fresh"),
+    [
+        ({"net.0.weight": WITHIN}, {}, True),
+        ({"conv.weight": WITHIN.reshape(16, 4, 2, 2), "fc.weight": draw(4, 16)}, {}, True),
+        ({"net.0.weight": WITHIN}, {"transposed": True}, False),
+        ({"net.0.weight": 1.01 * WITHIN}, {}, False),
+        ({"net.0.weight": np.sign(WITHIN) / 4}, {}, False),
+        ({"net.0.weight": WITHIN**3 * 16}, {}, False),
+        ({"embedding.weight": WITHIN}, {}, False),
+        ({"norm.weight": WITHIN[0]}, {}, False),
+        ({"net.0.weight": np.full((16, 16), np.nan)}, {}, False),
+    ],
+    ids=["linear", "convolution", "transposed", "larger", "of one magnitude", "narrow", "embedding", "vector", "NaN"],
+)
+def test_a_layer_within_pytorchs_bounds_was_never_trained(weights: Weights, changes: Mapping[str, Any], fresh: bool):
+    layer = replace(build_checkpoint(weights).layers[0], **changes)
+    assert is_drawn_by_pytorch(layer) is fresh
 
 
 @pytest.mark.parametrize("name", ["attn.k_proj", "attn.key", "block.self_attn.k_lin"])

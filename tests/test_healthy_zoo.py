@@ -17,12 +17,6 @@ from tests.zoo.saving import state_dict
 from tests.zoo.training import NotTrained, Run
 
 FALSE_ALARMS = {
-    "bidirectional_lstm_at_last_step": "RNN004: the backward direction makes one step from a zero state",
-    "pruned_layer": "ZER002: the layer was pruned on purpose",
-    "head_of_a_later_stage": "NET003: the head has not been used yet",
-    "adapter_not_in_use": "ZER001: the adapter has not been used yet",
-    "observers_before_use": "VAL001: an observer that has seen nothing holds infinite extremes",
-    "energies_in_millions": "VAL002: the bias has the unit of the targets",
     "class_centers_in_the_optimizer": "OPT002: the optimizer holds parameters of the loss too",
     "random_network_distillation": "ZER003: fix would change a network that is fixed on purpose",
 }

@@ -1112,11 +1112,11 @@ def test_names_without_end_take_no_time_without_end(element):
         f"{name}x.bias": ((8,), "float32"),
         f"{name}targ": ((), "float32"),
     }
-    started = time.perf_counter()
+    started = time.process_time()
     layers = infer_layers(shapes)
     assert sorted(tensor for layer in layers for tensor in layer.parts.values()) == sorted(shapes)
     online_name(f"{name}targ", ())
-    assert time.perf_counter() - started < 2.0, "measured: below 0.2 s"
+    assert time.process_time() - started < 2.0, "measured: below 0.2 s"
 
 
 @pytest.mark.parametrize(
@@ -1132,9 +1132,9 @@ def test_names_without_end_take_no_time_without_end(element):
 )
 def test_ten_thousand_tensors_take_a_fraction_of_a_second(names):
     shapes = {name: ((64, 64) if name.endswith("weight") else (64,), "float32") for name in names}
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(infer_layers(shapes)) == 10000
-    assert time.perf_counter() - started < 2.0, "measured: 0.2 s; the rest is allowance for a busy machine"
+    assert time.process_time() - started < 2.0, "measured: 0.2 s; the rest is allowance for a busy machine"
 
 
 # --- the corpus -----------------------------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ from checkpoint_doctor.results.baseline import Baseline, Entry, apply_baseline, 
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.identity import extent_of, identify
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
-from checkpoint_doctor.scan import find_checkpoints, scan
+from checkpoint_doctor.scan import scan
+from checkpoint_doctor.sources.search import find_candidates
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 CATALOGUE = discover()
@@ -88,7 +89,7 @@ def test_a_copy_with_the_planned_values_passes():
     before = trained(sick_network())
     plan = plan_for(before)
     assert {change.purpose for change in plan.changes} == {Purpose.REPAIR, Purpose.MOMENT}
-    compare_tensors(before, copy_as_planned(sick_network(), plan), plan)
+    compare_tensors(before, copy_as_planned(sick_network(), plan), plan, {})
 
 
 @pytest.mark.parametrize("kind", ["repair", "moment"])
@@ -101,7 +102,7 @@ def test_a_copy_without_one_of_the_planned_values_does_not(kind: str):
     spoiled = [replace(each, new=wrong) if each is changes[0] else each for each in plan.changes]
     after = copy_as_planned(sick_network(), Plan(tuple(spoiled)))
     with pytest.raises(RepairFailed, match=f"{changes[0].tensor.name} does not have the planned values"):
-        compare_tensors(before, after, plan)
+        compare_tensors(before, after, plan, {})
 
 
 @pytest.mark.parametrize("fault", ["missing", "more", "renamed", "moved", "shape", "type"])
@@ -123,18 +124,22 @@ def test_a_copy_with_other_tensors_does_not(fault: str):
         copied["net.4.weight"] = copied["net.4.weight"].astype(np.float64)
     copied["net.0.bias"] = plan.changes[0].new
     with pytest.raises(RepairFailed, match="does not hold the same tensors"):
-        compare_tensors(before, build_checkpoint(copied, path="copy"), plan)
+        compare_tensors(before, build_checkpoint(copied, path="copy"), plan, {})
 
 
 def test_a_copy_with_new_damage_does_not():
     old, new = Flaw("bytes behind the end of memory"), Flaw("a wrong checksum in copy")
-    before = replace(build_checkpoint(sick_network()), flaws=(old,))
+    shard, copied_shard = Flaw("part.safetensors is cut short"), Flaw("part.new is cut short")
+    before = replace(build_checkpoint(sick_network()), flaws=(old, shard))
     plan = plan_for(before)
     copied = sick_network() | {"net.0.bias": plan.changes[0].new}
     after = build_checkpoint(copied, path="copy")
-    compare_tensors(before, replace(after, flaws=(Flaw("bytes behind the end of copy"),)), plan)
+    known = replace(after, flaws=(Flaw("bytes behind the end of copy"), copied_shard))
+    compare_tensors(before, known, plan, {Path("part.safetensors"): Path("part.new")})
+    with pytest.raises(RepairFailed, match=r"the copy is damaged: part\.new is cut short"):
+        compare_tensors(before, known, plan, {})
     with pytest.raises(RepairFailed, match="the copy is damaged: a wrong checksum in memory"):
-        compare_tensors(before, replace(after, flaws=(new,)), plan)
+        compare_tensors(before, replace(after, flaws=(new,)), plan, {})
 
 
 # Nothing changes but the bytes that were announced
@@ -213,7 +218,9 @@ def test_a_negative_learning_rate_becomes_zero_and_nothing_else_changes(tmp_path
 def test_shards_are_examined_through_their_index_and_not_again_beside_it(tmp_path: Path):
     index = sharded(tmp_path)
     for uri in (str(tmp_path), str(tmp_path.parent / "*" / "")):
-        assert [each.path for each in find_checkpoints([uri], CATALOGUE) if str(tmp_path) in each.path] == [str(index)]
+        assert [each.path for each in find_candidates([uri], CATALOGUE.suffixes) if str(tmp_path) in each.path] == [
+            str(index)
+        ]
     (examination,) = scan([tmp_path], catalogue=CATALOGUE).checkpoints
     assert len(examination.tensors) == len(sick_network())
 
@@ -223,16 +230,16 @@ def test_shards_without_an_index_and_other_files_beside_one_are_examined(tmp_pat
     torch.save({"weight": torch.ones(2, 2)}, tmp_path / "other.pt")
     (tmp_path / "inside").mkdir()
     single(tmp_path / "inside")
-    found = [Path(each.path).name for each in find_checkpoints([str(tmp_path)], CATALOGUE)]
+    found = [Path(each.path).name for each in find_candidates([str(tmp_path)], CATALOGUE.suffixes)]
     assert found == ["model.safetensors.index.json", "other.pt", "model.safetensors"]
     index.unlink()
-    found = [Path(each.path).name for each in find_checkpoints([str(tmp_path)], CATALOGUE)]
+    found = [Path(each.path).name for each in find_candidates([str(tmp_path)], CATALOGUE.suffixes)]
     assert found == ["a.safetensors", "b.safetensors", "other.pt", "model.safetensors"]
 
 
 def test_a_shard_that_is_named_is_examined(tmp_path: Path):
     sharded(tmp_path)
-    assert [each.path for each in find_checkpoints([str(tmp_path / "a.safetensors")], CATALOGUE)] == [
+    assert [each.path for each in find_candidates([str(tmp_path / "a.safetensors")], CATALOGUE.suffixes)] == [
         str(tmp_path / "a.safetensors")
     ]
 
@@ -242,17 +249,31 @@ def test_a_shard_that_is_named_is_examined(tmp_path: Path):
 
 @pytest.mark.parametrize(("held", "severity"), [(True, Severity.ERROR), (False, Severity.WARNING)])
 def test_zeros_that_no_optimizer_holds_are_no_error(held: bool, severity: Severity):
-    weights = sick_network()
-    untouched = ("net.0.weight", "net.0.bias")
+    weights = {name: np.zeros_like(array) if "bias" in name else array for name, array in sick_network().items()}
     moments = {
         name: {"step": 500, "exp_avg": np.zeros(array.shape), "exp_avg_sq": np.full(array.shape, second)}
         for name, array in weights.items()
-        for second in [0.0 if name in untouched else 1e-4]
-        if held or name != "net.0.bias"
+        for second in [0.0 if "bias" in name else 1e-4]
+        if held or "bias" not in name
     }
-    (finding,) = findings_of(zeros.zero_bias, build_checkpoint(weights, optimizer=moments, updates=500))
-    assert (finding.severity, finding.evidence["cause"]) == (severity, "never trained")
-    assert finding.evidence["held_by_optimizer"] is held
+    checkpoint = build_checkpoint(weights, optimizer=moments, updates=500)
+    (together,) = findings_of(zeros.bias_collapse, checkpoint)
+    assert (together.severity, together.evidence["cause"]) == (severity, "never trained")
+    for finding in findings_of(zeros.zero_bias, checkpoint):
+        assert (finding.severity, finding.evidence["cause"]) == (Severity.WARNING, "never trained")
+        assert finding.evidence["held_by_optimizer"] is held
+
+
+def test_zeros_of_a_layer_that_was_never_trained_are_its_initial_values():
+    weights = sick_network()
+    moments = {
+        name: {"step": 500, "exp_avg": np.zeros(array.shape), "exp_avg_sq": np.full(array.shape, second)}
+        for name, array in weights.items()
+        for second in [0.0 if name.startswith("net.0.") else 1e-4]
+    }
+    assert findings_of(zeros.zero_bias, build_checkpoint(weights, optimizer=moments, updates=500)) == []
+    moments["net.0.weight"]["exp_avg_sq"] = np.full((16, 6), 1e-4)
+    assert len(findings_of(zeros.zero_bias, build_checkpoint(weights, optimizer=moments, updates=500))) == 1
 
 
 # What is hidden does not count, and what ckdoc says about itself cannot be hidden
@@ -326,7 +347,7 @@ def test_only_repairs_that_are_allowed_are_planned(safety: Safety, allowed: set[
     found = replace(found, repairs=tuple(replace(each, safety=safety) for each in found.repairs))
     plan = plan_repairs(checkpoint, [found], allowed=frozenset(allowed))
     assert bool(plan.changes) is (why is None)
-    assert [each.why for each in plan.unfixed] == ([] if why is None else [f"needs {why}"])
+    assert [each.why for each in plan.unfixed] == ([] if why is None else [f"it needs {why}"])
 
 
 def test_a_baseline_hides_nothing_that_ckdoc_says_about_itself():

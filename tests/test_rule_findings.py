@@ -21,9 +21,9 @@ Second = Mapping[str, Any]
 
 
 def draw(*shape: int, seed: int = 0) -> NDArray:
-    """Weights between 0.1 and 1 of either sign."""
+    """Weights between 0.02 and 1 of either sign, many of them small, as in a layer that nobody pruned."""
     random = np.random.default_rng([seed, *shape])
-    return (random.uniform(0.1, 1, size=shape) * random.choice([-1, 1], size=shape)).astype(np.float32)
+    return (random.uniform(0.02, 1, size=shape) * random.choice([-1, 1], size=shape)).astype(np.float32)
 
 
 def mlp(**changes: NDArray | None) -> Weights:
@@ -118,6 +118,7 @@ SILENT: Mapping[str, tuple[Rule, Weights | Checkpoint]] = {
         recurrent.forget_gate_bias,
         build_checkpoint(gated(**NO_FORGET), optimizer={name: {} for name in gated()}, updates=0),
     ),
+    "one of two biases is redundant": (recurrent.gate_bias_collapse, gated(3, "gru", bias_hh=np.zeros(24))),
     "a zero bias of a linear layer is no gate's": (recurrent.gate_bias_collapse, mlp(net__2__bias=np.zeros(8))),
     "zero gate biases are no linear layer's": (zeros.zero_bias, gated(bias_ih=np.zeros(32), bias_hh=np.zeros(32))),
     "the cell's tanh may have any bias": (
@@ -137,6 +138,12 @@ SILENT: Mapping[str, tuple[Rule, Weights | Checkpoint]] = {
     "an LSTM of which no gate was trained": (
         recurrent.dead_gate,
         trained(gated() | mlp(), {name: 0.0 for name in gated() if "weight" in name}),
+    ),
+    "a forget gate of one step from a zero state": (
+        recurrent.dead_gate,
+        trained(gated(), {
+            "lstm.weight_hh_l0": 0.0, "lstm.weight_ih_l0": rows_of(gated()["lstm.weight_ih_l0"], FORGET, 0.0)
+        }),
     ),
     "an LSTM that was trained": (recurrent.dead_gate, trained(gated())),
     "a recurrence that is not finite": (
@@ -178,7 +185,27 @@ SILENT: Mapping[str, tuple[Rule, Weights | Checkpoint]] = {
     "all alike but for a NaN": (
         values.constant_tensor, mlp(net__0__weight=np.array([np.nan, *[0.5] * 71]).reshape(12, 6))
     ),
+    "an observer that has seen nothing": (
+        values.nonfinite_values, mlp(observer__min_val=np.array([np.inf]), observer__max_val=np.array([-np.inf, 2]))
+    ),
+    "a head whose bias has the scale of the targets": (
+        values.exploded_values, mlp(net__4__weight=np.full((4, 8), 300.0), net__4__bias=np.full(4, -1001.0))
+    ),
+    "offsets by index": (values.exploded_values, mlp(energies__weight=np.linspace(-4e4, 0, 50).reshape(50, 1))),
+    "a scale of the data": (values.exploded_values, mlp(target_std=np.array([5000.0]))),
+    "what no optimizer holds": (
+        values.exploded_values, trained(mlp(net__2__weight=np.full((8, 12), 300.0)), without=("net.2.weight",))
+    ),
     # Zeros
+    "zero weights that were never trained": (
+        zeros.zero_weights, trained(mlp(net__2__weight=np.zeros((8, 12))), {"net.2.weight": 0.0, "net.2.bias": 0.0})
+    ),
+    "zero weights that no optimizer holds": (
+        zeros.zero_weights, trained(mlp(net__2__weight=np.zeros((8, 12))), without=("net.2.weight", "net.2.bias"))
+    ),
+    "a zero bias of a layer that was never trained": (
+        zeros.zero_bias, trained(mlp(net__2__bias=np.zeros(8)), {"net.2.weight": 0.0, "net.2.bias": 0.0})
+    ),
     "an output layer is another rule's": (zeros.zero_weights, mlp(action_net__weight=np.zeros((4, 8)))),
     "integers are no weights": (zeros.zero_weights, mlp(net__2__weight=np.zeros((8, 12), np.int64))),
     "zero weights before the first update": (
@@ -223,7 +250,7 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
          "updates": 1000},
     ),
     "gate biases of zeros": (
-        recurrent.gate_bias_collapse, gated(3, "gru", bias_hh=np.zeros(24)), WARNING, "gru.bias_hh_l0",
+        recurrent.gate_bias_collapse, gated(3, "gru", bias_ih=None, bias_hh=np.zeros(24)), WARNING, "gru.bias_hh_l0",
         {"zero_fraction": 1.0, "gates": ["reset", "update", "new"], "cause": "unknown", "updates": None,
          "held_by_optimizer": False},
     ),
@@ -265,38 +292,42 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
     ),
     "minus infinity beside numbers above zero": (
         values.nonfinite_values, mlp(attn_mask=np.array([[0.5, -np.inf], [0, 0]], np.float32)), ERROR, "attn_mask",
-        {"nan": 0, "infinite": 1, "count": 4, "first": [0, 1]},
+        {"nan": 0, "infinite": 1, "count": 4, "first_index": [0, 1]},
     ),
     "NaN in a mask": (
         values.nonfinite_values, mlp(attn_mask=np.array([[np.nan, -np.inf], [0, 0]], np.float32)), ERROR, "attn_mask",
-        {"nan": 1, "infinite": 1, "count": 4, "first": [0, 0]},
+        {"nan": 1, "infinite": 1, "count": 4, "first_index": [0, 0]},
     ),
     "minus infinity in a weight": (
         values.nonfinite_values, mlp(net__0__bias=np.full(12, -np.inf)), ERROR, "net.0.bias",
-        {"nan": 0, "infinite": 12, "count": 12, "first": [0]},
+        {"nan": 0, "infinite": 12, "count": 12, "first_index": [0]},
     ),
     "an exploded layer": (
         values.exploded_values, mlp(net__2__weight=np.full((8, 12), 300.0)), WARNING, "net.2.weight",
         {"largest": 300.0, "rms": 300.0, "gain": 300.0 * np.sqrt(12)},
     ),
     "an exploded scalar": (
-        values.exploded_values, mlp(log_std=np.array(-2000.0)), WARNING, "log_std",
+        values.exploded_values, mlp(log_alpha=np.array(-2000.0)), WARNING, "log_alpha",
         {"largest": 2000.0, "rms": 2000.0, "gain": 0.0},
     ),
     "a spike": (
         values.value_spike, mlp(net__0__weight=np.array([1.0] * 71 + [-900]).reshape(12, 6)), WARNING, "net.0.weight",
-        {"places": [[11, 5]], "largest": 900.0, "bulk": 1.0},
+        {"indices": [[11, 5]], "largest": 900.0, "next_largest": 1.0},
     ),
     "a spike in a table of its own": (
         values.value_spike, {"pos": np.array([1.0] * 71 + [900]).reshape(1, 12, 6)}, WARNING, "pos",
-        {"places": [[0, 11, 5]], "largest": 900.0, "bulk": 1.0},
+        {"indices": [[0, 11, 5]], "largest": 900.0, "next_largest": 1.0},
     ),
     "a constant matrix": (
         values.constant_tensor, mlp(net__2__weight=np.full((8, 12), -0.5)), WARNING, "net.2.weight", {"value": -0.5}
     ),
     "a zero matrix": (
-        zeros.zero_weights, mlp(net__2__weight=np.zeros((8, 12))), ERROR, "net.2.weight",
+        zeros.zero_weights, mlp(net__2__weight=np.zeros((8, 12))), WARNING, "net.2.weight",
         {"zero_fraction": 1.0, "cause": "unknown", "updates": None},
+    ),
+    "a zero matrix that was overwritten": (
+        zeros.zero_weights, trained(mlp(net__2__weight=np.zeros((8, 12)))), ERROR, "net.2.weight",
+        {"zero_fraction": 1.0, "cause": "overwritten", "updates": 1000},
     ),
     "a zero matrix that was overwritten though its name excuses it": (
         zeros.zero_weights, trained(mlp(adapter__up__weight=np.zeros((8, 12)))), ERROR, "adapter.up.weight",
@@ -307,9 +338,18 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
         WARNING, "net.2.weight",
         {"zero_fraction": 0.125, "zeros": 12, "pattern": "", "cause": "overwritten"},
     ),
+    "a quarter of scattered zeros that were overwritten": (
+        zeros.partial_zeros, trained(mlp(net__2__weight=zeroed(draw(8, 12), *((n % 8, n % 12) for n in range(24))))),
+        WARNING, "net.2.weight",
+        {"zero_fraction": 0.25, "zeros": 24, "pattern": "", "cause": "overwritten"},
+    ),
     "a zero bias of one unit": (
         zeros.zero_bias, mlp(net__4__weight=draw(1, 8), net__4__bias=np.zeros(1)), WARNING, "net.4.bias",
         {"zero_fraction": 1.0, "cause": "unknown", "updates": None, "held_by_optimizer": False},
+    ),
+    "a zero bias that alone was never trained": (
+        zeros.zero_bias, trained(mlp(net__2__bias=np.zeros(8)), {"net.2.bias": 0.0}), WARNING, "net.2.bias",
+        {"zero_fraction": 1.0, "cause": "never trained", "updates": 1000, "held_by_optimizer": True},
     ),
     "a zero bias": (
         zeros.zero_bias, mlp(net__2__bias=np.zeros(8)), WARNING, "net.2.bias",
@@ -345,7 +385,7 @@ def test_how_many_values_are_nan_tells_where_they_come_from(count: int, size: in
     array[:count] = np.nan
     (finding,) = found(values.nonfinite_values, mlp(net__0__bias=array))
     assert words in finding.message
-    assert finding.evidence["first"] == [0]
+    assert finding.evidence["first_index"] == [0]
 
 
 @pytest.mark.parametrize(("units", "words"), [(1, "its only bias is exactly"), (2, "all 2 biases are exactly")])
@@ -361,7 +401,7 @@ def test_the_collapse_of_biases_is_told_with_its_members():
     assert finding.severity is ERROR
     assert finding.evidence == {
         "biases": 3,
-        "of": 3,
+        "biases_in_all": 3,
         "zeros": 24,
         "parameters": total,
         "zero_fraction": 24 / total,
@@ -378,9 +418,9 @@ def test_a_moment_that_is_not_finite_is_told_with_its_place():
     weights = mlp(log_alpha=np.array(0.5))
     subject = trained(weights, {"log_alpha": np.nan})
     findings = list(values.nonfinite_values.examine(subject))
-    assert [(each.tensor, each.evidence["moment"], each.evidence["first"]) for each in findings] == [
-        ("log_alpha", "exp_avg", [0]),
-        ("log_alpha", "exp_avg_sq", [0]),
+    assert [(each.tensor, each.evidence["moment"], each.evidence["first_index"]) for each in findings] == [
+        ("log_alpha", "exp_avg", []),
+        ("log_alpha", "exp_avg_sq", []),
     ]
     first, second = (
         each.repairs[0].renew(np.array([2.0, np.nan, 4.0, 0.0]), np.random.default_rng(0)) for each in findings

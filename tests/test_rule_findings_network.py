@@ -52,9 +52,14 @@ FRESH = {"running_mean": np.zeros(8), "running_var": np.ones(8), "num_batches_tr
 UNIFORM = np.linspace(0, 1, 8)
 
 
-def negative_rms_norms() -> Weights:
-    return {f"layers.{n}.input_layernorm.weight": np.linspace(-0.3, 0.2, 16) for n in range(2)} | {
-        f"layers.{n}.mlp.up_proj.weight": draw(16, 16, seed=n) for n in range(2)
+CENTRED = np.linspace(-0.3, 0.2, 16)
+DCGAN = 1 + 0.02 * np.array([-1.5, -1, -0.5, -0.3, 0.3, 0.5, 1, 1.5])
+
+
+def zero_centred(*gains: NDArray) -> Weights:
+    """RMS norms with these gains."""
+    return {f"layers.{n}.input_layernorm.weight": gain for n, gain in enumerate(gains)} | {
+        f"layers.{n}.mlp.up_proj.weight": draw(16, 16, seed=n) for n in range(len(gains))
     }
 
 
@@ -116,15 +121,26 @@ SILENT: Mapping[str, tuple[Rule, Weights | Checkpoint]] = {
     "a norm of NaN": (normalization.norm_gain_drift, norm([np.nan, 100.0, *[1.0] * 8])),
     "a linear layer of large weights": (normalization.norm_gain_drift, mlp(net__0__weight=-100 * np.ones((12, 6)))),
     "zeros are not negative": (normalization.norm_gain_drift, norm([0.0] * 5 + [1.0] * 5)),
-    "zero-centred norms have both signs": (normalization.norm_gain_drift, negative_rms_norms()),
+    "zero-centred norms have both signs": (normalization.norm_gain_drift, zero_centred(CENTRED, CENTRED)),
     "statistics of a trained norm": (normalization.norm_statistics, batch_norm()),
     "statistics of a fresh norm": (normalization.norm_statistics, batch_norm(**FRESH, weight=np.ones(8))),
     "statistics before the first update": (
         normalization.norm_statistics,
         build_checkpoint(batch_norm(**FRESH), optimizer={"bn.weight": {}, "bn.bias": {}}, updates=0),
     ),
-    "statistics of a norm that was counted": (
-        normalization.norm_statistics, batch_norm(**FRESH | {"num_batches_tracked": np.array(1)})
+    "gains as DCGAN draws them": (normalization.norm_statistics, batch_norm(**FRESH, weight=DCGAN)),
+    "gains of zero that were never trained": (
+        normalization.norm_gain_zeros,
+        trained(norm(np.zeros(8)) | mlp(), {"norm.weight": 0.0, "norm.bias": 0.0}),
+    ),
+    "zero-centred gains of which some are zero": (normalization.norm_gain_zeros, zero_centred(zeroed(CENTRED, [2, 5]))),
+    "zero gains beside zero-centred ones": (normalization.norm_gain_zeros, zero_centred(np.zeros(16), CENTRED)),
+    "a zero head that was never trained": (
+        network.zero_output_layer, trained(head(), {"action_net.weight": 0.0, "action_net.bias": 0.0})
+    ),
+    "a zero head that no optimizer holds": (
+        network.zero_output_layer,
+        trained(mlp(net__4__weight=np.zeros((4, 8))), without=("net.4.weight", "net.4.bias")),
     ),
     "a mean that has moved": (
         normalization.norm_statistics, batch_norm(**FRESH | {"running_mean": np.linspace(0, 1, 8)})
@@ -174,27 +190,27 @@ def test_it_is_silent(name: str):
 SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, Any]]] = {
     "units without incoming weights": (
         network.disconnected_units, mlp(net__0__weight=zeroed(draw(12, 6), [3, 7])), WARNING, "net.0.weight",
-        {"units": [3, 7], "of": 12, "side": "incoming", "cause": "unknown"},
+        {"units": [3, 7], "layer_units": 12, "side": "incoming", "cause": "unknown"},
     ),
     "units without outgoing weights": (
         network.disconnected_units, mlp(net__2__weight=zeroed(draw(8, 12), (slice(None), [3, 7]))), WARNING,
-        "net.2.weight", {"units": [3, 7], "of": 12, "side": "outgoing"},
+        "net.2.weight", {"units": [3, 7], "layer_units": 12, "side": "outgoing"},
     ),
     "recycled units": (
         network.disconnected_units, recycled(0.0, 1e-5), NOTE, "net.2.weight",
-        {"units": [3, 7], "of": 12, "side": "outgoing"},
+        {"units": [3, 7], "layer_units": 12, "side": "outgoing"},
     ),
     "recycled units that were trained since": (
         network.disconnected_units, recycled(1e-6, 1e-5), WARNING, "net.2.weight",
-        {"units": [3, 7], "of": 12, "side": "outgoing"},
+        {"units": [3, 7], "layer_units": 12, "side": "outgoing"},
     ),
     "one recycled unit of two": (
         network.disconnected_units, recycled(0.0, 1e-5, 2e-5), WARNING, "net.2.weight",
-        {"units": [3, 7], "of": 12, "side": "outgoing"},
+        {"units": [3, 7], "layer_units": 12, "side": "outgoing"},
     ),
     "units that never had a gradient were not recycled": (
         network.disconnected_units, recycled(0.0, 0.0), WARNING, "net.2.weight",
-        {"units": [3, 7], "of": 12, "side": "outgoing"},
+        {"units": [3, 7], "layer_units": 12, "side": "outgoing"},
     ),
     "inputs that an LSTM ignores": (
         network.disconnected_units,
@@ -202,11 +218,11 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
             "lstm.weight_ih_l0": zeroed(draw(32, 5), (slice(None), 4)), "lstm.weight_hh_l0": draw(32, 8),
             "lstm.bias_ih_l0": draw(32), "lstm.bias_hh_l0": draw(32),
         },
-        WARNING, "lstm.weight_ih_l0", {"units": [4], "of": 5, "side": "outgoing"},
+        WARNING, "lstm.weight_ih_l0", {"units": [4], "layer_units": 5, "side": "outgoing"},
     ),
     "words without a vector": (
         network.disconnected_units, {"embedding.weight": zeroed(draw(50, 8), [0, 7, 48, 49])}, WARNING,
-        "embedding.weight", {"units": [0, 7], "of": 50, "side": "incoming"},
+        "embedding.weight", {"units": [0, 7], "layer_units": 50, "side": "incoming"},
     ),
     "a zero head": (
         network.zero_output_layer, head(), WARNING, "action_net.weight",
@@ -224,11 +240,11 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
     ),
     "copies": (
         network.duplicate_units, mlp(net__2__weight=draw(8, 12)[[0, 1, 2, 1, 4, 1, 6, 4]]), WARNING, "net.2.weight",
-        {"groups": [[1, 3, 5], [4, 7]], "of": 8},
+        {"groups": [[1, 3, 5], [4, 7]], "rows": 8},
     ),
     "copies in an embedding": (
         network.duplicate_units, {"embedding.weight": draw(8, 12)[[0, 1, 2, 3, 4, 5, 6, 4]]}, WARNING,
-        "embedding.weight", {"groups": [[4, 7]], "of": 8},
+        "embedding.weight", {"groups": [[4, 7]], "rows": 8},
     ),
     "a matrix of rank one": (
         network.rank_collapse, mlp(net__2__weight=np.outer(draw(32), draw(40))), NOTE, "net.2.weight",
@@ -250,8 +266,31 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
         WARNING, "bn.weight", {"zero_fraction": 0.125, "units": [2], "cause": "overwritten"},
     ),
     "a lone batch norm of zeros": (
-        normalization.norm_gain_zeros, batch_norm(weight=np.zeros(8)), ERROR, "bn.weight",
+        normalization.norm_gain_zeros, batch_norm(weight=np.zeros(8)), WARNING, "bn.weight",
         {"zero_fraction": 1.0, "units": list(range(8)), "cause": "unknown"},
+    ),
+    "a lone batch norm of zeros that was overwritten": (
+        normalization.norm_gain_zeros,
+        trained(batch_norm(weight=np.zeros(8)), without=(
+            "bn.running_mean", "bn.running_var", "bn.num_batches_tracked"
+        )),
+        ERROR, "bn.weight", {"zero_fraction": 1.0, "units": list(range(8)), "cause": "overwritten"},
+    ),
+    "gains that lead down to zero": (
+        normalization.norm_gain_zeros, batch_norm(weight=[0, 0.01, *np.linspace(0.5, 1.5, 6)]), NOTE, "bn.weight",
+        {"zero_fraction": 0.125, "units": [0], "cause": "unknown"},
+    ),
+    "zero gains alone": (
+        normalization.norm_gain_zeros, zero_centred(np.zeros(16)), WARNING, "layers.0.input_layernorm.weight",
+        {"zero_fraction": 1.0, "units": list(range(16)), "cause": "unknown"},
+    ),
+    "zero gains beside ones that are not zero-centred": (
+        normalization.norm_gain_zeros, zero_centred(np.zeros(16), 1 + CENTRED), WARNING,
+        "layers.0.input_layernorm.weight", {"zero_fraction": 1.0, "units": list(range(16)), "cause": "unknown"},
+    ),
+    "small gains of one sign": (
+        normalization.norm_gain_zeros, zero_centred(zeroed(0.5 + CENTRED, 2)), WARNING,
+        "layers.0.input_layernorm.weight", {"zero_fraction": 0.0625, "units": [2], "cause": "unknown"},
     ),
     "a dead channel": (
         normalization.norm_gain_zeros, batch_norm(weight=zeroed(np.linspace(1, 2, 8), 2), bias=np.zeros(8)), NOTE,
@@ -283,27 +322,38 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
         normalization.norm_statistics, batch_norm(running_var=np.zeros(8)), ERROR, "bn.running_var",
         {"cause": "zero", "units": list(range(8))},
     ),
+    "statistics that did not move in a batch": (
+        normalization.norm_statistics, batch_norm(**FRESH | {"num_batches_tracked": np.array(1)}), WARNING,
+        "bn.running_var", {"cause": "momentum 0", "batches": 1},
+    ),
+    "statistics that did not move while the gain was trained": (
+        normalization.norm_statistics,
+        trained(batch_norm(**FRESH | {"num_batches_tracked": np.array(900)}), without=(
+            "bn.running_mean", "bn.running_var", "bn.num_batches_tracked"
+        )),
+        ERROR, "bn.running_var", {"cause": "momentum 0", "batches": 900},
+    ),
     "statistics that were never updated": (
-        normalization.norm_statistics, batch_norm(**FRESH), ERROR, "bn.running_var", {"cause": "never updated"}
+        normalization.norm_statistics, batch_norm(**FRESH), WARNING, "bn.running_var", {"cause": "never updated"}
     ),
     "statistics that were never updated, of a file without counts": (
-        normalization.norm_statistics, batch_norm(**FRESH | {"num_batches_tracked": None}), ERROR, "bn.running_var",
+        normalization.norm_statistics, batch_norm(**FRESH | {"num_batches_tracked": None}), WARNING, "bn.running_var",
         {"cause": "never updated"},
     ),
     "a uniform gain beside a bias that was trained": (
-        normalization.norm_statistics, batch_norm(**FRESH, weight=UNIFORM), ERROR, "bn.running_var",
+        normalization.norm_statistics, batch_norm(**FRESH, weight=UNIFORM), WARNING, "bn.running_var",
         {"cause": "never updated"},
     ),
     "a uniform gain without bias": (
-        normalization.norm_statistics, batch_norm(**FRESH, weight=UNIFORM, bias=None), ERROR, "bn.running_var",
+        normalization.norm_statistics, batch_norm(**FRESH, weight=UNIFORM, bias=None), WARNING, "bn.running_var",
         {"cause": "never updated"},
     ),
     "gains beyond a uniform draw": (
-        normalization.norm_statistics, batch_norm(**FRESH, weight=UNIFORM + 0.1, bias=np.zeros(8)), ERROR,
+        normalization.norm_statistics, batch_norm(**FRESH, weight=UNIFORM + 0.1, bias=np.zeros(8)), WARNING,
         "bn.running_var", {"cause": "never updated"},
     ),
     "gains below a uniform draw": (
-        normalization.norm_statistics, batch_norm(**FRESH, weight=UNIFORM - 0.1, bias=np.zeros(8)), ERROR,
+        normalization.norm_statistics, batch_norm(**FRESH, weight=UNIFORM - 0.1, bias=np.zeros(8)), WARNING,
         "bn.running_var", {"cause": "never updated"},
     ),
     "gains of one that received gradient": (

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers import dormant_units as silence
 from checkpoint_doctor.analyzers import optimizer
-from checkpoint_doctor.analyzers._evidence.downstream import explain_inactivity
-from checkpoint_doctor.analyzers._evidence.units import unit_activity
+from checkpoint_doctor.analyzers._evidence.gradient_activity import unit_activity
+from checkpoint_doctor.analyzers._evidence.inactivity_causes import find_inactivity_causes
 from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, ParameterGroup, Tensor
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
@@ -244,7 +244,7 @@ def test_a_repair_of_what_an_optimizer_keeps_is_within_the_contract():
     ("seconds", "words", "advice"),
     [
         ({"net.2.weight": 0.0, "net.2.bias": 0.0}, "4 others: every gradient was exactly zero", "saturated"),
-        ({"net.2.weight": None, "net.2.bias": None}, "4 others: no gradient ever came", "requires_grad"),
+        ({"net.2.weight": None, "net.2.bias": None}, "4 others: it received no gradient", "requires_grad"),
         ({"net.2.weight": None, "net.2.bias": 0.0}, "4 others: every gradient was exactly zero", "requires_grad"),
         ({"net.2.weight": 0.0}, "5 others: every gradient was exactly zero", "saturated"),
     ],
@@ -329,7 +329,8 @@ def test_dead_units_are_told_in_full():
         "cut_off": [],
     }
     assert finding.message == (
-        "3 of 10 units receive no gradient (30%): 1 never learned, 2 stopped about 130 updates ago; 3 by dead ReLUs"
+        "3 of 10 units receive no gradient (30%): 1 never received one, 2 have received none for about 130 updates; "
+        "3 dead ReLUs"
     )
     assert "Recycle them" in finding.advice
     assert [(each.tensor, each.safety) for each in finding.repairs] == [
@@ -342,7 +343,7 @@ def test_dead_units_are_told_in_full():
 @pytest.mark.parametrize(
     ("activation", "told_as", "advice", "recycled"),
     [
-        ("ReLU", "2 by dead ReLUs", "Recycle", True),
+        ("ReLU", "2 dead ReLUs", "Recycle", True),
         ("ELU", "2 with an output of 0", "", True),
         ("Tanh", "2 with an output of 0", "", False),
     ],
@@ -361,7 +362,7 @@ def test_units_that_their_readers_do_not_hear_are_dead(activation: str, told_as:
 
 @pytest.mark.parametrize(
     ("activation", "told_as"),
-    [("Tanh", "2 by saturation"), ("ReLU", "2 with an output that passes no gradient back")],
+    [("Tanh", "2 saturated"), ("ReLU", "2 with an output that passes no gradient back")],
 )
 def test_units_that_their_readers_hear_are_saturated(activation: str, told_as: str):
     subject = layered(6, 10, 8, 4, silent={0: (2, 5)}, hyperparameters={"activation": activation})
@@ -378,7 +379,7 @@ def test_units_whose_outgoing_weights_are_zero_are_cut_off():
     evidence = finding.evidence
     assert (evidence["cut_off"], evidence["dead"], evidence["saturated"]) == ([2], [5], [8])
     assert finding.message.endswith(
-        "1 by dead ReLUs, 1 with an output that passes no gradient back, 1 cut off by zero weights"
+        "1 dead ReLU, 1 with an output that passes no gradient back, 1 cut off by zero outgoing weights"
     )
 
 
@@ -387,17 +388,17 @@ def test_readers_of_another_width_cannot_be_asked():
     layer = subject.layer_by_name["net.0"]
     activity = unit_activity(layer, subject, 1e-4)
     assert activity is not None
-    assert explain_inactivity(layer, activity, subject, 1e-4) is not None
-    assert explain_inactivity(replace(layer, followers=("net.4",)), activity, subject, 1e-4) is None
-    assert explain_inactivity(replace(layer, followers=(), following=None), activity, subject, 1e-4) is None
+    assert find_inactivity_causes(layer, activity, subject, 1e-4) is not None
+    assert find_inactivity_causes(replace(layer, followers=("net.4",)), activity, subject, 1e-4) is None
+    assert find_inactivity_causes(replace(layer, followers=(), following=None), activity, subject, 1e-4) is None
 
 
 def test_where_the_readers_are_silent_too_the_cause_lies_behind():
     subject = layered(6, 10, 8, 4, silent={0: tuple(range(10)), 1: tuple(range(8))})
     first, second = found(silence.dormant_units, subject)
     assert [told(first), told(second)] == [(WARNING, "net.0"), (ERROR, "net.2")]
-    assert "the cause lies behind it" in first.message
-    assert "Look behind this layer" in first.advice
+    assert "the cause is closer to the output" in first.message
+    assert "Look at the layers behind this one" in first.advice
     assert (first.evidence["dead"], first.evidence["saturated"], first.repairs) == ([], [], ())
 
 
@@ -425,7 +426,7 @@ def test_the_units_of_a_transposed_matrix_are_its_columns():
     subject = layered(6, 10, 8, 4, unread={0: (2, 5)}, biases=False)
     activity = unit_activity(replace(subject.layer_by_name["net.0"], transposed=True), subject, 1e-4)
     assert activity is not None
-    assert np.flatnonzero(activity.silent).tolist() == [2, 5]
+    assert np.flatnonzero(activity.inactive).tolist() == [2, 5]
 
 
 def test_as_many_dead_as_saturated_units_are_advised_as_dead():

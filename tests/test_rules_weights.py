@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers import files, network, normalization, recurrent, values, zeros
+from checkpoint_doctor.analyzers import files, network, normalization, optimizer, recurrent, values, zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, PickledName
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity
@@ -20,7 +20,7 @@ NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
 Weights = dict[str, NDArray]
 
 
-def mlp(**changes: NDArray) -> Weights:
+def fresh_mlp() -> Weights:
     """A network as PyTorch starts it: 6 inputs, two hidden layers of 32, 4 outputs."""
     random = np.random.default_rng(0)
 
@@ -28,13 +28,22 @@ def mlp(**changes: NDArray) -> Weights:
         limit = 1 / np.sqrt(shape[-1] if len(shape) > 1 else 32)
         return random.uniform(-limit, limit, size=shape).astype(np.float32)
 
-    weights = {
+    return {
         "net.0.weight": draw(32, 6),
         "net.0.bias": draw(32),
         "net.2.weight": draw(32, 32),
         "net.2.bias": draw(32),
         "net.4.weight": draw(4, 32),
         "net.4.bias": draw(4),
+    }
+
+
+def mlp(**changes: NDArray) -> Weights:
+    """The same network after training, which moved its weights beyond the bounds of their initialisation."""
+    random = np.random.default_rng(1)
+    weights = {
+        name: (array + random.normal(0, 0.05, size=array.shape)).astype(np.float32)
+        for name, array in fresh_mlp().items()
     }
     return weights | {name.replace("__", "."): array for name, array in changes.items()}
 
@@ -115,6 +124,20 @@ def batch_norm_net(**changes: NDArray) -> Weights:
     return weights | {name.replace("__", "."): array for name, array in changes.items()}
 
 
+def moments(shape: tuple[int, ...], second: float, step: int = 1000) -> dict[str, object]:
+    return {"step": step, "exp_avg": np.full(shape, second / 10), "exp_avg_sq": np.full(shape, second)}
+
+
+def trained(weights: Weights, **seconds: float | None) -> Checkpoint:
+    """A checkpoint whose optimizer holds everything, with the second moments given (1e-4 where not)."""
+    named = {name.replace("__", "."): second for name, second in seconds.items()}
+    state = {}
+    for name, array in weights.items():
+        second = named.get(name, 1e-4)
+        state[name] = {} if second is None else moments(array.shape, second)
+    return build_checkpoint(weights, optimizer=state, updates=1000)
+
+
 FAMILY = {
     "values": [
         values.nonfinite_values,
@@ -158,13 +181,18 @@ HEALTHY: Mapping[str, Callable[[], Weights]] = {
         bn1__bias=np.zeros(16, np.float32),
         bn1__running_mean=np.zeros(16, np.float32),
         bn1__running_var=np.ones(16, np.float32),
+        bn1__num_batches_tracked=np.array(0),
     ),
     "a codebook that follows moving averages": lambda: mlp(
         vq___ema_w=np.random.default_rng(0).normal(scale=5000, size=(64, 16)).astype(np.float32),
         vq___ema_cluster_size=np.geomspace(0.001, 5e4, 64).astype(np.float32),
         vq__embedding__weight=np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32),
     ),
-    "a fresh network": mlp,
+    "a fresh network": fresh_mlp,
+    "a fresh network whose biases were set to zero": lambda: {
+        name: np.zeros_like(array) if name.endswith("bias") else array for name, array in fresh_mlp().items()
+    },
+    "a trained network": mlp,
     "an LSTM": lstm,
     "a GRU": lambda: lstm(gates=3, prefix="gru."),
     "a network with layer norm": layer_norm_mlp,
@@ -189,7 +217,7 @@ HEALTHY: Mapping[str, Callable[[], Weights]] = {
         f"model.layers.{i}.{name}": array
         for i in range(3)
         for name, array in {
-            "input_layernorm.weight": np.zeros(32, np.float32),
+            "input_layernorm.weight": np.linspace(-0.2, 0.3, 32, dtype=np.float32) * (np.arange(32) % 4 > 0) * i,
             "mlp.up_proj.weight": mlp()["net.2.weight"],
         }.items()
     },
@@ -208,7 +236,7 @@ def test_what_is_normal_has_no_finding(name: str):
     assert found == []
 
 
-ILL: Mapping[str, tuple[Rule, Weights, str, Severity]] = {
+ILL: Mapping[str, tuple[Rule, Weights | Checkpoint, str, Severity]] = {
     "one NaN": (values.nonfinite_values, changed("net.2.weight", put((1, 2), np.nan)), "net.2.weight", ERROR),
     "one infinity": (values.nonfinite_values, changed("net.2.bias", put(3, -np.inf)), "net.2.bias", ERROR),
     "NaN in a running mean": (
@@ -243,19 +271,43 @@ ILL: Mapping[str, tuple[Rule, Weights, str, Severity]] = {
         "net.2.weight",
         WARNING,
     ),
-    "a zero matrix": (zeros.zero_weights, changed("net.2.weight", put(..., 0)), "net.2.weight", ERROR),
+    "a zero matrix": (zeros.zero_weights, changed("net.2.weight", put(..., 0)), "net.2.weight", WARNING),
+    "a zero matrix over trained weights": (
+        zeros.zero_weights,
+        trained(changed("net.2.weight", put(..., 0))),
+        "net.2.weight",
+        ERROR,
+    ),
     "15 % scattered zeros": (zeros.partial_zeros, changed("net.2.weight", scatter(0.15)), "net.2.weight", WARNING),
-    "40 % scattered zeros": (zeros.partial_zeros, changed("net.2.weight", scatter(0.40)), "net.2.weight", ERROR),
+    "40 % scattered zeros": (zeros.partial_zeros, changed("net.2.weight", scatter(0.40)), "net.2.weight", WARNING),
+    "40 % scattered zeros over trained weights": (
+        zeros.partial_zeros,
+        trained(changed("net.2.weight", scatter(0.40))),
+        "net.2.weight",
+        ERROR,
+    ),
     "a zero bias": (zeros.zero_bias, changed("net.2.bias", put(..., 0)), "net.2.bias", WARNING),
     "30.9 % of a gain": (
         normalization.norm_gain_zeros,
         changed("head.1.weight", scatter(0.309), layer_norm_mlp()),
+        "head.1.weight",
+        WARNING,
+    ),
+    "30.9 % of a gain that was trained": (
+        normalization.norm_gain_zeros,
+        trained(changed("head.1.weight", scatter(0.309), layer_norm_mlp())),
         "head.1.weight",
         ERROR,
     ),
     "a whole gain": (
         normalization.norm_gain_zeros,
         changed("head.1.weight", put(..., 0), layer_norm_mlp()),
+        "head.1.weight",
+        WARNING,
+    ),
+    "a whole gain that was trained": (
+        normalization.norm_gain_zeros,
+        trained(changed("head.1.weight", put(..., 0), layer_norm_mlp())),
         "head.1.weight",
         ERROR,
     ),
@@ -285,6 +337,18 @@ ILL: Mapping[str, tuple[Rule, Weights, str, Severity]] = {
             bn1__num_batches_tracked=np.array(0),
         ),
         "bn1.running_var",
+        WARNING,
+    ),
+    "statistics never updated beside a trained gain": (
+        normalization.norm_statistics,
+        trained(
+            batch_norm_net(
+                bn1__running_mean=np.zeros(16, np.float32),
+                bn1__running_var=np.ones(16, np.float32),
+                bn1__num_batches_tracked=np.array(0),
+            )
+        ),
+        "bn1.running_var",
         ERROR,
     ),
     "gate biases of forty": (
@@ -295,7 +359,7 @@ ILL: Mapping[str, tuple[Rule, Weights, str, Severity]] = {
     ),
     "GRU biases": (
         recurrent.gate_bias_collapse,
-        changed("gru.bias_hh_l0", put(..., 0), lstm(gates=3, prefix="gru.")),
+        changed("gru.bias_hh_l0", put(..., 0), changed("gru.bias_ih_l0", put(..., 0), lstm(gates=3, prefix="gru."))),
         "gru.bias_hh_l0",
         WARNING,
     ),
@@ -335,8 +399,8 @@ ILL: Mapping[str, tuple[Rule, Weights, str, Severity]] = {
 
 @pytest.mark.parametrize("name", ILL)
 def test_what_is_ill_is_found_on_its_tensor(name: str):
-    rule, weights, tensor, severity = ILL[name]
-    found = findings_of(rule, build_checkpoint(weights))
+    rule, subject, tensor, severity = ILL[name]
+    found = findings_of(rule, subject if isinstance(subject, Checkpoint) else build_checkpoint(subject))
     assert (tensor, severity) in {(finding.tensor, finding.severity) for finding in found}
 
 
@@ -451,32 +515,29 @@ def test_all_biases_zero_is_one_pattern_with_all_its_members():
     assert len(findings_of(zeros.zero_bias, build_checkpoint(weights))) == 3
 
 
-def moments(shape: tuple[int, ...], second: float, step: int = 1000) -> dict[str, object]:
-    return {"step": step, "exp_avg": np.full(shape, second / 10), "exp_avg_sq": np.full(shape, second)}
-
-
-def trained(weights: Weights, **seconds: float | None) -> Checkpoint:
-    """A checkpoint whose optimizer holds everything, with the second moments given (1e-4 where not)."""
-    named = {name.replace("__", "."): second for name, second in seconds.items()}
-    state = {}
-    for name, array in weights.items():
-        second = named.get(name, 1e-4)
-        state[name] = {} if second is None else moments(array.shape, second)
-    return build_checkpoint(weights, optimizer=state, updates=1000)
-
-
 @pytest.mark.parametrize(
     ("seconds", "severity", "cause"),
     [
         ({}, ERROR, "overwritten"),
         ({"net__2__bias": 0.0}, WARNING, "never trained"),
         ({"net__2__bias": None}, WARNING, "never trained"),
-        ({"net__2__bias": 0.0, "net__2__weight": 0.0}, ERROR, "never trained"),
     ],
 )
 def test_the_optimizer_decides_what_a_zero_bias_means(seconds, severity, cause):
     (finding,) = findings_of(zeros.zero_bias, trained(changed("net.2.bias", put(..., 0)), **seconds))
     assert (finding.severity, finding.evidence["cause"]) == (severity, cause)
+
+
+@pytest.mark.parametrize("second", [0.0, None])
+def test_a_zero_bias_of_a_layer_that_was_never_trained_is_reported_with_its_layer(second: float | None):
+    checkpoint = trained(changed("net.2.bias", put(..., 0)), net__2__bias=second, net__2__weight=second)
+    assert findings_of(zeros.zero_bias, checkpoint) == []
+    (finding,) = findings_of(optimizer.untrained_tensor, checkpoint)
+    assert (finding.severity, finding.layer, finding.evidence["tensors"]) == (
+        WARNING,
+        "net.2",
+        ["net.2.weight", "net.2.bias"],
+    )
 
 
 def test_zero_biases_before_the_first_update_have_no_finding():

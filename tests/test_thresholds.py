@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers import dormant_units as silence
-from checkpoint_doctor.analyzers import network, normalization, optimizer, recurrent, values, zeros
+from checkpoint_doctor.analyzers import network, normalization, optimizer, policy, recurrent, values, zeros
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import Rule
@@ -24,9 +24,9 @@ Weights = dict[str, NDArray]
 
 
 def draw(*shape: int, seed: int = 0) -> NDArray:
-    """Weights between 0.1 and 1 of either sign: no zeros, no giants, no rows alike, of no special distribution."""
+    """Weights between 0.02 and 1 of either sign: no zeros, no giants, no rows alike, of no special distribution."""
     random = np.random.default_rng(seed)
-    return (random.uniform(0.1, 1, size=shape) * random.choice([-1, 1], size=shape)).astype(np.float32)
+    return (random.uniform(0.02, 1, size=shape) * random.choice([-1, 1], size=shape)).astype(np.float32)
 
 
 def same(shape: tuple[int, ...], magnitude: float) -> NDArray:
@@ -57,6 +57,27 @@ def with_zero_rows(count: int, *shape: int, seed: int = 0) -> NDArray:
     return matrix
 
 
+def with_small(count: int, magnitude: float) -> NDArray:
+    """300 weights of either sign with a median magnitude of 1, so many of which have this one."""
+    small, middle, large = np.full(count, magnitude), np.linspace(0.5, 0.999, 150 - count), np.linspace(1.001, 2, 150)
+    weights: NDArray = np.concatenate([small, middle, large]) * np.resize([1, -1], 300)
+    return weights
+
+
+def on_grid(levels: int, count: int) -> NDArray:
+    """So many weights of either sign with so many distinct magnitudes, evenly from 0.06 to 1."""
+    signs = np.where(np.arange(count) // levels % 2, -1, 1)
+    return np.resize(np.linspace(0.06, 1, levels), count) * signs
+
+
+def sparse(weights: NDArray) -> Weights:
+    """A layer of 20 columns in which a quarter of the places is zero at random, and these weights are in the others."""
+    size = -(-weights.size * 4 // 3 // 20) * 20
+    matrix = np.zeros(size)
+    matrix[np.sort(np.random.default_rng(0).permutation(size)[: weights.size])] = weights
+    return stack(matrix.reshape(-1, 20))
+
+
 def stack(*matrices: NDArray) -> Weights:
     """A network of linear layers."""
     return {f"net.{2 * number}.weight": matrix for number, matrix in enumerate(matrices)}
@@ -78,13 +99,13 @@ def layer_norm(gain: NDArray) -> Weights:
     return {"norm.weight": gain.astype(np.float32), "norm.bias": np.full(gain.size, 0.5, np.float32)}
 
 
-def batch_norms(*zeros: int, bias: float = 0.5, size: int = 10) -> Weights:
-    """Batch norms with so many zero gains each."""
+def batch_norms(*zeros: int, bias: float = 0.5, size: int = 10, last: float = 1.5) -> Weights:
+    """Batch norms with so many zero gains each, the others 1.5 but for the last."""
     return {
         name: np.asarray(array, np.float32)
         for number, count in enumerate(zeros)
         for name, array in {
-            f"stage{number}.bn.weight": [0.0] * count + [1.5] * (size - count),
+            f"stage{number}.bn.weight": [0.0] * count + [1.5] * (size - count - 1) + [last],
             f"stage{number}.bn.bias": [bias] * size,
             f"stage{number}.bn.running_mean": [0.5] * size,
             f"stage{number}.bn.running_var": [0.5] * size,
@@ -93,14 +114,14 @@ def batch_norms(*zeros: int, bias: float = 0.5, size: int = 10) -> Weights:
 
 
 def rms_norms(*means: float) -> Weights:
-    """RMS norms of four gains with these means, one of which is zero."""
+    """RMS norms of four gains, one of which is zero and the others this number and twice this number."""
     return {
         f"model.layers.{number}.input_layernorm.weight": np.array([0, mean, 2 * mean, mean], np.float32)
         for number, mean in enumerate(means)
     } | {f"model.layers.{number}.mlp.up_proj.weight": draw(4, 4, seed=number) for number in range(len(means))}
 
 
-def untouched_statistics(gain: NDArray) -> Weights:
+def untouched_statistics(gain: NDArray, batches: int = 0) -> Weights:
     """A batch norm whose running statistics are those of the start, under a gain and a bias of zeros."""
     size = gain.size
     return {
@@ -108,7 +129,7 @@ def untouched_statistics(gain: NDArray) -> Weights:
         "bn.bias": np.zeros(size, np.float32),
         "bn.running_mean": np.zeros(size, np.float32),
         "bn.running_var": np.ones(size, np.float32),
-        "bn.num_batches_tracked": np.array(0),
+        "bn.num_batches_tracked": np.array(batches),
     }
 
 
@@ -116,6 +137,13 @@ def with_mean(mean: float) -> NDArray:
     """A hundred numbers from 0 to 1 with this mean and about the variance of a uniform draw."""
     spread: NDArray = np.linspace(0, 1, 100) ** (1 / mean - 1)
     return spread + (mean - spread.mean()) * 4 * spread * (1 - spread) / (4 * spread * (1 - spread)).mean()
+
+
+def near_dcgan(mean: float, deviation: float = 0.02) -> NDArray:
+    """A hundred gains of exactly this mean and deviation."""
+    normal = np.random.default_rng(0).normal(size=100)
+    gain: NDArray = mean + deviation * (normal - normal.mean()) / normal.std()
+    return gain
 
 
 def lstm(
@@ -165,6 +193,18 @@ def near_transformers(deviation: float, mean: float, shape: tuple[int, int] = (6
     """A layer with a zero bias whose weight has exactly this deviation and mean."""
     normal = np.random.default_rng(0).normal(size=shape)
     weight = deviation * (normal - normal.mean()) / normal.std() + mean
+    return {"net.0.weight": weight, "net.0.bias": np.zeros(shape[0]), "net.2.weight": draw(8, shape[0])}
+
+
+def near_pytorch(*, largest: float = 1.0, deviation: float | None = None, shape: tuple[int, int] = (8, 8)) -> Weights:
+    """A layer with a zero bias beside uniform weights; limits in units of PyTorch's bound and of its deviation."""
+    count, bound = shape[0] * shape[1], 1 / np.sqrt(shape[1])
+    magnitudes = np.linspace(0, largest, count)
+    if deviation is not None:
+        # All of one magnitude but for two at the bound, so that the deviation is exact.
+        magnitudes = np.full(count, np.sqrt((count * deviation**2 / 3 - 2) / (count - 2)))
+        magnitudes[:2] = largest
+    weight = (bound * magnitudes * np.resize([1, -1], count)).reshape(shape)
     return {"net.0.weight": weight, "net.0.bias": np.zeros(shape[0]), "net.2.weight": draw(8, shape[0])}
 
 
@@ -232,6 +272,19 @@ def with_gradients_below_epsilon(count: int) -> Checkpoint:
     squares = np.ones(100)
     squares[:count] = 1e-22
     return trained(stack(draw(10, 10)), second={"net.0.weight": squares.reshape(10, 10)})
+
+
+def with_entropy_coefficient(value: float) -> Checkpoint:
+    return build_checkpoint(stack(draw(4, 4)), hyperparameters={"ent_coef": value})
+
+
+def with_target(cosine: float) -> Weights:
+    """A critic and its target network, whose weights have this cosine."""
+    online, other = draw(8, 8).astype(np.float64), draw(8, 8, seed=1).astype(np.float64)
+    other -= online * (online * other).sum() / (online * online).sum()
+    other *= np.linalg.norm(online) / np.linalg.norm(other)
+    target = cosine * online + np.sqrt(1 - cosine**2) * other
+    return {"critic.qf0.0.weight": online, "critic_target.qf0.0.weight": target}
 
 
 @dataclass(frozen=True)
@@ -303,7 +356,8 @@ EDGES: Mapping[str, Edge] = {
         option="warning", moved=0.11,
     ),
     "many scattered zeros": Edge(
-        zeros.partial_zeros, stack(with_zeros(29, 10, 10)), stack(with_zeros(30, 10, 10)), ERROR, WARNING,
+        zeros.partial_zeros,
+        trained(stack(with_zeros(29, 10, 10))), trained(stack(with_zeros(30, 10, 10))), ERROR, WARNING,
         option="error", moved=0.31,
     ),
     "scattered zeros in a small matrix": Edge(
@@ -315,21 +369,40 @@ EDGES: Mapping[str, Edge] = {
         stack(*[with_zeros(15, 10, 10)] * 3, *[draw(10, 10)] * 4),
         WARNING, NOTE,
     ),
-    "pruned: three layers": Edge(
-        zeros.partial_zeros,
-        stack(*[with_zeros(15, 10, 10)] * 3), stack(*[with_zeros(15, 10, 10)] * 2), WARNING, NOTE,
+    "pruned: two layers": Edge(
+        zeros.partial_zeros, stack(*[with_zeros(15, 10, 10)] * 2), stack(with_zeros(15, 10, 10)), WARNING, NOTE
     ),
     "pruned: a share that is noticeable": Edge(
         zeros.partial_zeros,
-        stack(*[with_zeros(15, 10, 10)] * 2, with_zeros(5, 10, 10)),
-        stack(*[with_zeros(15, 10, 10)] * 2, with_zeros(4, 10, 10)),
+        stack(with_zeros(15, 10, 10), with_zeros(5, 10, 10)), stack(with_zeros(15, 10, 10), with_zeros(4, 10, 10)),
         WARNING, NOTE,
     ),
     "pruned: layers of 64 weights": Edge(
         zeros.partial_zeros,
-        stack(*[with_zeros(15, 10, 10)] * 2, with_zeros(15, 8, 8)),
-        stack(*[with_zeros(15, 10, 10)] * 2, with_zeros(15, 9, 7)),
+        stack(with_zeros(15, 10, 10), with_zeros(15, 8, 8)), stack(with_zeros(15, 10, 10), with_zeros(15, 9, 7)),
         WARNING, NOTE,
+    ),
+    "few small weights": Edge(
+        zeros.partial_zeros, sparse(with_small(14, 0.24)), sparse(with_small(15, 0.24)), WARNING, NOTE
+    ),
+    "weights below a quarter of the median": Edge(
+        zeros.partial_zeros, sparse(with_small(15, 0.251)), sparse(with_small(15, 0.249)), WARNING, NOTE
+    ),
+    "many tiny weights": Edge(
+        zeros.partial_zeros, sparse(with_small(31, 0.04)), sparse(with_small(30, 0.04)), WARNING, NOTE
+    ),
+    "weights below a twentieth of the median": Edge(
+        zeros.partial_zeros, sparse(with_small(31, 0.0499)), sparse(with_small(31, 0.0501)), WARNING, NOTE
+    ),
+    "weights on a grid": Edge(
+        zeros.partial_zeros, sparse(on_grid(16, 300)), sparse(on_grid(17, 300)), WARNING, NOTE
+    ),
+    "weights enough to show a grid": Edge(
+        zeros.partial_zeros, sparse(on_grid(4, 64)), sparse(on_grid(4, 63)), WARNING, NOTE
+    ),
+    "weights of one sign": Edge(
+        zeros.partial_zeros,
+        sparse(np.abs(with_small(20, 0.1))), sparse(with_entries(np.abs(with_small(20, 0.1)), -0.1)), WARNING, NOTE,
     ),
     "zero biases: more than half": Edge(
         zeros.bias_collapse, build_checkpoint(with_biases(8, 4)), build_checkpoint(with_biases(8, 5)), WARNING,
@@ -348,20 +421,38 @@ EDGES: Mapping[str, Edge] = {
     "size of transformers' weights": Edge(
         zeros.zero_bias, near_transformers(0.02, 0, (64, 1)), near_transformers(0.02, 0, (63, 1)), WARNING
     ),
+    "largest weight of PyTorch's": Edge(
+        zeros.zero_bias, near_pytorch(largest=1.0), near_pytorch(largest=1.00001), WARNING
+    ),
+    "largest weight of PyTorch's, at least": Edge(
+        zeros.zero_bias, near_pytorch(largest=0.901), near_pytorch(largest=0.899), WARNING
+    ),
+    "deviation of PyTorch's weights": Edge(
+        zeros.zero_bias, near_pytorch(deviation=1.2230), near_pytorch(deviation=1.2240), WARNING
+    ),
+    "deviation of PyTorch's weights, at least": Edge(
+        zeros.zero_bias, near_pytorch(deviation=0.7770), near_pytorch(deviation=0.7760), WARNING
+    ),
+    "size of PyTorch's weights": Edge(
+        zeros.zero_bias, near_pytorch(shape=(32, 2)), near_pytorch(shape=(21, 3)), WARNING
+    ),
     "orthogonal weights": Edge(zeros.zero_bias, near_orthogonal(9.9e-6), near_orthogonal(1.01e-5), WARNING),
     "weights of an output layer": Edge(zeros.zero_bias, small_head(0.003), small_head(0.0031), WARNING),
     # Norms
     "zero gains": Edge(
         normalization.norm_gain_zeros,
-        layer_norm(np.array([0.0] * 29 + [1.5] * 71)), layer_norm(np.array([0.0] * 30 + [1.5] * 70)), ERROR, WARNING,
-        option="error", moved=0.31,
+        trained(layer_norm(np.array([0.0] * 29 + [1.5] * 71))), trained(layer_norm(np.array([0.0] * 30 + [1.5] * 70))),
+        ERROR, WARNING, option="error", moved=0.31,
+    ),
+    "gains that lead down to zero": Edge(
+        normalization.norm_gain_zeros, batch_norms(2, last=0.0749), batch_norms(2, last=0.0751), WARNING, NOTE
     ),
     "dead channels": Edge(
         normalization.norm_gain_zeros, batch_norms(2, bias=0.00099), batch_norms(2, bias=0.00101), WARNING, NOTE
     ),
     "many dead channels": Edge(
         normalization.norm_gain_zeros, batch_norms(29, bias=0, size=100), batch_norms(30, bias=0, size=100),
-        ERROR, NOTE,
+        WARNING, NOTE,
     ),
     "slimmed: more than half of the norms": Edge(
         normalization.norm_gain_zeros, batch_norms(2, 2, 2, 0, 0), batch_norms(2, 2, 0, 0), WARNING, NOTE
@@ -374,9 +465,14 @@ EDGES: Mapping[str, Edge] = {
         normalization.norm_gain_zeros, batch_norms(2, 2, 2), batch_norms(2, 2), WARNING, NOTE
     ),
     "zero-centred gains": Edge(
-        normalization.norm_gain_zeros, rms_norms(0.49, -0.49), rms_norms(0.49, -0.51), WARNING
+        normalization.norm_gain_zeros, rms_norms(-0.49), rms_norms(-0.51), WARNING
     ),
-    "two zero-centred norms": Edge(normalization.norm_gain_zeros, rms_norms(0.1, 0.1), rms_norms(0.1), WARNING),
+    "zero-centred gains of both signs": Edge(
+        normalization.norm_gain_zeros, rms_norms(-0.1), rms_norms(0.1), WARNING
+    ),
+    "a norm of zeros beside zero-centred ones": Edge(
+        normalization.norm_gain_zeros, rms_norms(0, -0.1), rms_norms(0, -0.1, -0.51), WARNING
+    ),
     "largest gain": Edge(
         normalization.norm_gain_drift,
         layer_norm(np.array([20, *[1] * 9])), layer_norm(np.array([20.01, *[1] * 9])), NOTE,
@@ -393,12 +489,44 @@ EDGES: Mapping[str, Edge] = {
     ),
     "mean of a uniform draw": Edge(
         normalization.norm_statistics,
-        untouched_statistics(with_mean(0.5 + 0.1150)), untouched_statistics(with_mean(0.5 + 0.1162)), ERROR,
+        untouched_statistics(with_mean(0.5 + 0.1150)), untouched_statistics(with_mean(0.5 + 0.1162)), WARNING,
     ),
     "variance of a uniform draw": Edge(
         normalization.norm_statistics,
         untouched_statistics(0.5 + 0.80 * np.linspace(-0.5, 0.5, 100)),
-        untouched_statistics(0.5 + 0.79 * np.linspace(-0.5, 0.5, 100)), ERROR,
+        untouched_statistics(0.5 + 0.79 * np.linspace(-0.5, 0.5, 100)), WARNING,
+    ),
+    "mean of DCGAN's gains": Edge(
+        normalization.norm_statistics,
+        untouched_statistics(near_dcgan(1.0199)), untouched_statistics(near_dcgan(1.0201)), WARNING,
+    ),
+    "deviation of DCGAN's gains": Edge(
+        normalization.norm_statistics,
+        untouched_statistics(near_dcgan(1, 0.02565)), untouched_statistics(near_dcgan(1, 0.02567)), WARNING,
+    ),
+    "batches that moved nothing": Edge(
+        normalization.norm_statistics,
+        untouched_statistics(np.ones(8)), untouched_statistics(np.ones(8), batches=1), WARNING,
+    ),
+    # Policies
+    "smallest deviation": Edge(
+        policy.log_std_range, {"log_std": np.array([-10, 0])}, {"log_std": np.array([-10.001, 0])}, WARNING,
+        option="smallest", moved=-10.01,
+    ),
+    "largest deviation": Edge(
+        policy.log_std_range, {"log_std": np.array([1.5, 0])}, {"log_std": np.array([1.501, 0])}, WARNING,
+        option="largest", moved=1.51,
+    ),
+    "smallest entropy coefficient": Edge(
+        policy.entropy_coefficient, with_entropy_coefficient(1e-6), with_entropy_coefficient(0.99e-6), WARNING,
+        option="smallest", moved=0.98e-6,
+    ),
+    "largest entropy coefficient": Edge(
+        policy.entropy_coefficient, with_entropy_coefficient(10), with_entropy_coefficient(10.01), WARNING,
+        option="largest", moved=10.02,
+    ),
+    "unrelated target network": Edge(
+        policy.target_network, with_target(0.201), with_target(0.199), ERROR, option="unrelated", moved=0.198
     ),
     # Gates
     "saturated gates": Edge(
