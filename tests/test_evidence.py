@@ -30,7 +30,7 @@ from checkpoint_doctor.analyzers._repairs.initialization import (
 )
 from checkpoint_doctor.analyzers._repairs.recycling import recycle
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
-from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_pytorch, is_drawn_orthogonally
+from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_orthogonally
 from checkpoint_doctor.analyzers.values import nonfinite_values
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.results.findings import Safety
@@ -606,30 +606,6 @@ def turned(rows: int, columns: int, seed: int = 0) -> NDArray:
 )  # fmt: skip
 def test_an_orthogonal_network_was_never_trained(weights: Weights, fresh: bool):
     assert is_drawn_orthogonally(build_checkpoint(weights)) is fresh
-
-
-UNIFORM = np.random.default_rng(0).uniform(-0.25, 0.25, size=(16, 16))
-WITHIN = UNIFORM / np.abs(UNIFORM).max() / 4
-
-
-@pytest.mark.parametrize(
-    ("weights", "changes", "fresh"),
-    [
-        ({"net.0.weight": WITHIN}, {}, True),
-        ({"conv.weight": WITHIN.reshape(16, 4, 2, 2), "fc.weight": draw(4, 16)}, {}, True),
-        ({"net.0.weight": WITHIN}, {"transposed": True}, False),
-        ({"net.0.weight": 1.01 * WITHIN}, {}, False),
-        ({"net.0.weight": np.sign(WITHIN) / 4}, {}, False),
-        ({"net.0.weight": WITHIN**3 * 16}, {}, False),
-        ({"embedding.weight": WITHIN}, {}, False),
-        ({"norm.weight": WITHIN[0]}, {}, False),
-        ({"net.0.weight": np.full((16, 16), np.nan)}, {}, False),
-    ],
-    ids=["linear", "convolution", "transposed", "larger", "of one magnitude", "narrow", "embedding", "vector", "NaN"],
-)
-def test_a_layer_within_pytorchs_bounds_was_never_trained(weights: Weights, changes: Mapping[str, Any], fresh: bool):
-    layer = replace(build_checkpoint(weights).layers[0], **changes)
-    assert is_drawn_by_pytorch(layer) is fresh
 
 
 @pytest.mark.parametrize("name", ["attn.k_proj", "attn.key", "block.self_attn.k_lin"])

@@ -189,9 +189,6 @@ HEALTHY: Mapping[str, Callable[[], Weights]] = {
         vq__embedding__weight=np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32),
     ),
     "a fresh network": fresh_mlp,
-    "a fresh network whose biases were set to zero": lambda: {
-        name: np.zeros_like(array) if name.endswith("bias") else array for name, array in fresh_mlp().items()
-    },
     "a trained network": mlp,
     "an LSTM": lstm,
     "a GRU": lambda: lstm(gates=3, prefix="gru."),

@@ -196,18 +196,6 @@ def near_transformers(deviation: float, mean: float, shape: tuple[int, int] = (6
     return {"net.0.weight": weight, "net.0.bias": np.zeros(shape[0]), "net.2.weight": draw(8, shape[0])}
 
 
-def near_pytorch(*, largest: float = 1.0, deviation: float | None = None, shape: tuple[int, int] = (8, 8)) -> Weights:
-    """A layer with a zero bias beside uniform weights; limits in units of PyTorch's bound and of its deviation."""
-    count, bound = shape[0] * shape[1], 1 / np.sqrt(shape[1])
-    magnitudes = np.linspace(0, largest, count)
-    if deviation is not None:
-        # All of one magnitude but for two at the bound, so that the deviation is exact.
-        magnitudes = np.full(count, np.sqrt((count * deviation**2 / 3 - 2) / (count - 2)))
-        magnitudes[:2] = largest
-    weight = (bound * magnitudes * np.resize([1, -1], count)).reshape(shape)
-    return {"net.0.weight": weight, "net.0.bias": np.zeros(shape[0]), "net.2.weight": draw(8, shape[0])}
-
-
 def near_orthogonal(deviation: float) -> Weights:
     """A layer with a zero bias whose last two rows are orthogonal but for this."""
     weight = np.eye(12)
@@ -420,21 +408,6 @@ EDGES: Mapping[str, Edge] = {
     ),
     "size of transformers' weights": Edge(
         zeros.zero_bias, near_transformers(0.02, 0, (64, 1)), near_transformers(0.02, 0, (63, 1)), WARNING
-    ),
-    "largest weight of PyTorch's": Edge(
-        zeros.zero_bias, near_pytorch(largest=1.0), near_pytorch(largest=1.00001), WARNING
-    ),
-    "largest weight of PyTorch's, at least": Edge(
-        zeros.zero_bias, near_pytorch(largest=0.901), near_pytorch(largest=0.899), WARNING
-    ),
-    "deviation of PyTorch's weights": Edge(
-        zeros.zero_bias, near_pytorch(deviation=1.2230), near_pytorch(deviation=1.2240), WARNING
-    ),
-    "deviation of PyTorch's weights, at least": Edge(
-        zeros.zero_bias, near_pytorch(deviation=0.7770), near_pytorch(deviation=0.7760), WARNING
-    ),
-    "size of PyTorch's weights": Edge(
-        zeros.zero_bias, near_pytorch(shape=(32, 2)), near_pytorch(shape=(21, 3)), WARNING
     ),
     "orthogonal weights": Edge(zeros.zero_bias, near_orthogonal(9.9e-6), near_orthogonal(1.01e-5), WARNING),
     "weights of an output layer": Edge(zeros.zero_bias, small_head(0.003), small_head(0.0031), WARNING),

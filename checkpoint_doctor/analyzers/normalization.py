@@ -81,7 +81,7 @@ def norm_gain_zeros(layer: Layer, checkpoint: Checkpoint, *, error: float = 0.30
 def _is_zero_centred(layer: Layer, checkpoint: Checkpoint) -> bool:
     """True where the gain is stored minus 1, as its own values show: those that are not zero are near 0, of both signs.
 
-    A gain that is zero throughout shows nothing; it counts as zero-centred beside others of its kind that are.
+    A gain that is zero throughout shows nothing; it counts as zero-centred if the others of its kind are, or are zero.
     """
     gain = layer.weight
     if gain is None or layer.kind not in (Kind.RMS_NORM, Kind.LAYER_NORM):
@@ -90,7 +90,7 @@ def _is_zero_centred(layer: Layer, checkpoint: Checkpoint) -> bool:
         return _is_around_zero(gain)
     gains = [each.weight for each in checkpoint.layers if each.kind is layer.kind and each.weight is not None]
     others = [each for each in gains if not is_zero(each)]
-    return bool(others) and all(map(_is_around_zero, others))
+    return len(gains) > 1 and all(map(_is_around_zero, others))
 
 
 def _is_around_zero(gain: Tensor) -> bool:

@@ -17,8 +17,11 @@ from checkpoint_doctor.layers import LEARNED_MATRICES, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 
-_STATISTIC = re.compile(r"(^|[._])(mean|std|var|variance|scale|shift|offset|minimum|maximum|min|max)s?$")
+_STATISTIC = re.compile(r"(^|[._])(mean|(?<!log_)std|var|variance|scale|shift|offset|minimum|maximum|min|max)s?$")
 """Names of vectors that describe data and are not learned."""
+
+_EXTREME = re.compile(r"(^|[._])(min|max|minimum|maximum|lowest|highest|best)(_?vals?|_?values?)?$")
+"""Names of the smallest or largest value seen so far."""
 
 
 @rule(
@@ -87,7 +90,8 @@ def _is_mask(tensor: Tensor, checkpoint: Checkpoint) -> bool:
     if tensor.name in checkpoint.moments or len(tensor.shape) > 1:
         return (tensor.statistics.maximum or 0) <= 0 and checkpoint.layer_of[tensor.name].kind is Kind.BUFFER
     infinite = tensor.array[np.isinf(tensor.array)]
-    return bool((infinite > 0).all() or (infinite < 0).all())
+    one_sign = bool((infinite > 0).all() or (infinite < 0).all())
+    return one_sign and (infinite.size == tensor.size or _EXTREME.search(tensor.name) is not None)
 
 
 @rule("VAL002", "exploded-values", Severity.WARNING, on=Tensor, worse=("largest",))

@@ -110,8 +110,9 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
     Why it matters:
         A trained bias is never exactly zero. Either it was never trained (it received no gradient, it is frozen, it is
         not in the optimizer), or something overwrote it with zeros. The optimizer's second moment shows which.
-        Overwritten is an error. Never trained is an error where the layer's weights were not trained either, and a
-        warning where they were. Without an optimizer in the file, it is a warning.
+        Overwritten is an error. Never trained is a warning where the layer's weights were trained; where they were not,
+        the zeros are initial values, and OPT001 reports the whole part. Without an optimizer in the file, it is a
+        warning.
 
     When it is normal:
         Before the first update, where biases start at zero (SB3's on-policy algorithms). Norm biases, key biases of

@@ -91,8 +91,8 @@ class Optimizer:
 
     @property
     def keeps_state(self) -> bool:
-        """False for SGD without momentum, which has no state however long it trained."""
-        return self.kind != "SGD" or any(group.options.get("momentum") for group in self.groups)
+        """False for SGD without momentum, which has no state however long it trained, and for unknown optimizers."""
+        return bool(self.kind) and (self.kind != "SGD" or any(group.options.get("momentum") for group in self.groups))
 
     def group_of(self, index: int) -> ParameterGroup | None:
         """Return the parameter group that the parameter at a position belongs to."""
