@@ -276,8 +276,8 @@ class FixRun:
 def result_name(name: str, suffixes: Sequence[str]) -> str:
     """Return the name of the repaired copy: ``model.zip`` becomes ``model_FIXED.zip``.
 
-    A loader's own suffix is kept whole (``model.safetensors.index.json``), otherwise the last one is.
+    A loader's own suffix is kept whole (``model.safetensors.index.json``, in any case), otherwise the last one is.
     """
-    known = [suffix for suffix in suffixes if name.endswith(suffix) and len(name) > len(suffix)]
-    suffix = max(known, key=len, default=Path(name).suffix)
-    return f"{name.removesuffix(suffix) if suffix else name}{ENDING}{suffix}"
+    known = [len(suffix) for suffix in suffixes if name.lower().endswith(suffix.lower()) and len(name) > len(suffix)]
+    stem = len(name) - max(known, default=len(Path(name).suffix))
+    return f"{name[:stem]}{ENDING}{name[stem:]}"

@@ -194,7 +194,7 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
     return Examination(
         path=checkpoint.path,
         format=checkpoint.format,
-        verdict=judge(findings, settings.fail_on),
+        verdict=judge(findings),
         algorithm=checkpoint.algorithm,
         step=checkpoint.step,
         versions=checkpoint.versions,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,19 @@ def test_what_could_not_be_read_outweighs_what_is_ill(names: tuple[str, ...], co
 def test_never_failing_on_findings_does_not_excuse_an_unreadable_file(folder: Path) -> None:
     assert run(folder, "scan", ILL, "--fail-on", "never") == 0
     assert run(folder, "scan", ILL, BROKEN, "--fail-on", "never") == 2
+
+
+@pytest.mark.parametrize(("level", "code"), [("error", 0), ("warning", 1), ("note", 1), ("never", 0)])
+def test_the_severity_that_fails_the_run_changes_the_exit_code_and_no_verdict(
+    level: str, code: int, tmp_path: Path, fixtures: Path
+) -> None:
+    warned = "case_2_never_trained.zip"
+    for name in (ILL, warned):
+        (tmp_path / name).write_bytes((fixtures / name).read_bytes())
+    assert run(tmp_path, "scan", warned, "--fail-on", level) == code
+    assert run(tmp_path, "scan", ILL, warned, "--fail-on", level, "-f", "json", "-o", "r.json") == (level != "never")
+    found = {each["path"]: each["verdict"] for each in json.loads((tmp_path / "r.json").read_text())["checkpoints"]}
+    assert found == {ILL: "ill", warned: "healthy"}
 
 
 def test_a_folder_is_judged_by_all_that_it_holds(folder: Path) -> None:

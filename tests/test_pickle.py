@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import pickletools
 import time
@@ -10,6 +11,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle.cursor import Cursor
 from checkpoint_doctor.loaders._pickle.machine import Machine
 from checkpoint_doctor.loaders._pickle.names import TABLE
-from checkpoint_doctor.loaders._pickle.objects import Budget, Inert, StoredBytes
+from checkpoint_doctor.loaders._pickle.objects import MOST_OBJECTS, Budget, Inert, StoredBytes
 from checkpoint_doctor.loaders.torch.loader import loader
 from checkpoint_doctor.sources import MemorySource
 
@@ -238,12 +240,43 @@ def bomb_of_collisions() -> bytes:
 def bomb_of_names() -> bytes:
     # A tensor below three thousand wrappers, each with a name of 50,000 letters.
     key = b"X" + (50_000).to_bytes(4, "little") + b"k" * 50_000 + b"q\x00"
-    tensor = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-    tensor += b"(K\x01K\x01\x85cnumpy\ndtype\nU\x02f4\x85RI00\nU\x04\x00\x00\x80\x3ftb"
-    return b"\x80\x02" + key + b"0" + b"}h\x00" * 3000 + tensor + b"s" * 3000 + b"."
+    return b"\x80\x02" + key + b"0" + b"}h\x00" * 3000 + one_weight() + b"s" * 3000 + b"."
+
+
+def one_weight() -> bytes:
+    return (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x01\x85cnumpy\ndtype\nU\x02f4\x85RI00\nU\x04\x00\x00\x80\x3ftb"
+    )
+
+
+def bomb_of_shared_weights() -> bytes:
+    # The levels of ``bomb_of_sharing`` above one array, so that every way down ends at a tensor.
+    content = b"}X\x01\x00\x00\x00w" + one_weight() + b"sq\x01"
+    for _ in range(60):
+        content += b"0}(X\x01\x00\x00\x00ah\x01X\x01\x00\x00\x00bh\x01uq\x01"
+    return b"\x80\x02" + content + b"."
+
+
+def bomb_of_shared_numbers() -> bytes:
+    # A list of a hundred thousand numbers beside a weight, and ten thousand lists that each refer to it ten times.
+    content = b"](" + b"K\x07" * 100_000 + b"eq\x010(" + (b"(" + b"h\x01" * 10 + b"l") * 10_000 + b"l"
+    return b"\x80\x02}(X\x01\x00\x00\x00w" + one_weight() + b"X\x01\x00\x00\x00n" + content + b"u."
+
+
+def bomb_of_cycles() -> bytes:
+    # A hundred lists, each of which contains all of them, and so itself.
+    count = 100
+    content = b"".join(b"]q" + bytes([number]) + b"0" for number in range(count))
+    links = b"".join(b"h" + bytes([number]) for number in range(count))
+    content += b"".join(b"h" + bytes([number]) + b"(" + links + b"e0" for number in range(count))
+    return b"\x80\x02" + content + b"h\x00."
 
 
 BOMBS = [
+    bomb_of_shared_weights,
+    bomb_of_shared_numbers,
+    bomb_of_cycles,
     bomb_of_copies,
     bomb_of_sharing,
     bomb_of_hashing,
@@ -264,7 +297,11 @@ def test_bombs_cost_little_time(bomb: Any) -> None:
     assert time.process_time() - start < 2
 
 
-@pytest.mark.parametrize("bomb", [bomb_of_copies, bomb_of_sharing, bomb_of_hashing], ids=lambda bomb: bomb.__name__)
+@pytest.mark.parametrize(
+    "bomb",
+    [bomb_of_copies, bomb_of_sharing, bomb_of_shared_weights, bomb_of_cycles, bomb_of_hashing],
+    ids=lambda bomb: bomb.__name__,
+)
 def test_small_bombs_cost_little_memory(bomb: Any) -> None:
     source = MemorySource("bomb.pkl", bomb())
     tracemalloc.start()
@@ -273,3 +310,56 @@ def test_small_bombs_cost_little_memory(bomb: Any) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 150 << 20
+
+
+@pytest.mark.parametrize("bomb", [bomb_of_shared_weights, bomb_of_cycles], ids=lambda bomb: bomb.__name__)
+def test_what_multiplies_tensors_or_itself_is_refused(bomb: Any) -> None:
+    with pytest.raises(UnreadableCheckpoint, match=r"the same parts too often|no tensors"):
+        loader.open(MemorySource("bomb.pkl", bomb()))
+
+
+WEIGHT = np.arange(3, dtype=np.float32)
+
+
+def beside_a_weight(value: Any, protocol: int = 2) -> MemorySource:
+    return MemorySource("run.pt", pickle.dumps({"state_dict": {"fc.weight": WEIGHT}, "log": value}, protocol))
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda count: [number / 7 for number in range(count)],
+        lambda count: [number % 2 == 0 for number in range(count)],
+        lambda count: list(range(count)),
+        lambda count: [f"reward {number}" for number in range(count)],
+        lambda count: [[number, [number / 3]] for number in range(count // 3)],
+        lambda count: {f"step {number}": {"loss": number / 7} for number in range(count // 3)},
+        lambda count: [np.float64(number) for number in range(count)],
+        lambda count: [()] * count,
+        lambda count: {"names": [["a", "b", "c"] * 20] * (count // 20)},
+    ],
+    ids=["floats", "bools", "ints", "texts", "lists", "dictionaries", "scalars", "empty tuples", "shared lists"],
+)
+def test_logs_beside_the_weights_are_never_a_bomb(make: Any, protocol: int) -> None:
+    opened = loader.open(beside_a_weight(make(120_000), protocol))
+    assert [tensor.name for tensor in opened.tensors] == ["fc.weight"]
+
+
+NUMBERS = st.floats(allow_nan=False) | st.integers() | st.booleans() | st.none() | st.text(max_size=5)
+PATTERNS = st.recursive(
+    NUMBERS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+)
+
+
+@given(PATTERNS, st.sampled_from([0, 2, 4, 5]), st.booleans())
+@settings(max_examples=10, deadline=None)
+def test_any_plain_values_open_however_many(pattern: Any, protocol: int, is_shared: bool) -> None:
+    many = [pattern if is_shared else copy.deepcopy(pattern) for _ in range(10_000)]
+    assert [tensor.name for tensor in loader.open(beside_a_weight(many, protocol)).tensors] == ["fc.weight"]
+
+
+@pytest.mark.parametrize(("protocol", "most"), [(2, 12), (4, 6)])
+def test_a_scalar_costs_less_of_the_budget_than_an_object(protocol: int, most: int) -> None:
+    machine, _ = machine_of(pickle.dumps([np.float64(number) for number in range(1000)], protocol))
+    assert MOST_OBJECTS - machine.budget.objects < 1000 * most + 200

@@ -1,4 +1,4 @@
-"""The verdict is the same in every format, whatever fails the run."""
+"""The verdict is the same in every format and for every ``--fail-on``, which decides only what fails the run."""
 
 import json
 import re
@@ -9,11 +9,12 @@ from xml.etree import ElementTree
 import pytest
 from sample_reports import CLEAN, CLINIC, HEALTHY, ILL, ODD, ONE_UNREADABLE, RULES, UNUSED
 
-from checkpoint_doctor.reporters import github, junit, markdown, sarif
+from checkpoint_doctor.reporters import github, junit, markdown, sarif, terminal
 from checkpoint_doctor.reporters import json as json_reporter
+from checkpoint_doctor.results.baseline import Baseline, apply_baseline
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.json_reading import read_json
-from checkpoint_doctor.results.report import Page, Report
+from checkpoint_doctor.results.report import Page, Report, Verdict
 
 FAILED_BY_HAND = {
     ("error", Severity.ERROR): True, ("error", Severity.WARNING): True, ("error", Severity.NOTE): True,
@@ -28,6 +29,21 @@ HIDDEN = replace(ILL, findings=tuple(replace(each, ignored="known") for each in 
 def test_fail_on_decides_what_fails(worst, fail_on):
     report = Report((WORST[worst],), 3, fail_on)
     assert report.failed is FAILED_BY_HAND.get((worst, fail_on), False)
+
+
+@pytest.mark.parametrize("fail_on", [*Severity, None])
+def test_a_baseline_judges_by_errors_alone(fail_on):
+    report = apply_baseline(Report((ILL, ODD, HEALTHY), 3, fail_on), Baseline("baseline.json", {}))
+    assert [each.verdict for each in report.checkpoints] == [Verdict.ILL, Verdict.HEALTHY, Verdict.HEALTHY]
+
+
+@pytest.mark.parametrize("fail_on", [*Severity, None])
+def test_every_report_names_a_checkpoint_ill_for_an_error_and_healthy_for_a_warning(fail_on):
+    for examination, verdict in ((ILL, "ill"), (replace(ODD, path="runs/odd.pt"), "healthy")):
+        report = Report((examination,), 3, fail_on)
+        assert json.loads(json_reporter.reporter.render(report, RULES, Page()))["checkpoints"][0]["verdict"] == verdict
+        assert f"{verdict} | `{examination.path}`" in markdown.reporter.render(report, RULES, Page())
+        assert terminal.reporter.render(report, RULES, Page()).startswith(verdict.upper())
 
 
 def test_a_hidden_finding_never_fails_the_run():

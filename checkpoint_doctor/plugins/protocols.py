@@ -19,7 +19,7 @@ class Loader(Protocol):
     name: str
     """The word that reports print as the format."""
     suffixes: tuple[str, ...]
-    """File name endings by which a folder is searched; content alone decides whether a file is opened."""
+    """File name endings, in any case, by which a folder is searched; content alone decides whether a file is opened."""
 
     def recognizes(self, source: Source) -> bool:
         """True where the first bytes (or the directory at the end) are of this loader's format. Never raises."""

@@ -152,7 +152,7 @@ def apply_baseline(report: Report, baseline: Baseline) -> Report:
     checkpoints = []
     for each in report.checkpoints:
         findings = tuple(hide(finding, each.path) for finding in each.findings)
-        verdict = each.verdict if each.is_unreadable else judge(findings, report.fail_on)
+        verdict = each.verdict if each.is_unreadable else judge(findings)
         checkpoints.append(replace(each, findings=findings, verdict=verdict))
     return replace(report, checkpoints=tuple(checkpoints))
 

@@ -27,13 +27,14 @@ class Verdict(Enum):
     UNREADABLE = "unreadable"
 
 
-def judge(findings: Iterable[Finding], fail_on: Severity | None) -> Verdict:
+def judge(findings: Iterable[Finding]) -> Verdict:
     """Return the verdict on a checkpoint that was read, from its findings.
 
-    A rule that crashed has not looked, so without another illness the verdict is ``INCOMPLETE``.
+    It is ill where an error counts, whatever fails the run. A rule that crashed has not looked, so without another
+    illness the verdict is ``INCOMPLETE``.
     """
     findings = list(findings)
-    if any(each.ignored is None and fail_on is not None and each.severity >= fail_on for each in findings):
+    if any(each.ignored is None and each.severity is Severity.ERROR for each in findings):
         return Verdict.ILL
     return Verdict.INCOMPLETE if any(each.code == RULE_CRASHED for each in findings) else Verdict.HEALTHY
 

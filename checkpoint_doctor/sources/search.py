@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from checkpoint_doctor.errors import NothingToExamine
 
+SHARD, INDEX = ".safetensors", ".safetensors.index.json"
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -20,12 +22,12 @@ class Candidate:
 def find_candidates(uris: Sequence[str], suffixes: Sequence[str]) -> list[Candidate]:
     """Expand files, folders and globs to the files to examine, each once, in a stable order.
 
-    ``suffixes`` are the file name endings that a search through a folder looks for.
+    ``suffixes`` are the file name endings, in any case, that a search through a folder looks for.
 
     Raises:
         NothingToExamine: a folder or glob holds no file that could be a checkpoint.
     """
-    endings = tuple(suffixes)
+    endings = tuple(suffix.lower() for suffix in suffixes)
     found: dict[str, Candidate] = {}
     for uri in uris:
         for candidate in _expand(uri, endings):
@@ -59,8 +61,9 @@ def _expand(uri: str, suffixes: tuple[str, ...]) -> Iterator[Candidate]:
 def _search(folder: str, suffixes: tuple[str, ...]) -> Iterator[Candidate]:
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
-        index = [name for name in files if name.endswith(".safetensors.index.json")]
+        has_index = any(name.lower().endswith(INDEX) for name in files)
         for name in sorted(files):
+            ending = name.lower()
             # The shards of an index are examined through it, as the one model that they are.
-            if name.endswith(suffixes) and not (index and name.endswith(".safetensors") and name not in index):
+            if ending.endswith(suffixes) and not (has_index and ending.endswith(SHARD)):
                 yield Candidate(os.path.join(root, name), named=False)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from checkpoint_doctor.checkpoint import Flaw
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._zip.directory import find_directory, has_directory, read_entries
-from checkpoint_doctor.loaders._zip.format import LOCAL_HEADER, LOCAL_SIGNATURE
+from checkpoint_doctor.loaders._zip.format import LOCAL_HEADER, LOCAL_SIGNATURE, is_tar
 from checkpoint_doctor.loaders._zip.local_headers import locate
 from checkpoint_doctor.loaders._zip.member import InflationBudget, Member
 from checkpoint_doctor.loaders._zip.saved_as_text import describe_saved_as_text, was_saved_as_text
@@ -33,7 +33,11 @@ class ZipArchive:
 def is_zip(source: Source) -> bool:
     """Return whether the bytes begin with a local header or end with a zip directory. Never raises."""
     try:
-        return source.size >= 22 and (source.read(0, 4) == LOCAL_SIGNATURE or has_directory(source))
+        if source.size < 22:
+            return False
+        head = source.read(0, min(512, source.size))
+        # A tar whose last member is a zip also ends with a directory.
+        return head.startswith(LOCAL_SIGNATURE) or (not is_tar(head) and has_directory(source))
     except UnreadableCheckpoint:
         return False
 

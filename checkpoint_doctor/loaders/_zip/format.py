@@ -72,3 +72,8 @@ def decode_name(raw_name: bytes, flags: int) -> str:
 def damaged(source: Source, what: str) -> UnreadableCheckpoint:
     """Return the error for an archive that contradicts itself."""
     return UnreadableCheckpoint(f"{source.name} is damaged: {what}", "copy or download the file again")
+
+
+def is_tar(head: bytes) -> bool:
+    """Return whether a file begins like a tar archive (POSIX.1-1988 and later, GNU)."""
+    return head.startswith(b"ustar", 257)

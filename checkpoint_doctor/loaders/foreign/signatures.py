@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
 from checkpoint_doctor.loaders._zip.archive import is_zip
+from checkpoint_doctor.loaders._zip.format import is_tar
 from checkpoint_doctor.loaders._zip.saved_as_text import describe_saved_as_text, was_saved_as_text
 from checkpoint_doctor.loaders.foreign.zip_kinds import name_zip
 from checkpoint_doctor.sources import Source
@@ -134,7 +135,7 @@ def _name_by_structure(source: Source, beginning: bytes) -> UnreadableCheckpoint
         if beginning.startswith(b"\x89HDF\r\n\x1a\n", offset):
             is_keras = b"keras" in beginning or b"model_weights" in beginning
             return NotACheckpoint(f"{source.name} is {'a Keras model (HDF5)' if is_keras else 'an HDF5 file'}", CONVERT)
-    if beginning.startswith(b"ustar", 257):
+    if is_tar(beginning):
         return NotACheckpoint(f"{source.name} is a tar archive", UNPACK)
     if beginning[:1] == b"\x08" and any(name in beginning[2:32] for name in ONNX_PRODUCERS):
         return NotACheckpoint(f"{source.name} is an ONNX model", CONVERT)

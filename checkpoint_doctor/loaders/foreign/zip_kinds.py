@@ -9,6 +9,8 @@ from checkpoint_doctor.loaders._zip.archive import open_archive
 from checkpoint_doctor.sources import Source
 
 CHECKPOINT_ENDINGS = (".pt", ".pth", ".ckpt", ".safetensors", ".zip", ".bin", ".th")
+EXPORTED_PROGRAM = {"archive_format", "model.json"}
+"""Members of what ``torch.export.save`` writes; before PyTorch 2.8 it wrote ``serialized_exported_program.json``."""
 
 
 def name_zip(source: Source) -> UnreadableCheckpoint:
@@ -31,6 +33,8 @@ def _recognize(names: Collection[str]) -> tuple[str, str]:
             "a Stable-Baselines 2 (TensorFlow) model, which contains no PyTorch tensors",
             "train it again with Stable-Baselines3, which cannot load files of Stable-Baselines 2",
         )
+    if leaves >= EXPORTED_PROGRAM or "serialized_exported_program.json" in leaves:
+        return "an exported program (torch.export, .pt2)", "save the model's state dict with torch.save and scan that"
     if "saved_model.pb" in leaves:
         return "a zipped TensorFlow SavedModel", "convert it to safetensors or to a PyTorch state dict first"
     if "model.weights.h5" in leaves:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Flaw, PickledName
-from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle.cursor import Cursor
 from checkpoint_doctor.loaders._pickle.machine import Machine
 from checkpoint_doctor.loaders._pickle.names import TABLE
@@ -55,6 +55,7 @@ def read_archive(source: Source, member: str = "") -> Archive:
     ``member`` is the name of the container inside an outer archive; it is put before the names of storages.
 
     Raises:
+        NotACheckpoint: it is the tar archive of the first releases.
         UnreadableCheckpoint: it is not a PyTorch container, or it is damaged; the message says where.
     """
     return _Reader(source, f"{member}:" if member else "", member).read()
@@ -85,7 +86,7 @@ class _Reader:
         if kind == "pickle":
             return self._read_pickle()
         if kind == "tar":
-            raise UnreadableCheckpoint(
+            raise NotACheckpoint(
                 f"{title} is the tar archive that PyTorch wrote before version 0.1.10, which is not read",
                 "load it with an old PyTorch and save it again",
             )

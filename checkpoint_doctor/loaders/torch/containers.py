@@ -12,6 +12,7 @@ from checkpoint_doctor.loaders._pickle.machine import Machine
 from checkpoint_doctor.loaders._pickle.objects import Budget, Global, Inert
 from checkpoint_doctor.loaders._pickle.opcodes import ACTIONS, HIGHEST_PROTOCOL
 from checkpoint_doctor.loaders._zip.archive import ZipArchive, is_zip, open_archive
+from checkpoint_doctor.loaders._zip.format import is_tar
 from checkpoint_doctor.loaders.torch import legacy
 from checkpoint_doctor.sources import MemorySource, Source
 
@@ -46,8 +47,8 @@ def recognize_readable(source: Source) -> str | None:
         return "legacy"
     if legacy.is_garbled(head):
         return "garbled"
-    if head[257:262] == b"ustar" and head[:100].rstrip(b"\0") in TAR_MEMBERS:
-        return "tar"
+    if is_tar(head):
+        return "tar" if head[:100].rstrip(b"\0") in TAR_MEMBERS else None
     return "pickle" if _is_pickle(source, head) else None
 
 

@@ -41,7 +41,10 @@ class TorchLoader:
     """Opens what ``torch.save`` and ``pickle`` write."""
 
     name: str = "torch"
-    suffixes: tuple[str, ...] = (".pt", ".pth", ".ckpt", ".th", ".bin", ".pkl", ".pickle", ".checkpoint", ".nn", ".p")
+    suffixes: tuple[str, ...] = (
+        ".pt", ".pth", ".pth.tar", ".tar", ".ckpt", ".checkpoint", ".th", ".bin", ".nn", ".cleanrl_model",
+        ".pkl", ".pickle", ".p",
+    )  # fmt: skip
 
     def recognizes(self, source: Source) -> bool:
         """True for torch zips, legacy files and pickles. Never raises."""

@@ -28,6 +28,7 @@ from checkpoint_doctor.loaders.torch.archive import Archive
 
 DEEPEST_WRAPPER = 64
 FEWEST_VISITS = 20_000
+"""Values that may be looked at in any file, beside one for each instruction of its pickle."""
 LONGEST_NAME = 2000
 
 BESIDE_THE_MODEL = re.compile(
@@ -43,6 +44,11 @@ PROGRESS = re.compile(
 
 OBJECTS_WITHOUT_WEIGHTS = ("gym.", "gymnasium.", "stable_baselines3.common.buffers.", "stable_baselines3.her.")
 """Packages whose objects contain arrays but no weights: bounds of an environment, replayed transitions."""
+
+CONTAINERS = (dict, list, tuple, Inert)
+"""What is searched for tensors."""
+SEARCHED = (*CONTAINERS, PickledTensor, PickledStorage)
+"""What is not passed over: a log of a million numbers takes no more than a look at each."""
 
 
 @dataclass(frozen=True)
@@ -120,21 +126,33 @@ class _Search:
         self._everything = inside_objects
         self._left = FEWEST_VISITS + archive.opcodes
         self._inside: set[int] = set()
+        self._nothing_inside: set[tuple[int, bool]] = set()
+        """Containers that were searched to the end without a result, so that references to them cost nothing."""
+        self._cuts = 0
+        """How often a container was left out because it contains itself or lies too deep."""
 
     def visit(self, value: Any, path: tuple[str, ...], in_object: bool = False) -> bool:
         """Search one value; return whether it contains a state dict."""
-        self._count()
         if isinstance(value, PickledTensor) and not path:
             return self._add((), [Entry("tensor", value)])
-        if not isinstance(value, Mapping | list | tuple | Inert):
+        if not isinstance(value, CONTAINERS) or (id(value), in_object) in self._nothing_inside:
             return False
         if id(value) in self._inside or len(path) > DEEPEST_WRAPPER:
+            self._cuts += 1
             return False
+        before = self._cuts, self._found
         self._inside.add(id(value))
         try:
             return self._visit_container(value, path, in_object)
         finally:
             self._inside.discard(id(value))
+            if before == (self._cuts, self._found):
+                self._nothing_inside.add((id(value), in_object))
+
+    @property
+    def _found(self) -> int:
+        """Number of results so far."""
+        return len(self.contents.state_dicts) + len(self.contents.optimizers) + len(self.contents.skipped)
 
     def _visit_container(self, value: Any, path: tuple[str, ...], in_object: bool) -> bool:
         if is_module(value):
@@ -178,13 +196,20 @@ class _Search:
         place = len(self.contents.state_dicts)
         for key, value in items:
             self._count()
+            if not isinstance(value, SEARCHED):
+                continue
             name = str(key)[:LONGEST_NAME] if isinstance(key, str | int | float | bytes) else type(key).__name__
             if isinstance(value, PickledTensor):
                 direct.append(Entry(name, value))
             elif isinstance(value, PickledStorage):
                 why = "it is a bare storage, without a shape"
                 self.contents.skipped.append(Skipped("/".join((*path, name)), why))
-            elif self._everything or not _has_word(BESIDE_THE_MODEL, name) or _may_be_optimizer(value):
+            elif (
+                self._everything
+                or isinstance(key, int)
+                or not _has_word(BESIDE_THE_MODEL, name)
+                or _may_be_optimizer(value)
+            ):
                 below |= self.visit(value, (*path, name), in_object)
         if in_object and not self._everything:
             return below
