@@ -12,7 +12,15 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers import dormant_units as silence
-from checkpoint_doctor.analyzers import network, normalization, optimizer, recurrent, values, zeros
+from checkpoint_doctor.analyzers import (
+    gradients,
+    network,
+    normalization,
+    optimizer,
+    recurrent,
+    values,
+    zeros,
+)
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import Rule
@@ -215,6 +223,10 @@ def with_silent(
 def with_untrained_branch(steps: int) -> Checkpoint:
     weights = stack(draw(4, 4), draw(4, 4))
     return trained(weights, second={"net.0.weight": np.zeros((4, 4))}, step=steps)
+
+
+def without_gradient(steps: int) -> Checkpoint:
+    return trained(stack(draw(4, 4)), second={"net.0.weight": np.zeros((4, 4))}, step=steps)
 
 
 def with_gradient_norm(norm: float) -> Checkpoint:
@@ -489,6 +501,9 @@ EDGES: Mapping[str, Edge] = {
     "updates until a branch should have learned": Edge(
         optimizer.untrained_tensor, with_untrained_branch(9), with_untrained_branch(10), WARNING,
         option="least_updates", moved=11,
+    ),
+    "updates until there should have been a gradient": Edge(
+        gradients.no_gradient, without_gradient(9), without_gradient(10), ERROR, option="least_updates", moved=11
     ),
     "norm above the clip": Edge(
         optimizer.clip_saturated, with_gradient_norm(0.5 * 1.0201), with_gradient_norm(0.5 * 1.0199), NOTE,
