@@ -23,7 +23,6 @@ FALSE_ALARMS = {
     "adapter_not_in_use": "ZER001: the adapter has not been used yet",
     "observers_before_use": "VAL001: an observer that has seen nothing holds infinite extremes",
     "energies_in_millions": "VAL002: the bias has the unit of the targets",
-    "class_centers_in_the_optimizer": "OPT002: the optimizer holds parameters of the loss too",
     "random_network_distillation": "ZER003: fix would change a network that is fixed on purpose",
 }
 """Healthy models that a rule takes for ill today, and why. A rule that learns better takes its line away."""
