@@ -17,7 +17,6 @@ from tests.zoo.saving import state_dict
 from tests.zoo.training import NotTrained, Run
 
 FALSE_ALARMS = {
-    "class_centers_in_the_optimizer": "OPT002: the optimizer holds parameters of the loss too",
     "random_network_distillation": "ZER003: fix would change a network that is fixed on purpose",
 }
 """Healthy models that a rule takes for ill today, and why. A rule that learns better takes its line away."""

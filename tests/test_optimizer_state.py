@@ -175,10 +175,58 @@ def test_stored_parameter_names_are_used() -> None:
 def test_a_stored_name_with_another_shape_is_a_mismatch() -> None:
     model = network(4, 4)
     optimizer = train(torch.optim.Adam(model.named_parameters()))
-    other = {"0.weight": torch.ones(5, 4), "0.bias": torch.ones(4)}
+    other = {"0.weight": torch.ones(3, 4), "0.bias": torch.ones(4)}
     found = optimizer_in({"model": other, "optimizer": optimizer.state_dict()})
     assert names(found) == [None, "0.bias"]
     assert "0.weight" in found.mismatch
+
+
+def test_a_smaller_state_may_be_of_low_rank_and_is_no_mismatch() -> None:
+    model = network(4, 8, 2)
+    optimizer = train(torch.optim.Adam(model.parameters()))
+    state = optimizer.state_dict()
+    for index, parameter in enumerate(model.parameters()):
+        if parameter.ndim > 1:
+            for key in ("exp_avg", "exp_avg_sq"):
+                state["state"][index][key] = torch.ones(2, parameter.shape[1])[: parameter.shape[0] - 1]
+    found = optimizer_in({"model": model.state_dict(), "optimizer": state})
+    assert names(found) == [None] * 4
+    assert "state 0 has shape [2, 4], but 0.weight has [8, 4]" in found.unmatched
+    assert not found.mismatch
+
+
+def test_parameters_of_the_loss_come_after_those_of_the_model() -> None:
+    model, centers = network(4, 8, 2), torch.nn.Parameter(torch.ones(3, 2))
+    (model(torch.ones(1, 4)).sum() * centers.sum()).backward()
+    optimizer = torch.optim.Adam([*model.parameters(), centers])
+    optimizer.step()
+    found = optimizer_in({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    assert names(found) == [*model.state_dict(), None]
+    assert "it holds 5 parameters, but the model has 4: the rest is not in this file" in found.unmatched
+    assert not found.mismatch
+
+
+def test_groups_for_matrices_and_vectors_name_parameters_without_state() -> None:
+    model = network(4, 8, 8, 2)
+    matrices = [each for each in model.parameters() if each.ndim > 1]
+    vectors = [each for each in model.parameters() if each.ndim == 1]
+    optimizer = train(torch.optim.AdamW([{"params": matrices}, {"params": vectors}]), without=(matrices[1], vectors[1]))
+    found = optimizer_in({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    layers = [name.partition(".")[0] for name in model.state_dict() if name.endswith("weight")]
+    assert names(found) == [f"{layer}.weight" for layer in layers] + [f"{layer}.bias" for layer in layers]
+
+
+def test_order_within_groups_tells_tensors_of_one_shape_apart() -> None:
+    model = network(4, 8, 8, 2)
+    parameters = list(model.parameters())
+    body = optimizer_in(
+        {"model": model.state_dict(), "optimizer": train(torch.optim.Adam(parameters[:4])).state_dict()}
+    )
+    assert names(body) == list(model.state_dict())[:4]
+    split = torch.optim.Adam([{"params": parameters[:2], "lr": 0.0}, {"params": parameters[2:]}])
+    assert names(optimizer_in({"model": model.state_dict(), "optimizer": train(split).state_dict()})) == list(
+        model.state_dict()
+    )
 
 
 def test_groups_by_number_of_axes_are_matched() -> None:

@@ -12,7 +12,17 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers import dormant_units as silence
-from checkpoint_doctor.analyzers import network, normalization, optimizer, policy, recurrent, values, zeros
+from checkpoint_doctor.analyzers import (
+    gradients,
+    network,
+    normalization,
+    optimizer,
+    policy,
+    recurrent,
+    step_sizes,
+    values,
+    zeros,
+)
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import Rule
@@ -246,6 +256,24 @@ def with_silent(
 def with_untrained_branch(steps: int) -> Checkpoint:
     weights = stack(draw(4, 4), draw(4, 4))
     return trained(weights, second={"net.0.weight": np.zeros((4, 4))}, step=steps)
+
+
+def without_gradient(steps: int) -> Checkpoint:
+    return trained(stack(draw(4, 4)), second={"net.0.weight": np.zeros((4, 4))}, step=steps)
+
+
+def with_step(ratio: float, steps: int = 1000) -> Checkpoint:
+    """A matrix of ones that Adam's next step changes by this share."""
+    rate = ratio * (1 - 0.9**steps) / (1 - 0.999**steps) ** 0.5
+    return trained(
+        stack(same((4, 4), 1.0)), step=steps, optimizer_options={"lr": rate, "betas": (0.9, 0.999), "eps": 0.0}
+    )
+
+
+def with_initial_gains(steps: int) -> Checkpoint:
+    """A norm under gradients whose gain and bias are the initial ones, at a learning rate of 0."""
+    weights = {"norm.weight": np.ones(8, np.float32), "norm.bias": np.zeros(8, np.float32)}
+    return trained(weights, step=steps, optimizer_options={"lr": 0.0, "betas": (0.9, 0.999), "eps": 1e-8})
 
 
 def with_gradient_norm(norm: float) -> Checkpoint:
@@ -604,6 +632,21 @@ EDGES: Mapping[str, Edge] = {
     "updates until a branch should have learned": Edge(
         optimizer.untrained_tensor, with_untrained_branch(9), with_untrained_branch(10), WARNING,
         option="least_updates", moved=11,
+    ),
+    "updates until there should have been a gradient": Edge(
+        gradients.no_gradient, without_gradient(9), without_gradient(10), ERROR, option="least_updates", moved=11
+    ),
+    "steps that replace the weights": Edge(
+        step_sizes.update_ratio, with_step(0.0999), with_step(0.1001), WARNING, option="largest", moved=0.101
+    ),
+    "steps that are lost in rounding": Edge(
+        step_sizes.update_ratio, with_step(1.01e-8), with_step(0.99e-8), NOTE, option="smallest", moved=0.98e-8
+    ),
+    "updates until steps have settled": Edge(
+        step_sizes.update_ratio, with_step(0.5, 99), with_step(0.5, 100), WARNING, option="least_updates", moved=101
+    ),
+    "updates until parameters should have moved": Edge(
+        step_sizes.nothing_moved, with_initial_gains(9), with_initial_gains(10), ERROR, option="least_updates", moved=11
     ),
     "norm above the clip": Edge(
         optimizer.clip_saturated, with_gradient_norm(0.5 * 1.0201), with_gradient_norm(0.5 * 1.0199), NOTE,

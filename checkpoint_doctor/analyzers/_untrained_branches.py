@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_bias
-from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, Tensor
-from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Moments, Optimizer, Tensor
+from checkpoint_doctor.layers import DENSE, Kind
 
 
 def training_of_tensors(optimizer: Optimizer, checkpoint: Checkpoint) -> dict[str, bool | None]:
-    """Return whether each tensor of an optimizer was trained, ``None`` where the file does not tell."""
-    return {
+    """Return whether each tensor of an optimizer was trained, ``None`` where the file does not tell.
+
+    Where some of its parameters have no name, every tensor that no optimizer holds by name may be one of them.
+    """
+    unnamed = any(moments.tensor is None for moments in optimizer.parameters)
+    unknown = [tensor.name for tensor in checkpoint.tensors if tensor.name not in checkpoint.moments] if unnamed else []
+    return dict.fromkeys(unknown, None) | {
         tensor.name: was_trained(tensor, checkpoint)
         for moments in optimizer.parameters
         if (tensor := checkpoint.by_name.get(moments.tensor or "")) is not None
@@ -33,6 +38,59 @@ def untrained_branches(was_tensor_trained: Mapping[str, bool | None]) -> dict[st
             branch = next((prefix for prefix in _prefixes(name) if prefix not in other_modules), name)
             branches.setdefault(branch, []).append(name)
     return {branch if len(names) > 1 else names[0]: names for branch, names in branches.items()}
+
+
+def find_left_out(optimizer: Optimizer, checkpoint: Checkpoint) -> list[str]:
+    """Return tensors that no optimizer holds though it trains the rest: output heads, or all biases.
+
+    Gradients pass through a head, so a head that stays as it was initialised is rarely meant. The optimizer must hold
+    two thirds of the layers of the head's component, so that frozen models with a few trained layers are not meant, nor
+    averaged copies of the model. Where two optimizers hold the same tensors, one of them was meant for a component that
+    none holds.
+    """
+    if any(each.unmatched or each.mismatch for each in checkpoint.optimizers):
+        return []
+    layers = [layer for layer in checkpoint.distinct_layers if layer.kind in DENSE and layer.weight is not None]
+    held = [layer for layer in layers if layer.weight and checkpoint.optimizer_of.get(layer.weight.name) is optimizer]
+    heads = [
+        layer
+        for layer in layers
+        if layer.is_output
+        and not any(tensor.name in checkpoint.moments for tensor in layer.tensors.values())
+        and _is_mostly_held(layer, layers, held)
+    ]
+    if not heads:
+        heads = _layers_of_forgotten_component(layers, optimizer, checkpoint)
+    if heads:
+        return [tensor.name for layer in heads for tensor in layer.tensors.values()]
+    biases = [layer.bias.name for layer in layers if layer.bias is not None]
+    if len(held) == len(layers) and len(biases) > 1 and not any(name in checkpoint.moments for name in biases):
+        return biases
+    return []
+
+
+def _layers_of_forgotten_component(
+    layers: Sequence[Layer], optimizer: Optimizer, checkpoint: Checkpoint
+) -> list[Layer]:
+    """Return the layers of components without any optimizer, if this is the second optimizer over the same tensors."""
+    held = {moments.tensor for moments in optimizer.parameters}
+    same = [each for each in checkpoint.optimizers if held == {moments.tensor for moments in each.parameters}]
+    if not held or len(same) < 2 or optimizer is not same[-1]:
+        return []
+    components = {
+        layer.component for layer in layers if any(t.name in checkpoint.moments for t in layer.tensors.values())
+    }
+    forgotten = [layer for layer in layers if layer.component not in components]
+    return [
+        layer for layer in forgotten if not any(t.name in checkpoint.online_tensors for t in layer.tensors.values())
+    ]
+
+
+def _is_mostly_held(head: Layer, layers: Sequence[Layer], held: Sequence[Layer]) -> bool:
+    others = [layer for layer in layers if head.component in ("", layer.component) and layer is not head]
+    own = [layer for layer in others if layer in held]
+    is_before = head.previous is None or any(layer.name == head.previous for layer in own)
+    return is_before and len(own) > 1 and 3 * len(own) >= 2 * len(others)
 
 
 def is_explained_elsewhere(tensor: Tensor, checkpoint: Checkpoint) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from checkpoint_doctor.analyzers._evidence.activations import RECTIFIERS, SQUASHERS, activation_of
 from checkpoint_doctor.analyzers._evidence.gradient_activity import GradientActivity, input_activity, unit_activity
 from checkpoint_doctor.analyzers._evidence.inactivity_causes import InactivityCauses, find_inactivity_causes
+from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments
 from checkpoint_doctor.analyzers._evidence.readers import input_weight
 from checkpoint_doctor.analyzers._repairs.recycling import recycle
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
@@ -54,7 +55,7 @@ def dormant_units(
         shares of dormant units; single layers of good agents reach 94 %. Dormant neurons: Sokar et al. 2302.12902;
         plasticity: Lyle et al. 2303.01486.
     """
-    if layer.is_output or layer.kind not in WITH_UNITS:
+    if layer.is_output or layer.kind not in WITH_UNITS or _has_lifted_moments(layer, checkpoint):
         return
     activity = unit_activity(layer, checkpoint, ratio)
     if activity is None or activity.never_active.all() or not activity.inactive.any():
@@ -113,6 +114,13 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) ->
         evidence={"inputs": inputs, "layer_inputs": columns.never_active.size, "updates": columns.step},
         advice="Check these inputs in the data: they were constantly zero, or masked. Their weights are untrained.",
     )
+
+
+def _has_lifted_moments(layer: Layer, checkpoint: Checkpoint) -> bool:
+    """True where one huge gradient lifted the second moments, so that |m|/√v is small in live units too (OPT007)."""
+    weight = input_weight(layer)
+    optimizer = checkpoint.optimizer_of.get(weight.name) if weight else None
+    return optimizer is not None and has_lifted_moments(optimizer)
 
 
 def _reads_model_inputs(layer: Layer, checkpoint: Checkpoint) -> bool:

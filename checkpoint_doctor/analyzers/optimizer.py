@@ -11,6 +11,7 @@ from checkpoint_doctor.analyzers._evidence.moments import (
     second_moment_correction,
 )
 from checkpoint_doctor.analyzers._untrained_branches import (
+    find_left_out,
     is_explained_elsewhere,
     training_of_tensors,
     untrained_branches,
@@ -19,9 +20,13 @@ from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
 from checkpoint_doctor.layers.init_rules import fill
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
+from checkpoint_doctor.text import quantity
 
 _CLIP_SETTINGS = ("max_grad_norm", "gradient_clip_val", "clip_grad_norm", "grad_clip", "max_norm", "gradient_clipping")
 """Names of the setting for the gradient norm at which to clip (SB3 and transformers, Lightning, others)."""
+
+_FEWEST_UNNAMED = 2
+"""Parameters without name and state from which they are reported: one alone may be a setting stored as a parameter."""
 
 _NO_GRADIENT = (
     "If it should learn, look for requires_grad=False, .detach(), torch.no_grad(), or a loss that does not use it."
@@ -38,7 +43,7 @@ _ZERO_GRADIENT = "Look at the layers around it: saturated or dead units, a mask,
     worse=("tensors", "without_state"),
 )
 def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_updates: int = 10) -> Iterator[Finding]:
-    """An optimizer holds tensors that never received a gradient, while it updated others.
+    """Tensors received no gradient, or are in no optimizer, while the optimizer updated others.
 
     Why it matters:
         They were passed to the optimizer, so they should have learned, but they still have their initial values. The
@@ -51,7 +56,8 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
 
     What to do:
         If it should learn, look for ``requires_grad=False``, ``.detach()``, ``torch.no_grad()``, or a loss that does
-        not use the branch. If it is frozen on purpose, do not pass it to the optimizer.
+        not use the branch. If it is frozen on purpose, do not pass it to the optimizer. A head, or all biases, that no
+        optimizer holds: pass them to the optimizer when it is created.
 
     References:
         PyTorch's optimizers create a parameter's state at its first gradient; a second moment of exactly zero means
@@ -59,12 +65,15 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
         ``least_updates``: in fewer than ten updates, a branch may not have been used yet.
     """
     steps = max((moments.step or 0 for moments in optimizer.parameters), default=0)
-    if 0 < steps < least_updates or optimizer.unmatched or optimizer.mismatch:
+    if 0 < steps < least_updates or optimizer.mismatch:
         return
     was_tensor_trained = training_of_tensors(optimizer, checkpoint)
     trained = sum(each is True for each in was_tensor_trained.values())
+    if optimizer.unmatched and steps:
+        yield from _unnamed_without_state(optimizer, steps)
     if not trained:
         return
+    yield from _left_out(optimizer, checkpoint)
     for branch, names in untrained_branches(was_tensor_trained).items():
         tensors = [checkpoint.by_name[name] for name in names]
         if len(tensors) == 1 and is_explained_elsewhere(tensors[0], checkpoint):
@@ -89,6 +98,47 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
         )
 
 
+def _unnamed_without_state(optimizer: Optimizer, steps: int) -> Iterator[Finding]:
+    """Yield a finding about parameters without state whose names are not known: their number still tells."""
+    unnamed = [moments for moments in optimizer.parameters if moments.tensor is None]
+    stateless = [moments.index for moments in unnamed if not moments.state]
+    if len(stateless) < _FEWEST_UNNAMED or len(stateless) == len(optimizer.parameters):
+        return
+    yield untrained_tensor.finding(
+        f"{len(stateless):,} of {len(optimizer.parameters):,} parameters of {optimizer.name} have no state after "
+        f"{steps:,} updates: they received no gradient (which ones is not known: {optimizer.unmatched})",
+        evidence={
+            "cause": "never trained",
+            "optimizer": optimizer.name,
+            "branch": None,
+            "tensors": [],
+            "without_state": [f"parameter {index}" for index in stateless],
+            "updates": steps,
+        },
+        advice=_NO_GRADIENT,
+    )
+
+
+def _left_out(optimizer: Optimizer, checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Yield a finding about a head or about biases that no optimizer holds, although one trains the rest."""
+    names = find_left_out(optimizer, checkpoint)
+    if names:
+        what = names[0] if len(names) == 1 else f"{names[0]} and {quantity(len(names) - 1, 'other tensor')}"
+        verb = "is" if len(names) == 1 else "are"
+        yield untrained_tensor.finding(
+            f"{what} {verb} held by no optimizer, although {optimizer.name} trains most layers around",
+            evidence={
+                "cause": "not in an optimizer",
+                "optimizer": optimizer.name,
+                "branch": names[0],
+                "tensors": names,
+                "without_state": names,
+                "updates": None,
+            },
+            advice="If they should learn, pass them to the optimizer when it is created.",
+        )
+
+
 @rule("OPT002", "optimizer-mismatch", Severity.ERROR, on=Optimizer, part=("optimizer",))
 def optimizer_mismatch(optimizer: Optimizer) -> Iterator[Finding]:
     """The optimizer's state does not fit the model: training cannot be resumed from this file.
@@ -98,7 +148,8 @@ def optimizer_mismatch(optimizer: Optimizer) -> Iterator[Finding]:
         other shapes, the first step fails, or parameters of equal shape silently get each other's state.
 
     When it is normal:
-        Never. A file for inference only should not contain the optimizer.
+        Never. A file for inference only should not contain the optimizer. Parameters of the loss behind those of the
+        model, and state of low rank, sparse or flat (GaLore, APOLLO, SPAM), are not reported: resuming works.
 
     What to do:
         Resume with the code that saved the file, or discard the optimizer's state and create a new optimizer.

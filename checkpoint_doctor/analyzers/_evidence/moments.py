@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp, inf, log, sqrt
+from math import exp, inf, log, prod, sqrt
 
 import numpy as np
 
@@ -96,20 +96,63 @@ def effective_step(optimizer: Optimizer) -> float | None:
     """
     squares, entries = 0.0, 0
     for moments in optimizer.parameters:
-        correction, rates = second_moment_correction(moments, optimizer), decay_rates_of(moments, optimizer)
-        first, second, group = moments.state.get("exp_avg"), moments.second, optimizer.group_of(moments.index)
-        if not (correction and rates and rates.first and first and second and group and moments.step):
-            continue
-        first_correction = 1.0 - exp(-rates.first * moments.step)
-        epsilon = float(group.options.get("eps") or 0.0)
-        blocks = zip(first.values.blocks(BLOCK_ELEMENTS), second.values.blocks(BLOCK_ELEMENTS), strict=True)
-        for mean, square in blocks:
-            with np.errstate(all="ignore"):
-                root = np.sqrt(square.astype(np.float64) / correction) + epsilon
-                step = np.nan_to_num(mean.astype(np.float64) / first_correction / root, nan=0.0, posinf=0.0, neginf=0.0)
-            squares += float(np.dot(step, step))
-            entries += step.size
+        step = relative_step(moments, optimizer)
+        if step is not None:
+            size = prod(moments.state["exp_avg"].shape)
+            squares += step**2 * size
+            entries += size
     return sqrt(squares / entries) if entries else None
+
+
+def relative_step(moments: Moments, optimizer: Optimizer) -> float | None:
+    """Return the root mean square of |m̂| / (√v̂ + ε) over a parameter: its next step in units of the learning rate.
+
+    Reads the moments once more. ``None`` unless the parameter has Adam's two moments.
+    """
+    settings = _step_settings(moments, optimizer)
+    first, second = moments.state.get("exp_avg"), moments.second
+    if settings is None or first is None or second is None or not first.size:
+        return None
+    squares = 0.0
+    for mean, square in zip(first.values.blocks(BLOCK_ELEMENTS), second.values.blocks(BLOCK_ELEMENTS), strict=True):
+        with np.errstate(all="ignore"):
+            root = np.sqrt(square.astype(np.float64) / settings.second) + settings.epsilon
+            step = np.nan_to_num(mean.astype(np.float64) / settings.first / root, nan=0.0, posinf=0.0, neginf=0.0)
+        squares += float(np.dot(step, step))
+    return sqrt(squares / first.size)
+
+
+def largest_relative_step(moments: Moments, optimizer: Optimizer) -> float | None:
+    """Return an upper bound of ``relative_step`` from the moment statistics, without reading the moments again."""
+    settings, statistics = _step_settings(moments, optimizer), moments.statistics
+    if settings is None or statistics is None or statistics.row_ratio is None or statistics.row_first is None:
+        return None
+    if statistics.nonfinite_first or statistics.nonfinite_second:
+        return None
+    with np.errstate(all="ignore"):
+        by_root = statistics.row_ratio * sqrt(settings.second)
+        by_epsilon = statistics.row_first / settings.epsilon if settings.epsilon else np.inf
+        # Entries with a second moment of zero are not in the ratio; their first moment is zero as well.
+        bound = np.minimum(by_root, by_epsilon) / settings.first
+    return float(np.nan_to_num(bound, nan=0.0).max(initial=0.0))
+
+
+@dataclass(frozen=True)
+class _StepSettings:
+    """Bias corrections of both moments, and ε."""
+
+    first: float
+    second: float
+    epsilon: float
+
+
+def _step_settings(moments: Moments, optimizer: Optimizer) -> _StepSettings | None:
+    """Return what Adam's step depends on besides the moments; ``None`` unless the parameter has both of Adam's."""
+    correction, rates = second_moment_correction(moments, optimizer), decay_rates_of(moments, optimizer)
+    group = optimizer.group_of(moments.index)
+    if not (correction and rates and rates.first and group and moments.step) or "exp_avg" not in moments.state:
+        return None
+    return _StepSettings(1.0 - exp(-rates.first * moments.step), correction, float(group.options.get("eps") or 0.0))
 
 
 def _decay_factor(value: object) -> float | None:

@@ -28,7 +28,10 @@ def first_nonfinite_index(tensor: Tensor) -> list[int]:
 
 
 def nonfinite_moments(checkpoint: Checkpoint, rule: Rule) -> Iterator[Finding]:
-    """Yield a finding of the given rule for every moment that holds NaN or infinity."""
+    """Yield a finding of the given rule for every moment that makes the weights non-finite at the next update.
+
+    An infinity in a second moment does not: it makes the steps of its entry zero (OPT007 reports it).
+    """
     for optimizer in checkpoint.optimizers:
         for moments in optimizer.parameters:
             for key, tensor in moments.state.items():
@@ -41,7 +44,7 @@ def _is_nonfinite(moments: Moments, key: str, tensor: Tensor) -> bool:
     if statistics is not None and tensor is moments.first:
         return statistics.nonfinite_first > 0
     if statistics is not None and tensor is moments.second:
-        return statistics.nonfinite_second > 0
+        return statistics.nonfinite_second > 0 and tensor.statistics.nan > 0
     return key != "step" and tensor.statistics.nonfinite > 0
 
 

@@ -11,8 +11,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from checkpoint_doctor.checkpoint import Tensor
+from checkpoint_doctor.loaders._optimizers.positions import certain_names
 from checkpoint_doctor.text import shown
 
 Shape = tuple[int, ...]
@@ -124,7 +126,9 @@ def match_by_name(
             unmatched = unmatched or f"{reason} {shown(name)!r}, the name stored for its parameter {index}"
         elif shape is not None and shape != found[0].shape:
             names.append(None)
-            mismatch = mismatch or _contradiction(index, shape, found[0])
+            unmatched = unmatched or _contradiction(index, shape, found[0])
+            if _proves_mismatch([shape], found):
+                mismatch = mismatch or _contradiction(index, shape, found[0])
         else:
             names.append(found[0].name)
     return Match(tuple(names), unmatched or mismatch, mismatch)
@@ -168,7 +172,8 @@ def _match_unambiguous(groups: Sequence[Sequence[Shape | None]], parameters: Seq
     if len(groups) == 1 and len(slots) == len(parameters) and not _first_contradiction(slots, parameters):
         return Match(tuple(tensor.name for tensor in parameters))
     is_ordered = all(_is_in_order(group, parameters) for group in groups)
-    names = _name_slots(groups, parameters, is_ordered)
+    certain = certain_names(groups, parameters) if is_ordered else None
+    names = tuple(certain) if certain is not None else _name_slots(groups, parameters, is_ordered)
     missing = names.count(None)
     if not missing:
         return Match(names)
@@ -184,16 +189,45 @@ def _match_unambiguous(groups: Sequence[Sequence[Shape | None]], parameters: Seq
 
 
 def _find_mismatch(slots: Sequence[Shape | None], parameters: Sequence[Tensor]) -> Match | None:
-    """Return a match without names where the optimizer cannot belong to these parameters."""
+    """Return a match where the optimizer does not hold these parameters, or others as well; ``None`` where it may.
+
+    It is a mismatch only where resuming must fail.
+    """
+    nothing: tuple[str | None, ...] = (None,) * len(slots)
     first = _first_contradiction(slots, parameters)
-    if len(slots) > len(parameters):
+    extra = len(slots) - len(parameters)
+    if extra > 0:
         unmatched = f"it holds {len(slots):,} parameters, but the model has {len(parameters):,}"
+        if not first and not _has_layers(slots[len(parameters) :]):
+            # Parameters of the loss (class centers, uncertainties) come after the model's.
+            names = tuple(tensor.name for tensor in parameters)
+            return Match((*names, *nothing[len(parameters) :]), f"{unmatched}: the rest is not in this file")
         mismatch = unmatched + (f"; {first}" if first else "")
-    elif not _is_contained(slots, parameters):
-        unmatched = mismatch = first or "its state has shapes that the model does not have"
-    else:
+        return Match(nothing, mismatch, mismatch if not first or _proves_mismatch(slots, parameters) else "")
+    if _is_contained(slots, parameters):
         return None
-    return Match((None,) * len(slots), unmatched, mismatch)
+    if len(slots) == len(parameters) and first and _proves_mismatch(slots, parameters):
+        return Match(nothing, first, first)
+    return Match(nothing, f"its state has shapes that the model does not have{f': {first}' if first else ''}")
+
+
+def _has_layers(slots: Sequence[Shape | None]) -> bool:
+    """Return whether there are matrices with a bias behind them: layers of another model, not parameters of a loss."""
+    return any(a is not None and b is not None and len(a) > 1 and b == a[:1] for a, b in pairwise(slots))
+
+
+def _proves_mismatch(slots: Sequence[Shape | None], parameters: Sequence[Tensor]) -> bool:
+    """Return whether a state cannot belong to the parameter at its position, whatever the optimizer.
+
+    Optimizers with low-rank, sparse or flat state (GaLore, APOLLO, SPAM) keep less than the parameter's shape, or
+    another number of axes, and keep vectors as they are.
+    """
+    return any(
+        len(shape) == len(tensor.shape)
+        and (len(shape) == 1 or any(a > b for a, b in zip(shape, tensor.shape, strict=True)))
+        for shape, tensor in zip(slots, parameters, strict=False)
+        if shape is not None and shape != tensor.shape
+    )
 
 
 def _name_slots(
