@@ -122,9 +122,11 @@ def examine(
         raise
     except UnreadableCheckpoint as error:
         return _unreadable(path, error)
-    if not checkpoint.tensors and examination.verdict is not Verdict.ILL:
+    other = checkpoint.metadata.get("content")
+    if (other or not checkpoint.tensors) and examination.verdict is not Verdict.ILL:
         why = f" ({checkpoint.skipped[0].why})" if checkpoint.skipped else ""
-        raise NotACheckpoint(f"{path} holds no tensor to examine{why}", "name the file that holds the state dict")
+        what = other or f"holds no tensor to examine{why}"
+        raise NotACheckpoint(f"{path} {what}", "name the file that holds the state dict")
     return examination
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import lzma
 import pickle
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +106,15 @@ def test_what_stands_where_a_checkpoint_should_be(content: bytes, says: str) -> 
         (npy(), "NumPy array"),
         (b"\x89HDF\r\n\x1a\n" + bytes(100) + b"keras_version", "Keras model (HDF5)"),
         (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5 file"),
-        (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0:" + bytes(20), "ONNX model"),
+        (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0:\x14" + bytes(20) + b"B\x02\x10\x11", "ONNX model"),
+        (b"\x08\x0e:\x14" + bytes(20), "ONNX model"),
+        (b"\x08\x08\x12\x00:\xac\x02" + bytes(300), "ONNX model"),
+        (b"\x81\xa6params\x81\xa1w\xc7\x09\x01\x93" + bytes(8), "Flax checkpoint"),
+        (b"\x83\xa4step\x05\xa6params\x81\xa1w\xc8\x01\x00\x01\x93" + bytes(255), "Flax checkpoint"),
+        (b"\xde\x00\x10\xd9\x28" + b"n" * 40 + b"\x81\xa1w\xc9\x00\x01\x00\x00\x01\x93" + bytes(99), "Flax checkpoint"),
+        (zlib.compress(pickle.dumps(list(range(99)))), "a pickle compressed with zlib, as joblib writes it"),
+        (zlib.compress(b"text" * 99), "compressed with zlib"),
+        (lzma.compress(pickle.dumps(list(range(99))), lzma.FORMAT_ALONE), "a pickle compressed with LZMA"),
         (b"GGUF\x03\0\0\0" + bytes(30), "GGUF model"),
         (b"\x08\x01\x12\x80\x01" + bytes(50), "TensorFlow SavedModel"),
         (b"\x1c\0\0\0TFL3" + bytes(50), "TensorFlow Lite"),
@@ -119,6 +129,23 @@ def test_sound_files_of_other_kinds(content: bytes, says: str) -> None:
     error = name(content)
     assert says in error.message
     assert isinstance(error, NotACheckpoint)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x08\x0e" + bytes(30),
+        b"\x08\x0e:\xff\xff\xff\xff\x0f" + bytes(30),
+        b"\x08\x0e\x12\x03abc" + b"\xde\xad",
+        b"\x81\xa6params\x81\xa1w\xff\xff",
+        b"\x78\x9c" + b"\xff" * 50,
+        b"\x5d\0\0\xff\xff\xff\xff" + b"\xff" * 50,
+    ],
+)
+def test_what_only_begins_like_another_format_is_not_named_after_it(content: bytes) -> None:
+    error = name(content)
+    assert "unknown format" in error.message
+    assert not isinstance(error, NotACheckpoint)
 
 
 def test_a_truncated_zip_is_told_from_a_plain_one() -> None:

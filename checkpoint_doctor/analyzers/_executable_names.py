@@ -126,6 +126,8 @@ _HARMLESS = frozenset(
         "_thread.allocate_lock",
     }
 )
+_JOBLIB_ARRAYS = frozenset(f"joblib.numpy_pickle.{name}" for name in ("NumpyArrayWrapper", "NDArrayWrapper"))
+"""Classes that describe the arrays in joblib's files; unpickling them reads nothing."""
 
 _ESCAPES = frozenset(
     {
@@ -151,7 +153,7 @@ _CODE_BY_VALUE = ("cloudpickle.", "dill.")
 
 def can_execute(each: PickledName) -> bool:
     """Tell whether a name can access files, processes or the network, or run code that is passed to it."""
-    if each.known or each.qualified in _HARMLESS or _rebuilds_a_function(each):
+    if each.known or each.qualified in _HARMLESS or each.qualified in _JOBLIB_ARRAYS or _rebuilds_a_function(each):
         return False
     if each.module.partition(".")[0] in _EXECUTABLE_MODULES or each.qualified in _EXECUTABLE_NAMES:
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from checkpoint_doctor.analyzers._executable_names import can_execute, describes_settings
-from checkpoint_doctor.checkpoint import Checkpoint, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.text import quantity
@@ -104,17 +104,18 @@ def _enumerate(names: list[str], limit: int = 4) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
-@rule("FIL003", "empty-tensor", Severity.ERROR, on=Tensor, group_by=())
-def empty_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]:
+@rule("FIL003", "empty-tensor", Severity.ERROR, on=Checkpoint, worse=("tensors",), group_by=())
+def empty_tensor(checkpoint: Checkpoint) -> Iterator[Finding]:
     """A weight has no elements at all.
 
     Why it matters:
         DeepSpeed's ZeRO stage 3 leaves placeholders of shape [0] where the weights live on other ranks. Loaded for
-        inference, such a file fails or, with ``strict=False``, silently keeps random weights.
+        inference, such a file fails or, with ``strict=False``, silently keeps random weights. Where all weights are
+        placeholders, the file gets one finding.
 
     When it is normal:
-        Empty buffers and records are not reported. A few models have weights of shape [0, 64] for a feature that is
-        switched off; they are reported, since the file does not tell them apart from placeholders.
+        A layer without inputs or units, such as ``Linear(0, 32)``, has a weight of several dimensions with a 0 among
+        them, and a bias that agrees with it. These and empty buffers are not reported.
 
     What to do:
         Gather the weights before saving: run ``zero_to_fp32.py`` in the checkpoint's folder, or save with
@@ -123,14 +124,36 @@ def empty_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]:
     References:
         DeepSpeed issues 2413, 3090 and 7900.
     """
-    layer = checkpoint.layer_of[tensor.name]
-    role = next((role for role, part in layer.tensors.items() if part is tensor), "")
-    if tensor.size == 0 and tensor.is_floating and role.startswith(("weight", "bias")):
+    weights = [
+        (tensor, layer)
+        for layer in checkpoint.layers
+        for role, tensor in layer.tensors.items()
+        if tensor.is_floating and role.startswith(("weight", "bias"))
+    ]
+    empty = [tensor for tensor, layer in weights if _is_placeholder(tensor, layer)]
+    if len(empty) == len(weights) > 1:
+        names = [tensor.name for tensor in empty]
+        yield empty_tensor.finding(
+            f"none of its {len(names):,} weights has elements ({_enumerate(names)}): they are placeholders, as "
+            "ZeRO stage 3 leaves them, and not the weights",
+            checkpoint,
+            evidence={"tensors": names},
+            advice="Gather the weights before saving: run zero_to_fp32.py in the checkpoint's folder.",
+        )
+        return
+    for tensor in empty:
         yield empty_tensor.finding(
             f"has no elements (shape {list(tensor.shape)}): a placeholder, not the weights",
             tensor,
-            evidence={"shape": list(tensor.shape)},
+            evidence={"shape": list(tensor.shape), "tensors": [tensor.name]},
         )
+
+
+def _is_placeholder(tensor: Tensor, layer: Layer) -> bool:
+    """Return whether a weight has shape [0], and no weight of the layer has as many rows."""
+    return tensor.shape == (0,) and not any(
+        len(other.shape) > 1 and other.shape[0] == 0 for other in layer.tensors.values()
+    )
 
 
 @rule("FIL004", "code-in-schedule", Severity.NOTE, on=Checkpoint)

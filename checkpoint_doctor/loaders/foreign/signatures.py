@@ -6,6 +6,7 @@ from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
 from checkpoint_doctor.loaders._zip.archive import is_zip
 from checkpoint_doctor.loaders._zip.format import is_tar
 from checkpoint_doctor.loaders._zip.saved_as_text import describe_saved_as_text, was_saved_as_text
+from checkpoint_doctor.loaders.foreign.structures import is_flax, is_onnx, name_compressed
 from checkpoint_doctor.loaders.foreign.zip_kinds import name_zip
 from checkpoint_doctor.sources import Source
 
@@ -41,8 +42,6 @@ MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
 )
 """Offset and bytes of a signature, the kind of file, and the hint."""
 
-ONNX_PRODUCERS = (b"pytorch", b"tf2onnx", b"onnx", b"keras2onnx", b"skl2onnx", b"paddle", b"CNTK", b"OnnxMLTools")
-
 
 def name_file(source: Source) -> UnreadableCheckpoint:
     """Return the error that says what a file is, with a hint.
@@ -76,6 +75,8 @@ def _name(source: Source) -> UnreadableCheckpoint:
     for offset, magic, kind, hint in MAGIC:
         if beginning.startswith(magic, offset):
             return NotACheckpoint(f"{source.name} is {kind}", hint)
+    if (compressed := name_compressed(beginning)) is not None:
+        return NotACheckpoint(f"{source.name} is {compressed}", UNPACK)
     return (
         _name_by_structure(source, beginning)
         or _name_text(source, beginning)
@@ -137,9 +138,9 @@ def _name_by_structure(source: Source, beginning: bytes) -> UnreadableCheckpoint
             return NotACheckpoint(f"{source.name} is {'a Keras model (HDF5)' if is_keras else 'an HDF5 file'}", CONVERT)
     if is_tar(beginning):
         return NotACheckpoint(f"{source.name} is a tar archive", UNPACK)
-    if beginning[:1] == b"\x08" and any(name in beginning[2:32] for name in ONNX_PRODUCERS):
+    if is_onnx(source):
         return NotACheckpoint(f"{source.name} is an ONNX model", CONVERT)
-    if 0x81 <= beginning[0] <= 0x8F and b"params" in beginning[1:12]:
+    if is_flax(beginning):
         return NotACheckpoint(f"{source.name} is a Flax checkpoint (msgpack)", CONVERT)
     if source.size >= 8 and source.read(source.size - 8, 8) == b"\x57\xfb\x80\x8b\x24\x75\x47\xdb":
         return NotACheckpoint(f"{source.name} is the index of a TensorFlow checkpoint", CONVERT)

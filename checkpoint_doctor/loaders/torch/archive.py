@@ -27,6 +27,8 @@ CHECKED_TOGETHER = 8 << 20
 """Bytes of all members that are checked when the file is opened."""
 DEEPEST_NESTING = 4
 """Archives inside pickles: a tensor pickled with Python's ``pickle`` is one."""
+JOBLIB_ARRAY = ("joblib.numpy_pickle", "NumpyArrayWrapper")
+"""The class of which joblib writes an object before the raw bytes of an array; a pickle cannot be read beyond them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +116,12 @@ class _Reader:
 
     def _read_pickle(self) -> Archive:
         cursor = Cursor(self.source)
-        root = self.run(cursor, None)
+        try:
+            root = self.run(cursor, None)
+        except UnreadableCheckpoint:
+            if JOBLIB_ARRAY not in self.names:
+                raise
+            return self._finish("pickle", None)
         if (rest := self.source.size - cursor.position) > 0:
             self.flaws.append(
                 Flaw(f"{rest:,} bytes follow the end of the pickle", self.member, cursor.position, self.source.size)

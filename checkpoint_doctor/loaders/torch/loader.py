@@ -10,15 +10,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer, Patch, Skipped, Tensor
-from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.errors import NotACheckpoint
 from checkpoint_doctor.loaders._optimizers.state import identify_optimizer, plain
 from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._pickle.modules import attributes_of
 from checkpoint_doctor.loaders.torch.archive import read_archive
 from checkpoint_doctor.loaders.torch.containers import recognize
+from checkpoint_doctor.loaders.torch.contents import name_other_content
 from checkpoint_doctor.loaders.torch.state_dicts import Contents, find_contents
 from checkpoint_doctor.sources import Source
-from checkpoint_doctor.text import shown
 
 SETTINGS = ("hyper_parameters", "hparams", "hyperparameters", "config", "cfg", "args", "opt", "options", "kwargs")
 """Keys under which training code stores its settings."""
@@ -54,16 +54,15 @@ class TorchLoader:
         """Open a checkpoint; see ``Loader.open``.
 
         Raises:
-            UnreadableCheckpoint: it is damaged or truncated, or has no tensors.
+            NotACheckpoint: it is whole, but holds no model.
+            UnreadableCheckpoint: it is damaged or truncated.
         """
         archive = read_archive(source)
         contents = find_contents(archive)
         tensors, optimizers, skipped = _name_contents(contents)
-        if not tensors and not optimizers and not skipped and all(name.known for name in archive.pickled_names):
-            raise UnreadableCheckpoint(
-                f"{source.name} contains no tensors: {_describe(archive.root)}",
-                "name the file that the model itself was saved in",
-            )
+        other = name_other_content(archive.root, tensors, optimizers, archive.pickled_names)
+        if other and not optimizers and not skipped and all(name.known for name in archive.pickled_names):
+            raise NotACheckpoint(f"{source.name} {other}", "name the file that the model itself was saved in")
         top = archive.root if isinstance(archive.root, dict) else {}
         return Checkpoint(
             path=source.name,
@@ -73,7 +72,7 @@ class TorchLoader:
             hyperparameters=_settings(top),
             step=_step(top),
             versions=_versions(top),
-            metadata={"container": archive.container},
+            metadata={"container": archive.container, **({"content": other} if other else {})},
             flaws=archive.flaws,
             checksums=tuple(checksum_of(member) for member in archive.unchecked),
             pickled_names=archive.pickled_names,
@@ -106,13 +105,6 @@ def _name_contents(contents: Contents) -> tuple[list[Tensor], list[Optimizer], l
         for found in contents.optimizers
     ]
     return tensors, optimizers, skipped + contents.skipped
-
-
-def _describe(root: Any) -> str:
-    if isinstance(root, dict):
-        keys = ", ".join(shown(key) for key in list(root)[:5] if isinstance(key, str | int))
-        return f"a dictionary with {keys}" if keys else "an empty dictionary"
-    return f"its content is of type {type(root).__name__}"
 
 
 def _settings(top: Mapping[Any, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from checkpoint_doctor.loaders._pickle.modules import (
 from checkpoint_doctor.loaders._pickle.objects import Inert
 from checkpoint_doctor.loaders._pickle.tensors import PickledStorage, PickledTensor
 from checkpoint_doctor.loaders.torch.archive import Archive
+from checkpoint_doctor.loaders.torch.contents import LIBRARIES
 
 DEEPEST_WRAPPER = 64
 FEWEST_VISITS = 20_000
@@ -42,8 +43,11 @@ PROGRESS = re.compile(
 )
 """Words in the names of single tensors that are figures about the training and not weights."""
 
-OBJECTS_WITHOUT_WEIGHTS = ("gym.", "gymnasium.", "stable_baselines3.common.buffers.", "stable_baselines3.her.")
-"""Packages whose objects contain arrays but no weights: bounds of an environment, replayed transitions."""
+OBJECTS_WITHOUT_WEIGHTS = (
+    "gym.", "gymnasium.", "stable_baselines3.common.buffers.", "stable_baselines3.her.",
+    *(f"{library}." for library in LIBRARIES),
+)  # fmt: skip
+"""Packages whose objects contain arrays but no network: bounds of an environment, replayed transitions, estimators."""
 
 CONTAINERS = (dict, list, tuple, Inert)
 """What is searched for tensors."""

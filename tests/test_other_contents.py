@@ -1,0 +1,116 @@
+"""Pickles that hold no model are named for what they hold, and passed over where a search meets them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from checkpoint_doctor.results.report import Verdict
+from checkpoint_doctor.scan import scan
+
+ARRAY = np.full(5, 3e7, np.float32)
+
+
+def object_of(module: str, name: str) -> bytes:
+    """Return the pickle of an object of a class that is not installed, with an array of large values in it."""
+    array = pickle.dumps(ARRAY, 2)[2:-1]
+    return b"\x80\x02c" + f"{module}\n{name}\n".encode() + b")\x81}X\x09\x00\x00\x00data_max_" + array + b"sb."
+
+
+def joblib_file(before: bytes = b"") -> bytes:
+    """Return what ``joblib.dump`` writes of a scaler: an array's bytes lie inside the pickle, behind its wrapper."""
+    wrapper = b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81}X\x05\x00\x00\x00shapeK\x05\x85sb"
+    head = b"\x80\x02" + before + b"csklearn.preprocessing._data\nMinMaxScaler\n)\x81}X\x09\x00\x00\x00data_max_"
+    return head + wrapper + b"\x02\xff\xff" + ARRAY.tobytes() + b"sb."
+
+
+def optimizer() -> torch.optim.Adam:
+    model = torch.nn.Linear(8, 4)
+    adam = torch.optim.Adam(model.parameters())
+    model(torch.ones(2, 8)).sum().backward()
+    adam.step()
+    return adam
+
+
+def saved(value: Any, path: Path) -> None:
+    path.write_bytes(value) if isinstance(value, bytes) else torch.save(value, path)
+
+
+NO_MODEL = {
+    "scikit-learn": (object_of("sklearn.preprocessing._data", "MinMaxScaler"), "is a pickle of scikit-learn objects"),
+    "joblib": (joblib_file(), "is a joblib file"),
+    "NetworkX": (object_of("networkx.classes.graph", "Graph"), "is a pickle of NetworkX graphs"),
+    "pandas": (object_of("pandas.core.frame", "DataFrame"), "is a pickle of pandas tables"),
+    "history": (pickle.dumps({"losses": [0.5, 0.25]}), "contains no tensors: a dictionary with losses"),
+    "scheduler": ({"step_size": 5, "last_epoch": 3}, "contains no tensors: a dictionary with step_size, last_epoch"),
+    "expert": (pickle.dumps({"obs": ARRAY, "acts": ARRAY, "dones": ARRAY > 0}), "is recorded data (obs, acts, dones…)"),
+    "episodes": (pickle.dumps([{"observations": ARRAY, "rewards": ARRAY}] * 2), "is recorded data (0/observations"),
+    "data set": ({"x_train": torch.ones(9, 3), "y_train": torch.ones(9)}, "is recorded data (x_train, y_train…)"),
+    "random states": (
+        {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()},
+        "is the state of random generators",
+    ),
+    "optimizer": (optimizer().state_dict(), "is the state of an optimizer (Adam, 2 parameters) without its model"),
+    "whole optimizer": (optimizer(), "is the state of an optimizer (Adam, 2 parameters) without its model"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_MODEL)
+def test_a_file_without_a_model_is_named_and_passed_over_by_a_search(kind: str, tmp_path: Path) -> None:
+    value, words = NO_MODEL[kind]
+    saved(value, tmp_path / "other.pt")
+    (named,) = scan([tmp_path / "other.pt"]).checkpoints
+    assert named.verdict is Verdict.UNREADABLE
+    assert words in (named.error or "")
+    torch.save(torch.nn.Linear(8, 4).state_dict(), tmp_path / "model.pt")
+    (found,) = scan([tmp_path]).checkpoints
+    assert (Path(found.path).name, found.verdict) == ("model.pt", Verdict.HEALTHY)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [joblib_file(b"cos\nsystem\nX\x04\x00\x00\x00true\x85R0"), object_of("os", "system"), b"\x80\x02cos\nsystem\n."],
+)
+def test_code_is_reported_also_where_there_is_no_model(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "other.pkl").write_bytes(content)
+    (found,) = scan([tmp_path]).checkpoints
+    assert found.verdict is Verdict.ILL
+    assert "os.system" in " ".join(each.message for each in found.findings if each.code == "FIL002")
+
+
+def test_broken_moments_of_an_optimizer_alone_are_reported(tmp_path: Path) -> None:
+    state = optimizer().state_dict()
+    state["state"][0]["exp_avg"][0, 0] = float("nan")
+    torch.save(state, tmp_path / "optimizer.pt")
+    (found,) = scan([tmp_path]).checkpoints
+    assert found.verdict is Verdict.ILL
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"mask_head.weight": torch.randn(4, 8), "mask_head.bias": torch.randn(4)},
+        {"x": torch.nn.Linear(8, 4).state_dict()},
+        {"actions": torch.randn(4, 8), "fc.weight": torch.randn(4, 8)},
+        {"model": torch.nn.Linear(8, 4).state_dict(), "scaler": {"obs": torch.ones(3)}},
+    ],
+)
+def test_a_model_stays_a_model_whatever_its_keys_resemble(value: Any, tmp_path: Path) -> None:
+    torch.save(value, tmp_path / "model.pt")
+    (found,) = scan([tmp_path]).checkpoints
+    assert found.tensors
+
+
+def test_a_damaged_pickle_is_no_joblib_file(tmp_path: Path) -> None:
+    content = object_of("sklearn.preprocessing._data", "MinMaxScaler")
+    (tmp_path / "other.pkl").write_bytes(content[:-8])
+    (found,) = scan([tmp_path]).checkpoints
+    assert found.verdict is Verdict.UNREADABLE
+    assert os.path.basename(found.path) == "other.pkl"
