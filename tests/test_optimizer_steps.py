@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import sqrt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
-from checkpoint_doctor import Checkpoint, Severity
+from checkpoint_doctor import Checkpoint, FixOptions, Outcome, Severity, fix
 from checkpoint_doctor.analyzers.dormant_units import dormant_units
 from checkpoint_doctor.analyzers.second_moments import poisoned_moments
 from checkpoint_doctor.analyzers.step_sizes import nothing_moved, update_ratio
@@ -96,11 +98,11 @@ def test_infinite_second_moments_freeze_and_do_not_spread() -> None:
     assert repaired.reshape(-1)[0] == np.median(second.reshape(-1)[1:])
 
 
-def test_second_moments_that_are_all_infinite_begin_anew() -> None:
+def test_second_moments_that_are_all_infinite_need_a_new_optimizer() -> None:
     whole = with_second(adam(moved(uniform(), 0.1)), whole=np.inf)
     (finding,) = examined(poisoned_moments, whole)
-    assert len(finding.repairs) == 12, "both moments of six tensors"
-    assert all(not repair.renew(np.full(3, np.inf), np.random.default_rng(0)).any() for repair in finding.repairs)
+    assert finding.repairs == ()
+    assert "new optimizer" in finding.advice
 
 
 def test_nan_in_second_moments_stays_with_the_values() -> None:
@@ -191,3 +193,19 @@ def test_update_ratio(whole: Checkpoint, expected: list[Severity]) -> None:
 def test_nothing_moved(whole: Checkpoint, cause: str | None) -> None:
     findings = findings_of(nothing_moved, whole)
     assert [(each.severity, each.evidence["cause"]) for each in findings] == ([(ERROR, cause)] if cause else [])
+
+
+def test_fix_makes_infinite_second_moments_finite_and_changes_no_weight(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    optimizer = torch.optim.Adam(model.parameters())
+    for _ in range(30):
+        optimizer.zero_grad()
+        model(torch.randn(16, 4)).square().mean().backward()
+        optimizer.step()
+    optimizer.state_dict()["state"][0]["exp_avg_sq"][0, :2] = torch.inf
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "ill.pt")
+    (result,) = fix([tmp_path / "ill.pt"], FixOptions())
+    assert result.outcome is Outcome.FIXED, result.error
+    content = torch.load(str(result.output))
+    assert all(torch.equal(value, content["model"][name]) for name, value in model.state_dict().items())
+    assert content["optimizer"]["state"][0]["exp_avg_sq"].isfinite().all()

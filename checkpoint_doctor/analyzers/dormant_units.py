@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import log10
 
 import numpy as np
 
@@ -186,6 +187,10 @@ def _count_causes(causes: InactivityCauses, activation: str | None) -> list[str]
 def _updates_since(activity: GradientActivity) -> str:
     """Say for how many updates the units have received no gradient: ``about 39–3,200 updates``."""
     since = activity.updates_since[activity.stopped]
+    at_least = activity.at_least[activity.stopped]
+    if at_least.any() and float(since[at_least].max()) >= float(since.max()):
+        least = f"more than {_round_down(float(since[at_least].min())):,} updates"
+        return least if at_least.all() else f"about {_round(float(since.min())):,} to {least}"
     low, high = _round(float(since.min())), _round(float(since.max()))
     limit = f" (at most the {activity.step:,} counted)" if activity.step and high >= _round(activity.step) else ""
     return f"about {low:,} updates{limit}" if low == high else f"about {low:,}–{high:,} updates{limit}"
@@ -194,6 +199,12 @@ def _updates_since(activity: GradientActivity) -> str:
 def _round(updates: float) -> int:
     """Round to two digits, since the number is an estimate."""
     return int(float(f"{max(updates, 1.0):.1e}"))
+
+
+def _round_down(updates: float) -> int:
+    """Round down to one digit, since the number is a lower bound."""
+    size: int = 10 ** int(log10(max(updates, 1.0)))
+    return int(updates) // size * size
 
 
 def _evidence(activity: GradientActivity, causes: InactivityCauses | None) -> dict[str, object]:
@@ -207,6 +218,8 @@ def _evidence(activity: GradientActivity, causes: InactivityCauses | None) -> di
         "stopped_updates_ago": [_round(float(each)) for each in activity.updates_since[stopped]],
         "updates": activity.step,
     }
+    if activity.at_least.any():
+        evidence["at_least"] = [bool(each) for each in activity.at_least[stopped]]
     if causes is not None:
         evidence |= {
             "dead": np.flatnonzero(causes.dead).tolist(),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments, updates_to_recover
 from checkpoint_doctor.checkpoint import Moments, Optimizer
-from checkpoint_doctor.layers.init_rules import fill, fill_typical
+from checkpoint_doctor.layers.init_rules import fill_typical
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 
@@ -34,8 +34,8 @@ def poisoned_moments(optimizer: Optimizer) -> Iterator[Finding]:
 
     What to do:
         Continue with a new optimizer, or let ``ckdoc fix`` replace the infinite entries by the median of the finite
-        ones. Look for the batch that caused the gradient, and clip gradients (``clip_grad_norm_``) from now on: a
-        clipped gradient cannot do this.
+        ones (where a tensor has none, only a new optimizer helps). Look for the batch that caused the gradient, and
+        clip gradients (``clip_grad_norm_``) from now on: a clipped gradient cannot do this.
 
     References:
         A gradient above 1.8e19 overflows float32 when it is squared. Measured on a regression: 301 more updates with
@@ -49,6 +49,7 @@ def poisoned_moments(optimizer: Optimizer) -> Iterator[Finding]:
         spoiled = [moments for moments in optimizer.parameters if moments.index in infinite]
         total = sum(infinite.values())
         entries = sum(moments.second.size for moments in spoiled if moments.second is not None)
+        repairs = _replace_infinite(spoiled)
         yield poisoned_moments.finding(
             f"{total:,} of {entries:,} second moments in {len(spoiled):,} tensors of {optimizer.name} are infinite: "
             f"their weights are finite, but frozen, since every step is m/∞ = 0",
@@ -59,8 +60,10 @@ def poisoned_moments(optimizer: Optimizer) -> Iterator[Finding]:
                 "infinite": total,
                 "count": entries,
             },
-            repairs=[repair for moments in spoiled for repair in _replace_infinite(moments)],
-            advice="Clip gradients, and look for the batch whose gradient overflowed.",
+            repairs=repairs,
+            advice="Clip gradients, and look for the batch whose gradient overflowed."
+            if repairs
+            else "Continue with a new optimizer, clip gradients, and look for the batch whose gradient overflowed.",
         )
     if has_lifted_moments(optimizer):
         recovery = updates_to_recover(optimizer)
@@ -90,14 +93,11 @@ def _name(moments: Moments) -> str:
     return moments.tensor or f"parameter {moments.index}"
 
 
-def _replace_infinite(moments: Moments) -> list[Repair]:
-    """Replace infinite entries by the median of the finite ones, or begin anew where none is finite."""
-    second, first = moments.second, moments.first
-    if second is None or second.statistics.nan:
+def _replace_infinite(spoiled: Sequence[Moments]) -> list[Repair]:
+    """Replace infinite entries by the median of the finite ones; nothing where a tensor has none that is finite."""
+    seconds = [moments.second for moments in spoiled if moments.second is not None]
+    if any(second.statistics.nan or not second.statistics.absmax for second in seconds):
         return []
-    words = "infinite entries become the median of the finite ones"
-    if second.statistics.infinite < second.statistics.count:
-        return [Repair(second.name, words, fill_typical)]
-    # Without any finite entry, a first moment over a second moment of 0 would be a step of any size.
-    repairs = [Repair(second.name, "0, as before the first update", fill(0.0))]
-    return repairs + ([Repair(first.name, "0, as before the first update", fill(0.0))] if first is not None else [])
+    return [
+        Repair(each.name, "infinite entries become the median of the finite ones", fill_typical) for each in seconds
+    ]

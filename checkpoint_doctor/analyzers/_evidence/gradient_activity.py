@@ -34,6 +34,12 @@ _FEWEST_UPDATES = 20
 _SMALLEST_SUBNORMAL = 1e-42
 """A first moment below this no longer decays: float32's last subnormal place times 0.9 rounds to itself."""
 
+_SUBNORMAL_STEP = 1.4e-45
+"""Distance between float32's subnormal numbers."""
+
+_SMALL_GRADIENT = 1e-6
+"""Size of a gradient from which the age of a line is counted where no active line shows how large gradients were."""
+
 
 @dataclass(frozen=True)
 class GradientActivity:
@@ -49,6 +55,8 @@ class GradientActivity:
     """Updates that the optimizer counted."""
     replaced: NDArray
     """A repair replaced the recorded moments: neither active nor inactive."""
+    at_least: NDArray
+    """``updates_since`` is only a lower bound: a moment has reached the smallest number that it can decay to."""
 
     @property
     def active(self) -> NDArray:
@@ -72,6 +80,7 @@ class GradientActivity:
             np.fmin.reduce(updates_since, axis=axis),
             self.step,
             np.logical_or.reduce(self.replaced.reshape(shape), axis=axis),
+            np.logical_and.reduce(self.at_least.reshape(shape), axis=axis),
         )
 
     def joined(self, other: GradientActivity) -> GradientActivity:
@@ -82,6 +91,7 @@ class GradientActivity:
             np.fmin(self.updates_since, other.updates_since),
             self.step if other.step is None else other.step,
             self.replaced | other.replaced,
+            self.at_least & other.at_least,
         )
 
 
@@ -159,6 +169,7 @@ def _line_activity(
         np.where(replaced, np.nan, activity.updates_since),
         activity.step,
         replaced,
+        activity.at_least,
     )
 
 
@@ -174,22 +185,52 @@ def _measure(lines: _Lines, moments: Moments, optimizer: Optimizer, ratio: float
     # Updates without gradient after which |m|/√v falls below the ratio with Adam's default betas.
     updates = needed = -log(ratio) / _DEFAULT_DECAY
     inactive, since = never, np.full(never.shape, np.nan)
+    floored = _has_reached_floor(record, lines, rates, moments)
+    at_least = floored
     decaying = _decaying_statistic(lines, rates)
     if decaying is not None:
         values, rate = decaying
         limit = min(ratio, exp(-rate * updates))
-        active = values[values >= limit]
+        active = values[(values >= limit) & ~floored]
         if values is lines.ratio and active.size:
             limit *= min(1.0, median(active) / _SHRINKING)
-        inactive = never | (values < limit)
+        inactive = never | (values < limit) | floored
         since = _estimate_updates_since(values, rate, lines, rates, ~inactive)
+        if lines.first is not None and lines.second is not None and rates.first and rates.first != inf:
+            by_first = _updates_from(lines.first, ~inactive, rates.first)
+            at_least = floored | ((lines.first <= _SMALLEST_SUBNORMAL) & (since <= by_first))
+        if floored.any() and rates.second and lines.second is not None:
+            lower = _updates_from(lines.second, ~inactive, rates.second)
+            since = np.where(floored, np.fmax(since, lower), since)
         needed = max(updates, -log(limit) / rate)
     # Half as many updates again as it takes to tell a unit without any gradient from an active one.
     if moments.step is not None and moments.step < 1.5 * needed:
         inactive = never
     since = np.minimum(since, inf if moments.step is None else moments.step)
     since = np.where(inactive & ~never, since, np.nan)
-    return GradientActivity(never, inactive, since, moments.step, np.zeros(never.shape, dtype=bool))
+    none = np.zeros(never.shape, dtype=bool)
+    return GradientActivity(never, inactive, since, moments.step, none, at_least & inactive & ~never)
+
+
+def _has_reached_floor(record: NDArray, lines: _Lines, rates: DecayRates, moments: Moments) -> NDArray:
+    """Return which lines have a second moment that decays no further: times β2, it rounds to itself.
+
+    That is half a step of float32's subnormal numbers divided by 1 - β2; no gradient of today leaves so little.
+    """
+    second = moments.second
+    if lines.second is None or not rates.second or second is None or second.dtype != "float32":
+        return np.zeros(record.shape, dtype=bool)
+    floor = _SUBNORMAL_STEP / (1.0 - exp(-2.0 * rates.second))
+    reached: NDArray = (lines.second > 0) & (lines.second <= floor**0.5)
+    return reached
+
+
+def _updates_from(values: NDArray, active: NDArray, rate: float) -> NDArray:
+    """Return after how many updates without gradient a statistic falls from the active lines' median to its value."""
+    start = median(values[active]) if active.any() else _SMALL_GRADIENT
+    with np.errstate(divide="ignore", invalid="ignore"):
+        updates: NDArray = np.log(start / values) / rate
+    return updates
 
 
 def _decaying_statistic(lines: _Lines, rates: DecayRates) -> tuple[NDArray, float] | None:
@@ -221,7 +262,7 @@ def _estimate_updates_since(values: NDArray, rate: float, lines: _Lines, rates: 
             return updates
         if not rates.second or rates.first is None or rates.first == inf:
             return updates
-        by_first = np.log(median(first[active]) / first) / rates.first
-        by_second = np.log(median(second[active]) / second) / rates.second
+        by_first = _updates_from(first, active, rates.first)
+        by_second = _updates_from(second, active, rates.second)
         # A first moment at the last subnormal only gives a lower bound; the slower second moment still decays.
         return np.where(first > _SMALLEST_SUBNORMAL, updates, np.fmax(by_first, by_second))
