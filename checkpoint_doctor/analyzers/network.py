@@ -20,6 +20,8 @@ from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.text import quantity
 
+_SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
+
 
 def _matrices(layer: Layer) -> Iterator[Tensor]:
     for role, tensor in layer.tensors.items():
@@ -269,7 +271,8 @@ def rank_collapse(
         size = min(rows, columns)
         if not smallest <= size <= largest or max(rows, columns) > 4 * largest:
             continue
-        if tensor.statistics.nonfinite or is_zero(tensor):
+        # Below the smallest normal number, too few digits are left for a rank.
+        if tensor.statistics.nonfinite or tensor.statistics.absmax < _SMALLEST_NORMAL:
             continue
         rank = _effective_rank(tensor, delta, share * size)
         if rank is not None and rank <= share * size:
@@ -282,10 +285,13 @@ def rank_collapse(
 
 def _effective_rank(tensor: Tensor, delta: float, limit: float) -> int | None:
     """Return how many singular values make up 1 − δ of their sum; ``None`` where it is certain to exceed the limit."""
-    matrix = tensor.array.reshape(tensor.shape[0], -1).astype(np.float32)
+    # Relative to the largest, so that neither the cast nor the squares overflow.
+    values = tensor.array.reshape(tensor.shape[0], -1)
+    wide = values if values.dtype == np.float64 else values.astype(np.float32)
+    matrix = (wide / tensor.statistics.absmax).astype(np.float32)
     gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
     # The participation ratio needs one product, and it bounds the effective rank from below.
-    participation = float(np.trace(gram)) ** 2 / max(float(np.einsum("ij,ij->", gram, gram)), 1e-30)
+    participation = float(np.trace(gram)) ** 2 / float(np.einsum("ij,ij->", gram, gram))
     if participation > limit:
         return None
     values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0))

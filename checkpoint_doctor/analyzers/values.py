@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,7 +172,7 @@ def value_spike(
     yield value_spike.finding(
         f"{len(indices):,} of {tensor.size:,} values {'is' if len(indices) == 1 else 'are'} far larger than the "
         f"others (first at {indices[0]}): up to {statistics.absmax:,.4g}, "
-        f"{magnitudes.max() / next_largest:,.4g} times the largest of the others",
+        f"{statistics.absmax / next_largest:,.4g} times the largest of the others",
         tensor,
         evidence={"indices": indices, "largest": statistics.absmax, "next_largest": next_largest},
     )
@@ -185,17 +185,18 @@ def _may_have_spike(tensor: Tensor, ratio: float) -> bool:
     tenth in case the others hold spikes too.
     """
     statistics = tensor.statistics
-    if statistics.norm is None:
+    if statistics.norm is None or not 0 < statistics.norm < inf:
         return False
-    others = max(statistics.norm**2 - statistics.absmax**2, 0.0) / statistics.count
-    return statistics.absmax >= 0.9 * ratio * sqrt(others)
+    # Shares of the norm, since the squares of large values overflow.
+    largest = statistics.absmax / statistics.norm
+    return largest >= 0.9 * ratio * sqrt(max(1.0 - largest**2, 0.0) / statistics.count)
 
 
 def _largest_below_gap(magnitudes: NDArray, ratio: float) -> float | None:
     """Return the value below the lowest gap of that ratio among the largest 0.01 %; ``None`` where there is no gap."""
     few = max(1, magnitudes.size // 10_000)
     ordered = np.sort(np.partition(magnitudes, magnitudes.size - few - 1)[-few - 1 :])
-    gaps = np.flatnonzero(ordered[1:] > ratio * ordered[:-1])
+    gaps = np.flatnonzero(ordered[1:] / ratio > ordered[:-1])
     return float(ordered[gaps[0]]) if gaps.size and ordered[0] > 0 else None
 
 
