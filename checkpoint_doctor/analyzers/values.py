@@ -15,6 +15,12 @@ from checkpoint_doctor.layers import LEARNED_MATRICES, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 
+_TRUNCATION = 2.0
+"""Where ``trunc_normal_`` of timm and of torch cut by default, in units of the values and not of their deviation."""
+
+_MAGNITUDES = ("weight_g", "parametrizations.weight.original0")
+"""Names of the magnitudes of weight normalisation, which have the shape of a matrix with one column."""
+
 
 @rule(
     "VAL001",
@@ -138,7 +144,7 @@ def _fan_in(tensor: Tensor, layer: Layer) -> int:
 
 @rule("VAL003", "value-spike", Severity.WARNING, on=Tensor, worse=("indices", "largest"))
 def value_spike(
-    tensor: Tensor, checkpoint: Checkpoint, *, ratio: float = 20.0, smallest: int = 32
+    tensor: Tensor, checkpoint: Checkpoint, *, ratio: float = 10.0, smallest: int = 32
 ) -> Iterator[Finding]:
     """A few entries are orders of magnitude larger than all others in their tensor.
 
@@ -155,8 +161,9 @@ def value_spike(
 
     References:
         Measured on published agents and networks: ordered by magnitude, none of the largest entries is more than 2.7
-        times the next smaller one. A flipped exponent bit multiplies by 2, 4, 16, 256 or more; with a factor of 2 or
-        4, the value stays below ``ratio`` and within the range of trained values.
+        times the next smaller one, hence ``ratio``. A flipped exponent bit multiplies by 2, 4, 16, 256 or more; with a
+        factor of 2 or 4, the value stays within the range of trained values. timm's ``trunc_normal_`` cuts at ±2
+        whatever the deviation, so one in 24 million draws is exactly 2; such values are not reported.
     """
     layer, statistics = checkpoint.layer_of[tensor.name], tensor.statistics
     if layer.kind not in LEARNED_MATRICES | {Kind.PARAMETER} or tensor.size < smallest or len(tensor.shape) < 2:
@@ -168,6 +175,8 @@ def value_spike(
     if next_largest is None:
         return
     spikes = np.flatnonzero(magnitudes > next_largest)
+    if (magnitudes[spikes] == _TRUNCATION).all():
+        return
     indices = [[int(axis) for axis in np.unravel_index(each, tensor.shape)] for each in spikes]
     yield value_spike.finding(
         f"{len(indices):,} of {tensor.size:,} values {'is' if len(indices) == 1 else 'are'} far larger than the "
@@ -235,7 +244,8 @@ def constant_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]
         equivalent to a single unit. The usual reason is ``fill_`` or ``ones_`` in an init function.
 
     When it is normal:
-        Averaging and blur kernels are constant by design and usually frozen. Norm gains start at 1 and are not checked.
+        Averaging and blur kernels are constant by design and usually frozen. Norm gains start at 1 and are not checked,
+        nor are the magnitudes of weight normalisation (``weight_g``), which DINO freezes at 1.
 
     What to do:
         Initialise the weights at random (``kaiming_uniform_``, ``orthogonal_``) and train again. ``ckdoc fix --unsafe``
@@ -246,6 +256,8 @@ def constant_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]
     """
     statistics, layer = tensor.statistics, checkpoint.layer_of[tensor.name]
     if layer.kind not in LEARNED_MATRICES or len(tensor.shape) < 2 or tensor.size < 4:
+        return
+    if tensor.name.endswith(_MAGNITUDES):
         return
     if statistics.minimum is not None and statistics.minimum == statistics.maximum != 0 and not statistics.nonfinite:
         value = float(statistics.minimum)
