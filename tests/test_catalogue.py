@@ -167,4 +167,4 @@ def test_a_real_bash_completes_a_code(tmp_path: Path) -> None:
         '$function ckdoc\nprintf "%s\\n" "${COMPREPLY[@]}"\n'
     )
     result = subprocess.run(["bash", script], capture_output=True, text=True, timeout=60)
-    assert result.stdout.split() == [f"VAL00{digit}" for digit in range(1, 6)], result.stderr
+    assert result.stdout.split() == [f"VAL00{digit}" for digit in range(1, 8)], result.stderr

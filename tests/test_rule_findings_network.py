@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers import network, normalization, zeros
+from checkpoint_doctor.analyzers import copies, network, normalization, zeros
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Safety, Severity
@@ -105,10 +105,10 @@ SILENT: Mapping[str, tuple[Rule, Weights | Checkpoint]] = {
     "a readout that starts at zero": (
         network.zero_output_layer, mlp(net__4__weight=None, net__4__bias=None, readout__weight=np.zeros((4, 8)))
     ),
-    "a constant matrix has no copies": (network.duplicate_units, mlp(net__2__weight=np.full((8, 12), 0.5))),
-    "copies in a norm": (network.duplicate_units, norm(np.linspace(1, 2, 16).reshape(1, 16).repeat(2, 0))),
-    "a matrix without rows": (network.duplicate_units, mlp(net__2__weight=np.zeros((0, 12), np.float32))),
-    "a matrix without columns": (network.duplicate_units, mlp(net__2__weight=np.zeros((8, 0), np.float32))),
+    "a constant matrix has no copies": (copies.duplicate_units, mlp(net__2__weight=np.full((8, 12), 0.5))),
+    "copies in a norm": (copies.duplicate_units, norm(np.linspace(1, 2, 16).reshape(1, 16).repeat(2, 0))),
+    "a matrix without rows": (copies.duplicate_units, mlp(net__2__weight=np.zeros((0, 12), np.float32))),
+    "a matrix without columns": (copies.duplicate_units, mlp(net__2__weight=np.zeros((8, 0), np.float32))),
     "integers have no rank": (network.rank_collapse, mlp(net__2__weight=np.ones((32, 32), np.int64))),
     "a matrix of zeros has no rank": (network.rank_collapse, mlp(net__2__weight=np.zeros((32, 32)))),
     "a matrix of NaN has no rank": (
@@ -239,11 +239,11 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
         "readout.weight", {"zero_fraction": 1.0, "cause": "overwritten", "updates": 1000, "bias_is_zero": False},
     ),
     "copies": (
-        network.duplicate_units, mlp(net__2__weight=draw(8, 12)[[0, 1, 2, 1, 4, 1, 6, 4]]), WARNING, "net.2.weight",
+        copies.duplicate_units, mlp(net__2__weight=draw(8, 12)[[0, 1, 2, 1, 4, 1, 6, 4]]), WARNING, "net.2.weight",
         {"groups": [[1, 3, 5], [4, 7]], "rows": 8},
     ),
     "copies in an embedding": (
-        network.duplicate_units, {"embedding.weight": draw(8, 12)[[0, 1, 2, 3, 4, 5, 6, 4]]}, WARNING,
+        copies.duplicate_units, {"embedding.weight": draw(8, 12)[[0, 1, 2, 3, 4, 5, 6, 4]]}, WARNING,
         "embedding.weight", {"groups": [[4, 7]], "rows": 8},
     ),
     "a matrix of rank one": (
@@ -392,7 +392,7 @@ def test_it_says_what_is_wrong_and_where(name: str):
     ],
 )
 def test_copies_are_counted_without_their_originals(rows: list[int], words: str):
-    (finding,) = found(network.duplicate_units, mlp(net__2__weight=draw(8, 12)[rows]))
+    (finding,) = found(copies.duplicate_units, mlp(net__2__weight=draw(8, 12)[rows]))
     assert words in finding.message
 
 

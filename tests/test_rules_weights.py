@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers import files, network, normalization, optimizer, recurrent, values, zeros
+from checkpoint_doctor.analyzers import copies, files, network, normalization, optimizer, recurrent, values, zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, PickledName
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity
@@ -163,7 +163,7 @@ FAMILY = {
     "network": [
         network.disconnected_units,
         network.zero_output_layer,
-        network.duplicate_units,
+        copies.duplicate_units,
         network.rank_collapse,
     ],
 }
@@ -384,7 +384,7 @@ ILL: Mapping[str, tuple[Rule, Weights | Checkpoint, str, Severity]] = {
         WARNING,
     ),
     "a zero head": (network.zero_output_layer, changed("net.4.weight", put(..., 0)), "net.4.weight", WARNING),
-    "a copied row": (network.duplicate_units, changed("net.2.weight", copy_row(3, 17)), "net.2.weight", WARNING),
+    "a copied row": (copies.duplicate_units, changed("net.2.weight", copy_row(3, 17)), "net.2.weight", WARNING),
     "a matrix of rank one": (
         network.rank_collapse,
         mlp(net__2__weight=np.outer(np.arange(1, 33), np.arange(1, 33)).astype(np.float32) * 1e-3),

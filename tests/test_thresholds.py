@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers import dormant_units as silence
 from checkpoint_doctor.analyzers import (
-    gradients,
+    copies,
     network,
     normalization,
     optimizer,
-    policy,
     recurrent,
-    step_sizes,
+    unused_rows,
     values,
+    weight_scale,
     zeros,
 )
+from checkpoint_doctor.analyzers import dormant_units as silence
+from checkpoint_doctor.analyzers import gradients, policy, step_sizes
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import Rule
@@ -303,6 +304,28 @@ def with_target(cosine: float) -> Weights:
     return {"critic.qf0.0.weight": online, "critic_target.qf0.0.weight": target}
 
 
+def on_grid(steps: float) -> NDArray:
+    """A matrix of multiples of 0.01 whose RMS is this many steps."""
+    multiples = np.round(draw(16, 16).astype(np.float64) * 1000)
+    magnitudes = np.round(np.abs(multiples) * steps / np.sqrt(np.square(multiples).mean()))
+    return (np.sign(multiples) * magnitudes * 0.01).astype(np.float32)
+
+
+def with_unused_rows(count: int, rows: int, *, ratio: float = 0.0, name: str = "embedding.weight") -> Checkpoint:
+    """A table or a head, so many of whose rows have a second moment of this share of the others', as a root."""
+    weights = {"net.0.weight": draw(6, 5), name: draw(rows, 6)}
+    squares = np.ones((rows, 6))
+    squares[rows - count :] = ratio**2
+    return trained(weights, second={name: squares})
+
+
+def with_unused_states(count: int) -> Checkpoint:
+    """An LSTM of eight units, so many of whose hidden states no gate reads."""
+    squares = np.ones((32, 8))
+    squares[:, :count] = 0
+    return trained(lstm(), second={"lstm.weight_hh_l0": squares})
+
+
 @dataclass(frozen=True)
 class Edge:
     """A limit from both sides."""
@@ -346,8 +369,8 @@ EDGES: Mapping[str, Edge] = {
     ),
     "spike": Edge(
         values.value_spike,
-        stack(with_entries(same((8, 8), 1), 20)), stack(with_entries(same((8, 8), 1), 20.01)), WARNING,
-        option="ratio", moved=21,
+        stack(with_entries(same((8, 8), 1), 10)), stack(with_entries(same((8, 8), 1), 10.01)), WARNING,
+        option="ratio", moved=11,
     ),
     "spike in a small tensor": Edge(
         values.value_spike,
@@ -365,6 +388,32 @@ EDGES: Mapping[str, Edge] = {
     ),
     "constant of three entries": Edge(
         values.constant_tensor, stack(np.full((3, 1), 0.5)), stack(np.full((2, 2), 0.5)), WARNING
+    ),
+    "vanished beside its fan-in": Edge(
+        weight_scale.vanished_values,
+        stack(same((8, 40_000), 0.51e-8), draw(4, 8)), stack(same((8, 40_000), 0.49e-8), draw(4, 8)), WARNING,
+        option="gain", moved=0.97e-6,
+    ),
+    "vanished": Edge(
+        weight_scale.vanished_values,
+        stack(same((8, 8), 1.01e-8), draw(4, 8)), stack(same((8, 8), 0.99e-8), draw(4, 8)), WARNING,
+        option="rms", moved=0.98e-8,
+    ),
+    "all but one vanished": Edge(
+        weight_scale.vanished_values,
+        stack(same((8, 8), 1e-9), draw(4, 8)), stack(same((8, 8), 1e-9), same((4, 8), 1e-9)), ERROR, WARNING,
+    ),
+    "steps of a grid": Edge(
+        weight_scale.gridded_values, stack(on_grid(257), draw(8, 16)), stack(on_grid(255), draw(8, 16)), NOTE,
+        option="steps", moved=254,
+    ),
+    "a small matrix on a grid": Edge(
+        weight_scale.gridded_values,
+        stack(on_grid(50)[:7, :9], draw(8, 16)), stack(on_grid(50)[:8, :8], draw(8, 16)), NOTE,
+        option="smallest", moved=65,
+    ),
+    "all but one on a grid": Edge(
+        weight_scale.gridded_values, stack(on_grid(50), draw(8, 16)), stack(on_grid(50), on_grid(40)), WARNING, NOTE
     ),
     # Zeros
     "scattered zeros": Edge(
@@ -570,23 +619,23 @@ EDGES: Mapping[str, Edge] = {
     "padding row": Edge(network.disconnected_units, embedding(3), embedding(4), NOTE),
     "words without a vector": Edge(network.disconnected_units, embedding(4), embedding(4, 6), WARNING, NOTE),
     "copies of short rows in half precision": Edge(
-        network.duplicate_units,
+        copies.duplicate_units,
         stack(repeated_row(3, np.float16)), stack(repeated_row(4, np.float16)), WARNING,
     ),
     "copies of short rows in bfloat16": Edge(
-        network.duplicate_units,
+        copies.duplicate_units,
         stack(repeated_row(5, ml_dtypes.bfloat16)), stack(repeated_row(6, ml_dtypes.bfloat16)), WARNING,
     ),
     "copies of short rows in a quarter of the precision": Edge(
-        network.duplicate_units,
+        copies.duplicate_units,
         stack(repeated_row(13, ml_dtypes.float8_e4m3fn)), stack(repeated_row(14, ml_dtypes.float8_e4m3fn)), WARNING,
     ),
     "copies of short rows": Edge(
-        network.duplicate_units,
+        copies.duplicate_units,
         stack(repeated_row(1, np.float32)), stack(repeated_row(2, np.float32)), WARNING,
     ),
     "copies of single numbers in double precision": Edge(
-        network.duplicate_units,
+        copies.duplicate_units,
         stack(repeated_row(1, np.float32)), stack(repeated_row(1, np.float64)), WARNING,
     ),
     "rank": Edge(
@@ -627,6 +676,36 @@ EDGES: Mapping[str, Edge] = {
     ),
     "updates until a unit should have learned": Edge(
         silence.dormant_units, with_silent(4, step=19, never=True), with_silent(4, step=20, never=True), NOTE
+    ),
+    # Rows
+    "a row that hardly received gradients": Edge(
+        unused_rows.unused_rows,
+        with_unused_rows(1, 5, ratio=1.01e-7, name="action_net.weight"),
+        with_unused_rows(1, 5, ratio=0.99e-7, name="action_net.weight"),
+        NOTE, option="ratio", moved=0.98e-7,
+    ),
+    "outputs without gradient": Edge(
+        unused_rows.unused_rows,
+        with_unused_rows(1, 5, name="action_net.weight"), with_unused_rows(1, 4, name="action_net.weight"),
+        WARNING, NOTE, option="head", moved=0.26,
+    ),
+    "hidden states without gradient": Edge(
+        unused_rows.unused_rows, with_unused_states(3), with_unused_states(4), WARNING, NOTE,
+        option="recurrent", moved=0.51,
+    ),
+    "tokens without gradient": Edge(
+        unused_rows.unused_rows, with_unused_rows(29, 40), with_unused_rows(30, 40), WARNING, NOTE,
+        option="embedding", moved=0.76,
+    ),
+    "tokens of a vocabulary without gradient": Edge(
+        unused_rows.unused_rows, with_unused_rows(1000, 1025), with_unused_rows(1000, 1024), WARNING, NOTE,
+        option="vocabulary", moved=1023,
+    ),
+    "tokens of a small table without gradient": Edge(
+        unused_rows.unused_rows, with_unused_rows(14, 16), with_unused_rows(14, 17), WARNING, NOTE
+    ),
+    "few tokens without gradient": Edge(
+        unused_rows.unused_rows, with_unused_rows(2, 21), with_unused_rows(2, 20), NOTE
     ),
     # Optimizers
     "updates until a branch should have learned": Edge(

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from math import log10
 
 import numpy as np
+from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.activations import RECTIFIERS, SQUASHERS, activation_of
 from checkpoint_doctor.analyzers._evidence.gradient_activity import GradientActivity, input_activity, unit_activity
 from checkpoint_doctor.analyzers._evidence.inactivity_causes import InactivityCauses, find_inactivity_causes
 from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments
-from checkpoint_doctor.analyzers._evidence.readers import input_weight
+from checkpoint_doctor.analyzers._evidence.readers import count_units, input_weight
 from checkpoint_doctor.analyzers._repairs.recycling import recycle
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import WITH_UNITS, Kind
@@ -88,7 +89,8 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) ->
         was constant, a mask that is removed), they add noise to every unit at once, and training can collapse.
 
     When it is normal:
-        One-hot inputs that never occurred, padding, unused entries of an observation.
+        One-hot inputs that never occurred, padding, unused entries of an observation. It is a warning where all inputs
+        were zero: the layer has learned a bias and nothing else.
 
     What to do:
         Check these inputs in the data: a constant zero, a feature scaled to zero, a mask that is always on. Remove
@@ -104,16 +106,28 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) ->
     columns, units = input_activity(layer, checkpoint, ratio), unit_activity(layer, checkpoint, ratio)
     if columns is None or units is None:
         return
-    if not columns.never_active.any() or columns.never_active.all() or units.never_active.all():
+    if not columns.never_active.any() or units.never_active.all():
+        return
+    sources = _possible_sources(layer, columns.never_active.size, checkpoint)
+    if any(_are_dead_units(columns.never_active, source, checkpoint, ratio) for source in sources):
         return
     inputs = np.flatnonzero(columns.never_active).tolist()
     after = f" in {columns.step:,} updates" if columns.step else ""
+    if columns.never_active.all():
+        message = f"all {len(inputs):,} inputs were always zero{after}: only the layer's bias received gradients"
+    else:
+        message = (
+            f"{len(inputs):,} of {columns.never_active.size:,} inputs ({_ranges(inputs)}) were always zero{after}: "
+            f"their weights never received a gradient"
+        )
     yield dead_inputs.finding(
-        f"{len(inputs):,} of {columns.never_active.size:,} inputs ({_ranges(inputs)}) were always zero{after}: "
-        f"their weights never received a gradient",
+        message,
         layer,
+        severity=Severity.WARNING if columns.never_active.all() and not sources else None,
         evidence={"inputs": inputs, "layer_inputs": columns.never_active.size, "updates": columns.step},
-        advice="Check these inputs in the data: they were constantly zero, or masked. Their weights are untrained.",
+        advice="Look at what these inputs are: features of the data that are always zero, or outputs of another layer."
+        if sources
+        else "Check these inputs in the data: they were constantly zero, or masked. Their weights are untrained.",
     )
 
 
@@ -122,6 +136,22 @@ def _has_lifted_moments(layer: Layer, checkpoint: Checkpoint) -> bool:
     weight = input_weight(layer)
     optimizer = checkpoint.optimizer_of.get(weight.name) if weight else None
     return optimizer is not None and has_lifted_moments(optimizer)
+
+
+def _possible_sources(layer: Layer, inputs: int, checkpoint: Checkpoint) -> list[Layer]:
+    """Return the layers before this one whose units may be its inputs, by their number."""
+    before = checkpoint.layers[: checkpoint.layers.index(layer)]
+    same = [each for each in before if each.kind in WITH_UNITS and each.component == layer.component]
+    return [each for each in same if not each.is_output and (units := count_units(each)) > 1 and inputs % units == 0]
+
+
+def _are_dead_units(never_active: NDArray, source: Layer, checkpoint: Checkpoint, ratio: float) -> bool:
+    """True where the inputs without gradient are units of another layer that are inactive: NET001 is about these."""
+    units = unit_activity(source, checkpoint, ratio)
+    if units is None:
+        return False
+    repeats = never_active.size // max(units.inactive.size, 1)
+    return bool(np.repeat(units.inactive, repeats)[never_active].all())
 
 
 def _reads_model_inputs(layer: Layer, checkpoint: Checkpoint) -> bool:

@@ -1,31 +1,34 @@
-"""Weights as part of a network: disconnected units, zero output layers, duplicate units, low rank."""
+"""Weights as part of a network: disconnected units, zero output layers, low rank."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
 
 from checkpoint_doctor.analyzers._evidence.activations import ZERO_AT_ZERO, activation_of
 from checkpoint_doctor.analyzers._evidence.replaced_moments import find_replaced
+from checkpoint_doctor.analyzers._learned_weights import learned_weights
 from checkpoint_doctor.analyzers._repairs.recycling import recycle
-from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight, is_fixed_transform
+from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight
 from checkpoint_doctor.analyzers._zeros.causes import Cause
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._zeros.sparsity import NOTICEABLE, is_pruned, scattered_zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
-from checkpoint_doctor.layers import DENSE, PROJECTIONS, RECURRENT, Kind
+from checkpoint_doctor.layers import PROJECTIONS, RECURRENT, Kind
 from checkpoint_doctor.layers.init_rules import OUTPUT_LIMIT, draw_uniform, fill
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.text import quantity
 
+_SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
 
-def _matrices(layer: Layer) -> Iterator[Tensor]:
-    for role, tensor in layer.tensors.items():
-        is_matrix = role.startswith("weight") and len(tensor.shape) > 1 and tensor.is_floating
-        if is_matrix and not role.endswith("_mask") and not is_fixed_transform(tensor):
-            yield tensor
+_TABLE = re.compile(
+    r"(?i)emb|lookup|vocab|(^|[._])(q_?(table|values)?|rel(ative)?_?pos\w*|users?|items?|entit\w+|tokens?|words?"
+    r"|\w*_?(table|factors?|vectors?))([._]|$)"
+)
+"""Names of tables whose rows are looked up by an index."""
 
 
 @rule(
@@ -48,9 +51,9 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
 
     When it is normal:
         Structured pruning cuts units off in most layers, and where single weights are pruned, some units lose all of
-        theirs (notes). An embedding's padding row is zero, and so are rows that fill up its table; pretrained word
-        vectors may lack words, which should be checked. Units recycled as in ReDo have zero outgoing columns until the
-        next updates. Grouped and masked layers have zero blocks by design.
+        theirs (notes). An embedding's padding row is zero, and so are rows that fill up its table or a head to a
+        multiple of 8; pretrained word vectors may lack words, which should be checked. Units recycled as in ReDo have
+        zero outgoing columns until the next updates. Grouped and masked layers have zero blocks by design.
 
     What to do:
         Find what wrote the zeros. Where the units' output is certain to be 0 (no bias, a known activation), ``ckdoc fix
@@ -61,12 +64,12 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
     References:
         Sokar et al. 2302.12902 (ReDo); in 111 published agents no weight is exactly 0.0.
     """
-    if layer.kind is Kind.EMBEDDING:
+    if layer.kind is Kind.EMBEDDING or _is_table(layer):
         yield from _judge_embedding(layer)
         return
     if layer.kind not in PROJECTIONS:
         return
-    for tensor in _matrices(layer):
+    for tensor in learned_weights(layer):
         if not is_zero(tensor):
             yield from _find_zero_rows(layer, tensor, checkpoint, pruned)
             yield from _find_zero_columns(layer, tensor, checkpoint, pruned)
@@ -75,7 +78,7 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
 def _find_zero_rows(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, pruned: float) -> Iterator[Finding]:
     rows = tensor.statistics.zero_rows.tolist()
     # Zero rows of a tied embedding are padding, or words without a vector.
-    if not rows or _is_tied_to_embedding(tensor, checkpoint):
+    if not rows or _is_tied_to_embedding(tensor, checkpoint) or _is_padded_head(layer, tensor, rows):
         return
     judged, why = judge_zeros(tensor, checkpoint, layer, tensor.statistics.zero_rows)
     yield disconnected_units.finding(
@@ -112,6 +115,18 @@ def _recycle_constant(layer: Layer, tensor: Tensor, rows: list[int], checkpoint:
     return recycle(layer, zero_units, checkpoint)
 
 
+def _is_table(layer: Layer) -> bool:
+    """True for an embedding that has the shape of a linear layer: nothing before it, no bias, the name of a table."""
+    is_alone = layer.kind is Kind.LINEAR and layer.bias is None and layer.previous is None and not layer.followers
+    return is_alone and _TABLE.search(layer.name) is not None
+
+
+def _is_padded_head(layer: Layer, tensor: Tensor, rows: list[int]) -> bool:
+    """True where the zero rows of a head are its last ones and fill it up to a multiple of 8."""
+    count = tensor.shape[0]
+    return layer.is_output and count % 8 == 0 and len(rows) < count / 2 and rows[0] == count - len(rows)
+
+
 def _is_tied_to_embedding(tensor: Tensor, checkpoint: Checkpoint) -> bool:
     return bool(tensor.storage) and any(
         tensor.is_tied_to(table)
@@ -133,22 +148,23 @@ def _severity(checkpoint: Checkpoint, tensor: Tensor, pruned: float) -> Severity
     """Return a note where most weights have zero units, or scattered zeros, as after pruning."""
     if scattered_zeros(tensor)[1] >= NOTICEABLE and is_pruned(checkpoint):
         return Severity.NOTE
-    weights = [each for layer in checkpoint.layers if layer.kind in PROJECTIONS for each in _matrices(layer)]
+    weights = [each for layer in checkpoint.layers if layer.kind in PROJECTIONS for each in learned_weights(layer)]
     cut = sum(bool(len(each.statistics.zero_rows) or len(each.statistics.zero_columns)) for each in weights)
     is_cut_everywhere = len(weights) > 3 and cut > pruned * len(weights)
     return Severity.NOTE if is_cut_everywhere and tensor.statistics.zero_fraction < 0.95 else None
 
 
 def _judge_embedding(layer: Layer) -> Iterator[Finding]:
-    for tensor in _matrices(layer):
+    for tensor in learned_weights(layer):
         rows = tensor.statistics.zero_rows.tolist()
         last = tensor.shape[0] - 1
         # Rows that fill the table up to a round number, then the padding row.
         while rows and rows[-1] == last:
             rows.pop()
             last -= 1
-        if len(rows) == 1 and rows[0] < 4:
-            rows.pop()
+        # The padding row, alone or followed by the row of unknown words.
+        if rows in ([0], [1], [2], [3], [0, 1]):
+            rows.clear()
         if rows:
             yield disconnected_units.finding(
                 f"{quantity(len(rows), 'row')} of {tensor.shape[0]:,} are exactly zero: words without a vector",
@@ -204,46 +220,6 @@ def zero_output_layer(layer: Layer, checkpoint: Checkpoint, *, limit: float = OU
     )
 
 
-@rule("NET004", "duplicate-units", Severity.WARNING, on=Layer, worse=("groups",))
-def duplicate_units(layer: Layer) -> Iterator[Finding]:
-    """Rows of a weight are identical to the last bit.
-
-    Why it matters:
-        Units with equal weights receive equal gradients and stay equal, so the layer is effectively smaller. Random
-        initialisation never gives the same row twice: rows were copied, or the layer was initialised with a constant.
-
-    When it is normal:
-        Embedding rows of new words that all got the mean vector; repeated key and value heads in converted models. Rows
-        of one or two inputs in half precision can be equal by chance and are not checked.
-
-    What to do:
-        Reinitialise the copies, or add a little noise to them, and continue training.
-
-    References:
-        Goodfellow, Bengio and Courville, Deep Learning, 8.4; Chen et al. 1511.05641 (Net2Net adds noise for this).
-    """
-    if layer.kind not in DENSE:
-        return
-    for tensor in _matrices(layer):
-        groups = [list(group) for group in tensor.statistics.duplicate_rows]
-        if not groups or not _should_have_distinct_rows(tensor):
-            continue
-        copies = sum(len(group) - 1 for group in groups)
-        yield duplicate_units.finding(
-            f"{quantity(copies, 'row')} of {tensor.shape[0]:,} {'is a copy' if copies == 1 else 'are copies'} "
-            f"of another (such as {groups[0][0]} and {groups[0][1]}): these units compute the same",
-            tensor,
-            evidence={"groups": groups, "rows": tensor.shape[0]},
-        )
-
-
-def _should_have_distinct_rows(tensor: Tensor) -> bool:
-    """True where random rows cannot be equal by chance: not constant, and at least 40 random bits per row."""
-    length = tensor.size // tensor.shape[0] if tensor.shape[0] else 0
-    bits = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}.get(tensor.dtype, 3)
-    return tensor.statistics.minimum != tensor.statistics.maximum and length * bits >= 40
-
-
 @rule("NET005", "rank-collapse", Severity.NOTE, on=Layer)
 def rank_collapse(
     layer: Layer, *, share: float = 0.1, delta: float = 0.01, smallest: int = 16, largest: int = 512
@@ -266,13 +242,14 @@ def rank_collapse(
     """
     if layer.kind not in PROJECTIONS:
         return
-    for tensor in _matrices(layer):
+    for tensor in learned_weights(layer):
         rows = tensor.shape[0]
         columns = tensor.size // rows if rows else 0
         size = min(rows, columns)
         if not smallest <= size <= largest or max(rows, columns) > 4 * largest:
             continue
-        if tensor.statistics.nonfinite or is_zero(tensor):
+        # Below the smallest normal number, too few digits are left for a rank.
+        if tensor.statistics.nonfinite or tensor.statistics.absmax < _SMALLEST_NORMAL:
             continue
         rank = _effective_rank(tensor, delta, share * size)
         if rank is not None and rank <= share * size:
@@ -285,10 +262,13 @@ def rank_collapse(
 
 def _effective_rank(tensor: Tensor, delta: float, limit: float) -> int | None:
     """Return how many singular values make up 1 − δ of their sum; ``None`` where it is certain to exceed the limit."""
-    matrix = tensor.array.reshape(tensor.shape[0], -1).astype(np.float32)
+    # Relative to the largest, so that neither the cast nor the squares overflow.
+    values = tensor.array.reshape(tensor.shape[0], -1)
+    wide = values if values.dtype == np.float64 else values.astype(np.float32)
+    matrix = (wide / tensor.statistics.absmax).astype(np.float32)
     gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
     # The participation ratio needs one product, and it bounds the effective rank from below.
-    participation = float(np.trace(gram)) ** 2 / max(float(np.einsum("ij,ij->", gram, gram)), 1e-30)
+    participation = float(np.trace(gram)) ** 2 / float(np.einsum("ij,ij->", gram, gram))
     if participation > limit:
         return None
     values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0))

@@ -201,7 +201,8 @@ def norm_statistics(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         return
     statistics = variance.statistics
     if statistics.minimum is not None and statistics.minimum < 0:
-        negative = int((variance.array < 0).sum())
+        with np.errstate(invalid="ignore"):
+            negative = int((variance.array < 0).sum())
         yield norm_statistics.finding(
             f"the running variance is negative in {negative} of {statistics.count} channels "
             f"(down to {statistics.minimum:.3g})",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from math import exp, log10
+from math import exp, inf, log10
 
 import numpy as np
 
@@ -89,7 +89,7 @@ def entropy_coefficient(checkpoint: Checkpoint, *, smallest: float = 1e-6, large
     yield entropy_coefficient.finding(
         f"the entropy coefficient is {value:.3g}: {what}",
         subject,
-        evidence={"entropy_coefficient": value, "distance": abs(log10(abs(value)))},
+        evidence={"entropy_coefficient": value, "distance": abs(log10(max(abs(value), 1e-300)))},
     )
 
 
@@ -160,10 +160,12 @@ def _cosine(checkpoint: Checkpoint, names: Mapping[str, str]) -> float | None:
         if len(target.shape) < 2 or target.statistics.nonfinite or online.statistics.nonfinite:
             continue
         left, right = (each.array.astype(np.float64).reshape(-1) for each in (target, online))
-        product += float(left @ right)
-        squares += float(left @ left)
-        other_squares += float(right @ right)
-    return product / (squares * other_squares) ** 0.5 if squares and other_squares else None
+        with np.errstate(over="ignore", invalid="ignore"):
+            product += float(left @ right)
+            squares += float(left @ left)
+            other_squares += float(right @ right)
+    length = (squares * other_squares) ** 0.5
+    return product / length if 0 < length < inf else None
 
 
 @rule("POL004", "twin-critics", Severity.WARNING, on=Checkpoint, part=("critics",))

@@ -23,6 +23,8 @@ def _effective_bias(layer: Layer) -> NDArray | None:
     biases = gate_biases(layer)
     if not biases or any(bias.shape != biases[0].shape or not bias.is_floating for bias in biases):
         return None
+    if any(bias.statistics.nonfinite for bias in biases):
+        return None
     total: NDArray = np.sum([bias.array.astype(np.float64) for bias in biases], axis=0)
     return total
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,12 @@ _STATISTIC = re.compile(r"(^|[._])(mean|(?<!log_)std|var|variance|scale|shift|of
 
 _EXTREME = re.compile(r"(^|[._])(min|max|minimum|maximum|lowest|highest|best)(_?vals?|_?values?)?$")
 """Names of the smallest or largest value seen so far."""
+
+_TRUNCATION = 2.0
+"""Where ``trunc_normal_`` of timm and of torch cut by default, in units of the values and not of their deviation."""
+
+_MAGNITUDES = ("weight_g", "parametrizations.weight.original0")
+"""Names of the magnitudes of weight normalisation, which have the shape of a matrix with one column."""
 
 
 @rule(
@@ -166,7 +172,7 @@ def _fan_in(tensor: Tensor, layer: Layer) -> int:
 
 @rule("VAL003", "value-spike", Severity.WARNING, on=Tensor, worse=("indices", "largest"))
 def value_spike(
-    tensor: Tensor, checkpoint: Checkpoint, *, ratio: float = 20.0, smallest: int = 32
+    tensor: Tensor, checkpoint: Checkpoint, *, ratio: float = 10.0, smallest: int = 32
 ) -> Iterator[Finding]:
     """A few entries are orders of magnitude larger than all others in their tensor.
 
@@ -183,8 +189,9 @@ def value_spike(
 
     References:
         Measured on published agents and networks: ordered by magnitude, none of the largest entries is more than 2.7
-        times the next smaller one. A flipped exponent bit multiplies by 2, 4, 16, 256 or more; with a factor of 2 or
-        4, the value stays below ``ratio`` and within the range of trained values.
+        times the next smaller one, hence ``ratio``. A flipped exponent bit multiplies by 2, 4, 16, 256 or more; with a
+        factor of 2 or 4, the value stays within the range of trained values. timm's ``trunc_normal_`` cuts at ±2
+        whatever the deviation, so one in 24 million draws is exactly 2; such values are not reported.
     """
     layer, statistics = checkpoint.layer_of[tensor.name], tensor.statistics
     if layer.kind not in LEARNED_MATRICES | {Kind.PARAMETER} or tensor.size < smallest or len(tensor.shape) < 2:
@@ -196,11 +203,13 @@ def value_spike(
     if next_largest is None:
         return
     spikes = np.flatnonzero(magnitudes > next_largest)
+    if (magnitudes[spikes] == _TRUNCATION).all():
+        return
     indices = [[int(axis) for axis in np.unravel_index(each, tensor.shape)] for each in spikes]
     yield value_spike.finding(
         f"{len(indices):,} of {tensor.size:,} values {'is' if len(indices) == 1 else 'are'} far larger than the "
         f"others (first at {indices[0]}): up to {statistics.absmax:,.4g}, "
-        f"{magnitudes.max() / next_largest:,.4g} times the largest of the others",
+        f"{statistics.absmax / next_largest:,.4g} times the largest of the others",
         tensor,
         evidence={"indices": indices, "largest": statistics.absmax, "next_largest": next_largest},
     )
@@ -213,17 +222,18 @@ def _may_have_spike(tensor: Tensor, ratio: float) -> bool:
     tenth in case the others hold spikes too.
     """
     statistics = tensor.statistics
-    if statistics.norm is None:
+    if statistics.norm is None or not 0 < statistics.norm < inf:
         return False
-    others = max(statistics.norm**2 - statistics.absmax**2, 0.0) / statistics.count
-    return statistics.absmax >= 0.9 * ratio * sqrt(others)
+    # Shares of the norm, since the squares of large values overflow.
+    largest = statistics.absmax / statistics.norm
+    return largest >= 0.9 * ratio * sqrt(max(1.0 - largest**2, 0.0) / statistics.count)
 
 
 def _largest_below_gap(magnitudes: NDArray, ratio: float) -> float | None:
     """Return the value below the lowest gap of that ratio among the largest 0.01 %; ``None`` where there is no gap."""
     few = max(1, magnitudes.size // 10_000)
     ordered = np.sort(np.partition(magnitudes, magnitudes.size - few - 1)[-few - 1 :])
-    gaps = np.flatnonzero(ordered[1:] > ratio * ordered[:-1])
+    gaps = np.flatnonzero(ordered[1:] / ratio > ordered[:-1])
     return float(ordered[gaps[0]]) if gaps.size and ordered[0] > 0 else None
 
 
@@ -262,7 +272,8 @@ def constant_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]
         equivalent to a single unit. The usual reason is ``fill_`` or ``ones_`` in an init function.
 
     When it is normal:
-        Averaging and blur kernels are constant by design and usually frozen. Norm gains start at 1 and are not checked.
+        Averaging and blur kernels are constant by design and usually frozen. Norm gains start at 1 and are not checked,
+        nor are the magnitudes of weight normalisation (``weight_g``), which DINO freezes at 1.
 
     What to do:
         Initialise the weights at random (``kaiming_uniform_``, ``orthogonal_``) and train again. ``ckdoc fix --unsafe``
@@ -273,6 +284,8 @@ def constant_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]
     """
     statistics, layer = tensor.statistics, checkpoint.layer_of[tensor.name]
     if layer.kind not in LEARNED_MATRICES or len(tensor.shape) < 2 or tensor.size < 4:
+        return
+    if tensor.name.endswith(_MAGNITUDES):
         return
     if statistics.minimum is not None and statistics.minimum == statistics.maximum != 0 and not statistics.nonfinite:
         value = float(statistics.minimum)

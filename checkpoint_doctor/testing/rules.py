@@ -81,7 +81,14 @@ def _judge_finding(finding: Finding, rule: Rule, checkpoint: Checkpoint) -> Iter
         yield f"a finding is about the tensor {finding.tensor!r}, which the checkpoint does not have"
     if finding.layer is not None and finding.layer not in checkpoint.layer_by_name:
         yield f"a finding is about the layer {finding.layer!r}, which the checkpoint does not have"
-    unknown = [each.tensor for each in finding.repairs if each.tensor not in checkpoint.by_name]
+    moments = (
+        tensor.name
+        for optimizer in checkpoint.optimizers
+        for held in optimizer.parameters
+        for tensor in held.state.values()
+    )
+    known = {*checkpoint.by_name, *moments} if finding.repairs else set()
+    unknown = [each.tensor for each in finding.repairs if each.tensor not in known]
     if unknown:
         yield f"a repair is for the tensor {unknown[0]!r}, which the checkpoint does not have"
     if finding.repairs and rule.fix is None:

@@ -1,0 +1,106 @@
+"""Weights that look damaged and are not, each beside one that is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from checkpoint_doctor import Checkpoint, Severity
+from checkpoint_doctor.analyzers.dormant_units import dead_inputs
+from checkpoint_doctor.analyzers.network import disconnected_units
+from checkpoint_doctor.analyzers.values import constant_tensor, value_spike
+from checkpoint_doctor.testing import build_checkpoint, findings_of
+
+NOTE, WARNING = Severity.NOTE, Severity.WARNING
+
+
+def draw(*shape: int, seed: int = 0) -> NDArray:
+    return np.random.default_rng(seed).normal(0, 0.3, shape).astype(np.float32)
+
+
+def zeroed(rows: int, zeros: Any, columns: int = 12) -> NDArray:
+    weight = draw(rows, columns)
+    weight[zeros] = 0
+    return weight
+
+
+@pytest.mark.parametrize(
+    ("tensors", "units"),
+    [
+        ({"user_factors.weight": zeroed(50, [0])}, []),
+        ({"user_factors.weight": zeroed(50, (slice(None), 3))}, []),
+        ({"q_table.weight": zeroed(50, [7, 8])}, [[7, 8]]),
+        ({"rel_pos_h.weight": zeroed(50, slice(40, 50))}, []),
+        ({"embedding.weight": zeroed(50, [0, 1])}, []),
+        ({"embedding.weight": zeroed(50, [0, 7])}, [[0, 7]]),
+        ({"net.0.weight": draw(12, 6), "lm_head.weight": zeroed(48, slice(45, 48))}, []),
+        ({"net.0.weight": draw(12, 6), "lm_head.weight": zeroed(50, slice(45, 50))}, [[45, 46, 47, 48, 49]]),
+        ({"net.0.weight": draw(12, 6), "lm_head.weight": zeroed(48, slice(44, 47))}, [[44, 45, 46]]),
+        ({"net.0.weight": draw(12, 6), "lm_head.weight": zeroed(48, slice(24, 48))}, [list(range(24, 48))]),
+    ],
+)
+def test_rows_of_tables_and_heads_may_be_zero(tensors: dict[str, NDArray], units: list[list[int]]) -> None:
+    assert [each.evidence["units"] for each in findings_of(disconnected_units, build_checkpoint(tensors))] == units
+
+
+def test_a_table_with_rows_of_zeros_lacks_words() -> None:
+    (finding,) = findings_of(disconnected_units, build_checkpoint({"q_table.weight": zeroed(50, [7, 8])}))
+    assert finding.message == "2 rows of 50 are exactly zero: words without a vector"
+
+
+@pytest.mark.parametrize(("values", "found"), [([2.0], 0), ([-2.0, 2.0], 0), ([1.9], 1), ([2.0, 1.9], 1)])
+def test_values_where_a_truncated_normal_is_cut_are_no_spikes(values: list[float], found: int) -> None:
+    weight = draw(200, 200) * 0.05
+    weight.reshape(-1)[: len(values)] = values
+    assert len(findings_of(value_spike, build_checkpoint({"net.0.weight": weight}))) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("last_layer.weight_g", 0), ("last_layer.parametrizations.weight.original0", 0), ("last_layer.weight_v", 1)],
+)
+def test_the_magnitudes_of_weight_normalisation_may_be_constant(name: str, found: int) -> None:
+    tensors = {name: np.ones((16, 1), np.float32), "last_layer.weight_v": draw(16, 12)}
+    tensors[name] = np.ones((16, 12 if name.endswith("_v") else 1), np.float32)
+    assert len(findings_of(constant_tensor, build_checkpoint(tensors))) == found
+
+
+def with_inputs(dead: Any, *, first: str = "net.0", source: NDArray | None = None) -> Checkpoint:
+    """A layer of six inputs; these never received a gradient. Before it may stand a layer of six units, some dead."""
+    shapes: dict[str, tuple[int, ...]] = {f"{first}.weight": (20, 6), f"{first}.bias": (20,), "out.weight": (3, 20)}
+    if source is not None:
+        shapes = {"stem.weight": (6, 5), "stem.bias": (6,), **shapes}
+    squares = {name: np.full(shape, 1e-4, np.float32) for name, shape in shapes.items()}
+    squares[f"{first}.weight"][:, dead] = 0
+    if source is not None:
+        squares["stem.weight"][source] = squares["stem.bias"][source] = 0
+    tensors = {name: draw(*shape) for name, shape in shapes.items()}
+    held = {name: {"step": 300, "exp_avg": each * 0.1, "exp_avg_sq": each} for name, each in squares.items()}
+    return build_checkpoint(tensors, optimizer=held, updates=300)
+
+
+def test_inputs_that_were_all_zero_are_a_warning() -> None:
+    (finding,) = findings_of(dead_inputs, with_inputs(slice(None)))
+    assert finding.severity is WARNING
+    assert finding.message == "all 6 inputs were always zero in 300 updates: only the layer's bias received gradients"
+
+
+def test_some_inputs_are_a_note_about_the_data() -> None:
+    (finding,) = findings_of(dead_inputs, with_inputs([1, 2]))
+    assert finding.severity is NOTE
+    assert finding.advice.startswith("Check these inputs in the data")
+
+
+def test_dead_units_of_the_layer_before_are_no_inputs_of_the_data() -> None:
+    subject = with_inputs([1, 2], first="body", source=np.array([1, 2, 4]))
+    assert subject.layer_by_name["body"].previous is None
+    assert findings_of(dead_inputs, subject) == []
+
+
+def test_where_inputs_may_be_units_the_data_is_not_accused() -> None:
+    (finding,) = findings_of(dead_inputs, with_inputs([1, 2], first="body", source=np.array([4])))
+    assert finding.severity is NOTE
+    assert "features of the data that are always zero, or outputs of another layer" in finding.advice
