@@ -333,9 +333,11 @@ def test_the_size_of_the_next_step_is_that_of_the_corrected_moments():
     [
         (BETAS, 10, {"exp_avg": 0.0, "exp_avg_sq": 0.0}, 0.0),
         ({**BETAS, "eps": 1e-8}, 10, {"exp_avg": 0.0, "exp_inf": 1e-8}, 1.001e-8),
+        (BETAS, 10, {"exp_avg": 0.0, "exp_inf": 0.0}, 0.0),
         ({"initial_accumulator_value": 0.1}, 10, {"sum": 0.1}, 0.1),
         ({}, 10, {"sum": 0.0}, 0.0),
         ({"alpha": 0.9, "foreach": None}, 10, {"square_avg": 0.9**10}, 0.0),
+        ({"alpha": 0.9}, 0, {"square_avg": 1.0}, 0.0),
         ({"alpha": 0.9}, 10, {"square_avg": 0.9**10}, None),
         ({"alpha": 0.9}, 10, {"square_avg": 0.9**10 / 2}, 0.0),
         ({"alpha": 0.9}, 262, {"square_avg": 0.9**262}, None),
@@ -591,6 +593,7 @@ def turned(rows: int, columns: int, seed: int = 0) -> NDArray:
         ({"net.0.weight": turned(16, 8).astype(np.float16), "net.2.weight": turned(4, 16)}, False),
         ({"net.0.weight": turned(16, 27).reshape(16, 3, 3, 3), "fc.weight": turned(4, 16)}, True),
         ({"net.0.weight": turned(2, 16)}, True),
+        ({"net.0.weight": turned(16, 8), "value_net.weight": draw(1, 16)}, True),
         ({"net.0.weight": draw(1, 16)}, False),
         ({"net.0.weight": draw(16, 1)}, False),
         ({"net.0.weight": np.eye(8, dtype=np.float16)}, False),
@@ -599,8 +602,8 @@ def turned(rows: int, columns: int, seed: int = 0) -> NDArray:
         ({"net.0.weight": np.zeros((8, 8))}, False),
     ],
     ids=[
-        "fresh", "one drawn otherwise", "half precision", "kernels", "two rows", "one row", "one column",
-        "half precision to the bit", "two scales",
+        "fresh", "one drawn otherwise", "half precision", "kernels", "two rows", "a head of one row", "one row",
+        "one column",        "half precision to the bit", "two scales",
         "the last row", "zeros",
     ],
 )  # fmt: skip

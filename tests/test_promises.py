@@ -244,6 +244,23 @@ def test_a_shard_that_is_named_is_examined(tmp_path: Path):
     ]
 
 
+def test_a_foreign_file_is_passed_over_only_where_nobody_named_it(tmp_path: Path):
+    foreign = tmp_path / "notes[1].pt"
+    foreign.write_text("just some text, " * 64)
+    path = single(tmp_path)
+    for uri in (str(tmp_path), str(tmp_path / "*")):
+        assert [each.path for each in scan([uri], catalogue=CATALOGUE).checkpoints] == [str(path)]
+    (named,) = scan([foreign], catalogue=CATALOGUE).checkpoints
+    assert (named.path, named.verdict) == (str(foreign), Verdict.UNREADABLE)
+    (missing,) = scan([tmp_path / "missing.pt"], catalogue=CATALOGUE).checkpoints
+    assert missing.verdict is Verdict.UNREADABLE
+
+
+def test_a_finding_about_a_tensor_names_its_layer(tmp_path: Path):
+    (found,) = scan([single(tmp_path)], catalogue=CATALOGUE).findings
+    assert (found.tensor, found.layer) == ("net.0.bias", "net.0")
+
+
 # Zeros: nobody is accused of what the file does not prove
 
 

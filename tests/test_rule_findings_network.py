@@ -456,6 +456,16 @@ def test_a_zero_head_gets_its_bias_of_zero():
     ]
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_zeros_of_whole_rows_and_columns_are_not_scattered(axis: int):
+    """In 20 rows of 12, with one row and two columns of zeros, 190 weights are left; 19 of them are a tenth."""
+    weight = draw(20, 12)
+    weight[0], weight[:, [0, 1]] = 0, 0
+    weight[range(1, 20), [2 + row % 10 for row in range(19)]] = 0
+    (finding,) = found(zeros.partial_zeros, mlp(net__2__weight=weight if axis == 0 else weight.T.copy()))
+    assert (finding.evidence["zeros"], finding.evidence["zero_fraction"]) == (19, 0.1)
+
+
 # Patterns of zeros
 
 

@@ -104,6 +104,9 @@ SILENT: Mapping[str, tuple[Rule, Checkpoint]] = {
     "a bias in front of a batch norm": (
         optimizer.untrained_tensor, trained(batch_normed(), {"conv.bias": 0.0}, without=RUNNING)
     ),
+    "a norm's bias": (
+        optimizer.untrained_tensor, trained(mlp(norm__weight=draw(8), norm__bias=draw(8)), {"norm.bias": 0.0})
+    ),
     "an optimizer that fits": (optimizer.optimizer_mismatch, trained(mlp())),
     "a learning rate": (optimizer.learning_rate_at_save, with_groups({"lr": 1e-6})),
     "no learning rate": (optimizer.learning_rate_at_save, with_groups({}, {"lr": None}, {"lr": False})),
