@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers import (
     copies,
+    gradients,
     network,
     normalization,
     optimizer,
+    policy,
     recurrent,
+    step_sizes,
     unused_rows,
     values,
     weight_scale,
     zeros,
 )
 from checkpoint_doctor.analyzers import dormant_units as silence
-from checkpoint_doctor.analyzers import gradients, policy, step_sizes
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import Rule
@@ -304,7 +306,7 @@ def with_target(cosine: float) -> Weights:
     return {"critic.qf0.0.weight": online, "critic_target.qf0.0.weight": target}
 
 
-def on_grid(steps: float) -> NDArray:
+def on_coarse_grid(steps: float) -> NDArray:
     """A matrix of multiples of 0.01 whose RMS is this many steps."""
     multiples = np.round(draw(16, 16).astype(np.float64) * 1000)
     magnitudes = np.round(np.abs(multiples) * steps / np.sqrt(np.square(multiples).mean()))
@@ -404,16 +406,16 @@ EDGES: Mapping[str, Edge] = {
         stack(same((8, 8), 1e-9), draw(4, 8)), stack(same((8, 8), 1e-9), same((4, 8), 1e-9)), ERROR, WARNING,
     ),
     "steps of a grid": Edge(
-        weight_scale.gridded_values, stack(on_grid(257), draw(8, 16)), stack(on_grid(255), draw(8, 16)), NOTE,
+        weight_scale.gridded_values, stack(on_coarse_grid(257), draw(8, 16)), stack(on_coarse_grid(255), draw(8, 16)), NOTE,
         option="steps", moved=254,
     ),
     "a small matrix on a grid": Edge(
         weight_scale.gridded_values,
-        stack(on_grid(50)[:7, :9], draw(8, 16)), stack(on_grid(50)[:8, :8], draw(8, 16)), NOTE,
+        stack(on_coarse_grid(50)[:7, :9], draw(8, 16)), stack(on_coarse_grid(50)[:8, :8], draw(8, 16)), NOTE,
         option="smallest", moved=65,
     ),
     "all but one on a grid": Edge(
-        weight_scale.gridded_values, stack(on_grid(50), draw(8, 16)), stack(on_grid(50), on_grid(40)), WARNING, NOTE
+        weight_scale.gridded_values, stack(on_coarse_grid(50), draw(8, 16)), stack(on_coarse_grid(50), on_coarse_grid(40)), WARNING, NOTE
     ),
     # Zeros
     "scattered zeros": Edge(
