@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+SHAPES = {"weight": (8, 8), "bias": (8,)}
 HEALTHY, ILL, BROKEN = "case_1_healthy.zip", "case_1_head_v6.zip", "broken.safetensors"
 
 
@@ -54,9 +57,11 @@ def test_never_failing_on_findings_does_not_excuse_an_unreadable_file(folder: Pa
 def test_the_severity_that_fails_the_run_changes_the_exit_code_and_no_verdict(
     level: str, code: int, tmp_path: Path, fixtures: Path
 ) -> None:
-    warned = "case_2_never_trained.zip"
-    for name in (ILL, warned):
-        (tmp_path / name).write_bytes((fixtures / name).read_bytes())
+    warned = "zero_bias.safetensors"
+    (tmp_path / ILL).write_bytes((fixtures / ILL).read_bytes())
+    draw = np.random.default_rng(0).normal
+    tensors = {f"{layer}.{role}": draw(0, 0.3, shape) for layer in "02" for role, shape in SHAPES.items()}
+    save_file({**tensors, "0.bias": np.zeros(8)}, tmp_path / warned)
     assert run(tmp_path, "scan", warned, "--fail-on", level) == code
     assert run(tmp_path, "scan", ILL, warned, "--fail-on", level, "-f", "json", "-o", "r.json") == (level != "never")
     found = {each["path"]: each["verdict"] for each in json.loads((tmp_path / "r.json").read_text())["checkpoints"]}

@@ -319,13 +319,20 @@ def test_hidden_findings_are_in_the_report_and_count_nowhere():
 IGNORING = Config((Section("here", ignores=(Ignore(("ALL",), "by design"),)),))
 
 
-def test_a_checkpoint_with_hidden_findings_alone_is_healthy(tmp_path: Path):
+def test_hidden_findings_fail_no_run(tmp_path: Path):
     path = single(tmp_path)
-    for config, verdict in ((None, Verdict.ILL), (IGNORING, Verdict.HEALTHY)):
+    for config, fails in ((None, True), (IGNORING, False)):
         fails_on_warnings = Config((*(config.sections if config else ()), Section("command line", fail_on="warning")))
         report = scan([path], catalogue=CATALOGUE, config=fails_on_warnings)
+        assert report.failed is fails
+
+
+def test_a_checkpoint_whose_errors_are_all_hidden_is_healthy(tmp_path: Path):
+    path = single(tmp_path)
+    raised = Section("file", severities={"ZER003": Severity.ERROR})
+    for sections, verdict in (((raised,), Verdict.ILL), ((raised, *IGNORING.sections), Verdict.HEALTHY)):
+        report = scan([path], catalogue=CATALOGUE, config=Config(sections))
         assert [each.verdict for each in report.checkpoints] == [verdict]
-        assert report.failed is (verdict is Verdict.ILL)
 
 
 def test_hidden_findings_are_not_repaired(tmp_path: Path):

@@ -135,9 +135,6 @@ SILENT: Mapping[str, tuple[Rule, Weights | Checkpoint]] = {
     ),
     "zero-centred gains of which some are zero": (normalization.norm_gain_zeros, zero_centred(zeroed(CENTRED, [2, 5]))),
     "zero gains beside zero-centred ones": (normalization.norm_gain_zeros, zero_centred(np.zeros(16), CENTRED)),
-    "a zero head that was never trained": (
-        network.zero_output_layer, trained(head(), {"action_net.weight": 0.0, "action_net.bias": 0.0})
-    ),
     "a zero head that no optimizer holds": (
         network.zero_output_layer,
         trained(mlp(net__4__weight=np.zeros((4, 8))), without=("net.4.weight", "net.4.bias")),

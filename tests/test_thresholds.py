@@ -406,7 +406,8 @@ EDGES: Mapping[str, Edge] = {
         stack(same((8, 8), 1e-9), draw(4, 8)), stack(same((8, 8), 1e-9), same((4, 8), 1e-9)), ERROR, WARNING,
     ),
     "steps of a grid": Edge(
-        weight_scale.gridded_values, stack(on_coarse_grid(257), draw(8, 16)), stack(on_coarse_grid(255), draw(8, 16)), NOTE,
+        weight_scale.gridded_values, stack(on_coarse_grid(257), draw(8, 16)),
+        stack(on_coarse_grid(255), draw(8, 16)), NOTE,
         option="steps", moved=254,
     ),
     "a small matrix on a grid": Edge(
@@ -415,7 +416,8 @@ EDGES: Mapping[str, Edge] = {
         option="smallest", moved=65,
     ),
     "all but one on a grid": Edge(
-        weight_scale.gridded_values, stack(on_coarse_grid(50), draw(8, 16)), stack(on_coarse_grid(50), on_coarse_grid(40)), WARNING, NOTE
+        weight_scale.gridded_values,
+        stack(on_coarse_grid(50), draw(8, 16)), stack(on_coarse_grid(50), on_coarse_grid(40)), WARNING, NOTE
     ),
     # Zeros
     "scattered zeros": Edge(

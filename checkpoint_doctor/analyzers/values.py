@@ -20,6 +20,10 @@ from checkpoint_doctor.results.findings import Finding, Safety, Severity
 _STATISTIC = re.compile(r"(^|[._])(mean|(?<!log_)std|var|variance|scale|shift|offset|minimum|maximum|min|max)s?$")
 """Names of vectors that describe data and are not learned."""
 
+_TARGET_SCALE = 100.0
+"""Factor beyond the limit for vectors from which an output's bias has the scale of its targets. A layer that something
+multiplied by a thousand stays below it, since trained biases are at most 5."""
+
 _EXTREME = re.compile(r"(^|[._])(min|max|minimum|maximum|lowest|highest|best)(_?vals?|_?values?)?$")
 """Names of the smallest or largest value seen so far."""
 
@@ -156,7 +160,7 @@ def exploded_values(
 
 def _has_scale_of_data(tensor: Tensor, layer: Layer, vector: float) -> bool:
     """True for values in the unit of the data: an output layer whose bias shows the targets' size, or a statistic."""
-    if layer.is_output and layer.bias is not None and layer.bias.statistics.absmax > vector:
+    if layer.is_output and layer.bias is not None and layer.bias.statistics.absmax > _TARGET_SCALE * vector:
         return True
     if tensor.shape[1:] == (1,) and layer.bias is None:
         return True  # one number for each index: a table of offsets, such as the energies of atoms
