@@ -152,7 +152,7 @@ def _is_norm(name: str, state: State) -> bool:
 
 
 def _own(patient: Patient) -> Iterator[str]:
-    # A target network mirrors its online twin: a fault there is another subject.
+    # A target network mirrors its online network: a fault there is another subject.
     return (name for name in patient.state if "_target." not in name)
 
 

@@ -283,7 +283,7 @@ def test_an_optimizers_settings_tell_how_fast_it_forgets(
 
 
 @pytest.mark.parametrize(
-    ("memory", "pulse"),
+    ("memory", "ratio"),
     [
         (DecayRates(0.1, 0.01), 0.09),
         (DecayRates(None, 0.1), None),
@@ -291,8 +291,8 @@ def test_an_optimizers_settings_tell_how_fast_it_forgets(
         (DecayRates(inf, 0.1), None),
     ],
 )
-def test_the_ratio_of_two_moments_fades_at_the_difference_of_their_rates(memory: DecayRates, pulse: float | None):
-    assert memory.ratio == (pulse and pytest.approx(pulse))
+def test_the_ratio_of_two_moments_fades_at_the_difference_of_their_rates(memory: DecayRates, ratio: float | None):
+    assert memory.ratio == (ratio and pytest.approx(ratio))
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ SILENT: Mapping[str, tuple[Rule, Weights | Checkpoint]] = {
         values.nonfinite_values, mlp(observer__min_val=np.array([np.inf]), observer__max_val=np.array([-np.inf, 2]))
     ),
     "a head whose bias has the scale of the targets": (
-        values.exploded_values, mlp(net__4__weight=np.full((4, 8), 300.0), net__4__bias=np.full(4, -1001.0))
+        values.exploded_values, mlp(net__4__weight=np.full((4, 8), 300.0), net__4__bias=np.full(4, -100_001.0))
     ),
     "offsets by index": (values.exploded_values, mlp(energies__weight=np.linspace(-4e4, 0, 50).reshape(50, 1))),
     "a scale of the data": (values.exploded_values, mlp(target_std=np.array([5000.0]))),
