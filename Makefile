@@ -6,7 +6,7 @@ RUN := $(VENV)/bin
 # torch works on one thread per process: the tests run on all cores at once, and sums stay the same everywhere.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: dev lint test corpus fixtures bench mutants docs site
+.PHONY: dev lint test corpus fixtures bench mutants promises docs site
 
 dev: $(VENV)/.dev
 
@@ -44,6 +44,10 @@ bench: dev
 # notices. It takes a quarter of an hour; MUTANTS="--module checkpoint_doctor/analyzers --count 50" asks about a part.
 mutants: dev
 	$(RUN)/python -m benchmarks.mutants $(MUTANTS)
+
+# Breaks seven promises on purpose and checks that the tests notice each; about two minutes.
+promises: dev
+	$(RUN)/python -m benchmarks.promises
 
 docs: dev
 	$(RUN)/python docs/generate.py

@@ -30,7 +30,9 @@ def with_packages(tmp_path: Path) -> Callable[..., Doctor]:
     """Return ``ckdoc`` as it runs where further packages are installed in these folders."""
 
     def see(*folders: Path) -> Doctor:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
+        inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        search_path = [*map(str, folders), *filter(None, inherited)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search_path)}
 
         def ckdoc(*arguments: str) -> subprocess.CompletedProcess[str]:
             command = [sys.executable, "-m", "checkpoint_doctor", *arguments]

@@ -414,6 +414,20 @@ def test_the_collapse_of_biases_is_told_with_its_members():
     )
 
 
+@pytest.mark.parametrize(
+    ("biases", "severity"),
+    [({}, ERROR), (dict.fromkeys(("net.0.bias", "net.2.bias", "net.4.bias"), 0.0), ERROR), (None, WARNING)],
+    ids=["overwritten", "never trained", "unknown"],
+)
+def test_the_collapse_of_biases_is_an_error_where_its_cause_is_shown(
+    biases: dict[str, float] | None, severity: Severity
+):
+    weights = mlp(**{f"net__{n}__bias": np.zeros(mlp()[f"net.{n}.bias"].shape) for n in (0, 2, 4)})
+    without_momentum = build_checkpoint(weights, optimizer={name: {} for name in weights}, optimizer_kind="SGD")
+    (finding,) = found(zeros.bias_collapse, without_momentum if biases is None else trained(weights, biases))
+    assert finding.severity is severity
+
+
 def test_a_moment_that_is_not_finite_is_told_with_its_place():
     weights = mlp(log_alpha=np.array(0.5))
     subject = trained(weights, {"log_alpha": np.nan})
