@@ -75,7 +75,9 @@ def test_log_std(name: str, value: Any, words: str) -> None:
         (np.log(9e-7), "auto", "vanished"),
         (8.0, "auto", "2.98e+03"),
         (None, 0.0, ""),
+        (None, 7.5e-08, ""),
         (None, 0.01, ""),
+        (None, np.nan, ""),
         (None, -0.01, "negative: exploration is punished"),
         (None, 2980.0, "far too large"),
         (None, "auto", ""),
@@ -133,6 +135,18 @@ def test_critics_that_are_copies_of_each_other() -> None:
     assert findings_of(twin_critics, agent(tensors=copied)) == []
 
 
+def test_modules_that_are_equal_without_being_copies() -> None:
+    quantizers = {f"q{number}.scale": np.ones(1) for number in (1, 2)}
+    constant = {f"q{number}.kernel": np.full((3, 3), 1 / 9) for number in (1, 2)}
+    assert findings_of(twin_critics, agent(tensors=quantizers | constant)) == []
+
+
 @pytest.mark.parametrize(("gamma", "speaks"), [(0.0, False), (1.0, False), (1.0001, True), (1.5, True), (-0.1, True)])
 def test_discount(gamma: float, speaks: bool) -> None:
     assert bool(findings_of(discount, agent(gamma=gamma))) is speaks
+
+
+def test_the_gamma_of_a_focal_loss_is_no_discount() -> None:
+    weights = {"net.weight": draw(0, 4, 4)}
+    assert findings_of(discount, build_checkpoint(weights, hyperparameters={"gamma": 2.0, "alpha": 0.25})) == []
+    assert findings_of(discount, build_checkpoint(weights, hyperparameters={"gamma": 2.0, "gae_lambda": 0.95}))

@@ -294,7 +294,7 @@ def with_gradients_below_epsilon(count: int) -> Checkpoint:
 
 
 def with_entropy_coefficient(value: float) -> Checkpoint:
-    return build_checkpoint(stack(draw(4, 4)), hyperparameters={"ent_coef": value})
+    return build_checkpoint({**stack(draw(4, 4)), "log_ent_coef": np.log([value])})
 
 
 def with_target(cosine: float) -> Weights:
@@ -572,11 +572,11 @@ EDGES: Mapping[str, Edge] = {
         option="largest", moved=1.51,
     ),
     "smallest entropy coefficient": Edge(
-        policy.entropy_coefficient, with_entropy_coefficient(1e-6), with_entropy_coefficient(0.99e-6), WARNING,
+        policy.entropy_coefficient, with_entropy_coefficient(1.0001e-6), with_entropy_coefficient(0.99e-6), WARNING,
         option="smallest", moved=0.98e-6,
     ),
     "largest entropy coefficient": Edge(
-        policy.entropy_coefficient, with_entropy_coefficient(10), with_entropy_coefficient(10.01), WARNING,
+        policy.entropy_coefficient, with_entropy_coefficient(9.9999), with_entropy_coefficient(10.01), WARNING,
         option="largest", moved=10.02,
     ),
     "unrelated target network": Edge(

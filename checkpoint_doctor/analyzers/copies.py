@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.analyzers._learned_weights import learned_weights
@@ -72,11 +73,7 @@ def _is_fixed(layer: Layer, tensor: Tensor, checkpoint: Checkpoint) -> bool:
 
 def _have_equal_moments(tensor: Tensor, groups: list[list[int]], checkpoint: Checkpoint) -> bool:
     """True where equal rows received equal gradients; unknown without an optimizer, which counts as equal."""
-    moments = checkpoint.moments.get(tensor.name)
-    statistics = moments.statistics if moments is not None else None
-    recorded = None if statistics is None else statistics.row_second
-    if recorded is None:
-        recorded = None if statistics is None else statistics.row_first
+    recorded = _recorded_rows(tensor, checkpoint)
     return recorded is None or all(len(set(recorded[group].tolist())) == 1 for group in groups)
 
 
@@ -119,7 +116,7 @@ def copied_blocks(checkpoint: Checkpoint) -> Iterator[Finding]:
             if first != name and _were_copied(siblings[first], matrices, checkpoint):
                 yield copied_blocks.finding(
                     f"{name} is a copy of {first}: all {len(matrices)} matrices are identical to the last bit, but "
-                    "their second moments differ, so one was written over the other after training",
+                    "their moments differ, so one was written over the other after training",
                     evidence={"blocks": [first, name], "tensors": [each.name for each in matrices.values()]},
                 )
 
@@ -154,12 +151,14 @@ def _were_trained_apart(one: Tensor, other: Tensor, checkpoint: Checkpoint) -> b
     """True where both recorded gradients, and not the same ones."""
     if not (was_trained(one, checkpoint) and was_trained(other, checkpoint)):
         return False
-    first, second = checkpoint.moments.get(one.name), checkpoint.moments.get(other.name)
-    if first is None or second is None or first.statistics is None or second.statistics is None:
-        return False
-    records = [each.statistics.row_second for each in (first, second) if each.statistics is not None]
-    if any(each is None for each in records):
-        records = [each.statistics.row_first for each in (first, second) if each.statistics is not None]
-    if any(each is None for each in records):
-        return False
-    return not np.array_equal(*records)  # type: ignore[arg-type]
+    first, second = _recorded_rows(one, checkpoint), _recorded_rows(other, checkpoint)
+    return first is not None and second is not None and not np.array_equal(first, second)
+
+
+def _recorded_rows(tensor: Tensor, checkpoint: Checkpoint) -> NDArray | None:
+    """Return the largest second moment of each row, or the largest first one where no second moment is kept."""
+    moments = checkpoint.moments.get(tensor.name)
+    if moments is None or moments.statistics is None:
+        return None
+    second = moments.statistics.row_second
+    return moments.statistics.row_first if second is None else second

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from math import exp, inf, log10
+from math import exp, inf, isnan, log10
 
 import numpy as np
 
 from checkpoint_doctor.checkpoint import Checkpoint, Tensor
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
+
+_AGENT_SETTINGS = frozenset(
+    ("ent_coef", "entropy_coef", "gae_lambda", "lam", "tau", "buffer_size", "learning_starts", "target_update_interval")
+) | {"n_steps", "num_steps", "n_envs", "num_envs", "total_timesteps", "env_id"}
+"""Settings that an agent has beside its discount. Schedules and the focal loss have a ``gamma`` too."""
 
 _LOG_STD = re.compile(r"(^|[._/])(actor_)?log_?std$")
 _TWIN = re.compile(r"(?P<before>.*?\b(?:qf|q|critic|q_net|critics\.|qs\.)_?)(?P<number>\d+)(?P<after>\..*)")
@@ -65,7 +70,8 @@ def entropy_coefficient(checkpoint: Checkpoint, *, smallest: float = 1e-6, large
         zero it is trained on reward alone; a negative one punishes exploration.
 
     When it is normal:
-        A fixed coefficient of exactly 0 is the default of PPO and A2C.
+        A fixed coefficient of 0 is the default of PPO and A2C, and tuning often finds one next to zero; only a learned
+        one is judged by ``smallest``.
 
     What to do:
         A learned coefficient grows while the policy's entropy stays below its target: look at ``target_entropy`` and at
@@ -77,15 +83,15 @@ def entropy_coefficient(checkpoint: Checkpoint, *, smallest: float = 1e-6, large
     """
     learned = next((tensor for tensor in checkpoint.tensors if tensor.name.endswith("log_ent_coef")), None)
     if learned is not None and learned.size == 1 and not learned.statistics.nonfinite:
-        value, subject = exp(min(float(learned.array.reshape(-1)[0]), 700.0)), learned
+        value, subject, least = exp(min(float(learned.array.reshape(-1)[0]), 700.0)), learned, smallest
     else:
         setting = checkpoint.hyperparameters.get("ent_coef")
-        if not isinstance(setting, (int, float)) or isinstance(setting, bool) or setting == 0:
+        if not isinstance(setting, (int, float)) or isinstance(setting, bool) or isnan(setting):
             return
-        value, subject = float(setting), None
-    if smallest <= value <= largest:
+        value, subject, least = float(setting), None, 0.0
+    if least <= value <= largest:
         return
-    what = "negative: exploration is punished" if value < 0 else "vanished" if value < smallest else "far too large"
+    what = "negative: exploration is punished" if value < 0 else "vanished" if value < least else "far too large"
     yield entropy_coefficient.finding(
         f"the entropy coefficient is {value:.3g}: {what}",
         subject,
@@ -177,7 +183,8 @@ def twin_critics(checkpoint: Checkpoint) -> Iterator[Finding]:
         gradients and stay equal: their minimum is one critic's estimate.
 
     When it is normal:
-        Never in a trained agent. Where both names show the same bytes the network is shared on purpose.
+        Never in a trained agent. Where both names show the same bytes the network is shared on purpose. Modules without
+        a matrix, or whose matrices are constant, are not compared: they are equal without being copies.
 
     What to do:
         Initialise each critic by itself instead of copying the first, and give them different seeds.
@@ -194,6 +201,8 @@ def twin_critics(checkpoint: Checkpoint) -> Iterator[Finding]:
     for before, numbered in critics.items():
         (first, *others) = numbered.items()
         for number, tensors in others:
+            if not any(len(each.shape) > 1 and each.statistics.minimum != each.statistics.maximum for each in tensors):
+                continue
             if len(tensors) == len(first[1]) and all(map(_is_equal, first[1], tensors)):
                 pair = [f"{before}{first[0]}", f"{before}{number}"]
                 yield twin_critics.finding(
@@ -205,7 +214,6 @@ def twin_critics(checkpoint: Checkpoint) -> Iterator[Finding]:
 def _is_equal(one: Tensor, other: Tensor) -> bool:
     if (one.shape, one.dtype) != (other.shape, other.dtype) or one.statistics.norm != other.statistics.norm:
         return False
-    # Two layers of zeros, or a constant that both start from, are equal without being copies.
     return bool(np.array_equal(one.array, other.array))
 
 
@@ -218,7 +226,8 @@ def discount(checkpoint: Checkpoint) -> Iterator[Finding]:
         targets grow without end. A negative one changes the sign of the reward with every step.
 
     When it is normal:
-        Never. Exactly 1 is allowed for episodes that end.
+        Never for an agent. Exactly 1 is allowed for episodes that end. A ``gamma`` without another setting of an agent
+        beside it belongs to a schedule or to a focal loss, and is not judged.
 
     What to do:
         Set ``gamma`` below 1: 0.99 is the default of Stable-Baselines3, and tuned agents use 0.9 to 0.9999.
@@ -227,8 +236,11 @@ def discount(checkpoint: Checkpoint) -> Iterator[Finding]:
         Sutton and Barto, Reinforcement Learning, 3.3. Range of tuned settings: RL Baselines3 Zoo.
     """
     gamma = checkpoint.hyperparameters.get("gamma")
-    if isinstance(gamma, (int, float)) and not isinstance(gamma, bool) and not 0.0 <= gamma <= 1.0:
+    if checkpoint.algorithm is None and _AGENT_SETTINGS.isdisjoint(checkpoint.hyperparameters):
+        return
+    if isinstance(gamma, (int, float)) and not isinstance(gamma, bool) and (gamma < 0.0 or gamma > 1.0):
+        harm = "rewards far away count more than near ones" if gamma > 1 else "rewards change sign with every step"
         yield discount.finding(
-            f"gamma is {gamma:g}: " + ("rewards far away count more than near ones" if gamma > 1 else "it is negative"),
+            f"gamma is {gamma:g}: {harm}",
             evidence={"gamma": float(gamma)},
         )

@@ -19,6 +19,12 @@ _SMALLEST_GAIN = 0.1
 """RMS(w)·√fan-in below which a weight may have started at zero, as a LoRA's second factor does: its first steps are as
 large as itself. Initialised layers have 0.58 or more."""
 
+_ADVICE = {
+    "learning rate": "Check the learning rate and its schedule.",
+    "step size": "Check ε and the clip of the gradient norm.",
+    "initial weights saved": "Check which object was saved: a copy that was made before training is not updated.",
+}
+
 
 @rule("OPT008", "update-ratio", Severity.WARNING, on=Optimizer, worse=("ratio",), part=("cause",))
 def update_ratio(
@@ -130,13 +136,6 @@ def nothing_moved(optimizer: Optimizer, checkpoint: Checkpoint, *, least_updates
     )
 
 
-_ADVICE = {
-    "learning rate": "Check the learning rate and its schedule.",
-    "step size": "Check ε and the clip of the gradient norm.",
-    "initial weights saved": "Check which object was saved: a copy that was made before training is not updated.",
-}
-
-
 def _bounds(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: int) -> Iterator[tuple[int, Tensor, float]]:
     """Yield the position of each weight matrix, its tensor, and an upper bound of its update ratio."""
     for index, tensor, layer in matrices_of(optimizer, checkpoint):
@@ -145,7 +144,7 @@ def _bounds(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: int) ->
             continue
         bound = largest_relative_step(moments, optimizer)
         if bound:
-            rate = max(_rate_of(optimizer, index), _initialrate_of_group(optimizer, index))
+            rate = max(_rate_of(optimizer, index), _initial_rate_of(optimizer, index))
             yield index, tensor, rate * bound / _rms(tensor)
 
 
@@ -154,7 +153,7 @@ def _rate_of(optimizer: Optimizer, index: int) -> float:
     return rate_of_group(group) if group else 0.0
 
 
-def _initialrate_of_group(optimizer: Optimizer, index: int) -> float:
+def _initial_rate_of(optimizer: Optimizer, index: int) -> float:
     group = optimizer.group_of(index)
     value = group.options.get("initial_lr") if group else None
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0.0
