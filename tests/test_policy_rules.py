@@ -77,7 +77,7 @@ def test_log_std(name: str, value: Any, words: str) -> None:
         (None, 0.0, ""),
         (None, 7.5e-08, ""),
         (None, 0.01, ""),
-        (None, np.nan, ""),
+        (None, np.nan, "nan: the loss of the policy is NaN"),
         (None, -0.01, "negative: exploration is punished"),
         (None, 2980.0, "far too large"),
         (None, "auto", ""),
@@ -141,7 +141,9 @@ def test_modules_that_are_equal_without_being_copies() -> None:
     assert findings_of(twin_critics, agent(tensors=quantizers | constant)) == []
 
 
-@pytest.mark.parametrize(("gamma", "speaks"), [(0.0, False), (1.0, False), (1.0001, True), (1.5, True), (-0.1, True)])
+@pytest.mark.parametrize(
+    ("gamma", "speaks"), [(0.0, False), (1.0, False), (1.0001, True), (1.5, True), (-0.1, True), (np.nan, True)]
+)
 def test_discount(gamma: float, speaks: bool) -> None:
     assert bool(findings_of(discount, agent(gamma=gamma))) is speaks
 

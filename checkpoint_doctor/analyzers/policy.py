@@ -86,12 +86,15 @@ def entropy_coefficient(checkpoint: Checkpoint, *, smallest: float = 1e-6, large
         value, subject, least = exp(min(float(learned.array.reshape(-1)[0]), 700.0)), learned, smallest
     else:
         setting = checkpoint.hyperparameters.get("ent_coef")
-        if not isinstance(setting, (int, float)) or isinstance(setting, bool) or isnan(setting):
+        if not isinstance(setting, (int, float)) or isinstance(setting, bool):
             return
         value, subject, least = float(setting), None, 0.0
     if least <= value <= largest:
         return
-    what = "negative: exploration is punished" if value < 0 else "vanished" if value < least else "far too large"
+    if isnan(value):
+        what = "the loss of the policy is NaN"
+    else:
+        what = "negative: exploration is punished" if value < 0 else "vanished" if value < least else "far too large"
     yield entropy_coefficient.finding(
         f"the entropy coefficient is {value:.3g}: {what}",
         subject,
@@ -238,8 +241,10 @@ def discount(checkpoint: Checkpoint) -> Iterator[Finding]:
     gamma = checkpoint.hyperparameters.get("gamma")
     if checkpoint.algorithm is None and _AGENT_SETTINGS.isdisjoint(checkpoint.hyperparameters):
         return
-    if isinstance(gamma, (int, float)) and not isinstance(gamma, bool) and (gamma < 0.0 or gamma > 1.0):
+    if isinstance(gamma, (int, float)) and not isinstance(gamma, bool) and not 0.0 <= gamma <= 1.0:
         harm = "rewards far away count more than near ones" if gamma > 1 else "rewards change sign with every step"
+        if isnan(gamma):
+            harm = "all value targets are NaN"
         yield discount.finding(
             f"gamma is {gamma:g}: {harm}",
             evidence={"gamma": float(gamma)},
