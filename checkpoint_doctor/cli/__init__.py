@@ -56,6 +56,7 @@ def start(
 app.command()(scanning.scan)
 app.command()(fixing.fix)
 app.command()(catalogue.rules)
+app.command()(catalogue.causes)
 app.command()(catalogue.explain)
 app.command()(catalogue.plugins)
 app.command()(configuration.config)
