@@ -7,7 +7,7 @@ plan fixes what it is for, and nothing gets its name before the copy shows the s
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -30,7 +30,7 @@ from checkpoint_doctor.repair.changes import Plan
 from checkpoint_doctor.repair.cross_check import CrossCheck
 from checkpoint_doctor.repair.hashing import RunningDigest
 from checkpoint_doctor.repair.planning import plan_repairs
-from checkpoint_doctor.repair.record import Summary, describe_repair, write_record
+from checkpoint_doctor.repair.record import Summary, describe_cause, describe_repair, write_record
 from checkpoint_doctor.repair.safe_copy import Snapshot, bug
 from checkpoint_doctor.repair.side_effects import declare_side_effects
 from checkpoint_doctor.repair.simulation import combine, simulate
@@ -41,6 +41,7 @@ from checkpoint_doctor.repair.verification import (
     reuse_statistics,
 )
 from checkpoint_doctor.repair.writing import Copy, Job, write_copy
+from checkpoint_doctor.results.diagnosis import Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.report import Examination
 from checkpoint_doctor.scan import (
@@ -96,6 +97,8 @@ class Outcome(Enum):
     """What came of one checkpoint."""
 
     FIXED = "fixed"
+    RELIEVED = "relieved"
+    """The result was written and verified, but a cause of what was repaired lies in code or data, and remains."""
     PLANNED = "planned"
     """A dry run: there is something to do, and nothing was done."""
     NOTHING = "nothing to fix"
@@ -116,15 +119,23 @@ class FixResult:
     output: str | None = None
     remaining: tuple[Finding, ...] = ()
     """What is still found afterwards (in a dry run: what would be)."""
+    treated: tuple[Diagnosis, ...] = ()
+    """The diagnoses of what is repaired."""
+    after: Examination | None = None
+    """What is found afterwards (in a dry run: what would be); ``None`` where the checkpoint could not be examined."""
     record: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     hint: str = ""
 
+    @property
+    def lasting(self) -> tuple[Diagnosis, ...]:
+        """The diagnoses of what is repaired whose cause a repair does not remove."""
+        return tuple(each for each in self.treated if each.prognosis is not Prognosis.CURED)
+
     def leaves_illness(self, fail_on: Severity | None) -> bool:
-        """Return whether something remains that fails a run."""
-        return fail_on is not None and any(
-            finding.severity >= fail_on for finding in self.remaining if finding.ignored is None
-        )
+        """Return whether something remains that fails a run: an alert, or the cause of what was repaired."""
+        alerts = self.after.alerts if self.after else ()
+        return fail_on is not None and (bool(self.lasting) or any(alert.severity >= fail_on for alert in alerts))
 
 
 def fix(
@@ -201,12 +212,15 @@ class FixRun:
             checkpoint = self._measured(open_checkpoint(self.path, self.catalogue))
             before = run_rules(checkpoint, self.catalogue, self.settings)
             plan, simulated = self._plan(checkpoint, before)
-            result = FixResult(self.path, Outcome.NOTHING, before, Summary.of_plan(plan), remaining=before.findings)
+            result = FixResult(
+                self.path, Outcome.NOTHING, before, Summary.of_plan(plan), remaining=before.findings, after=before
+            )
             if not plan.changes:
                 return self._finished(result)
             loader = self._loader_of(checkpoint)
             target = self._name_result(loader)
-            result = replace(result, output=str(target), remaining=simulated.findings)
+            treated = tuple(_find_treated(before, plan))
+            result = replace(result, output=str(target), remaining=simulated.findings, after=simulated, treated=treated)
             if self.options.dry_run:
                 return self._finished(replace(result, outcome=Outcome.PLANNED))
             self.cross_check.start(checkpoint.format, plan.changes)
@@ -217,7 +231,8 @@ class FixRun:
             with write_copy(job) as copy:
                 readers = self._verify(copy, checkpoint, plan, simulated)
                 verified = {"patches": copy.count, "read_by": list(readers)}
-                result = self._finished(replace(result, outcome=Outcome.FIXED), {**copy.describe(), "proof": verified})
+                outcome = Outcome.RELIEVED if result.lasting else Outcome.FIXED
+                result = self._finished(replace(result, outcome=outcome), {**copy.describe(), "proof": verified})
                 copy.publish(write_record(result.record))
             return result
 
@@ -269,8 +284,21 @@ class FixRun:
         return target
 
     def _finished(self, result: FixResult, facts: Mapping[str, Any] | None = None) -> FixResult:
-        facts = {**(facts or {}), "options": self.options.describe()}
+        facts = {
+            **(facts or {}),
+            "options": self.options.describe(),
+            "remaining_causes": [describe_cause(each) for each in result.lasting],
+        }
         return replace(result, record=describe_repair(self.path, result.outcome.value, facts, result.summary))
+
+
+def _find_treated(before: Examination, plan: Plan) -> Iterator[Diagnosis]:
+    """Yield the diagnoses of findings that a plan repairs."""
+    fixed = {id(finding) for finding in plan.fixed}
+    for diagnosis in before.diagnoses:
+        explained = (before.findings[position] for position in diagnosis.explains)
+        if any(id(finding) in fixed for finding in explained):
+            yield diagnosis
 
 
 def result_name(name: str, suffixes: Sequence[str]) -> str:

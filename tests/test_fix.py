@@ -50,7 +50,7 @@ def repair(path: Path, **options: Any) -> FixResult:
 
 def fixed(path: Path, **options: Any) -> Path:
     result = repair(path, **options)
-    assert result.outcome is Outcome.FIXED, result.error
+    assert result.outcome in (Outcome.FIXED, Outcome.RELIEVED), result.error
     assert result.output is not None
     return Path(result.output)
 
@@ -194,6 +194,25 @@ TREATED = {
     "constant tensor": {"unsafe": True},
 }
 """Faults that can be repaired, and what must be ordered."""
+
+
+@pytest.mark.parametrize(
+    ("file", "outcome", "cause"),
+    [
+        ("case_1_head_v6.zip", Outcome.FIXED, "overwritten"),
+        ("case_2_overwritten.zip", Outcome.FIXED, "overwritten"),
+        ("case_2_never_trained.zip", Outcome.RELIEVED, "detached"),
+        ("case_5_zero_head.pt", Outcome.RELIEVED, "detached"),
+    ],
+)
+def test_a_repair_that_leaves_the_cause_is_no_cure(tmp_path: Path, file: str, outcome: Outcome, cause: str) -> None:
+    result = repair(FIXTURES / file, output=str(tmp_path))
+    assert (result.outcome, [each.cause for each in result.treated]) == (outcome, [cause])
+    assert result.leaves_illness(Severity.ERROR) is (outcome is Outcome.RELIEVED)
+    assert not result.leaves_illness(None)
+    assert [each["cause"] for each in result.record["remaining_causes"]] == [each.cause for each in result.lasting]
+    (again,) = scan([result.output or ""], catalogue=CATALOGUE).checkpoints
+    assert [each.cause for each in again.diagnoses] == [each.cause for each in result.lasting]
 
 
 def hide_dead_units(folder: Path) -> Path:

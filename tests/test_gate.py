@@ -166,7 +166,7 @@ def test_a_sick_model_fails_the_job_and_explains_itself(workspace: Path, runner:
     assert any(line.startswith("::error file=models/sick.zip,") and "NRM001" in line for line in annotations)
     sarif = json.loads(Path(outputs["sarif-file"]).read_text())
     [found] = [each for each in sarif["runs"][0]["results"] if each["level"] == "error"]
-    assert found["ruleId"] == "NRM001"
+    assert found["ruleId"] == "overwritten"
     assert found["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "models/sick.zip"
     summary = (runner / "summary").read_text()
     assert "models/sick.zip" in summary

@@ -11,9 +11,8 @@ from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.plugins.cause import Symptoms
 from checkpoint_doctor.results.findings import Finding
 
-_NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
-_TAKES_TURNS = re.compile(r"expert|head|task|adapter|branch|member|domain", re.IGNORECASE)
-"""Names of parts of which not all are used for every input."""
+_TAKES_TURNS = re.compile(r"(?:expert|head|task|adapter|branch|member|domain)\w*?[._](\d+)(?=[._]|$)", re.IGNORECASE)
+"""Names of parts of which not all are used for every input, with the number of the part."""
 
 NEVER_TRAINED = "never trained"
 OVERWRITTEN = "overwritten"
@@ -128,9 +127,9 @@ def is_reinforcement_learning(checkpoint: Checkpoint) -> bool:
 def has_trained_twin(finding: Finding, checkpoint: Checkpoint) -> bool:
     """True for an expert, a head or an adapter where another one, whose name differs in a number only, was trained."""
     names = [str(each) for each in finding.evidence.get("tensors", ())]
-    if not names or not _TAKES_TURNS.search(names[0]):
+    if not names:
         return False
-    for number in _NUMBER.finditer(names[0]):
+    for number in _TAKES_TURNS.finditer(names[0]):
         twins = [
             tensor
             for tensor in checkpoint.tensors

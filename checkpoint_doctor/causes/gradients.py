@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from checkpoint_doctor.causes._facts import (
+    NEVER_TRAINED,
     about,
     has_gradient,
     has_trained_twin,
@@ -109,6 +110,7 @@ def detached(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
         for each in symptoms.of("OPT001", cause="never trained")
         if not (_is_frozen(each, checkpoint) or has_trained_twin(each, checkpoint))
     ]
+    findings += [each for each in _biases_alone(symptoms, checkpoint) if each not in findings]
     if any(reads_zeros(layer, checkpoint) for finding in findings for layer in layers_of(finding, checkpoint)):
         return  # the path is whole, and carries zeros
     if findings:
@@ -117,6 +119,7 @@ def detached(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
             _describe("received no gradient while the parts around were trained", findings),
             consequences=_in_the_part(findings, symptoms, checkpoint),
             certainty=Certainty.LIKELY,
+            evidence={"tensors": _tensors_of(findings, checkpoint)} if len(findings) > 1 else None,
         )
 
 
@@ -184,6 +187,24 @@ def not_in_optimizer(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cla
         )
 
 
+def _biases_alone(symptoms: Symptoms, checkpoint: Checkpoint) -> list[Finding]:
+    """Return findings about biases without a gradient in layers whose weights had one.
+
+    The gradient of a bias is what the weight's gradient is made of, so that code or a freeze keeps it from the bias.
+    """
+    found = []
+    for finding in symptoms.of("RNN001", "RNN002", "ZER003", "ZER004", cause=NEVER_TRAINED):
+        layers = layers_of(finding, checkpoint)
+        if layers and all(_was_trained(layer, checkpoint) for layer in layers):
+            found.append(finding)
+    return found
+
+
+def _tensors_of(findings: list[Finding], checkpoint: Checkpoint) -> list[str]:
+    named = {name for finding in findings for name in names_of(finding)}
+    return [tensor.name for tensor in checkpoint.tensors if tensor.name in named]
+
+
 def _describe(what: str, findings: list[Finding]) -> str:
     names = list(dict.fromkeys(str(each.evidence.get("branch") or each.subject or "a part") for each in findings))
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -229,4 +250,5 @@ def _in_the_part(findings: list[Finding], symptoms: Symptoms, checkpoint: Checkp
     """Yield what else is said of the layers of the part: zeros that were never trained, units without a gradient."""
     names = {layer.name for finding in findings for layer in layers_of(finding, checkpoint)}
     names.update(name for finding in findings for name in names_of(finding))
+    names.update(target for target, online in checkpoint.online_tensors.items() if online in names)
     yield from about((*never_trained(symptoms), *symptoms.of("NET001")), names)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint_doctor.causes._facts import about, names_of, never_trained, rows_were_trained_apart
+from checkpoint_doctor.causes._facts import (
+    about,
+    has_gradient,
+    layers_of,
+    names_of,
+    never_trained,
+    rows_were_trained_apart,
+)
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
@@ -52,7 +59,8 @@ def zero_deadlock(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
 
     How we know:
         A layer's weights are exactly zero, its second moments too, and the layer in front of it received no gradient
-        either: a zero layer passes no gradient back, and a layer that reads zeros has none for its own weights.
+        either: a zero layer passes no gradient back, and a layer that reads zeros has none for its own weights. Its
+        bias received one, so that the path to the loss is whole.
 
     What else it could be:
         A path that is detached from the loss, whose weights happen to be zero.
@@ -64,7 +72,11 @@ def zero_deadlock(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
     References:
         Rules NET003 and ZER001. Measured: after the repair the loss fell from 0.567 to 0.111.
     """
-    zero = [each for each in symptoms.of("NET003", "ZER001", cause="never trained") if _is_all_zero(each, checkpoint)]
+    zero = [
+        each
+        for each in symptoms.of("NET003", "ZER001", cause="never trained")
+        if _is_all_zero(each, checkpoint) and _is_reached(each, checkpoint)
+    ]
     if zero:
         stuck = [*symptoms.of("OPT001", cause="never trained"), *never_trained(symptoms)]
         yield zero_deadlock.claim(
@@ -73,6 +85,7 @@ def zero_deadlock(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
             "the other a gradient",
             consequences=[*stuck, *symptoms.of("NET001", "NET002", "NET006")],
             certainty=Certainty.PROVEN if stuck else Certainty.LIKELY,
+            advice="Let only one of two layers in a row begin at zero: a zero output layer over random layers learns.",
         )
 
 
@@ -108,6 +121,12 @@ def too_wide_init(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
 def _is_all_zero(finding: Finding, checkpoint: Checkpoint) -> bool:
     tensors = [checkpoint.by_name[name] for name in names_of(finding) if name in checkpoint.by_name]
     return any(tensor.statistics.zeros == tensor.statistics.count for tensor in tensors)
+
+
+def _is_reached(finding: Finding, checkpoint: Checkpoint) -> bool:
+    """False where the layer's bias received no gradient either: then the gradient ends behind the layer."""
+    biases = [layer.bias for layer in layers_of(finding, checkpoint) if layer.bias is not None]
+    return all(has_gradient(bias.name, checkpoint) for bias in biases)
 
 
 def _radius(finding: Finding) -> float:

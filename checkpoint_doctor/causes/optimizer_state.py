@@ -38,7 +38,7 @@ def poisoned_moments(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cla
         )
 
 
-@cause("nonfinite-gradient", Prognosis.RELIEVED)
+@cause("nonfinite-gradient", Prognosis.CURED)
 def nonfinite_gradient(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
     """NaN or infinity came in through a gradient: the weights and their moments are spoiled.
 

@@ -11,7 +11,7 @@ from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
 from checkpoint_doctor.results.findings import Finding, Severity
 
 
-@cause("dead-relu", Prognosis.RELIEVED, is_outcome=True)
+@cause("dead-relu", Prognosis.CURED, is_outcome=True)
 def dead_relu(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
     """Units with a rectified activation have an output of 0 for every input, and receive no gradient any more.
 

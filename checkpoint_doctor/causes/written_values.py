@@ -140,7 +140,7 @@ def rounded(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
         yield rounded.claim([finding], consequences=symptoms.of("VAL002", "ZER002"), certainty=Certainty.PROVEN)
 
 
-@cause("corrupted-values", Prognosis.RELIEVED)
+@cause("corrupted-values", Prognosis.CURED)
 def corrupted_values(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
     """Bytes of the file were changed: flipped bits, swapped or shifted bytes, lost scales, a torn write.
 

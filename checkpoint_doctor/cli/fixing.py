@@ -55,7 +55,7 @@ def fix(
     quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
-    """Write repaired copies, <stem>_FIXED<suffix>. Exit code: 0 fixed, 1 still ill, 2 failed, 3 nothing to examine."""
+    """Write repaired copies, <stem>_FIXED<suffix>. Exit code: 0 fixed, 1 ill or relieved, 2 failed, 3 nothing found."""
     from checkpoint_doctor.cli.progress import show_progress
     from checkpoint_doctor.fix import FixOptions
     from checkpoint_doctor.fix import fix as repair
@@ -103,6 +103,7 @@ def _draw(result: FixResult) -> Iterator[str]:
 
     title = {
         Outcome.FIXED: "FIXED",
+        Outcome.RELIEVED: "RELIEVED, NOT FIXED",
         Outcome.PLANNED: "PLAN",
         Outcome.NOTHING: "NOTHING TO FIX",
         Outcome.FAILED: "FAILED",
@@ -127,7 +128,16 @@ def _draw(result: FixResult) -> Iterator[str]:
             "become 0, second moments the median of the healthy entries",
             "  ",
         )
-    for advice in dict.fromkeys(each.advice for each in summary.upstream):
+    for diagnosis in result.treated:
+        yield ""
+        state = "the cause remains" if diagnosis in result.lasting else "cured, unless it is done again"
+        yield from _wrap(f"{state}: {diagnosis.cause} ({diagnosis.certainty.label}): {diagnosis.message}", "  ! ")
+        for words in (diagnosis.advice, f"write: {diagnosis.remedy}" if diagnosis.remedy else ""):
+            if words:
+                yield from _wrap(words, "    ")
+    findings = result.examination.findings if result.examination else ()
+    explained = {findings[position].advice for diagnosis in result.treated for position in diagnosis.explains}
+    for advice in dict.fromkeys(each.advice for each in summary.upstream if each.advice not in explained):
         subjects = [each.subject for each in summary.upstream if each.advice == advice]
         rest = f" and {len(subjects) - 3:,} more" if len(subjects) > 3 else ""
         yield ""
@@ -139,7 +149,7 @@ def _draw(result: FixResult) -> Iterator[str]:
         if left.advice:
             yield from _wrap(f"advice: {left.advice}", "    ")
     yield ""
-    if result.outcome is Outcome.FIXED:
+    if result.outcome in (Outcome.FIXED, Outcome.RELIEVED):
         yield from _wrap(f"written and verified: {result.output}", "  ")
         yield from _wrap(f"record: {result.output}.ckdoc.json", "  ")
     elif result.outcome is Outcome.PLANNED:

@@ -11,6 +11,7 @@ from typing import Any
 
 from checkpoint_doctor import __version__
 from checkpoint_doctor.repair.changes import Change, Plan, Purpose, Unfixed, Upstream
+from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.json import plain, write_json
 from checkpoint_doctor.statistics.tensors import TensorStatistics
 
@@ -102,6 +103,19 @@ def describe_repair(
 ) -> dict[str, Any]:
     """Return the whole record of one checkpoint; without a summary for one that could not be examined."""
     return {**head(), "path": path, "outcome": outcome, **facts, **(_describe_plan(summary) if summary else {})}
+
+
+def describe_cause(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return what a record says of a cause that a repair does not remove."""
+    return {
+        "cause": diagnosis.cause,
+        "certainty": diagnosis.certainty.label,
+        "subject": diagnosis.subject,
+        "message": diagnosis.message,
+        "advice": diagnosis.advice,
+        "remedy": diagnosis.remedy,
+        "prognosis": diagnosis.prognosis.value,
+    }
 
 
 def write_record(record: Mapping[str, Any]) -> str:
