@@ -64,8 +64,11 @@ def second_moment_correction(moments: Moments, optimizer: Optimizer) -> float | 
     if rates is None or not rates.second:
         return None
     remaining = exp(-2.0 * rates.second * moments.step)
-    # RMSpropTFLike starts at 1.0 instead of 0.0: unknown until that no longer matters.
-    return None if "square_avg" in moments.state and remaining > 1e-9 else 1.0 - remaining
+    group = optimizer.group_of(moments.index)
+    # torch.optim.RMSprop starts at 0.0 and has ``foreach`` since 1.12. RMSpropTFLike has not and starts at 1.0: the
+    # correction is unknown until that no longer matters.
+    may_start_at_one = "square_avg" in moments.state and "foreach" not in (group.options if group else {})
+    return None if may_start_at_one and remaining > 1e-9 else 1.0 - remaining
 
 
 def _decay_factor(value: object) -> float | None:

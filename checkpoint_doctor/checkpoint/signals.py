@@ -28,10 +28,10 @@ FEWEST_UPDATES = 20
 LARGEST_CERTAIN = 1e5
 """Input RMS above which a bias may have no gradient but rounding errors. float32 rounds to 6e-8 of what is summed, and
 biases whose gradient vanishes by construction read 8e5 to 1e8 in published files. Larger readings are given only where
-the layer's place shows that its bias has a gradient."""
+the first moments show that the bias has a gradient."""
 
 LARGEST_DECAY_SHARE = 0.5
-"""Share of a weight's second moments from which weight decay inside the gradient (L2) blurs the reading. Below it, L2
+"""Share of second moments from which weight decay inside the gradient (L2) blurs the reading. Below it, L2
 makes the reading at most a factor of √2 too large."""
 
 LARGEST_READ = 1 << 22
@@ -100,7 +100,7 @@ def read_signal(layer: Layer, checkpoint: Checkpoint) -> LayerSignal:
         inputs = sqrt(float(entries.sum()) / (prod(weight.shape) // squares.size * float(squares.sum())))
     else:
         inputs = signal.input_rms(entries, squares, prod(weight.shape[1:])) or 0.0
-    if inputs > LARGEST_CERTAIN and not _has_gradient_for_its_bias(layer, checkpoint):
+    if inputs > LARGEST_CERTAIN and not _has_gradient_for_its_bias(layer, weight, bias, checkpoint):
         reason = "its bias has no gradient, or next to none beside that of its weight"
         return LayerSignal(reason, gradient_rms=gradient, update_ratio=ratio)
     return LayerSignal(
@@ -187,7 +187,8 @@ def _why_values_are_no_use(weight: Tensor, bias: Tensor, checkpoint: Checkpoint)
         return "its bias has another number of units than its weight"
     if not signal.find_live_units(squares).any():
         return "none of its units received a gradient lately"
-    if _weight_decay_share(weight, checkpoint) > LARGEST_DECAY_SHARE:
+    inputs = weight.size // squares.size
+    if any(_weight_decay_share(each, inputs, checkpoint) > LARGEST_DECAY_SHARE for each in (weight, bias)):
         return "weight decay inside its gradient is larger than the gradient"
     return ""
 
@@ -202,17 +203,24 @@ def _is_lost_in_what_follows(layer: Layer, bias: Tensor, checkpoint: Checkpoint)
     return is_normalized or is_key_bias(bias.name)
 
 
-def _has_gradient_for_its_bias(layer: Layer, checkpoint: Checkpoint) -> bool:
-    """True where nothing between a layer and the next one can take the gradient of its bias away."""
-    follower = checkpoint.layer_by_name.get(layer.following or "")
-    return layer.kind in RECURRENT or (
-        layer.kind is Kind.LINEAR and follower is not None and follower.kind is Kind.LINEAR
-    )
+def _has_gradient_for_its_bias(layer: Layer, weight: Tensor, bias: Tensor, checkpoint: Checkpoint) -> bool:
+    """True where the gradient of a layer's bias is more than rounding: that of its largest feature goes with it."""
+    if layer.kind in RECURRENT:
+        return True
+    means, squares = checkpoint.moments[weight.name].first, checkpoint.moments[weight.name].second
+    bias_means = checkpoint.moments[bias.name].first
+    if means is None or squares is None or bias_means is None or weight.size > LARGEST_READ:
+        return False
+    arrays = [array.T if layer.transposed else array for array in (means.array, squares.array)]
+    return signal.goes_with_bias(*arrays, bias_means.array, _row_squares(bias, checkpoint))
 
 
-def _weight_decay_share(weight: Tensor, checkpoint: Checkpoint) -> float:
-    """Return how much of a weight's second moments is L2's, which adds λ · w to the gradient; 0.0 where it is not."""
-    moments, optimizer = checkpoint.moments[weight.name], checkpoint.optimizer_of[weight.name]
+def _weight_decay_share(tensor: Tensor, inputs: int, checkpoint: Checkpoint) -> float:
+    """Return how much of a tensor's second moments is L2's, which adds λ · w to the gradient; 0.0 where it is not.
+
+    The weights may have been as large as at the start (PyTorch draws from ±1/√inputs) when the gradients were squared.
+    """
+    moments, optimizer = checkpoint.moments[tensor.name], checkpoint.optimizer_of[tensor.name]
     group = optimizer.group_of(moments.index)
     options = group.options if group else {}
     decay = options.get("weight_decay")
@@ -221,7 +229,8 @@ def _weight_decay_share(weight: Tensor, checkpoint: Checkpoint) -> float:
     correction, statistics = second_moment_correction(moments, optimizer), moments.statistics
     if not decay or not correction or statistics is None or not statistics.total:
         return 0.0
-    return (decay * (weight.statistics.norm or 0.0)) ** 2 / (statistics.total / correction)
+    squares = max((tensor.statistics.norm or 0.0) ** 2, tensor.size / (3.0 * inputs))
+    return decay**2 * squares / (statistics.total / correction)
 
 
 def _read_hidden(layer: Layer, checkpoint: Checkpoint) -> float | None:

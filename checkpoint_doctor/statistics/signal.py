@@ -29,6 +29,9 @@ column are then those of the bias times a constant, to float32's rounding. Other
 _FEWEST_UNITS = 4
 """Live units from which an equal ratio is no coincidence."""
 
+_FEWEST_UNITS_TO_AGREE, _AGREEMENT = 8, 0.8
+"""Live units, and the cosine between two of their vectors, from which agreement is no coincidence: 1 % of random ones."""
+
 
 def find_live_units(bias: NDArray) -> NDArray:
     """Return which units still learn, as booleans, from the second moments of a layer's bias entries."""
@@ -86,6 +89,28 @@ def find_constant_features(squares: NDArray) -> NDArray:
     low, high = squares.min(axis=0), squares.max(axis=0)
     constant: NDArray = (low > 0) & (high <= (1.0 + CONSTANT_SPREAD) * low)
     return constant
+
+
+def goes_with_bias(weight_mean: NDArray, weight: NDArray, bias_mean: NDArray, bias: NDArray) -> bool:
+    """Return whether the gradients of the largest input feature go with those of the bias from unit to unit.
+
+    They do where the feature has a mean of the size of its RMS, and the gradient of the bias is more than rounding.
+
+    Args:
+        weight_mean: first moments of the weight, of shape (units, features, …).
+        weight: second moments of the weight.
+        bias_mean: first moment of each unit's bias entry.
+        bias: second moment of each unit's bias entry.
+    """
+    live = find_live_units(bias)
+    if live.sum() < _FEWEST_UNITS_TO_AGREE:
+        return False
+    columns = weight[live].reshape(int(live.sum()), -1)
+    largest = int(columns.sum(axis=0, dtype=np.float64).argmax())
+    one = weight_mean[live].reshape(columns.shape)[:, largest].astype(np.float64)
+    other = bias_mean[live].astype(np.float64)
+    norms = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return norms > 0 and abs(float(one @ other)) > _AGREEMENT * norms
 
 
 def gradient_rms(bias: NDArray, correction: float) -> float:
