@@ -12,7 +12,8 @@ from checkpoint_doctor.analyzers._evidence.activations import RECTIFIERS, SQUASH
 from checkpoint_doctor.analyzers._evidence.gradient_activity import GradientActivity, input_activity, unit_activity
 from checkpoint_doctor.analyzers._evidence.inactivity_causes import InactivityCauses, find_inactivity_causes
 from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments
-from checkpoint_doctor.analyzers._evidence.readers import count_units, input_weight
+from checkpoint_doctor.analyzers._evidence.model_inputs import possible_sources, reads_model_inputs
+from checkpoint_doctor.analyzers._evidence.readers import input_weight
 from checkpoint_doctor.analyzers._repairs.recycling import recycle
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import WITH_UNITS, Kind
@@ -101,14 +102,14 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) ->
         column means that the input was zero whenever there was a gradient. ``ratio`` only serves to tell whether the
         layer's units learn at all.
     """
-    if layer.kind not in WITH_UNITS or not _reads_model_inputs(layer, checkpoint):
+    if layer.kind not in WITH_UNITS or not reads_model_inputs(layer, checkpoint):
         return
     columns, units = input_activity(layer, checkpoint, ratio), unit_activity(layer, checkpoint, ratio)
     if columns is None or units is None:
         return
     if not columns.never_active.any() or units.never_active.all():
         return
-    sources = _possible_sources(layer, columns.never_active.size, checkpoint)
+    sources = possible_sources(layer, columns.never_active.size, checkpoint)
     if any(_are_dead_units(columns.never_active, source, checkpoint, ratio) for source in sources):
         return
     inputs = np.flatnonzero(columns.never_active).tolist()
@@ -138,13 +139,6 @@ def _has_lifted_moments(layer: Layer, checkpoint: Checkpoint) -> bool:
     return optimizer is not None and has_lifted_moments(optimizer)
 
 
-def _possible_sources(layer: Layer, inputs: int, checkpoint: Checkpoint) -> list[Layer]:
-    """Return the layers before this one whose units may be its inputs, by their number."""
-    before = checkpoint.layers[: checkpoint.layers.index(layer)]
-    same = [each for each in before if each.kind in WITH_UNITS and each.component == layer.component]
-    return [each for each in same if not each.is_output and (units := count_units(each)) > 1 and inputs % units == 0]
-
-
 def _are_dead_units(never_active: NDArray, source: Layer, checkpoint: Checkpoint, ratio: float) -> bool:
     """True where the inputs without gradient are units of another layer that are inactive: NET001 is about these."""
     units = unit_activity(source, checkpoint, ratio)
@@ -152,17 +146,6 @@ def _are_dead_units(never_active: NDArray, source: Layer, checkpoint: Checkpoint
         return False
     repeats = never_active.size // max(units.inactive.size, 1)
     return bool(np.repeat(units.inactive, repeats)[never_active].all())
-
-
-def _reads_model_inputs(layer: Layer, checkpoint: Checkpoint) -> bool:
-    """True for a first layer: its inputs are not the units of another layer."""
-    if layer.previous is not None:
-        return False
-    others = [other for other in checkpoint.layers if other is not layer and other.kind in WITH_UNITS]
-    if layer.is_output and others:
-        return False  # an output head whose source is not known
-    has_extractor = any("features_extractor" in other.name for other in others)
-    return not has_extractor or "features_extractor" in layer.name
 
 
 def _is_training_recorded(layer: Layer, activity: GradientActivity, checkpoint: Checkpoint, ratio: float) -> bool:

@@ -211,8 +211,8 @@ def _has_gradient_for_its_bias(layer: Layer, weight: Tensor, bias: Tensor, check
     bias_means = checkpoint.moments[bias.name].first
     if means is None or squares is None or bias_means is None or weight.size > LARGEST_READ:
         return False
-    arrays = [array.T if layer.transposed else array for array in (means.array, squares.array)]
-    return signal.goes_with_bias(*arrays, bias_means.array, _row_squares(bias, checkpoint))
+    mean, square = (array.T if layer.transposed else array for array in (means.array, squares.array))
+    return signal.goes_with_bias(mean, square, bias_means.array, _row_squares(bias, checkpoint))
 
 
 def _weight_decay_share(tensor: Tensor, inputs: int, checkpoint: Checkpoint) -> float:

@@ -30,7 +30,7 @@ _FEWEST_UNITS = 4
 """Live units from which an equal ratio is no coincidence."""
 
 _FEWEST_UNITS_TO_AGREE, _AGREEMENT = 8, 0.8
-"""Live units, and the cosine between two of their vectors, from which agreement is no coincidence: 1 % of random ones."""
+"""Live units, and the cosine of two vectors over them, from which agreement is no coincidence: 1 % of random ones."""
 
 
 def find_live_units(bias: NDArray) -> NDArray:

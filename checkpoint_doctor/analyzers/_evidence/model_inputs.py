@@ -1,0 +1,65 @@
+"""Layers that read the model's inputs, as names and shapes show them."""
+
+from __future__ import annotations
+
+from checkpoint_doctor.analyzers._evidence.readers import count_inputs, count_units, input_weight
+from checkpoint_doctor.checkpoint import Checkpoint, Layer
+from checkpoint_doctor.layers import NORMS, RECURRENT, WITH_UNITS, Kind, is_target
+
+
+def reads_model_inputs(layer: Layer, checkpoint: Checkpoint) -> bool:
+    """Return whether a layer may be a first one: its inputs are not the units of a layer that is known."""
+    if layer.previous is not None:
+        return False
+    others = [other for other in checkpoint.layers if other is not layer and other.kind in WITH_UNITS]
+    if layer.is_output and others:
+        return False  # an output head whose source is not known
+    has_extractor = any("features_extractor" in other.name for other in others)
+    return not has_extractor or "features_extractor" in layer.name
+
+
+def possible_sources(layer: Layer, inputs: int, checkpoint: Checkpoint) -> list[Layer]:
+    """Return the layers before this one whose units may be its inputs, by their number."""
+    before = checkpoint.layers[: checkpoint.layers.index(layer)]
+    same = [each for each in before if each.kind in WITH_UNITS and each.component == layer.component]
+    return [each for each in same if not each.is_output and (units := count_units(each)) > 1 and inputs % units == 0]
+
+
+def find_first_layers(checkpoint: Checkpoint) -> list[Layer]:
+    """Return the layers that are certain to read the model's inputs, in file order; those of target networks left out.
+
+    Nothing before them in their component may be their source: no layer or embedding with as many outputs as they have
+    inputs, and none with fewer whose reader is not known, since their outputs may be joined.
+    """
+    return [
+        layer
+        for layer in checkpoint.distinct_layers
+        if layer.kind in WITH_UNITS
+        and not is_target(layer.name)
+        and reads_model_inputs(layer, checkpoint)
+        and not _may_have_source(layer, checkpoint)
+    ]
+
+
+def _may_have_source(layer: Layer, checkpoint: Checkpoint) -> bool:
+    weight = input_weight(layer)
+    if weight is None or len(weight.shape) < 2:
+        return True
+    inputs = count_inputs(layer)
+    for other in checkpoint.layers[: checkpoint.layers.index(layer)]:
+        if other.component != layer.component or other.kind in NORMS or other.is_output:
+            continue
+        outputs = _count_outputs(other)
+        if outputs > 1 and (inputs % outputs == 0 or (outputs < inputs and not other.followers)):
+            return True
+    return False
+
+
+def _count_outputs(layer: Layer) -> int:
+    """Return how many features a layer outputs; 0 where it is none that has any."""
+    if layer.kind in RECURRENT:
+        hidden = layer.tensors.get("weight_hr") or layer.tensors.get("weight_hh")
+        return 0 if hidden is None else hidden.shape[0 if "weight_hr" in layer.tensors else 1]
+    if layer.kind is Kind.EMBEDDING and layer.tensors:
+        return next(iter(layer.tensors.values())).shape[-1]
+    return count_units(layer)
