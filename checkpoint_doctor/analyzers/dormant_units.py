@@ -12,14 +12,21 @@ from checkpoint_doctor.analyzers._evidence.activations import RECTIFIERS, SQUASH
 from checkpoint_doctor.analyzers._evidence.gradient_activity import GradientActivity, input_activity, unit_activity
 from checkpoint_doctor.analyzers._evidence.inactivity_causes import InactivityCauses, find_inactivity_causes
 from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments
-from checkpoint_doctor.analyzers._evidence.model_inputs import possible_sources, reads_model_inputs
+from checkpoint_doctor.analyzers._evidence.model_inputs import (
+    measured_input_rms,
+    possible_sources,
+    reads_model_inputs,
+)
 from checkpoint_doctor.analyzers._evidence.readers import input_weight
 from checkpoint_doctor.analyzers._repairs.recycling import recycle
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import WITH_UNITS, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
-from checkpoint_doctor.text import quantity
+from checkpoint_doctor.text import estimate, quantity
+
+_LARGE_INPUTS = 10.0
+"""RMS of a layer's inputs from which they may make its units dormant; the inputs of published agents lie below 6."""
 
 
 @rule("NET001", "dormant-units", Severity.NOTE, on=Layer, fix=Safety.ON_REQUEST, worse=("units", "dormant_fraction"))
@@ -45,10 +52,10 @@ def dormant_units(
 
     What to do:
         Dead ReLUs: lower the learning rate or the replay ratio, put a layer norm before the activation, or use an
-        activation with a gradient on both sides. Saturated units: normalise the inputs. Whole layers: look for a
-        detached or frozen path, or a saturated output. If you continue training, ``ckdoc fix --recycle`` makes dead
-        units able to learn: it reinitialises their incoming weights and sets bias and outgoing weights to 0, so that
-        the network's function stays the same.
+        activation with a gradient on both sides. Saturated units: normalise the inputs where they are large (INP001),
+        else lower the learning rate. Whole layers: look for a detached or frozen path, or a saturated output. If you
+        continue training, ``ckdoc fix --recycle`` makes dead units able to learn: it reinitialises their incoming
+        weights and sets bias and outgoing weights to 0, so that the network's function stays the same.
 
     References:
         Without new gradients, m decays by β1 and √v by √β2 in each update, so |m|/√v falls below ``ratio`` = 1e-4 after
@@ -245,14 +252,27 @@ def _evidence(activity: GradientActivity, causes: InactivityCauses | None) -> di
 def _advise(layer: Layer, causes: InactivityCauses | None, checkpoint: Checkpoint) -> str:
     if causes is None:
         return ""
+    is_saturated = causes.saturated.sum() > causes.dead.sum()
+    if not (is_saturated or causes.dead.any() or causes.readers_are_inactive):
+        return ""
+    size = measured_input_rms(layer, checkpoint)
+    if size is not None and size >= _LARGE_INPUTS:
+        how = "VecNormalize, or the mean and deviation of the data" if layer.previous is None else "a layer norm"
+        effect = "saturates the activation" if is_saturated else "drives units to where they pass no gradient"
+        return f"Normalise the inputs ({how}): they have an RMS of {estimate(size)}, which {effect}."
     if causes.readers_are_inactive:
         return (
             "Look at the layers behind this one: a saturated output (a squashed action at its limit), a constant loss, "
             "or a detached or frozen path."
         )
-    if causes.saturated.sum() > causes.dead.sum():
-        return "Normalise the inputs (VecNormalize, a layer norm): they are so large that the activation saturates."
-    if causes.dead.any() and activation_of(layer, checkpoint) in RECTIFIERS:
+    if is_saturated and size is not None:
+        return (
+            f"The inputs do not look large (RMS {estimate(size)}), so the weights or biases are: lower the learning "
+            f"rate, and check the initialisation."
+        )
+    if is_saturated:
+        return "Normalise the inputs (VecNormalize, a layer norm) where they are large: the activation is saturated."
+    if activation_of(layer, checkpoint) in RECTIFIERS:
         return (
             "Recycle them if you continue training. To keep more units from dying, lower the learning rate or the "
             "replay ratio, or put a layer norm before the activation."

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.gradient_activity import unit_activity
 from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments
-from checkpoint_doctor.analyzers._evidence.model_inputs import find_first_layers
+from checkpoint_doctor.analyzers._evidence.model_inputs import find_first_layers, group_by_inputs
 from checkpoint_doctor.analyzers._evidence.readers import count_inputs, input_weight
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, LayerSignal
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.text import quantity
+from checkpoint_doctor.text import estimate, quantity
 
 _LISTED = 4
 """Features that a message lists one by one."""
@@ -57,7 +57,7 @@ def input_scale(
         the moments reach back 1,000 updates only. All inputs constant: every column's second moments are those of
         the bias times one number.
     """
-    for layers in _group(find_first_layers(checkpoint), checkpoint):
+    for layers in _groups(checkpoint):
         known = [layer for layer in layers if checkpoint.signals[layer.name].input_rms is not None]
         layer = max(known, key=lambda each: checkpoint.signals[each.name].input_rms or 0.0)
         signal = checkpoint.signals[layer.name]
@@ -91,30 +91,12 @@ def input_scale(
         )
 
 
-def _group(first: Sequence[Layer], checkpoint: Checkpoint) -> Iterator[list[Layer]]:
-    """Yield the first layers that read the same inputs, with at least one whose inputs are known.
-
-    They have as many inputs. The critics of Stable-Baselines3 read the actor's observations, followed by the action.
-    """
-    usable = [layer for layer in first if not _has_lifted_moments(layer, checkpoint)]
-    waiting = sorted(usable, key=lambda layer: -count_inputs(layer))
-    groups: list[list[Layer]] = []
-    for layer in waiting:
-        group = next((each for each in groups if _read_the_same(each[0], layer, checkpoint)), None)
-        if group is None:
-            groups.append([layer])
-        else:
-            group.append(layer)
-    for group in groups:
+def _groups(checkpoint: Checkpoint) -> Iterator[list[Layer]]:
+    """Yield the first layers that read the same inputs, where it is known for one of them how large these were."""
+    usable = [layer for layer in find_first_layers(checkpoint) if not _has_lifted_moments(layer, checkpoint)]
+    for group in group_by_inputs(usable, checkpoint):
         if any(checkpoint.signals[layer.name].input_rms is not None for layer in group):
-            yield sorted(group, key=first.index)
-
-
-def _read_the_same(one: Layer, other: Layer, checkpoint: Checkpoint) -> bool:
-    if one.kind is not other.kind:
-        return False
-    is_critic_and_actor = checkpoint.format == "sb3" and (one.component, other.component) == ("critic", "actor")
-    return count_inputs(one) == count_inputs(other) or is_critic_and_actor
+            yield group
 
 
 def _has_lifted_moments(layer: Layer, checkpoint: Checkpoint) -> bool:
@@ -155,10 +137,10 @@ def _describe(layer: Layer, signal: LayerSignal, note: float) -> str:
     sizes = signal.feature_rms
     if sizes is None or layer.kind is Kind.CONV or (large := sizes >= note).all():
         within = "" if sizes is None or layer.kind is Kind.CONV else f" ({_range(sizes)} each)"
-        return f"inputs have an RMS of {_size(signal.input_rms or 0.0)}{within} and should be near 1"
+        return f"inputs have an RMS of {estimate(signal.input_rms or 0.0)}{within} and should be near 1"
     order = np.flatnonzero(large)
     order = order[np.argsort(-sizes[order], kind="stable")]
-    named = [f"feature {index} has an RMS of {_size(sizes[index])}" for index in order[:_LISTED]]
+    named = [f"feature {index} has an RMS of {estimate(sizes[index])}" for index in order[:_LISTED]]
     if len(order) > _LISTED:
         named = [f"{len(order):,} features have an RMS of {_range(sizes[order])}, the largest is feature {order[0]}"]
     others = sizes[~large & (sizes > 0)]
@@ -169,14 +151,8 @@ def _describe(layer: Layer, signal: LayerSignal, note: float) -> str:
 
 
 def _range(sizes: NDArray) -> str:
-    low, high = _size(float(sizes.min())), _size(float(sizes.max()))
+    low, high = estimate(float(sizes.min())), estimate(float(sizes.max()))
     return low if low == high else f"{low} to {high}"
-
-
-def _size(rms: float) -> str:
-    """Round to two digits, since the figure is an estimate: ``64,000``, ``0.93``."""
-    rounded = float(f"{rms:.1e}")
-    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
 
 
 def _advise(layer: Layer, checkpoint: Checkpoint) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from checkpoint_doctor.analyzers._evidence.readers import count_inputs, count_units, input_weight
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import NORMS, RECURRENT, WITH_UNITS, Kind, is_target
@@ -39,6 +41,40 @@ def find_first_layers(checkpoint: Checkpoint) -> list[Layer]:
         and reads_model_inputs(layer, checkpoint)
         and not _may_have_source(layer, checkpoint)
     ]
+
+
+def group_by_inputs(first: Sequence[Layer], checkpoint: Checkpoint) -> list[list[Layer]]:
+    """Return first layers in groups that read the same inputs, each in file order.
+
+    They have as many inputs. The critics of Stable-Baselines3 read the actor's observations, followed by the action.
+    """
+    groups: list[list[Layer]] = []
+    for layer in sorted(first, key=lambda each: -count_inputs(each)):
+        group = next((each for each in groups if _read_the_same(each[0], layer, checkpoint)), None)
+        if group is None:
+            groups.append([layer])
+        else:
+            group.append(layer)
+    return [sorted(group, key=first.index) for group in groups]
+
+
+def _read_the_same(one: Layer, other: Layer, checkpoint: Checkpoint) -> bool:
+    if one.kind is not other.kind:
+        return False
+    is_critic_and_actor = checkpoint.format == "sb3" and (one.component, other.component) == ("critic", "actor")
+    return count_inputs(one) == count_inputs(other) or is_critic_and_actor
+
+
+def measured_input_rms(layer: Layer, checkpoint: Checkpoint) -> float | None:
+    """Return the RMS of a layer's inputs, as its own moments show it or those of a layer that reads the same inputs."""
+    known = checkpoint.signals[layer.name].input_rms
+    if known is not None:
+        return known
+    for group in group_by_inputs(find_first_layers(checkpoint), checkpoint):
+        sizes = [checkpoint.signals[each.name].input_rms for each in group]
+        if layer in group:
+            return max((size for size in sizes if size is not None), default=None)
+    return None
 
 
 def _may_have_source(layer: Layer, checkpoint: Checkpoint) -> bool:
