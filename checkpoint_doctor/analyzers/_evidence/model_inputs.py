@@ -30,8 +30,9 @@ def possible_sources(layer: Layer, inputs: int, checkpoint: Checkpoint) -> list[
 def find_first_layers(checkpoint: Checkpoint) -> list[Layer]:
     """Return the layers that are certain to read the model's inputs, in file order; those of target networks left out.
 
-    Nothing before them in their component may be their source: no layer or embedding with as many outputs as they have
-    inputs, and none with fewer whose reader is not known, since their outputs may be joined.
+    Nothing before them may be their source: no layer or embedding with as many outputs as they have inputs, and none
+    with fewer whose reader is not known, since their outputs may be joined. In Stable-Baselines3 files, only layers of
+    their component count.
     """
     return [
         layer
@@ -83,7 +84,9 @@ def _may_have_source(layer: Layer, checkpoint: Checkpoint) -> bool:
         return True
     inputs = count_inputs(layer)
     for other in checkpoint.layers[: checkpoint.layers.index(layer)]:
-        if other.component != layer.component or other.kind in NORMS or other.is_output:
+        if checkpoint.format == "sb3" and (other.component != layer.component or other.is_output):
+            continue
+        if other.kind in NORMS or is_target(other.name):
             continue
         outputs = _count_outputs(other)
         if outputs > 1 and (inputs % outputs == 0 or (outputs < inputs and not other.followers)):
