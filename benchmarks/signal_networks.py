@@ -63,6 +63,8 @@ class Network:
     is_fixed: bool = False
     """True where every update sees the same batch."""
     largest_norm: float | None = None
+    is_known_to_mislead: bool = False
+    """True where the file has no trace of what misleads the profile; such networks are shown apart."""
 
     def train(self, path: Path) -> dict[str, Truth]:
         """Train it, save it with its optimizer, and return what was recorded of each module."""
@@ -95,6 +97,7 @@ class Agent:
     world: World
     settings: dict[str, Any] = field(default_factory=dict)
     family: str = "agents"
+    is_known_to_mislead: bool = False
 
     def train(self, path: Path) -> dict[str, Truth]:
         """Train it, save it, and return what was recorded of each module of its policy."""
@@ -147,6 +150,61 @@ def convolutions(norm: Callable[[int], nn.Module] | None = None, stride: int = 1
         *(first, *norms[0], nn.ReLU(), second, *norms[1], nn.ReLU()),
         *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, CLASSES)),
     )
+
+
+class NormalizedByHand(nn.Module):
+    """A perceptron that subtracts the batch's mean and divides by its deviation, without a module for it."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(16, 64), nn.Linear(64, 64), nn.Linear(64, 4)
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, 16] to [batch, 4], in the given precision."""
+        with torch.autocast("cpu", self.dtype, enabled=self.dtype is not torch.float32):
+            for layer in (self.fc1, self.fc2):
+                x = layer(x)
+                x = torch.relu((x - x.mean(0)) / (x.std(0) + 1e-5))
+            return self.fc3(x).float()
+
+
+class InHalfPrecision(nn.Module):
+    """A perceptron with tanh whose products are computed in bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, 16] to [batch, 4]."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.net(x).float()
+
+
+class Pooled(nn.Module):
+    """Weighs the places of a sequence by a softmax over scores, which ignores a shift of all scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.score, self.head = nn.Linear(6, 32), nn.Linear(32, 1), nn.Linear(32, 3)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        """Map [batch, time, 6] to [batch, 3]."""
+        hidden = torch.tanh(self.embed(sequence))
+        return self.head((torch.softmax(self.score(hidden), 1) * hidden).sum(1))
+
+
+class Compared(nn.Module):
+    """The difference of what one perceptron makes of two inputs, to which its last bias does not matter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = relu()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, 16] to [batch, 4]."""
+        return self.net(x) - self.net(x.flip(0))
 
 
 class Attention(nn.Module):
@@ -271,6 +329,12 @@ def networks() -> Iterator[Network | Agent]:
     yield odd("layer norm in front", lambda: with_norm(nn.LayerNorm, True), change=scaled(1000.0))
     yield odd("layer norm behind", lambda: with_norm(nn.LayerNorm, False))
     yield odd("layer norm behind, inputs ×1,000", lambda: with_norm(nn.LayerNorm, False), change=scaled(1000.0))
+    yield odd("dropout", lambda: nn.Sequential(*relu()[:2], nn.Dropout(0.5), *relu()[2:]))
+    yield odd("bfloat16", InHalfPrecision)
+    yield odd("softmax over scores", Pooled, batches=averages)
+    yield odd("differences of outputs", Compared)
+    yield odd("normalised by hand", lambda: NormalizedByHand(torch.float32))
+    yield odd("normalised by hand, bfloat16", lambda: NormalizedByHand(torch.bfloat16), is_known_to_mislead=True)
     cnn = partial(Network, "CNN", batches=gratings, loss=CROSS_ENTROPY, steps=300)
     yield cnn("inputs about ±1", convolutions)
     yield cnn("pixels 0–1", convolutions, change=lambda x: pixels(x) / 255)
