@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from checkpoint_doctor.fix import FixOptions, FixResult, Outcome, fix
     from checkpoint_doctor.layers import Kind
     from checkpoint_doctor.plugins.catalogue import Catalogue, Plugin, discover
+    from checkpoint_doctor.plugins.cause import Cause, Claim, Symptoms, cause
     from checkpoint_doctor.plugins.protocols import Loader, Reporter
     from checkpoint_doctor.plugins.rule import Rule, rule
+    from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
     from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
     from checkpoint_doctor.results.json import to_json
     from checkpoint_doctor.results.report import Examination, Page, Report, TensorRecord, Verdict
@@ -51,8 +53,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Catalogue",
+    "Cause",
+    "Certainty",
     "Checkpoint",
+    "Claim",
     "Config",
+    "Diagnosis",
     "DoctorError",
     "Examination",
     "Finding",
@@ -74,6 +80,7 @@ __all__ = [
     "Patch",
     "PickledName",
     "Plugin",
+    "Prognosis",
     "Repair",
     "RepairFailed",
     "Report",
@@ -83,6 +90,7 @@ __all__ = [
     "Severity",
     "Skipped",
     "Source",
+    "Symptoms",
     "Tensor",
     "TensorRecord",
     "TensorStatistics",
@@ -91,6 +99,7 @@ __all__ = [
     "Values",
     "Verdict",
     "__version__",
+    "cause",
     "discover",
     "fix",
     "load_config",
@@ -114,8 +123,10 @@ _HOMES = {
     "fix": ("FixOptions", "FixResult", "Outcome", "fix"),
     "layers": ("Kind",),
     "plugins.catalogue": ("Catalogue", "Plugin", "discover"),
+    "plugins.cause": ("Cause", "Claim", "Symptoms", "cause"),
     "plugins.protocols": ("Loader", "Reporter"),
     "plugins.rule": ("Rule", "rule"),
+    "results.diagnosis": ("Certainty", "Diagnosis", "Prognosis"),
     "results.findings": ("Finding", "Repair", "Safety", "Severity"),
     "results.json": ("to_json",),
     "results.report": ("Examination", "Page", "Report", "TensorRecord", "Verdict"),
@@ -128,7 +139,7 @@ _HOMES = {
 
 
 class _FrontDoor(ModuleType):
-    """A package in which ``scan``, ``fix`` and ``rule`` stay functions, whichever module was imported first.
+    """A package in which ``scan``, ``fix``, ``rule`` and ``cause`` stay functions, whichever module was imported first.
 
     Python binds a submodule to its package once it is loaded, and ``scan`` is the name of both.
     """

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from checkpoint_doctor.checkpoint import Checkpoint, Tensor
 from checkpoint_doctor.config.settings import Config, Settings
 from checkpoint_doctor.config.unused import remark_unused_ignores
+from checkpoint_doctor.diagnosis.competition import choose_diagnoses, collect_claims
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnreadableCheckpoint
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import discover_working, open_checkpoint
@@ -89,7 +90,7 @@ def scan(
     if not examinations and not skip_foreign:
         raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name one file to learn what it is")
     report = Report(checkpoints=tuple(examinations), rules=len(catalogue.rules), fail_on=config.fail_on)
-    return remark_unused_ignores(report, config, catalogue.rules)
+    return remark_unused_ignores(report, config, catalogue.rules, catalogue.causes)
 
 
 def within_file(on_progress: ProgressCallback | None, path: str, number: int, of: int) -> MeasuredCallback | None:
@@ -176,7 +177,9 @@ def measure_checkpoint(
 
 
 def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) -> Examination:
-    """Run every selected rule on an opened checkpoint. A rule that crashes becomes a finding, and the others go on.
+    """Run every selected rule on an opened checkpoint, and ask the causes what explains the findings.
+
+    A rule or a cause that crashes becomes a finding, and the others go on.
 
     Raises:
         UnreadableCheckpoint: the bytes of a tensor that a rule needs cannot be read.
@@ -192,18 +195,23 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
         except Exception as error:
             found = [report_crash(rule, error)]
         findings += [settings.judge(_with_layer(each, checkpoint), checkpoint.path) for each in found]
+    claims, crashes = collect_claims(checkpoint, findings, catalogue.causes)
+    findings += [settings.judge(each, checkpoint.path) for each in crashes]
     findings.sort(key=by_severity)
+    chosen = choose_diagnoses(claims, findings)
+    diagnoses, judged = settings.judge_diagnoses(chosen, findings, checkpoint.path)
     return Examination(
         path=checkpoint.path,
         format=checkpoint.format,
-        verdict=judge(findings),
+        verdict=judge(judged, diagnoses),
         algorithm=checkpoint.algorithm,
         step=checkpoint.step,
         versions=checkpoint.versions,
         hyperparameters=checkpoint.hyperparameters,
         layers=len(checkpoint.layers),
         tensors=tuple(_record(tensor, checkpoint) for tensor in checkpoint.tensors),
-        findings=tuple(findings),
+        findings=judged,
+        diagnoses=diagnoses,
         skipped=checkpoint.skipped,
     )
 

@@ -1,6 +1,6 @@
 """Write what the docs derive from elsewhere: ``make docs``. A test fails where they have drifted.
 
-These are the pages under ``docs/rules``, the chart in the README, the list of folders and files in
+These are the pages under ``docs/rules`` and ``docs/causes``, the chart in the README, the list of folders and files in
 ``docs/architecture.md``, and wherever the repository's address or the version stands: both are set in one place,
 ``Source`` of ``[project.urls]`` in pyproject.toml and ``__version__``.
 """
@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoint_doctor import Page, __version__, discover, scan
-from checkpoint_doctor.plugins.explanation import explain_index, explain_rule
+from checkpoint_doctor.plugins.explanation import explain_cause, explain_causes, explain_index, explain_rule
 
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "docs" / "rules"
+CAUSES = ROOT / "docs" / "causes"
 README = ROOT / "README.md"
 PROJECT = ROOT / "pyproject.toml"
 PACKAGE = ROOT / "checkpoint_doctor"
@@ -38,6 +39,12 @@ def render_rules() -> dict[str, str]:
     """Return the text of every page by its file name; rules of other packages have pages of their own."""
     rules = [rule for rule in discover().rules if rule.package == "checkpoint_doctor"]
     return {"README.md": explain_index(rules)} | {f"{rule.code}.md": explain_rule(rule) for rule in rules}
+
+
+def render_causes() -> dict[str, str]:
+    """Return the text of every page about our own causes by its file name."""
+    causes = [cause for cause in discover().causes if cause.package == "checkpoint_doctor"]
+    return {"README.md": explain_causes(causes)} | {f"{cause.name}.md": explain_cause(cause) for cause in causes}
 
 
 def render_readme() -> str:
@@ -101,14 +108,15 @@ def _draw_chart(file: str) -> str:
 
 def main() -> None:
     """Bring the docs up to date and say what changed."""
-    RULES.mkdir(exist_ok=True)
     texts = {RULES / name: text for name, text in render_rules().items()}
+    texts |= {CAUSES / name: text for name, text in render_causes().items()}
     texts |= render_addressed() | {README: render_readme(), ARCHITECTURE: render_architecture()}
-    for page in RULES.glob("*.md"):
+    for page in (*RULES.glob("*.md"), *CAUSES.glob("*.md")):
         if page not in texts:
             page.unlink()
             print(f"removed {page.relative_to(ROOT)}")
     for page, text in texts.items():
+        page.parent.mkdir(exist_ok=True)
         if not page.exists() or page.read_text(encoding="utf-8") != text:
             page.write_text(text, encoding="utf-8")
             print(f"wrote {page.relative_to(ROOT)}")

@@ -1,4 +1,4 @@
-"""What mkdocs takes from elsewhere: addresses, the pages of the repository's root, the rules' pages.
+"""What mkdocs takes from elsewhere: addresses, the pages of the repository's root, the pages of rules and causes.
 
 ``mkdocs.yml`` names this file under ``hooks``; the functions are called as mkdocs' events are.
 """
@@ -31,12 +31,16 @@ _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Set the addresses, and list the rules' pages below the catalogue."""
+    """Set the addresses, and list the pages of rules and causes below their catalogues."""
     config.site_url = URLS["Documentation"]
     config.repo_url = URLS["Source"]
     config.repo_name = URLS["Source"].removeprefix("https://github.com/")
-    pages = sorted(f"rules/{page.name}" for page in ROOT.glob("docs/rules/[A-Z][A-Z][A-Z][0-9]*.md"))
-    config.nav = [_with_pages(entry, "rules/README.md", pages) for entry in config.nav or ()]
+    for folder in ("rules", "causes"):
+        pages = sorted(page.name for page in ROOT.glob(f"docs/{folder}/*.md") if page.name != "README.md")
+        catalogue = f"{folder}/README.md"
+        config.nav = [
+            _with_pages(entry, catalogue, [f"{folder}/{page}" for page in pages]) for entry in config.nav or ()
+        ]
     return config
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from checkpoint_doctor.checkpoint import Skipped, Tensor
 from checkpoint_doctor.plugins.rule import Rule, rule
+from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict
 
@@ -156,6 +157,25 @@ UNUSED = Finding(
     advice="Remove it.",
 )
 
+DIAGNOSED = replace(
+    ILL,
+    findings=(*ILL.findings, replace(ZERO_BIAS, tensor="critic.qf0.0.bias", layer="critic.qf0.0")),
+    diagnoses=(
+        Diagnosis(
+            cause="overwritten",
+            certainty=Certainty.PROVEN,
+            severity=Severity.ERROR,
+            message="actor.mu.bias and 1 more were trained, and then overwritten | <b>by code</b>",
+            explains=(3, 4),
+            summary="Code wrote values over trained ones.",
+            evidence={"tensors": ["actor.mu.bias", "critic.qf0.0.bias"]},
+            advice="Look for code that resets biases after training.",
+            remedy="model.policy.load_state_dict(best)",
+            prognosis=Prognosis.CURED,
+        ),
+    ),
+)
+
 CLINIC = Report(checkpoints=(HEALTHY, ILL, ODD, UNREADABLE), rules=41, remarks=(UNUSED,))
 """Several files: ill, healthy, unreadable and oddly named; findings of every severity, hidden ones, skipped things."""
 ONE_ILL = Report(checkpoints=(ILL,), rules=41)
@@ -167,5 +187,6 @@ CLEAN = Report(
 )
 REPORTS = {
     "clinic": CLINIC, "ill": ONE_ILL, "healthy": ONE_HEALTHY, "unreadable": ONE_UNREADABLE, "clean": CLEAN,
+    "diagnosed": Report(checkpoints=(DIAGNOSED,), rules=41),
     "nothing": Report(checkpoints=(), rules=0), "remark": replace(CLEAN, remarks=(UNUSED,)),
 }  # fmt: skip

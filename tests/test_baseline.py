@@ -68,7 +68,7 @@ def apply(known: Report, now: Report, config: Config | None = None) -> Report:
     """What a run says on the baseline of another."""
     Path("baseline.json").write_text(write_baseline(known, "baseline.json"))
     baseline = read_baseline("baseline.json")
-    return remark_stale_entries(apply_baseline(now, baseline), baseline, config or Config(), RULES)
+    return remark_stale_entries(apply_baseline(now, baseline), baseline, config or Config(), RULES, ())
 
 
 def test_what_is_known_is_hidden_and_counted() -> None:

@@ -265,7 +265,7 @@ def report(*findings: Finding, path: str = "model.zip", verdict: Verdict = Verdi
 
 
 def unused(config: Config, about: Report) -> tuple[Finding, ...]:
-    return remark_unused_ignores(about, config, RULES).remarks
+    return remark_unused_ignores(about, config, RULES, ()).remarks
 
 
 class TestUnusedIgnores:
@@ -387,9 +387,9 @@ class TestMistakes:
         )
     )
     def test_any_table_is_read_or_refused_and_the_schema_agrees(self, table: Any) -> None:
-        from checkpoint_doctor.config.reader import Reader, RuleNames
+        from checkpoint_doctor.config.reader import Names, Reader
 
-        reader = Reader("ckdoc.toml", "/", "", RuleNames(RULES))
+        reader = Reader("ckdoc.toml", "/", "", Names(RULES))
         accepted = True
         try:
             reader.read_file(table)

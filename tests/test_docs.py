@@ -27,6 +27,15 @@ def test_the_rules_pages_are_what_the_code_says(generate: ModuleType) -> None:
     assert sorted([*links, "README.md"]) == sorted(pages)
 
 
+def test_the_causes_pages_are_what_the_code_says(generate: ModuleType) -> None:
+    pages = generate.render_causes()
+    assert {page.name: page.read_text(encoding="utf-8") for page in generate.CAUSES.glob("*.md")} == pages, (
+        "`make docs`"
+    )
+    links = re.findall(r"\]\(([\w-]+\.md)\)", pages["README.md"])
+    assert sorted([*links, "README.md"]) == sorted(pages)
+
+
 def test_the_readme_shows_what_the_command_prints(generate: ModuleType) -> None:
     assert generate.render_readme() == README, "run `make docs`"
     assert "NRM001" in README.partition("```console")[2].partition("```")[0]

@@ -18,7 +18,16 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from checkpoint_doctor.testing import build_checkpoint, check_loader, check_reporter, check_rule, findings_of
+from checkpoint_doctor.results.diagnosis import Certainty
+from checkpoint_doctor.testing import (
+    build_checkpoint,
+    check_cause,
+    check_loader,
+    check_reporter,
+    check_rule,
+    diagnoses_of,
+    findings_of,
+)
 
 EXAMPLE = ROOT / "tests" / "plugin_example"
 
@@ -121,6 +130,19 @@ def test_the_rule_fits_into_twenty_lines_and_keeps_the_contract(example: Callabl
     assert findings_of(rule, checkpoint, limit=20.0) == []
 
 
+def test_the_cause_keeps_the_contract(example: Callable[[str], ModuleType]) -> None:
+    cause, rule = example("causes").tokens_without_decay, example("embeddings").huge_embedding
+    check_cause(cause)
+    checkpoint = build_checkpoint({"embedding.weight": np.full((2, 2), 12.0)})
+    [diagnosis] = diagnoses_of(cause, checkpoint, findings_of(rule, checkpoint))
+    assert (diagnosis.cause, diagnosis.certainty, diagnosis.explains) == (
+        "tokens-without-decay",
+        Certainty.LIKELY,
+        (0,),
+    )
+    assert diagnoses_of(cause, checkpoint, []) == ()
+
+
 def test_the_loader_keeps_the_contract(example: Callable[[str], ModuleType], weights: Path) -> None:
     checkpoint = check_loader(example("npz").loader, weights)
     assert [tensor.name for tensor in checkpoint.tensors] == ["embedding.weight", "head.weight"]
@@ -136,6 +158,7 @@ def test_the_installed_example_works(with_packages: Callable, installed: Path, w
     listed = [line.split("\t") for line in ckdoc("plugins").stdout.splitlines()]
     assert [line for line in listed if line[2] == "ckdoc-acme"] == [
         ["analyzers", "acme", "ckdoc-acme", "1.2.0"],
+        ["causes", "acme", "ckdoc-acme", "1.2.0"],
         ["loaders", "npz", "ckdoc-acme", "1.2.0"],
         ["reporters", "csv", "ckdoc-acme", "1.2.0"],
     ]
@@ -144,6 +167,9 @@ def test_the_installed_example_works(with_packages: Callable, installed: Path, w
     assert result.returncode == 1, result.stderr
     [row] = csv.DictReader(io.StringIO(result.stdout))
     assert (row["checkpoint"], row["severity"], row["code"]) == ("weights.npz", "warning", "ACM001")
+    assert "tokens-without-decay (likely)" in ckdoc("scan", "weights.npz", "--select", "ACM").stdout
+    assert "tokens-without-decay" in ckdoc("causes").stdout
+    assert "weight decay" in ckdoc("explain", "tokens-without-decay").stdout
     assert "2 not looked at" in result.stderr
     assert "ACM001" in ckdoc("rules").stdout
     assert "Look at the tokens" in ckdoc("explain", "huge-embedding").stdout
@@ -152,7 +178,7 @@ def test_the_installed_example_works(with_packages: Callable, installed: Path, w
     assert ckdoc("scan", "weights.npz", "--select", "ACM").returncode == 0
     (tmp_path / "ckdoc.toml").write_text('[severity]\n"huge-embedding" = "error"\n')
     sarif = json.loads(ckdoc("scan", str(tmp_path), "--select", "ACM", "--format", "sarif").stdout)
-    assert [each["ruleId"] for each in sarif["runs"][0]["results"]] == ["ACM001"]
+    assert [each["ruleId"] for each in sarif["runs"][0]["results"]] == ["tokens-without-decay"]
 
 
 def test_without_the_example_its_files_are_nothing_we_know(with_packages: Callable, weights: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 
 from checkpoint_doctor.statistics import tensors
 from checkpoint_doctor.statistics.tensors import measure
-from checkpoint_doctor.statistics.values import InMemory, median
+from checkpoint_doctor.statistics.values import InMemory, distinct, median
 
 FLOATS = st.floats(width=32, allow_subnormal=True)
 
@@ -143,3 +143,8 @@ def test_mean_and_spread_of_a_large_tensor_are_precise():
 @given(arrays.arrays(np.float64, st.integers(1, 30), elements=st.floats(-1e6, 1e6)))
 def test_the_median_equals_numpys(array):
     assert median(array) == pytest.approx(np.median(array))
+
+
+@given(arrays.arrays(np.float64, st.integers(0, 30), elements=st.sampled_from([-2.0, -0.0, 0.0, 0.5, 3.0])))
+def test_the_distinct_values_equal_numpys(array):
+    assert distinct(array).tolist() == np.unique(array).tolist()

@@ -16,6 +16,7 @@ from checkpoint_doctor.layers import NORMS, Kind
 from checkpoint_doctor.layers.init_rules import NORM_GAIN, fill_zeros
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
+from checkpoint_doctor.statistics.values import median
 
 
 @rule(
@@ -95,13 +96,13 @@ def _is_zero_centred(layer: Layer, checkpoint: Checkpoint) -> bool:
 
 def _is_around_zero(gain: Tensor) -> bool:
     values = gain.array[gain.array != 0].astype(np.float64)
-    return bool(values.size) and float(np.median(np.abs(values))) < 0.5 and bool((values < 0).any())
+    return bool(values.size) and median(np.abs(values)) < 0.5 and bool((values < 0).any())
 
 
 def _shrinks_gradually(gain: Tensor) -> bool:
     """True where gains lead down to the zero ones without a gap, as a penalty on gains leaves them."""
     values = np.abs(gain.array[gain.array != 0].astype(np.float64))
-    return bool(values.size) and float(values.min()) < 0.05 * float(np.median(values))
+    return bool(values.size) and float(values.min()) < 0.05 * median(values)
 
 
 def _starts_residual_at_zero(layer: Layer, checkpoint: Checkpoint) -> bool:

@@ -14,7 +14,7 @@ from checkpoint_doctor.analyzers._learned_weights import all_learned_weights
 from checkpoint_doctor.checkpoint import Checkpoint, Tensor
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS
+from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, distinct
 from checkpoint_doctor.text import quantity
 
 _SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
@@ -151,7 +151,7 @@ def _find_grid(tensor: Tensor, steps: float) -> float | None:
     if tensor.dtype not in ("float32", "float64") or tensor.statistics.nonfinite or not tensor.statistics.norm:
         return None
     sample = next(tensor.values.blocks(_SAMPLE)).astype(np.float64)
-    magnitudes = np.unique(np.abs(sample[sample != 0]))
+    magnitudes = distinct(np.abs(sample[sample != 0]))
     if magnitudes.size < _FEWEST_MAGNITUDES or not 1e-30 < _rms(tensor) < 1e30:
         return None
     precision = float(np.finfo(np.dtype(tensor.dtype)).eps)

@@ -5,6 +5,7 @@ Commands import what they need when they run, so that ``--help`` and errors cost
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -55,6 +56,7 @@ def start(
 app.command()(scanning.scan)
 app.command()(fixing.fix)
 app.command()(catalogue.rules)
+app.command()(catalogue.causes)
 app.command()(catalogue.explain)
 app.command()(catalogue.plugins)
 app.command()(configuration.config)
@@ -63,6 +65,8 @@ app.command()(configuration.config)
 def main() -> NoReturn:
     """Run ``ckdoc`` and exit with the documented code; no error ends in a traceback unless ``--traceback`` asks."""
     code = FAILED
+    # What start-up makes stays until the end: to look for garbage among it would cost a twentieth of a small scan.
+    gc.disable()
     try:
         code = app(standalone_mode=False) or 0
     except typer.Exit as exit_:

@@ -1,4 +1,4 @@
-"""``ckdoc rules``, ``ckdoc explain`` and ``ckdoc plugins``."""
+"""``ckdoc rules``, ``ckdoc causes``, ``ckdoc explain`` and ``ckdoc plugins``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from checkpoint_doctor.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from checkpoint_doctor.plugins.catalogue import Catalogue
+    from checkpoint_doctor.plugins.cause import Cause
     from checkpoint_doctor.plugins.rule import Rule
 
 
@@ -55,22 +57,57 @@ def rules(format: ListingOption = Listing.TABLE) -> None:
     )
 
 
+def causes(format: ListingOption = Listing.TABLE) -> None:
+    """List all causes that a diagnosis can name, and what `ckdoc fix` can do about each."""
+    from checkpoint_doctor.plugins.catalogue import discover
+
+    known = discover().causes
+    if format is Listing.JSON:
+        _say_json(
+            {
+                "name": cause.name,
+                "summary": cause.summary,
+                "prognosis": cause.prognosis.value,
+                "package": cause.package,
+            }
+            for cause in known
+        )
+        return
+    from checkpoint_doctor.cli.drawing import show_table
+
+    show_table(
+        ("cause", "fix", "is"),
+        [(cause.name, cause.prognosis.value, cause.summary) for cause in known],
+        whole=("cause", "fix"),
+    )
+
+
 def explain(
-    rule: Annotated[
-        str, typer.Argument(metavar="CODE|NAME", help="A rule's code or name.", autocompletion=lambda: _complete_rule())
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="CODE|NAME",
+            help="A rule's code or name, or a cause's name.",
+            autocompletion=lambda: _complete_explained(),
+        ),
     ],
 ) -> None:
-    """Explain a rule: what it finds, why it matters, when it is normal, what to do."""
+    """Explain a rule or a cause: what it is, how it is known, when it is normal, what to do."""
     from checkpoint_doctor.plugins.catalogue import discover
-    from checkpoint_doctor.plugins.explanation import describe_repair, explain_rule, name_family
+    from checkpoint_doctor.plugins.explanation import describe_repair, explain_cause, explain_rule, name_family
+    from checkpoint_doctor.plugins.rule import Rule
 
-    found = _find_rule(rule, discover().rules)
+    catalogue = discover()
+    found = _find_explained(name, catalogue)
     if not sys.stdout.isatty():
-        say(explain_rule(found))
+        say(explain_rule(found) if isinstance(found, Rule) else explain_cause(found))
         return
-    from checkpoint_doctor.cli.drawing import show_rule
+    from checkpoint_doctor.cli.drawing import show_cause, show_rule
 
-    show_rule(found, name_family(found), describe_repair(found))
+    if isinstance(found, Rule):
+        show_rule(found, name_family(found), describe_repair(found))
+    else:
+        show_cause(found)
 
 
 def plugins(format: ListingOption = Listing.TABLE) -> None:
@@ -92,8 +129,9 @@ def plugins(format: ListingOption = Listing.TABLE) -> None:
     show_table(headings[:shown], [row[:shown] for row in rows], whole=headings[:4])
 
 
-def _find_rule(wanted: str, rules: Iterable[Rule]) -> Rule:
-    known = {name: rule for rule in rules for name in (rule.code, rule.name)}
+def _find_explained(wanted: str, catalogue: Catalogue) -> Rule | Cause:
+    known: dict[str, Rule | Cause] = {cause.name: cause for cause in catalogue.causes}
+    known |= {name: rule for rule in catalogue.rules for name in (rule.code, rule.name)}
     found = known.get(wanted) or known.get(wanted.upper()) or known.get(wanted.lower())
     if found is not None:
         return found
@@ -104,15 +142,20 @@ def _find_rule(wanted: str, rules: Iterable[Rule]) -> Rule:
         *difflib.get_close_matches(wanted.lower(), known, 1),
     ]
     raise UsageError(
-        f"there is no rule {wanted!r}", f"did you mean {near[0]}?" if near else "`ckdoc rules` lists them all"
+        f"there is no rule or cause {wanted!r}",
+        f"did you mean {near[0]}?" if near else "`ckdoc rules` and `ckdoc causes` list them all",
     )
 
 
-def _complete_rule() -> list[tuple[str, str]]:
+def _complete_explained() -> list[tuple[str, str]]:
     from checkpoint_doctor.plugins.catalogue import discover
 
-    rules = discover().rules
-    return [(rule.code, rule.name) for rule in rules] + [(rule.name, rule.code) for rule in rules]
+    catalogue = discover()
+    return [
+        *((rule.code, rule.name) for rule in catalogue.rules),
+        *((rule.name, rule.code) for rule in catalogue.rules),
+        *((cause.name, cause.summary) for cause in catalogue.causes),
+    ]
 
 
 def _say_json(rows: Iterable[object]) -> None:

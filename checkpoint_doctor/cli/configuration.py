@@ -25,11 +25,12 @@ def config(
     from checkpoint_doctor.config.schema import DEFAULT, build_schema, describe_config
     from checkpoint_doctor.plugins.catalogue import discover
 
-    rules = discover().rules
+    catalogue = discover()
+    rules = catalogue.rules
     if schema:
-        say(json.dumps(build_schema(rules), indent=2))
+        say(json.dumps(build_schema(rules, catalogue.causes), indent=2))
         return
-    rows = describe_config(load_config(rules, file=file or None), rules, path or None)
+    rows = describe_config(load_config(rules, causes=catalogue.causes, file=file or None), rules, path or None)
     rows = [row for row in rows if not (changed and row.origin == DEFAULT)]
     if format is Listing.JSON:
         say(json.dumps([{"key": row.key, "value": row.value, "origin": row.origin} for row in rows], indent=2))

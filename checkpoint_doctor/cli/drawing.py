@@ -11,7 +11,9 @@ from checkpoint_doctor.text import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
+    from checkpoint_doctor.plugins.cause import Cause
     from checkpoint_doctor.plugins.rule import Rule
 
 SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan", "off": "dim"}
@@ -52,15 +54,12 @@ def show_rule(rule: Rule, family: str, repair: str) -> None:
     """Print a rule's explanation as a page for reading."""
     from rich.console import Group
     from rich.markdown import Markdown
-    from rich.padding import Padding
     from rich.text import Text
 
     title = Text.assemble(
         (f"{rule.code} {rule.name}", "bold"), "  ", (rule.severity.label, SEVERITY_STYLES[rule.severity.label])
     )
-    parts: list[RenderableType] = [title, Markdown(rule.summary)]
-    for heading, body in rule.sections.items():
-        parts += ["", Text(heading, style="bold"), Padding(Markdown(body), (0, 0, 0, 2))]
+    parts = _draw_sections(title, rule.summary, rule.sections)
     if rule.options:
         parts += ["", Text.assemble(("Options", "bold"), (f"  in [options.{rule.code}] of ckdoc.toml", "dim"))]
         width = max(len(name) for name in rule.options)
@@ -71,6 +70,31 @@ def show_rule(rule: Rule, family: str, repair: str) -> None:
     closing = [f"Family: {family}", f"Repair: {repair}", f"Package: {rule.package}"]
     parts += ["", Markdown(" · ".join(closing), style="dim")]
     say(_draw(Group(*parts), width=LONGEST_LINE))
+
+
+def show_cause(cause: Cause) -> None:
+    """Print a cause's explanation as a page for reading."""
+    from rich.console import Group
+    from rich.markdown import Markdown
+    from rich.text import Text
+
+    from checkpoint_doctor.plugins.explanation import PROGNOSES
+
+    parts = _draw_sections(Text(cause.name, style="bold"), cause.summary, cause.sections)
+    closing = f"Repair: {PROGNOSES[cause.prognosis]} · Package: {cause.package}"
+    parts += ["", Markdown(closing, style="dim")]
+    say(_draw(Group(*parts), width=LONGEST_LINE))
+
+
+def _draw_sections(title: Text, summary: str, sections: Mapping[str, str]) -> list[RenderableType]:
+    from rich.markdown import Markdown
+    from rich.padding import Padding
+    from rich.text import Text
+
+    parts: list[RenderableType] = [title, Markdown(summary)]
+    for heading, body in sections.items():
+        parts += ["", Text(heading, style="bold"), Padding(Markdown(body), (0, 0, 0, 2))]
+    return parts
 
 
 def spell(value: Any) -> str:

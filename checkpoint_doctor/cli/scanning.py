@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,7 +91,7 @@ def _hide_known(report: Report, known: Baseline, config: Config, catalogue: Cata
     from checkpoint_doctor.config.unused import remark_stale_entries
     from checkpoint_doctor.results.baseline import apply_baseline
 
-    return remark_stale_entries(apply_baseline(report, known), known, config, catalogue.rules)
+    return remark_stale_entries(apply_baseline(report, known), known, config, catalogue.rules, catalogue.causes)
 
 
 def _write_baseline(report: Report, file: str) -> None:
@@ -114,11 +115,15 @@ def prepare(
     warn_of_broken_plugins(catalogue)
     settings = load_config(
         catalogue.rules,
+        causes=catalogue.causes,
         file=config or None,
         select=split_selectors(select),
         ignore=split_selectors(ignore),
         fail_on=fail_on.value if fail_on else None,
     )
+    # Start-up ends here. Checkpoints come and go, and their garbage is collected; what stays is not searched again.
+    gc.freeze()
+    gc.enable()
     return catalogue, settings
 
 

@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from checkpoint_doctor.config.reader import Reader, RuleNames, refuse
+from checkpoint_doctor.config.reader import Names, Reader, refuse
 from checkpoint_doctor.config.settings import FAIL_ON, Config, Section
 from checkpoint_doctor.errors import UsageError
+from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.rule import Rule
 
 FILE_NAME = "ckdoc.toml"
@@ -19,6 +20,7 @@ COMMAND_LINE = "command line"
 def load_config(
     rules: Sequence[Rule],
     *,
+    causes: Sequence[Cause] = (),
     file: str | None = None,
     start: str = ".",
     select: Sequence[str] = (),
@@ -28,20 +30,21 @@ def load_config(
     """Read the configuration that holds in a folder, with what the command line says on top.
 
     Without ``file`` the nearest ``ckdoc.toml`` or ``pyproject.toml`` with a section ``[tool.ckdoc]`` counts, from
-    ``start`` upward. ``select`` and ``ignore`` name rules by code, by the beginning of a code or by name.
+    ``start`` upward. ``select`` and ``ignore`` name rules by code, by the beginning of a code or by name; ``ignore``
+    names causes too.
 
     Raises:
         UsageError: the file cannot be read, or something in it or on the command line does not exist.
     """
     path = file or find_config_file(start)
-    sections = read_config_file(path, rules) if path else ()
-    names = RuleNames(rules)
+    names = Names(rules, causes)
+    sections = read_config_file(path, names) if path else ()
     if fail_on is not None and fail_on not in FAIL_ON:
         raise refuse("--fail-on", "severity", fail_on, FAIL_ON)
     overrides = Section(
         origin=COMMAND_LINE,
         select=tuple(names.read_selector(each, "--select") for each in select) or None,
-        deselect=tuple(names.read_selector(each, "--ignore") for each in ignore),
+        deselect=tuple(names.read_ignored(each, "--ignore") for each in ignore),
         fail_on=fail_on,
     )
     return Config((*sections, overrides))
@@ -60,8 +63,8 @@ def find_config_file(start: str = ".") -> str | None:
             return None
 
 
-def read_config_file(path: str, rules: Sequence[Rule]) -> tuple[Section, ...]:
-    """Read the sections of a configuration file and check them against the rules that are installed.
+def read_config_file(path: str, names: Names) -> tuple[Section, ...]:
+    """Read the sections of a configuration file and check them against the rules and causes that are installed.
 
     Raises:
         UsageError: it cannot be read, is no TOML, or holds something that does not exist.
@@ -74,7 +77,7 @@ def read_config_file(path: str, rules: Sequence[Rule]) -> tuple[Section, ...]:
         prefix = "tool.ckdoc."
         if table is None:
             raise UsageError(f"{shown} has no section [tool.ckdoc]", f"add one, or name a {FILE_NAME}")
-    return Reader(shown, os.path.dirname(os.path.abspath(path)), prefix, RuleNames(rules)).read_file(table)
+    return Reader(shown, os.path.dirname(os.path.abspath(path)), prefix, names).read_file(table)
 
 
 def _show_path(path: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from checkpoint_doctor.config.settings import ALL, FAIL_ON, OFF, Ignore, Section, selects
 from checkpoint_doctor.errors import UsageError
+from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity
 
@@ -41,10 +42,11 @@ def refuse(place: str, noun: str, value: object, choices: Iterable[str], otherwi
 
 
 @dataclass(frozen=True)
-class RuleNames:
-    """The rules by code, name, and the beginning of codes."""
+class Names:
+    """The rules by code, name, and the beginning of codes; the causes by name."""
 
     rules: Sequence[Rule]
+    causes: Sequence[Cause] = ()
 
     def read_selector(self, value: object, place: str) -> str:
         """Return a selector that means at least one rule."""
@@ -54,6 +56,10 @@ class RuleNames:
                     return selector
         raise self._refuse_rule(value, place)
 
+    def read_ignored(self, value: object, place: str) -> str:
+        """Return a selector that means at least one rule, or the name of a cause."""
+        return value if value in self._causes and isinstance(value, str) else self.read_selector(value, place)
+
     def read_rule(self, value: str, place: str) -> Rule:
         """Return the rule with a code or a name."""
         for rule in self.rules:
@@ -61,8 +67,12 @@ class RuleNames:
                 return rule
         raise self._refuse_rule(value, place)
 
+    @property
+    def _causes(self) -> list[str]:
+        return [cause.name for cause in self.causes]
+
     def _refuse_rule(self, value: object, place: str) -> UsageError:
-        known = (name for rule in self.rules for name in (rule.code, rule.name))
+        known = [*(name for rule in self.rules for name in (rule.code, rule.name)), *self._causes]
         return refuse(place, "rule", value, known, "`ckdoc rules` lists the rules that are installed")
 
 
@@ -73,7 +83,7 @@ class Reader:
     file: str
     folder: str
     prefix: str
-    names: RuleNames
+    names: Names
 
     def read_file(self, table: object) -> tuple[Section, ...]:
         """Return the section for all checkpoints and those for some paths, in the order of the file.
@@ -113,6 +123,9 @@ class Reader:
     def _read_selectors(self, value: object, key: str) -> tuple[str, ...]:
         return tuple(self.names.read_selector(each, self._place(key)) for each in self._strings(value, key))
 
+    def _read_ignored(self, value: object, key: str) -> tuple[str, ...]:
+        return tuple(self.names.read_ignored(each, self._place(key)) for each in self._strings(value, key))
+
     def _read_ignores(self, value: object, key: str) -> tuple[Ignore, ...]:
         entries = value if isinstance(value, list) else [value]
         return tuple(self._read_ignore(each, f"{key}[{index}]") for index, each in enumerate(entries))
@@ -131,10 +144,12 @@ class Reader:
             )
         if "code" not in table:
             raise self._fault(
-                f"{key}.code", "an ignore needs the code of a rule", 'add code = "…", or "ALL" for every rule'
+                f"{key}.code",
+                "an ignore needs the code of a rule, or a cause",
+                'add code = "…", or "ALL" for every rule',
             )
         return Ignore(
-            codes=self._read_selectors(table["code"], f"{key}.code"),
+            codes=self._read_ignored(table["code"], f"{key}.code"),
             reason=reason.strip(),
             paths=self._strings(table["path"], f"{key}.path") if "path" in table else (),
             tensors=self._strings(table["tensor"], f"{key}.tensor") if "tensor" in table else (),

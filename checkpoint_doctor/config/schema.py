@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpoint_doctor.config.settings import ALL, FAIL_ON, OFF, Config, Section, Settings
+from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity
 
@@ -82,8 +83,8 @@ def _describe_ignores(section: Section) -> Iterator[Row]:
         yield Row(ignore.key, {"code": list(ignore.codes), **given, "reason": ignore.reason}, section.origin)
 
 
-def build_schema(rules: Sequence[Rule]) -> dict[str, Any]:
-    """Return the JSON schema (draft 2020-12) of ``ckdoc.toml`` and ``[tool.ckdoc]``, as these rules make it."""
+def build_schema(rules: Sequence[Rule], causes: Sequence[Cause] = ()) -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of ``ckdoc.toml`` and ``[tool.ckdoc]`` for these rules and causes."""
     section = {
         "select": {
             "description": "The rules to run; all of them by default.",
@@ -134,10 +135,11 @@ def build_schema(rules: Sequence[Rule]) -> dict[str, Any]:
                 "description": "A rule's code, the beginning of codes, a rule's name, or ALL.",
                 "enum": [ALL, *sorted({name for rule in rules for name in _selectors(rule)})],
             },
+            "cause": {"description": "A cause's name.", "enum": sorted(each.name for each in causes)},
             "ignore": {
                 **_table(
                     {
-                        "code": _one_or_more({"$ref": "#/$defs/rule"}),
+                        "code": _one_or_more({"anyOf": [{"$ref": "#/$defs/rule"}, {"$ref": "#/$defs/cause"}]}),
                         "path": _one_or_more({"type": "string", "minLength": 1}),
                         "tensor": _one_or_more({"type": "string", "minLength": 1}),
                         "reason": {"type": "string", "pattern": r"\S"},

@@ -6,7 +6,7 @@ ones win, and each knows where it comes from. Files are read in ``config.file`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -14,6 +14,7 @@ from typing import Any
 
 from checkpoint_doctor.config.globs import match_path
 from checkpoint_doctor.plugins.rule import Rule
+from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import RULE_CRASHED
 
@@ -37,7 +38,7 @@ class Ignore:
     """Findings to hide, and why."""
 
     codes: tuple[str, ...]
-    """Selectors of rules."""
+    """Selectors of rules, and names of causes."""
     reason: str
     paths: tuple[str, ...] = ()
     """Patterns for the checkpoint's path; none means all."""
@@ -89,6 +90,18 @@ class Section:
             and self.reaches(ignore, path)
         )
 
+    def hides_diagnosis(self, ignore: Ignore, diagnosis: Diagnosis, findings: Sequence[Finding], path: str) -> bool:
+        """True where one of the section's ignores is about a diagnosis of the findings in the checkpoint at a path."""
+        explained = (findings[position] for position in diagnosis.explains)
+        names = [diagnosis.subject, *(name for each in explained for name in (each.tensor, each.layer))]
+        return (
+            diagnosis.cause in ignore.codes
+            and (
+                not ignore.tensors or any(name and fnmatchcase(name, each) for name in names for each in ignore.tensors)
+            )
+            and self.reaches(ignore, path)
+        )
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -134,6 +147,27 @@ class Settings:
         """Give a finding the severity that was set for its rule, and the reason to hide it if there is one."""
         severity = self._severity(finding.code, finding.severity) or finding.severity
         return replace(finding, severity=severity, ignored=finding.ignored or self.ignore_reason(finding, path))
+
+    def judge_diagnoses(
+        self, diagnoses: Iterable[Diagnosis], findings: Sequence[Finding], path: str
+    ) -> tuple[tuple[Diagnosis, ...], tuple[Finding, ...]]:
+        """Hide the diagnoses of causes that are ignored, and the findings that they explain."""
+        judged, shown = [], list(findings)
+        for diagnosis in diagnoses:
+            reason = self._diagnosis_ignore_reason(diagnosis, findings, path)
+            judged.append(replace(diagnosis, ignored=reason))
+            for position in diagnosis.explains if reason else ():
+                shown[position] = replace(shown[position], ignored=f"{diagnosis.cause}: {reason}")
+        return tuple(judged), tuple(shown)
+
+    def _diagnosis_ignore_reason(self, diagnosis: Diagnosis, findings: Sequence[Finding], path: str) -> str | None:
+        for section in self.sections:
+            if diagnosis.cause in section.deselect:
+                return f"ignored by the {section.origin}"
+            for ignore in section.ignores:
+                if section.hides_diagnosis(ignore, diagnosis, findings, path):
+                    return ignore.reason
+        return None
 
     @property
     def fail_on(self) -> Severity | None:

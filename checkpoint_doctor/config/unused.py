@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from checkpoint_doctor.config.settings import Config
+from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.plugins.self_checks import report_unused, unused_ignore
 from checkpoint_doctor.results.findings import Finding
@@ -16,36 +17,45 @@ if TYPE_CHECKING:
     from checkpoint_doctor.results.baseline import Baseline
 
 
-def remark_unused_ignores(report: Report, config: Config, rules: Sequence[Rule]) -> Report:
+def remark_unused_ignores(report: Report, config: Config, rules: Sequence[Rule], causes: Sequence[Cause]) -> Report:
     """Add a remark for every ignore that matched nothing in a report, though it could have.
 
-    An ignore is judged only where a rule it is about was run on a readable checkpoint it is about.
+    An ignore is judged only where a rule it is about was run on a readable checkpoint it is about. Causes are always
+    asked.
     """
     read = [each for each in report.checkpoints if not each.is_unreadable]
+    known = {cause.name for cause in causes}
     unused = []
     for section in config.sections:
         for ignore in section.ignores:
             reached = [each for each in read if section.reaches(ignore, each.path)]
-            was_run = any(
+            was_run = (reached and not known.isdisjoint(ignore.codes)) or any(
                 ignore.concerns(rule.code, rule.name) and config.for_path(each.path).selects(rule)
                 for each in reached
                 for rule in rules
             )
-            used = any(section.hides(ignore, finding, each.path) for each in reached for finding in each.findings)
+            used = any(
+                any(section.hides(ignore, finding, each.path) for finding in each.findings)
+                or any(section.hides_diagnosis(ignore, one, each.findings, each.path) for one in each.diagnoses)
+                for each in reached
+            )
             if was_run and not used:
                 about = f"{ignore.key} ({', '.join(ignore.codes)}: {ignore.reason})"
                 unused.append(report_unused(about, section.origin, {"key": ignore.key, "codes": list(ignore.codes)}))
     return _remark(report, config, unused)
 
 
-def remark_stale_entries(report: Report, baseline: Baseline, config: Config, rules: Sequence[Rule]) -> Report:
+def remark_stale_entries(
+    report: Report, baseline: Baseline, config: Config, rules: Sequence[Rule], causes: Sequence[Cause]
+) -> Report:
     """Add a remark for every entry of a baseline whose finding is gone; see ``find_stale`` for which are judged."""
     from checkpoint_doctor.results.baseline import find_stale
 
     by_code = {rule.code: rule for rule in rules}
+    asked = {cause.name for cause in causes}
 
     def was_run(code: str, path: str) -> bool:
-        return code in by_code and config.for_path(path).selects(by_code[code])
+        return code in asked or (code in by_code and config.for_path(path).selects(by_code[code]))
 
     stale = [
         report_unused(

@@ -1,4 +1,4 @@
-"""The installed loaders, rules and reporters. Ours are found in the same way as those of other packages."""
+"""The installed loaders, rules, causes and reporters. Ours are found in the same way as those of other packages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import TypeVar
 
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins import self_checks
+from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.entry_points import EntryPoint, find_entry_points
 from checkpoint_doctor.plugins.protocols import Loader, Reporter
 from checkpoint_doctor.plugins.rule import Rule, is_plain_option
 
 LOADERS = "checkpoint_doctor.loaders"
 ANALYZERS = "checkpoint_doctor.analyzers"
+CAUSES = "checkpoint_doctor.causes"
 REPORTERS = "checkpoint_doctor.reporters"
 
 OURS = "checkpoint-doctor"
@@ -42,6 +44,8 @@ class Catalogue:
     """In the order in which they are tried on a file: by name, with ``foreign`` last."""
     rules: tuple[Rule, ...]
     """By code, with the rules of ckdoc itself, which need no entry point."""
+    causes: tuple[Cause, ...]
+    """By name."""
     reporters: Mapping[str, Reporter]
     """By name, imported when looked up. Looking up a broken one raises ``UsageError`` with the problem."""
     plugins: tuple[Plugin, ...] = ()
@@ -80,16 +84,18 @@ def discover(path: Sequence[str] | None = None, *, lazily: bool = True) -> Catal
     problems: dict[EntryPoint, list[str]] = {entry: [] for entry in entries}
     loaders = _load_loaders(entries, problems)
     rules = _load_rules(entries, problems)
+    causes = _load_causes(entries, problems)
     reporters = _Reporters(_select_named(entries, REPORTERS, problems))
     if not lazily:
         for name in reporters:
             _attempt(reporters.entries[name], _check_reporter, problems)
     for entry in entries:
-        if entry.group not in (LOADERS, ANALYZERS, REPORTERS):
+        if entry.group not in (LOADERS, ANALYZERS, CAUSES, REPORTERS):
             problems[entry].append(f"nothing reads the group {entry.group}")
     return Catalogue(
         loaders=tuple(sorted(loaders, key=lambda loader: (loader.name == "foreign", loader.name))),
         rules=tuple(sorted(rules, key=lambda rule: rule.code)),
+        causes=tuple(sorted(causes, key=lambda cause: cause.name)),
         reporters=reporters,
         plugins=tuple(Plugin(**vars(entry), problem="; ".join(problems[entry]) or None) for entry in entries),
     )
@@ -100,6 +106,7 @@ class _Unfit(Exception):
 
 
 _Found = TypeVar("_Found")
+_Declared = TypeVar("_Declared", Rule, Cause)
 _Problems = Mapping[EntryPoint, list[str]]
 
 
@@ -141,7 +148,7 @@ def _load_rules(entries: Iterable[EntryPoint], problems: _Problems) -> list[Rule
     for entry in entries:
         if entry.group != ANALYZERS:
             continue
-        for rule in _attempt(entry, _find_rules, problems) or ():
+        for rule in _attempt(entry, _find_declared(Rule, "rule"), problems) or ():
             if rule in owners:  # imported by a second module: the same rule, not a rival
                 continue
             rival = next((each for each in rules if each.code == rule.code or each.name == rule.name), None)
@@ -152,6 +159,22 @@ def _load_rules(entries: Iterable[EntryPoint], problems: _Problems) -> list[Rule
                 rules.append(rule)
                 owners[rule] = entry.distribution
     return rules
+
+
+def _load_causes(entries: Iterable[EntryPoint], problems: _Problems) -> list[Cause]:
+    causes: dict[str, Cause] = {}
+    owners: dict[str, str] = {}
+    for entry in entries:
+        if entry.group != CAUSES:
+            continue
+        for cause in _attempt(entry, _find_declared(Cause, "cause"), problems) or ():
+            first = causes.setdefault(cause.name, cause)
+            owner = owners.setdefault(cause.name, entry.distribution)
+            if first is not cause:
+                problems[entry].append(
+                    f"{owner} and {entry.distribution} both declare the cause {cause.name}; the one of {owner} is used"
+                )
+    return list(causes.values())
 
 
 def _select_named(entries: Iterable[EntryPoint], group: str, problems: _Problems) -> dict[str, EntryPoint]:
@@ -213,13 +236,18 @@ def _check_methods(entry: EntryPoint, names: Iterable[str]) -> object:
     return found
 
 
-def _find_rules(entry: EntryPoint) -> list[Rule]:
-    found = _import(entry)
-    named = vars(found).values() if isinstance(found, ModuleType) else (found,)
-    rules = [each for each in named if isinstance(each, Rule)]
-    if not rules:
-        raise _Unfit(f"{entry.value} holds no rule; declare rules with @rule at the top level of the module")
-    return list(dict.fromkeys(rules))
+def _find_declared(kind: type[_Declared], word: str) -> Callable[[EntryPoint], list[_Declared]]:
+    """Return what finds the rules or the causes in the module that an entry point names, or the one that it names."""
+
+    def find(entry: EntryPoint) -> list[_Declared]:
+        found = _import(entry)
+        named = vars(found).values() if isinstance(found, ModuleType) else (found,)
+        declared = [each for each in named if isinstance(each, kind)]
+        if not declared:
+            raise _Unfit(f"{entry.value} holds no {word}; declare {word}s with @{word} at the top level of the module")
+        return list(dict.fromkeys(declared))
+
+    return find
 
 
 def _judge_options(rule: Rule) -> str | None:

@@ -1,10 +1,12 @@
-"""A rule explained, derived from its declaration: for ``ckdoc explain`` and for the pages under ``docs/rules``."""
+"""A rule or a cause explained, derived from its declaration: for ``ckdoc explain`` and for the pages of the docs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.rule import SECTIONS, Rule
+from checkpoint_doctor.results.diagnosis import Prognosis
 from checkpoint_doctor.results.findings import Safety
 
 FAMILIES = {
@@ -14,6 +16,7 @@ FAMILIES = {
     "NRM": "normalisation layers",
     "RNN": "recurrent gates",
     "NET": "weights as a network",
+    "INP": "the model's inputs",
     "OPT": "optimizer state",
     "HYP": "hyperparameters",
     "POL": "the reinforcement learning policy",
@@ -75,6 +78,39 @@ def explain_index(rules: Iterable[Rule]) -> str:
             f"| [{each.code}]({each.code}.md) | {each.name} | {each.severity.label} | {each.summary} |"
             for each in members
         ]
+    return "\n".join(lines) + "\n"
+
+
+PROGNOSES = {
+    Prognosis.CURED: "`ckdoc fix` cures it",
+    Prognosis.RELIEVED: "`ckdoc fix` relieves it; the cause remains in code or data",
+    Prognosis.POINTLESS: "`ckdoc fix` cannot help; the cause is in code or data",
+}
+"""What ``ckdoc fix`` can do about a cause, in Markdown."""
+
+
+def explain_cause(cause: Cause) -> str:
+    """Return a cause's explanation as Markdown: what it is, how it is known, what else it could be, what to do."""
+    lines = [
+        f"# {cause.name}",
+        "",
+        cause.summary,
+        "",
+        f"**Repair** {PROGNOSES[cause.prognosis]} · **Package** {cause.package}",
+    ]
+    for heading, body in cause.sections.items():
+        lines += ["", f"## {heading}", "", body]
+    return "\n".join(lines) + "\n"
+
+
+def explain_causes(causes: Iterable[Cause]) -> str:
+    """Return all causes as one Markdown page that links to the page of each."""
+    lines = ["# Causes", "", "What ckdoc can diagnose. `ckdoc explain CAUSE` prints the same pages.", ""]
+    lines += ["| cause | is | repair |", "|---|---|---|"]
+    lines += [
+        f"| [{each.name}]({each.name}.md) | {each.summary} | {each.prognosis.value} |"
+        for each in sorted(causes, key=lambda each: each.name)
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, Tensor
+from checkpoint_doctor.plugins.declaration import read_sections, read_summary
 from checkpoint_doctor.results.findings import Finding, Identity, Repair, Safety, Severity
 
 Subject = Tensor | Layer | Optimizer | Checkpoint
@@ -68,14 +69,12 @@ class Rule:
     @cached_property
     def summary(self) -> str:
         """The first line of the docstring: what the rule finds."""
-        return (inspect.getdoc(self.check) or "").partition("\n")[0].strip()
+        return read_summary(self.check)
 
     @cached_property
     def sections(self) -> Mapping[str, str]:
         """The docstring's sections by heading, in the order of ``SECTIONS``; missing ones are left out."""
-        text = inspect.getdoc(self.check) or ""
-        parts = re.split(rf"(?m)^({'|'.join(SECTIONS)}):[ \t]*\n?", text)
-        return {heading: inspect.cleandoc(body).strip() for heading, body in zip(parts[1::2], parts[2::2], strict=True)}
+        return read_sections(self.check, SECTIONS)
 
     def examine(self, checkpoint: Checkpoint, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
         """Call the rule with every subject of its kind in a checkpoint, once for those with several names."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.rule import Rule, rule
 from checkpoint_doctor.results.findings import Finding, Severity
 
@@ -59,12 +60,16 @@ RULES: tuple[Rule, ...] = (rule_crashed, unused_ignore)
 """The rules of ckdoc itself, which need no entry point."""
 
 
-def report_crash(crashed: Rule, error: BaseException) -> Finding:
-    """Build the finding about a rule that raised an exception on a checkpoint."""
+def report_crash(crashed: Rule | Cause, error: BaseException) -> Finding:
+    """Build the finding about a rule or a cause that raised an exception on a checkpoint."""
+    what = f"rule {crashed.code} ({crashed.name})" if isinstance(crashed, Rule) else f"cause {crashed.name}"
     return rule_crashed.finding(
-        f"rule {crashed.code} ({crashed.name}) of the package {crashed.package} crashed"
-        f" with {type(error).__name__}: {error}",
-        evidence={"rule": crashed.code, "package": crashed.package, "exception": type(error).__name__},
+        f"{what} of the package {crashed.package} crashed with {type(error).__name__}: {error}",
+        evidence={
+            "rule": crashed.code if isinstance(crashed, Rule) else crashed.name,
+            "package": crashed.package,
+            "exception": type(error).__name__,
+        },
     )
 
 

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable
 
 from checkpoint_doctor.results.findings import Finding, Severity, by_severity
-from checkpoint_doctor.results.report import Examination, Report, Verdict
+from checkpoint_doctor.results.report import Alert, Examination, Report, Verdict
 
 
 def worst_first(examinations: Iterable[Examination]) -> list[Examination]:
     """Sort checkpoints by verdict, unreadable first, then by their numbers of errors, warnings and notes."""
 
     def badness(examination: Examination) -> tuple[int, ...]:
-        counts = Counter(finding.severity for finding in examination.counted)
+        counts = Counter(alert.severity for alert in examination.alerts)
         position = (Verdict.UNREADABLE, Verdict.ILL, Verdict.INCOMPLETE, Verdict.HEALTHY).index(examination.verdict)
         return (position, *(-counts[severity] for severity in sorted(Severity, reverse=True)))
 
@@ -25,7 +25,14 @@ def rank(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=by_severity)
 
 
-def rank_all(report: Report) -> list[tuple[Examination, Finding]]:
-    """Return every finding with its checkpoint, the worst of all first and the hidden ones last."""
-    pairs = [(examination, finding) for examination in report.checkpoints for finding in examination.findings]
+def rank_all(report: Report) -> list[tuple[Examination, Alert]]:
+    """Return every diagnosis and every finding without one, with its checkpoint.
+
+    The worst of all come first and the hidden ones last.
+    """
+    pairs: list[tuple[Examination, Alert]] = []
+    for examination in report.checkpoints:
+        explained = examination.diagnosis_of
+        pairs += [(examination, diagnosis) for diagnosis in examination.diagnoses]
+        pairs += [(examination, each) for place, each in enumerate(examination.findings) if place not in explained]
     return sorted(pairs, key=lambda pair: (pair[1].ignored is not None, -pair[1].severity))

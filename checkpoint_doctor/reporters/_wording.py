@@ -8,8 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Skipped
+from checkpoint_doctor.results.diagnosis import Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
-from checkpoint_doctor.results.report import Examination, Report
+from checkpoint_doctor.results.report import Alert, Examination, Report
 from checkpoint_doctor.text import printable, quantity
 
 LISTED = 6
@@ -23,7 +24,7 @@ _FORMATS = {"sb3": "SB3", "torch": "PyTorch"}
 _FIXES = {
     Safety.SAFE: ("safe", "`ckdoc fix`"),
     Safety.ON_REQUEST: ("on request", "`ckdoc fix --recycle`"),
-    Safety.UNSAFE: ("unsafe", "`ckdoc fix --unsafe`, the old values are lost"),
+    Safety.UNSAFE: ("unsafe", "`ckdoc fix --unsafe` (the old values are lost)"),
 }
 
 
@@ -51,15 +52,27 @@ def shape_in_words(shape: Sequence[int]) -> str:
     return "×".join(str(length) for length in shape) or "scalar"
 
 
-def subject_of(finding: Finding) -> str:
-    """Return the tensor or layer that a finding is about; ``""`` for the whole checkpoint."""
-    return printable(finding.subject or "")
+def subject_of(alert: Alert) -> str:
+    """Return what a diagnosis or a finding is about, a tensor or a layer; ``""`` for the whole checkpoint."""
+    return printable(alert.subject or "")
 
 
-def headline(finding: Finding) -> str:
-    """Return a finding's message, after the name of what it is about."""
-    subject = subject_of(finding)
-    return f"{subject}: {one_line(finding.message)}" if subject else one_line(finding.message)
+def headline(alert: Alert) -> str:
+    """Return the message of a diagnosis or a finding, after the name of what it is about."""
+    subject = subject_of(alert)
+    return f"{subject}: {one_line(alert.message)}" if subject else one_line(alert.message)
+
+
+def title_of(alert: Alert) -> str:
+    """Return ``ZER003 zero-bias`` of a finding, ``unscaled-inputs (proven)`` of a diagnosis."""
+    return f"{alert.cause} ({alert.certainty.label})" if isinstance(alert, Diagnosis) else alert.title
+
+
+def explained_in_words(diagnosis: Diagnosis, examination: Examination) -> str:
+    """Say how many findings a diagnosis explains, and of which rules: ``3 findings: NET001 × 2, ZER003``."""
+    counts = Counter(examination.findings[position].title for position in diagnosis.explains)
+    rules = (f"{title} × {count:,}" if count > 1 else title for title, count in counts.items())
+    return f"{quantity(len(diagnosis.explains), 'finding')}: {', '.join(rules)}"
 
 
 def join_sentences(*sentences: str) -> str:
@@ -69,14 +82,32 @@ def join_sentences(*sentences: str) -> str:
     return " ".join([*ended, *given[-1:]])
 
 
-def particulars(finding: Finding, *, brief: bool = False) -> list[tuple[str, str]]:
-    """Return the evidence, the advice and the fix of a finding, each with its label."""
+def particulars(alert: Alert, examination: Examination | None = None, *, brief: bool = False) -> list[tuple[str, str]]:
+    """Return the evidence, the advice and the outlook for a repair of a diagnosis or a finding, each with its label.
+
+    A diagnosis is given with its examination, which holds what it explains.
+    """
     words = {
-        "evidence": evidence_in_words(finding.evidence, BRIEF if brief else None),
-        "advice": one_line(finding.advice),
-        "fix": fix_in_words(finding),
+        "evidence": evidence_in_words(alert.evidence, BRIEF if brief else None),
+        "advice": one_line(alert.advice),
     }
+    if isinstance(alert, Diagnosis):
+        words |= {"write": one_line(alert.remedy), "fix": prognosis_in_words(alert, examination)}
+    else:
+        words |= {"fix": fix_in_words(alert)}
     return [(label, each) for label, each in words.items() if each]
+
+
+def prognosis_in_words(diagnosis: Diagnosis, examination: Examination | None) -> str:
+    """Say what ``ckdoc fix`` would do about a diagnosis: cure it, relieve it, or nothing that lasts."""
+    if diagnosis.prognosis is Prognosis.POINTLESS:
+        return "`ckdoc fix` cannot help: the cause lies in the code or the data"
+    findings = [examination.findings[position] for position in diagnosis.explains] if examination else []
+    needed = max((each.fix for each in findings if each.fix), key=list(_FIXES).index, default=Safety.SAFE)
+    _, command = _FIXES[needed]
+    if diagnosis.prognosis is Prognosis.CURED:
+        return f"{command} cures it"
+    return f"{command} relieves it, but the cause remains"
 
 
 def skipped_in_words(skipped: Skipped) -> str:
@@ -90,9 +121,9 @@ def verdict_of(report: Report) -> str:
     return " and ".join(words) or "passed"
 
 
-def tally(findings: Iterable[Finding]) -> str:
-    """Count findings by severity, worst first: ``2 errors, 1 note``."""
-    counts = Counter(finding.severity for finding in findings)
+def tally(alerts: Iterable[Alert]) -> str:
+    """Count diagnoses and findings by severity, worst first: ``2 errors, 1 note``."""
+    counts = Counter(alert.severity for alert in alerts)
     return ", ".join(quantity(counts[each], each.label) for each in sorted(Severity, reverse=True) if counts[each])
 
 

@@ -12,15 +12,18 @@ from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.reporters._artifacts import artifact_path
 from checkpoint_doctor.reporters._order import rank_all
 from checkpoint_doctor.reporters._wording import (
-    fix_in_words,
+    explained_in_words,
     headline,
     join_sentences,
     one_line,
+    particulars,
     skipped_in_words,
+    title_of,
     verdict_of,
 )
-from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.report import Examination, Page, Report
+from checkpoint_doctor.results.diagnosis import Diagnosis
+from checkpoint_doctor.results.findings import Severity
+from checkpoint_doctor.results.report import Alert, Examination, Page, Report
 from checkpoint_doctor.text import printable, quantity
 
 MOST_PER_LEVEL = 10
@@ -59,15 +62,15 @@ def _annotate(report: Report) -> Iterator[tuple[str, str]]:
         if examination.is_unreadable:
             message = " · ".join(one_line(part) for part in (examination.error, examination.hint) if part)
             yield "error", _command("error", message, file=_file(examination), title="unreadable checkpoint")
-    for examination, finding in rank_all(report):
-        if finding.ignored is None:
-            level = "error" if finding in examination.crashes else _LEVELS[finding.severity]
-            title = f"{finding.code} {finding.name}"
-            yield level, _command(level, _message(finding), file=_file(examination), title=title)
+    for examination, alert in rank_all(report):
+        if alert.ignored is None:
+            level = "error" if alert in examination.crashes else _LEVELS[alert.severity]
+            message = _message(alert, examination)
+            yield level, _command(level, message, file=_file(examination), title=title_of(alert))
     for remark in report.remarks:
         if remark.ignored is None:
             level = _LEVELS[remark.severity]
-            yield level, _command(level, _message(remark), title=f"{remark.code} {remark.name}")
+            yield level, _command(level, _message(remark, None), title=title_of(remark))
     for examination in report.checkpoints:
         for skipped in examination.skipped:
             message = skipped_in_words(skipped)
@@ -78,9 +81,14 @@ def _file(examination: Examination) -> str:
     return printable(artifact_path(examination.path))
 
 
-def _message(finding: Finding) -> str:
-    fix = f"Fix: {fix_in_words(finding)}" if finding.fix else ""
-    return join_sentences(headline(finding), one_line(finding.advice), fix)
+def _message(alert: Alert, examination: Examination | None) -> str:
+    words = dict(particulars(alert, examination))
+    explains = (
+        f"Explains {explained_in_words(alert, examination)}" if isinstance(alert, Diagnosis) and examination else ""
+    )
+    write = f"Write: {words['write']}" if "write" in words else ""
+    fix = f"Fix: {words['fix']}" if "fix" in words else ""
+    return join_sentences(headline(alert), one_line(alert.advice), write, explains, fix)
 
 
 def _command(level: str, message: str, **properties: str) -> str:

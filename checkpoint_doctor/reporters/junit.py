@@ -1,15 +1,27 @@
-"""The report as JUnit XML: one test case for each rule and file, so that a clean run has passing cases."""
+"""The report as JUnit XML: one test case for each rule and file, so that a clean run has passing cases.
+
+A diagnosis has a case of its own, which fails in the place of the cases of the rules that it explains.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from xml.etree import ElementTree
 
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.reporters._order import rank
-from checkpoint_doctor.reporters._wording import describe, headline, one_line, particulars
+from checkpoint_doctor.reporters._wording import (
+    describe,
+    explained_in_words,
+    headline,
+    one_line,
+    particulars,
+    subject_of,
+    title_of,
+)
+from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding
-from checkpoint_doctor.results.report import Examination, Page, Report
+from checkpoint_doctor.results.report import Alert, Examination, Page, Report
 from checkpoint_doctor.text import printable, quantity
 
 
@@ -42,13 +54,16 @@ def _write_suite(report: Report, examination: Examination, rules: Sequence[Rule]
         error.text = "\n".join(filter(None, (message, one_line(examination.hint))))
     else:
         crashes = {each.evidence.get("rule"): each for each in examination.crashes}
+        for diagnosis in examination.diagnoses:
+            case = _add_case(suite, path, f"diagnosis {diagnosis.cause} {subject_of(diagnosis)}".rstrip())
+            _write_outcome(case, report, [diagnosis], examination)
         for name, findings in _cases(examination.findings, rules):
             case = _add_case(suite, path, name)
             crash = crashes.get(name.partition(" ")[0])
             if crash is not None:
                 message = one_line(crash.message)
                 ElementTree.SubElement(case, "error", message=message, type="crashed").text = _write_details(crash)
-            _write_outcome(case, report, findings)
+            _write_outcome(case, report, findings, examination)
         for skipped in examination.skipped:
             case = _add_case(suite, path, f"looked at {printable(skipped.what)}")
             ElementTree.SubElement(case, "skipped", message=one_line(skipped.why))
@@ -80,10 +95,21 @@ def _add_case(suite: ElementTree.Element, path: str, name: str) -> ElementTree.E
     return ElementTree.SubElement(suite, "testcase", classname=path, name=name, time="0")
 
 
-def _write_outcome(case: ElementTree.Element, report: Report, findings: Sequence[Finding]) -> None:
-    failing = [finding for finding in findings if report.fails(finding)]
-    hidden = [finding for finding in findings if finding.ignored is not None]
-    others = [finding for finding in findings if finding not in failing and finding not in hidden]
+def _write_outcome(
+    case: ElementTree.Element, report: Report, alerts: Sequence[Alert], examination: Examination | None = None
+) -> None:
+    causes = _causes_of(examination)
+    failing = [alert for alert in alerts if report.fails(alert) and id(alert) not in causes]
+    hidden = [alert for alert in alerts if alert.ignored is not None]
+    others = [alert for alert in alerts if alert not in failing and alert not in hidden]
+
+    def details(alert: Alert) -> str:
+        explained = f"explained by the diagnosis {causes[id(alert)]}" if id(alert) in causes else ""
+        explains = (
+            f"explains {explained_in_words(alert, examination)}" if isinstance(alert, Diagnosis) and examination else ""
+        )
+        return "\n".join(filter(None, (_write_details(alert, examination), explained, explains)))
+
     if failing:
         message = (
             headline(failing[0])
@@ -91,22 +117,29 @@ def _write_outcome(case: ElementTree.Element, report: Report, findings: Sequence
             else f"{quantity(len(failing), 'finding')}: {headline(failing[0])} …"
         )
         failure = ElementTree.SubElement(case, "failure", message=message, type=failing[0].severity.label)
-        failure.text = "\n\n".join(map(_write_details, failing))
+        failure.text = "\n\n".join(map(details, failing))
         others += hidden
     elif hidden:
-        reasons = "; ".join(dict.fromkeys(one_line(finding.ignored or "") for finding in hidden))
+        reasons = "; ".join(dict.fromkeys(one_line(alert.ignored or "") for alert in hidden))
         ElementTree.SubElement(
             case, "skipped", message=f"{quantity(len(hidden), 'finding')} hidden by config: {reasons}"
         )
     if others:
-        ElementTree.SubElement(case, "system-out").text = "\n\n".join(map(_write_details, others))
+        ElementTree.SubElement(case, "system-out").text = "\n\n".join(map(details, others))
 
 
-def _write_details(finding: Finding) -> str:
-    lines = [f"{finding.severity.label} {finding.code} {finding.name}", headline(finding)]
-    lines += [f"{label}: {words}" for label, words in particulars(finding)]
-    if finding.ignored is not None:
-        lines.append(f"hidden by config: {one_line(finding.ignored)}")
+def _causes_of(examination: Examination | None) -> Mapping[int, str]:
+    """Return which cause explains a finding, by the finding's ``id``."""
+    if examination is None:
+        return {}
+    return {id(examination.findings[each]): one.cause for one in examination.diagnoses for each in one.explains}
+
+
+def _write_details(alert: Alert, examination: Examination | None = None) -> str:
+    lines = [f"{alert.severity.label} {title_of(alert)}", headline(alert)]
+    lines += [f"{label}: {words}" for label, words in particulars(alert, examination)]
+    if alert.ignored is not None:
+        lines.append(f"hidden by config: {one_line(alert.ignored)}")
     return "\n".join(lines)
 
 

@@ -10,14 +10,16 @@ from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.reporters._order import rank, worst_first
 from checkpoint_doctor.reporters._wording import (
     describe,
+    explained_in_words,
     one_line,
     particulars,
     subject_of,
     tally,
     verdict_of,
 )
-from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.results.diagnosis import Diagnosis
+from checkpoint_doctor.results.findings import Severity
+from checkpoint_doctor.results.report import Alert, Examination, Page, Report, Verdict
 from checkpoint_doctor.text import printable, quantity
 
 MOST_BYTES = 1_000_000
@@ -67,11 +69,11 @@ def _write(report: Report) -> Iterator[str]:
     remarks = [remark for remark in report.remarks if remark.ignored is None]
     if remarks:
         yield "\n### This run\n"
-        yield from map(_write_finding, rank(remarks))
+        yield from map(_write_alert, rank(remarks))
 
 
 def _write_row(examination: Examination) -> str:
-    counts = Counter(finding.severity for finding in examination.counted)
+    counts = Counter(alert.severity for alert in examination.alerts)
     hidden = sum(finding.ignored is not None for finding in examination.findings)
     cells = [
         _VERDICTS[examination.verdict],
@@ -91,24 +93,36 @@ def _write_examination(examination: Examination) -> Iterator[str]:
         if examination.hint:
             yield f"  - hint: {_escape(examination.hint)}"
         return
-    yield f"{_escape(describe(examination))}: {tally(examination.counted) or 'no findings'}\n"
-    for finding in rank(examination.counted):
-        yield _write_finding(finding)
+    yield f"{_escape(describe(examination))}: {tally(examination.alerts) or 'no findings'}\n"
+    for diagnosis in examination.diagnoses:
+        if diagnosis.ignored is None:
+            yield _write_alert(diagnosis, examination)
+            yield f"  - explains {_escape(explained_in_words(diagnosis, examination))}"
+            for position in diagnosis.explains:
+                finding = examination.findings[position]
+                yield f"    - {_head(finding)}: {_escape(finding.message)}"
+    for finding in rank(examination.unexplained):
+        yield _write_alert(finding)
     for finding in rank(each for each in examination.findings if each.ignored is not None):
         yield f"- hidden: {_head(finding)}: {_escape(finding.ignored or '')}"
     for skipped in examination.skipped:
         yield f"- not looked at: {_code(skipped.what)}, because {_escape(skipped.why)}"
 
 
-def _write_finding(finding: Finding) -> str:
-    lines = [f"- {_SIGNS[finding.severity]} {_head(finding)}: {_escape(finding.message)}"]
-    lines += [f"  - {label}: {_escape(words)}" for label, words in particulars(finding)]
+def _write_alert(alert: Alert, examination: Examination | None = None) -> str:
+    lines = [f"- {_SIGNS[alert.severity]} {_head(alert)}: {_escape(alert.message)}"]
+    lines += [f"  - {label}: {_escape(words)}" for label, words in particulars(alert, examination)]
     return "\n".join(lines)
 
 
-def _head(finding: Finding) -> str:
-    subject = subject_of(finding)
-    return f"{finding.severity.label} **{finding.code}** {finding.name}" + (f" · {_code(subject)}" if subject else "")
+def _head(alert: Alert) -> str:
+    title = (
+        f"**{alert.cause}** ({alert.certainty.label})"
+        if isinstance(alert, Diagnosis)
+        else f"**{alert.code}** {alert.name}"
+    )
+    subject = subject_of(alert)
+    return f"{alert.severity.label} {title}" + (f" · {_code(subject)}" if subject else "")
 
 
 def _escape(text: str) -> str:

@@ -23,14 +23,16 @@ from checkpoint_doctor.reporters._wording import (
     skipped_in_words,
     subject_of,
 )
-from checkpoint_doctor.results.findings import Finding
-from checkpoint_doctor.results.identity import identify
+from checkpoint_doctor.results.diagnosis import Diagnosis
+from checkpoint_doctor.results.identity import identify, identify_diagnosis
 from checkpoint_doctor.results.json import plain, write_json
-from checkpoint_doctor.results.report import Examination, Page, Report
+from checkpoint_doctor.results.report import Alert, Examination, Page, Report
 from checkpoint_doctor.text import quantity
 
 MOST_RESULTS = 5_000
 """GitHub shows so many results of a run and refuses more than 25,000."""
+MOST_RELATED = 100
+"""Findings listed with a diagnosis; GitHub keeps 1,000 locations of a result."""
 MOST_BYTES = 10_000_000
 """GitHub's limit is 10 MB after compression; below it without compression, the limit always holds."""
 
@@ -52,9 +54,11 @@ class SarifReporter:
 
 
 def _write_log(
-    report: Report, rules: Sequence[Rule], findings: Sequence[tuple[Examination, Finding]], left_out: int
+    report: Report, rules: Sequence[Rule], alerts: Sequence[tuple[Examination, Alert]], left_out: int
 ) -> dict[str, Any]:
-    positions = {rule.code: index for index, rule in enumerate(rules)}
+    causes = {alert.cause: alert for _, alert in alerts if isinstance(alert, Diagnosis)}
+    identifiers = [*(rule.code for rule in rules), *causes]
+    positions = {identifier: index for index, identifier in enumerate(identifiers)}
     repetitions: Counter[str] = Counter()
     return {
         "$schema": SCHEMA,
@@ -66,13 +70,11 @@ def _write_log(
                         "name": "checkpoint-doctor",
                         "version": __version__,
                         "semanticVersion": __version__,
-                        "rules": [_write_rule(rule) for rule in rules],
+                        "rules": [*map(_write_rule, rules), *map(_write_cause, causes.values())],
                     }
                 },
                 "invocations": [_write_invocation(report, left_out)],
-                "results": [
-                    _write_result(examination, finding, positions, repetitions) for examination, finding in findings
-                ],
+                "results": [_write_result(examination, alert, positions, repetitions) for examination, alert in alerts],
                 "columnKind": "unicodeCodePoints",
                 "properties": {
                     "failed": report.failed,
@@ -128,6 +130,24 @@ def _write_rule(rule: Rule) -> dict[str, Any]:
     }
 
 
+def _write_cause(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Write a cause as SARIF describes a rule: what a result is an instance of."""
+    summary = diagnosis.summary or diagnosis.cause
+    return {
+        "id": diagnosis.cause,
+        "name": "".join(word.capitalize() for word in diagnosis.cause.split("-")),
+        "shortDescription": {"text": summary},
+        "fullDescription": {"text": summary},
+        "help": {
+            "text": f"{summary} `ckdoc explain {diagnosis.cause}` says how it is known and what to do.",
+            "markdown": f"**{diagnosis.cause}**: {summary}\n\n`ckdoc explain {diagnosis.cause}` says how it is known "
+            "and what to do.",
+        },
+        "defaultConfiguration": {"level": diagnosis.severity.label},
+        "properties": {"tags": ["checkpoint", "diagnosis"]},
+    }
+
+
 @cache
 def _find_rule_pages() -> str | None:
     """Return the address under which our rules' pages lie, if the package names its documentation."""
@@ -138,32 +158,57 @@ def _find_rule_pages() -> str | None:
 
 
 def _write_result(
-    examination: Examination, finding: Finding, positions: dict[str, int], repetitions: Counter[str]
+    examination: Examination, alert: Alert, positions: dict[str, int], repetitions: Counter[str]
 ) -> dict[str, Any]:
-    identity = identify(finding)
+    """Write an alert; the findings that a diagnosis explains are its related locations, so that it is one alert."""
+    identity = identify_diagnosis(alert) if isinstance(alert, Diagnosis) else identify(alert)
     parts = (identity.code, artifact_path(examination.path), identity.subject, *filter(None, (identity.part,)))
     key = hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:32]
     repetitions[key] += 1
     result: dict[str, Any] = {
-        "ruleId": finding.code,
-        **({"ruleIndex": positions[finding.code]} if finding.code in positions else {}),
-        "level": finding.severity.label,
-        "message": {"text": join_sentences(headline(finding), one_line(finding.advice))},
-        "locations": [_write_location(examination.path, finding)],
+        "ruleId": identity.code,
+        **({"ruleIndex": positions[identity.code]} if identity.code in positions else {}),
+        "level": alert.severity.label,
+        "message": {"text": join_sentences(headline(alert), one_line(alert.advice))},
+        "locations": [_write_location(examination.path, _logical_location(alert, examination))],
         "partialFingerprints": {"primaryLocationLineHash": f"{key}:{repetitions[key]}"},
         "properties": {
-            "name": finding.name,
-            "evidence": _shorten_lists(plain(finding.evidence)),
-            "fix": plain(finding.fix),
+            "name": alert.cause if isinstance(alert, Diagnosis) else alert.name,
+            "evidence": _shorten_lists(plain(alert.evidence)),
+            **(
+                {"certainty": alert.certainty.label, "prognosis": alert.prognosis.value, "remedy": alert.remedy}
+                if isinstance(alert, Diagnosis)
+                else {"fix": plain(alert.fix)}
+            ),
         },
     }
-    if finding.ignored is not None:
-        justification = one_line(finding.ignored)
+    if isinstance(alert, Diagnosis):
+        explained = (examination.findings[position] for position in alert.explains[:MOST_RELATED])
+        result["relatedLocations"] = [
+            {
+                "id": number,
+                **_write_location(examination.path, _logical_location(finding, examination)),
+                "message": {"text": f"{finding.title}: {headline(finding)}"},
+            }
+            for number, finding in enumerate(explained, 1)
+        ]
+    if alert.ignored is not None:
+        justification = one_line(alert.ignored)
         result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": justification}]
     return result
 
 
-def _write_location(path: str, finding: Finding | None = None) -> dict[str, Any]:
+def _logical_location(alert: Alert, examination: Examination) -> dict[str, Any] | None:
+    if not alert.subject:
+        return None
+    if isinstance(alert, Diagnosis):
+        is_tensor = any(tensor.name == alert.subject for tensor in examination.tensors)
+    else:
+        is_tensor = alert.tensor is not None
+    return {"fullyQualifiedName": subject_of(alert), "kind": "variable" if is_tensor else "module"}
+
+
+def _write_location(path: str, logical: dict[str, Any] | None = None) -> dict[str, Any]:
     location: dict[str, Any] = {
         "physicalLocation": {
             "artifactLocation": {"uri": artifact_uri(path), "uriBaseId": "%SRCROOT%"},
@@ -171,9 +216,8 @@ def _write_location(path: str, finding: Finding | None = None) -> dict[str, Any]
             "region": {"startLine": 1},
         }
     }
-    if finding and finding.subject:
-        kind = "variable" if finding.tensor else "module"
-        location["logicalLocations"] = [{"fullyQualifiedName": subject_of(finding), "kind": kind}]
+    if logical:
+        location["logicalLocations"] = [logical]
     return location
 
 

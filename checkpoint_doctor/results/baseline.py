@@ -15,7 +15,7 @@ from typing import Any
 
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.identity import Extent, FindingKey, extent_of, identify
+from checkpoint_doctor.results.identity import Extent, FindingKey, extent_of, identify, identify_diagnosis
 from checkpoint_doctor.results.json import write_json
 from checkpoint_doctor.results.report import Report, judge
 
@@ -82,6 +82,9 @@ def write_baseline(report: Report, file: str) -> str:
         for finding in examination.findings:
             if finding.ignored in (None, IN_BASELINE) and not finding.is_about_ckdoc:
                 _add(known, Entry(relate(examination.path, file), identify(finding)), extent_of(finding))
+        for diagnosis in examination.diagnoses:
+            if diagnosis.ignored in (None, IN_BASELINE):
+                _add(known, Entry(relate(examination.path, file), identify_diagnosis(diagnosis)), extent_of(diagnosis))
     entries = [
         {
             "path": entry.path,
@@ -135,7 +138,7 @@ def apply_baseline(report: Report, baseline: Baseline) -> Report:
     """Hide the findings that a baseline knows.
 
     A finding that is more severe or of a larger extent than the baseline knows still counts, and so do those beyond the
-    known count.
+    known count. A diagnosis that is known, and no more severe, hides whatever it explains: the illness is the same.
     """
     hidden: Counter[Entry] = Counter()
 
@@ -151,9 +154,19 @@ def apply_baseline(report: Report, baseline: Baseline) -> Report:
 
     checkpoints = []
     for each in report.checkpoints:
-        findings = tuple(hide(finding, each.path) for finding in each.findings)
-        verdict = each.verdict if each.is_unreadable else judge(findings)
-        checkpoints.append(replace(each, findings=findings, verdict=verdict))
+        findings = [hide(finding, each.path) for finding in each.findings]
+        diagnoses = []
+        for diagnosis in each.diagnoses:
+            entry = Entry(relate(each.path, baseline.file), identify_diagnosis(diagnosis))
+            known = baseline.known.get(entry)
+            is_known = known is not None and known.covers(extent_of(diagnosis))
+            if is_known or all(findings[position].ignored for position in diagnosis.explains):
+                diagnosis = replace(diagnosis, ignored=diagnosis.ignored or IN_BASELINE)
+                for position in diagnosis.explains:
+                    findings[position] = replace(findings[position], ignored=findings[position].ignored or IN_BASELINE)
+            diagnoses.append(diagnosis)
+        verdict = each.verdict if each.is_unreadable else judge(findings, diagnoses)
+        checkpoints.append(replace(each, findings=tuple(findings), diagnoses=tuple(diagnoses), verdict=verdict))
     return replace(report, checkpoints=tuple(checkpoints))
 
 
@@ -164,10 +177,12 @@ def find_stale(report: Report, baseline: Baseline, was_asked: Callable[[str, str
     the run, for unreadable ones and for rules that were not run are left alone; those for deleted files are stale.
     """
     seen = Counter(
-        baseline.entry_of(finding, each.path)
+        entry
         for each in report.checkpoints
-        for finding in each.findings
-        if not finding.is_about_ckdoc
+        for entry in (
+            *(baseline.entry_of(finding, each.path) for finding in each.findings if not finding.is_about_ckdoc),
+            *(Entry(relate(each.path, baseline.file), identify_diagnosis(one)) for one in each.diagnoses),
+        )
     )
     folder = os.path.dirname(os.path.abspath(baseline.file))
     by_path = {relate(each.path, baseline.file): each for each in report.checkpoints}

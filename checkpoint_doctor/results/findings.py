@@ -90,6 +90,11 @@ class Finding:
         return self.code.startswith("CKD")
 
     @property
+    def title(self) -> str:
+        """What reports call it: code and name."""
+        return f"{self.code} {self.name}"
+
+    @property
     def subject(self) -> str | None:
         """The name of the tensor or layer that it is about; ``None`` where that is the whole checkpoint."""
         return self.tensor or self.layer

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import isnan
 from typing import Any
 
+from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
 
 _LARGEST = 1e308
@@ -35,6 +36,11 @@ def identify(finding: Finding) -> FindingKey:
     values = (finding.evidence.get(name) for name in finding.identity.part)
     part = " ".join(str(value) for value in values if value is not None and value != "")
     return FindingKey(finding.code, finding.subject or "", part)
+
+
+def identify_diagnosis(diagnosis: Diagnosis) -> FindingKey:
+    """Return the key of a diagnosis: its cause in the place of a code, and what it is about."""
+    return FindingKey(diagnosis.cause, diagnosis.subject or "", "")
 
 
 def group_key(finding: Finding) -> tuple[object, ...] | None:
@@ -81,8 +87,13 @@ class Extent:
         )
 
 
-def extent_of(finding: Finding) -> Extent:
-    """Return the extent of one finding: its severity and the evidence that its rule declared as worse when more."""
+def extent_of(finding: Finding | Diagnosis) -> Extent:
+    """Return the extent of one finding: its severity and the evidence that its rule declared as worse when more.
+
+    That of a diagnosis is its severity alone.
+    """
+    if isinstance(finding, Diagnosis):
+        return Extent(count=1, severity=finding.severity)
     figures: dict[str, float] = {}
     names: dict[str, frozenset[str]] = {}
     for key in finding.identity.worse:

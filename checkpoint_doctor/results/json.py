@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from checkpoint_doctor import __version__
+from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord
 
@@ -94,7 +95,11 @@ def _write_examination(examination: Examination) -> dict[str, Any]:
             "nonfinite": int(sum(tensor.nonfinite for tensor in examination.tensors)),
         },
         "tensors": [_write_tensor(each) for each in examination.tensors],
-        "findings": [_write_finding(each) for each in examination.findings],
+        "diagnoses": [_write_diagnosis(each) for each in examination.diagnoses],
+        "findings": [
+            {**_write_finding(each), "diagnosis": examination.diagnosis_of.get(position)}
+            for position, each in enumerate(examination.findings)
+        ],
         "skipped": [{"what": each.what, "why": each.why} for each in examination.skipped],
     }
 
@@ -135,6 +140,23 @@ def _write_finding(finding: Finding) -> dict[str, Any]:
         "advice": finding.advice,
         "fix": finding.fix.value if finding.fix else None,
         "ignored": finding.ignored,
+    }
+
+
+def _write_diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
+    return {
+        "cause": diagnosis.cause,
+        "summary": diagnosis.summary,
+        "certainty": diagnosis.certainty.label,
+        "severity": diagnosis.severity.label,
+        "subject": diagnosis.subject,
+        "message": diagnosis.message,
+        "evidence": plain(diagnosis.evidence),
+        "advice": diagnosis.advice,
+        "remedy": diagnosis.remedy,
+        "prognosis": diagnosis.prognosis.value,
+        "explains": list(diagnosis.explains),
+        "ignored": diagnosis.ignored,
     }
 
 

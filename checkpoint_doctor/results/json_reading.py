@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.errors import UsageError
+from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.json import NEVER, SCHEMA_VERSION
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict
@@ -55,6 +56,8 @@ def from_json(document: Any) -> Report:
 
 _SEVERITIES = {severity.label: severity for severity in Severity}
 _VERDICTS = {verdict.value: verdict for verdict in Verdict}
+_CERTAINTIES = {certainty.label: certainty for certainty in Certainty}
+_PROGNOSES = {prognosis.value: prognosis for prognosis in Prognosis}
 _SAFETIES = {safety.value: safety for safety in Safety}
 _REQUIRED: Any = object()
 
@@ -112,6 +115,7 @@ _JSON_NAMES: dict[Any, str] = {
 
 
 def _read_examination(fields: _Fields) -> Examination:
+    findings = tuple(_read_finding(each) for each in fields.records("findings", []))
     summary = _Fields(fields.take("summary", dict, {}), fields.path("summary"))
     return Examination(
         path=fields.take("path", str),
@@ -125,8 +129,29 @@ def _read_examination(fields: _Fields) -> Examination:
         hyperparameters=fields.take("hyperparameters", dict, {}),
         layers=summary.take("layers", int, 0),
         tensors=tuple(_read_tensor(each) for each in fields.records("tensors", [])),
-        findings=tuple(_read_finding(each) for each in fields.records("findings", [])),
+        findings=findings,
+        diagnoses=tuple(_read_diagnosis(each, len(findings)) for each in fields.records("diagnoses", [])),
         skipped=tuple(Skipped(each.take("what", str), each.take("why", str)) for each in fields.records("skipped", [])),
+    )
+
+
+def _read_diagnosis(fields: _Fields, findings: int) -> Diagnosis:
+    explains = fields.take("explains", list)
+    if not all(type(each) is int and 0 <= each < findings for each in explains):
+        raise fields.refusal("explains", "a list of positions in findings", explains)
+    return Diagnosis(
+        cause=fields.take("cause", str),
+        certainty=fields.choose("certainty", _CERTAINTIES),
+        severity=fields.choose("severity", _SEVERITIES),
+        message=fields.take("message", str),
+        explains=tuple(explains),
+        summary=fields.take("summary", str, ""),
+        subject=fields.take("subject", str, None),
+        evidence=fields.take("evidence", dict, {}),
+        advice=fields.take("advice", str, ""),
+        remedy=fields.take("remedy", str, ""),
+        prognosis=fields.choose("prognosis", _PROGNOSES),
+        ignored=fields.take("ignored", str, None),
     )
 
 

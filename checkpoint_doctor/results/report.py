@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from math import prod
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.text import quantity
 
@@ -27,16 +29,26 @@ class Verdict(Enum):
     UNREADABLE = "unreadable"
 
 
-def judge(findings: Iterable[Finding]) -> Verdict:
-    """Return the verdict on a checkpoint that was read, from its findings.
+def judge(findings: Sequence[Finding], diagnoses: Sequence[Diagnosis] = ()) -> Verdict:
+    """Return the verdict on a checkpoint that was read, from its diagnoses and the findings that none explains.
 
     It is ill where an error counts, whatever fails the run. A rule that crashed has not looked, so without another
     illness the verdict is ``INCOMPLETE``.
     """
-    findings = list(findings)
-    if any(each.ignored is None and each.severity is Severity.ERROR for each in findings):
+    if any(alert.severity is Severity.ERROR for alert in list_alerts(findings, diagnoses)):
         return Verdict.ILL
     return Verdict.INCOMPLETE if any(each.code == RULE_CRASHED for each in findings) else Verdict.HEALTHY
+
+
+Alert = Diagnosis | Finding
+"""What a run is judged by: a diagnosis, or a finding that none explains."""
+
+
+def list_alerts(findings: Sequence[Finding], diagnoses: Sequence[Diagnosis]) -> list[Alert]:
+    """Return the diagnoses that count, and after them the findings that count and that no diagnosis explains."""
+    explained = {position for diagnosis in diagnoses for position in diagnosis.explains}
+    alerts: list[Alert] = [*diagnoses, *(each for position, each in enumerate(findings) if position not in explained)]
+    return [alert for alert in alerts if alert.ignored is None]
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,8 @@ class Examination:
     layers: int = 0
     tensors: tuple[TensorRecord, ...] = ()
     findings: tuple[Finding, ...] = ()
+    diagnoses: tuple[Diagnosis, ...] = ()
+    """The worst first; their ``explains`` are positions in ``findings``."""
     skipped: tuple[Skipped, ...] = ()
 
     @property
@@ -111,9 +125,24 @@ class Examination:
         return (finding for finding in self.findings if finding.ignored is None)
 
     @property
+    def alerts(self) -> Sequence[Alert]:
+        """The diagnoses that count, then the findings that count and that no diagnosis explains."""
+        return list_alerts(self.findings, self.diagnoses)
+
+    @property
+    def unexplained(self) -> Sequence[Finding]:
+        """The findings that count and that no diagnosis explains."""
+        return [alert for alert in self.alerts if isinstance(alert, Finding)]
+
+    @cached_property
+    def diagnosis_of(self) -> Mapping[int, int]:
+        """Position of a finding to the position of the diagnosis that explains it."""
+        return {finding: index for index, each in enumerate(self.diagnoses) for finding in each.explains}
+
+    @property
     def worst(self) -> Severity | None:
-        """The severity of the worst finding that counts."""
-        return max((finding.severity for finding in self.counted), default=None)
+        """The severity of the worst diagnosis or unexplained finding that counts."""
+        return max((alert.severity for alert in self.alerts), default=None)
 
 
 @dataclass(frozen=True)
@@ -139,14 +168,28 @@ class Report:
         """How many findings were hidden by configuration or baseline."""
         return sum(finding.ignored is not None for each in self.checkpoints for finding in each.findings)
 
-    def fails(self, finding: Finding) -> bool:
-        """True for a finding that counts and is at or above ``fail_on``."""
-        return finding.ignored is None and self.fail_on is not None and finding.severity >= self.fail_on
+    @property
+    def diagnoses(self) -> Sequence[Diagnosis]:
+        """All diagnoses that count, in report order."""
+        return [each for examination in self.checkpoints for each in examination.diagnoses if each.ignored is None]
+
+    @property
+    def alerts(self) -> Sequence[Alert]:
+        """All diagnoses that count, and all findings that count and that no diagnosis explains."""
+        about_checkpoints = [alert for examination in self.checkpoints for alert in examination.alerts]
+        return about_checkpoints + [finding for finding in self.remarks if finding.ignored is None]
+
+    def fails(self, alert: Alert) -> bool:
+        """True for a diagnosis or a finding that counts and is at or above ``fail_on``."""
+        return alert.ignored is None and self.fail_on is not None and alert.severity >= self.fail_on
 
     @property
     def failed(self) -> bool:
-        """True where a finding fails the run. Unreadable checkpoints are not judged; see ``is_complete``."""
-        return any(self.fails(finding) for finding in self.findings)
+        """True where a diagnosis, or a finding without one, fails the run.
+
+        Unreadable checkpoints are not judged; see ``is_complete``.
+        """
+        return any(self.fails(alert) for alert in self.alerts)
 
     @property
     def unreadable(self) -> int:
@@ -174,6 +217,7 @@ class Report:
                 quantity(sum(len(each.tensors) for each in self.checkpoints), "tensor"),
                 quantity(self.rules, "rule"),
                 quantity(len(self.findings), "finding"),
+                *([quantity(len(self.diagnoses), "diagnosis", "diagnoses")] if self.diagnoses else []),
                 *([f"{self.hidden:,} hidden by config"] if self.hidden else []),
                 *([f"{unseen:,} not looked at"] if unseen else []),
                 *([f"{self.unreadable:,} unreadable"] if self.unreadable else []),

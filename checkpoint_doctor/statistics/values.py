@@ -69,3 +69,12 @@ def median(numbers: NDArray) -> float:
     ordered = np.sort(numbers, axis=None)
     middle = ordered.size // 2
     return float(ordered[middle] if ordered.size % 2 else (ordered[middle - 1] + ordered[middle]) / 2)
+
+
+def distinct(numbers: NDArray) -> NDArray:
+    """Return the distinct values of an array of finite numbers in rising order.
+
+    ``numpy.unique`` imports masked arrays to look for one, as ``numpy.median`` does.
+    """
+    ordered = np.sort(numbers, axis=None)
+    return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))] if ordered.size else ordered

@@ -1,6 +1,6 @@
 """Helps to test plugins: builds checkpoints in memory, and checks that a plugin satisfies its protocol.
 
-May import everything except ``cli``, ``loaders``, ``analyzers`` and ``reporters``. The checks raise ``AssertionError``
+May import everything except ``cli`` and the shelves. The checks raise ``AssertionError``
 with everything that is wrong, so a test needs one line::
 
     from checkpoint_doctor.testing import build_checkpoint, check_rule, findings_of
@@ -11,9 +11,18 @@ with everything that is wrong, so a test needs one line::
         assert [finding.tensor for finding in findings_of(my_rule, checkpoint)] == ["token_embedding.weight"]
 """
 
+from checkpoint_doctor.testing.causes import check_cause, diagnoses_of
 from checkpoint_doctor.testing.checkpoints import build_checkpoint
 from checkpoint_doctor.testing.loaders import check_loader
 from checkpoint_doctor.testing.reporters import check_reporter
 from checkpoint_doctor.testing.rules import check_rule, findings_of
 
-__all__ = ["build_checkpoint", "check_loader", "check_reporter", "check_rule", "findings_of"]
+__all__ = [
+    "build_checkpoint",
+    "check_cause",
+    "check_loader",
+    "check_reporter",
+    "check_rule",
+    "diagnoses_of",
+    "findings_of",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Checkpoint
@@ -10,9 +10,7 @@ from checkpoint_doctor.plugins.explanation import explain_rule
 from checkpoint_doctor.plugins.rule import SECTIONS, Rule, is_plain_option
 from checkpoint_doctor.results.findings import Finding
 from checkpoint_doctor.results.identity import identify
-
-LONGEST_SUMMARY = 120
-"""Characters of a rule's summary, which is a line of ``ckdoc rules`` and the title of a code-scanning alert."""
+from checkpoint_doctor.testing.declarations import find_invalid_values, judge_docstring
 
 
 def findings_of(rule: Rule, checkpoint: Checkpoint, **options: Any) -> list[Finding]:
@@ -49,16 +47,7 @@ def check_rule(rule: Rule) -> None:
 def _judge_declaration(rule: Rule) -> Iterator[str]:
     import inspect
 
-    if not rule.summary.endswith("."):
-        yield "the docstring's first line is not a sentence that ends in a full stop"
-    if len(rule.summary) > LONGEST_SUMMARY:
-        yield f"the docstring's first line has {len(rule.summary)} characters; at most {LONGEST_SUMMARY} are allowed"
-    missing = [heading for heading in SECTIONS if not rule.sections.get(heading)]
-    if missing:
-        yield f"the docstring has no section {', '.join(repr(each + ':') for each in missing)}"
-    present = [heading for heading in rule.sections if heading in SECTIONS]
-    if present != [heading for heading in SECTIONS if heading in present]:
-        yield f"the docstring's sections are not in the order {', '.join(SECTIONS)}"
+    yield from judge_docstring(rule.summary, rule.sections, SECTIONS)
     parameters = list(inspect.signature(rule.check).parameters.values())
     if any(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters):
         yield "it takes *args or **kwargs; name its options"
@@ -68,7 +57,7 @@ def _judge_declaration(rule: Rule) -> Iterator[str]:
     for name, default in rule.options.items():
         if not is_plain_option(default):
             yield f"the default of option {name} is not a value that a configuration file can have"
-    if not missing and rule.code not in explain_rule(rule):
+    if rule.code not in explain_rule(rule):
         yield "its explanation does not contain its code"
 
 
@@ -93,7 +82,7 @@ def _judge_finding(finding: Finding, rule: Rule, checkpoint: Checkpoint) -> Iter
         yield f"a repair is for the tensor {unknown[0]!r}, which the checkpoint does not have"
     if finding.repairs and rule.fix is None:
         yield "a finding carries repairs, but the rule is declared without fix="
-    for place in _find_invalid_values(finding.evidence, "evidence"):
+    for place in find_invalid_values(finding.evidence, "evidence"):
         yield f"{place} is not a plain JSON value"
 
 
@@ -103,16 +92,3 @@ def _judge_identities(findings: Sequence[Finding]) -> Iterator[str]:
     for key, count in Counter(map(identify, findings)).items():
         if count > 1:
             yield f"{count} findings are identical to a baseline ({key}): declare part= with evidence that differs"
-
-
-def _find_invalid_values(value: object, place: str) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for key, each in value.items():
-            if not isinstance(key, str):
-                yield f"the key {key!r} of {place}"
-            yield from _find_invalid_values(each, f"{place}[{key!r}]")
-    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        for index, each in enumerate(value):
-            yield from _find_invalid_values(each, f"{place}[{index}]")
-    elif type(value) not in (str, int, float, bool, type(None)):
-        yield f"{place} ({type(value).__name__})"

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import PROJECTIONS
+from checkpoint_doctor.statistics.values import distinct, median
 
 PRUNED_SHARE = 0.5
 """Share of a model's large weights with scattered zeros from which the model counts as pruned. A fault affects one
@@ -80,15 +81,15 @@ def _name_distribution(magnitudes: NDArray, tensor: Tensor) -> str:
     """Name the way in which non-zero magnitudes (flat) show that the zeros were made on purpose."""
     if tensor.statistics.nonfinite or magnitudes.size < FEWEST:
         return ""
-    levels = np.unique(magnitudes[:SAMPLE])
+    levels = distinct(magnitudes[:SAMPLE])
     if len(levels) <= MOST_LEVELS:
         return f"its other weights have {len(levels)} distinct magnitudes: a grid"
     if (tensor.statistics.minimum or 0) >= 0 or (tensor.statistics.maximum or 0) <= 0:
         return "its other weights all have one sign: clamped at zero"
-    median = float(np.median(magnitudes))
-    if np.count_nonzero(magnitudes < 0.25 * median) < FEW_SMALL * magnitudes.size:
+    typical = median(magnitudes)
+    if np.count_nonzero(magnitudes < 0.25 * typical) < FEW_SMALL * magnitudes.size:
         return "few of its other weights are small: pruned by magnitude"
-    if np.count_nonzero(magnitudes < 0.05 * median) > MANY_TINY * magnitudes.size:
+    if np.count_nonzero(magnitudes < 0.05 * typical) > MANY_TINY * magnitudes.size:
         return "its other weights lead down to zero: shrunk by an L1 penalty"
     return ""
 

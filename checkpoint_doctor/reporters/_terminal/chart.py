@@ -1,4 +1,4 @@
-"""Draws a checkpoint's chart: its verdict, its findings by layer, what could not be looked at, and its layers."""
+"""Draws a checkpoint's chart: its verdict, its diagnoses, the findings that none explains, and its layers."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from checkpoint_doctor.reporters._terminal.styles import (
 )
 from checkpoint_doctor.reporters._wording import (
     describe,
+    explained_in_words,
     figure,
     one_line,
     particulars,
@@ -28,6 +29,7 @@ from checkpoint_doctor.reporters._wording import (
     subject_of,
     tally,
 )
+from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.text import printable, quantity
@@ -79,10 +81,17 @@ def _draw_chart(layout: Layout, examination: Examination, page: Page, *, with_la
     if with_layers:
         _draw_settings(layout, examination, page)
     rows = {row.name: row for row in layer_rows(examination)}
-    findings = rank(examination.counted)
+    for diagnosis in examination.diagnoses:
+        if diagnosis.ignored is None:
+            layout.line()
+            _draw_diagnosis(layout, diagnosis, examination, page)
+    findings = rank(examination.unexplained)
     groups = [FindingGroup((each,)) for each in findings] if page.verbose else group_findings(findings)
     shown = groups if page.verbose else groups[:FINDINGS_SHOWN]
     advised: set[str] = set()
+    if examination.diagnoses and any(finding.severity > Severity.NOTE for finding in findings):
+        layout.line()
+        layout.line(Text("  cause not known", style="bold"))
     for layer, members in _group_by_layer(shown).items():
         layout.line()
         _draw_group(layout, layer, rows.get(layer or ""), members, page, advised)
@@ -126,9 +135,9 @@ def _draw_verdict(layout: Layout, examination: Examination, page: Page) -> None:
     description = (f" — {describe(examination)}", "dim")
     layout.paragraph(Text.assemble(verdict, " · ", printable(examination.path), description), hanging=2)
     counts = Text(", ").join(
-        Text(tally(each for each in examination.counted if each.severity is severity), style=style)
+        Text(tally(each for each in examination.alerts if each.severity is severity), style=style)
         for severity, style in SEVERITY_STYLES.items()
-        if any(each.severity is severity for each in examination.counted)
+        if any(each.severity is severity for each in examination.alerts)
     )
     hidden = sum(finding.ignored is not None for finding in examination.findings)
     hint = "" if page.verbose else f" (--verbose shows {'it' if hidden == 1 else 'them'})"
@@ -140,6 +149,31 @@ def _draw_verdict(layout: Layout, examination: Examination, page: Page) -> None:
         indent=2,
         hanging=2,
     )
+
+
+def _draw_diagnosis(layout: Layout, diagnosis: Diagnosis, examination: Examination, page: Page) -> None:
+    """Draw a diagnosis with its findings folded to their names; a verbose page shows them beneath it."""
+    style = SEVERITY_STYLES[diagnosis.severity]
+    layout.paragraph(
+        Text.assemble(
+            (f"{SEVERITY_SIGNS[diagnosis.severity]} {diagnosis.severity.label}", f"bold {style}"),
+            (f" {diagnosis.cause}", f"bold {style}"),
+            (f" ({diagnosis.certainty.label})", style),
+            f" · {subject_of(diagnosis)}" if diagnosis.subject else "",
+        ),
+        indent=2,
+        hanging=4,
+    )
+    layout.paragraph(Text(one_line(diagnosis.message)), indent=6)
+    for label, words in particulars(diagnosis, examination, brief=not page.verbose):
+        layout.paragraph(_labelled(label, words), indent=6, hanging=2)
+    more = "" if page.verbose else " (--verbose shows them)"
+    layout.paragraph(_labelled("explains", explained_in_words(diagnosis, examination) + more), indent=6, hanging=2)
+    for position in diagnosis.explains if page.verbose else ():
+        finding = examination.findings[position]
+        about = f" · {subject_of(finding)}" if finding.subject else ""
+        head = (f"{SEVERITY_SIGNS[finding.severity]} {finding.title}", SEVERITY_STYLES[finding.severity])
+        layout.paragraph(Text.assemble(head, f"{about}: {one_line(finding.message)}"), indent=8, hanging=2)
 
 
 def _draw_settings(layout: Layout, examination: Examination, page: Page) -> None:
@@ -239,7 +273,7 @@ def _draw_summary(layout: Layout, report: Report) -> None:
 
 
 def _summary_cells(examination: Examination) -> list[Text]:
-    counts = Counter(finding.severity for finding in examination.counted)
+    counts = Counter(alert.severity for alert in examination.alerts)
     hidden = sum(finding.ignored is not None for finding in examination.findings)
     return [
         Text(VERDICT_WORDS[examination.verdict], style=VERDICT_STYLES[examination.verdict]),

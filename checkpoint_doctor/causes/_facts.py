@@ -1,0 +1,152 @@
+"""Facts that several causes look up: settings of the optimizers, what a finding names, what moments tell of rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from checkpoint_doctor.checkpoint import Checkpoint, Layer
+from checkpoint_doctor.plugins.cause import Symptoms
+from checkpoint_doctor.results.findings import Finding
+
+_NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
+_TAKES_TURNS = re.compile(r"expert|head|task|adapter|branch|member|domain", re.IGNORECASE)
+"""Names of parts of which not all are used for every input."""
+
+NEVER_TRAINED = "never trained"
+OVERWRITTEN = "overwritten"
+
+
+def settings_of(checkpoint: Checkpoint, option: str, optimizer: str | None = None) -> list[float]:
+    """Return an option of the parameter groups of all optimizers, or of one, as far as it is a number."""
+    values = (
+        group.options.get(option)
+        for each in checkpoint.optimizers
+        if optimizer in (None, each.name)
+        for group in each.groups
+    )
+    return [float(value) for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+
+
+def largest_rate(checkpoint: Checkpoint, optimizer: str | None = None) -> float:
+    """Return the largest learning rate of the parameter groups, also of those before a schedule; 0.0 without any."""
+    rates = [*settings_of(checkpoint, "lr", optimizer), *settings_of(checkpoint, "initial_lr", optimizer)]
+    return max(rates, default=0.0)
+
+
+def names_of(finding: Finding) -> set[str]:
+    """Return the tensors that a finding is about, and the names of its layer and of the branch in its evidence."""
+    listed = finding.evidence.get("tensors")
+    named = {finding.tensor, finding.layer, finding.evidence.get("branch")}
+    if isinstance(listed, (list, tuple)):
+        named.update(each for each in listed if isinstance(each, str))
+    return {name for name in named if isinstance(name, str)}
+
+
+def layers_of(finding: Finding, checkpoint: Checkpoint) -> list[Layer]:
+    """Return the layers of the tensors that a finding is about, in the order of the file."""
+    names = names_of(finding)
+    return [
+        layer
+        for layer in checkpoint.layers
+        if layer.name in names or any(tensor.name in names for tensor in layer.tensors.values())
+    ]
+
+
+def about(findings: Iterable[Finding], names: Iterable[str]) -> Iterator[Finding]:
+    """Yield the findings that concern one of the tensors or layers, or a layer of one of the tensors."""
+    names = set(names)
+    for finding in findings:
+        found = names_of(finding)
+        if found & names or any(each.startswith(f"{name}.") for each in found for name in names):
+            yield finding
+
+
+def never_trained(symptoms: Symptoms) -> tuple[Finding, ...]:
+    """Return the findings about what never received a gradient, whichever rule speaks of it."""
+    codes = (
+        "NET002",
+        "NET003",
+        "NRM001",
+        "OPT001",
+        "RNN001",
+        "RNN002",
+        "RNN004",
+        "ZER001",
+        "ZER002",
+        "ZER003",
+        "ZER004",
+    )
+    return symptoms.of(*codes, cause=NEVER_TRAINED)
+
+
+def failing_training(symptoms: Symptoms) -> tuple[Finding, ...]:
+    """Return the findings that any cause of failed training brings with it: units, gradients and step sizes."""
+    return symptoms.of("NET001", "NET005", "NRM002", "OPT004", "OPT005", "OPT008", "RNN003", "RNN005", "VAL002")
+
+
+def received_zero_gradients(finding: Finding) -> bool:
+    """True for an OPT001 about tensors with a state whose gradients were all exactly zero, false where none came."""
+    return finding.code == "OPT001" and not finding.evidence.get("without_state")
+
+
+def rows_were_trained_apart(name: str, checkpoint: Checkpoint) -> bool | None:
+    """Return whether the second moments of a weight's rows differ; ``None`` where the file does not tell.
+
+    Rows that were equal all along receive equal gradients, so that their moments are equal too.
+    """
+    moments = checkpoint.moments.get(name)
+    second = moments.second if moments else None
+    if second is None or len(second.shape) < 2 or second.shape[0] < 2 or second.statistics.nonfinite:
+        return None
+    totals = second.array.astype(np.float64).reshape(second.shape[0], -1).sum(axis=1)
+    if not totals.any():
+        return None
+    return bool(totals.max() > 1.001 * totals.min())
+
+
+def reads_zeros(layer: Layer, checkpoint: Checkpoint) -> bool:
+    """Return whether a layer's inputs were always zero: its bias received gradients, and its weight exactly none.
+
+    The gradient of a weight is that of its bias times the input.
+    """
+    weight, bias = layer.weight, layer.bias
+    if weight is None or bias is None or not has_gradient(bias.name, checkpoint):
+        return False
+    moments = checkpoint.moments.get(weight.name)
+    second = (moments.second or moments.first) if moments else None
+    return second is not None and second.statistics.absmax == 0
+
+
+def is_reinforcement_learning(checkpoint: Checkpoint) -> bool:
+    """True where the file is an agent's: its loader or its settings say so."""
+    return checkpoint.algorithm is not None or checkpoint.format == "sb3"
+
+
+def has_trained_twin(finding: Finding, checkpoint: Checkpoint) -> bool:
+    """True for an expert, a head or an adapter where another one, whose name differs in a number only, was trained."""
+    names = [str(each) for each in finding.evidence.get("tensors", ())]
+    if not names or not _TAKES_TURNS.search(names[0]):
+        return False
+    for number in _NUMBER.finditer(names[0]):
+        twins = [
+            tensor
+            for tensor in checkpoint.tensors
+            if tensor.name != names[0]
+            and tensor.name.startswith(names[0][: number.start(1)])
+            and tensor.name.endswith(names[0][number.end(1) :])
+            and tensor.shape == checkpoint.by_name[names[0]].shape
+            and tensor.name not in names
+        ]
+        if any(has_gradient(tensor.name, checkpoint) for tensor in twins):
+            return True
+    return False
+
+
+def has_gradient(name: str, checkpoint: Checkpoint) -> bool:
+    """Return whether an optimizer recorded a gradient for a tensor."""
+    moments = checkpoint.moments.get(name)
+    second = (moments.second or moments.first) if moments else None
+    return second is not None and second.statistics.absmax > 0

@@ -1,0 +1,115 @@
+"""Causes in the initial values: units that cannot differ, layers that cannot start, values that are too wide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from checkpoint_doctor.causes._facts import about, names_of, never_trained, rows_were_trained_apart
+from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
+from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
+from checkpoint_doctor.results.findings import Finding
+
+
+@cause("symmetric-units", Prognosis.CURED)
+def symmetric_units(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """Units began with equal weights, receive equal gradients, and stay equal for ever.
+
+    How we know:
+        Rows of a weight are identical to the last bit, or the whole matrix is one number, and the optimizer's second
+        moments of these rows are equal too: their gradients were.
+
+    What else it could be:
+        Rows that were written over one another after training (``overwritten``), where the moments differ.
+
+    What to do:
+        Initialise the layer with random values. ``ckdoc fix --unsafe`` draws them anew; what the one distinct unit had
+        learned is lost.
+
+    References:
+        Rules NET004 and VAL005. Goodfellow, Bengio and Courville, Deep Learning, section 8.4.
+    """
+    findings = [
+        each
+        for each in symptoms.of("NET004", "VAL005")
+        if not any(rows_were_trained_apart(name, checkpoint) for name in names_of(each))
+    ]
+    if findings:
+        are_recorded = all(
+            any(rows_were_trained_apart(name, checkpoint) is False for name in names_of(each)) for each in findings
+        )
+        yield symmetric_units.claim(
+            findings,
+            f"units of {', '.join(str(each.subject) for each in findings[:3])} are equal and receive equal gradients",
+            consequences=symptoms.of("NET005", "NET001", "NET002"),
+            certainty=Certainty.PROVEN if are_recorded else Certainty.LIKELY,
+        )
+
+
+@cause("zero-deadlock", Prognosis.CURED)
+def zero_deadlock(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """Two layers in a row began at zero, so that neither passes the other a gradient.
+
+    How we know:
+        A layer's weights are exactly zero, its second moments too, and the layer in front of it received no gradient
+        either: a zero layer passes no gradient back, and a layer that reads zeros has none for its own weights.
+
+    What else it could be:
+        A path that is detached from the loss, whose weights happen to be zero.
+
+    What to do:
+        At most one of two layers in a row may start at zero (a zero output layer over random layers learns). ``ckdoc
+        fix`` draws the zero layers anew, and they learn from then on.
+
+    References:
+        Rules NET003 and ZER001. Measured: after the repair the loss fell from 0.567 to 0.111.
+    """
+    zero = [each for each in symptoms.of("NET003", "ZER001", cause="never trained") if _is_all_zero(each, checkpoint)]
+    if zero:
+        stuck = [*symptoms.of("OPT001", cause="never trained"), *never_trained(symptoms)]
+        yield zero_deadlock.claim(
+            zero,
+            f"{', '.join(str(each.subject) for each in zero[:3])} began at zero and reads zeros: neither layer passes "
+            "the other a gradient",
+            consequences=[*stuck, *symptoms.of("NET001", "NET002", "NET006")],
+            certainty=Certainty.PROVEN if stuck else Certainty.LIKELY,
+        )
+
+
+@cause("too-wide-init", Prognosis.RELIEVED)
+def too_wide_init(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """Weights began so large that the activations are saturated from the first step.
+
+    How we know:
+        The root mean square of a weight, times the root of its fan-in, is far above that of any trained layer, and the
+        values still have the spread of random initial values, in all layers of the kind alike.
+
+    What else it could be:
+        A learning rate that made them grow (``learning-rate-too-high``), where the update ratio is large.
+
+    What to do:
+        Use the initialisation of the layer's activation (Xavier for tanh, Kaiming for ReLU), and orthogonal values for
+        hidden-to-hidden weights.
+
+    References:
+        Rules RNN005 and VAL002. Glorot and Bengio 2010; He et al. 1502.01852.
+    """
+    recurrent = [each for each in symptoms.of("RNN005") if _radius(each) >= 5.0]
+    saturated = symptoms.of("RNN003")
+    if recurrent and len(recurrent) >= 3 and not saturated:
+        yield too_wide_init.claim(
+            recurrent,
+            "the hidden-to-hidden weights of all gates are far too large, as they were drawn: the gates are saturated",
+            consequences=[*symptoms.of("NET001", "OPT008"), *about(symptoms.of("VAL002"), names_of(recurrent[0]))],
+            certainty=Certainty.LIKELY,
+        )
+
+
+def _is_all_zero(finding: Finding, checkpoint: Checkpoint) -> bool:
+    tensors = [checkpoint.by_name[name] for name in names_of(finding) if name in checkpoint.by_name]
+    return any(tensor.statistics.zeros == tensor.statistics.count for tensor in tensors)
+
+
+def _radius(finding: Finding) -> float:
+    radius = finding.evidence.get("spectral_radius")
+    return float(radius) if isinstance(radius, (int, float)) else 0.0

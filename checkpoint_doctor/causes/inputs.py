@@ -1,0 +1,108 @@
+"""Causes that come in with the data: constant inputs, values that are not finite, targets out of scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from checkpoint_doctor.causes._facts import about, failing_training, layers_of, names_of, never_trained, reads_zeros
+from checkpoint_doctor.checkpoint import Checkpoint, Layer
+from checkpoint_doctor.layers import NORMS
+from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
+from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
+from checkpoint_doctor.results.findings import Finding
+
+_STILL = 1e-4
+"""A running variance that began at 1 falls below it in 88 batches without variance, with the momentum of 0.1."""
+
+
+@cause("constant-inputs", Prognosis.POINTLESS)
+def constant_inputs(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """Inputs never carried a signal: they were zero, or the same, in all of the training.
+
+    How we know:
+        The gradient of a weight is its unit's gradient times its input. Columns of a first layer whose second moments
+        are exactly zero, while the layer's bias was trained, had inputs of zero whenever there was a gradient. An
+        embedding of which a single row was ever trained has seen a single token.
+
+    What else it could be:
+        Inputs that a mask removes; one-hot features that never occurred.
+
+    What to do:
+        Look at these inputs in the data pipeline: a feature that is scaled to zero, a wrong column, an observation that
+        is never filled, padding in the place of tokens.
+
+    References:
+        Rules NET006 and NET007.
+    """
+    for finding in symptoms.of("NET006"):
+        consequences = [*about(never_trained(symptoms), names_of(finding)), *symptoms.of("OPT005")]
+        if len(finding.evidence.get("inputs", ())) == finding.evidence.get("layer_inputs"):
+            consequences += [*never_trained(symptoms), *failing_training(symptoms)]
+        yield constant_inputs.claim([finding], consequences=consequences)
+    for finding in symptoms.of("NET007"):
+        count, rows = finding.evidence.get("count"), finding.evidence.get("rows")
+        if isinstance(count, int) and isinstance(rows, list) and count >= 8 and len(rows) == count - 1:
+            yield constant_inputs.claim(
+                [finding],
+                f"only one row of {count:,} was ever trained: every input was the same token, such as padding",
+                certainty=Certainty.LIKELY,
+                consequences=failing_training(symptoms),
+            )
+    untrained, still = symptoms.of("OPT001", cause="never trained"), _first_still_norm(checkpoint)
+    if untrained and still is not None and any(reads_zeros(layer, checkpoint) for layer in checkpoint.layers):
+        yield constant_inputs.claim(
+            untrained,
+            f"no weight received a gradient, and the running variance of {still.name}, the first of its kind, fell to "
+            "zero: the inputs never varied",
+            certainty=Certainty.LIKELY,
+            consequences=[*never_trained(symptoms), *failing_training(symptoms)],
+            subject=still.name,
+        )
+
+
+@cause("nonfinite-data", Prognosis.CURED)
+def nonfinite_data(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """NaN or infinity came in through the data and spoiled running statistics, while the weights are fine.
+
+    How we know:
+        Running means or variances are not finite, and every weight and every moment is. Statistics are updated by the
+        forward pass, weights by the gradient: so a batch that was not finite passed, and no gradient of it was applied.
+
+    What else it could be:
+        An overflow inside the network in half precision, in a forward pass without a gradient, such as a validation.
+
+    What to do:
+        Find the batch: check images and features for NaN and infinity before they reach the network. ``ckdoc fix
+        --unsafe`` replaces the statistics; better ones come from a pass over good data in training mode.
+
+    References:
+        Rules VAL001 and NRM003. PyTorch's ``BatchNorm2d`` on running statistics.
+    """
+    findings = [*symptoms.of("VAL001"), *symptoms.of("NRM003")]
+    spoiled = [each for each in findings if _is_about_statistics(each, checkpoint)]
+    if spoiled and all(_is_about_statistics(each, checkpoint) for each in symptoms.of("VAL001")):
+        nonfinite = [each for each in spoiled if each.code == "VAL001"]
+        if nonfinite:
+            yield nonfinite_data.claim(
+                nonfinite,
+                "running statistics are not finite, and all weights are: values that are not finite came in with the "
+                "data",
+                consequences=spoiled,
+            )
+
+
+def _first_still_norm(checkpoint: Checkpoint) -> Layer | None:
+    """Return the first layer with running statistics, if its variance fell to nearly zero: its inputs did not vary."""
+    for layer in checkpoint.layers:
+        variance = layer.tensors.get("running_var")
+        if variance is not None:
+            return layer if 0 <= (variance.statistics.maximum or 0) < _STILL else None
+    return None
+
+
+def _is_about_statistics(finding: Finding, checkpoint: Checkpoint) -> bool:
+    if finding.evidence.get("moment") is not None or finding.tensor is None:
+        return False
+    return any(layer.kind in NORMS for layer in layers_of(finding, checkpoint)) and finding.tensor.endswith(
+        ("running_mean", "running_var")
+    )

@@ -1,0 +1,220 @@
+"""Causes in the settings of the optimizer: learning rate, schedule, clip, ε, weight decay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from checkpoint_doctor.causes._facts import failing_training, largest_rate, settings_of
+from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
+from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
+from checkpoint_doctor.results.findings import Finding
+
+_HIGH_RATE = 0.05
+"""A rate for Adam that no published agent or fine-tuning uses: its steps are about as large as the weights."""
+_LARGE_EPSILON = 1e-3
+"""Above the ε of every optimizer in use: 1e-8 by default, 1e-5 for A2C, 1e-3 for Yogi and Adafactor's scale."""
+_STRONG_DECAY = 1.0
+"""Weight decay beyond any recipe in use; those of transformers reach 0.3."""
+_TINY_CLIP = 1e-3
+"""A clip of the gradient norm below those in use, which are 0.1 to 40."""
+
+
+@cause("learning-rate-too-high", Prognosis.POINTLESS)
+def learning_rate_too_high(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """The learning rate is so high that each update throws the weights about.
+
+    How we know:
+        The optimizer's moments and its learning rate give the size of an update: it changes the weights by several per
+        cent, where trained networks stay below 0.2 %. Or units learned once, stopped, and the rate is one that no
+        recipe for this optimizer uses.
+
+    What else it could be:
+        Inputs or targets that are far too large have the same effect at an ordinary rate.
+
+    What to do:
+        Lower the learning rate, by ten at first; warm it up; clip gradients.
+
+    References:
+        Rules OPT008, NET001, RNN003 and VAL002. Measured update ratios of trained networks: ``OPT008``.
+    """
+    proof = list(symptoms.of("OPT008", cause="too large"))
+    rate = largest_rate(checkpoint)
+    grown = [*symptoms.of("VAL002", "RNN003"), *(each for each in symptoms.of("NET001") if _has_mostly_stopped(each))]
+    is_adaptive = any(
+        (optimizer.kind or "").startswith(("Adam", "NAdam", "RAdam", "RMSprop")) for optimizer in checkpoint.optimizers
+    )
+    if proof or (grown and is_adaptive and rate >= _HIGH_RATE):
+        yield learning_rate_too_high.claim(
+            proof or grown,
+            ""
+            if proof
+            else f"a learning rate of {rate:.3g} is far above those in use, and what it moved has stopped learning",
+            consequences=[*failing_training(symptoms), *symptoms.of("VAL003", "ZER002")],
+            certainty=Certainty.PROVEN if proof else Certainty.LIKELY,
+            evidence={"learning_rate": rate} if not proof else None,
+        )
+
+
+@cause("learning-rate-too-low", Prognosis.POINTLESS)
+def learning_rate_too_low(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """The learning rate is zero, or so small that nothing ever moved.
+
+    How we know:
+        The parameters are still the initial ones, although the optimizer recorded gradients for them, and its learning
+        rate is zero or vanishes beside the values.
+
+    What else it could be:
+        A schedule in its warm-up, whose final rate stands beside the present one (``schedule``).
+
+    What to do:
+        Check the unit of the rate, and what multiplies it.
+
+    References:
+        Rules OPT008 and OPT009.
+    """
+    for finding in symptoms.of("OPT009", cause="learning rate"):
+        if not _is_scheduled(finding, checkpoint):
+            yield learning_rate_too_low.claim(
+                [finding], consequences=symptoms.of("OPT003", "OPT005", "OPT008", "ZER003", "ZER004")
+            )
+
+
+@cause("schedule", Prognosis.POINTLESS)
+def schedule(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """The schedule of the learning rate overshoots, ended early, or never left its warm-up.
+
+    How we know:
+        The rate at the time of saving is negative; or it is far below the rate that the schedule started from, and
+        nothing moved; or the scheduler in the file disagrees with the optimizer or with the number of steps.
+
+    What else it could be:
+        A rate of zero at the very end of a finished schedule is as it should be.
+
+    What to do:
+        Give the schedule the number of steps that the training really makes, and step it once for each step or once for
+        each epoch, as it was made for.
+
+    References:
+        Rules OPT003, OPT009 and RES001. Lightning issues 12812 and 4655.
+    """
+    negative = [each for each in symptoms.of("OPT003") if _rate(each) < 0]
+    warming = [each for each in symptoms.of("OPT009", cause="learning rate") if _is_scheduled(each, checkpoint)]
+    for finding in (*negative, *symptoms.of("RES001"), *warming):
+        yield schedule.claim(
+            [finding],
+            consequences=symptoms.of("OPT003", "OPT008", "FIL004"),
+            certainty=Certainty.LIKELY if finding in warming else Certainty.PROVEN,
+            prognosis=Prognosis.RELIEVED if finding in negative else None,
+        )
+
+
+@cause("clip-too-small", Prognosis.POINTLESS)
+def clip_too_small(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """Gradients are clipped to so small a norm that the optimizer's ε drowns them.
+
+    How we know:
+        All second moments are far below ε squared while ε is an ordinary one, and the norm of the gradient is a
+        constant: that of the clip.
+
+    What else it could be:
+        A loss that is scaled down, or has vanished.
+
+    What to do:
+        Clip to a norm between 0.1 and 10.
+
+    References:
+        Rules OPT004, OPT005 and OPT009.
+    """
+    clipped = [each for each in symptoms.of("OPT004") if 0 < _number(each, "clip") < _TINY_CLIP]
+    stalled = list(symptoms.of("OPT009", cause="step size"))
+    drowned = [each for each in symptoms.of("OPT005") if _number(each, "share") >= 0.99 or stalled]
+    has_usual_epsilon = max(settings_of(checkpoint, "eps"), default=0.0) < _LARGE_EPSILON
+    proof = [*clipped, *stalled, *(drowned if _are_far_below(drowned) else ())]
+    if proof and has_usual_epsilon:
+        yield clip_too_small.claim(
+            proof,
+            consequences=symptoms.of("OPT004", "OPT005", "OPT008", "ZER003", "ZER004"),
+            certainty=Certainty.PROVEN if clipped else Certainty.LIKELY,
+            remedy="torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=0.5)",
+        )
+
+
+@cause("epsilon-too-large", Prognosis.POINTLESS)
+def epsilon_too_large(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """The optimizer's ε is larger than nearly all gradients, so that it no longer adapts and its steps vanish.
+
+    How we know:
+        ε is above 1e-3, and the second moments are below its square.
+
+    What else it could be:
+        A large ε with a learning rate that makes up for it, as in some recipes for image networks.
+
+    What to do:
+        Use the default of 1e-8, or 1e-5 for A2C and PPO.
+
+    References:
+        Rule OPT005.
+    """
+    if max(settings_of(checkpoint, "eps"), default=0.0) >= _LARGE_EPSILON:
+        for finding in symptoms.of("OPT005"):
+            yield epsilon_too_large.claim(
+                [finding],
+                consequences=symptoms.of("OPT008", "OPT009"),
+                remedy="torch.optim.Adam(model.parameters(), lr=..., eps=1e-8)",
+            )
+
+
+@cause("weight-decay-too-strong", Prognosis.POINTLESS)
+def weight_decay_too_strong(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """Weight decay removes the weights faster than the gradient can build them.
+
+    How we know:
+        The weights are far smaller than in any trained layer, and the optimizer's weight decay is 1 or more.
+
+    What else it could be:
+        A file whose values were scaled down.
+
+    What to do:
+        Use a weight decay of 0.1 or less, and none on biases and norms.
+
+    References:
+        Rules VAL006, NRM002 and HYP006. Loshchilov and Hutter 1711.05101.
+    """
+    decay = max(settings_of(checkpoint, "weight_decay"), default=0.0)
+    shrunk = [*symptoms.of("VAL006", "HYP006"), *symptoms.of("NRM002")]
+    if decay >= _STRONG_DECAY and shrunk:
+        yield weight_decay_too_strong.claim(
+            shrunk,
+            f"a weight decay of {decay:g} removes the weights faster than the gradient builds them",
+            consequences=[*failing_training(symptoms), *symptoms.of("HYP006", "ZER002")],
+            evidence={"weight_decay": decay},
+            remedy="torch.optim.AdamW(model.parameters(), lr=..., weight_decay=0.01)",
+        )
+
+
+def _has_mostly_stopped(finding: Finding) -> bool:
+    """True for dormant units most of which learned once."""
+    stopped, units = finding.evidence.get("stopped"), finding.evidence.get("units")
+    return isinstance(stopped, list) and isinstance(units, list) and 2 * len(stopped) > len(units)
+
+
+def _rate(finding: Finding) -> float:
+    return _number(finding, "learning_rate")
+
+
+def _number(finding: Finding, key: str) -> float:
+    value = finding.evidence.get(key)
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
+def _is_scheduled(finding: Finding, checkpoint: Checkpoint) -> bool:
+    """True where the group's initial rate is an ordinary one and the present rate is not zero: a warm-up."""
+    optimizer = finding.evidence.get("optimizer")
+    initial = max(settings_of(checkpoint, "initial_lr", str(optimizer)), default=0.0)
+    return 0 < _rate(finding) < 1e-3 * initial
+
+
+def _are_far_below(drowned: list[Finding]) -> bool:
+    """True where gradients are so far below ε that steps have vanished: under a thousandth of the learning rate."""
+    return any(0 < _number(each, "effective_step") < 1e-3 for each in drowned)

@@ -1,0 +1,82 @@
+"""Lets causes compete for the findings in a checkpoint, so that one illness has one diagnosis.
+
+Every cause claims what it can explain. The best claim is taken, its findings are explained by it, and the others
+compete for the rest. A claim is better than another where it is more certain, and among equally certain ones where it
+explains more: the errors count first, then the warnings, then the notes. A cause that only names an outcome
+(``is_outcome``) comes after all others. A claim whose proofs all belong to better claims falls, and a finding that
+nobody claims stays without a diagnosis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.plugins.cause import Cause, Claim, Symptoms
+from checkpoint_doctor.plugins.self_checks import report_crash
+from checkpoint_doctor.results.diagnosis import Diagnosis, Prognosis, by_severity_and_certainty
+from checkpoint_doctor.results.findings import Finding, Severity
+
+
+def collect_claims(
+    checkpoint: Checkpoint, findings: Iterable[Finding], causes: Iterable[Cause]
+) -> tuple[list[Claim], list[Finding]]:
+    """Ask every cause what it explains, and return the claims with a finding for each cause that crashed.
+
+    Hidden findings are not shown to the causes.
+
+    Raises:
+        UnreadableCheckpoint: the bytes of a tensor that a cause needs cannot be read.
+    """
+    symptoms = Symptoms(finding for finding in findings if finding.ignored is None and not finding.is_about_ckdoc)
+    claims: list[Claim] = []
+    crashes = []
+    for cause in causes if symptoms else ():
+        try:
+            claims += list(cause.claims(checkpoint, symptoms))
+        except UnreadableCheckpoint:
+            raise
+        except Exception as error:
+            crashes.append(report_crash(cause, error))
+    return claims, crashes
+
+
+def choose_diagnoses(claims: Sequence[Claim], findings: Sequence[Finding]) -> tuple[Diagnosis, ...]:
+    """Return the diagnoses that win, the worst first. Each of the findings belongs to one of them at most."""
+    positions = {id(finding): position for position, finding in enumerate(findings)}
+    unexplained = set(positions)
+    left = list(claims)
+    chosen = []
+    while left := [claim for claim in left if any(id(each) in unexplained for each in claim.proof)]:
+        best = max(left, key=lambda claim: _weigh(claim, unexplained))
+        explained = [each for each in (*best.proof, *best.consequences) if id(each) in unexplained]
+        unexplained -= {id(each) for each in explained}
+        chosen.append(_diagnose(best, explained, positions))
+        left.remove(best)
+    return tuple(sorted(chosen, key=by_severity_and_certainty))
+
+
+def _weigh(claim: Claim, unexplained: set[int]) -> tuple[int, ...]:
+    gained = [each.severity for each in (*claim.proof, *claim.consequences) if id(each) in unexplained]
+    return (
+        not claim.cause.is_outcome,
+        claim.certainty,
+        *(sum(severity is each for severity in gained) for each in sorted(Severity, reverse=True)),
+    )
+
+
+def _diagnose(claim: Claim, explained: Sequence[Finding], positions: Mapping[int, int]) -> Diagnosis:
+    return Diagnosis(
+        cause=claim.cause.name,
+        certainty=claim.certainty,
+        severity=claim.severity or max(each.severity for each in explained),
+        message=claim.message,
+        explains=tuple(dict.fromkeys(positions[id(each)] for each in explained)),
+        summary=claim.cause.summary,
+        subject=claim.subject,
+        evidence=claim.evidence,
+        advice=claim.advice,
+        remedy=claim.remedy,
+        prognosis=claim.prognosis if any(each.fix for each in explained) else Prognosis.POINTLESS,
+    )
