@@ -243,8 +243,9 @@ def test_huge_inputs_are_believed_where_the_first_moments_agree():
 
 
 def test_layers_without_a_matrix_have_no_inputs_to_measure():
-    read = network(tensors={"norm.weight": np.ones(3), "norm.bias": np.ones(3), "scale": np.ones(())}).signals
-    assert all("does not multiply" in read[name].reason for name in ("norm", "scale"))
+    others = {"norm.weight": np.ones(3), "norm.bias": np.ones(3), "scale": np.ones(()), "empty.weight": np.ones((4, 0))}
+    read = network(tensors=others).signals
+    assert all("does not multiply" in read[name].reason for name in ("norm", "scale", "empty"))
     assert read["norm"] == read["norm"]
     assert isinstance(read["norm"], LayerSignal)
 

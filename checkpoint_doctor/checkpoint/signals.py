@@ -84,7 +84,7 @@ class _Features:
 def read_signal(layer: Layer, checkpoint: Checkpoint) -> LayerSignal:
     """Return a layer's part of the signal profile."""
     weight = layer.tensors.get("weight_ih") or layer.weight
-    if layer.kind not in PROJECTIONS or weight is None or len(weight.shape) < 2:
+    if layer.kind not in PROJECTIONS or weight is None or len(weight.shape) < 2 or not weight.size:
         return LayerSignal("it does not multiply inputs by a matrix or kernel")
     ratio = update_ratio(weight, checkpoint)
     bias = layer.tensors.get("bias_ih") or layer.bias
@@ -247,7 +247,7 @@ def _read_features(layer: Layer, weight: Tensor, bias: NDArray, checkpoint: Chec
     second = checkpoint.moments[weight.name].second
     if second is None or weight.size > LARGEST_READ:
         return None
-    array = second.array.astype(np.float64)
+    array = np.abs(second.array.astype(np.float64))
     squares = signal.feature_squares(array.T if layer.transposed else array, bias)
     if squares is None:
         return None
