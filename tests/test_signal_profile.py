@@ -187,6 +187,14 @@ SILENT: dict[str, tuple[Checkpoint, str]] = {
         network(state={"net.0.weight": {"step": 1000, "exp_avg": np.ones((12, 1)), "exp_avg_sq": np.ones(12)}}),
         "another shape",
     ),
+    "factored bias": (
+        network(state={"net.0.bias": {"step": 1000, "exp_avg": np.ones(1), "exp_avg_sq": np.ones(1)}}),
+        "another shape",
+    ),
+    "a bias of other units": (
+        network(seconds={"net.0.bias": np.full(6, 1e-6)}, tensors={"net.0.bias": np.ones(6)}),
+        "another number of units",
+    ),
     "trained apart": (
         network(state={"net.0.bias": {"step": 900, "exp_avg": np.ones(12), "exp_avg_sq": np.ones(12)}}),
         "not trained together",

@@ -15,7 +15,7 @@ from checkpoint_doctor.checkpoint import Checkpoint, Layer, LayerSignal
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.text import estimate, quantity
+from checkpoint_doctor.text import estimate, quantity, shown
 
 _LISTED = 4
 """Features that a message lists one by one."""
@@ -79,11 +79,11 @@ def input_scale(
             )
         if largest < note:
             continue
-        share = max(_dormant_fraction(each, checkpoint, ratio) for each in layers)
+        share, worst = max((_dormant_fraction(each, checkpoint, ratio), each.name) for each in layers)
         has_effect = largest >= warning and share >= dormant
         yield input_scale.finding(
             _describe(layer, signal, note)
-            + (f"; {share:.0%} of the units that read them are dormant" if share else ""),
+            + (f"; {share:.0%} of the units of {shown(worst)} are dormant" if share else ""),
             known[0],
             severity=Severity.WARNING if has_effect or largest >= alone else Severity.NOTE,
             evidence={"cause": "unscaled", **evidence, **_feature_evidence(signal, note), "dormant_fraction": share},

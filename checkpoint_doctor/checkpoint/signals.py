@@ -144,15 +144,16 @@ def _why_unknown(layer: Layer, weight: Tensor, bias: Tensor | None, checkpoint: 
         return "no optimizer in the file holds it"
     if not moments.state:
         return "its optimizer has no state for it"
+    optimizer = checkpoint.optimizer_of[weight.name]
+    if reason := _why_moments_are_not_squares(moments, weight, optimizer):
+        return reason
     if not moments.step:
         return "its updates were not counted"
     if bias is None:
         return "it has no bias, whose moments would show the size of its gradient"
-    optimizer, held = checkpoint.optimizer_of[weight.name], checkpoint.moments.get(bias.name)
+    held = checkpoint.moments.get(bias.name)
     if held is None or not held.state:
         return "its bias is not trained"
-    if reason := _why_moments_are_not_squares(moments, weight, optimizer):
-        return reason
     if held.step != moments.step or checkpoint.optimizer_of[bias.name] is not optimizer:
         return "its weight and its bias were not trained together"
     if moments.step < FEWEST_UPDATES:
@@ -163,13 +164,15 @@ def _why_unknown(layer: Layer, weight: Tensor, bias: Tensor | None, checkpoint: 
         return "a transposed convolution's bias has more positions than its kernel"
     if _is_lost_in_what_follows(layer, bias, checkpoint):
         return "what follows takes the gradient of its bias away"
-    return _why_values_are_no_use(weight, bias, checkpoint)
+    if bias.size != weight.shape[1 if layer.transposed else 0]:
+        return "its bias has another number of units than its weight"
+    return _why_moments_are_not_squares(held, bias, optimizer) or _why_values_are_no_use(weight, bias, checkpoint)
 
 
-def _why_moments_are_not_squares(moments: Moments, weight: Tensor, optimizer: Optimizer) -> str:
+def _why_moments_are_not_squares(moments: Moments, tensor: Tensor, optimizer: Optimizer) -> str:
     if moments.second is None or not {"exp_avg_sq", "square_avg"} & moments.state.keys():
         return f"{optimizer.kind or 'its optimizer'} keeps no running mean of squared gradients"
-    if moments.second.shape != weight.shape or moments.statistics is None:
+    if moments.second.shape != tensor.shape or moments.statistics is None:
         return "its optimizer keeps squared gradients in another shape"
     return ""
 
@@ -182,9 +185,6 @@ def _why_values_are_no_use(weight: Tensor, bias: Tensor, checkpoint: Checkpoint)
         if statistics.nonfinite_second:
             return "its second moments are not all finite"
     squares = _row_squares(bias, checkpoint)
-    rows = weight.shape[0] if not weight.shape[0] % squares.size else weight.shape[1]
-    if rows % squares.size:
-        return "its bias has another number of units than its weight"
     if not signal.find_live_units(squares).any():
         return "none of its units received a gradient lately"
     inputs = weight.size // squares.size

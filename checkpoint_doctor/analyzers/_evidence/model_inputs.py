@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from checkpoint_doctor.analyzers._evidence.readers import count_inputs, count_units, input_weight
+from checkpoint_doctor.analyzers._evidence.readers import count_inputs, count_units
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
-from checkpoint_doctor.layers import NORMS, RECURRENT, WITH_UNITS, Kind, is_target
+from checkpoint_doctor.layers import RECURRENT, WITH_UNITS, Kind, is_target
 
 
 def reads_model_inputs(layer: Layer, checkpoint: Checkpoint) -> bool:
@@ -34,14 +35,39 @@ def find_first_layers(checkpoint: Checkpoint) -> list[Layer]:
     with fewer whose reader is not known, since their outputs may be joined. In Stable-Baselines3 files, only layers of
     their component count.
     """
-    return [
-        layer
-        for layer in checkpoint.distinct_layers
-        if layer.kind in WITH_UNITS
-        and not is_target(layer.name)
-        and reads_model_inputs(layer, checkpoint)
-        and not _may_have_source(layer, checkpoint)
-    ]
+    first: list[Layer] = []
+    before: set[_Source] = set()
+    for layer in checkpoint.distinct_layers:
+        scope = layer.component if checkpoint.format == "sb3" else ""
+        inputs = count_inputs(layer)
+        if (
+            layer.kind in WITH_UNITS
+            and layer.previous is None
+            and inputs
+            and not any(source.may_feed(inputs, scope) for source in before)
+            and reads_model_inputs(layer, checkpoint)
+            and not is_target(layer.name)
+        ):
+            first.append(layer)
+        outputs = _count_outputs(layer)
+        if outputs > 1 and not (scope and layer.is_output) and not is_target(layer.name):
+            before.add(_Source(outputs, bool(layer.followers), scope))
+    return first
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What layers before another one may feed it."""
+
+    outputs: int
+    has_reader: bool
+    scope: str
+    """Only layers of the same scope are fed."""
+
+    def may_feed(self, inputs: int, scope: str) -> bool:
+        """Return whether they may be all of a layer's inputs, or, joined with others, some of them."""
+        is_all = inputs % self.outputs == 0
+        return self.scope == scope and (is_all or (self.outputs < inputs and not self.has_reader))
 
 
 def group_by_inputs(first: Sequence[Layer], checkpoint: Checkpoint) -> list[list[Layer]]:
@@ -76,22 +102,6 @@ def measured_input_rms(layer: Layer, checkpoint: Checkpoint) -> float | None:
         if layer in group:
             return max((size for size in sizes if size is not None), default=None)
     return None
-
-
-def _may_have_source(layer: Layer, checkpoint: Checkpoint) -> bool:
-    weight = input_weight(layer)
-    if weight is None or len(weight.shape) < 2:
-        return True
-    inputs = count_inputs(layer)
-    for other in checkpoint.layers[: checkpoint.layers.index(layer)]:
-        if checkpoint.format == "sb3" and (other.component != layer.component or other.is_output):
-            continue
-        if other.kind in NORMS or is_target(other.name):
-            continue
-        outputs = _count_outputs(other)
-        if outputs > 1 and (inputs % outputs == 0 or (outputs < inputs and not other.followers)):
-            return True
-    return False
 
 
 def _count_outputs(layer: Layer) -> int:
