@@ -116,4 +116,8 @@ class Optimizer:
 
     def group_of(self, index: int) -> ParameterGroup | None:
         """Return the parameter group that the parameter at a position belongs to."""
-        return next((group for group in self.groups if index in group.indices), None)
+        return self._group_by_index.get(index)
+
+    @cached_property
+    def _group_by_index(self) -> Mapping[int, ParameterGroup]:
+        return {index: group for group in reversed(self.groups) for index in group.indices}
