@@ -35,6 +35,12 @@ def _spell(found: re.Match[str]) -> str:
     )
 
 
+def estimate(number: float) -> str:
+    """Return an estimate with two digits: ``64,000``, ``0.93``, ``1.2e-05``."""
+    rounded = float(f"{number:.1e}")
+    return f"{rounded:,.0f}" if 10 <= rounded < 1e9 else f"{rounded:.2g}"
+
+
 def quantity(number: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun: ``1 finding``, ``2 findings``, ``0 findings``, ``1,234 findings``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

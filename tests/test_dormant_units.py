@@ -130,7 +130,33 @@ def test_saturated_units_differ_from_dead_ones():
     assert finding.evidence["saturated"] == KILLED
     assert finding.evidence["dead"] == []
     assert "4 saturated" in finding.message
-    assert "Normalise" in finding.advice
+    assert "The inputs do not look large" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("activation", "layer", "words"),
+    [
+        (
+            "Tanh",
+            "0",
+            "Normalise the inputs (VecNormalize, or the mean and deviation of the data): they have an RMS of",
+        ),
+        (
+            "ReLU",
+            "0",
+            "Normalise the inputs (VecNormalize, or the mean and deviation of the data): they have an RMS of",
+        ),
+        ("ReLU", "2", "Normalise the inputs (a layer norm): they have an RMS of"),
+    ],
+)
+def test_the_advice_names_the_size_of_large_inputs(activation: str, layer: str, words: str):
+    model = network(ACTIVATIONS[activation])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    place = model[int(layer)]
+    events = {200: shift(place, KILLED, -1e7 if activation == "ReLU" else 1e7)}
+    train(model, optimizer, ((1000.0 * x, y) for x, y in batches(8)), 350, events=events)
+    checkpoint = checkpoint_of(model, optimizer, hyperparameters={"activation": activation})
+    assert words in next(each.advice for each in findings(checkpoint) if each.layer == layer)
 
 
 def test_units_behind_zero_outgoing_weights_are_cut_off():

@@ -14,11 +14,8 @@ from numpy.typing import NDArray
 from checkpoint_doctor.analyzers import zeros
 from checkpoint_doctor.analyzers._evidence.activations import activation_of
 from checkpoint_doctor.analyzers._evidence.moments import (
-    DecayRates,
-    decay_rates_of,
     effective_step,
     implied_gradient_norm,
-    second_moment_correction,
 )
 from checkpoint_doctor.analyzers._evidence.replaced_moments import find_replaced
 from checkpoint_doctor.analyzers._evidence.training import layer_was_trained, untouched_level, was_trained
@@ -33,6 +30,7 @@ from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, expla
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_orthogonally
 from checkpoint_doctor.analyzers.values import nonfinite_values
 from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.checkpoint.moment_decay import DecayRates, decay_rates_of, second_moment_correction
 from checkpoint_doctor.results.findings import Safety
 from checkpoint_doctor.testing import build_checkpoint
 from tests.test_rule_findings import draw, found, gated, mlp, trained

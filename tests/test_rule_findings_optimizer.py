@@ -369,7 +369,7 @@ def test_units_that_their_readers_hear_are_saturated(activation: str, told_as: s
     finding = only(found(silence.dormant_units, subject))
     assert (finding.evidence["saturated"], finding.evidence["dead"]) == ([2, 5], [])
     assert finding.message.endswith(told_as)
-    assert "Normalise the inputs" in finding.advice
+    assert "The inputs do not look large (RMS 1.1)" in finding.advice
     assert finding.repairs == ()
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from checkpoint_doctor.analyzers import (
     copies,
     gradients,
+    inputs,
     network,
     normalization,
     optimizer,
@@ -254,6 +255,18 @@ def with_silent(
     if never:
         squares[:count] = 0
     return trained(weights, {"net.0.weight": ratios}, second={"net.0.weight": squares}, step=step)
+
+
+def with_inputs(size: float, dormant: int = 0, ratio: float = 1e-6) -> Checkpoint:
+    """Two layers whose inputs have this size; so many of the first one's 20 units have this ratio of moments."""
+    weights = {f"net.{place}.{role}": draw(*shape) for place, role, shape in (
+        (0, "weight", (20, 6)), (0, "bias", (20,)), (2, "weight", (4, 20)), (2, "bias", (4,)),
+    )}  # fmt: skip
+    ratios = np.ones(20)
+    ratios[:dormant] = ratio
+    uneven = np.linspace(0.99, 1.01, 20)[:, np.newaxis] ** np.arange(6)
+    squares = size**2 * uneven / uneven.mean(axis=0)
+    return trained(weights, {"net.0.weight": ratios, "net.0.bias": ratios}, second={"net.0.weight": squares})
 
 
 def with_untrained_branch(steps: int) -> Checkpoint:
@@ -710,6 +723,23 @@ EDGES: Mapping[str, Edge] = {
     ),
     "few tokens without gradient": Edge(
         unused_rows.unused_rows, with_unused_rows(2, 21), with_unused_rows(2, 20), NOTE
+    ),
+    # Inputs
+    "inputs that are large": Edge(
+        inputs.input_scale, with_inputs(9.9), with_inputs(10.1), NOTE, option="note", moved=10.2
+    ),
+    "inputs that are too large, with effects": Edge(
+        inputs.input_scale, with_inputs(99, 10), with_inputs(101, 10), WARNING, NOTE, option="warning", moved=102.0
+    ),
+    "dormant units behind large inputs": Edge(
+        inputs.input_scale, with_inputs(200, 9), with_inputs(200, 10), WARNING, NOTE, option="dormant", moved=0.51
+    ),
+    "ratio of dormant units behind large inputs": Edge(
+        inputs.input_scale, with_inputs(200, 10, 1.1e-4), with_inputs(200, 10, 0.9e-4), WARNING, NOTE,
+        option="ratio", moved=0.8e-4,
+    ),
+    "inputs that are too large alone": Edge(
+        inputs.input_scale, with_inputs(990), with_inputs(1010), WARNING, NOTE, option="alone", moved=1020.0
     ),
     # Optimizers
     "updates until a branch should have learned": Edge(

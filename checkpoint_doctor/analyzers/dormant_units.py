@@ -12,13 +12,21 @@ from checkpoint_doctor.analyzers._evidence.activations import RECTIFIERS, SQUASH
 from checkpoint_doctor.analyzers._evidence.gradient_activity import GradientActivity, input_activity, unit_activity
 from checkpoint_doctor.analyzers._evidence.inactivity_causes import InactivityCauses, find_inactivity_causes
 from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments
-from checkpoint_doctor.analyzers._evidence.readers import count_units, input_weight
+from checkpoint_doctor.analyzers._evidence.model_inputs import (
+    measured_input_rms,
+    possible_sources,
+    reads_model_inputs,
+)
+from checkpoint_doctor.analyzers._evidence.readers import input_weight
 from checkpoint_doctor.analyzers._repairs.recycling import recycle
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import WITH_UNITS, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
-from checkpoint_doctor.text import quantity
+from checkpoint_doctor.text import estimate, quantity
+
+_LARGE_INPUTS = 10.0
+"""RMS of a layer's inputs from which they may make its units dormant; the inputs of published agents lie below 6."""
 
 
 @rule("NET001", "dormant-units", Severity.NOTE, on=Layer, fix=Safety.ON_REQUEST, worse=("units", "dormant_fraction"))
@@ -44,10 +52,10 @@ def dormant_units(
 
     What to do:
         Dead ReLUs: lower the learning rate or the replay ratio, put a layer norm before the activation, or use an
-        activation with a gradient on both sides. Saturated units: normalise the inputs. Whole layers: look for a
-        detached or frozen path, or a saturated output. If you continue training, ``ckdoc fix --recycle`` makes dead
-        units able to learn: it reinitialises their incoming weights and sets bias and outgoing weights to 0, so that
-        the network's function stays the same.
+        activation with a gradient on both sides. Saturated units: normalise the inputs where they are large (INP001),
+        else lower the learning rate. Whole layers: look for a detached or frozen path, or a saturated output. If you
+        continue training, ``ckdoc fix --recycle`` makes dead units able to learn: it reinitialises their incoming
+        weights and sets bias and outgoing weights to 0, so that the network's function stays the same.
 
     References:
         Without new gradients, m decays by β1 and √v by √β2 in each update, so |m|/√v falls below ``ratio`` = 1e-4 after
@@ -101,14 +109,14 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) ->
         column means that the input was zero whenever there was a gradient. ``ratio`` only serves to tell whether the
         layer's units learn at all.
     """
-    if layer.kind not in WITH_UNITS or not _reads_model_inputs(layer, checkpoint):
+    if layer.kind not in WITH_UNITS or not reads_model_inputs(layer, checkpoint):
         return
     columns, units = input_activity(layer, checkpoint, ratio), unit_activity(layer, checkpoint, ratio)
     if columns is None or units is None:
         return
     if not columns.never_active.any() or units.never_active.all():
         return
-    sources = _possible_sources(layer, columns.never_active.size, checkpoint)
+    sources = possible_sources(layer, columns.never_active.size, checkpoint)
     if any(_are_dead_units(columns.never_active, source, checkpoint, ratio) for source in sources):
         return
     inputs = np.flatnonzero(columns.never_active).tolist()
@@ -138,13 +146,6 @@ def _has_lifted_moments(layer: Layer, checkpoint: Checkpoint) -> bool:
     return optimizer is not None and has_lifted_moments(optimizer)
 
 
-def _possible_sources(layer: Layer, inputs: int, checkpoint: Checkpoint) -> list[Layer]:
-    """Return the layers before this one whose units may be its inputs, by their number."""
-    before = checkpoint.layers[: checkpoint.layers.index(layer)]
-    same = [each for each in before if each.kind in WITH_UNITS and each.component == layer.component]
-    return [each for each in same if not each.is_output and (units := count_units(each)) > 1 and inputs % units == 0]
-
-
 def _are_dead_units(never_active: NDArray, source: Layer, checkpoint: Checkpoint, ratio: float) -> bool:
     """True where the inputs without gradient are units of another layer that are inactive: NET001 is about these."""
     units = unit_activity(source, checkpoint, ratio)
@@ -152,17 +153,6 @@ def _are_dead_units(never_active: NDArray, source: Layer, checkpoint: Checkpoint
         return False
     repeats = never_active.size // max(units.inactive.size, 1)
     return bool(np.repeat(units.inactive, repeats)[never_active].all())
-
-
-def _reads_model_inputs(layer: Layer, checkpoint: Checkpoint) -> bool:
-    """True for a first layer: its inputs are not the units of another layer."""
-    if layer.previous is not None:
-        return False
-    others = [other for other in checkpoint.layers if other is not layer and other.kind in WITH_UNITS]
-    if layer.is_output and others:
-        return False  # an output head whose source is not known
-    has_extractor = any("features_extractor" in other.name for other in others)
-    return not has_extractor or "features_extractor" in layer.name
 
 
 def _is_training_recorded(layer: Layer, activity: GradientActivity, checkpoint: Checkpoint, ratio: float) -> bool:
@@ -262,14 +252,27 @@ def _evidence(activity: GradientActivity, causes: InactivityCauses | None) -> di
 def _advise(layer: Layer, causes: InactivityCauses | None, checkpoint: Checkpoint) -> str:
     if causes is None:
         return ""
+    is_saturated = causes.saturated.sum() > causes.dead.sum()
+    if not (is_saturated or causes.dead.any() or causes.readers_are_inactive):
+        return ""
+    size = measured_input_rms(layer, checkpoint)
+    if size is not None and size >= _LARGE_INPUTS:
+        how = "VecNormalize, or the mean and deviation of the data" if layer.previous is None else "a layer norm"
+        effect = "saturates the activation" if is_saturated else "drives units to where they pass no gradient"
+        return f"Normalise the inputs ({how}): they have an RMS of {estimate(size)}, which {effect}."
     if causes.readers_are_inactive:
         return (
             "Look at the layers behind this one: a saturated output (a squashed action at its limit), a constant loss, "
             "or a detached or frozen path."
         )
-    if causes.saturated.sum() > causes.dead.sum():
-        return "Normalise the inputs (VecNormalize, a layer norm): they are so large that the activation saturates."
-    if causes.dead.any() and activation_of(layer, checkpoint) in RECTIFIERS:
+    if is_saturated and size is not None:
+        return (
+            f"The inputs do not look large (RMS {estimate(size)}), so the weights or biases are: lower the learning "
+            f"rate, and check the initialisation."
+        )
+    if is_saturated:
+        return "Normalise the inputs (VecNormalize, a layer norm) where they are large: the activation is saturated."
+    if activation_of(layer, checkpoint) in RECTIFIERS:
         return (
             "Recycle them if you continue training. To keep more units from dying, lower the learning rate or the "
             "replay ratio, or put a layer norm before the activation."

@@ -8,7 +8,6 @@ from math import sqrt
 from checkpoint_doctor.analyzers._evidence.moments import (
     effective_step,
     implied_gradient_norm,
-    second_moment_correction,
 )
 from checkpoint_doctor.analyzers._untrained_branches import (
     find_left_out,
@@ -17,6 +16,7 @@ from checkpoint_doctor.analyzers._untrained_branches import (
     untrained_branches,
 )
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
+from checkpoint_doctor.checkpoint.moment_decay import second_moment_correction
 from checkpoint_doctor.layers.init_rules import fill
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity

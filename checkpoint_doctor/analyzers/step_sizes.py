@@ -9,7 +9,7 @@ from checkpoint_doctor.analyzers._evidence.absent_gradients import count_updates
 from checkpoint_doctor.analyzers._evidence.initial_parameters import matrices_of
 from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments
 from checkpoint_doctor.analyzers._evidence.moments import largest_relative_step, relative_step
-from checkpoint_doctor.analyzers._evidence.unmoved_parameters import find_unmoved, rate_of_group, takes_adam_steps
+from checkpoint_doctor.analyzers._evidence.unmoved_parameters import find_unmoved
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer, Tensor
 from checkpoint_doctor.layers import DENSE
 from checkpoint_doctor.plugins.rule import rule
@@ -55,7 +55,7 @@ def update_ratio(
         Hero). ``smallest`` is a tenth of float32's rounding error; SageMaker Debugger's WeightUpdateRatio uses the same
         limit. ``least_updates``: in Adam's first hundred updates, steps are larger than later.
     """
-    if not takes_adam_steps(optimizer) or has_lifted_moments(optimizer):
+    if not optimizer.takes_adam_steps or has_lifted_moments(optimizer):
         return
     bounds = list(_bounds(optimizer, checkpoint, least_updates))
     for index, tensor, bound in bounds:
@@ -114,7 +114,7 @@ def nothing_moved(optimizer: Optimizer, checkpoint: Checkpoint, *, least_updates
     if found is None:
         return
     which = "parameters" if found.is_whole else f"parameters of group {', '.join(map(str, found.groups))}"
-    rate = max(rate_of_group(optimizer.groups[number]) for number in found.groups)
+    rate = max(optimizer.groups[number].learning_rate for number in found.groups)
     why = {
         "learning rate": f"the learning rate is {rate:.3g}",
         "step size": "the steps were far smaller than the learning rate, because of ε or the clip",
@@ -150,7 +150,7 @@ def _bounds(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: int) ->
 
 def _rate_of(optimizer: Optimizer, index: int) -> float:
     group = optimizer.group_of(index)
-    return rate_of_group(group) if group else 0.0
+    return group.learning_rate if group else 0.0
 
 
 def _initial_rate_of(optimizer: Optimizer, index: int) -> float:

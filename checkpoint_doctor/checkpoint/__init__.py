@@ -8,6 +8,7 @@ from checkpoint_doctor.checkpoint.checkpoint import Checkpoint
 from checkpoint_doctor.checkpoint.contents import Checksum, Flaw, Patch, PickledName, Skipped
 from checkpoint_doctor.checkpoint.layers import Layer
 from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer, ParameterGroup
+from checkpoint_doctor.checkpoint.signals import LayerSignal
 from checkpoint_doctor.checkpoint.tensors import Tensor
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Checksum",
     "Flaw",
     "Layer",
+    "LayerSignal",
     "Moments",
     "Optimizer",
     "ParameterGroup",

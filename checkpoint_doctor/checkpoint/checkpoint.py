@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from checkpoint_doctor.checkpoint.contents import Checksum, Flaw, PickledName, Skipped
 from checkpoint_doctor.checkpoint.layers import Layer, build_layers
 from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer
+from checkpoint_doctor.checkpoint.signals import LayerSignal, read_signal
 from checkpoint_doctor.checkpoint.tensors import Tensor, find_aliases
 from checkpoint_doctor.layers import online_name
 
@@ -134,6 +135,11 @@ class Checkpoint:
         return {
             target.name: online.name for target, online in pairs if online is not None and online.shape == target.shape
         }
+
+    @cached_property
+    def signals(self) -> Mapping[str, LayerSignal]:
+        """Layer name to its part of the signal profile: the size of its inputs, gradients and updates."""
+        return {layer.name: read_signal(layer, self) for layer in self.layers}
 
     def updates_of(self, name: str) -> int | None:
         """Return a tensor's number of updates; ``None`` where no optimizer holds it or its optimizer does not count.

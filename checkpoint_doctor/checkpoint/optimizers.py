@@ -10,6 +10,14 @@ from typing import Any
 from checkpoint_doctor.checkpoint.tensors import Tensor
 from checkpoint_doctor.statistics.moments import MomentStatistics, measure_moments
 
+ADAM_FAMILY = frozenset({"Adam", "AdamW", "AMSGrad", "NAdam", "RAdam", "SparseAdam"})
+"""Optimizers whose step is the learning rate times m̂ / (√v̂ + ε)."""
+
+_OWN_SCALE = frozenset(
+    {"d", "d_coef", "d0", "scale_parameter", "relative_step", "trust_clip", "always_adapt", "grad_averaging"}
+)
+"""Options of optimizers that scale their steps themselves: Prodigy and D-Adaptation, Adafactor, LAMB."""
+
 
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -68,6 +76,12 @@ class ParameterGroup:
     settings: Mapping[str, Tensor] = field(default_factory=dict)
     """The options that are stored as one number which can be patched, as tensors of shape ``()``."""
 
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate; 1.0 where the group has none."""
+        value = self.options.get("lr")
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 1.0
+
 
 @dataclass(frozen=True, eq=False)
 class Optimizer:
@@ -94,6 +108,16 @@ class Optimizer:
         """False for SGD without momentum, which has no state however long it trained, and for unknown optimizers."""
         return bool(self.kind) and (self.kind != "SGD" or any(group.options.get("momentum") for group in self.groups))
 
+    @property
+    def takes_adam_steps(self) -> bool:
+        """True where a step is the learning rate times m̂ / (√v̂ + ε), and nothing else scales it."""
+        options = {option for group in self.groups for option in group.options}
+        return self.kind in ADAM_FAMILY and not options & _OWN_SCALE
+
     def group_of(self, index: int) -> ParameterGroup | None:
         """Return the parameter group that the parameter at a position belongs to."""
-        return next((group for group in self.groups if index in group.indices), None)
+        return self._group_by_index.get(index)
+
+    @cached_property
+    def _group_by_index(self) -> Mapping[int, ParameterGroup]:
+        return {index: group for group in reversed(self.groups) for index in group.indices}

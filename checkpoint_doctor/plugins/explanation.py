@@ -16,6 +16,7 @@ FAMILIES = {
     "NRM": "normalisation layers",
     "RNN": "recurrent gates",
     "NET": "weights as a network",
+    "INP": "the model's inputs",
     "OPT": "optimizer state",
     "HYP": "hyperparameters",
     "POL": "the reinforcement learning policy",

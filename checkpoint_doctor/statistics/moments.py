@@ -43,8 +43,10 @@ class MomentStatistics:
 
     count: int
     """Entries of the parameter."""
-    total: float
-    """Sum of the squared magnitudes, Σ v; 0.0 without a second moment."""
+    row_squares: NDArray | None
+    """Sum of the finite squared magnitudes in each row, Σ v; ``None`` without a second moment."""
+    ratio_squares: float
+    """Sum of the squared ratios of first moment to magnitude, Σ m²/v, where they are finite; 0.0 unless both exist."""
     row_first: NDArray | None
     """Largest absolute first moment in each row; ``None`` without a first moment."""
     row_second: NDArray | None
@@ -67,6 +69,11 @@ class MomentStatistics:
     """NaN and infinite entries of the first moment."""
     nonfinite_second: int
     """NaN and infinite entries of the second moment."""
+
+    @property
+    def total(self) -> float:
+        """Sum of the squared magnitudes, Σ v; 0.0 without a second moment."""
+        return 0.0 if self.row_squares is None else float(self.row_squares.sum())
 
     def live_below(self, magnitude: float) -> float:
         """Return the share (0 to 1) of live entries below a magnitude, which is rounded down to a power of two."""
@@ -164,12 +171,14 @@ class _Maxima:
         self.rows = {key: np.zeros(rows) for key, is_present in present.items() if is_present}
         self.columns = {key: np.zeros(self.width) for key, is_present in present.items() if is_present and with_columns}
         self.exponents = np.zeros(300, dtype=np.int64)
-        self.total = 0.0
+        self.row_squares = np.zeros(rows) if has_second else None
+        self.ratio_squares = 0.0
         self.untouched = self.nonfinite_first = self.nonfinite_second = 0
 
     def add(self, start: int, first: NDArray | None, second: NDArray | None, is_root: bool) -> None:
         """Add one block that begins at a flat index."""
         figures: dict[str, NDArray] = {}
+        squares = None
         nonfinite = self.nonfinite_first + self.nonfinite_second
         if first is not None:
             figures["first"] = np.abs(_real(first))
@@ -180,11 +189,14 @@ class _Maxima:
             root = figures["second"] = spread if is_root else np.sqrt(spread)
             if first is not None:
                 figures["ratio"] = figures["first"] / root
-            self._count(spread, root, figures.get("ratio"), is_root)
+            squares = root * root if is_root else spread
+            self._count(root, figures.get("ratio"))
         # fmax ignores NaN but is slower than maximum, so it is used only for blocks with NaN.
         maximum = np.fmax if self.nonfinite_first + self.nonfinite_second > nonfinite else np.maximum
         for at, shape in _pieces(start, len(next(iter(figures.values()))), self.width):
             row, column = divmod(start + at.start, self.width)
+            if squares is not None and self.row_squares is not None:
+                self.row_squares[row : row + shape[0]] += _row_sums(squares[at].reshape(shape))
             for key, values in figures.items():
                 block = values[at].reshape(shape)
                 inside = self.rows[key][row : row + shape[0]]
@@ -193,15 +205,17 @@ class _Maxima:
                     inside = self.columns[key][column : column + shape[1]]
                     maximum(inside, maximum.reduce(block, axis=0), out=inside)
 
-    def _count(self, spread: NDArray, root: NDArray, ratio: NDArray | None, is_root: bool) -> None:
+    def _count(self, root: NDArray, ratio: NDArray | None) -> None:
         untouched = root == 0
         count = int(np.count_nonzero(untouched))
         self.untouched += count
         if count and ratio is not None:
             ratio[untouched] = 0.0
-        square = root * root if is_root else spread
-        energy = float(square.sum())
-        self.total += energy if np.isfinite(energy) else float(square[np.isfinite(square)].sum(dtype=np.float64))
+        if ratio is not None:
+            energy = float(np.dot(ratio, ratio))
+            if not np.isfinite(energy):
+                energy = float(np.square(ratio[np.isfinite(ratio)], dtype=np.float64).sum())
+            self.ratio_squares += energy
         some = slice(None, None, 13 if root.size >= SAMPLED else 1)
         live = root[some][~untouched[some] if ratio is None else ratio[some] >= INACTIVE_RATIO]
         self.exponents += np.bincount(np.clip(np.frexp(live)[1] + 149, 0, 299), minlength=300)
@@ -211,7 +225,8 @@ class _Maxima:
         columns = {key: maxima.reshape(-1, self.kernel).max(axis=1) for key, maxima in self.columns.items()}
         return MomentStatistics(
             count=self.count,
-            total=self.total,
+            row_squares=self.row_squares,
+            ratio_squares=self.ratio_squares,
             row_first=self.rows.get("first"),
             row_second=self.rows.get("second"),
             row_ratio=self.rows.get("ratio"),
@@ -258,6 +273,15 @@ def _row_maxima(block: NDArray, maximum: np.ufunc) -> NDArray:
     if block.shape[1] > NARROW or block.shape[0] < NARROW:
         return np.asarray(maximum.reduce(block, axis=1))
     return reduce(maximum, (block[:, column] for column in range(block.shape[1])))
+
+
+def _row_sums(block: NDArray) -> NDArray:
+    """Return the sum of each row's finite numbers."""
+    sums = block[:, 0] if block.shape[1] == 1 else np.vecdot(block, np.ones(block.shape[1], dtype=block.dtype))
+    if np.isfinite(sums).all():
+        return sums
+    finite = np.where(np.isfinite(block), block, 0)
+    return np.asarray(finite.sum(axis=1, dtype=np.float64))
 
 
 def _width(shape: tuple[int, ...]) -> int:

@@ -12,11 +12,11 @@ from math import exp, inf, log
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.moments import DecayRates, decay_rates_of
 from checkpoint_doctor.analyzers._evidence.readers import input_weight
 from checkpoint_doctor.analyzers._evidence.replaced_moments import find_replaced
 from checkpoint_doctor.analyzers._evidence.training import untouched_level
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Moments, Optimizer, Tensor
+from checkpoint_doctor.checkpoint.moment_decay import DecayRates, decay_rates_of
 from checkpoint_doctor.layers import RECURRENT, count_blocks
 from checkpoint_doctor.statistics.values import median
 

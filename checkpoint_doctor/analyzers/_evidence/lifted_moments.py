@@ -6,8 +6,9 @@ from math import log
 
 import numpy as np
 
-from checkpoint_doctor.analyzers._evidence.moments import decay_rates_of, implied_gradient_norm
+from checkpoint_doctor.analyzers._evidence.moments import implied_gradient_norm
 from checkpoint_doctor.checkpoint import Moments, Optimizer
+from checkpoint_doctor.checkpoint.moment_decay import decay_rates_of
 
 LARGEST_RATIO = 1e-3
 """Largest |m| over largest √v of a tensor, below which its second moments do not belong to its gradients. Published

@@ -1,59 +1,15 @@
-"""What an optimizer's moments show: how fast they decay, and how large gradients and steps were."""
+"""What an optimizer's moments show: how large gradients and steps were."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp, inf, log, prod, sqrt
+from math import exp, prod, sqrt
 
 import numpy as np
 
 from checkpoint_doctor.checkpoint import Moments, Optimizer
+from checkpoint_doctor.checkpoint.moment_decay import decay_rates_of, second_moment_correction
 from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS
-
-
-@dataclass(frozen=True)
-class DecayRates:
-    """How fast moments decay in updates without gradient, in e-folds per update."""
-
-    first: float | None
-    """Of the first moment or momentum buffer; ``None`` without one, infinite where it holds the last gradient only."""
-    second: float | None
-    """Of the second moment's square root; ``None`` without one, 0.0 where it never decays (Adagrad)."""
-
-    @property
-    def ratio(self) -> float | None:
-        """Of |m|/√v; ``None`` unless both moments exist."""
-        if self.first is None or self.second is None or self.first == inf:
-            return None
-        return self.first - self.second
-
-
-def decay_rates_of(moments: Moments, optimizer: Optimizer) -> DecayRates | None:
-    """Return how fast a parameter's moments decay, from the settings of its group; ``None`` where these are unknown.
-
-    In each update, Adam and its variants multiply the moments by β1 and β2, RMSprop the square by α, SGD the buffer by
-    its momentum, Lion the buffer by its second β. Adagrad's sums never decay. RMSprop's momentum buffer is not used: it
-    holds steps, not gradients.
-    """
-    group = optimizer.group_of(moments.index)
-    options = group.options if group else {}
-    if "sum" in moments.state:
-        return DecayRates(None, 0.0)
-    if "square_avg" in moments.state:
-        factor = _decay_factor(options.get("alpha"))
-        return None if factor is None else DecayRates(None, _rate(factor) / 2)
-    if "momentum_buffer" in moments.state:
-        factor = _decay_factor(options.get("momentum"))
-        return None if factor is None else DecayRates(_rate(factor), None)
-    betas = options.get("betas")
-    if not isinstance(betas, (tuple, list)) or len(betas) < 2:
-        return None
-    first, second = _decay_factor(betas[0]), _decay_factor(betas[1])
-    if first is None or second is None:
-        return None
-    if moments.second is None:
-        return DecayRates(_rate(second), None)
-    return DecayRates(_rate(first), _rate(second) if "exp_inf" in moments.state else _rate(second) / 2)
 
 
 def implied_gradient_norm(optimizer: Optimizer) -> float | None:
@@ -71,21 +27,6 @@ def implied_gradient_norm(optimizer: Optimizer) -> float | None:
         total += statistics.total / correction
         seen = True
     return sqrt(total) if seen else None
-
-
-def second_moment_correction(moments: Moments, optimizer: Optimizer) -> float | None:
-    """Return the second moment's bias correction, 1 - β2**step.
-
-    ``None`` where the second moment is not a running mean of squares, or the updates were not counted.
-    """
-    if not moments.step or not ({"exp_avg_sq", "square_avg"} & moments.state.keys()):
-        return None
-    rates = decay_rates_of(moments, optimizer)
-    if rates is None or not rates.second:
-        return None
-    remaining = exp(-2.0 * rates.second * moments.step)
-    # RMSpropTFLike starts at 1.0 instead of 0.0: unknown until that no longer matters.
-    return None if "square_avg" in moments.state and remaining > 1e-9 else 1.0 - remaining
 
 
 def effective_step(optimizer: Optimizer) -> float | None:
@@ -153,13 +94,3 @@ def _step_settings(moments: Moments, optimizer: Optimizer) -> _StepSettings | No
     if not (correction and rates and rates.first and group and moments.step) or "exp_avg" not in moments.state:
         return None
     return _StepSettings(1.0 - exp(-rates.first * moments.step), correction, float(group.options.get("eps") or 0.0))
-
-
-def _decay_factor(value: object) -> float | None:
-    if isinstance(value, (int, float)) and 0.0 <= float(value) < 1.0:
-        return float(value)
-    return None
-
-
-def _rate(factor: float) -> float:
-    return -log(factor) if factor > 0.0 else inf

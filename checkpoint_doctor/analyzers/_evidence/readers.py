@@ -28,6 +28,14 @@ def input_weight(layer: Layer) -> Tensor | None:
     return layer.tensors.get("weight_ih") or layer.weight
 
 
+def count_inputs(layer: Layer) -> int:
+    """Return the number of features (for a convolution, channels) that a layer reads; 0 where it has no matrix."""
+    weight = input_weight(layer)
+    if weight is None or len(weight.shape) < 2:
+        return 0
+    return weight.shape[0 if layer.transposed else 1]
+
+
 def count_units(layer: Layer) -> int:
     """Return the number of units of a linear or convolutional layer; 0 where it has no matrix."""
     weight = layer.weight

@@ -10,15 +10,7 @@ from operator import or_
 from checkpoint_doctor.analyzers._evidence.absent_gradients import count_updates
 from checkpoint_doctor.analyzers._evidence.initial_parameters import InitialParameters, find_initial_parameters
 from checkpoint_doctor.analyzers._evidence.moments import effective_step
-from checkpoint_doctor.checkpoint import Checkpoint, Optimizer, ParameterGroup
-
-_ADAM = frozenset({"Adam", "AdamW", "AMSGrad", "NAdam", "RAdam", "SparseAdam"})
-"""Optimizers whose step is the learning rate times m̂ / (√v̂ + ε)."""
-
-_OWN_SCALE = frozenset(
-    {"d", "d_coef", "d0", "scale_parameter", "relative_step", "trust_clip", "always_adapt", "grad_averaging"}
-)
-"""Options of optimizers that scale their steps themselves: Prodigy and D-Adaptation, Adafactor, LAMB."""
+from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
 
 _ROUNDING = 1e-6
 """Rate times updates below which float32 parameters of size 1 have not moved by more than rounding."""
@@ -54,7 +46,7 @@ def find_unmoved(optimizer: Optimizer, checkpoint: Checkpoint) -> Unmoved | None
         for number, group in groups.items()
         if (found := find_initial_parameters(group, optimizer, checkpoint)) is not None
     }
-    still = [number for number in initial if abs(rate_of_group(groups[number])) * steps < _ROUNDING]
+    still = [number for number in initial if abs(groups[number].learning_rate) * steps < _ROUNDING]
     if len(initial) == len(groups):
         everything = reduce(or_, initial.values())
         cause = _find_cause(everything, optimizer, steps, still, len(groups))
@@ -73,10 +65,10 @@ def _find_cause(
         return None
     if still:
         return "learning rate" if len(still) == groups else None
-    step = effective_step(optimizer) if takes_adam_steps(optimizer) else None
+    step = effective_step(optimizer) if optimizer.takes_adam_steps else None
     if step is None:
         return None
-    rate = max(rate_of_group(group) for group in optimizer.groups)
+    rate = max(group.learning_rate for group in optimizer.groups)
     if rate * step * steps < _ROUNDING:
         return "step size"
     # Steps of random direction: the least that parameters move.
@@ -84,15 +76,3 @@ def _find_cause(
     outside = 0.4 * everything.draws * moved / everything.limit if everything.limit else 0.0
     is_proven = outside > _EXPECTED or (everything.exact and moved > _VISIBLE)
     return "initial weights saved" if is_proven and everything.are_certain(by_zero_biases=False) else None
-
-
-def takes_adam_steps(optimizer: Optimizer) -> bool:
-    """Return whether an optimizer's step is the learning rate times m̂ / (√v̂ + ε), and nothing else scales it."""
-    options = {option for group in optimizer.groups for option in group.options}
-    return optimizer.kind in _ADAM and not options & _OWN_SCALE
-
-
-def rate_of_group(group: ParameterGroup) -> float:
-    """Return a group's learning rate; 1.0 where it has none."""
-    value = group.options.get("lr")
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 1.0

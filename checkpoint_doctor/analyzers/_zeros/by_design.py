@@ -10,6 +10,7 @@ import re
 
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import NORMS, Kind
+from checkpoint_doctor.layers.attention import KEY_BIAS
 
 _BY_DESIGN: tuple[tuple[str, str], ...] = (
     (r"lora_(B|up)\b|lora_embedding_A|lora_B\.", "LoRA's second factor starts at zero (Hu et al., 2106.09685)"),
@@ -40,10 +41,7 @@ _BY_DESIGN: tuple[tuple[str, str], ...] = (
 )
 
 _BIAS_BY_DESIGN: tuple[tuple[str, str], ...] = (
-    (
-        r"(^|[._])(k|key)(_proj|_lin|_linear)?\.bias$",
-        "softmax ignores a shift of all keys, so a key bias receives no gradient (2006.16362)",
-    ),
+    (KEY_BIAS, "softmax ignores a shift of all keys, so a key bias receives no gradient (2006.16362)"),
     (
         r"in_proj_bias$|out_proj\.bias$",
         "PyTorch's attention starts its biases at zero (torch.nn.MultiheadAttention)",

@@ -1,0 +1,13 @@
+"""Projections of attention that are known by their names."""
+
+from __future__ import annotations
+
+import re
+
+KEY_BIAS = r"(^|[._])(to_|w)?(k|key)(_proj|_lin|_linear)?\.bias$"
+"""The bias of a key projection. Softmax ignores a shift of all keys, so it receives no gradient (2006.16362)."""
+
+
+def is_key_bias(name: str) -> bool:
+    """Tell whether a tensor is the bias of a key projection."""
+    return re.search(KEY_BIAS, name, re.IGNORECASE) is not None
