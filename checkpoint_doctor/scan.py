@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from checkpoint_doctor.checkpoint import Checkpoint, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, LayerSignal, Tensor
 from checkpoint_doctor.config.settings import Config, Settings
 from checkpoint_doctor.config.unused import remark_unused_ignores
 from checkpoint_doctor.diagnosis.competition import choose_diagnoses, collect_claims
@@ -224,6 +224,8 @@ def _with_layer(finding: Finding, checkpoint: Checkpoint) -> Finding:
 
 def _record(tensor: Tensor, checkpoint: Checkpoint) -> TensorRecord:
     statistics, layer = tensor.statistics, checkpoint.layer_of[tensor.name]
+    is_weight = tensor is layer.weight or tensor is layer.tensors.get("weight_ih")
+    signal = checkpoint.signals[layer.name] if is_weight else LayerSignal()
     return TensorRecord(
         name=tensor.name,
         shape=tensor.shape,
@@ -238,5 +240,8 @@ def _record(tensor: Tensor, checkpoint: Checkpoint) -> TensorRecord:
         mean=statistics.mean,
         std=statistics.std,
         norm=statistics.norm,
+        input_rms=signal.input_rms,
+        gradient_rms=signal.gradient_rms,
+        update_ratio=signal.update_ratio,
         tied_to=checkpoint.aliases.get(tensor.name),
     )

@@ -137,8 +137,13 @@ def test_features_that_never_change_are_told_from_others():
 
 
 def test_three_units_are_too_few_to_call_a_feature_constant():
-    squares, _ = squares_of(3, np.array([0.7]))
-    assert not signal.find_constant_features(squares / squares).any()
+    squares, bias = squares_of(3, np.array([0.7]))
+    assert not signal.find_constant_features(squares / squares, bias).any()
+
+
+def test_units_with_equal_gradients_cannot_tell_a_constant_feature():
+    assert not signal.find_constant_features(np.full((12, 2), 0.49), np.full(12, 1e-4)).any()
+    assert signal.find_constant_features(np.full((12, 2), 0.49), np.geomspace(1e-4, 1e-2, 12)).all()
 
 
 def normed(kind: str) -> Checkpoint:

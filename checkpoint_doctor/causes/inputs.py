@@ -9,10 +9,47 @@ from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import NORMS
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
-from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.results.findings import Finding, Severity
 
 _STILL = 1e-4
 """A running variance that began at 1 falls below it in 88 batches without variance, with the momentum of 0.1."""
+
+
+@cause("unscaled-inputs", Prognosis.POINTLESS)
+def unscaled_inputs(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """The inputs were not scaled, and the rest follows: features are far larger than 1.
+
+    How we know:
+        The gradient of a weight is its unit's gradient times the input, and that of the bias is the unit's gradient. So
+        the optimizer's second moments of both give the size of every input feature.
+
+    What else it could be:
+        A learning rate that is too high also kills and saturates units, at inputs of an ordinary size.
+
+    What to do:
+        Bring each feature to mean 0 and standard deviation 1 with the statistics of the training data, and train anew:
+        the units that large inputs have saturated do not come back by a repair.
+
+    References:
+        Rule INP001 and docs/signal-profile.md. Of 194 published agents, at least half of the units are dormant in 15 %
+        of those with an input RMS below 10, and in 88 % of those between 100 and 1,000.
+    """
+    findings = symptoms.of("INP001", cause="unscaled")
+    if findings:
+        has_effect = any(each.severity > Severity.NOTE for each in findings)
+        yield unscaled_inputs.claim(
+            findings,
+            f"the inputs were not scaled: {findings[0].message}",
+            consequences=[
+                *failing_training(symptoms),
+                *never_trained(symptoms),
+                *symptoms.of("OPT006", cause="no gradient"),
+                *symptoms.of("OPT007", "NET002", "NET006", "VAL003", "ZER002"),
+            ],
+            certainty=Certainty.PROVEN if has_effect else Certainty.POSSIBLE,
+            subject=findings[0].subject,
+            remedy=_scale_inputs(checkpoint),
+        )
 
 
 @cause("constant-inputs", Prognosis.POINTLESS)
@@ -32,8 +69,10 @@ def constant_inputs(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Clai
         is never filled, padding in the place of tokens.
 
     References:
-        Rules NET006 and NET007.
+        Rules INP001, NET006 and NET007.
     """
+    for finding in symptoms.of("INP001", cause="constant"):
+        yield constant_inputs.claim([finding], consequences=failing_training(symptoms))
     for finding in symptoms.of("NET006"):
         consequences = [*about(never_trained(symptoms), names_of(finding)), *symptoms.of("OPT005")]
         if len(finding.evidence.get("inputs", ())) == finding.evidence.get("layer_inputs"):
@@ -89,6 +128,13 @@ def nonfinite_data(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim
                 "data",
                 consequences=spoiled,
             )
+
+
+def _scale_inputs(checkpoint: Checkpoint) -> str:
+    """Return the line that scales inputs, in the terms of the library that wrote the file."""
+    if checkpoint.format == "sb3":
+        return 'env = VecNormalize(env)  # and env.save("vecnormalize.pkl") beside the model'
+    return "x = (x - mean) / std  # of the training data, saved with the model"
 
 
 def _first_still_norm(checkpoint: Checkpoint) -> Layer | None:

@@ -251,7 +251,7 @@ def _read_features(layer: Layer, weight: Tensor, bias: NDArray, checkpoint: Chec
     squares = signal.feature_squares(array.T if layer.transposed else array, bias)
     if squares is None:
         return None
-    return _Features(signal.feature_rms(squares, bias), signal.find_constant_features(squares))
+    return _Features(signal.feature_rms(squares, bias), signal.find_constant_features(squares, bias))
 
 
 def _row_squares(tensor: Tensor, checkpoint: Checkpoint) -> NDArray:

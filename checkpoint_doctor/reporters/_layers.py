@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import hypot, sqrt
 
@@ -26,6 +26,10 @@ class Row:
     nonfinite: int
     rms: float | None
     """Root mean square of the finite values, without running statistics."""
+    input_rms: float | None = None
+    """Root mean square of the layer's inputs, as the optimizer's moments show it; ``None`` where they do not."""
+    gradient_rms: float | None = None
+    update_ratio: float | None = None
     severity: Severity | None = None
     """Severity of the worst finding about it."""
     codes: tuple[str, ...] = ()
@@ -69,10 +73,17 @@ def _summarize(name: str, tensors: Sequence[TensorRecord], findings: Sequence[Fi
         zeros=sum(tensor.zeros for tensor in tensors) / entries if entries else 0.0,
         nonfinite=sum(tensor.nonfinite for tensor in tensors),
         rms=hypot(*(tensor.norm or 0.0 for tensor in measured)) / sqrt(finite) if finite else None,
+        input_rms=_first(tensor.input_rms for tensor in tensors),
+        gradient_rms=_first(tensor.gradient_rms for tensor in tensors),
+        update_ratio=_first(tensor.update_ratio for tensor in tensors),
         severity=max((finding.severity for finding in findings), default=None),
         codes=tuple(sorted({finding.code for finding in findings})),
         is_repeated=all(tensor.tied_to is not None for tensor in tensors),
     )
+
+
+def _first(figures: Iterable[float | None]) -> float | None:
+    return next((figure for figure in figures if figure is not None), None)
 
 
 def choose_remarkable(rows: Sequence[Row], at_most: int) -> list[Row]:

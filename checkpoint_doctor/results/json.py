@@ -119,6 +119,9 @@ def _write_tensor(tensor: TensorRecord) -> dict[str, Any]:
         "mean": _figure(tensor.mean),
         "std": _figure(tensor.std),
         "norm": _figure(tensor.norm),
+        "input_rms": _figure(tensor.input_rms),
+        "gradient_rms": _figure(tensor.gradient_rms),
+        "update_ratio": _figure(tensor.update_ratio),
         "tied_to": tensor.tied_to,
     }
 

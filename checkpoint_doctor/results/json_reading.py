@@ -173,6 +173,9 @@ def _read_tensor(fields: _Fields) -> TensorRecord:
         mean=fields.take("mean", (int, float), None),
         std=fields.take("std", (int, float), None),
         norm=fields.take("norm", (int, float), None),
+        input_rms=fields.take("input_rms", (int, float), None),
+        gradient_rms=fields.take("gradient_rms", (int, float), None),
+        update_ratio=fields.take("update_ratio", (int, float), None),
         tied_to=fields.take("tied_to", str, None),
     )
 

@@ -69,6 +69,12 @@ class TensorRecord:
     mean: float | None
     std: float | None
     norm: float | None
+    input_rms: float | None = None
+    """Of a weight: root mean square of its layer's inputs; ``None`` where the moments do not show it."""
+    gradient_rms: float | None = None
+    """Of a weight: root mean square of the gradient with respect to its layer's output."""
+    update_ratio: float | None = None
+    """Of a weight: norm of its next update over its own norm."""
     tied_to: str | None = None
     """Name of an earlier tensor of the very same bytes; ``None`` where this is the first, or the only one."""
 

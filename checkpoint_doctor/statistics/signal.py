@@ -79,12 +79,18 @@ def feature_rms(squares: NDArray, bias: NDArray) -> NDArray:
     return sizes
 
 
-def find_constant_features(squares: NDArray) -> NDArray:
+def find_constant_features(squares: NDArray, bias: NDArray) -> NDArray:
     """Return which input features were one number other than 0 all the time, from ``feature_squares``.
 
-    A feature that never changed carries no signal: its weights are a second bias.
+    A feature that never changed carries no signal: its weights are a second bias. Units that receive equal gradients
+    cannot tell, since all of them show the same whatever the inputs were.
+
+    Args:
+        squares: what ``feature_squares`` returned, of shape (live units, features).
+        bias: second moment of each unit's bias entry.
     """
-    if squares.shape[0] < _FEWEST_UNITS:
+    gradients = bias[find_live_units(bias)].astype(np.float64)
+    if squares.shape[0] < _FEWEST_UNITS or gradients.max() <= (1.0 + CONSTANT_SPREAD) * gradients.min():
         return np.zeros(squares.shape[1], dtype=bool)
     low, high = squares.min(axis=0), squares.max(axis=0)
     constant: NDArray = (low > 0) & (high <= (1.0 + CONSTANT_SPREAD) * low)

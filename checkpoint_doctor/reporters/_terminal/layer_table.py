@@ -14,6 +14,8 @@ from checkpoint_doctor.reporters._wording import figure, percentage, shape_in_wo
 from checkpoint_doctor.results.report import Page
 from checkpoint_doctor.text import printable, quantity
 
+LARGE_INPUTS = 100.0
+"""Input RMS that is coloured: from it on, most published agents have half their units dormant (INP001)."""
 LAYERS_SHOWN = 24
 """Up to so many layers are all shown."""
 
@@ -32,8 +34,9 @@ def draw_layers(layout: Layout, layers: Sequence[Row], page: Page) -> None:
         cells.append(_cells(row, held, row.rms and row.rms / largest, leave_codes_to=parts))
         cells.extend(_cells(part, held, None, within=row) for part in parts)
     columns = (
-        Column("layer", 9), Column("kind", 1), Column("shape", 2), Column("updates", 3, right=True),
-        Column("zeros", 6, right=True), Column("rms", 5, right=True), Column("", 0), Column("", 4),
+        Column("layer", 9), Column("kind", 1), Column("shape", 3), Column("updates", 4, right=True),
+        Column("zeros", 8, right=True), Column("rms", 7, right=True), Column("input rms", 6, right=True),
+        Column("gradient rms", 2, right=True), Column("update ratio", 2, right=True), Column("", 0), Column("", 5),
     )  # fmt: skip
     layout.table(columns, cells, indent=2)
     names = {row.name for row in chosen}
@@ -88,9 +91,17 @@ def _cells(
         Text(updates),
         Text(percentage(row.zeros), style="" if row.zeros == 0 else "red" if row.zeros == 1 else "yellow"),
         Text(f"{row.nonfinite:,} not finite", style="red") if row.nonfinite else Text(figure(row.rms)),
+        Text(_known(row.input_rms, within), style="yellow" if (row.input_rms or 0.0) >= LARGE_INPUTS else ""),
+        Text(_known(row.gradient_rms, within)),
+        Text(_known(row.update_ratio, within)),
         Text(_bar(length or 0.0), style="blue"),
         Text(f"◄ {remark}" if row.codes and remark else remark, style=style or "dim"),
     ]
+
+
+def _known(value: float | None, within: Row | None) -> str:
+    """Return a figure of a layer, nothing where it is not known or the row is a part's."""
+    return "" if value is None or within else figure(value)
 
 
 def _bar(length: float) -> str:
