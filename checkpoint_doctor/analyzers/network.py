@@ -15,6 +15,7 @@ from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight
 from checkpoint_doctor.analyzers._zeros.causes import Cause
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._zeros.sparsity import NOTICEABLE, is_pruned, scattered_zeros
+from checkpoint_doctor.analyzers._zeros.waiting import WAITING, may_wait
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import PROJECTIONS, RECURRENT, Kind
 from checkpoint_doctor.layers.init_rules import OUTPUT_LIMIT, draw_uniform, fill
@@ -202,13 +203,15 @@ def zero_output_layer(layer: Layer, checkpoint: Checkpoint, *, limit: float = OU
         severity = Severity.ERROR
     if severity is None or (why.cause is not Cause.OVERWRITTEN and explain_zero_weight(weight)):
         return
+    waits = why.cause is Cause.UNKNOWN and may_wait(layer, checkpoint)
     repairs = [Repair(weight.name, f"uniform(-{limit}, {limit})", draw_uniform(limit))]
     if layer.bias is not None and layer.bias.is_floating:
         repairs.append(Repair(layer.bias.name, "0", fill(0.0)))
     yield zero_output_layer.finding(
-        f"all {weight.size:,} weights of this output layer are exactly zero: {why.sentence}",
+        f"all {weight.size:,} weights of this output layer are exactly zero: {why.sentence}"
+        + (f"; {WAITING}" if waits else ""),
         weight,
-        severity=severity,
+        severity=Severity.NOTE if waits else severity,
         evidence={
             "zero_fraction": 1.0,
             "cause": why.cause.value,

@@ -12,6 +12,7 @@ from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight
 from checkpoint_doctor.analyzers._zeros.causes import Cause
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._zeros.sparsity import describe_sparsity, scattered_zeros
+from checkpoint_doctor.analyzers._zeros.waiting import UNTRAINED, WAITING, may_wait
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import DENSE, RECURRENT
 from checkpoint_doctor.layers.init_rules import BIAS_LIMIT
@@ -46,10 +47,12 @@ def zero_weights(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         severity, why = judge_zeros(tensor, checkpoint, layer)
         if severity is None or (severity is not Severity.ERROR and explain_zero_weight(tensor)):
             continue
+        waits = why.cause is Cause.UNKNOWN and may_wait(layer, checkpoint)
         yield zero_weights.finding(
-            f"{_all_of_them(tensor.size, 'weight', 'weights')} exactly zero: {why.sentence}",
+            f"{_all_of_them(tensor.size, 'weight', 'weights')} exactly zero: {why.sentence}"
+            + (f"; {WAITING}" if waits else ""),
             tensor,
-            severity=severity,
+            severity=Severity.NOTE if waits else severity,
             evidence={"zero_fraction": 1.0, "cause": why.cause.value, "updates": why.updates},
             repairs=reinitialise(tensor, layer, checkpoint),
             advice=why.advice,
@@ -132,8 +135,10 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
     for each in find_zero_biases(checkpoint):
         if each.layer.kind in RECURRENT:
             continue
+        waits = each.severity is Severity.NOTE
         yield zero_bias.finding(
-            f"{_all_of_them(each.tensor.size, 'bias', 'biases')} exactly zero: {each.why.sentence}",
+            f"{_all_of_them(each.tensor.size, 'bias', 'biases')} exactly zero: {each.why.sentence}"
+            + (f"; {UNTRAINED}" if waits else ""),
             each.tensor,
             severity=each.severity,
             evidence={
@@ -182,7 +187,8 @@ def bias_collapse(checkpoint: Checkpoint, *, share: float = 0.5, fewest: int = 3
         for role in layer.tensors
         if role.startswith("bias")
     )
-    collapsed = list(_collapsed_biases(list(find_zero_biases(checkpoint)), biases, share))
+    zero_biases = [each for each in find_zero_biases(checkpoint) if each.severity > Severity.NOTE]
+    collapsed = list(_collapsed_biases(zero_biases, biases, share))
     if len(collapsed) < fewest:
         return
     worst = max(collapsed, key=lambda each: each.severity)
