@@ -54,7 +54,8 @@ def explain_unused(
         return "the training so far did without it"
     if all(each.is_output for each in layers) and any(each.is_output for each in trained):
         return "another head was trained, and its turn may come later"
-    if any(_are_alternatives(branch, layers, other, checkpoint) for other in _siblings(branch, checkpoint, trained)):
+    module = layers[0].name if len(layers) == 1 else branch
+    if any(_are_alternatives(module, layers, other, checkpoint) for other in _siblings(module, checkpoint, trained)):
         return "another of its kind was trained, and its turn may come later"
     return ""
 
@@ -74,29 +75,27 @@ def _is_frozen_beginning(layers: Sequence[Layer], trained: set[Layer], checkpoin
     """True for layers with trained values that no trained layer comes before, in the order of the file."""
     order = {layer: place for place, layer in enumerate(checkpoint.layers)}
     shown = [shows_training(layer) for layer in layers if layer.kind in DENSE | NORMS]
-    return (
-        any(shown) and False not in shown and max(map(order.__getitem__, layers)) < min(map(order.__getitem__, trained))
-    )
+    is_before = max(order[each] for each in layers) < min(order[each] for each in trained)
+    return is_before and any(shown) and False not in shown
 
 
-def _siblings(branch: str, checkpoint: Checkpoint, trained: set[Layer]) -> list[str]:
+def _siblings(module: str, checkpoint: Checkpoint, trained: set[Layer]) -> list[str]:
     """Return the modules of the same list, or the same dictionary, in which something was trained."""
-    parent, dot, _ = branch.rpartition(".")
+    parent, dot, _ = module.rpartition(".")
     if not dot:
         return []
-    labels = {
-        layer.name[len(parent) + 1 :].partition(".")[0] for layer in trained if layer.name.startswith(f"{parent}.")
-    }
-    return [f"{parent}.{label}" for label in sorted(labels) if f"{parent}.{label}" != branch]
+    below = [layer.name.removeprefix(f"{parent}.") for layer in trained if layer.name.startswith(f"{parent}.")]
+    labels = {name.partition(".")[0] for name in below}
+    return [f"{parent}.{label}" for label in sorted(labels) if f"{parent}.{label}" != module]
 
 
-def _are_alternatives(branch: str, layers: Sequence[Layer], other: str, checkpoint: Checkpoint) -> bool:
+def _are_alternatives(module: str, layers: Sequence[Layer], other: str, checkpoint: Checkpoint) -> bool:
     """True for modules of equal shapes that cannot follow one another, or whose list is named for alternatives."""
     others = [each for each in checkpoint.layers if each.name == other or each.name.startswith(f"{other}.")]
     shapes = [[tensor.shape for tensor in each.tensors.values() if not tensor.is_buffer] for each in layers]
     if shapes != [[tensor.shape for tensor in each.tensors.values() if not tensor.is_buffer] for each in others]:
         return False
-    if _ALTERNATIVES.search(branch.rpartition(".")[0]) or all(each.kind in NORMS for each in layers):
+    if _ALTERNATIVES.search(module.rpartition(".")[0]) or all(each.kind in NORMS for each in layers):
         return True
     first, last = (each.weight for each in (layers[0], layers[-1]))
     if first is None or last is None or len(first.shape) < 2 or len(last.shape) < 2:

@@ -17,7 +17,7 @@ from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._zeros.sparsity import NOTICEABLE, describe_sparsity, is_pruned, scattered_zeros
 from checkpoint_doctor.analyzers._zeros.waiting import WAITING, may_wait
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
-from checkpoint_doctor.layers import PROJECTIONS, RECURRENT, Kind
+from checkpoint_doctor.layers import FEEDFORWARD, PROJECTIONS, RECURRENT, Kind
 from checkpoint_doctor.layers.init_rules import OUTPUT_LIMIT, draw_uniform, fill
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
@@ -99,7 +99,7 @@ def _find_zero_columns(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, pru
     before = checkpoint.layer_by_name.get(layer.previous or "")
     is_harmless = (
         # The last layer of a branch may start at zero, and then keeps the columns of units that were never active.
-        (not layer.followers and why.cause is not Cause.OVERWRITTEN)
+        (layer.kind in FEEDFORWARD and not layer.followers and why.cause is not Cause.OVERWRITTEN)
         or _are_recycled(tensor, columns, checkpoint)
         or (before is not None and _are_removed(before, columns, checkpoint))
     )
@@ -184,7 +184,7 @@ def _judge_table(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
                 + ("rows never in use" if is_harmless else "words without a vector"),
                 tensor,
                 severity=Severity.NOTE if len(rows) == 1 or is_harmless else None,
-                evidence={"units": rows, "layer_units": tensor.shape[0], "side": "incoming", "cause": why.cause.value},
+                evidence={"units": rows, "layer_units": tensor.shape[0], "side": "incoming"},
             )
 
 
@@ -197,7 +197,9 @@ def zero_output_layer(layer: Layer, checkpoint: Checkpoint, *, limit: float = OU
         on. A head that is still zero after training never received a gradient, or was overwritten.
 
     When it is normal:
-        Before the first update, with zero-initialised heads (DiT, µP readouts, ControlNet, ARS).
+        Before the first update, with zero-initialised heads (DiT, µP readouts, ControlNet, ARS). Where no optimizer
+        tells more, a zero head beside others is a note: its turn may come later. It is a warning where the layers that
+        it alone reads were trained, and where it is the only head.
 
     What to do:
         Remove the cause that the message names: is the head's output part of the loss, is it detached, is the head

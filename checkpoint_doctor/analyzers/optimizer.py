@@ -51,10 +51,10 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
         usual reasons are a branch that is detached from the loss, and an extractor that was frozen and never unfrozen.
 
     When it is normal:
-        Parts that are left out for a reason are notes that name it: a backbone whose values are not initial ones; heads,
-        experts, adapters and norms of domains beside others of their kind that were trained; a value network beside a
-        policy that was cloned; mask tokens, poolers and offsets; the recurrent weight of a backward direction of which
-        only the last step is read. Target networks, TRPO's policy and the target half in DQN files before 2.4
+        Parts that are left out for a reason are notes that name it: a frozen backbone, whose values are not initial
+        ones; heads, experts, adapters and norms of domains beside others of their kind that were trained; a value
+        network beside a cloned policy; mask tokens, poolers and offsets; the recurrent weight of a backward direction
+        of which only the last step is read. Target networks, TRPO's policy and the target half in DQN files before 2.4
         are in their optimizer but never updated by it; they are not reported. Neither are settings stored as
         parameters: integers and single numbers without state (bit widths, shifts, thresholds of quantized training).
 

@@ -118,8 +118,8 @@ def target_network(checkpoint: Checkpoint, *, unrelated: float = 0.2) -> Iterato
         check that the update of the target network is called, on the right pair of networks.
 
     References:
-        Mnih et al. 2015; Lillicrap et al. 1509.02971. ``unrelated`` is the median cosine between the matrices of both networks:
-        two random networks have 0, and 11 target networks of published agents 0.9995 and more.
+        Mnih et al. 2015; Lillicrap et al. 1509.02971. ``unrelated`` is the median cosine between the matrices of both
+        networks: two random networks have 0, and 11 target networks of published agents 0.9995 and more.
     """
     pairs = _pairs_by_component(checkpoint)
     if not pairs or checkpoint.is_untrained:

@@ -71,9 +71,8 @@ def unused_rows(
         unused = _without_gradient(layer.weight, checkpoint, ratio, of_columns=False)
         if unused is not None and len(unused) > 1:
             rows = np.flatnonzero(unused).tolist()
-            is_padding = rows == layer.weight.statistics.zero_rows.tolist() and is_padded_head(
-                layer, layer.weight, rows
-            )
+            zero_rows = layer.weight.statistics.zero_rows.tolist()
+            is_padding = rows == zero_rows and is_padded_head(layer, layer.weight, rows)
             severity = Severity.WARNING if len(rows) >= head * len(unused) and not is_padding else Severity.NOTE
             yield from _report(layer.weight, rows, len(unused), "output", severity, checkpoint, _HEAD_ADVICE)
     elif layer.kind in RECURRENT:

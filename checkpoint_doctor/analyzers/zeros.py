@@ -29,7 +29,10 @@ def zero_weights(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
 
     When it is normal:
         In layers that start at zero by design: LoRA's second factor, ControlNet's zero convolutions, adaLN-Zero,
-        ReZero, zero-initialised readouts, and in ARS. NET003 is about output heads.
+        ReZero, zero-initialised readouts, and in ARS. Where no optimizer tells more, a zero weight at the end of a
+        branch is a note as long as nothing shows that the branch was ever in use. It is a warning inside a chain, where
+        the layers behind it see a constant; where the layers before it were trained, since no gradient passes through a
+        zero weight; and where it may be the only head. NET003 is about output heads.
 
     What to do:
         Look for code that writes the layer: a reset, pruning, a load that filled in missing keys. ``ckdoc fix
@@ -115,7 +118,8 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
         not in the optimizer), or something overwrote it with zeros. The optimizer's second moment shows which.
         Overwritten is an error. Never trained is a warning where the layer's weights were trained; where they were not,
         the zeros are initial values, and OPT001 reports the whole part. Without an optimizer in the file, it is a
-        warning.
+        warning beside weights that were trained, and a note where the weights are still orthogonal, uniform or normal
+        draws while others were trained: that part is fixed, or waits for its turn.
 
     When it is normal:
         Before the first update, where biases start at zero (SB3's on-policy algorithms). Norm biases, key biases of

@@ -11,7 +11,7 @@ from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_transfo
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._zeros.waiting import may_be_fixed
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
-from checkpoint_doctor.layers import DENSE, RECURRENT
+from checkpoint_doctor.layers import DENSE
 from checkpoint_doctor.layers.init_rules import OUTPUT_LIMIT
 from checkpoint_doctor.results.findings import Severity
 
@@ -42,7 +42,7 @@ def find_zero_biases(checkpoint: Checkpoint) -> Iterator[ZeroBias]:
                 is_fresh = is_drawn_orthogonally(checkpoint) if is_fresh is None else is_fresh
                 if is_fresh or is_zero(layer.weight):
                     continue  # a zero weight has a finding of its own
-                if layer.kind not in RECURRENT and may_be_fixed(layer, checkpoint):
+                if may_be_fixed(layer, checkpoint):
                     severity = Severity.NOTE
             yield ZeroBias(layer, tensor, severity, why)
 

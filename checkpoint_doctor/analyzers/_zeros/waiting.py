@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_default, shows_training
 from checkpoint_doctor.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
-from checkpoint_doctor.layers import DENSE
+from checkpoint_doctor.layers import DENSE, FEEDFORWARD
 
 WAITING = "nothing in the file shows that it was ever in use"
 """Why the zeros of a waiting layer are no illness, as a clause that can follow another one."""
@@ -28,13 +28,13 @@ _ATTENTION_PART = re.compile(r"(?i)(^|[._])(q|k|v|o|query|key|value|out|output|q
 def may_wait(layer: Layer, checkpoint: Checkpoint) -> bool:
     """Tell whether a layer whose weight is zero may have these zeros from its initialisation, for want of use.
 
-    Not so where a layer before it, or another one of its module, was trained: its gradients came through this weight.
-    Nor where it may be the only head of the file, since a model with a constant output is not in use.
+    Not so inside a chain, nor where it may be the only head of the file: a model with a constant output is not in use.
+    Nor where a layer before it, or another one of its module, was trained: its gradients came through this weight.
     """
-    others = [each for each in checkpoint.layers if each is not layer and _is_live(each)]
     if _is_second_factor(layer, checkpoint):
         return True
-    if not layer.followers and not any(each.is_output or _are_siblings(layer, each) for each in others):
+    others = [each for each in checkpoint.layers if each is not layer and _is_live(each)]
+    if layer.followers or not any(each.is_output or _are_siblings(layer, each) for each in others):
         return False
     return not any(shows_training(each) for each in _trained_through(layer, checkpoint))
 
@@ -42,20 +42,31 @@ def may_wait(layer: Layer, checkpoint: Checkpoint) -> bool:
 def may_be_fixed(layer: Layer, checkpoint: Checkpoint) -> bool:
     """Tell whether a zero bias may be an initial value in a part that is not trained: fixed, or not in use yet.
 
-    The layer's weight is still an initial draw and that of other layers is not. Where the weight is too small to tell,
-    the layers that it reads and that read it decide. Where other untrained layers have biases that were drawn as
-    PyTorch draws them, this one should have been drawn too.
+    The weights of the layer and of those that it is linked with are still initial draws, and those of other layers are
+    not. Where other untrained layers have biases that were drawn as PyTorch draws them, this one should have been drawn
+    too. A layer that is too small to tell goes with other layers that are fixed. A small linear layer alone in its file
+    tells nothing.
     """
     online = checkpoint.online_tensors.get(layer.weight.name if layer.weight is not None else "")
     if online is not None:
         return may_be_fixed(checkpoint.layer_of[online], checkpoint)  # a target network is a copy
-    trained = shows_training(layer)
-    if trained is None:
-        linked = [checkpoint.layer_by_name[name] for name in (layer.previous, *layer.followers) if name]
-        trained = any(shows_training(each) for each in linked)
-    others = [each for each in checkpoint.layers if each.kind in DENSE and each is not layer]
-    is_alone = not any(shows_training(each) for each in others) and any(map(_is_live, others))
-    return not (trained or is_alone or any(map(is_drawn_by_default, others)))
+    layers = [each for each in checkpoint.layers if each.kind in DENSE and _is_live(each)]
+    chain, fixed = _chain(layer, checkpoint), [each for each in layers if shows_training(each) is False]
+    if any(shows_training(each) for each in chain) or any(map(is_drawn_by_default, fixed)):
+        return False
+    if any(each in fixed for each in chain):
+        return len(fixed) < len(layers)
+    is_alone = layers == [layer] and layer.kind in FEEDFORWARD
+    return is_alone or (len(chain) == 1 and any(is_zero(each.bias) for each in fixed))
+
+
+def _chain(layer: Layer, checkpoint: Checkpoint) -> list[Layer]:
+    """Return a layer and those that it is linked with, over others too."""
+    found = [layer]
+    for each in found:
+        names = [name for name in (each.previous, *each.followers) if name]
+        found += [near for name in names if (near := checkpoint.layer_by_name[name]) not in found]
+    return found
 
 
 def _trained_through(layer: Layer, checkpoint: Checkpoint) -> Iterator[Layer]:
