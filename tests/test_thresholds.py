@@ -465,10 +465,10 @@ EDGES: Mapping[str, Edge] = {
         WARNING, NOTE,
     ),
     "few small weights": Edge(
-        zeros.partial_zeros, sparse(with_small(14, 0.24)), sparse(with_small(15, 0.24)), WARNING, NOTE
+        zeros.partial_zeros, sparse(with_small(18, 0.24)), sparse(with_small(19, 0.24)), WARNING, NOTE
     ),
     "weights below a quarter of the median": Edge(
-        zeros.partial_zeros, sparse(with_small(15, 0.251)), sparse(with_small(15, 0.249)), WARNING, NOTE
+        zeros.partial_zeros, sparse(with_small(19, 0.251)), sparse(with_small(19, 0.249)), WARNING, NOTE
     ),
     "many tiny weights": Edge(
         zeros.partial_zeros, sparse(with_small(31, 0.04)), sparse(with_small(30, 0.04)), WARNING, NOTE

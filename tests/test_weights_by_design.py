@@ -46,9 +46,18 @@ def test_rows_of_tables_and_heads_may_be_zero(tensors: dict[str, NDArray], units
     assert [each.evidence["units"] for each in findings_of(disconnected_units, build_checkpoint(tensors))] == units
 
 
-def test_a_table_with_rows_of_zeros_lacks_words() -> None:
-    (finding,) = findings_of(disconnected_units, build_checkpoint({"q_table.weight": zeroed(50, [7, 8])}))
-    assert finding.message == "2 rows of 50 are exactly zero: words without a vector"
+@pytest.mark.parametrize(
+    ("name", "message", "severity"),
+    [
+        ("embedding", "words without a vector", Severity.WARNING),
+        ("q_table", "rows never in use", Severity.NOTE),
+        ("first_order", "rows never in use", Severity.NOTE),
+    ],
+)
+def test_rows_of_zeros_are_words_without_a_vector_or_never_in_use(name: str, message: str, severity: Severity) -> None:
+    checkpoint = build_checkpoint({f"{name}.weight": zeroed(50, [7, 8])})
+    (finding,) = findings_of(disconnected_units, checkpoint)
+    assert (finding.message, finding.severity) == (f"2 rows of 50 are exactly zero: {message}", severity)
 
 
 @pytest.mark.parametrize(("values", "found"), [([2.0], 0), ([-2.0, 2.0], 0), ([1.9], 1), ([2.0, 1.9], 1)])

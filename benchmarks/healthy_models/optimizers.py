@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from benchmarks.healthy_models import matrix_optimizers, vector_optimizers
+from benchmarks.healthy_models import matrix_optimizers, momentum_optimizers, vector_optimizers
 from benchmarks.healthy_models.collection import healthy
 from benchmarks.healthy_models.residuals import fixup_network
 from tests.zoo.saving import lightning, several_optimizers, training_state
@@ -42,6 +42,15 @@ SINGLE: dict[str, MakeOptimizer] = {
     "apollo": lambda model: matrix_optimizers.Apollo(model.parameters(), lr=3e-3),
     "shampoo": lambda model: matrix_optimizers.Shampoo(model.parameters(), lr=0.1),
     "soap": lambda model: matrix_optimizers.Soap(model.parameters(), lr=3e-3),
+    "lamb": lambda model: momentum_optimizers.Lamb(model.parameters(), lr=1e-2),
+    "lars": lambda model: momentum_optimizers.Lars(model.parameters(), lr=0.3),
+    "ada_belief": lambda model: momentum_optimizers.AdaBelief(model.parameters(), lr=2e-3),
+    "adan": lambda model: momentum_optimizers.Adan(model.parameters(), lr=2e-3),
+    "ad_ema_mix": lambda model: momentum_optimizers.AdEmaMix(model.parameters(), lr=1e-3),
+    "sophia": lambda model: momentum_optimizers.Sophia(model.parameters(), lr=1e-3),
+    "came": lambda model: momentum_optimizers.Came(model.parameters(), lr=1e-3),
+    "quantized_adam": lambda model: momentum_optimizers.QuantizedAdam(model.parameters(), lr=2e-3),
+    "lookahead": lambda model: momentum_optimizers.Lookahead(model.parameters(), lr=4e-3),
 }
 
 

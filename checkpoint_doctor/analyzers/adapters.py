@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
-from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.layers import DENSE, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.text import shown
@@ -23,7 +23,8 @@ def no_op_adapter(checkpoint: Checkpoint) -> Iterator[Finding]:
 
     When it is normal:
         Before the first update: the second factor starts at zero. A second adapter whose training has not begun is not
-        reported beside a trained one.
+        reported beside a trained one. In a file that holds the adapted model as well, and no optimizer, a fresh adapter
+        may be there for the next training: a note.
 
     What to do:
         Check that the optimizer holds the adapter's parameters and that they require gradients, that the adapter was
@@ -48,7 +49,7 @@ def no_op_adapter(checkpoint: Checkpoint) -> Iterator[Finding]:
         has_turn = any(_was_any_trained(layer, checkpoint) is not False for layer in adapters[name])
         if len(no_ops) < len(adapters) and not has_turn:
             continue  # its training has not begun
-        yield _report(name, adapters[name], steps)
+        yield _report(name, adapters[name], steps, is_alone=not _holds_adapted(adapters[name], checkpoint))
 
 
 def _adapter_name(layer: Layer) -> str:
@@ -68,14 +69,23 @@ def _was_any_trained(layer: Layer, checkpoint: Checkpoint) -> bool | None:
     return True if True in answers else None if None in answers else False
 
 
-def _report(name: str, layers: list[Layer], steps: int | None) -> Finding:
+def _holds_adapted(layers: list[Layer], checkpoint: Checkpoint) -> bool:
+    """True where the file also holds the layer that a factor is added to."""
+    modules = {layer.name.partition(".lora")[0] for layer in layers}
+    return any(
+        layer.kind in DENSE and (layer.name in modules or layer.name.rpartition(".")[0] in modules)
+        for layer in checkpoint.layers
+    )
+
+
+def _report(name: str, layers: list[Layer], steps: int | None, *, is_alone: bool) -> Finding:
     which = f"the adapter {shown(name)}" if name else "the adapter"
     factors = f"all {len(layers):,} second factors (lora_B) are" if len(layers) > 1 else "its second factor (lora_B) is"
     when = f"after {steps:,} updates" if steps else "and the file does not tell whether it was trained"
     return no_op_adapter.finding(
         f"{which} changes nothing: {factors} exactly zero, {when}",
         layers[0] if len(layers) == 1 else None,
-        severity=Severity.ERROR if steps else None,
+        severity=Severity.ERROR if steps else Severity.WARNING if is_alone else Severity.NOTE,
         evidence={
             "adapter": name,
             "tensors": [layer.tensors["lora_B"].name for layer in layers],

@@ -17,10 +17,11 @@ from checkpoint_doctor.analyzers._evidence.model_inputs import (
     possible_sources,
     reads_model_inputs,
 )
-from checkpoint_doctor.analyzers._evidence.readers import input_weight
+from checkpoint_doctor.analyzers._evidence.readers import count_units, input_weight
+from checkpoint_doctor.analyzers._evidence.tables import may_be_table
 from checkpoint_doctor.analyzers._repairs.recycling import recycle
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
-from checkpoint_doctor.layers import WITH_UNITS, Kind
+from checkpoint_doctor.layers import FEEDFORWARD, WITH_UNITS, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.text import estimate, quantity
@@ -48,7 +49,9 @@ def dormant_units(
 
     When it is normal:
         ReLU networks of off-policy agents usually have dormant units: in published DQN, DDPG and SAC agents that play
-        well, 13 to 76 % are dormant. A unit that responds to rare inputs only may be dormant between two of them.
+        well, 13 to 76 % are dormant. A unit that responds to rare inputs only may be dormant between two of them. Where
+        no layer is known to read the units, those that never received a gradient may be masked outputs, or rows of a
+        table that were never looked up: a note.
 
     What to do:
         Dead ReLUs: lower the learning rate or the replay ratio, put a layer norm before the activation, or use an
@@ -74,7 +77,7 @@ def dormant_units(
     if share < note or not _is_training_recorded(layer, activity, checkpoint, ratio):
         return
     causes = find_inactivity_causes(layer, activity, checkpoint, ratio)
-    severity = Severity.WARNING if share >= warning else Severity.NOTE
+    severity = Severity.WARNING if share >= warning and not _may_be_unread(layer, activity) else Severity.NOTE
     if share >= error and causes is not None and not causes.readers_are_inactive:
         # Where the readers are inactive too, the cause is not in this layer.
         severity = Severity.ERROR
@@ -137,6 +140,13 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) ->
         if sources
         else "Check these inputs in the data: they were constantly zero, or masked. Their weights are untrained.",
     )
+
+
+def _may_be_unread(layer: Layer, activity: GradientActivity) -> bool:
+    """True where idle units may be rows that were never looked up, or outputs that a mask leaves unread."""
+    if layer.kind in FEEDFORWARD and not layer.followers and not activity.stopped.any():
+        return True
+    return may_be_table(layer)
 
 
 def _has_lifted_moments(layer: Layer, checkpoint: Checkpoint) -> bool:

@@ -111,7 +111,7 @@ def empty_tensor(checkpoint: Checkpoint) -> Iterator[Finding]:
     Why it matters:
         DeepSpeed's ZeRO stage 3 leaves placeholders of shape [0] where the weights live on other ranks. Loaded for
         inference, such a file fails or, with ``strict=False``, silently keeps random weights. Where all weights are
-        placeholders, the file gets one finding.
+        placeholders, the file gets one finding, a warning: it belongs to files that hold the weights.
 
     When it is normal:
         A layer without inputs or units, such as ``Linear(0, 32)``, has a weight of several dimensions with a 0 among
@@ -137,6 +137,7 @@ def empty_tensor(checkpoint: Checkpoint) -> Iterator[Finding]:
             f"none of its {len(names):,} weights has elements ({_enumerate(names)}): they are placeholders, as "
             "ZeRO stage 3 leaves them, and not the weights",
             checkpoint,
+            severity=Severity.WARNING,
             evidence={"tensors": names},
             advice="Gather the weights before saving: run zero_to_fp32.py in the checkpoint's folder.",
         )

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import numpy as np
 
 from checkpoint_doctor.analyzers._evidence.activations import ZERO_AT_ZERO, activation_of
 from checkpoint_doctor.analyzers._evidence.replaced_moments import find_replaced
+from checkpoint_doctor.analyzers._evidence.tables import is_table
 from checkpoint_doctor.analyzers._learned_weights import learned_weights
 from checkpoint_doctor.analyzers._repairs.recycling import recycle
-from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight
-from checkpoint_doctor.analyzers._zeros.causes import Cause
+from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight, is_padded_head
+from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
-from checkpoint_doctor.analyzers._zeros.sparsity import NOTICEABLE, is_pruned, scattered_zeros
+from checkpoint_doctor.analyzers._zeros.sparsity import NOTICEABLE, describe_sparsity, is_pruned, scattered_zeros
+from checkpoint_doctor.analyzers._zeros.waiting import WAITING, may_wait
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
-from checkpoint_doctor.layers import PROJECTIONS, RECURRENT, Kind
+from checkpoint_doctor.layers import FEEDFORWARD, PROJECTIONS, RECURRENT, Kind
 from checkpoint_doctor.layers.init_rules import OUTPUT_LIMIT, draw_uniform, fill
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.text import quantity
 
 _SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
-
-_TABLE = re.compile(
-    r"(?i)emb|lookup|vocab|(^|[._])(q_?(table|values)?|rel(ative)?_?pos\w*|users?|items?|entit\w+|tokens?|words?"
-    r"|\w*_?(table|factors?|vectors?))([._]|$)"
-)
-"""Names of tables whose rows are looked up by an index."""
 
 
 @rule(
@@ -52,8 +47,10 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
     When it is normal:
         Structured pruning cuts units off in most layers, and where single weights are pruned, some units lose all of
         theirs (notes). An embedding's padding row is zero, and so are rows that fill up its table or a head to a
-        multiple of 8; pretrained word vectors may lack words, which should be checked. Units recycled as in ReDo have
-        zero outgoing columns until the next updates. Grouped and masked layers have zero blocks by design.
+        power of two; pretrained word vectors may lack words, which should be checked. Rows of a table that were never
+        looked up, and outgoing columns of units that were never active, are still zero where the layer started at zero
+        (notes), and so are units without incoming weights, bias and outgoing weights: they were removed. Units recycled
+        as in ReDo have zero outgoing columns until the next updates. Grouped and masked layers have zero blocks.
 
     What to do:
         Find what wrote the zeros. Where the units' output is certain to be 0 (no bias, a known activation), ``ckdoc fix
@@ -64,8 +61,8 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
     References:
         Sokar et al. 2302.12902 (ReDo); in 111 published agents no weight is exactly 0.0.
     """
-    if layer.kind is Kind.EMBEDDING or _is_table(layer):
-        yield from _judge_embedding(layer)
+    if is_table(layer, checkpoint):
+        yield from _judge_table(layer, checkpoint)
         return
     if layer.kind not in PROJECTIONS:
         return
@@ -78,14 +75,15 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
 def _find_zero_rows(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, pruned: float) -> Iterator[Finding]:
     rows = tensor.statistics.zero_rows.tolist()
     # Zero rows of a tied embedding are padding, or words without a vector.
-    if not rows or _is_tied_to_embedding(tensor, checkpoint) or _is_padded_head(layer, tensor, rows):
+    if not rows or _is_tied_to_embedding(tensor, checkpoint) or is_padded_head(layer, tensor, rows):
         return
     judged, why = judge_zeros(tensor, checkpoint, layer, tensor.statistics.zero_rows)
     yield disconnected_units.finding(
         f"{quantity(len(rows), 'unit')} of {tensor.shape[0]:,} {'has' if len(rows) == 1 else 'have'} no incoming "
         f"weights: {why.sentence}",
         tensor,
-        severity=_severity(checkpoint, tensor, pruned),
+        severity=_severity(layer, checkpoint, tensor, pruned, why)
+        or (Severity.NOTE if _are_removed(layer, rows, checkpoint) else None),
         evidence={"units": rows, "layer_units": tensor.shape[0], "side": "incoming", "cause": why.cause.value},
         repairs=_recycle_constant(layer, tensor, rows, checkpoint),
         advice=why.advice if judged else "",
@@ -97,12 +95,19 @@ def _find_zero_columns(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, pru
     # The columns of a first layer are inputs of the model and not units; NET006 is about them.
     if not columns or (layer.previous is None and layer.kind not in RECURRENT):
         return
-    are_recycled = _are_recycled(tensor, columns, checkpoint)
+    why = explain_zeros(tensor, checkpoint, layer=layer)
+    before = checkpoint.layer_by_name.get(layer.previous or "")
+    is_harmless = (
+        # The last layer of a branch may start at zero, and then keeps the columns of units that were never active.
+        (layer.kind in FEEDFORWARD and not layer.followers and why.cause is not Cause.OVERWRITTEN)
+        or _are_recycled(tensor, columns, checkpoint)
+        or (before is not None and _are_removed(before, columns, checkpoint))
+    )
     yield disconnected_units.finding(
         f"{quantity(len(columns), 'unit')} of {tensor.shape[1]:,} that this layer reads "
         f"{'has' if len(columns) == 1 else 'have'} no outgoing weights here",
         tensor,
-        severity=Severity.NOTE if are_recycled else _severity(checkpoint, tensor, pruned),
+        severity=Severity.NOTE if is_harmless else _severity(layer, checkpoint, tensor, pruned, why),
         evidence={"units": columns, "layer_units": tensor.shape[1], "side": "outgoing"},
     )
 
@@ -115,16 +120,15 @@ def _recycle_constant(layer: Layer, tensor: Tensor, rows: list[int], checkpoint:
     return recycle(layer, zero_units, checkpoint)
 
 
-def _is_table(layer: Layer) -> bool:
-    """True for an embedding that has the shape of a linear layer: nothing before it, no bias, the name of a table."""
-    is_alone = layer.kind is Kind.LINEAR and layer.bias is None and layer.previous is None and not layer.followers
-    return is_alone and _TABLE.search(layer.name) is not None
-
-
-def _is_padded_head(layer: Layer, tensor: Tensor, rows: list[int]) -> bool:
-    """True where the zero rows of a head are its last ones and fill it up to a multiple of 8."""
-    count = tensor.shape[0]
-    return layer.is_output and count % 8 == 0 and len(rows) < count / 2 and rows[0] == count - len(rows)
+def _are_removed(layer: Layer, units: list[int], checkpoint: Checkpoint) -> bool:
+    """True where units have neither incoming weights nor a bias nor outgoing weights: they were pruned as a whole."""
+    weight, bias = layer.weight, layer.bias
+    readers = [checkpoint.layer_by_name[name].weight for name in layer.followers]
+    if weight is None or layer.transposed or not readers:
+        return False
+    if not set(units) <= set(weight.statistics.zero_rows.tolist()) or (bias is not None and bias.array[units].any()):
+        return False
+    return all(each is not None and set(units) <= set(each.statistics.zero_columns.tolist()) for each in readers)
 
 
 def _is_tied_to_embedding(tensor: Tensor, checkpoint: Checkpoint) -> bool:
@@ -144,9 +148,12 @@ def _are_recycled(tensor: Tensor, columns: list[int], checkpoint: Checkpoint) ->
     return replaced is not None and bool(replaced[columns].all())
 
 
-def _severity(checkpoint: Checkpoint, tensor: Tensor, pruned: float) -> Severity | None:
-    """Return a note where most weights have zero units, or scattered zeros, as after pruning."""
-    if scattered_zeros(tensor)[1] >= NOTICEABLE and is_pruned(checkpoint):
+def _severity(
+    layer: Layer, checkpoint: Checkpoint, tensor: Tensor, pruned: float, why: ZeroEvidence
+) -> Severity | None:
+    """Return a note where most weights have zero units, or the tensor has scattered zeros that were made on purpose."""
+    scattered = scattered_zeros(tensor)[1] >= NOTICEABLE
+    if scattered and (is_pruned(checkpoint) or describe_sparsity(tensor, layer, checkpoint, why)):
         return Severity.NOTE
     weights = [each for layer in checkpoint.layers if layer.kind in PROJECTIONS for each in learned_weights(layer)]
     cut = sum(bool(len(each.statistics.zero_rows) or len(each.statistics.zero_columns)) for each in weights)
@@ -154,7 +161,7 @@ def _severity(checkpoint: Checkpoint, tensor: Tensor, pruned: float) -> Severity
     return Severity.NOTE if is_cut_everywhere and tensor.statistics.zero_fraction < 0.95 else None
 
 
-def _judge_embedding(layer: Layer) -> Iterator[Finding]:
+def _judge_table(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     for tensor in learned_weights(layer):
         rows = tensor.statistics.zero_rows.tolist()
         last = tensor.shape[0] - 1
@@ -166,10 +173,17 @@ def _judge_embedding(layer: Layer) -> Iterator[Finding]:
         if rows in ([0], [1], [2], [3], [0, 1]):
             rows.clear()
         if rows:
+            why = explain_zeros(tensor, checkpoint, rows, layer=layer)
+            # Tables of other things than words often start at zero: values of states, weights of hashed features.
+            may_be_initial = layer.kind is not Kind.EMBEDDING or tensor.shape[1] == 1
+            is_harmless = why.cause in (Cause.NEVER_TRAINED, Cause.STEP_0) or (
+                why.cause is Cause.UNKNOWN and may_be_initial
+            )
             yield disconnected_units.finding(
-                f"{quantity(len(rows), 'row')} of {tensor.shape[0]:,} are exactly zero: words without a vector",
+                f"{quantity(len(rows), 'row')} of {tensor.shape[0]:,} are exactly zero: "
+                + ("rows never in use" if is_harmless else "words without a vector"),
                 tensor,
-                severity=Severity.NOTE if len(rows) == 1 else None,
+                severity=Severity.NOTE if len(rows) == 1 or is_harmless else None,
                 evidence={"units": rows, "layer_units": tensor.shape[0], "side": "incoming"},
             )
 
@@ -183,7 +197,9 @@ def zero_output_layer(layer: Layer, checkpoint: Checkpoint, *, limit: float = OU
         on. A head that is still zero after training never received a gradient, or was overwritten.
 
     When it is normal:
-        Before the first update, with zero-initialised heads (DiT, µP readouts, ControlNet, ARS).
+        Before the first update, with zero-initialised heads (DiT, µP readouts, ControlNet, ARS). Where no optimizer
+        tells more, a zero head beside others is a note: its turn may come later. It is a warning where the layers that
+        it alone reads were trained, and where it is the only head.
 
     What to do:
         Remove the cause that the message names: is the head's output part of the loss, is it detached, is the head
@@ -202,13 +218,15 @@ def zero_output_layer(layer: Layer, checkpoint: Checkpoint, *, limit: float = OU
         severity = Severity.ERROR
     if severity is None or (why.cause is not Cause.OVERWRITTEN and explain_zero_weight(weight)):
         return
+    waits = why.cause is Cause.UNKNOWN and may_wait(layer, checkpoint)
     repairs = [Repair(weight.name, f"uniform(-{limit}, {limit})", draw_uniform(limit))]
     if layer.bias is not None and layer.bias.is_floating:
         repairs.append(Repair(layer.bias.name, "0", fill(0.0)))
     yield zero_output_layer.finding(
-        f"all {weight.size:,} weights of this output layer are exactly zero: {why.sentence}",
+        f"all {weight.size:,} weights of this output layer are exactly zero: {why.sentence}"
+        + (f"; {WAITING}" if waits else ""),
         weight,
-        severity=severity,
+        severity=Severity.NOTE if waits else severity,
         evidence={
             "zero_fraction": 1.0,
             "cause": why.cause.value,

@@ -39,8 +39,9 @@ def norm_gain_zeros(layer: Layer, checkpoint: Checkpoint, *, error: float = 0.30
     When it is normal:
         In RMSNorms that store the gain minus one (Gemma, Qwen3-Next). The last BatchNorm of a residual block starts at
         zero with ``zero_init_residual``. Networks pruned by network slimming have zeros in most of their BatchNorms,
-        which is a note. BatchNorm channels whose gain and bias both decayed to zero are dead; a share of them below
-        ``error`` is a note.
+        which is a note; so is a single one whose other gains a penalty has brought below a quarter. BatchNorm channels
+        whose gain and bias both decayed to zero are dead; a share of them below ``error`` is a note. A BatchNorm that
+        never saw a batch waits for its use: a note.
 
     What to do:
         Find what wrote the zeros. Exclude norms from pruning and weight decay. ``ckdoc fix`` sets the zero entries to
@@ -62,8 +63,9 @@ def norm_gain_zeros(layer: Layer, checkpoint: Checkpoint, *, error: float = 0.30
         return
     overwritten = why.cause is Cause.OVERWRITTEN
     slimmed = _is_slimmed(checkpoint)
-    decayed = layer.kind is Kind.BATCH_NORM and share < error and (_is_decayed(layer) or _shrinks_gradually(gain))
-    if not overwritten and ((slimmed and layer.kind is Kind.BATCH_NORM) or decayed):
+    decayed = share < error and (_is_decayed(layer) or _shrinks_gradually(gain))
+    is_harmless = _is_penalized(gain) or (not overwritten and (slimmed or decayed or _never_used(layer)))
+    if layer.kind is Kind.BATCH_NORM and is_harmless:
         severity = Severity.NOTE
     else:
         severity = Severity.ERROR if overwritten and share >= error else Severity.WARNING
@@ -97,6 +99,19 @@ def _is_zero_centred(layer: Layer, checkpoint: Checkpoint) -> bool:
 def _is_around_zero(gain: Tensor) -> bool:
     values = gain.array[gain.array != 0].astype(np.float64)
     return bool(values.size) and median(np.abs(values)) < 0.5 and bool((values < 0).any())
+
+
+def _is_penalized(gain: Tensor, limit: float = 0.25) -> bool:
+    """True where the median of the other gains is far below 1 too: a penalty shrinks all, and zeros are its end."""
+    values = np.abs(gain.array[gain.array != 0].astype(np.float64))
+    return bool(values.size) and float(np.median(values)) < limit
+
+
+def _never_used(layer: Layer) -> bool:
+    """True where the running statistics are the initial ones and no batch was counted."""
+    variance, counter = layer.tensors.get("running_var"), layer.tensors.get("num_batches_tracked")
+    is_initial = variance is not None and variance.statistics.minimum == variance.statistics.maximum == 1
+    return is_initial and is_zero(layer.tensors.get("running_mean")) and (counter is None or is_zero(counter))
 
 
 def _shrinks_gradually(gain: Tensor) -> bool:

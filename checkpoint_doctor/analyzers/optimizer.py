@@ -15,6 +15,7 @@ from checkpoint_doctor.analyzers._untrained_branches import (
     training_of_tensors,
     untrained_branches,
 )
+from checkpoint_doctor.analyzers._unused_parts import explain_unused
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
 from checkpoint_doctor.checkpoint.moment_decay import second_moment_correction
 from checkpoint_doctor.layers.init_rules import fill
@@ -50,7 +51,10 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
         usual reasons are a branch that is detached from the loss, and an extractor that was frozen and never unfrozen.
 
     When it is normal:
-        Backbones that are frozen on purpose. Target networks, TRPO's policy and the target half in DQN files before 2.4
+        Parts that are left out for a reason are notes that name it: a frozen backbone, whose values are not initial
+        ones; heads, experts, adapters and norms of domains beside others of their kind that were trained; a value
+        network beside a cloned policy; mask tokens, poolers and offsets; the recurrent weight of a backward direction
+        of which only the last step is read. Target networks, TRPO's policy and the target half in DQN files before 2.4
         are in their optimizer but never updated by it; they are not reported. Neither are settings stored as
         parameters: integers and single numbers without state (bit widths, shifts, thresholds of quantized training).
 
@@ -79,13 +83,15 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
         if len(tensors) == 1 and is_explained_elsewhere(tensors[0], checkpoint):
             continue
         stateless = [name for name in names if not checkpoint.moments[name].state]
+        reason = explain_unused(branch, names, checkpoint, was_tensor_trained)
         how = "it received no gradient" if len(stateless) == len(names) else "every gradient was exactly zero"
         after = f" in {steps:,} updates" if steps else ""
         subject = branch if len(names) == 1 else f"{branch} ({len(names)} tensors)"
         yield untrained_tensor.finding(
             f"{subject} was never trained{after} although {optimizer.name} holds it and trained {trained} others: "
-            f"{how}",
+            f"{how}" + (f"; {reason}" if reason else ""),
             tensors[0] if len(tensors) == 1 else checkpoint.layer_by_name.get(branch),
+            severity=Severity.NOTE if reason else None,
             evidence={
                 "cause": "never trained",
                 "optimizer": optimizer.name,
@@ -94,7 +100,7 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
                 "without_state": stateless,
                 "updates": steps or None,
             },
-            advice=_NO_GRADIENT if stateless else _ZERO_GRADIENT,
+            advice="" if reason else _NO_GRADIENT if stateless else _ZERO_GRADIENT,
         )
 
 

@@ -118,8 +118,8 @@ def target_network(checkpoint: Checkpoint, *, unrelated: float = 0.2) -> Iterato
         check that the update of the target network is called, on the right pair of networks.
 
     References:
-        Mnih et al. 2015; Lillicrap et al. 1509.02971. ``unrelated`` is the cosine between the weights of both networks:
-        two random networks have 0, and 11 target networks of published agents 0.9995 and more.
+        Mnih et al. 2015; Lillicrap et al. 1509.02971. ``unrelated`` is the median cosine between the matrices of both
+        networks: two random networks have 0, and 11 target networks of published agents 0.9995 and more.
     """
     pairs = _pairs_by_component(checkpoint)
     if not pairs or checkpoint.is_untrained:
@@ -162,19 +162,21 @@ def _describe_never_synced(checkpoint: Checkpoint) -> str:
 
 
 def _cosine(checkpoint: Checkpoint, names: Mapping[str, str]) -> float | None:
-    """Return the cosine between all weight matrices of a target network and its online network."""
-    product = squares = other_squares = 0.0
+    """Return the median of the cosines between a target network's matrices and those of its online network.
+
+    The median, since some matrices may be noise that each network draws for itself (NoisyNet).
+    """
+    cosines = []
     for target_name, online_name in names.items():
         target, online = checkpoint.by_name[target_name], checkpoint.by_name[online_name]
         if len(target.shape) < 2 or target.statistics.nonfinite or online.statistics.nonfinite:
             continue
         left, right = (each.array.astype(np.float64).reshape(-1) for each in (target, online))
         with np.errstate(over="ignore", invalid="ignore"):
-            product += float(left @ right)
-            squares += float(left @ left)
-            other_squares += float(right @ right)
-    length = (squares * other_squares) ** 0.5
-    return product / length if 0 < length < inf else None
+            length = (float(left @ left) * float(right @ right)) ** 0.5
+            if 0 < length < inf:
+                cosines.append(float(left @ right) / length)
+    return float(np.median(cosines)) if cosines else None
 
 
 @rule("POL004", "twin-critics", Severity.WARNING, on=Checkpoint, part=("critics",))

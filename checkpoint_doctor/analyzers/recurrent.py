@@ -12,6 +12,7 @@ from checkpoint_doctor.analyzers._repairs.gates import gate_biases, gate_rows, r
 from checkpoint_doctor.analyzers._zeros.biases import ZeroBias, find_zero_biases
 from checkpoint_doctor.analyzers._zeros.causes import Cause
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
+from checkpoint_doctor.analyzers._zeros.waiting import may_be_fixed
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import RECURRENT, SIGMOID_GATES, Kind
 from checkpoint_doctor.layers.init_rules import BIAS_LIMIT, FORGET_BIAS, fill, within
@@ -48,7 +49,8 @@ def forget_gate_bias(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
 
     When it is normal:
         Before the first update, in code that sets all biases to zero. TensorFlow 1 stores zero and adds 1.0 when it
-        computes the gate.
+        computes the gate. Without an optimizer in the file, it is a note where the layer's weights are initial draws
+        and others are not: it is fixed, or not in use yet.
 
     What to do:
         Initialise the forget-gate bias to 1.0. ``ckdoc fix`` makes the effective bias exactly 1.0 (1.0 in ``bias_ih``,
@@ -66,6 +68,8 @@ def forget_gate_bias(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     severity, why = judge_zeros(biases[0], checkpoint, layer, rows)
     if severity is None:
         return
+    if why.cause is Cause.UNKNOWN and may_be_fixed(layer, checkpoint):
+        severity = Severity.NOTE
     values = (FORGET_BIAS, 0.0)
     yield forget_gate_bias.finding(
         f"the forget-gate bias is exactly zero in all {rows.stop - rows.start:,} units: {why.sentence}",

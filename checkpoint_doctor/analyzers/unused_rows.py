@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.gradient_activity import unit_activity
 from checkpoint_doctor.analyzers._evidence.training import untouched_level
+from checkpoint_doctor.analyzers._zeros.by_design import is_padded_head
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import FEEDFORWARD, RECURRENT, Kind
 from checkpoint_doctor.plugins.rule import rule
@@ -70,7 +71,9 @@ def unused_rows(
         unused = _without_gradient(layer.weight, checkpoint, ratio, of_columns=False)
         if unused is not None and len(unused) > 1:
             rows = np.flatnonzero(unused).tolist()
-            severity = Severity.WARNING if len(rows) >= head * len(unused) else Severity.NOTE
+            zero_rows = layer.weight.statistics.zero_rows.tolist()
+            is_padding = rows == zero_rows and is_padded_head(layer, layer.weight, rows)
+            severity = Severity.WARNING if len(rows) >= head * len(unused) and not is_padding else Severity.NOTE
             yield from _report(layer.weight, rows, len(unused), "output", severity, checkpoint, _HEAD_ADVICE)
     elif layer.kind in RECURRENT:
         yield from _judge_recurrent(layer, checkpoint, ratio, recurrent)

@@ -12,6 +12,7 @@ from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight
 from checkpoint_doctor.analyzers._zeros.causes import Cause
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._zeros.sparsity import describe_sparsity, scattered_zeros
+from checkpoint_doctor.analyzers._zeros.waiting import UNTRAINED, WAITING, may_wait
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import DENSE, RECURRENT
 from checkpoint_doctor.layers.init_rules import BIAS_LIMIT
@@ -28,7 +29,10 @@ def zero_weights(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
 
     When it is normal:
         In layers that start at zero by design: LoRA's second factor, ControlNet's zero convolutions, adaLN-Zero,
-        ReZero, zero-initialised readouts, and in ARS. NET003 is about output heads.
+        ReZero, zero-initialised readouts, and in ARS. Where no optimizer tells more, a zero weight at the end of a
+        branch is a note as long as nothing shows that the branch was ever in use. It is a warning inside a chain, where
+        the layers behind it see a constant; where the layers before it were trained, since no gradient passes through a
+        zero weight; and where it may be the only head. NET003 is about output heads.
 
     What to do:
         Look for code that writes the layer: a reset, pruning, a load that filled in missing keys. ``ckdoc fix
@@ -46,10 +50,12 @@ def zero_weights(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         severity, why = judge_zeros(tensor, checkpoint, layer)
         if severity is None or (severity is not Severity.ERROR and explain_zero_weight(tensor)):
             continue
+        waits = why.cause is Cause.UNKNOWN and may_wait(layer, checkpoint)
         yield zero_weights.finding(
-            f"{_all_of_them(tensor.size, 'weight', 'weights')} exactly zero: {why.sentence}",
+            f"{_all_of_them(tensor.size, 'weight', 'weights')} exactly zero: {why.sentence}"
+            + (f"; {WAITING}" if waits else ""),
             tensor,
-            severity=severity,
+            severity=Severity.NOTE if waits else severity,
             evidence={"zero_fraction": 1.0, "cause": why.cause.value, "updates": why.updates},
             repairs=reinitialise(tensor, layer, checkpoint),
             advice=why.advice,
@@ -112,7 +118,8 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
         not in the optimizer), or something overwrote it with zeros. The optimizer's second moment shows which.
         Overwritten is an error. Never trained is a warning where the layer's weights were trained; where they were not,
         the zeros are initial values, and OPT001 reports the whole part. Without an optimizer in the file, it is a
-        warning.
+        warning beside weights that were trained, and a note where the weights are still orthogonal, uniform or normal
+        draws while others were trained: that part is fixed, or waits for its turn.
 
     When it is normal:
         Before the first update, where biases start at zero (SB3's on-policy algorithms). Norm biases, key biases of
@@ -132,8 +139,10 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
     for each in find_zero_biases(checkpoint):
         if each.layer.kind in RECURRENT:
             continue
+        waits = each.severity is Severity.NOTE
         yield zero_bias.finding(
-            f"{_all_of_them(each.tensor.size, 'bias', 'biases')} exactly zero: {each.why.sentence}",
+            f"{_all_of_them(each.tensor.size, 'bias', 'biases')} exactly zero: {each.why.sentence}"
+            + (f"; {UNTRAINED}" if waits else ""),
             each.tensor,
             severity=each.severity,
             evidence={
@@ -182,7 +191,8 @@ def bias_collapse(checkpoint: Checkpoint, *, share: float = 0.5, fewest: int = 3
         for role in layer.tensors
         if role.startswith("bias")
     )
-    collapsed = list(_collapsed_biases(list(find_zero_biases(checkpoint)), biases, share))
+    zero_biases = [each for each in find_zero_biases(checkpoint) if each.severity > Severity.NOTE]
+    collapsed = list(_collapsed_biases(zero_biases, biases, share))
     if len(collapsed) < fewest:
         return
     worst = max(collapsed, key=lambda each: each.severity)

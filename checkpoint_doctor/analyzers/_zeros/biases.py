@@ -9,6 +9,7 @@ from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_bias
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_transformers, is_drawn_orthogonally
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
+from checkpoint_doctor.analyzers._zeros.waiting import may_be_fixed
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import DENSE
 from checkpoint_doctor.layers.init_rules import OUTPUT_LIMIT
@@ -39,8 +40,10 @@ def find_zero_biases(checkpoint: Checkpoint) -> Iterator[ZeroBias]:
                 continue
             if why.cause is Cause.UNKNOWN:
                 is_fresh = is_drawn_orthogonally(checkpoint) if is_fresh is None else is_fresh
-                if is_fresh:
-                    continue
+                if is_fresh or is_zero(layer.weight):
+                    continue  # a zero weight has a finding of its own
+                if may_be_fixed(layer, checkpoint):
+                    severity = Severity.NOTE
             yield ZeroBias(layer, tensor, severity, why)
 
 

@@ -65,6 +65,17 @@ def is_fixed_transform(tensor: Tensor) -> bool:
     return re.search(_FIXED_TRANSFORM, tensor.name, re.IGNORECASE) is not None
 
 
+def is_padded_head(layer: Layer, tensor: Tensor, rows: list[int]) -> bool:
+    """True where the zero rows of a head are its last ones and fill it up to a multiple of 8 or a larger power of 2."""
+    count = tensor.shape[0]
+    if not rows or not layer.is_output:
+        return False
+    multiple = 8
+    while multiple <= len(rows):
+        multiple *= 2
+    return count % multiple == 0 and rows[0] == count - len(rows)
+
+
 def explain_zero_weight(tensor: Tensor) -> str | None:
     """Return the reason why a weight may be exactly zero by design, ``None`` where none is known."""
     return _look_up(tensor.name, _BY_DESIGN)

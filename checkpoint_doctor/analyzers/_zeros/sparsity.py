@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoint_doctor.analyzers._zeros.by_design import is_fixed_transform
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import PROJECTIONS
@@ -18,9 +19,10 @@ NOTICEABLE = 0.05
 """Share of scattered zeros from which a weight counts as pruned."""
 
 
-FEW_SMALL = 0.05
+FEW_SMALL = 0.0625
 """Share of the other weights below a quarter of their median, below which small weights were pruned. It is 13.4 % of a
-normal distribution, 12.5 % of a uniform one, more of heavier tails, and zeros at random places do not change it."""
+normal distribution, 12.5 % of a uniform one, more of heavier tails, and zeros at random places do not change it. This
+is half of the least, since weights that are trained on after pruning spread a little."""
 
 MANY_TINY = 0.10
 """Share of the other weights below a twentieth of their median, above which a penalty shrank them towards zero. It is
@@ -58,6 +60,8 @@ def describe_sparsity(tensor: Tensor, layer: Layer, checkpoint: Checkpoint, why:
         return "most of the model's weights have scattered zeros, as after pruning"
     if why.cause is Cause.NEVER_TRAINED:
         return "the zero entries never received a gradient while the others did: a fixed mask"
+    if is_fixed_transform(tensor):
+        return "by its name it is a transform that is computed and not learned"
     if is_fixed(tensor, checkpoint):
         return "no optimizer holds it while they hold others: it is fixed"
     if tensor.size > 1 << 26:

@@ -220,13 +220,25 @@ def _proves_mismatch(slots: Sequence[Shape | None], parameters: Sequence[Tensor]
     """Return whether a state cannot belong to the parameter at its position, whatever the optimizer.
 
     Optimizers with low-rank, sparse or flat state (GaLore, APOLLO, SPAM) keep less than the parameter's shape, or
-    another number of axes, and keep vectors as they are.
+    another number of axes, and keep vectors as they are. Others (Amos) keep one number for each row or column.
     """
+    if _are_reduced(slots, parameters):
+        return False
     return any(
         len(shape) == len(tensor.shape)
         and (len(shape) == 1 or any(a > b for a, b in zip(shape, tensor.shape, strict=True)))
         for shape, tensor in zip(slots, parameters, strict=False)
         if shape is not None and shape != tensor.shape
+    )
+
+
+def _are_reduced(slots: Sequence[Shape | None], parameters: Sequence[Tensor]) -> bool:
+    """Return whether every state has the axes of its parameter, some of them reduced to 1 in all matrices."""
+    pairs = [(shape, tensor.shape) for shape, tensor in zip(slots, parameters, strict=False) if shape is not None]
+    are_reduced = (shape != whole for shape, whole in pairs if len(whole) > 1 and max(whole) > 1)
+    return all(are_reduced) and all(
+        len(shape) == len(whole) and all(a in (1, b) for a, b in zip(shape, whole, strict=True))
+        for shape, whole in pairs
     )
 
 

@@ -1,0 +1,109 @@
+"""Zeros of unknown cause: whether the file's values show that something is wrong, or they may be initial values.
+
+Many layers start at zero on purpose and stay so until they are used: heads of later tasks, adapters, experts, residual
+branches, gates. Without an optimizer in the file, the values around the zeros are all that can tell. No gradient passes
+through a zero weight, so layers before it that were trained show that it was not zero then.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_default, shows_training
+from checkpoint_doctor.analyzers._zeros.severity import is_zero
+from checkpoint_doctor.checkpoint import Checkpoint, Layer
+from checkpoint_doctor.layers import DENSE, FEEDFORWARD
+
+WAITING = "nothing in the file shows that it was ever in use"
+"""Why the zeros of a waiting layer are no illness, as a clause that can follow another one."""
+
+UNTRAINED = "its weights show no training either"
+"""The same for the zero bias of a layer that is fixed, or not in use yet."""
+
+_ATTENTION_PART = re.compile(r"(?i)(^|[._])(q|k|v|o|query|key|value|out|output|qkv|to_\w+|c)(_?(proj|lin|linear))?\d*$")
+"""Last parts of names of an attention's layers, which have equal shapes and work one after the other."""
+
+
+def may_wait(layer: Layer, checkpoint: Checkpoint) -> bool:
+    """Tell whether a layer whose weight is zero may have these zeros from its initialisation, for want of use.
+
+    Not so inside a chain, nor where it may be the only head of the file: a model with a constant output is not in use.
+    Nor where a layer before it, or another one of its module, was trained: its gradients came through this weight.
+    """
+    if _is_second_factor(layer, checkpoint):
+        return True
+    others = [each for each in checkpoint.layers if each is not layer and _is_live(each)]
+    if layer.followers or not any(each.is_output or _are_siblings(layer, each) for each in others):
+        return False
+    return not any(shows_training(each) for each in _trained_through(layer, checkpoint))
+
+
+def may_be_fixed(layer: Layer, checkpoint: Checkpoint) -> bool:
+    """Tell whether a zero bias may be an initial value in a part that is not trained: fixed, or not in use yet.
+
+    The weights of the layer and of those that it is linked with are still initial draws, and those of other layers are
+    not. Where other untrained layers have biases that were drawn as PyTorch draws them, this one should have been drawn
+    too. A layer that is too small to tell goes with other layers that are fixed. A small linear layer alone in its file
+    tells nothing.
+    """
+    online = checkpoint.online_tensors.get(layer.weight.name if layer.weight is not None else "")
+    if online is not None:
+        return may_be_fixed(checkpoint.layer_of[online], checkpoint)  # a target network is a copy
+    layers = [each for each in checkpoint.layers if each.kind in DENSE and _is_live(each)]
+    chain, fixed = _chain(layer, checkpoint), [each for each in layers if shows_training(each) is False]
+    if any(shows_training(each) for each in chain) or any(map(is_drawn_by_default, fixed)):
+        return False
+    if any(each in fixed for each in chain):
+        return len(fixed) < len(layers)
+    is_alone = layers == [layer] and layer.kind in FEEDFORWARD
+    return is_alone or (len(chain) == 1 and any(is_zero(each.bias) for each in fixed))
+
+
+def _chain(layer: Layer, checkpoint: Checkpoint) -> list[Layer]:
+    """Return a layer and those that it is linked with, over others too."""
+    found = [layer]
+    for each in found:
+        names = [name for name in (each.previous, *each.followers) if name]
+        found += [near for name in names if (near := checkpoint.layer_by_name[name]) not in found]
+    return found
+
+
+def _trained_through(layer: Layer, checkpoint: Checkpoint) -> Iterator[Layer]:
+    """Yield the layers whose gradients come through this one alone, as far as names and shapes show it."""
+    before = checkpoint.layer_by_name.get(layer.previous or "")
+    reader = layer
+    while before is not None and before.followers == (reader.name,):
+        yield before
+        reader, before = before, checkpoint.layer_by_name.get(before.previous or "")
+    if layer.name.rpartition(".")[2].isdigit():
+        return
+    for other in checkpoint.layers:
+        if other is not layer and _parent(other) == _parent(layer) != "" and not _are_siblings(layer, other):
+            yield other
+
+
+def _are_siblings(layer: Layer, other: Layer) -> bool:
+    """True for parallel layers of one module: of equal shapes, and no parts of an attention."""
+    if layer.weight is None or other.weight is None or layer.weight.shape != other.weight.shape:
+        return False
+    are_parts = _ATTENTION_PART.search(layer.name) and _ATTENTION_PART.search(other.name)
+    return _parent(layer) == _parent(other) != "" and not are_parts
+
+
+def _is_second_factor(layer: Layer, checkpoint: Checkpoint) -> bool:
+    """True for the ``…_B`` of an adapter whose first factor, ``…_A``, has as many rows as it has columns."""
+    first = checkpoint.layer_by_name.get(f"{layer.name[:-2]}_A") if layer.name.endswith("_B") else None
+    if first is None or first.weight is None or layer.weight is None:
+        return False
+    return shows_training(first) is not True and first.weight.shape[0] == layer.weight.shape[1]
+
+
+def _parent(layer: Layer) -> str:
+    return layer.name.rpartition(".")[0]
+
+
+def _is_live(layer: Layer) -> bool:
+    """True for a layer with a weight matrix that is not zero."""
+    weights = [each for role, each in layer.tensors.items() if role.startswith("weight") and len(each.shape) > 1]
+    return any(not is_zero(each) for each in weights)
