@@ -6,6 +6,7 @@ from benchmarks.sabotage_kinds import (
     initialization,
     inputs,
     learning_rates,
+    leftovers,
     no_gradient,
     norms,
     optimization,
@@ -14,6 +15,8 @@ from benchmarks.sabotage_kinds import (
     resuming,
     rows,
     saving,
+    settings,
+    unreached,
     values,
 )
 from benchmarks.sabotage_kinds.pairs import DECOYS, KINDS, Decoy, Kind, Pair
@@ -29,6 +32,7 @@ __all__ = [
     "initialization",
     "inputs",
     "learning_rates",
+    "leftovers",
     "no_gradient",
     "norms",
     "optimization",
@@ -37,5 +41,7 @@ __all__ = [
     "resuming",
     "rows",
     "saving",
+    "settings",
+    "unreached",
     "values",
 ]
