@@ -15,6 +15,7 @@ FAMILIES = {
     "RNN": "recurrent gates",
     "NET": "weights as a network",
     "OPT": "optimizer state",
+    "RES": "what a run needs to go on",
     "HYP": "hyperparameters",
     "POL": "the reinforcement learning policy",
     "TRD": "a series of checkpoints",
