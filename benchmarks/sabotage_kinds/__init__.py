@@ -18,6 +18,7 @@ from benchmarks.sabotage_kinds import (
     settings,
     unreached,
     values,
+    variants,
 )
 from benchmarks.sabotage_kinds.pairs import DECOYS, KINDS, Decoy, Kind, Pair
 
@@ -44,4 +45,5 @@ __all__ = [
     "settings",
     "unreached",
     "values",
+    "variants",
 ]
