@@ -181,7 +181,8 @@ def run(pattern: str, folder: Path) -> Iterator[Outcome]:
     """Yield what is said about each kind and decoy whose name, subject or cause matches a pattern."""
     catalogue = discover()
     for kind in KINDS.values():
-        if any(fnmatch.fnmatch(word, pattern) for word in (kind.name, kind.subject, kind.cause)):
+        is_chosen = any(fnmatch.fnmatch(word, pattern) for word in (kind.name, kind.subject, kind.cause))
+        if is_chosen and not kind.not_visible:
             yield run_kind(kind, folder, catalogue)
     for decoy in DECOYS.values():
         if any(fnmatch.fnmatch(word, pattern) for word in (decoy.name, "decoys")):
@@ -217,6 +218,8 @@ def print_totals(outcomes: Sequence[Outcome]) -> float:
     twins = [each.name for each in kinds if each.alarms]
     decoys = [each.name for each in outcomes if not each.seen]
     alarmed = [each.name for each in outcomes if not each.seen and each.alarms]
+    hidden = [f"{each.name} ({each.not_visible})" for each in KINDS.values() if each.not_visible]
+    print(f"not visible in the file, and not counted: {', '.join(hidden) or 'none'}")
     print(f"healthy twins with alarms: {len(twins)} of {len(kinds)}: {', '.join(twins) or 'none'}")
     print(f"decoys with alarms: {len(alarmed)} of {len(decoys)}: {', '.join(alarmed) or 'none'}")
     return share

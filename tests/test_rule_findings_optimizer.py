@@ -209,7 +209,7 @@ SPOKEN: Mapping[str, tuple[Rule, Checkpoint, Severity, str | None, dict[str, Any
     ),
     "gradients below epsilon": (
         optimizer.epsilon_dominated, scaled(1e-12, 1e-12, 1.0, eps=1e-8), NOTE, None,
-        {"optimizer": "optimizer", "share": 2 / 3, "epsilon": 1e-8,
+        {"optimizer": "optimizer", "component": None, "share": 2 / 3, "epsilon": 1e-8,
          "effective_step": np.sqrt((2 * 1e-4**2 + 1) / 3)},
     ),
 }  # fmt: skip

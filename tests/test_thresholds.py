@@ -14,12 +14,17 @@ from numpy.typing import NDArray
 from checkpoint_doctor.analyzers import (
     copies,
     gradients,
+    initial_values,
     inputs,
     network,
     normalization,
     optimizer,
+    optimizer_settings,
     policy,
     recurrent,
+    resuming,
+    schedules,
+    second_moments,
     step_sizes,
     unused_rows,
     values,
@@ -27,7 +32,7 @@ from checkpoint_doctor.analyzers import (
     zeros,
 )
 from checkpoint_doctor.analyzers import dormant_units as silence
-from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.checkpoint import Checkpoint, Content, Part
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity
@@ -341,6 +346,84 @@ def with_unused_states(count: int) -> Checkpoint:
     return trained(lstm(), second={"lstm.weight_hh_l0": squares})
 
 
+def smaller_than_its_step(share: float) -> Checkpoint:
+    """A matrix whose RMS is this share of its last update, beside one of ordinary size."""
+    step = 0.01 * (1 - 0.999**1000) ** 0.5 / (1 - 0.9**1000)
+    options = {"lr": 0.01, "betas": (0.9, 0.999), "eps": 0.0}
+    return trained(stack(same((8, 8), share * step), draw(4, 8)), optimizer_options=options)
+
+
+def initial(*shape: int) -> NDArray:
+    """A weight that is evenly spread within ±1/√fan_in."""
+    limit = shape[1] ** -0.5
+    values: NDArray = np.random.default_rng(0).permutation(np.linspace(-limit, limit, shape[0] * shape[1]))
+    return values.reshape(shape).astype(np.float32)
+
+
+def with_initial_target(updates: int) -> Checkpoint:
+    """A target network as initialised, whose online network has grown by half."""
+    target = initial(64, 64)
+    online = {"critic.qf0.0.weight": 1.5 * target}
+    state = {name: {"step": updates, "exp_avg": each, "exp_avg_sq": each**2} for name, each in online.items()}
+    return build_checkpoint({**online, "critic_target.qf0.0.weight": target}, optimizer=state)
+
+
+def with_small_gradients(step: float, epsilon: float = 1e-8) -> Checkpoint:
+    """Gradients so far below ε that Adam's steps are this share of the learning rate."""
+    correction = 1 - 0.999**1000
+    ratio = step / correction**0.5 * (1 - 0.9**1000)
+    squares = np.full((8, 8), (ratio * epsilon / (1 - step)) ** 2 * correction)
+    options = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": epsilon}
+    return trained(stack(draw(8, 8)), second={"net.0.weight": squares}, optimizer_options=options)
+
+
+def with_lost_squares(count: int) -> Checkpoint:
+    """A hundred first moments in float16, so many of which have a second moment of zero."""
+    squares = np.ones(100, np.float16)
+    squares[:count] = 0
+    state = {"step": 300, "exp_avg": np.ones((10, 10), np.float16), "exp_avg_sq": squares.reshape(10, 10)}
+    return build_checkpoint(stack(draw(10, 10)), optimizer={"net.0.weight": state})
+
+
+def with_bias_gradient(norm: float) -> Checkpoint:
+    """A layer under whose bias gradients have this norm, and a million times that under its weight."""
+    squares = np.full(4, norm**2 * (1 - 0.999**1000) / 4)
+    second = {"net.0.bias": squares, "net.0.weight": np.full((4, 4), 1e12 * squares[0])}
+    return trained(stack(draw(4, 4)) | {"net.0.bias": draw(4)}, second=second)
+
+
+def with_initial_weight(outside: int, steps: int = 1000) -> Checkpoint:
+    """A weight as initialised beside one of which so many entries have left the initial interval."""
+    return trained(stack(initial(16, 16), with_entries(initial(16, 16), *[0.5] * outside)), step=steps)
+
+
+def with_options(kind: str | None = None, **options: Any) -> Checkpoint:
+    """An optimizer with these settings; one of an agent where no kind is given."""
+    settings = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, **options}
+    if kind == "SGD":
+        del settings["betas"]
+    agent = {"format": "sb3", "algorithm": "PPO"} if kind is None else {"optimizer_kind": kind}
+    return trained(stack(draw(8, 8)), optimizer_options=settings, **agent)
+
+
+def with_schedule(rate: float) -> Checkpoint:
+    """An exponential schedule that has lowered the learning rate from 1 to this."""
+    fields = {"gamma": 0.9, "base_lrs": [1.0], "last_epoch": 1000, "_step_count": 1001, "_last_lr": [rate]}
+    options = {"lr": rate, "betas": (0.9, 0.999), "eps": 1e-8}
+    parts = [Part("scheduler", Content.SCHEDULER, fields)]
+    return trained(stack(draw(8, 8)), optimizer_options=options, parts=parts)
+
+
+def with_counter(count: int) -> Checkpoint:
+    """An optimizer of ten updates in a file that counts so many steps."""
+    return trained(stack(draw(8, 8)), step=10, counters={"step": count})
+
+
+def with_loss_scale(scale: float) -> Checkpoint:
+    parts = [Part("scaler", Content.LOSS_SCALER, {"scale": scale, "growth_factor": 2.0})]
+    return build_checkpoint(stack(draw(8, 8)), parts=parts)
+
+
 @dataclass(frozen=True)
 class Edge:
     """A limit from both sides."""
@@ -362,8 +445,15 @@ class Edge:
 EDGES: Mapping[str, Edge] = {
     # Values
     "gain": Edge(
-        values.exploded_values, stack(same((16, 16), 50)), stack(same((16, 16), 50.01)), WARNING,
+        values.exploded_values, stack(same((4, 10_000), 2)), stack(same((4, 10_000), 2.001)), WARNING,
         option="gain", moved=201,
+    ),
+    "wide": Edge(
+        values.exploded_values, stack(same((16, 225), 4)), stack(same((16, 226), 4)), WARNING,
+        option="wide", moved=60.5,
+    ),
+    "wide beyond what code scales": Edge(
+        values.exploded_values, stack(same((16, 900), 3)), stack(same((16, 900), 3.01)), WARNING
     ),
     "largest weight": Edge(
         values.exploded_values,
@@ -417,6 +507,10 @@ EDGES: Mapping[str, Edge] = {
     "all but one vanished": Edge(
         weight_scale.vanished_values,
         stack(same((8, 8), 1e-9), draw(4, 8)), stack(same((8, 8), 1e-9), same((4, 8), 1e-9)), ERROR, WARNING,
+    ),
+    "smaller than its last step": Edge(
+        weight_scale.vanished_values, smaller_than_its_step(0.0101), smaller_than_its_step(0.0099), WARNING,
+        option="steps", moved=0.0098,
     ),
     "steps of a grid": Edge(
         weight_scale.gridded_values, stack(on_coarse_grid(257), draw(8, 16)),
@@ -594,6 +688,10 @@ EDGES: Mapping[str, Edge] = {
     ),
     "unrelated target network": Edge(
         policy.target_network, with_target(0.201), with_target(0.199), ERROR, option="unrelated", moved=0.198
+    ),
+    "updates until a target should have followed": Edge(
+        policy.target_network, with_initial_target(99), with_initial_target(100), WARNING,
+        option="least_updates", moved=101,
     ),
     # Gates
     "saturated gates": Edge(
@@ -773,6 +871,63 @@ EDGES: Mapping[str, Edge] = {
         optimizer.epsilon_dominated, with_gradients_below_epsilon(50), with_gradients_below_epsilon(51), NOTE,
         option="share", moved=0.52,
     ),
+    "steps too small to learn": Edge(
+        optimizer.epsilon_dominated, with_small_gradients(1.01e-3), with_small_gradients(0.99e-3), WARNING, NOTE,
+        option="step", moved=0.98e-3,
+    ),
+    "an epsilon that slows down": Edge(
+        optimizer.epsilon_dominated, with_small_gradients(0.015, 0.0099), with_small_gradients(0.015, 0.01), WARNING,
+        NOTE, option="large", moved=0.011,
+    ),
+    "squares that underflowed": Edge(
+        second_moments.second_moment_underflow, with_lost_squares(49), with_lost_squares(50), WARNING,
+        option="share", moved=0.51,
+    ),
+    "gradients of biases": Edge(
+        second_moments.gradient_scale, with_bias_gradient(0.999e4), with_bias_gradient(1.001e4), WARNING,
+        option="largest", moved=1.002e4,
+    ),
+    "entries that should have left the initial interval": Edge(
+        initial_values.initial_values, with_initial_weight(9), with_initial_weight(10), WARNING,
+        option="expected", moved=11,
+    ),
+    "updates until weights should have left it": Edge(
+        initial_values.initial_values, with_initial_weight(40, 49), with_initial_weight(40, 50), WARNING,
+        option="least_updates", moved=51,
+    ),
+    # Settings, and what a run needs to go on
+    "learning rate of an agent": Edge(
+        optimizer_settings.learning_rate_range, with_options(lr=5e-3), with_options(lr=5.01e-3), WARNING,
+        option="agent", moved=5.02e-3,
+    ),
+    "learning rate of Adam": Edge(
+        optimizer_settings.learning_rate_range, with_options("Adam", lr=0.1), with_options("Adam", lr=0.1001), WARNING,
+        option="adam", moved=0.1002,
+    ),
+    "momentum": Edge(
+        optimizer_settings.adam_betas, with_options("SGD", momentum=0.998), with_options("SGD", momentum=0.999),
+        WARNING, option="momentum", moved=0.9991,
+    ),
+    "shrinkage by weight decay": Edge(
+        optimizer_settings.strong_weight_decay, with_options("AdamW", lr=0.01, weight_decay=1.99),
+        with_options("AdamW", lr=0.01, weight_decay=2.01), WARNING, option="largest", moved=0.0202,
+    ),
+    "weight decay inside of the gradient": Edge(
+        optimizer_settings.strong_weight_decay, with_options("Adam", weight_decay=0.99),
+        with_options("Adam", weight_decay=1.0), WARNING, option="penalty", moved=1.01,
+    ),
+    "collapsed learning rate": Edge(
+        schedules.schedule_mismatch, with_schedule(1.01e-6), with_schedule(0.99e-6), WARNING,
+        option="collapsed", moved=0.98e-6,
+    ),
+    "batches for each update": Edge(
+        resuming.moments_out_of_step, with_counter(1280), with_counter(1281), WARNING, option="accumulated", moved=129
+    ),
+    "collapsed loss scale": Edge(
+        resuming.loss_scale_collapsed, with_loss_scale(1.01e-3), with_loss_scale(0.99e-3), ERROR, WARNING,
+        option="certain", moved=0.98e-3,
+    ),
+    "loss scale below one": Edge(resuming.loss_scale_collapsed, with_loss_scale(1.0), with_loss_scale(0.99), WARNING),
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from benchmarks.sabotage_kinds import (
     initialization,
     inputs,
     learning_rates,
+    leftovers,
     no_gradient,
     norms,
     optimization,
@@ -14,7 +15,10 @@ from benchmarks.sabotage_kinds import (
     resuming,
     rows,
     saving,
+    settings,
+    unreached,
     values,
+    variants,
 )
 from benchmarks.sabotage_kinds.pairs import DECOYS, KINDS, Decoy, Kind, Pair
 
@@ -29,6 +33,7 @@ __all__ = [
     "initialization",
     "inputs",
     "learning_rates",
+    "leftovers",
     "no_gradient",
     "norms",
     "optimization",
@@ -37,5 +42,8 @@ __all__ = [
     "resuming",
     "rows",
     "saving",
+    "settings",
+    "unreached",
     "values",
+    "variants",
 ]

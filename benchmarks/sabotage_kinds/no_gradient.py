@@ -111,8 +111,13 @@ def loss_scale_at_its_minimum(folder: Path) -> Pair:
     return save_pair(folder, ill, train_with_loss_scaler(REGRESSION, 0), "scaler", "optimizer")
 
 
-def train_adversaries(for_generator: str = "generator", for_discriminator: str = "discriminator") -> Content:
-    """Train a generator against a discriminator, with optimizers over the parts that are named."""
+def train_adversaries(
+    for_generator: str = "generator", for_discriminator: str = "discriminator", *, detach: bool = False
+) -> Content:
+    """Train a generator against a discriminator, with optimizers over the parts that are named.
+
+    With ``detach``, the generator's own loss is of samples without a gradient.
+    """
     torch.manual_seed(0)
     pair, mixing = AdversarialPair(), torch.tensor([[1.0, 0.6], [0.0, 0.5]])
     optimizers = {
@@ -129,7 +134,7 @@ def train_adversaries(for_generator: str = "generator", for_discriminator: str =
         told_apart.mean().backward()
         optimizers["optimizer_d"].step()
         optimizers["optimizer_g"].zero_grad()
-        functional.softplus(-pair.discriminator(fake)).mean().backward()
+        functional.softplus(-pair.discriminator(fake.detach() if detach else fake)).mean().backward()
         optimizers["optimizer_g"].step()
     states = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
     return deepcopy({"model": pair.state_dict(), **states, "step": 250})

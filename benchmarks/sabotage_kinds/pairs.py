@@ -37,6 +37,8 @@ class Kind:
     """What was done, and what in the file tells."""
     make: Callable[[Path], Pair]
     """Writes both files into a folder."""
+    not_visible: str = ""
+    """Why nobody can tell from the file, where that is so: the kind is then listed and not counted."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,13 @@ KINDS: dict[str, Kind] = {}
 DECOYS: dict[str, Decoy] = {}
 
 
-def kind(cause: str) -> Callable[[Callable[[Path], Pair]], Callable[[Path], Pair]]:
+def kind(cause: str, *, not_visible: str = "") -> Callable[[Callable[[Path], Pair]], Callable[[Path], Pair]]:
     """Add a function to the kinds, under its own name."""
 
     def add(make: Callable[[Path], Pair]) -> Callable[[Path], Pair]:
         name = make.__name__.replace("_", "-")
         fact = " ".join((make.__doc__ or "").split())
-        KINDS[name] = Kind(name, cause, make.__module__.rpartition(".")[2], fact, make)
+        KINDS[name] = Kind(name, cause, make.__module__.rpartition(".")[2], fact, make, not_visible)
         return make
 
     return add

@@ -17,7 +17,7 @@ from checkpoint_doctor.analyzers._evidence.model_inputs import (
     possible_sources,
     reads_model_inputs,
 )
-from checkpoint_doctor.analyzers._evidence.readers import count_units, input_weight
+from checkpoint_doctor.analyzers._evidence.readers import input_weight
 from checkpoint_doctor.analyzers._evidence.tables import may_be_table
 from checkpoint_doctor.analyzers._repairs.recycling import recycle
 from checkpoint_doctor.checkpoint import Checkpoint, Layer

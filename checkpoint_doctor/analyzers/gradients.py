@@ -9,7 +9,9 @@ from checkpoint_doctor.analyzers._evidence.absent_gradients import (
     holds_decay_alone,
     holds_no_gradient,
     keeps_state,
+    updates_without_gradient,
 )
+from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
@@ -18,7 +20,7 @@ from checkpoint_doctor.text import quantity
 
 @rule("OPT006", "no-gradient", Severity.ERROR, on=Checkpoint, part=("optimizer", "cause"))
 def no_gradient(checkpoint: Checkpoint, *, least_updates: int = 10) -> Iterator[Finding]:
-    """An optimizer received no gradient at all, or made no update, although the file counts steps.
+    """An optimizer received no gradient, or made no update, although the file counts steps.
 
     Why it matters:
         Nothing was learned: the parameters are the initial ones, or were changed by weight decay alone. The run looks
@@ -27,7 +29,7 @@ def no_gradient(checkpoint: Checkpoint, *, least_updates: int = 10) -> Iterator[
     When it is normal:
         In a checkpoint from before the first update. SGD without momentum has no state and is not judged. An optimizer
         for a part that is trained later, or a file whose optimizer state was removed to save space, has no state: a
-        warning.
+        warning. Gradients that stopped are a warning as well: a hinge loss is 0 once all samples are on their side.
 
     What to do:
         Moments that are exactly zero: look for ``zero_grad`` between ``backward`` and ``step``, a detached loss, a loss
@@ -38,7 +40,9 @@ def no_gradient(checkpoint: Checkpoint, *, least_updates: int = 10) -> Iterator[
     References:
         PyTorch's optimizers create the state of a parameter at its first gradient. A second moment decays by a factor
         and does not reach zero again, so that exactly zero means that every gradient was exactly zero. Of 208 public
-        repositories with checkpoints, 8 publish agents without a single update, with up to 504,000 timesteps.
+        repositories with checkpoints, 8 publish agents without a single update, with up to 504,000 timesteps. Stopped:
+        |m|/√v is below 1e-4 in every entry of every tensor, while it is 0.04 or more somewhere in 340 optimizers of
+        healthy and published models.
         ``least_updates``: in fewer than ten updates, gradients may be zero by chance.
     """
     if _never_started(checkpoint):
@@ -57,6 +61,8 @@ def no_gradient(checkpoint: Checkpoint, *, least_updates: int = 10) -> Iterator[
                 yield _without_gradient(optimizer, steps, "all moments are exactly zero")
             elif steps >= least_updates and holds_decay_alone(optimizer, checkpoint):
                 yield _without_gradient(optimizer, steps, "all first moments are weight decay alone, λ·w")
+            elif steps >= least_updates and not has_lifted_moments(optimizer):
+                yield from _stopped(optimizer)
         elif optimizer.parameters and keeps_state(optimizer):
             yield from _without_state(optimizer, checkpoint, least_updates)
 
@@ -84,6 +90,25 @@ def _without_gradient(optimizer: Optimizer, steps: int, how: str) -> Finding:
         },
         advice="Look for zero_grad between backward and step, a detached loss, a factor of zero, a saturated output.",
     )
+
+
+def _stopped(optimizer: Optimizer) -> Iterator[Finding]:
+    """Yield a finding where gradients came, and no tensor receives any more."""
+    silence = updates_without_gradient(optimizer)
+    if silence:
+        yield no_gradient.finding(
+            f"no parameter of {optimizer.name} has received a gradient for about {silence:,} updates or more; they did "
+            "before",
+            severity=Severity.WARNING,
+            evidence={
+                "cause": "stopped",
+                "optimizer": optimizer.name,
+                "updates": silence,
+                "parameters": len(optimizer.parameters),
+                "tensors": [moments.tensor for moments in optimizer.parameters if moments.tensor],
+            },
+            advice="Look at the output: a ReLU or a saturated sigmoid behind it, a loss that is 0 or constant.",
+        )
 
 
 def _without_state(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: int) -> Iterator[Finding]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import sqrt
+from statistics import median
 
 from checkpoint_doctor.analyzers._evidence.moments import (
     effective_step,
     implied_gradient_norm,
+    relative_step,
 )
 from checkpoint_doctor.analyzers._untrained_branches import (
     find_left_out,
@@ -28,6 +31,12 @@ _CLIP_SETTINGS = ("max_grad_norm", "gradient_clip_val", "clip_grad_norm", "grad_
 
 _FEWEST_UNNAMED = 2
 """Parameters without name and state from which they are reported: one alone may be a setting stored as a parameter."""
+
+_NEARLY_ALL = 0.9
+"""Share of gradients below ε from which the optimizer no longer adapts at all."""
+_SLOW = 0.02
+"""Steps in units of the learning rate below which a large ε has slowed a training down."""
+_FEWEST_UPDATES = 50
 
 _NO_GRADIENT = (
     "If it should learn, look for requires_grad=False, .detach(), torch.no_grad(), or a loss that does not use it."
@@ -252,8 +261,10 @@ def clip_saturated(optimizer: Optimizer, checkpoint: Checkpoint, *, tolerance: f
         )
 
 
-@rule("OPT005", "epsilon-dominated", Severity.NOTE, on=Optimizer, part=("optimizer",), worse=("share",))
-def epsilon_dominated(optimizer: Optimizer, *, share: float = 0.5) -> Iterator[Finding]:
+@rule("OPT005", "epsilon-dominated", Severity.NOTE, on=Optimizer, part=("optimizer", "component"), worse=("share",))
+def epsilon_dominated(
+    optimizer: Optimizer, checkpoint: Checkpoint, *, share: float = 0.5, step: float = 1e-3, large: float = 0.01
+) -> Iterator[Finding]:
     """Most gradients are smaller than the optimizer's ε: it no longer adapts, and its steps shrink.
 
     Why it matters:
@@ -270,23 +281,68 @@ def epsilon_dominated(optimizer: Optimizer, *, share: float = 0.5) -> Iterator[F
     References:
         In 500 steps with a learning rate of 1e-3 and ε of 1e-5, gradients of scale 1 change a parameter by 0.358, of
         1e-3 by 0.356, of 1e-5 by 0.209, of 1e-6 by 0.044. Only entries that receive gradients are counted. ``share`` is
-        the part of them that must be below ε.
+        the part of them that must be below ε. Steps of 340 optimizers of healthy and published models are 0.004 to 3 of
+        the learning rate; it is a warning where they are below ``step``, or below 0.02 with an ε of ``large`` or more,
+        in the whole optimizer or in one component whose siblings take all of a clipped gradient.
     """
     below = _share_below_epsilon(optimizer)
-    if below is None or below <= share:
+    if below is not None and below <= share:
+        below = None
+    if below is None or below < _NEARLY_ALL:
+        yield from _starved_components(optimizer, checkpoint, step)
+    if below is None:
         return
-    step = effective_step(optimizer)
-    size = "" if step is None else f"; its steps are {step:.2g} of the learning rate on average"
+    size_of_step = effective_step(optimizer)
+    size = "" if size_of_step is None else f"; its steps are {size_of_step:.2g} of the learning rate on average"
     epsilons = [rate for group in optimizer.groups if (rate := _number(group.options.get("eps")))]
+    limit = _SLOW if max(epsilons) >= large else step
+    is_stopping = size_of_step is not None and below >= _NEARLY_ALL and size_of_step < limit
     yield epsilon_dominated.finding(
         f"{below:.0%} of the gradients in {optimizer.name} are smaller than its ε of {max(epsilons):g}{size}",
+        severity=Severity.WARNING if is_stopping else None,
         evidence={
             "optimizer": optimizer.name,
+            "component": None,
             "share": below,
             "epsilon": max(epsilons),
-            "effective_step": step,
+            "effective_step": size_of_step,
         },
+        advice="Lower ε, or look for what makes the gradients so small: a clip, a loss weight." if is_stopping else "",
     )
+
+
+def _starved_components(optimizer: Optimizer, checkpoint: Checkpoint, smallest: float) -> Iterator[Finding]:
+    """Yield a finding for each component that makes no steps to speak of while another one of the optimizer does."""
+    steps: dict[str, list[float]] = {}
+    tensors: dict[str, list[str]] = {}
+    for moments in optimizer.parameters:
+        tensor = checkpoint.by_name.get(moments.tensor or "")
+        if tensor is None or len(tensor.shape) < 2 or (moments.step or 0) < _FEWEST_UPDATES:
+            continue
+        relative = relative_step(moments, optimizer)
+        if relative:
+            component = checkpoint.layer_of[tensor.name].component
+            steps.setdefault(component, []).append(relative)
+            tensors.setdefault(component, []).append(tensor.name)
+    fastest = max((median(values) for values in steps.values()), default=0.0)
+    for component, values in steps.items():
+        names = set(tensors[component])
+        own = tuple(moments for moments in optimizer.parameters if moments.tensor in names)
+        below = _share_below_epsilon(replace(optimizer, parameters=own))
+        if component and len(values) > 1 and median(values) < smallest <= fastest / 10 and (below or 0) >= _NEARLY_ALL:
+            yield epsilon_dominated.finding(
+                f"gradients of {component} are smaller than ε: its steps are {median(values):.2g} of the learning "
+                f"rate, while those of other components are {fastest:.2g}",
+                severity=Severity.WARNING,
+                evidence={
+                    "optimizer": optimizer.name,
+                    "component": component,
+                    "tensors": tensors[component],
+                    "share": below,
+                    "effective_step": median(values),
+                },
+                advice="Another loss takes the whole clipped gradient: scale rewards or targets, or weigh the losses.",
+            )
 
 
 def _share_below_epsilon(optimizer: Optimizer) -> float | None:

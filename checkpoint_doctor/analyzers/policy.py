@@ -8,6 +8,7 @@ from math import exp, inf, isnan, log10
 
 import numpy as np
 
+from checkpoint_doctor.analyzers._evidence.initial_copies import is_still_initial, name_of_average
 from checkpoint_doctor.checkpoint import Checkpoint, Tensor
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
@@ -103,7 +104,7 @@ def entropy_coefficient(checkpoint: Checkpoint, *, smallest: float = 1e-6, large
 
 
 @rule("POL003", "target-network", Severity.WARNING, on=Checkpoint, part=("component",))
-def target_network(checkpoint: Checkpoint, *, unrelated: float = 0.2) -> Iterator[Finding]:
+def target_network(checkpoint: Checkpoint, *, unrelated: float = 0.2, least_updates: int = 100) -> Iterator[Finding]:
     """A target network does not follow its online network.
 
     Why it matters:
@@ -119,7 +120,9 @@ def target_network(checkpoint: Checkpoint, *, unrelated: float = 0.2) -> Iterato
 
     References:
         Mnih et al. 2015; Lillicrap et al. 1509.02971. ``unrelated`` is the median cosine between the matrices of both
-        networks: two random networks have 0, and 11 target networks of published agents 0.9995 and more.
+        networks: two random networks have 0, and 11 target networks of published agents 0.9995 and more. Still initial:
+        every entry within PyTorch's initial interval, where the online network's have left it; ``least_updates`` is the
+        number of its updates from which that is reported.
     """
     pairs = _pairs_by_component(checkpoint)
     if not pairs or checkpoint.is_untrained:
@@ -130,6 +133,18 @@ def target_network(checkpoint: Checkpoint, *, unrelated: float = 0.2) -> Iterato
             yield target_network.finding(
                 f"{component} is never updated: {never}",
                 evidence={"component": component, "cause": "never synced"},
+            )
+            continue
+        copies = [(checkpoint.by_name[target], checkpoint.by_name[online]) for target, online in names.items()]
+        updates = max((checkpoint.updates_of(online) or 0 for online in names.values()), default=0)
+        if (
+            updates >= least_updates
+            and not any(map(name_of_average, names))
+            and is_still_initial(copies, checkpoint, updates)
+        ):
+            yield target_network.finding(
+                f"{component} is still the initial network after {updates:,} updates of the network that it follows",
+                evidence={"component": component, "tensors": list(names), "updates": updates, "cause": "still initial"},
             )
             continue
         cosine = _cosine(checkpoint, names)
@@ -222,9 +237,9 @@ def _is_equal(one: Tensor, other: Tensor) -> bool:
     return bool(np.array_equal(one.array, other.array))
 
 
-@rule("HYP003", "discount", Severity.WARNING, on=Checkpoint, worse=("gamma",))
+@rule("HYP003", "discount", Severity.WARNING, on=Checkpoint, part=("setting",), worse=("gamma",))
 def discount(checkpoint: Checkpoint) -> Iterator[Finding]:
-    """The discount factor is outside 0 to 1.
+    """The discount factor, or the factor of generalised advantages, is outside 0 to 1.
 
     Why it matters:
         With a factor above 1 rewards far away count more than near ones, the sum of rewards has no limit, and value
@@ -238,7 +253,8 @@ def discount(checkpoint: Checkpoint) -> Iterator[Finding]:
         Set ``gamma`` below 1: 0.99 is the default of Stable-Baselines3, and tuned agents use 0.9 to 0.9999.
 
     References:
-        Sutton and Barto, Reinforcement Learning, 3.3. Range of tuned settings: RL Baselines3 Zoo.
+        Sutton and Barto, Reinforcement Learning, 3.3; Schulman et al. 1506.02438 (``gae_lambda``). Range of tuned
+        settings: RL Baselines3 Zoo.
     """
     gamma = checkpoint.hyperparameters.get("gamma")
     if checkpoint.algorithm is None and _AGENT_SETTINGS.isdisjoint(checkpoint.hyperparameters):
@@ -249,5 +265,14 @@ def discount(checkpoint: Checkpoint) -> Iterator[Finding]:
             harm = "all value targets are NaN"
         yield discount.finding(
             f"gamma is {gamma:g}: {harm}",
-            evidence={"gamma": float(gamma)},
+            evidence={"setting": "gamma", "gamma": float(gamma)},
+        )
+    trace = checkpoint.hyperparameters.get("gae_lambda")
+    if isinstance(trace, (int, float)) and not isinstance(trace, bool) and not 0.0 <= trace <= 1.0:
+        harm = "errors far away count more than near ones" if trace > 1 else "errors change sign with every step"
+        if isnan(trace):
+            harm = "all advantages are NaN"
+        yield discount.finding(
+            f"gae_lambda is {trace:g}: {harm}",
+            evidence={"setting": "gae_lambda", "gae_lambda": float(trace)},
         )

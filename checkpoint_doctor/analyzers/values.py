@@ -30,6 +30,9 @@ _EXTREME = re.compile(r"(^|[._])(min|max|minimum|maximum|lowest|highest|best)(_?
 _TRUNCATION = 2.0
 """Where ``trunc_normal_`` of timm and of torch cut by default, in units of the values and not of their deviation."""
 
+_WIDE_RMS = 3.0
+"""RMS of a weight above which it is not scaled by the code around it (equalised learning rates keep it near 1)."""
+
 _MAGNITUDES = ("weight_g", "parametrizations.weight.original0")
 """Names of the magnitudes of weight normalisation, which have the shape of a matrix with one column."""
 
@@ -112,6 +115,7 @@ def exploded_values(
     gain: float = 200.0,
     weight: float = 100.0,
     vector: float = 1000.0,
+    wide: float = 60.0,
     certain: float = 1e6,
 ) -> Iterator[Finding]:
     """Values are far larger than in any trained layer.
@@ -130,9 +134,11 @@ def exploded_values(
         the gradients. A jump in one layer is an edit or a damaged file.
 
     References:
-        Measured on 111 published agents: RMS(weight)·√fan-in is 0.58 or 1.41 initially and at most 50 after
-        training, hence ``gain``; no weight exceeds 60, hence ``weight``; no bias exceeds 5.1 (key biases of published
-        language models reach several hundred, hence ``vector``). ``certain``: we know of no published model with a
+        Measured on 111 published agents: RMS(weight)·√fan-in is 0.58 or 1.41 initially and at most 50 after training,
+        hence ``gain``; no weight exceeds 60, hence ``weight``; no bias exceeds 5.1 (key biases of published language
+        models reach several hundred, hence ``vector``). ``wide``: RMS·√fan-in that no weight with an
+        RMS above 3 has in these agents and in 340 healthy models; with an RMS of 1, a wide layer may be scaled in the
+        code (equalised learning rates). ``certain``: we know of no published model with a
         trained value above 1e6.
     """
     layer, statistics = checkpoint.layer_of[tensor.name], tensor.statistics
@@ -145,10 +151,11 @@ def exploded_values(
     is_matrix = layer.kind in LEARNED_MATRICES and len(tensor.shape) > 1
     scale = statistics.norm / sqrt(statistics.count) * sqrt(_fan_in(tensor, layer)) if is_matrix else 0.0
     absolute = weight if is_matrix else vector
-    if statistics.absmax <= absolute and not (is_matrix and scale > gain):
+    is_wide = is_matrix and scale > wide and statistics.norm / sqrt(statistics.count) > _WIDE_RMS
+    if statistics.absmax <= absolute and not (is_matrix and scale > gain) and not is_wide:
         return
     message = f"values reach {statistics.absmax:,.4g}"
-    if is_matrix and scale > gain:
+    if is_wide or (is_matrix and scale > gain):
         message += f"; RMS times √fan-in is {scale:,.4g}, and below 50 in trained layers"
     yield exploded_values.finding(
         message,

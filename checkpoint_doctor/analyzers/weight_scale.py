@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import log10, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoint_doctor.analyzers._evidence.moments import largest_relative_step, relative_step
 from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.analyzers._learned_weights import all_learned_weights
 from checkpoint_doctor.checkpoint import Checkpoint, Tensor
@@ -30,7 +31,9 @@ _QUANTIZED = re.compile(r"(?i)quant|observer|zero_point|codebook|packed|(^|[._])
 
 
 @rule("VAL006", "vanished-values", Severity.WARNING, on=Checkpoint, group_by=("denormal",))
-def vanished_values(checkpoint: Checkpoint, *, gain: float = 1e-6, rms: float = 1e-8) -> Iterator[Finding]:
+def vanished_values(
+    checkpoint: Checkpoint, *, gain: float = 1e-6, rms: float = 1e-8, steps: float = 0.01
+) -> Iterator[Finding]:
     """Weights are far smaller than in any trained layer, so that the layer passes nothing on.
 
     Why it matters:
@@ -50,7 +53,9 @@ def vanished_values(checkpoint: Checkpoint, *, gain: float = 1e-6, rms: float = 
     References:
         Measured on 496 matrices of 65 published checkpoints: RMS(weight)·√fan-in is 0.043 or more and the RMS 0.0076 or
         more; the smallest is the action head of an agent, which starts at a gain of 0.01. ``gain`` and ``rms`` lie four
-        and five orders of magnitude below. IEEE 754: the smallest normal number of float32 and bfloat16 is 1.2e-38.
+        and five orders of magnitude below. ``steps``: a weight is at least about as large as its last update (learning
+        rate times the size of Adam's step); where it is a hundred times smaller, something shrank it afterwards. IEEE
+        754: the smallest normal number of float32 and bfloat16 is 1.2e-38.
     """
     weights = [each for each in all_learned_weights(checkpoint) if each.statistics.absmax > 0]
     vanished = [each for each in weights if _is_vanished(each, gain, rms)]
@@ -69,6 +74,28 @@ def vanished_values(checkpoint: Checkpoint, *, gain: float = 1e-6, rms: float = 
     elif not checkpoint.is_untrained:
         for tensor in vanished:
             yield _report_vanished(tensor, checkpoint)
+        yield from _smaller_than_their_steps([each for each in weights if each not in vanished], checkpoint, steps)
+
+
+def _smaller_than_their_steps(weights: Sequence[Tensor], checkpoint: Checkpoint, steps: float) -> Iterator[Finding]:
+    """Yield a finding for each weight that is far smaller than its last update alone must have made it."""
+    for tensor in weights:
+        moments, optimizer = checkpoint.moments.get(tensor.name), checkpoint.optimizer_of.get(tensor.name)
+        if moments is None or optimizer is None or tensor.statistics.nonfinite or not optimizer.takes_adam_steps:
+            continue
+        group = optimizer.group_of(moments.index)
+        # The bound costs nothing; the step itself reads the moments once more.
+        bound = largest_relative_step(moments, optimizer) if group else None
+        if group is None or not bound or _rms(tensor) >= steps * abs(group.learning_rate) * bound:
+            continue
+        step = abs(group.learning_rate) * (relative_step(moments, optimizer) or 0.0)
+        if _rms(tensor) < steps * step:
+            yield vanished_values.finding(
+                f"its RMS is {_rms(tensor):.2g}, but its last update alone changed it by {step:.2g}: something shrank "
+                "it after training",
+                tensor,
+                evidence={"rms": _rms(tensor), "step": step, "denormal": False, "trained": True},
+            )
 
 
 def _is_vanished(tensor: Tensor, gain: float, rms: float) -> bool:
@@ -128,6 +155,10 @@ def gridded_values(checkpoint: Checkpoint, *, steps: float = 256.0, smallest: in
     grids = {each.name: grid for each in weights if (grid := _find_grid(each, steps)) is not None}
     if not grids or _says_quantized(checkpoint):
         return
+    for each in weights:
+        # Few magnitudes alone may be a ternary weight; on the grid of the others, they were rounded with them.
+        if each.name not in grids and _has_grid_of(each, max(grids.values())):
+            grids[each.name] = max(grids.values())
     is_everywhere = len(grids) == len(weights) > 1
     coarsest, finest = max(grids.values()), min(grids.values())
     step = f"{coarsest:g}" if coarsest == finest else f"{finest:g} to {coarsest:g}"
@@ -167,6 +198,14 @@ def _find_grid(tensor: Tensor, steps: float) -> float | None:
         blocks = (np.abs(block.astype(np.float64)) for block in tensor.values.blocks(BLOCK_ELEMENTS))
         return grid if all(_is_on(block, grid, precision) for block in blocks) else None
     return None
+
+
+def _has_grid_of(tensor: Tensor, grid: float) -> bool:
+    if tensor.dtype not in ("float32", "float64") or tensor.statistics.nonfinite or not tensor.statistics.norm:
+        return False
+    precision = float(np.finfo(np.dtype(tensor.dtype)).eps)
+    blocks = (np.abs(block.astype(np.float64)) for block in tensor.values.blocks(BLOCK_ELEMENTS))
+    return all(_is_on(block, grid, precision) for block in blocks)
 
 
 def _is_on(magnitudes: NDArray, grid: float, precision: float) -> bool:

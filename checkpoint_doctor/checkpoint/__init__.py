@@ -5,7 +5,7 @@ All of them are frozen, and loaders build them; findings about them are in ``res
 """
 
 from checkpoint_doctor.checkpoint.checkpoint import Checkpoint
-from checkpoint_doctor.checkpoint.contents import Checksum, Flaw, Patch, PickledName, Skipped
+from checkpoint_doctor.checkpoint.contents import Checksum, Content, Flaw, Part, Patch, PickledName, Skipped
 from checkpoint_doctor.checkpoint.layers import Layer
 from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer, ParameterGroup
 from checkpoint_doctor.checkpoint.signals import LayerSignal
@@ -14,12 +14,14 @@ from checkpoint_doctor.checkpoint.tensors import Tensor
 __all__ = [
     "Checkpoint",
     "Checksum",
+    "Content",
     "Flaw",
     "Layer",
     "LayerSignal",
     "Moments",
     "Optimizer",
     "ParameterGroup",
+    "Part",
     "Patch",
     "PickledName",
     "Skipped",

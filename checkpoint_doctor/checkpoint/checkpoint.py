@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
-from checkpoint_doctor.checkpoint.contents import Checksum, Flaw, PickledName, Skipped
+from checkpoint_doctor.checkpoint.contents import Checksum, Flaw, Part, PickledName, Skipped
 from checkpoint_doctor.checkpoint.layers import Layer, build_layers
 from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer
 from checkpoint_doctor.checkpoint.signals import LayerSignal, read_signal
@@ -35,6 +35,10 @@ class Checkpoint:
     """Environment or training steps at the time of saving."""
     updates: int | None = None
     """Number of gradient updates, where the file records it."""
+    counters: Mapping[str, int] = field(default_factory=dict)
+    """The run's counters by the names that the file gives them: ``epoch``, ``global_step`` …"""
+    parts: tuple[Part, ...] = ()
+    """What stands under the file's keys: schedulers, loss scalers, state dicts …, as far as it was recognised."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Package to the version with which the file was saved."""
     metadata: Mapping[str, str] = field(default_factory=dict)

@@ -1,10 +1,12 @@
-"""What a loader finds out about the file itself: damage, checksums, pickled names, skipped parts, patches."""
+"""What a loader finds out about the file: damage, checksums, pickled names, its parts, what was skipped, patches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,31 @@ class PickledName:
     def qualified(self) -> str:
         """Its module and name, joined by a dot."""
         return f"{self.module}.{self.name}"
+
+
+class Content(StrEnum):
+    """What a part of a file is."""
+
+    STATE_DICT = "the state dict of a model"
+    OPTIMIZER = "the state of an optimizer"
+    SCHEDULER = "the state of a learning rate scheduler"
+    LOSS_SCALER = "the state of a loss scaler"
+    METHOD = "a bound method"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What stands under one key of a file."""
+
+    name: str
+    """The key, or the keys down to it, joined by ``/``."""
+    content: Content
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Its plain values: numbers, strings, short lists and mappings of these."""
+    keys: frozenset[str] = frozenset()
+    """The names of a state dict's tensors."""
+    type_name: str = ""
+    """The qualified name of a method."""
 
 
 @dataclass(frozen=True)

@@ -97,12 +97,19 @@ _TARGET = re.compile(
     r"(?P<private>_*)(?P<before>[a-z0-9_]*?)_?(?P<mark>target|targ|slow)(?P<number>\d*)_?(?P<after>[a-z0-9_]*)"
 )
 _AVERAGED = re.compile(
-    r"(?:(?P<before>model|net|network|unet|\w+_model)_)?(?:ema|polyak|averaged)"
+    r"(?:(?P<before>model|net|network|unet|\w+_model)_)?(?:ema|polyak|averaged?|swa)"
     r"(?:_(?P<after>model|net|network|unet|weights|state_dict))?"
 )
 
 
-_MARKED = re.compile(r"(?i)targ|slow|ema|polyak|averaged")
+_MOMENTUM_ENCODERS = {
+    "encoder_k": ("encoder_q",),
+    "key_encoder": ("query_encoder",),
+    "momentum_encoder": ("encoder", "base_encoder", "online_encoder"),
+}
+"""Encoders that follow another by a moving average (MoCo and its successors)."""
+
+_MARKED = re.compile(r"(?i)targ|slow|ema|polyak|average|swa|encoder_k|key_encoder|momentum_encoder")
 
 
 def is_target(name: str) -> bool:
@@ -138,12 +145,16 @@ def _possible_online_names(name: str) -> Iterator[str]:
         for replacement in _online_elements(element.lower()):
             before, after = name[:start], name[start + len(element) :]
             yield before + replacement + after if replacement else before + after[1:]
+            if after[1:8] == "module.":  # torch.optim.swa_utils.AveragedModel wraps the model
+                yield before + replacement + after[0] + after[8:] if replacement else before + after[8:]
         start += len(element) + 1
 
 
 @lru_cache(maxsize=8192)
 def _online_elements(element: str) -> list[str]:
     """Return possible names of a target's path element in the online network, the most likely first."""
+    if element in _MOMENTUM_ENCODERS:
+        return list(_MOMENTUM_ENCODERS[element])
     averaged = _AVERAGED.fullmatch(element)
     if averaged is not None:
         named = averaged["before"] or averaged["after"]

@@ -18,6 +18,7 @@ FAMILIES = {
     "NET": "weights as a network",
     "INP": "the model's inputs",
     "OPT": "optimizer state",
+    "RES": "what a run needs to go on",
     "HYP": "hyperparameters",
     "POL": "the reinforcement learning policy",
     "TRD": "a series of checkpoints",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, ParameterGroup, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, ParameterGroup, Part, Tensor
 from checkpoint_doctor.statistics.values import InMemory
 
 State = Mapping[str, ArrayLike]
@@ -25,6 +25,8 @@ def build_checkpoint(
     algorithm: str | None = None,
     step: int | None = None,
     updates: int | None = None,
+    counters: Mapping[str, int] | None = None,
+    parts: Sequence[Part] = (),
     path: str = "memory",
     format: str = "memory",
 ) -> Checkpoint:
@@ -42,6 +44,8 @@ def build_checkpoint(
         algorithm: the training algorithm, such as ``PPO``.
         step: environment or training steps.
         updates: number of gradient updates.
+        counters: the run's counters by the names that the file gives them.
+        parts: schedulers, loss scalers and what else stands under the file's keys.
         path: the checkpoint's path in reports.
         format: name of the loader in reports.
 
@@ -63,6 +67,8 @@ def build_checkpoint(
         algorithm=algorithm,
         step=step,
         updates=updates,
+        counters=dict(counters or {}),
+        parts=tuple(parts),
     )
 
 

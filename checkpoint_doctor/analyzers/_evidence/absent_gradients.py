@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import log, sqrt
 
 import numpy as np
 
 from checkpoint_doctor.analyzers._evidence.training import untouched_level
 from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer
+from checkpoint_doctor.checkpoint.moment_decay import decay_rates_of
+from checkpoint_doctor.statistics.moments import INACTIVE_RATIO
 
 _FEWEST_ENTRIES = 64
 """Entries below which a first moment may be parallel to the weights by chance."""
@@ -52,6 +54,29 @@ def holds_decay_alone(optimizer: Optimizer, checkpoint: Checkpoint) -> bool:
             return False
         entries += values.size
     return entries >= _FEWEST_ENTRIES
+
+
+def updates_without_gradient(optimizer: Optimizer) -> int | None:
+    """Return for how many updates no parameter has received a gradient, at least; ``None`` where one still does.
+
+    Known for optimizers with both moments, whose ratio |m|/√v decays by a known factor without gradients.
+    """
+    silent: list[int] = []
+    for moments in optimizer.parameters:
+        if not moments.state:
+            continue
+        statistics, rates = moments.statistics, decay_rates_of(moments, optimizer)
+        if statistics is None or statistics.row_ratio is None or not statistics.row_ratio.size:
+            return None
+        if statistics.nonfinite_first or statistics.nonfinite_second or rates is None or not rates.ratio:
+            return None
+        largest = float(statistics.row_ratio.max())
+        if largest >= INACTIVE_RATIO:
+            return None
+        if largest > 0:
+            updates = int(-log(largest) / rates.ratio) if rates.ratio > 0 else 0
+            silent.append(min(updates, moments.step if moments.step is not None else updates))
+    return min(silent, default=None)
 
 
 def keeps_state(optimizer: Optimizer) -> bool:

@@ -81,13 +81,17 @@ def find_initial_parameters(
         if tensor is None:
             return None
         if was_trained(tensor, checkpoint) and tensor.size:
-            sorted_ = sorted_ | _sort(tensor, checkpoint.layer_of[tensor.name])
+            sorted_ = sorted_ | sort_parameter(tensor, checkpoint.layer_of[tensor.name])
     return sorted_ if sorted_.names or sorted_.unknown or sorted_.moved else None
 
 
-def _sort(tensor: Tensor, layer: Layer) -> InitialParameters:
+def sort_parameter(tensor: Tensor, layer: Layer, *, like: Tensor | None = None) -> InitialParameters:
+    """Sort one tensor by its values, whether or not it was trained.
+
+    ``layer`` is the tensor's own, or that of the tensor ``like`` which it is a copy of.
+    """
     name, statistics = (tensor.name,), tensor.statistics
-    role = next((role for role, each in layer.tensors.items() if each is tensor), "")
+    role = next((role for role, each in layer.tensors.items() if each is (like or tensor)), "")
     low, high = statistics.minimum, statistics.maximum
     if tensor.dtype not in ("float32", "float64") or low is None or high is None or statistics.nonfinite:
         return InitialParameters(unknown=name)
@@ -99,7 +103,7 @@ def _sort(tensor: Tensor, layer: Layer) -> InitialParameters:
         )
     if role.startswith("bias") and statistics.absmax <= STILL:
         return InitialParameters(zero=name)
-    limit = _default_limit(layer) if layer.kind in WITH_UNITS else None
+    limit = default_limit(layer) if layer.kind in WITH_UNITS else None
     if limit is not None and _is_uniform(tensor, limit):
         if role.startswith("bias"):
             return InitialParameters(uniform=name)
@@ -107,7 +111,7 @@ def _sort(tensor: Tensor, layer: Layer) -> InitialParameters:
     return InitialParameters(moved=name) if role.startswith("bias") else InitialParameters(unknown=name)
 
 
-def _default_limit(layer: Layer) -> float | None:
+def default_limit(layer: Layer) -> float | None:
     """Return the limit of the uniform distribution from which PyTorch draws a layer's weights and biases.
 
     1/√fan_in (``kaiming_uniform_`` with a = √5), in recurrent layers 1/√hidden.

@@ -52,7 +52,7 @@ def relative_step(moments: Moments, optimizer: Optimizer) -> float | None:
     """
     settings = _step_settings(moments, optimizer)
     first, second = moments.state.get("exp_avg"), moments.second
-    if settings is None or first is None or second is None or not first.size:
+    if settings is None or first is None or second is None or not first.size or first.dtype.startswith("complex"):
         return None
     squares = 0.0
     for mean, square in zip(first.values.blocks(BLOCK_ELEMENTS), second.values.blocks(BLOCK_ELEMENTS), strict=True):

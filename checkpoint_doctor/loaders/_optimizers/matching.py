@@ -21,7 +21,11 @@ Shape = tuple[int, ...]
 
 BUFFER = re.compile(r"(^|[._])(running_mean|running_var|num_batches_tracked|ra_mean|ra_var|steps|position_ids)$")
 """Buffers, which no optimizer holds: BatchNorm's and BatchRenorm's statistics, BERT's positions."""
-COPY = re.compile(r"(^|[._/])(target|ema|teacher|shadow|averaged|swa)([._/]|$)|_target([._/]|$)|(^|[._/])target_", re.I)
+COPY = re.compile(
+    r"(^|[._/])(target|ema|teacher|shadow|averaged?|swa|encoder_k|key_encoder|momentum_encoder)([._/]|$)"
+    r"|_target([._/]|$)|(^|[._/])target_",
+    re.I,
+)
 """Target networks and averaged copies, which no optimizer holds."""
 
 

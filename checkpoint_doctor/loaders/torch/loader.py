@@ -17,6 +17,7 @@ from checkpoint_doctor.loaders._pickle.modules import attributes_of
 from checkpoint_doctor.loaders.torch.archive import read_archive
 from checkpoint_doctor.loaders.torch.containers import recognize
 from checkpoint_doctor.loaders.torch.contents import name_other_content
+from checkpoint_doctor.loaders.torch.parts import find_parts
 from checkpoint_doctor.loaders.torch.state_dicts import Contents, find_contents
 from checkpoint_doctor.sources import Source
 
@@ -71,6 +72,8 @@ class TorchLoader:
             optimizers=tuple(optimizers),
             hyperparameters=_settings(top),
             step=_step(top),
+            counters=_counters(top),
+            parts=tuple(find_parts(top)),
             versions=_versions(top),
             metadata={"container": archive.container, **({"content": other} if other else {})},
             flaws=archive.flaws,
@@ -130,6 +133,11 @@ def _step(top: Mapping[Any, Any]) -> int | None:
         if isinstance(count, int) and not isinstance(count, bool):
             return count
     return None
+
+
+def _counters(top: Mapping[Any, Any]) -> dict[str, int]:
+    values = {key: plain(top.get(key)) for key in (*STEPS, "epoch", "epochs")}
+    return {key: value for key, value in values.items() if isinstance(value, int) and not isinstance(value, bool)}
 
 
 def _versions(top: Mapping[Any, Any]) -> dict[str, str]:
