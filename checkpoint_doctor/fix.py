@@ -129,8 +129,9 @@ class FixResult:
 
     @property
     def lasting(self) -> tuple[Diagnosis, ...]:
-        """The diagnoses of what is repaired whose cause a repair does not remove."""
-        return tuple(each for each in self.treated if each.prognosis is not Prognosis.CURED)
+        """The diagnoses of what is repaired whose cause a repair does not remove, or that are still made afterwards."""
+        still = {each.cause for each in self.after.diagnoses if each.severity > Severity.NOTE} if self.after else set()
+        return tuple(each for each in self.treated if each.prognosis is not Prognosis.CURED or each.cause in still)
 
     def leaves_illness(self, fail_on: Severity | None) -> bool:
         """Return whether something remains that fails a run: an alert, or the cause of what was repaired."""
