@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_default, shows_training
 from checkpoint_doctor.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
-from checkpoint_doctor.layers import DENSE, FEEDFORWARD
+from checkpoint_doctor.layers import DENSE, FEEDFORWARD, NORMS, RECURRENT
 
 WAITING = "nothing in the file shows that it was ever in use"
 """Why the zeros of a waiting layer are no illness, as a clause that can follow another one."""
@@ -33,8 +33,7 @@ def may_wait(layer: Layer, checkpoint: Checkpoint) -> bool:
     """
     if _is_second_factor(layer, checkpoint):
         return True
-    others = [each for each in checkpoint.layers if each is not layer and _is_live(each)]
-    if layer.followers or not any(each.is_output or _are_siblings(layer, each) for each in others):
+    if layer.followers or _may_be_only_head(layer, checkpoint):
         return False
     return not any(shows_training(each) for each in _trained_through(layer, checkpoint))
 
@@ -42,31 +41,48 @@ def may_wait(layer: Layer, checkpoint: Checkpoint) -> bool:
 def may_be_fixed(layer: Layer, checkpoint: Checkpoint) -> bool:
     """Tell whether a zero bias may be an initial value in a part that is not trained: fixed, or not in use yet.
 
-    The weights of the layer and of those that it is linked with are still initial draws, and those of other layers are
-    not. Where other untrained layers have biases that were drawn as PyTorch draws them, this one should have been drawn
-    too. A layer that is too small to tell goes with other layers that are fixed. A small linear layer alone in its file
-    tells nothing.
+    The layers that train together with this one decide: whether their biases are zero too, and gains of norms equal.
+    Where none are known, it is a warning for what may be the only head, and for a recurrent layer whose weights are no
+    initial draws. It is one in any case where no other bias of the file is live, or where other untrained layers have
+    biases that were drawn as PyTorch draws them. A linear layer that is alone in its file tells nothing.
     """
     online = checkpoint.online_tensors.get(layer.weight.name if layer.weight is not None else "")
     if online is not None:
         return may_be_fixed(checkpoint.layer_of[online], checkpoint)  # a target network is a copy
-    layers = [each for each in checkpoint.layers if each.kind in DENSE and _is_live(each)]
-    chain, fixed = _chain(layer, checkpoint), [each for each in layers if shows_training(each) is False]
-    if any(shows_training(each) for each in chain) or any(map(is_drawn_by_default, fixed)):
+    others = [each for each in checkpoint.layers if each.kind in DENSE and _is_live(each) and each is not layer]
+    if not others and layer.kind in FEEDFORWARD:
+        return True
+    if not any(map(_has_live_bias, others)) or any(map(is_drawn_by_default, others)):
         return False
-    if any(each in fixed for each in chain):
-        return len(fixed) < len(layers)
-    is_alone = layers == [layer] and layer.kind in FEEDFORWARD
-    return is_alone or (len(chain) == 1 and any(is_zero(each.bias) for each in fixed))
+    together = [live for each in _trained_with(layer, checkpoint) if (live := _has_live_bias(each)) is not None]
+    if together:
+        return not any(together)
+    if layer.kind in RECURRENT:
+        return shows_training(layer) is False
+    return not _may_be_only_head(layer, checkpoint)
 
 
-def _chain(layer: Layer, checkpoint: Checkpoint) -> list[Layer]:
-    """Return a layer and those that it is linked with, over others too."""
-    found = [layer]
-    for each in found:
-        names = [name for name in (each.previous, *each.followers) if name]
-        found += [near for name in names if (near := checkpoint.layer_by_name[name]) not in found]
-    return found
+def _may_be_only_head(layer: Layer, checkpoint: Checkpoint) -> bool:
+    """True for a layer without a known reader in a file without another head, or another layer of its kind."""
+    others = [each for each in checkpoint.layers if each is not layer and _is_live(each)]
+    return not layer.followers and not any(each.is_output or _are_siblings(layer, each) for each in others)
+
+
+def _trained_with(layer: Layer, checkpoint: Checkpoint) -> Iterator[Layer]:
+    """Yield the layers that no gradient reaches without reaching this one too, or this one without them."""
+    yield from _trained_through(layer, checkpoint)
+    behind = [layer]
+    for each in behind:
+        behind += [near for name in each.followers if (near := checkpoint.layer_by_name[name]) not in behind]
+    yield from behind[1:]
+
+
+def _has_live_bias(layer: Layer) -> bool | None:
+    """Tell whether a layer has a bias that is not zero, or a norm gains that differ; ``None`` without either."""
+    if layer.kind in NORMS and shows_training(layer):
+        return True
+    biases = [each for role, each in layer.tensors.items() if role.startswith("bias") and each.size]
+    return any(not is_zero(each) for each in biases) if biases else None
 
 
 def _trained_through(layer: Layer, checkpoint: Checkpoint) -> Iterator[Layer]:
@@ -84,9 +100,15 @@ def _trained_through(layer: Layer, checkpoint: Checkpoint) -> Iterator[Layer]:
 
 
 def _are_siblings(layer: Layer, other: Layer) -> bool:
-    """True for parallel layers of one module: of equal shapes, and no parts of an attention."""
+    """True for parallel layers of one module: of equal shapes, and no parts of an attention.
+
+    At the top of a model, ``value_1`` and ``value_2`` are parallel if sizes do not let one read the other.
+    """
     if layer.weight is None or other.weight is None or layer.weight.shape != other.weight.shape:
         return False
+    if not _parent(layer) and len(layer.weight.shape) == 2:
+        are_numbered = re.sub(r"\d+", "", layer.name) == re.sub(r"\d+", "", other.name)
+        return are_numbered and layer.weight.shape[0] != layer.weight.shape[1]
     are_parts = _ATTENTION_PART.search(layer.name) and _ATTENTION_PART.search(other.name)
     return _parent(layer) == _parent(other) != "" and not are_parts
 
