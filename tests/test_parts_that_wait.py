@@ -43,6 +43,7 @@ def bias(size: int) -> NDArray:
 TRUNK = {"trunk.0.weight": trained(64, 16), "trunk.0.bias": bias(64), "trunk.2.weight": trained(64, 64)}
 HEADS = {**TRUNK, "heads.0.weight": trained(4, 64), "heads.1.weight": np.zeros((4, 64))}
 CHAIN = {"net.0.weight": trained(64, 16), "net.2.weight": trained(64, 64), "net.4.weight": trained(4, 64)}
+LIVE = {**CHAIN, "net.0.bias": bias(64), "net.2.bias": bias(64)}
 ATTENTION = {
     **{f"h.0.attn.{part}_proj.weight": trained(32, 32, seed) for seed, part in enumerate("qkv")},
     "h.0.attn.o_proj.weight": np.zeros((32, 32)),
@@ -81,6 +82,10 @@ LSTM |= {f"extra.bias_{side}_l0": np.zeros(64) for side in ("ih", "hh")}
         (zero_bias, {**TRUNK, **FIXED, "other.weight": fresh(64, 16), "other.bias": fresh(64, 16)[:, 0]}, WARNING),
         (zero_bias, {**TRUNK, **{f"value_{n}.{r}": v for n in "12" for r, v in VALUE[n].items()}}, NOTE),
         (zero_bias, {"weight": trained(2, 4), "bias": np.zeros(2)}, NOTE),
+        (zero_bias, {**LIVE, "net.4.bias": np.zeros(4)}, WARNING),
+        (zero_bias, {**LIVE, "net.4.weight": trained(1, 64), "net.4.bias": np.zeros(1)}, NOTE),
+        (zero_bias, {**CHAIN, "norm.weight": bias(64), "net.2.bias": np.zeros(64)}, NOTE),
+        (zero_bias, {**CHAIN, "norm.weight": bias(64), "norm.bias": bias(64), "net.2.bias": np.zeros(64)}, WARNING),
         (gate_bias_collapse, {**TRUNK, **LSTM}, NOTE),
         (gate_bias_collapse, {**TRUNK, **{name: each + (each != 0) * 0.1 for name, each in LSTM.items()}}, WARNING),
     ],
@@ -90,7 +95,9 @@ LSTM |= {f"extra.bias_{side}_l0": np.zeros(64) for side in ("ih", "hh")}
         "the output of an unused attention",
         "one adapter of several", "a second factor", "a fixed network", "a file without any other bias",
         "beside trained biases", "of the only head", "of one of two heads",
-        "beside biases that were drawn", "beside another value", "the only layer", "an unused LSTM", "a trained LSTM",
+        "beside biases that were drawn", "beside another value", "the only layer",
+        "of several outputs", "of a single output", "a model without biases", "a model with biases in norms alone",
+        "an unused LSTM", "a trained LSTM",
     ],
 )  # fmt: skip
 def test_zeros_of_unknown_cause(rule: Rule, weights: Weights, severity: Severity) -> None:

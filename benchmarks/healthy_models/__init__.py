@@ -27,6 +27,7 @@ from benchmarks.healthy_models import (
     sparsity,
     staged,
     state_spaces,
+    unmoved,
     value_learning,
 )
 from benchmarks.healthy_models.collection import MODELS
@@ -56,5 +57,6 @@ __all__ = [
     "sparsity",
     "staged",
     "state_spaces",
+    "unmoved",
     "value_learning",
 ]

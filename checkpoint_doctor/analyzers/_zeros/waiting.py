@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_default, shows_training
 from checkpoint_doctor.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
@@ -18,7 +19,7 @@ from checkpoint_doctor.layers import DENSE, FEEDFORWARD, NORMS, RECURRENT
 WAITING = "nothing in the file shows that it was ever in use"
 """Why the zeros of a waiting layer are no illness, as a clause that can follow another one."""
 
-UNTRAINED = "its weights show no training either"
+UNTRAINED = "nothing in the file shows that this part was trained"
 """The same for the zero bias of a layer that is fixed, or not in use yet."""
 
 _ATTENTION_PART = re.compile(r"(?i)(^|[._])(q|k|v|o|query|key|value|out|output|qkv|to_\w+|c)(_?(proj|lin|linear))?\d*$")
@@ -36,6 +37,23 @@ def may_wait(layer: Layer, checkpoint: Checkpoint) -> bool:
     if layer.followers or _may_be_only_head(layer, checkpoint):
         return False
     return not any(shows_training(each) for each in _trained_through(layer, checkpoint))
+
+
+def excuse_zero_bias(layer: Layer, why: ZeroEvidence, checkpoint: Checkpoint) -> str:
+    """Return why a bias that was not overwritten may be zero, as a clause; empty where nothing speaks for it."""
+    if _is_without_biases(checkpoint):
+        return "no bias of the file is other than zero, those of norms included: it was trained without"
+    is_single = layer.is_output and layer.bias is not None and layer.bias.size == 1
+    if is_single and any(map(_has_live_bias, _trained_through(layer, checkpoint))):
+        return "losses that compare outputs with one another do not see the bias of a single output"
+    return UNTRAINED if why.cause is Cause.UNKNOWN and may_be_fixed(layer, checkpoint) else ""
+
+
+def _is_without_biases(checkpoint: Checkpoint) -> bool:
+    """True where gains were trained and every bias is zero, as where a conversion added biases that a model lacks."""
+    has_trained_gains = any(each.kind in NORMS and shows_training(each) for each in checkpoint.layers)
+    biases = (each for layer in checkpoint.layers for role, each in layer.tensors.items() if role.startswith("bias"))
+    return has_trained_gains and all(is_zero(each) for each in biases if each.size)
 
 
 def may_be_fixed(layer: Layer, checkpoint: Checkpoint) -> bool:
