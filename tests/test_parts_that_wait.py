@@ -44,6 +44,14 @@ TRUNK = {"trunk.0.weight": trained(64, 16), "trunk.0.bias": bias(64), "trunk.2.w
 HEADS = {**TRUNK, "heads.0.weight": trained(4, 64), "heads.1.weight": np.zeros((4, 64))}
 CHAIN = {"net.0.weight": trained(64, 16), "net.2.weight": trained(64, 64), "net.4.weight": trained(4, 64)}
 LIVE = {**CHAIN, "net.0.bias": bias(64), "net.2.bias": bias(64)}
+SCALES = {
+    "up.bias": bias(8),
+    "up.weight": trained(8, 16),
+    "seg.0.weight": trained(1, 16),
+    "seg.1.weight": trained(1, 8),
+}
+KERNEL = trained(16, 144).reshape(16, 16, 3, 3)
+CONVOLUTIONS = {"0.weight": KERNEL, "0.bias": np.zeros(16), "3.weight": KERNEL, "3.bias": bias(16)}
 ATTENTION = {
     **{f"h.0.attn.{part}_proj.weight": trained(32, 32, seed) for seed, part in enumerate("qkv")},
     "h.0.attn.o_proj.weight": np.zeros((32, 32)),
@@ -83,6 +91,9 @@ LSTM |= {f"extra.bias_{side}_l0": np.zeros(64) for side in ("ih", "hh")}
         (zero_bias, {**TRUNK, **{f"value_{n}.{r}": v for n in "12" for r, v in VALUE[n].items()}}, NOTE),
         (zero_bias, {"weight": trained(2, 4), "bias": np.zeros(2)}, NOTE),
         (zero_bias, {**LIVE, "net.4.bias": np.zeros(4)}, WARNING),
+        (zero_bias, {**SCALES, "seg.0.bias": np.zeros(1)}, NOTE),
+        (zero_bias, CONVOLUTIONS, WARNING),
+        (zero_bias, {name: each.astype(np.float16) for name, each in CONVOLUTIONS.items()}, NOTE),
         (zero_bias, {**LIVE, "net.4.weight": trained(1, 64), "net.4.bias": np.zeros(1)}, NOTE),
         (zero_bias, {**CHAIN, "norm.weight": bias(64), "net.2.bias": np.zeros(64)}, NOTE),
         (zero_bias, {**CHAIN, "norm.weight": bias(64), "norm.bias": bias(64), "net.2.bias": np.zeros(64)}, WARNING),
@@ -96,7 +107,8 @@ LSTM |= {f"extra.bias_{side}_l0": np.zeros(64) for side in ("ih", "hh")}
         "one adapter of several", "a second factor", "a fixed network", "a file without any other bias",
         "beside trained biases", "of the only head", "of one of two heads",
         "beside biases that were drawn", "beside another value", "the only layer",
-        "of several outputs", "of a single output", "a model without biases", "a model with biases in norms alone",
+        "of several outputs", "one scale of two", "a convolution", "a convolution in float16", "of a single output",
+        "a model without biases", "a model with biases in norms alone",
         "an unused LSTM", "a trained LSTM",
     ],
 )  # fmt: skip

@@ -14,7 +14,7 @@ from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_default, shows_training
 from checkpoint_doctor.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
-from checkpoint_doctor.layers import DENSE, FEEDFORWARD, NORMS, RECURRENT
+from checkpoint_doctor.layers import DENSE, FEEDFORWARD, NORMS, RECURRENT, Kind
 
 WAITING = "nothing in the file shows that it was ever in use"
 """Why the zeros of a waiting layer are no illness, as a clause that can follow another one."""
@@ -46,7 +46,16 @@ def excuse_zero_bias(layer: Layer, why: ZeroEvidence, checkpoint: Checkpoint) ->
     is_single = layer.is_output and layer.bias is not None and layer.bias.size == 1
     if is_single and any(map(_has_live_bias, _trained_through(layer, checkpoint))):
         return "losses that compare outputs with one another do not see the bias of a single output"
-    return UNTRAINED if why.cause is Cause.UNKNOWN and may_be_fixed(layer, checkpoint) else ""
+    if why.cause is not Cause.UNKNOWN:
+        return ""
+    if _may_be_rounded_away(layer) and not any(map(is_drawn_by_default, checkpoint.layers)):
+        return "a norm may follow that subtracts it, and float16 rounds what is below 3e-8 to 0"
+    return UNTRAINED if may_be_fixed(layer, checkpoint) else ""
+
+
+def _may_be_rounded_away(layer: Layer) -> bool:
+    """True for a convolution's bias in float16: in front of an instance norm, it hardly leaves zero."""
+    return layer.kind is Kind.CONV and layer.bias is not None and layer.bias.dtype == "float16"
 
 
 def _is_without_biases(checkpoint: Checkpoint) -> bool:
@@ -83,7 +92,9 @@ def may_be_fixed(layer: Layer, checkpoint: Checkpoint) -> bool:
 def _may_be_only_head(layer: Layer, checkpoint: Checkpoint) -> bool:
     """True for a layer without a known reader in a file without another head, or another layer of its kind."""
     others = [each for each in checkpoint.layers if each is not layer and _is_live(each)]
-    return not layer.followers and not any(each.is_output or _are_siblings(layer, each) for each in others)
+    return not layer.followers and not any(
+        each.is_output or _are_siblings(layer, each) or _are_listed_heads(layer, each) for each in others
+    )
 
 
 def _trained_with(layer: Layer, checkpoint: Checkpoint) -> Iterator[Layer]:
@@ -129,6 +140,14 @@ def _are_siblings(layer: Layer, other: Layer) -> bool:
         return are_numbered and layer.weight.shape[0] != layer.weight.shape[1]
     are_parts = _ATTENTION_PART.search(layer.name) and _ATTENTION_PART.search(other.name)
     return _parent(layer) == _parent(other) != "" and not are_parts
+
+
+def _are_listed_heads(layer: Layer, other: Layer) -> bool:
+    """True for unlinked members of one module list with as many outputs: a head for each scale."""
+    if layer.weight is None or other.weight is None or layer.kind is not other.kind or layer.previous or other.previous:
+        return False
+    are_listed = all(each.name.rpartition(".")[2].isdigit() for each in (layer, other)) and not other.followers
+    return are_listed and _parent(layer) == _parent(other) != "" and layer.weight.shape[0] == other.weight.shape[0]
 
 
 def _is_second_factor(layer: Layer, checkpoint: Checkpoint) -> bool:
