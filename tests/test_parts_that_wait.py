@@ -96,7 +96,7 @@ LSTM |= {f"extra.bias_{side}_l0": np.zeros(64) for side in ("ih", "hh")}
         (zero_bias, {name: each.astype(np.float16) for name, each in CONVOLUTIONS.items()}, NOTE),
         (zero_bias, {**LIVE, "net.4.weight": trained(1, 64), "net.4.bias": np.zeros(1)}, NOTE),
         (zero_bias, {**CHAIN, "norm.weight": bias(64), "net.2.bias": np.zeros(64)}, NOTE),
-        (zero_bias, {**CHAIN, "norm.weight": bias(64), "norm.bias": bias(64), "net.2.bias": np.zeros(64)}, WARNING),
+        (zero_bias, {**CHAIN, "norm.weight": bias(64), "norm.bias": np.zeros(64), "net.2.bias": np.zeros(64)}, WARNING),
         (gate_bias_collapse, {**TRUNK, **LSTM}, NOTE),
         (gate_bias_collapse, {**TRUNK, **{name: each + (each != 0) * 0.1 for name, each in LSTM.items()}}, WARNING),
     ],
@@ -108,7 +108,7 @@ LSTM |= {f"extra.bias_{side}_l0": np.zeros(64) for side in ("ih", "hh")}
         "beside trained biases", "of the only head", "of one of two heads",
         "beside biases that were drawn", "beside another value", "the only layer",
         "of several outputs", "one scale of two", "a convolution", "a convolution in float16", "of a single output",
-        "a model without biases", "a model with biases in norms alone",
+        "a model without biases", "a model whose norms have biases",
         "an unused LSTM", "a trained LSTM",
     ],
 )  # fmt: skip

@@ -42,7 +42,7 @@ def may_wait(layer: Layer, checkpoint: Checkpoint) -> bool:
 def excuse_zero_bias(layer: Layer, why: ZeroEvidence, checkpoint: Checkpoint) -> str:
     """Return why a bias that was not overwritten may be zero, as a clause; empty where nothing speaks for it."""
     if _is_without_biases(checkpoint):
-        return "no bias of the file is other than zero, those of norms included: it was trained without"
+        return "its norms have none and all other biases are zero: the model was trained without biases"
     is_single = layer.is_output and layer.bias is not None and layer.bias.size == 1
     if is_single and any(map(_has_live_bias, _trained_through(layer, checkpoint))):
         return "losses that compare outputs with one another do not see the bias of a single output"
@@ -59,10 +59,11 @@ def _may_be_rounded_away(layer: Layer) -> bool:
 
 
 def _is_without_biases(checkpoint: Checkpoint) -> bool:
-    """True where gains were trained and every bias is zero, as where a conversion added biases that a model lacks."""
-    has_trained_gains = any(each.kind in NORMS and shows_training(each) for each in checkpoint.layers)
-    biases = (each for layer in checkpoint.layers for role, each in layer.tensors.items() if role.startswith("bias"))
-    return has_trained_gains and all(is_zero(each) for each in biases if each.size)
+    """True where trained norms have no bias and all others are zero, as where a conversion added what a model lacks."""
+    norms = [each for each in checkpoint.layers if each.kind in NORMS]
+    if not any(map(shows_training, norms)) or any(each.bias is not None for each in norms):
+        return False
+    return not any(map(_has_live_bias, (each for each in checkpoint.layers if each.kind not in NORMS)))
 
 
 def may_be_fixed(layer: Layer, checkpoint: Checkpoint) -> bool:
