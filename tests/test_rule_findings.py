@@ -344,7 +344,7 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
         {"zero_fraction": 0.25, "zeros": 24, "pattern": "", "cause": "overwritten"},
     ),
     "a zero bias of one unit": (
-        zeros.zero_bias, mlp(net__4__weight=draw(1, 8), net__4__bias=np.zeros(1)), WARNING, "net.4.bias",
+        zeros.zero_bias, mlp(net__4__weight=draw(1, 8), net__4__bias=np.zeros(1)), NOTE, "net.4.bias",
         {"zero_fraction": 1.0, "cause": "unknown", "updates": None, "held_by_optimizer": False},
     ),
     "a zero bias that alone was never trained": (
