@@ -79,7 +79,10 @@ def gains_of_ten_thousand(folder: Path) -> Pair:
     return edited(folder, LANGUAGE, lambda state: state["h.1.ln_2.weight"].mul_(1e4), "h.1.ln_2")
 
 
-@kind("norm-statistics")
+@kind(
+    "norm-statistics",
+    not_visible="a first norm takes inputs of any unit, and gradients behind it do not depend on that",
+)
 def one_batch_in_another_unit(folder: Path) -> Pair:
     """The last batch was a million times as large and not learned from: running variances are near 1e11."""
 
