@@ -61,6 +61,13 @@ def no_gradient(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
             ],
             remedy="optimizer.zero_grad(); loss.backward(); optimizer.step()",
         )
+    for finding in symptoms.of("OPT006", cause="stopped"):
+        yield no_gradient.claim(
+            [finding],
+            "gradients came and stopped in all parameters at once: the output is dead or saturated, or the loss is 0",
+            certainty=Certainty.POSSIBLE,
+            consequences=symptoms.of("NET001", "OPT008"),
+        )
     adapters = symptoms.of("NET008")
     untouched = [name for each in symptoms.of("OPT001") for name in each.evidence.get("without_state", ())]
     if adapters and not any("lora_B" in str(name) for name in untouched):
