@@ -52,6 +52,7 @@ SCALES = {
 }
 KERNEL = trained(16, 144).reshape(16, 16, 3, 3)
 CONVOLUTIONS = {"0.weight": KERNEL, "0.bias": np.zeros(16), "3.weight": KERNEL, "3.bias": bias(16)}
+SINGLE = {"net.4.weight": trained(1, 64), "net.4.bias": np.zeros(1)}
 ATTENTION = {
     **{f"h.0.attn.{part}_proj.weight": trained(32, 32, seed) for seed, part in enumerate("qkv")},
     "h.0.attn.o_proj.weight": np.zeros((32, 32)),
@@ -94,7 +95,8 @@ LSTM |= {f"extra.bias_{side}_l0": np.zeros(64) for side in ("ih", "hh")}
         (zero_bias, {**SCALES, "seg.0.bias": np.zeros(1)}, NOTE),
         (zero_bias, CONVOLUTIONS, WARNING),
         (zero_bias, {name: each.astype(np.float16) for name, each in CONVOLUTIONS.items()}, NOTE),
-        (zero_bias, {**LIVE, "net.4.weight": trained(1, 64), "net.4.bias": np.zeros(1)}, NOTE),
+        (zero_bias, {**LIVE, **SINGLE}, NOTE),
+        (zero_bias, {**LIVE, "net.2.bias": np.zeros(64), **SINGLE}, WARNING),
         (zero_bias, {**CHAIN, "norm.weight": bias(64), "net.2.bias": np.zeros(64)}, NOTE),
         (zero_bias, {**CHAIN, "norm.weight": bias(64), "norm.bias": np.zeros(64), "net.2.bias": np.zeros(64)}, WARNING),
         (gate_bias_collapse, {**TRUNK, **LSTM}, NOTE),
@@ -108,6 +110,7 @@ LSTM |= {f"extra.bias_{side}_l0": np.zeros(64) for side in ("ih", "hh")}
         "beside trained biases", "of the only head", "of one of two heads",
         "beside biases that were drawn", "beside another value", "the only layer",
         "of several outputs", "one scale of two", "a convolution", "a convolution in float16", "of a single output",
+        "of a single output and the layer before",
         "a model without biases", "a model whose norms have biases",
         "an unused LSTM", "a trained LSTM",
     ],

@@ -43,14 +43,21 @@ def excuse_zero_bias(layer: Layer, why: ZeroEvidence, checkpoint: Checkpoint) ->
     """Return why a bias that was not overwritten may be zero, as a clause; empty where nothing speaks for it."""
     if _is_without_biases(checkpoint):
         return "its norms have none and all other biases are zero: the model was trained without biases"
-    is_single = layer.is_output and layer.bias is not None and layer.bias.size == 1
-    if is_single and any(map(_has_live_bias, _trained_through(layer, checkpoint))):
+    if _is_only_one_of_single_output(layer, checkpoint):
         return "losses that compare outputs with one another do not see the bias of a single output"
     if why.cause is not Cause.UNKNOWN:
         return ""
     if _may_be_rounded_away(layer) and not any(map(is_drawn_by_default, checkpoint.layers)):
         return "a norm may follow that subtracts it, and float16 rounds what is below 3e-8 to 0"
     return UNTRAINED if may_be_fixed(layer, checkpoint) else ""
+
+
+def _is_only_one_of_single_output(layer: Layer, checkpoint: Checkpoint) -> bool:
+    """True for the bias of a head with one output where the biases of all layers before it are live."""
+    if not layer.is_output or layer.bias is None or layer.bias.size != 1:
+        return False
+    before = [each for each in _trained_through(layer, checkpoint) if each.kind in DENSE and each.bias is not None]
+    return bool(before) and all(map(_has_live_bias, before))
 
 
 def _may_be_rounded_away(layer: Layer) -> bool:
