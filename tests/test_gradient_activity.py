@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import exp, inf, log, nan
 from typing import Any
 
@@ -16,6 +17,7 @@ from checkpoint_doctor.analyzers._evidence.gradient_activity import (
     unit_activity,
 )
 from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.testing import build_checkpoint
 
 RATIO = 1e-6
@@ -323,6 +325,41 @@ def test_a_projection_of_the_hidden_state_has_units_of_its_own() -> None:
     assert activity is not None
     assert activity.inactive.shape == (4,)
     assert not activity.inactive.any()
+
+
+def test_the_units_of_a_transposed_weight_are_its_columns() -> None:
+    turned = {key: value.T for key, value in adam([0, 300, inf]).items()}
+    bias = {key: value[:, 1] for key, value in adam([0, 0, inf]).items()}
+    checkpoint = build_checkpoint(
+        {"net.0.weight": np.ones((4, 3)), "net.0.bias": np.ones(3)},
+        optimizer={"net.0.weight": {"step": STEP, **turned}, "net.0.bias": {"step": STEP, **bias}},
+    )
+    layer = replace(checkpoint.layers[0], transposed=True)
+    activity = unit_activity(layer, checkpoint, RATIO)
+    assert activity is not None
+    assert list(activity.inactive) == [False, False, True]
+    inputs = input_activity(layer, checkpoint, RATIO)
+    assert inputs is not None
+    assert inputs.inactive.shape == (4,)
+
+
+def test_layers_without_a_matrix_have_neither_units_nor_inputs() -> None:
+    vector = {"step": STEP, "exp_avg": np.full(3, 1e-3), "exp_avg_sq": np.full(3, 1e-4)}
+    names = ("scale", "norm.weight", "norm.bias")
+    checkpoint = build_checkpoint({name: np.ones(3) for name in names}, optimizer=dict.fromkeys(names, vector))
+    scale, norm = (checkpoint.layer_of[name] for name in names[:2])
+    assert unit_activity(scale, checkpoint, RATIO) is None
+    assert input_activity(scale, checkpoint, RATIO) is None
+    assert input_activity(norm, checkpoint, RATIO) is None
+
+
+def test_a_layer_whose_tensors_disagree_about_its_units_says_nothing() -> None:
+    checkpoint = two([0, 0, 300], [0, 0, 300, 300, 300])
+    assert unit_activity(checkpoint.layer_by_name["net.0"], checkpoint, RATIO) is None
+    checkpoint = holding(adam([0, 0, 300]))
+    assert unit_activity(replace(checkpoint.layers[0], kind=Kind.LSTM), checkpoint, RATIO) is None
+    without = build_checkpoint({each.name: each.array for each in checkpoint.tensors})
+    assert unit_activity(replace(without.layers[0], kind=Kind.LSTM), without, RATIO) is None
 
 
 def unlearned() -> Checkpoint:
