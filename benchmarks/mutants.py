@@ -70,6 +70,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/_repairs/*": (EVIDENCE,),
     "analyzers/_zeros/causes.py": (EVIDENCE, "optimizer_evidence"),
     "analyzers/_zeros/severity.py": (EVIDENCE, "promises"),
+    "analyzers/_zeros/sparsity.py": ("sparsity", EVIDENCE),
     "analyzers/_zeros/*": (EVIDENCE,),
     "analyzers/*": (RULES, PAGES),
     "cli/fixing.py": ("fix_writing",),

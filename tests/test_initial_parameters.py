@@ -84,6 +84,7 @@ def one(value: float, rest: float) -> NDArray:
         (NORM | {"norm.weight": np.ones(16, np.float16)}, "norm.weight", "unknown"),
         (NORM, "norm.bias", "zero"),
         (NORM | {"norm.bias": one(-9e-7, 0)}, "norm.bias", "zero"),
+        (NORM | {"norm.bias": one(1e-6, 0)}, "norm.bias", "zero"),
         (NORM | {"norm.bias": one(1.1e-6, 0)}, "norm.bias", "moved"),
         (NORM | {"norm.bias": one(np.inf, 0)}, "norm.bias", "unknown"),
         (LINEAR, "fc.weight", "uniform"),
@@ -105,6 +106,8 @@ def one(value: float, rest: float) -> NDArray:
             "lstm.weight_ih_l0", "unknown",
         ),
         ({"embedding.weight": spread((32, 64), 1 / 8)}, "embedding.weight", "unknown"),
+        ({"fc.weight": np.zeros((32, 0)), "fc.bias": spread((32,), 1 / 8)}, "fc.bias", "moved"),
+        ({"deconv.weight": spread((8, 4, 5, 5), 0.1), "deconv.bias": spread((4,), 0.05)}, "deconv.weight", "unknown"),
         (LINEAR | {"scale": np.ones(16)}, "scale", "unknown"),
     ],
 )  # fmt: skip
@@ -160,6 +163,7 @@ def test_groups_are_combined_with_the_mean_limit_of_their_draws() -> None:
     assert (both.unknown, both.moved, both.draws) == (("d", "D"), ("e", "E"), 400)
     assert both.limit == pytest.approx(0.25)
     assert (InitialParameters() | InitialParameters()).limit == 0.0
+    assert (InitialParameters() | one).limit == pytest.approx(0.1)
     assert both.names == ["a", "A", "b", "B", "c", "C"]
 
 
