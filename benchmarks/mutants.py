@@ -40,7 +40,7 @@ ENOUGH = 0.9
 
 PAGES = "docs::test_the_rules_pages_are_what_the_code_says"
 """The catalogue tells each rule's own severity, and which repair it has."""
-RULES = "rule_findings rule_findings_network rule_findings_optimizer thresholds rules_weights"
+RULES = "rule_findings rule_findings_network rule_findings_optimizer rule_neighbours thresholds rules_weights"
 EVIDENCE = f"evidence {RULES}"
 GENERAL = (f"{RULES} promises", "exit_codes", "fix")
 TESTS: Mapping[str, Sequence[str]] = {
@@ -56,7 +56,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/second_moments.py": ("optimizer_steps thresholds", PAGES),
     "analyzers/step_sizes.py": ("optimizer_steps thresholds", PAGES),
     "analyzers/unused_rows.py": ("unused_rows thresholds", PAGES),
-    "analyzers/weight_scale.py": ("weight_scale thresholds", PAGES),
+    "analyzers/weight_scale.py": ("weight_scale rule_neighbours thresholds", PAGES),
     "analyzers/_evidence/absent_gradients.py": ("absent_gradients", "optimizer_no_gradient"),
     "analyzers/_evidence/lifted_moments.py": ("lifted_moments",),
     "analyzers/_evidence/initial_parameters.py": ("initial_parameters",),
