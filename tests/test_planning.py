@@ -176,9 +176,13 @@ def test_a_view_of_all_bytes_in_another_shape_is_not_the_same_tensor() -> None:
     assert "shares some of its bytes" in plan.unfixed[0].why
 
 
-def test_tensors_without_a_storage_share_nothing() -> None:
+@pytest.mark.parametrize("storages", [("", ""), ("one", "other")])
+def test_tensors_without_a_common_storage_share_nothing(storages: tuple[str, str]) -> None:
     whole = build_checkpoint({"a.bias": BIAS, "b.bias": BIAS})
-    tensors = tuple(replace(each, storage="", storage_range=(0, 16)) for each in whole.tensors)
+    tensors = tuple(
+        replace(each, storage=storage, storage_range=(0, stop))
+        for each, storage, stop in zip(whole.tensors, storages, (16, 20), strict=True)
+    )
     both = planned(replace(whole, tensors=tensors), *(finding(name, to(name, 5.0)) for name in ("a.bias", "b.bias")))
     assert list(both) == ["a.bias", "b.bias"]
     assert all(each.tied == () for each in both.values())
@@ -347,14 +351,17 @@ def test_both_networks_ill_become_the_same() -> None:
     assert np.array_equal(changes[ONLINE].new, changes[TARGET].new)
 
 
-def test_a_target_that_is_the_online_network_itself_is_one_change() -> None:
+@pytest.mark.parametrize("first", [ONLINE, TARGET])
+def test_a_target_that_is_the_online_network_itself_is_one_change(first: str) -> None:
     checkpoint = pair()
-    tensors = tuple(
+    tensors = [
         replace(each, storage="shared", storage_range=(0, 16)) if each.name in (ONLINE, TARGET) else each
         for each in checkpoint.tensors
-    )
-    changes = planned(replace(checkpoint, tensors=tensors), finding(ONLINE, to(ONLINE, 5.0)))
-    assert [(name, each.tied) for name, each in changes.items()] == [(ONLINE, (TARGET,))]
+    ]
+    tensors.sort(key=lambda each: each.name != first)
+    changes = planned(replace(checkpoint, tensors=tuple(tensors)), finding(ONLINE, to(ONLINE, 5.0)))
+    (other,) = {ONLINE, TARGET} - {first}
+    assert [(name, each.tied, each.purpose) for name, each in changes.items()] == [(first, (other,), Purpose.REPAIR)]
 
 
 # Simulation
