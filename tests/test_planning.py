@@ -472,6 +472,14 @@ def test_side_effects_are_declared_from_what_was_found_before() -> None:
     assert allowed.newly_judged == frozenset()
 
 
+def test_notes_are_no_more_than_notes_afterwards() -> None:
+    note = finding("0.weight", code="NET004", severity=NOTE, evidence={"cause": "never trained"})
+    allowed = declare_side_effects(build_checkpoint(TWO), [note], Plan())
+    assert allowed.known == {identify(note): NOTE}
+    assert allowed.still_ill == {"0.weight": NOTE}
+    assert allowed.still_true == {("0.weight", "never trained"): NOTE}
+
+
 def test_what_asked_for_a_repair_may_be_said_of_the_target_network_too() -> None:
     checkpoint = pair()
     plan = plan_repairs(checkpoint, [finding(ONLINE, to(ONLINE, 5.0), code="NET001")])
@@ -496,3 +504,11 @@ def test_layers_beside_what_is_not_finite_could_not_be_judged(name: str, key: st
 
 def test_all_safeties_are_known() -> None:
     assert planned(build_checkpoint(TWO), finding("0.bias", to("0.bias", 5.0, Safety.UNSAFE)), allowed=ALL)
+
+
+def test_a_norm_behind_what_is_not_finite_could_not_be_judged() -> None:
+    weights = {"0.weight": np.ones((4, 4)), "1.weight": np.ones(4), "1.bias": np.ones(4), "3.weight": np.ones((4, 4))}
+    weights["0.weight"][1, 1] = np.nan
+    checkpoint = build_checkpoint(weights)
+    assert checkpoint.layer_by_name["0"].following == "1"
+    assert find_unjudged_layers(checkpoint) >= {"0", "1"}
