@@ -46,7 +46,7 @@ GENERAL = (f"{RULES} promises", "exit_codes", "fix")
 TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/files.py": (RULES, PAGES, "torch_damage torch_contents"),
     "analyzers/_executable_names.py": (RULES, "torch_contents"),
-    "analyzers/_untrained_branches.py": (RULES, "optimizer_evidence"),
+    "analyzers/_untrained_branches.py": ("untrained_branches optimizer_left_out", RULES),
     "analyzers/optimizer.py": (RULES, PAGES, "optimizer_health"),
     "analyzers/policy.py": ("policy_rules thresholds", PAGES),
     "analyzers/adapters.py": ("adapters thresholds", PAGES),
