@@ -26,6 +26,7 @@ from checkpoint_doctor.repair.changes import Purpose, Unfixed, Upstream
 from checkpoint_doctor.repair.record import ChangeRecord, Figures, Summary
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.results.report import RULE_CRASHED, Examination, Verdict
+from checkpoint_doctor.scan import scan
 from tests.test_rule_findings import draw, mlp, zeroed
 
 CATALOGUE = discover()
@@ -149,11 +150,15 @@ def test_a_format_that_no_loader_patches_is_refused(ill: Path) -> None:
     assert "no loader of that name" in (result.error or "")
 
 
-def test_progress_is_told(ill: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    options = FixOptions(dry_run=True)
-    fix([ill], options, catalogue=CATALOGUE, on_progress=lambda each: seen.append((each.number, each.of)))
-    assert set(seen) <= {(1, 1)}
+def test_progress_is_told(ill: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[scan.__module__], "SMALL_CHECKPOINT", 0)
+    seen: list[tuple[str, int, int]] = []
+    other = stored(ill.with_name("other.safetensors"))
+    fix(
+        [ill, other], FixOptions(dry_run=True), catalogue=CATALOGUE, jobs=2,
+        on_progress=lambda each: seen.append((Path(each.path).name, each.number, each.of)),
+    )  # fmt: skip
+    assert list(dict.fromkeys(seen)) == [("model.safetensors", 1, 2), ("other.safetensors", 2, 2)]
 
 
 @rule("TOY001", "count-up", WARNING, on=Tensor, fix=Safety.SAFE, part=("value",))

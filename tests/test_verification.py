@@ -157,3 +157,17 @@ def test_a_copy_has_exactly_the_findings_of_the_simulation(found: list[Finding],
         return
     with pytest.raises(RepairFailed, match=words):
         compare_findings([ZEROS, COPIES], found)
+
+
+def test_moments_are_reused_where_none_of_them_changes() -> None:
+    weights = {f"{number}.weight": np.ones((4, 4), np.float32) for number in range(3)}
+    state = {name: {"step": 9, "exp_avg": np.ones((4, 4)), "exp_avg_sq": np.ones((4, 4))} for name in weights}
+    before, after = (build_checkpoint(weights, optimizer=state | {"2.weight": {}}) for _ in range(2))
+    moment = before.moments["1.weight"].state["exp_avg"]
+    change = Change(moment, Purpose.MOMENT, (), "0", moment.array * 0, np.ones(moment.shape, bool))
+    (optimizer,) = reuse_statistics(before, after, Plan((change,)), []).optimizers
+    same = [each.same_as for each in optimizer.parameters]
+    assert same == [before.moments["0.weight"], None, None]
+    fewer = build_checkpoint(weights, optimizer={"0.weight": state["0.weight"]})
+    (optimizer,) = reuse_statistics(fewer, after, Plan(), []).optimizers
+    assert [each.same_as is not None for each in optimizer.parameters] == [True, False, False]
