@@ -119,7 +119,8 @@ FROM_OUTSIDE, FROM_A_LAYER = "Check these inputs in the data", "outputs of anoth
     ],
     ids=[
         "units of a layer", "all units of a layer", "dead units", "other dead units", "some dead units",
-        "a single unit", "two units", "units that do not fit", "a layer behind", "another component", "a head beside a body",
+        "a single unit", "two units", "units that do not fit", "a layer behind", "another component",
+        "a head beside a body",
         "a head alone", "behind an extractor", "the extractor",
     ],
 )  # fmt: skip
