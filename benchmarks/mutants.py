@@ -48,7 +48,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/_executable_names.py": (RULES, "torch_contents"),
     "analyzers/_untrained_branches.py": ("untrained_branches optimizer_left_out", RULES),
     "analyzers/optimizer.py": (f"{RULES} untrained_branches optimizer_left_out optimizer_no_gradient", PAGES),
-    "analyzers/policy.py": ("policy_rules thresholds", PAGES),
+    "analyzers/policy.py": ("policy_borders policy_rules thresholds", PAGES),
     "analyzers/adapters.py": ("adapters thresholds", PAGES),
     "analyzers/copies.py": (f"copies weights_by_design {RULES}", PAGES),
     "analyzers/dormant_units.py": ("dormant_tables", RULES, PAGES),
@@ -75,7 +75,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/_zeros/*": (EVIDENCE,),
     "analyzers/*": (RULES, PAGES),
     "cli/fixing.py": ("fix_results",),
-    "cli/scanning.py": ("exit_codes", "config"),
+    "cli/scanning.py": ("scan_results", "config"),
     "config/*": ("config baseline promises",),
     "fix.py": ("fix_results",),
     "layers/init_rules.py": ("init_rules", EVIDENCE),
@@ -91,8 +91,8 @@ TESTS: Mapping[str, Sequence[str]] = {
     "repair/*": ("promises", "fix_writing", "fix"),
     "results/baseline.py": ("baseline identity", "promises"),
     "results/identity.py": ("baseline identity", "promises"),
-    "results/report.py": ("reporter_verdicts", "promises", "exit_codes", "report_json"),
-    "scan.py": ("promises plugins", "exit_codes"),
+    "results/report.py": ("reporter_verdicts scan_results", "report_json", "promises"),
+    "scan.py": ("scan_results plugins", "promises"),
 }
 """Pattern of modules, first match first, to the test files to run: one process for each string, the quickest first."""
 

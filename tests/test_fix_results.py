@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -393,3 +394,38 @@ def test_the_run_is_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told.stderr.strip() == "3 checkpoints: 2 fixed, 1 nothing to fix; 3 tensors to change"
     assert invoked(monkeypatch, nothing).stderr.strip() == "1 checkpoint: 1 nothing to fix; 0 tensors to change"
     assert invoked(monkeypatch, nothing, arguments=("--quiet",)).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "jobs"),
+    [
+        ((), FixOptions(), None),
+        (("--dry-run",), FixOptions(dry_run=True), None),
+        (("--recycle",), FixOptions(recycle=True), None),
+        (("--unsafe",), FixOptions(unsafe=True), None),
+        (("--force",), FixOptions(force=True), None),
+        (("--seed", "3"), FixOptions(seed=3), None),
+        (("--select", "ZER003"), FixOptions(notes=True), None),
+        (("--output", "well.pt"), FixOptions(output="well.pt"), None),
+        (("--jobs", "3"), FixOptions(), 3),
+    ],
+)
+def test_the_command_line_sets_the_options(
+    arguments: tuple[str, ...], options: FixOptions, jobs: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[Any, ...]] = []
+
+    def take(uris: Any, options: FixOptions, **settings: Any) -> list[FixResult]:
+        given.append((uris, options, settings["jobs"]))
+        return [FIXED]
+
+    monkeypatch.setattr(sys.modules[fix.__module__], "fix", take)
+    assert CliRunner().invoke(app, ["fix", "model.pt", *arguments]).exit_code == 0
+    assert given == [(["model.pt"], options, jobs)]
+
+
+def test_a_run_may_print_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = invoked(monkeypatch, replace(FIXED, record={"path": "model.pt"}), arguments=("--format", "json"))
+    document = json.loads(told.stdout)
+    assert document["operations"] == [{"path": "model.pt"}]
+    assert document["schema_version"] == 1
