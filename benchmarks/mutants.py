@@ -67,7 +67,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/_evidence/moments.py": (f"initial_parameters lifted_moments {EVIDENCE}",),
     "analyzers/_evidence/training.py": (f"zero_causes {EVIDENCE}",),
     "analyzers/_evidence/*": (EVIDENCE,),
-    "analyzers/_repairs/*": (EVIDENCE,),
+    "analyzers/_repairs/*": ("evidence", RULES),
     "analyzers/_zeros/causes.py": ("zero_causes", EVIDENCE),
     "analyzers/_zeros/initial_draws.py": ("zero_causes", EVIDENCE),
     "analyzers/_zeros/severity.py": ("zero_causes", EVIDENCE),

@@ -382,10 +382,12 @@ def test_a_wide_page_has_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
         "  net.2.bias          ZER003         0                     4 of 8  [-1.25 to 2, 4 zero] → [0.5]",
         "  a.much.longer.name  NRM001 ZER003  uniform(-0.01, 0.01)  4 of 8  [-1.25 to 2, 4 zero] → [0.5]",
     ]
+    assert wide[4] == ""
     narrow = invoked(monkeypatch, replace(FIXED, summary=Summary(rows)), width=119).stdout
     assert "  net.2.bias  ZER003\n      4 of 8: 0\n" in narrow
-    long = invoked(monkeypatch, replace(FIXED, summary=Summary((change("n" * 70), change()))), width=200).stdout
-    assert f"  net.2.bias{' ' * 50}  ZER003  0  4 of 8" in long
+    large = change("n" * 70, rules=("ZER003",) * 3, init_rule="u" * 50, entries=123_456_789, size=987_654_321)
+    long = invoked(monkeypatch, replace(FIXED, summary=Summary((large, change()))), width=200).stdout
+    assert f"  {'net.2.bias':60}  {'ZER003':16}  {'0':44}  {'4 of 8':18}  [" in long
 
 
 def test_the_run_is_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
