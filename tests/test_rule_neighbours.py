@@ -212,7 +212,7 @@ def test_two_zero_norms_in_a_block_do_not_start_a_residual() -> None:
 
 @pytest.mark.parametrize("name", [*UNITS, *VALUES, *NORMS])
 def test_a_case_and_its_neighbours(name: str) -> None:
-    rule, subject, severity = (UNITS | VALUES | NORMS)[name]  # type: ignore[operator]
+    rule, subject, severity = (UNITS | VALUES | NORMS)[name]
     assert [each.severity for each in found(rule, subject)][:1] == ([] if severity is None else [severity])
 
 

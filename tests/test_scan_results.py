@@ -106,7 +106,7 @@ def test_a_checkpoint_as_small_as_the_limit_has_threads(monkeypatch: pytest.Monk
     for limit, count in ((size, 6), (size + 1, 0)):
         monkeypatch.setattr(MODULE, "SMALL_CHECKPOINT", limit)
         seen: list[int] = []
-        measure_checkpoint(build_checkpoint(mlp()), 2, lambda done, total, seen=seen: seen.append(done))  # type: ignore[misc]
+        measure_checkpoint(build_checkpoint(mlp()), 2, lambda done, total, seen=seen: seen.append(done))
         assert len(seen) == count
 
 
