@@ -141,6 +141,21 @@ def split(second: NDArray) -> Checkpoint:
     return replace(checkpoint, optimizers=(replace(optimizer, groups=groups, parameters=parameters),))
 
 
+def test_untouched_parameters_without_decay_are_not_compared_with_their_weights() -> None:
+    checkpoint = split(0 * WEIGHTS)
+    (optimizer,) = checkpoint.optimizers
+    first, second = optimizer.parameters
+    nameless = replace(optimizer, parameters=(first, replace(second, tensor=None)))
+    assert holds_decay_alone(nameless, checkpoint)
+    few = decaying(0.01 * WEIGHTS[:32], 0 * WEIGHTS[:32], weights=WEIGHTS[:32])
+    assert holds_decay_alone(few.optimizers[0], few)
+    groups = tuple(
+        ParameterGroup(options=ADAM | {"weight_decay": decay}, indices=(index,))
+        for index, decay in ((0, 0.01), (1, 0.0))
+    )
+    assert not holds_decay_alone(replace(few.optimizers[0], groups=groups), few), "32 entries are too few"
+
+
 def test_parameters_without_decay_must_be_untouched() -> None:
     for second, expected in ((0 * WEIGHTS, True), (0.01 * WEIGHTS, False)):
         checkpoint = split(second)

@@ -55,6 +55,7 @@ PPO = {"format": "sb3", "algorithm": "PPO"}
 POLICY = {
     "mlp_extractor.policy_net.0.weight": draw(64, 8),
     "mlp_extractor.policy_net.0.bias": draw(64),
+    "mlp_extractor.value_net.0.weight": draw(64, 8),
     "features_extractor.cnn.0.weight": draw(32, 4, 3, 3),
     "action_net.weight": draw(32, 64),
     "action_net.bias": draw(32),
@@ -107,6 +108,7 @@ def test_of_a_transposed_matrix_the_rows_are_the_inputs(transposed: bool, limit:
         ("features_extractor.cnn.0.weight", sqrt(2)),
         ("action_net.weight", 0.01),
         ("value_net.weight", 1.0),
+        ("mlp_extractor.value_net.0.weight", sqrt(2)),
     ],
 )
 def test_policies_are_drawn_orthogonally_with_the_librarys_gains(name: str, gain: float):
@@ -203,6 +205,7 @@ def test_only_entries_that_are_not_finite_are_drawn_anew():
         ("mlp_extractor.policy_net.0", PPO | {"hyperparameters": {"policy_kwargs": "{'activation_fn': ELU}"}}, "ELU"),
         ("features_extractor.cnn.0", PPO, "ReLU"),
         ("features_extractor.linear.0", PPO, "ReLU"),
+        ("features_extractor.conv1", PPO, "ReLU"),
         ("features_extractor.mlp.0", PPO, None),
         ("mlp_extractor.policy_net.0", {"hyperparameters": {"activation": "nn.GELU()"}}, "GELU"),
         ("mlp_extractor.policy_net.0", {"hyperparameters": {"policy_kwargs": "ELU"}}, None),
@@ -211,6 +214,7 @@ def test_only_entries_that_are_not_finite_are_drawn_anew():
 )
 def test_the_activation_is_the_named_one_or_the_librarys(name: str, fields: Mapping[str, Any], activation: str | None):
     extractors = {f"features_extractor.{part}.0.weight": draw(8, 8) for part in ("linear", "mlp")}
+    extractors |= {"features_extractor.conv1.weight": draw(8, 4, 3, 3)}
     checkpoint = build_checkpoint(POLICY | extractors, **fields)
     assert activation_of(checkpoint.layer_by_name[name], checkpoint) == activation
 

@@ -141,6 +141,7 @@ def at_cosine(cosine: float) -> Any:
         (at_cosine(0.19), 0.19),
         (at_cosine(-1.0), -1.0),
         (np.zeros((4, 3)), None),
+        (1e200 * at_cosine(0.0), None),
         (np.where(np.arange(12).reshape(4, 3) == 1, np.nan, at_cosine(0.0)), None),
     ],
 )
@@ -153,7 +154,7 @@ def test_unrelated_networks_are_told_by_the_cosine_of_their_matrices(target: Any
 
 
 def critics(*seeds: int, prefix: str = "critic.qf", **others: Any) -> Checkpoint:
-    weights = {
+    weights = {"actor.0.weight": draw(4, 3), "actor.2.weight": draw(4, 3)} | {
         f"{prefix}{number}.0.{role}": draw(*shape, seed=seed)
         for number, seed in enumerate(seeds)
         for role, shape in (("weight", (4, 3)), ("bias", (4,)))
@@ -198,8 +199,8 @@ def test_target_critics_follow_theirs_and_are_not_compared() -> None:
 @pytest.mark.parametrize(
     ("gamma", "words"),
     [
-        (0.0, ""), (1.0, ""), (1, ""), (True, ""), ("high", ""), (1.01, "far away count more"), (-0.01, "change sign"),
-        (np.nan, "all value targets are NaN"),
+        (0.0, ""), (1.0, ""), (1, ""), (True, ""), ("high", ""), (1.01, "far away count more"),
+        (3.0, "far away count more"), (-0.01, "change sign"), (np.nan, "all value targets are NaN"),
     ],
 )  # fmt: skip
 def test_what_a_discount_does_is_told(gamma: Any, words: str) -> None:

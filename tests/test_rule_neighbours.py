@@ -262,6 +262,19 @@ def test_blocks_of_few_or_constant_entries_may_be_equal() -> None:
         assert len(found(copies.copied_blocks, checkpoint)) == count, (shape, value)
 
 
+def test_copies_are_told_where_an_optimizer_may_hold_them() -> None:
+    doubled = draw(8, 12)[[0, 0, 2, 3, 4, 5, 6, 7]]
+    weights = mlp(net__2__weight=doubled)
+    assert len(found(copies.duplicate_units, trained(weights))) == 1
+    without = trained(weights, without=("net.2.weight",))
+    assert found(copies.duplicate_units, without) == []
+    unmatched = replace(without, optimizers=(replace(without.optimizers[0], unmatched="several fit"),))
+    assert len(found(copies.duplicate_units, unmatched)) == 1
+    pair = {"q_net.q_net.0.weight": draw(8, 12, seed=1), "q_net_target.q_net.0.weight": doubled}
+    checkpoint = trained(pair, without=("q_net_target.q_net.0.weight",))
+    assert [each.tensor for each in found(copies.duplicate_units, checkpoint)] == ["q_net_target.q_net.0.weight"]
+
+
 # The scale of weights
 
 
