@@ -203,6 +203,24 @@ def test_other_optimizers_tell_the_age_too(
 
 
 @pytest.mark.parametrize(
+    ("state", "options", "never"),
+    [
+        ({"sum": spread([0.5, 0.5, 0.5]) ** 0 * 0.25}, {"initial_accumulator_value": 0.25}, [True, True, True]),
+        ({"sum": 0.25 + spread([0.0, 1e-3, 0.0])}, {"initial_accumulator_value": 0.25}, [True, False, True]),
+        (
+            {"exp_avg": spread([0, 1e-3, 0]), "exp_inf": 1e-8 + spread([0, 1e-2, 0])},
+            {"betas": (0.9, 0.999), "eps": 1e-8},
+            [True, False, True],
+        ),
+    ],
+)
+def test_what_starts_above_zero_never_learned_while_it_stays_there(
+    state: Mapping[str, NDArray], options: Mapping[str, Any], never: list[bool]
+) -> None:
+    assert list(measured(state, options=options).never_active) == never
+
+
+@pytest.mark.parametrize(
     ("state", "options", "rate"),
     [
         ("square_avg", RMSPROP, -log(0.99) / 2),
@@ -389,8 +407,18 @@ def bias_alone() -> Checkpoint:
         holding(adam([0, 0, 300]), step=19),
         holding({key: value[:0] for key, value in adam([0]).items()}),
         bias_alone(),
+        holding({"other": np.ones((3, 4))}),
     ],
-    ids=["no optimizer", "NaN", "infinity", "unknown decay", "young", "no rows", "no moments of the weight"],
+    ids=[
+        "no optimizer",
+        "NaN",
+        "infinity",
+        "unknown decay",
+        "young",
+        "no rows",
+        "no moments of the weight",
+        "other state",
+    ],
 )
 def test_a_file_that_cannot_tell_says_nothing(checkpoint: Checkpoint) -> None:
     assert unit_activity(checkpoint.layers[0], checkpoint, RATIO) is None

@@ -249,6 +249,15 @@ def test_blocks_that_were_trained_apart_are_not_equal(checkpoint: Checkpoint, pa
     assert [each.evidence["blocks"] for each in found(copies.copied_blocks, checkpoint)] == pairs
 
 
+def test_a_block_that_received_no_gradient_may_still_be_a_copy() -> None:
+    states = {
+        f"h.{number}.fc.weight": {"step": 9, "exp_avg": draw(4, 4), "exp_avg_sq": draw(4, 4) ** 2} for number in (0, 1)
+    }
+    states["h.1.fc.weight"] = {"step": 9, "exp_avg": np.zeros((4, 4)), "exp_avg_sq": np.zeros((4, 4))}
+    checkpoint = build_checkpoint(dict.fromkeys(states, draw(4, 4)), optimizer=states)
+    assert found(copies.copied_blocks, checkpoint) == []
+
+
 def test_blocks_of_few_or_constant_entries_may_be_equal() -> None:
     for shape, value, count in (((4, 4), None, 1), ((3, 5), None, 0), ((4, 4), 0.5, 0), ((4, 4), NAN, 0)):
         array = draw(*shape) if value is None or np.isnan(value) else np.full(shape, value)
