@@ -44,15 +44,15 @@ RULES = "rule_findings rule_findings_network rule_findings_optimizer rule_neighb
 EVIDENCE = f"evidence {RULES}"
 GENERAL = (f"{RULES} promises", "exit_codes", "fix")
 TESTS: Mapping[str, Sequence[str]] = {
-    "analyzers/files.py": (RULES, PAGES, "torch_damage torch_contents"),
-    "analyzers/_executable_names.py": (RULES, "torch_contents"),
+    "analyzers/files.py": ("file_borders", RULES, PAGES),
+    "analyzers/_executable_names.py": ("file_borders", RULES),
     "analyzers/_untrained_branches.py": ("untrained_branches optimizer_left_out", RULES),
     "analyzers/optimizer.py": (
         f"optimizer_borders {RULES} untrained_branches optimizer_left_out optimizer_no_gradient",
         PAGES,
     ),
     "analyzers/policy.py": ("policy_borders policy_rules thresholds", PAGES),
-    "analyzers/adapters.py": ("adapters thresholds", PAGES),
+    "analyzers/adapters.py": ("file_borders adapters thresholds", PAGES),
     "analyzers/copies.py": (f"copies weights_by_design {RULES}", PAGES),
     "analyzers/dormant_units.py": ("dormant_tables", RULES, PAGES),
     "analyzers/gradients.py": ("optimizer_borders optimizer_no_gradient thresholds", PAGES),
@@ -69,6 +69,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/_evidence/inactivity_causes.py": (f"dormant_tables {EVIDENCE}",),
     "analyzers/_evidence/moments.py": ("optimizer_borders evidence", RULES),
     "analyzers/_evidence/training.py": (f"zero_causes {EVIDENCE}",),
+    "analyzers/_evidence/nonfinite.py": ("file_borders", EVIDENCE),
     "analyzers/_evidence/*": (EVIDENCE,),
     "analyzers/_repairs/*": ("evidence", RULES),
     "analyzers/_zeros/causes.py": ("zero_causes", EVIDENCE),
@@ -76,6 +77,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/_zeros/severity.py": ("zero_causes", EVIDENCE),
     "analyzers/_zeros/sparsity.py": ("sparsity", EVIDENCE),
     "analyzers/_zeros/*": (EVIDENCE,),
+    "analyzers/recurrent.py": ("file_borders", RULES, PAGES),
     "analyzers/*": (RULES, PAGES),
     "cli/fixing.py": ("fix_results",),
     "cli/scanning.py": ("scan_results", "config"),
