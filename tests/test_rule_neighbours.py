@@ -421,3 +421,98 @@ def test_scattered_zeros_are_counted(weights: Weights, zero: int | None, fractio
     assert [(each.evidence["zeros"], each.evidence["zero_fraction"]) for each in findings] == (
         [] if zero is None else [(zero, fraction)]
     )
+
+
+# Exploded values
+
+
+def sized(value: float, *shape: int) -> NDArray:
+    """Entries of this size and either sign."""
+    return value * np.sign(draw(*shape))
+
+
+def peaked(value: float, *shape: int) -> NDArray:
+    """One entry of this size among ordinary ones."""
+    array = draw(*shape).astype(np.float64)
+    array.reshape(-1)[3] = value
+    return array
+
+
+EXPLODED: Mapping[str, tuple[Weights, Severity | None]] = {
+    "a weight": (mlp(net__2__weight=peaked(101, 8, 12)), WARNING),
+    "a smaller weight": (mlp(net__2__weight=peaked(99, 8, 12)), None),
+    "a bias": (mlp(net__2__bias=peaked(1001, 8)), WARNING),
+    "a smaller bias": (mlp(net__2__bias=peaked(999, 8)), None),
+    "a huge weight": (mlp(net__2__weight=peaked(1.1e6, 8, 12)), ERROR),
+    "a large weight": (mlp(net__2__weight=peaked(0.9e6, 8, 12)), WARNING),
+    "a large gain": ({"0.weight": sized(51, 4, 16)}, WARNING),
+    "a gain in range": ({"0.weight": sized(49, 4, 16)}, None),
+    "a large kernel": ({"conv.weight": sized(51, 4, 1, 4, 4)}, WARNING),
+    "a recurrent gain of hidden units": (gated(weight_ih=sized(72, 32, 5)), WARNING),
+    "a recurrent gain in range": (gated(weight_ih=sized(70, 32, 5)), None),
+    "a recurrent gain of many inputs": (gated(weight_ih=sized(51, 32, 16)), WARNING),
+    "a mean": (mlp(input_mean=sized(1e5, 8)), None),
+    "a scale": (mlp(scale=sized(1e5, 8)), None),
+    "a vector of another name": (mlp(offsetting=sized(1e5, 8)), WARNING),
+    "a matrix of scales": (mlp(scale=sized(1e5, 8, 2)), WARNING),
+    "a table of energies": ({"energies.weight": sized(1e4, 100, 1)}, None),
+    "a column with a bias": ({"fc.weight": sized(1e4, 100, 1), "fc.bias": draw(100)}, WARNING),
+    "an output in the unit of its targets": (
+        mlp(net__4__weight=None, net__4__bias=None, value_net__weight=sized(500, 1, 8), value_net__bias=sized(1.1e5, 1)),
+        None,
+    ),
+    "an output beside a bias in range": (
+        mlp(net__4__weight=None, net__4__bias=None, value_net__weight=sized(500, 1, 8), value_net__bias=sized(900, 1)),
+        WARNING,
+    ),
+    "a running mean": (
+        {
+            "bn.weight": draw(8), "bn.bias": draw(8), "bn.running_mean": sized(1e5, 8),
+            "bn.running_var": sized(1e5, 8) ** 2,
+        },
+        None,
+    ),
+    "a buffer": (mlp(mask=sized(1e5, 8)), None),
+    "integers": (mlp(net__2__weight=np.full((8, 12), 5000)), None),
+    "nothing": (mlp(net__2__weight=np.zeros((0, 12))), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPLODED)
+def test_exploded_values_and_their_neighbours(name: str) -> None:
+    weights, severity = EXPLODED[name]
+    findings = found(values.exploded_values, weights)
+    assert [each.severity for each in findings] == ([] if severity is None else [severity])
+    for each in findings:
+        array = weights[each.tensor or ""]
+        assert each.evidence["largest"] == pytest.approx(np.abs(array).max())
+        assert each.evidence["rms"] == pytest.approx(np.sqrt((array.astype(np.float64) ** 2).mean()))
+        assert ("RMS times" in each.message) is (each.evidence["gain"] > 200)
+
+
+def test_what_no_optimizer_holds_may_have_any_scale() -> None:
+    weights = mlp(net__2__weight=peaked(101, 8, 12))
+    assert len(found(values.exploded_values, trained(weights))) == 1
+    assert found(values.exploded_values, trained(weights, without=("net.2.weight",))) == []
+
+
+@pytest.mark.parametrize(("size", "few"), [(20_000, 2), (19_999, 1)])
+def test_one_in_ten_thousand_entries_may_be_spikes(size: int, few: int) -> None:
+    for count in (few, few + 1):
+        array = np.resize(draw(100, 50) * 0.1, (1, size)).copy()
+        array[0, :count] = 50.0
+        findings = found(values.value_spike, {"0.weight": array})
+        assert [len(each.evidence["indices"]) for each in findings] == ([count] if count <= few else [])
+
+
+@pytest.mark.parametrize(
+    ("weight", "speaks"),
+    [
+        (peaked(20, 4, 8), True), (peaked(20, 31, 1), False), (peaked(20, 32, 1), True), (peaked(20, 64), False),
+        (np.where(np.arange(64).reshape(8, 8) == 3, 5.0, 0.0), False),
+        (np.where(np.arange(64).reshape(8, 8) == 3, 5.0, 0.01), True),
+    ],
+    ids=["32 entries", "31 entries", "32 rows", "a vector", "beside zeros", "beside equals"],
+)  # fmt: skip
+def test_a_spike_needs_others_around(weight: NDArray, speaks: bool) -> None:
+    assert len(found(values.value_spike, {"0.weight": weight})) == speaks
