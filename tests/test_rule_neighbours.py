@@ -438,6 +438,7 @@ def peaked(value: float, *shape: int) -> NDArray:
     return array
 
 
+BODY = mlp(net__4__weight=None, net__4__bias=None)
 EXPLODED: Mapping[str, tuple[Weights, Severity | None]] = {
     "a weight": (mlp(net__2__weight=peaked(101, 8, 12)), WARNING),
     "a smaller weight": (mlp(net__2__weight=peaked(99, 8, 12)), None),
@@ -458,11 +459,11 @@ EXPLODED: Mapping[str, tuple[Weights, Severity | None]] = {
     "a table of energies": ({"energies.weight": sized(1e4, 100, 1)}, None),
     "a column with a bias": ({"fc.weight": sized(1e4, 100, 1), "fc.bias": draw(100)}, WARNING),
     "an output in the unit of its targets": (
-        mlp(net__4__weight=None, net__4__bias=None, value_net__weight=sized(500, 1, 8), value_net__bias=sized(1.1e5, 1)),
+        {**BODY, "value_net.weight": sized(500, 1, 8), "value_net.bias": sized(1.1e5, 1)},
         None,
     ),
     "an output beside a bias in range": (
-        mlp(net__4__weight=None, net__4__bias=None, value_net__weight=sized(500, 1, 8), value_net__bias=sized(900, 1)),
+        {**BODY, "value_net.weight": sized(500, 1, 8), "value_net.bias": sized(900, 1)},
         WARNING,
     ),
     "a running mean": (
