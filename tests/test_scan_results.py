@@ -14,15 +14,15 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from checkpoint_doctor.checkpoint import Checkpoint, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, Flaw, Skipped, Tensor
 from checkpoint_doctor.cli import app
 from checkpoint_doctor.config.settings import Config, Section
-from checkpoint_doctor.errors import NothingToExamine, UsageError
+from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UsageError
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import RULE_CRASHED, Examination, Report, Verdict
-from checkpoint_doctor.scan import measure_checkpoint, run_rules, scan
+from checkpoint_doctor.scan import examine, measure_checkpoint, run_rules, scan
 from checkpoint_doctor.testing import build_checkpoint
 from tests.test_rule_findings import mlp
 
@@ -174,6 +174,51 @@ def test_a_crash_does_not_stop_the_other_rules() -> None:
     assert {each.code for each in found.findings} == {RULE_CRASHED, "TOY001"}
     assert found.verdict is Verdict.ILL
     assert examined(crashes).verdict is Verdict.INCOMPLETE
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, None),
+        ({"metadata": {"content": "holds a data set"}}, "model.pt holds a data set"),
+        ({"tensors": ()}, "model.pt holds no tensor to examine"),
+        (
+            {"tensors": (), "skipped": (Skipped("weights", "it is encrypted"),)},
+            "model.pt holds no tensor to examine (it is encrypted)",
+        ),
+        ({"tensors": (), "metadata": {"content": "holds a data set"}}, "model.pt holds a data set"),
+        ({"tensors": (), "flaws": (Flaw("the checksum is wrong"),)}, None),
+        ({"metadata": {"content": "holds a data set"}, "flaws": (Flaw("the checksum is wrong"),)}, None),
+    ],
+)
+def test_a_file_without_a_model_is_named_unless_it_is_ill(
+    fields: dict[str, Any], words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = replace(build_checkpoint(mlp(), path="model.pt"), **fields)
+    monkeypatch.setattr(MODULE, "open_checkpoint", lambda *_: checkpoint)
+    if words is None:
+        found = examine("model.pt", CATALOGUE, Config().for_path("model.pt"))
+        assert found.verdict is (Verdict.ILL if "flaws" in fields else Verdict.HEALTHY)
+        return
+    with pytest.raises(NotACheckpoint) as refusal:
+        examine("model.pt", CATALOGUE, Config().for_path("model.pt"))
+    assert refusal.value.message == words
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(4, True), (1, False), (None, False)])
+def test_by_default_there_is_a_thread_for_each_core(
+    cores: int | None, threads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODULE, "SMALL_CHECKPOINT", 0)
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    seen: list[int] = []
+    measure_checkpoint(build_checkpoint(mlp()), on_measured=lambda done, total: seen.append(done))
+    assert bool(seen) is threads
+
+
+def test_errors_fail_a_run_by_default() -> None:
+    assert Report((SICK,), rules=3).failed
+    assert not Report((WARNED,), rules=3).failed
 
 
 # The command line
