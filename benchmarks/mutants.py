@@ -97,7 +97,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "repair/verification.py": ("verification", "promises"),
     "repair/writing.py": ("fix_results", "promises", "fix_writing"),
     "repair/*": ("promises", "fix_writing", "fix"),
-    "results/baseline.py": ("baseline identity", "promises"),
+    "results/baseline.py": ("baseline identity scan_results", "promises"),
     "results/identity.py": ("baseline identity", "promises"),
     "results/report.py": ("reporter_verdicts scan_results", "report_json", "promises"),
     "scan.py": ("scan_results plugins", "promises"),

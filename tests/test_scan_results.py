@@ -20,8 +20,9 @@ from checkpoint_doctor.config.settings import Config, Section
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UsageError
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import rule
+from checkpoint_doctor.results.baseline import read_baseline, write_baseline
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.report import RULE_CRASHED, Examination, Report, Verdict
+from checkpoint_doctor.results.report import RULE_CRASHED, Examination, Page, Report, Verdict
 from checkpoint_doctor.scan import examine, measure_checkpoint, run_rules, scan
 from checkpoint_doctor.testing import build_checkpoint
 from tests.test_rule_findings import mlp
@@ -214,6 +215,63 @@ def test_by_default_there_is_a_thread_for_each_core(
     seen: list[int] = []
     measure_checkpoint(build_checkpoint(mlp()), on_measured=lambda done, total: seen.append(done))
     assert bool(seen) is threads
+
+
+@rule("TOY003", "names-others", WARNING, on=Checkpoint)
+def names_others(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """It names what it likes.
+
+    Why it matters:
+        It does not.
+
+    When it is normal:
+        Always.
+
+    What to do:
+        Nothing.
+
+    References:
+        None.
+    """
+    own = names_others.finding("a whole file")
+    yield own
+    yield replace(own, message="a moment", tensor="optimizer/0/exp_avg")
+    yield replace(own, message="a layer of its own", tensor="net.0.bias", layer="somewhere")
+
+
+def test_only_a_tensor_of_the_model_gets_its_layer() -> None:
+    found = {each.message: (each.tensor, each.layer) for each in examined(names_others).findings}
+    assert found == {
+        "a whole file": (None, None),
+        "a moment": ("optimizer/0/exp_avg", None),
+        "a layer of its own": ("net.0.bias", "somewhere"),
+    }
+
+
+def test_learned_values_are_counted_without_buffers_statistics_and_second_names() -> None:
+    weights = mlp() | {
+        "bn.weight": np.ones(8), "bn.bias": np.ones(8), "bn.running_mean": np.ones(8), "bn.running_var": np.ones(8),
+        "bn.num_batches_tracked": np.array(3), "mask": np.ones(4),
+    }  # fmt: skip
+    found = run_rules(build_checkpoint(weights), CATALOGUE, Config().for_path("memory"))
+    learned = sum(array.size for array in mlp().values()) + 16
+    assert found.parameters == learned
+    tied = tuple(replace(each, tied_to="x") if each.name == "net.0.bias" else each for each in found.tensors)
+    assert replace(found, tensors=tied).parameters == learned - 12
+
+
+def test_a_page_has_eighty_columns_without_colour() -> None:
+    assert Page() == Page(width=80, color=False, verbose=False)
+    assert WELL.layers == 0
+
+
+def test_a_baseline_says_its_version_and_what_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    text = write_baseline(Report((SICK,), rules=3), str(path))
+    assert json.loads(text)["baseline_version"] == 1
+    with pytest.raises(UsageError) as refusal:
+        read_baseline(str(path))
+    assert refusal.value.message == f"cannot read the baseline {path}: no such file or directory"
 
 
 def test_errors_fail_a_run_by_default() -> None:
