@@ -93,7 +93,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "repair/safe_copy.py": ("safe_copy",),
     "repair/side_effects.py": ("planning verification",),
     "repair/simulation.py": ("planning",),
-    "repair/torch_reader.py": ("cross_check",),
+    "repair/torch_reader.py": ("torch_reader", "cross_check"),
     "repair/verification.py": ("verification", "promises"),
     "repair/writing.py": ("fix_results", "promises", "fix_writing"),
     "repair/*": ("promises", "fix_writing", "fix"),
