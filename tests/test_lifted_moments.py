@@ -55,6 +55,7 @@ def with_entry(value: float) -> dict[str, Any]:
         ([state(ratio=0.99e-3)], True),
         ([state(ratio=1.01e-3)], False),
         ([state(), state(ratio=1.01e-3)], False),
+        ([state(), state(ratio=1.01e-3, root=0.5)], False),
         ([rooted(10.1)], True),
         ([rooted(9.9)], False),
         ([state(step=50)], True),
@@ -72,7 +73,7 @@ def with_entry(value: float) -> dict[str, Any]:
         ([with_entry(np.inf)], False),
     ],
     ids=[
-        "lifted", "ratio below", "ratio above", "one ratio above", "norm above", "norm below", "old enough", "young",
+        "lifted", "ratio below", "ratio above", "one ratio above", "one small ratio above", "norm above", "norm below", "old enough", "young",
         "one young", "one without state", "none with state", "first moments above", "first moments below",
         "spread above", "spread below", "eight entries", "seven entries", "a zero", "an infinity",
     ],
