@@ -66,6 +66,15 @@ def test_channels_are_called_channels() -> None:
     assert finding.message.startswith("2 of 6 channels receive no gradient (33%)")
 
 
+def test_a_layer_without_any_gradient_needs_another_that_has_some() -> None:
+    idle, live = adam([300] * 4), adam([0] * 4)
+    weights = {"0.weight": draw(4, 4), "scale": draw(4), "2.weight": draw(4, 4), "4.weight": draw(2, 4)}
+    for second, dormant in ((live, ["0"]), (idle, [])):
+        states = {"0.weight": {"step": STEP, **idle}, "2.weight": {"step": STEP, **second}}
+        checkpoint = build_checkpoint(weights, optimizer=states)
+        assert [each.layer for each in found(dormant_units, checkpoint)] == dormant
+
+
 # Inputs
 
 

@@ -202,6 +202,12 @@ def test_adapters_that_change_nothing(checkpoint: Checkpoint, found_: list[tuple
         assert each.layer is None
 
 
+def test_a_first_factor_alone_is_no_adapter() -> None:
+    weights = {"q.lora_A.weight": draw(2, 8), "v.lora_A.weight": draw(2, 8), "v.lora_B.weight": np.zeros((8, 2))}
+    (finding,) = found(adapters.no_op_adapter, weights)
+    assert finding.evidence["tensors"] == ["v.lora_B.weight"]
+
+
 # Gates
 
 INPUT, FORGET, CELL = slice(0, 8), slice(8, 16), slice(16, 24)

@@ -73,7 +73,8 @@ def with_entry(value: float) -> dict[str, Any]:
         ([with_entry(np.inf)], False),
     ],
     ids=[
-        "lifted", "ratio below", "ratio above", "one ratio above", "one small ratio above", "norm above", "norm below", "old enough", "young",
+        "lifted", "ratio below", "ratio above", "one ratio above",
+        "one small ratio above", "norm above", "norm below", "old enough", "young",
         "one young", "one without state", "none with state", "first moments above", "first moments below",
         "spread above", "spread below", "eight entries", "seven entries", "a zero", "an infinity",
     ],

@@ -314,6 +314,15 @@ def test_infinite_second_moments_are_counted_and_replaced() -> None:
     assert found(second_moments.poisoned_moments, second_of(np.ones((4, 4)))) == []
 
 
+@pytest.mark.parametrize(
+    ("counted", "speaks"), [({"updates": 9}, False), ({"updates": 10}, True), ({"step": 10}, True)]
+)
+def test_ten_counted_updates_without_state_are_enough(counted: dict[str, int], speaks: bool) -> None:
+    checkpoint = build_checkpoint({"0.weight": draw(4, 4)}, optimizer={"0.weight": {}}, **counted)
+    findings = found(gradients.no_gradient, checkpoint)
+    assert [each.evidence["updates"] for each in findings] == [10] * speaks
+
+
 @pytest.mark.parametrize(("step", "speaks"), [(9, False), (10, True)])
 def test_ten_updates_without_gradient_are_enough(step: int, speaks: bool) -> None:
     state = {"step": step, "exp_avg": np.zeros((4, 4)), "exp_avg_sq": np.zeros((4, 4))}
