@@ -285,6 +285,15 @@ def test_unused_rows_of_tables_and_heads(checkpoint: Checkpoint, severity: Sever
     assert all(bool(each.advice) is (each.severity is WARNING) for each in findings)
 
 
+@pytest.mark.parametrize(
+    "state", [{"other": np.ones((4, 4))}, {"exp_avg_sq": np.ones(4)}, {"exp_avg": np.ones((4, 4))}, {}]
+)
+def test_state_that_keeps_no_second_moment_of_rows_tells_nothing(state: Mapping[str, Any]) -> None:
+    states = {"action_net.weight": {"step": 300, **state} if state else {}}
+    checkpoint = build_checkpoint({"action_net.weight": draw(4, 4)}, optimizer=states, updates=300)
+    assert found(unused_rows.unused_rows, checkpoint) == []
+
+
 @pytest.mark.parametrize(("count", "words"), [(6, "(0, 1, 2, 3, 4, 5)"), (7, "(0, 1, 2, 3, 4, 5 …)")])
 def test_the_first_six_rows_are_named(count: int, words: str) -> None:
     (finding,) = found(unused_rows.unused_rows, rows(30, range(count)))

@@ -182,6 +182,10 @@ NORMS: Mapping[str, Case] = {
     ),
     "a dead share below the error": (normalization.norm_gain_zeros, batch_norms([0, 0, *ONES[2:]], bias=0), NOTE),
     "a dead share above the error": (normalization.norm_gain_zeros, batch_norms([0, 0, 0, *ONES[3:]], bias=0), WARNING),
+    "one zero gain without bias": (
+        normalization.norm_gain_zeros,
+        {name: array for name, array in batch_norms(HOLED).items() if not name.endswith("bias")}, WARNING,
+    ),
     "a norm without channels that are zero": (normalization.norm_gain_zeros, batch_norms(ONES), None),
 }  # fmt: skip
 
