@@ -33,6 +33,7 @@ from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, expla
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_orthogonally
 from checkpoint_doctor.analyzers.values import nonfinite_values
 from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.results.findings import Safety
 from checkpoint_doctor.testing import build_checkpoint
 from tests.test_rule_findings import draw, found, gated, mlp, trained
@@ -179,6 +180,17 @@ def test_what_has_no_documented_start_is_not_drawn(weights: Weights, name: str):
     checkpoint = build_checkpoint(weights)
     subject = checkpoint.by_name[name], checkpoint.layer_of[name], checkpoint
     assert reinitialise(*subject) == reinitialise_nonfinite(*subject) == []
+
+
+@pytest.mark.parametrize(
+    ("role", "roles"), [("bias", ["bias"]), ("bias", ["vector", "bias"]), ("scale", ["weight", "scale"])]
+)
+def test_layers_without_a_matrix_have_no_fan_in(role: str, roles: list[str]):
+    tensors = {"vector": draw(12), "weight": draw(12, 6), "bias": draw(12), "scale": draw(12)}
+    whole = build_checkpoint({f"net.0.{each}": array for each, array in tensors.items()})
+    parts = {"weight" if each == "vector" else each: whole.by_name[f"net.0.{each}"] for each in roles}
+    layer = replace(build_checkpoint(mlp()).layer_by_name["net.0"], tensors=parts)
+    assert initialization_of(parts[role], layer, whole) is None
 
 
 def test_only_entries_that_are_not_finite_are_drawn_anew():
@@ -534,9 +546,20 @@ def test_a_recycled_unit_starts_without_bias():
         (mlp(), "net.0", [1], {"followers": ()}),
         (mlp(), "net.0", [1], {"followers": ("net.2", "nobody")}),
         (mlp(), "net.0", [1], {"followers": ("net.4",)}),
+        (mlp(), "net.0", [1], {"kind": Kind.EMBEDDING}),
+        (mlp(), "net.0", [1], {"tensors": {}}),
         (gated() | {"fc.weight": draw(2, 8)}, LSTM, [1], {"followers": ("fc",)}),
     ],
-    ids=["no units", "outputs", "no readers", "an unknown reader", "a reader of another width", "recurrent"],
+    ids=[
+        "no units",
+        "outputs",
+        "no readers",
+        "an unknown reader",
+        "a reader of another width",
+        "an embedding",
+        "no weight",
+        "recurrent",
+    ],
 )
 def test_units_are_not_recycled_where_it_would_have_other_effects(
     weights: Weights, layer: str, units: list[int], changes: Mapping[str, Any]
