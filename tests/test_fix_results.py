@@ -65,6 +65,9 @@ def test_an_ill_file_gets_a_verified_copy(ill: Path) -> None:
     assert result.record["outcome"] == "fixed"
     assert result.record["options"] == {"seed": 0, "recycle": False, "unsafe": False, "notes": False}
     assert result.record["proof"]["patches"] == 1
+    record = Path(f"{result.output}.ckdoc.json")
+    assert json.loads(record.read_text()) == result.record
+    assert record.stat().st_mode & 0o777 == 0o644
     assert result.record["proof"]["read_by"][0].startswith("safetensors ")
 
 
