@@ -567,6 +567,19 @@ def test_units_are_not_recycled_where_it_would_have_other_effects(
     assert recycled(weights, layer, units, **changes) == []
 
 
+def test_the_units_of_a_transposed_matrix_are_recycled_as_columns():
+    weights = mlp(net__0__weight=draw(6, 12), net__2__weight=draw(12, 8))
+    checkpoint = build_checkpoint(weights)
+    layer, reader = (replace(checkpoint.layer_by_name[name], transposed=True) for name in ("net.0", "net.2"))
+    changed = replace(checkpoint)
+    vars(changed)["layer_by_name"] = {**checkpoint.layer_by_name, "net.2": reader}
+    incoming, _, outgoing = recycle(replace(layer, followers=("net.2",)), [1, 4], changed)
+    new = incoming.renew(weights["net.0.weight"], np.random.default_rng(0))
+    assert np.flatnonzero((new != weights["net.0.weight"]).any(axis=0)).tolist() == [1, 4]
+    new = outgoing.renew(weights["net.2.weight"], np.random.default_rng(0))
+    assert np.flatnonzero((new == 0).all(axis=1)).tolist() == [1, 4]
+
+
 def test_a_channel_is_recycled_with_all_its_places():
     checkpoint = build_checkpoint(conv_net())
     layer = replace(checkpoint.layer_by_name["net.0"], followers=("net.3",))

@@ -86,6 +86,12 @@ def test_progress_is_told_before_and_within_each_file(healthy: Path, monkeypatch
     assert {each[4] for each in seen[1:]} == {size}
 
 
+def test_nobody_has_to_listen_to_the_threads(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODULE, "SMALL_CHECKPOINT", 0)
+    (examination,) = scan([healthy], catalogue=CATALOGUE, jobs=2).checkpoints
+    assert examination.verdict is Verdict.HEALTHY
+
+
 @pytest.mark.parametrize(("jobs", "small", "threads"), [(2, 0, True), (1, 0, False), (2, 1 << 20, False)])
 def test_threads_measure_large_checkpoints(
     jobs: int, small: int, threads: bool, monkeypatch: pytest.MonkeyPatch
