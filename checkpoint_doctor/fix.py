@@ -43,7 +43,7 @@ from checkpoint_doctor.repair.verification import (
 from checkpoint_doctor.repair.writing import Copy, Job, write_copy
 from checkpoint_doctor.results.diagnosis import Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
-from checkpoint_doctor.results.report import Examination
+from checkpoint_doctor.results.report import Alert, Examination
 from checkpoint_doctor.scan import (
     MeasuredCallback,
     ProgressCallback,
@@ -135,7 +135,8 @@ class FixResult:
 
     def leaves_illness(self, fail_on: Severity | None) -> bool:
         """Return whether something remains that fails a run: an alert, or the cause of what was repaired."""
-        alerts = self.after.alerts if self.after else ()
+        shown = [finding for finding in self.remaining if finding.ignored is None]
+        alerts: Sequence[Alert] = self.after.alerts if self.after else shown
         return fail_on is not None and (bool(self.lasting) or any(alert.severity >= fail_on for alert in alerts))
 
 

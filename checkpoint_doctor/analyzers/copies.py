@@ -92,7 +92,7 @@ def _have_equal_moments(tensor: Tensor, groups: list[list[int]], checkpoint: Che
 
 def _should_have_distinct_rows(tensor: Tensor) -> bool:
     """True where random rows cannot be equal by chance: not constant, and at least 40 random bits per row."""
-    length = tensor.size // tensor.shape[0] if tensor.shape[0] else 0
+    length = tensor.size // tensor.shape[0]
     bits = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}.get(tensor.dtype, 3)
     return tensor.statistics.minimum != tensor.statistics.maximum and length * bits >= 40
 
