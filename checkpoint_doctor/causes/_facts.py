@@ -194,6 +194,13 @@ def has_torn_page(tensor: Tensor) -> bool:
     return is_one_run and is_whole_pages and (first % row != 0 or last % row != 0)
 
 
+def has_overflowed(finding: Finding, checkpoint: Checkpoint) -> bool:
+    """Return whether a VAL001 is about infinities in float16, whose largest number is 65,504."""
+    tensor = checkpoint.by_name.get(finding.tensor or "")
+    infinite = finding.evidence.get("infinite")
+    return tensor is not None and tensor.dtype == "float16" and isinstance(infinite, int) and infinite > 0
+
+
 def is_reinforcement_learning(checkpoint: Checkpoint) -> bool:
     """True where the file is an agent's: its loader or its settings say so."""
     return checkpoint.algorithm is not None or checkpoint.format == "sb3"

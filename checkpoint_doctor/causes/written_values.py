@@ -8,6 +8,7 @@ from checkpoint_doctor.causes._facts import (
     OVERWRITTEN,
     about,
     are_most_of_a_kind,
+    has_overflowed,
     has_torn_page,
     is_fresh_part,
     names_of,
@@ -190,7 +191,7 @@ def corrupted_values(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cla
     unexplained = [] if are_most_of_a_kind(enlarged, checkpoint) else enlarged
     impossible = [
         *(each for each in symptoms.of("VAL002") if _number(each, "largest") > _IMPOSSIBLE),
-        *(each for each in symptoms.of("VAL001") if not has_spoiled_moments and _is_scattered(each)),
+        *(each for each in symptoms.of("VAL001") if not has_spoiled_moments and _is_scattered(each, checkpoint)),
         *unexplained,
         *symptoms.of("VAL003"),
         *symptoms.of("VAL006"),
@@ -214,7 +215,9 @@ def _number(finding: Finding, key: str) -> float:
     return float(value) if isinstance(value, (int, float)) else 0.0
 
 
-def _is_scattered(finding: Finding) -> bool:
-    """True for NaN and infinities in a part of a tensor only."""
+def _is_scattered(finding: Finding, checkpoint: Checkpoint) -> bool:
+    """True for NaN and infinities in a part of a tensor only, other than those of an overflow."""
+    if has_overflowed(finding, checkpoint):
+        return False
     bad, count = _number(finding, "nan") + _number(finding, "infinite"), _number(finding, "count")
     return 0 < bad < 0.5 * count
