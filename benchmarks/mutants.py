@@ -57,6 +57,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/adapters.py": ("file_borders adapters thresholds", PAGES),
     "analyzers/copies.py": (f"copies weights_by_design {RULES}", PAGES),
     "analyzers/dormant_units.py": ("dormant_tables", RULES, PAGES),
+    "analyzers/gradient_norms.py": (RULES, PAGES, "optimizer_health optimizer_settings"),
     "analyzers/gradients.py": ("optimizer_borders optimizer_no_gradient thresholds", PAGES),
     "analyzers/second_moments.py": ("optimizer_borders optimizer_steps thresholds", PAGES),
     "analyzers/step_sizes.py": ("optimizer_borders optimizer_steps thresholds", PAGES),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers import gradients, optimizer, second_moments, step_sizes, unused_rows
+from checkpoint_doctor.analyzers import gradient_norms, gradients, optimizer, second_moments, step_sizes, unused_rows
 from checkpoint_doctor.analyzers._evidence.moments import (
     effective_step,
     implied_gradient_norm,
@@ -221,7 +221,7 @@ def clipped(norm: float, settings: Mapping[str, Any]) -> Checkpoint:
     ],
 )
 def test_a_norm_that_equals_the_clip(norm: float, settings: Mapping[str, Any], speaks: bool) -> None:
-    findings = found(optimizer.clip_saturated, clipped(norm, settings))
+    findings = found(gradient_norms.clip_saturated, clipped(norm, settings))
     assert len(findings) == speaks
     for each in findings:
         assert each.evidence == {"optimizer": "optimizer", "implied_gradient_norm": pytest.approx(norm), "clip": 0.5}
@@ -241,7 +241,7 @@ def test_a_norm_that_equals_the_clip(norm: float, settings: Mapping[str, Any], s
     ],
 )
 def test_most_gradients_below_epsilon(second: Any, eps: Any, share: float | None) -> None:
-    findings = found(optimizer.epsilon_dominated, adam(0.1 * np.sqrt(second), second, eps=eps))
+    findings = found(gradient_norms.epsilon_dominated, adam(0.1 * np.sqrt(second), second, eps=eps))
     assert [each.evidence["share"] for each in findings] == ([] if share is None else [pytest.approx(share, abs=0.02)])
     for each in findings:
         assert each.evidence["epsilon"] == eps
