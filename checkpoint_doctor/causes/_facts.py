@@ -50,6 +50,12 @@ def names_of(finding: Finding) -> set[str]:
     return {name for name in named if isinstance(name, str)}
 
 
+def number_of(finding: Finding, key: str) -> float:
+    """Return a number of a finding's evidence; 0.0 where there is none."""
+    value = finding.evidence.get(key)
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
 def layers_of(finding: Finding, checkpoint: Checkpoint) -> list[Layer]:
     """Return the layers of the tensors that a finding is about, in the order of the file."""
     names = names_of(finding)

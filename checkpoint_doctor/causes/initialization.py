@@ -183,8 +183,3 @@ def _is_reached(finding: Finding, checkpoint: Checkpoint) -> bool:
     """False where the layer's bias received no gradient either: then the gradient ends behind the layer."""
     biases = [layer.bias for layer in layers_of(finding, checkpoint) if layer.bias is not None]
     return all(has_gradient(bias.name, checkpoint) for bias in biases)
-
-
-def _radius(finding: Finding) -> float:
-    radius = finding.evidence.get("spectral_radius")
-    return float(radius) if isinstance(radius, (int, float)) else 0.0

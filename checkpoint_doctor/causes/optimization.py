@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint_doctor.causes._facts import failing_training, is_reinforcement_learning, largest_rate, settings_of
+from checkpoint_doctor.causes._facts import (
+    failing_training,
+    is_reinforcement_learning,
+    largest_rate,
+    number_of,
+    settings_of,
+)
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
@@ -100,7 +106,7 @@ def schedule(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
     References:
         Rules OPT003, OPT009 and RES001. Lightning issues 12812 and 4655.
     """
-    negative = [each for each in symptoms.of("OPT003") if _rate(each) < 0]
+    negative = [each for each in symptoms.of("OPT003") if number_of(each, "learning_rate") < 0]
     warming = [each for each in symptoms.of("OPT009", cause="learning rate") if _is_scheduled(each, checkpoint)]
     for finding in (*negative, *symptoms.of("RES001"), *warming):
         yield schedule.claim(
@@ -128,10 +134,10 @@ def clip_too_small(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim
     References:
         Rules OPT004, OPT005 and OPT009.
     """
-    clipped = [each for each in symptoms.of("OPT004") if 0 < _number(each, "clip") < _TINY_CLIP]
+    clipped = [each for each in symptoms.of("OPT004") if 0 < number_of(each, "clip") < _TINY_CLIP]
     stalled = list(symptoms.of("OPT009", cause="step size"))
     whole = [each for each in symptoms.of("OPT005") if not each.evidence.get("component")]
-    drowned = [each for each in whole if _number(each, "share") >= 0.99 or stalled]
+    drowned = [each for each in whole if number_of(each, "share") >= 0.99 or stalled]
     has_usual_epsilon = max(settings_of(checkpoint, "eps"), default=0.0) < _LARGE_EPSILON
     proof = [*clipped, *stalled, *(drowned if _are_far_below(drowned) else ())]
     if proof and has_usual_epsilon:
@@ -238,22 +244,13 @@ def _has_mostly_stopped(finding: Finding) -> bool:
     return isinstance(stopped, list) and isinstance(units, list) and 2 * len(stopped) > len(units)
 
 
-def _rate(finding: Finding) -> float:
-    return _number(finding, "learning_rate")
-
-
-def _number(finding: Finding, key: str) -> float:
-    value = finding.evidence.get(key)
-    return float(value) if isinstance(value, (int, float)) else 0.0
-
-
 def _is_scheduled(finding: Finding, checkpoint: Checkpoint) -> bool:
     """True where the group's initial rate is an ordinary one and the present rate is not zero: a warm-up."""
     optimizer = finding.evidence.get("optimizer")
     initial = max(settings_of(checkpoint, "initial_lr", str(optimizer)), default=0.0)
-    return 0 < _rate(finding) < 1e-3 * initial
+    return 0 < number_of(finding, "learning_rate") < 1e-3 * initial
 
 
 def _are_far_below(drowned: list[Finding]) -> bool:
     """True where gradients are so far below ε that steps have vanished: under a thousandth of the learning rate."""
-    return any(0 < _number(each, "effective_step") < 1e-3 for each in drowned)
+    return any(0 < number_of(each, "effective_step") < 1e-3 for each in drowned)

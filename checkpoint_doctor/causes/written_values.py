@@ -12,6 +12,7 @@ from checkpoint_doctor.causes._facts import (
     has_torn_page,
     is_fresh_part,
     names_of,
+    number_of,
     rows_were_trained_apart,
     was_drawn_wide,
 )
@@ -190,7 +191,7 @@ def corrupted_values(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cla
     enlarged = [each for each in symptoms.of("VAL002") if _was_enlarged(each, checkpoint)]
     unexplained = [] if are_most_of_a_kind(enlarged, checkpoint) else enlarged
     impossible = [
-        *(each for each in symptoms.of("VAL002") if _number(each, "largest") > _IMPOSSIBLE),
+        *(each for each in symptoms.of("VAL002") if number_of(each, "largest") > _IMPOSSIBLE),
         *(each for each in symptoms.of("VAL001") if not has_spoiled_moments and _is_scattered(each, checkpoint)),
         *unexplained,
         *symptoms.of("VAL003"),
@@ -200,7 +201,7 @@ def corrupted_values(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cla
         yield corrupted_values.claim(
             impossible,
             consequences=symptoms.of("VAL001", "VAL002", "VAL003", "NET005", "NRM002", "OPT008", "ZER002", "RNN005"),
-            certainty=Certainty.PROVEN if _number(impossible[0], "largest") > _IMPOSSIBLE else Certainty.LIKELY,
+            certainty=Certainty.PROVEN if number_of(impossible[0], "largest") > _IMPOSSIBLE else Certainty.LIKELY,
         )
 
 
@@ -210,14 +211,9 @@ def _was_enlarged(finding: Finding, checkpoint: Checkpoint) -> bool:
     return any(was_drawn_wide(tensor, checkpoint) for tensor in named)
 
 
-def _number(finding: Finding, key: str) -> float:
-    value = finding.evidence.get(key)
-    return float(value) if isinstance(value, (int, float)) else 0.0
-
-
 def _is_scattered(finding: Finding, checkpoint: Checkpoint) -> bool:
     """True for NaN and infinities in a part of a tensor only, other than those of an overflow."""
     if has_overflowed(finding, checkpoint):
         return False
-    bad, count = _number(finding, "nan") + _number(finding, "infinite"), _number(finding, "count")
+    bad, count = number_of(finding, "nan") + number_of(finding, "infinite"), number_of(finding, "count")
     return 0 < bad < 0.5 * count
