@@ -104,7 +104,7 @@ def _is_around_zero(gain: Tensor) -> bool:
 def _is_penalized(gain: Tensor, limit: float = 0.25) -> bool:
     """True where the median of the other gains is far below 1 too: a penalty shrinks all, and zeros are its end."""
     values = np.abs(gain.array[gain.array != 0].astype(np.float64))
-    return bool(values.size) and float(np.median(values)) < limit
+    return bool(values.size) and median(values) < limit
 
 
 def _never_used(layer: Layer) -> bool:

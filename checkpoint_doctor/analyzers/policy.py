@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from math import exp, inf, isnan, log10
+from statistics import median
 
 import numpy as np
 
@@ -191,7 +192,7 @@ def _cosine(checkpoint: Checkpoint, names: Mapping[str, str]) -> float | None:
             length = (float(left @ left) * float(right @ right)) ** 0.5
             if 0 < length < inf:
                 cosines.append(float(left @ right) / length)
-    return float(np.median(cosines)) if cosines else None
+    return median(cosines) if cosines else None
 
 
 @rule("POL004", "twin-critics", Severity.WARNING, on=Checkpoint, part=("critics",))
