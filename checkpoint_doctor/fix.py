@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from checkpoint_doctor.errors import (
     UsageError,
 )
 from checkpoint_doctor.plugins.catalogue import Catalogue
-from checkpoint_doctor.plugins.opening import discover_working, open_checkpoint
+from checkpoint_doctor.plugins.opening import claim_folder, discover_working, open_checkpoint
 from checkpoint_doctor.plugins.protocols import Loader
 from checkpoint_doctor.repair.changes import Plan
 from checkpoint_doctor.repair.cross_check import CrossCheck
@@ -156,7 +157,9 @@ def fix(
         UsageError: ``output`` names a file, and there are several checkpoints.
     """
     options, catalogue, config = options or FixOptions(), catalogue or discover_working(), config or Config()
-    candidates = find_candidates([os.fspath(uri) for uri in uris], catalogue.suffixes)
+    candidates = find_candidates(
+        [os.fspath(uri) for uri in uris], catalogue.suffixes, partial(claim_folder, catalogue=catalogue)
+    )
     if len(candidates) > 1 and options.output and not os.path.isdir(options.output):
         raise UsageError(
             f"{len(candidates)} checkpoints cannot all become {options.output}", "name an existing folder as --output"
@@ -206,6 +209,8 @@ class FixRun:
         Raises:
             DoctorError: it cannot be done; nothing was written.
         """
+        if os.path.isdir(self.path):
+            raise RepairFailed(f"{self.path} is a folder, which cannot be repaired as a whole", "name a file in it")
         snapshot = Snapshot.take(self.path)
         # The digest takes longer than the examination, which leaves a core idle. It is dropped if nothing is written.
         with RunningDigest(snapshot.path) as digest:

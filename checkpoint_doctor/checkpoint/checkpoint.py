@@ -38,7 +38,7 @@ class Checkpoint:
     counters: Mapping[str, int] = field(default_factory=dict)
     """The run's counters by the names that the file gives them: ``epoch``, ``global_step`` …"""
     parts: tuple[Part, ...] = ()
-    """What stands under the file's keys: schedulers, loss scalers, state dicts …, as far as it was recognised."""
+    """What stands under the file's keys, as far as it was recognised, and the files of a folder."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Package to the version with which the file was saved."""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -53,6 +53,11 @@ class Checkpoint:
     def damage(self) -> tuple[Flaw, ...]:
         """All damage to the file, including checksums that do not match."""
         return self.flaws + tuple(each.flaw for each in self.checksums if each.flaw is not None)
+
+    @cached_property
+    def files(self) -> tuple[Part, ...]:
+        """The parts that are files of a folder; empty for a single file."""
+        return tuple(part for part in self.parts if part.file)
 
     @cached_property
     def by_name(self) -> Mapping[str, Tensor]:

@@ -143,6 +143,17 @@ def describe(examination: Examination) -> str:
     return printable(", ".join(part for part in parts if part))
 
 
+def parts_in_words(examination: Examination) -> str:
+    """List the files of a folder by what they are: ``weights (model.safetensors), optimizer (optimizer.pt)``."""
+    files: dict[str, list[str]] = {}
+    for part in examination.parts:
+        files.setdefault(part.content.word, []).append(printable(part.file))
+    return ", ".join(
+        f"{word} ({', '.join(names[:2])}{f' and {len(names) - 2:,} more' if len(names) > 2 else ''})"
+        for word, names in files.items()
+    )
+
+
 def evidence_in_words(evidence: Mapping[str, Any], length: int | None = None) -> str:
     """Format a finding's evidence on one line, without empty and unknown values; long lists are shortened.
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
-from checkpoint_doctor.checkpoint import Skipped
+from checkpoint_doctor.checkpoint import Part, Skipped
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
@@ -109,6 +109,8 @@ class Examination:
     diagnoses: tuple[Diagnosis, ...] = ()
     """The worst first; their ``explains`` are positions in ``findings``."""
     skipped: tuple[Skipped, ...] = ()
+    parts: tuple[Part, ...] = ()
+    """The files of a folder that is one checkpoint; empty for a single file."""
 
     @property
     def parameters(self) -> int:
