@@ -51,16 +51,19 @@ class Archive:
     """The zip's members without their common folder; empty for the other containers."""
 
 
-def read_archive(source: Source, member: str = "") -> Archive:
+def read_archive(source: Source, member: str = "", budget: Budget | None = None) -> Archive:
     """Read a PyTorch container; the values of its tensors are not read.
 
-    ``member`` is the name of the container inside an outer archive; it is put before the names of storages.
+    ``member`` is the name of the container inside an outer file; it is put before the names of storages. ``budget``
+    limits the objects of several containers together; by default a container has one of its own.
 
     Raises:
         NotACheckpoint: it is the tar archive of the first releases.
         UnreadableCheckpoint: it is not a PyTorch container, or it is damaged; the message says where.
     """
-    return _Reader(source, f"{member}:" if member else "", member).read()
+    reader = _Reader(source, f"{member}:" if member else "", member)
+    reader.budget = budget or reader.budget
+    return reader.read()
 
 
 class _Reader:
