@@ -5,34 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from checkpoint_doctor.checkpoint import Skipped, Tensor
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._pickle.sharding import AssembledTensor
 from checkpoint_doctor.loaders._pickle.tensors import PickledTensor
-from checkpoint_doctor.loaders._storage.chunked_values import Chunk, ChunkedValues, PlacedChunk, describe_gaps
-from checkpoint_doctor.loaders._storage.dtypes import numpy_type
+from checkpoint_doctor.loaders._storage.chunked_values import Chunk, describe_gaps
 from checkpoint_doctor.loaders.distributed.metadata import Metadata, StoredTensor
 from checkpoint_doctor.loaders.distributed.pieces import Pieces
 
 MOST_CHUNKS = 1 << 16
 """Chunks of one tensor: about as many as there are ranks."""
-
-
-@dataclass(eq=False)
-class AssembledTensor(PickledTensor):
-    """A tensor in several chunks, each of which is a tensor in a file."""
-
-    chunks: tuple[tuple[Chunk, PickledTensor], ...] = ()
-
-    def as_tensor(self, name: str, is_buffer: bool = False) -> Tensor | Skipped:
-        """Return the tensor with a name, or why it cannot be examined. Raises as ``PickledTensor.as_tensor``."""
-        placed = []
-        for chunk, part in self.chunks:
-            checked = part.as_tensor(name)
-            if isinstance(checked, Skipped):
-                return checked
-            placed.append(PlacedChunk(chunk, checked.values))
-        values = ChunkedValues(self.shape, numpy_type(self.dtype), placed)
-        return Tensor(name, self.shape, self.dtype, values, is_buffer=is_buffer)
 
 
 def assemble(metadata: Metadata, pieces: Pieces) -> dict[str, Any]:

@@ -53,7 +53,11 @@ class DistributedLoader:
 
     def open_folder(self, folder: Folder) -> Checkpoint:
         """See ``FolderLoader.open_folder``."""
-        opened = self._open(folder.path, _read_all_metadata(folder), folder.open)
+        opened = self._open(
+            folder.path,
+            _read_all_metadata(folder),
+            lambda name: folder.open(name) if name in folder.files else None,
+        )
         files = {part.file for part in opened.parts}
         strays = sorted(name for name in folder.files if name.endswith(PIECES) and name not in files)
         skipped = (Skipped(name, "the metadata does not refer to it: another save left it there") for name in strays)
@@ -81,11 +85,10 @@ class DistributedLoader:
             opcodes=metadata.opcodes + pieces.opcodes,
         )
         opened = describe(archive, self.name)
-        if not opened.tensors and not opened.optimizers and opened.flaws:
-            first = opened.flaws[0]
-            raise UnreadableCheckpoint(
-                f"nothing of {name} can be read: {first.member}: {first.message}", "take an earlier checkpoint"
-            )
+        if not opened.tensors and not opened.optimizers and (opened.flaws or opened.skipped):
+            reasons = [f"{flaw.member}: {flaw.message}" for flaw in opened.flaws]
+            reasons += [f"{each.what}: {each.why}" for each in opened.skipped]
+            raise UnreadableCheckpoint(f"nothing of {name} can be read: {reasons[0]}", "take an earlier checkpoint")
         files = tuple(Part(file, Content.WEIGHTS, file=file) for file in pieces.names)
         return replace(opened, parts=(*opened.parts, *files), skipped=(*opened.skipped, *skipped))
 

@@ -18,6 +18,7 @@ from checkpoint_doctor.loaders._pickle.cursor import Cursor
 from checkpoint_doctor.loaders._pickle.machine import Machine
 from checkpoint_doctor.loaders._pickle.names import TABLE
 from checkpoint_doctor.loaders._pickle.objects import Budget, Global
+from checkpoint_doctor.loaders._pickle.sharding import Record, make_record
 from checkpoint_doctor.loaders._pickle.state import PYTHON_2_MODULES
 from checkpoint_doctor.loaders._pickle.tensors import MOST_AXES
 from checkpoint_doctor.loaders._pickle.torch_rebuilders import ElementType
@@ -33,7 +34,6 @@ DEEPEST_PATH = 64
 
 _SAVING = "torch.distributed.checkpoint"
 _OLD_SAVING = "torch.distributed._shard.checkpoint"
-_SHARDING = "torch.distributed._shard.sharded_tensor.metadata"
 _RECORDS = (
     "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "MetadataIndex",
     "TensorProperties", "StorageMeta", "_MEM_FORMAT_ENCODING",
@@ -42,31 +42,9 @@ _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "Pure
 CLASSES = {
     **{(f"{package}.metadata", name): name for package in (_SAVING, _OLD_SAVING) for name in _RECORDS},
     **{(f"{package}.filesystem", "_StorageInfo"): "_StorageInfo" for package in (_SAVING, _OLD_SAVING)},
-    (_SHARDING, "TensorProperties"): "TensorProperties",
-    (_SHARDING, "MEM_FORMAT_ENCODING"): "_MEM_FORMAT_ENCODING",
     **{(module, name): "Path" for module in ("pathlib", "pathlib._local") for name in _PATHS},
 }
-"""The classes of which the pickle consists, in PyTorch 1.13 to 2.13, and the kind of record that stands for each."""
-
-
-@dataclass(slots=True, eq=False)
-class Record:
-    """An object of one of ``CLASSES``: its kind, and the state that the pickle sets."""
-
-    kind: str
-    state: Any = None
-
-    def build(self, state: Any) -> None:
-        """Set the state."""
-        self.state = state
-
-    def get(self, name: str) -> Any:
-        """Return an attribute, ``None`` where there is none."""
-        return self.state.get(name) if isinstance(self.state, dict) else None
-
-
-def _make_record(kind: str, *arguments: Any) -> Record:
-    return Record(kind)
+"""The classes of which the pickle consists, besides those of ``sharding.DESCRIPTIONS``, in PyTorch 1.13 to 2.13."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +120,7 @@ def read_metadata(source: Source, member: str = ".metadata") -> Metadata:
     Raises:
         UnreadableCheckpoint: it is truncated, damaged, too large, or contradicts itself.
     """
-    table = {**TABLE, **{name: partial(_make_record, kind) for name, kind in CLASSES.items()}}
+    table = {**TABLE, **{name: partial(make_record, kind) for name, kind in CLASSES.items()}}
     names: dict[tuple[str, str], Global] = {}
     machine = Machine(table, None, Budget(source.size, MOST_OBJECTS), names)
     cursor = Cursor(source)

@@ -27,8 +27,9 @@ SHORT_PIECE = 4096
 MOST_FLAWS = 50
 """Flaws of pieces that are reported one by one; the others are counted."""
 
-OpenFile = Callable[[str], Source]
-"""Opens a file of the checkpoint's folder by its name; raises ``UnreadableCheckpoint``."""
+OpenFile = Callable[[str], Source | None]
+"""Opens a file of the checkpoint's folder by its name, ``None`` where it is missing; may raise
+``UnreadableCheckpoint``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +162,9 @@ def _open(open_file: OpenFile, name: str, held: set[Piece]) -> _File:
     try:
         source = open_file(name)
     except UnreadableCheckpoint as error:
-        is_missing = "no such file" in error.message or "does not exist" in error.message
-        return _File(name, pieces, problem="is missing" if is_missing else f"cannot be opened ({error.message})")
+        return _File(name, pieces, problem=f"cannot be opened ({error.message})")
+    if source is None:
+        return _File(name, pieces, problem="is missing")
     overlapping, reached = set(), 0
     for piece in pieces:
         if piece.offset < reached:
