@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from checkpoint_doctor.checkpoint import Checkpoint, Layer
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
+from checkpoint_doctor.layers import DENSE
 from checkpoint_doctor.plugins.cause import Symptoms
 from checkpoint_doctor.results.findings import Finding
 
@@ -117,6 +118,45 @@ def reads_zeros(layer: Layer, checkpoint: Checkpoint) -> bool:
     moments = checkpoint.moments.get(weight.name)
     second = (moments.second or moments.first) if moments else None
     return second is not None and second.statistics.absmax == 0
+
+
+def has_left_initial_interval(checkpoint: Checkpoint) -> bool:
+    """Return whether most dense layers hold values beyond PyTorch's initial ±1/√fan-in, so that they were trained.
+
+    Layers whose bias is zero, or without one, were initialised in some other way, and do not count.
+    """
+    counted = left = 0
+    for layer in checkpoint.layers:
+        weight, bias = layer.weight, layer.bias
+        if layer.kind not in DENSE or weight is None or bias is None or not bias.statistics.absmax or not weight.size:
+            continue
+        counted += 1
+        bound = 1.02 * (weight.size / weight.shape[0]) ** -0.5
+        left += max(weight.statistics.absmax, bias.statistics.absmax) > bound
+    return 2 * left > counted
+
+
+def was_drawn_wide(tensor: Tensor, checkpoint: Checkpoint) -> bool:
+    """Return whether a weight is larger than all of its updates together can have made it.
+
+    Adam moves an entry by about the learning rate in an update, and not by more than a few times that.
+    """
+    optimizer, updates = checkpoint.optimizer_of.get(tensor.name), checkpoint.updates_of(tensor.name)
+    if optimizer is None or not updates or not optimizer.takes_adam_steps or not tensor.statistics.norm:
+        return False
+    rate = largest_rate(checkpoint, optimizer.name)
+    return bool(tensor.statistics.norm / tensor.size**0.5 > 2.0 * rate * updates)
+
+
+def is_fresh_part(finding: Finding, symptoms: Symptoms, checkpoint: Checkpoint) -> bool:
+    """Return whether an OPT010 is about a part that is as drawn, and not about single vectors that were written.
+
+    Fresh matrices are one. So are gains of 1 beside biases of 0 in the same block, which is how blocks begin.
+    """
+    fresh = [checkpoint.by_name[name] for name in names_of(finding) & checkpoint.by_name.keys()]
+    blocks = {tensor.name.rsplit(".", 2)[0] for tensor in fresh if tensor.name.count(".") > 1}
+    zero = symptoms.of("ZER003", cause=OVERWRITTEN)
+    return any(len(tensor.shape) > 1 for tensor in fresh) or any(about(zero, blocks))
 
 
 def is_reinforcement_learning(checkpoint: Checkpoint) -> bool:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from checkpoint_doctor.causes._facts import (
-    about,
+    OVERWRITTEN,
     has_gradient,
+    is_fresh_part,
     layers_of,
     names_of,
     never_trained,
     rows_were_trained_apart,
+    was_drawn_wide,
 )
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
-from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.results.findings import Finding, Severity
 
 
 @cause("symmetric-units", Prognosis.CURED)
@@ -107,15 +109,49 @@ def too_wide_init(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
     References:
         Rules RNN005 and VAL002. Glorot and Bengio 2010; He et al. 1502.01852.
     """
-    recurrent = [each for each in symptoms.of("RNN005") if _radius(each) >= 5.0]
-    saturated = symptoms.of("RNN003")
-    if recurrent and len(recurrent) >= 3 and not saturated:
-        yield too_wide_init.claim(
-            recurrent,
-            "the hidden-to-hidden weights of all gates are far too large, as they were drawn: the gates are saturated",
-            consequences=[*symptoms.of("NET001", "OPT008"), *about(symptoms.of("VAL002"), names_of(recurrent[0]))],
-            certainty=Certainty.LIKELY,
+    large = [each for each in symptoms.of("VAL002", "RNN005") if each.severity < Severity.ERROR]
+    wide = [
+        each
+        for each in large
+        if any(
+            was_drawn_wide(checkpoint.by_name[name], checkpoint) for name in names_of(each) & checkpoint.by_name.keys()
         )
+    ]
+    if wide:
+        yield too_wide_init.claim(
+            wide,
+            f"{wide[0].subject} is larger than all updates together can have made it: it was drawn too wide, and the "
+            "activation behind it is saturated",
+            consequences=[*large, *symptoms.of("NET001", "NET005", "OPT008", "RNN003")],
+        )
+
+
+@cause("partial-load", Prognosis.POINTLESS)
+def partial_load(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """A part of the weights is fresh under a trained rest: it was not loaded, or initialised again.
+
+    How we know:
+        Weights lie within their initial interval, or gains are exactly 1, while the optimizer's moments of the same
+        tensors show that they were trained, and other tensors have left the interval.
+
+    What else it could be:
+        Values that a script wrote over trained ones (``overwritten``), where single vectors are concerned.
+
+    What to do:
+        Load with ``strict=True``, and look at the missing keys. A head that is new on purpose needs new moments too.
+
+    References:
+        Rule OPT010. PyTorch's ``Module.load_state_dict``.
+    """
+    for finding in symptoms.of("OPT010"):
+        if is_fresh_part(finding, symptoms, checkpoint):
+            yield partial_load.claim(
+                [finding],
+                consequences=symptoms.of(
+                    "NET003", "NRM001", "RNN001", "RNN002", "ZER001", "ZER003", "ZER004", cause=OVERWRITTEN
+                ),
+                remedy="missing, unexpected = model.load_state_dict(state, strict=True)",
+            )
 
 
 def _is_all_zero(finding: Finding, checkpoint: Checkpoint) -> bool:

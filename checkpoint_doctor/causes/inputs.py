@@ -99,6 +99,36 @@ def constant_inputs(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Clai
         )
 
 
+@cause("reward-scale", Prognosis.POINTLESS)
+def reward_scale(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """Targets or rewards are so large that the value side takes everything: gradients, clip and ε.
+
+    How we know:
+        Gradients are ten thousand times as large as in networks that learn; or one component of an agent makes no steps
+        to speak of, because another one takes the whole clipped gradient.
+
+    What else it could be:
+        A loss that is summed over a batch or a sequence instead of averaged.
+
+    What to do:
+        Scale rewards, or targets, to a standard deviation of about 1.
+
+    References:
+        Rules OPT005 and OPT012. Andrychowicz et al. 2006.05990 on value normalisation.
+    """
+    starved = [each for each in symptoms.of("OPT005") if each.evidence.get("component")]
+    proof = [*symptoms.of("OPT012"), *starved]
+    if proof:
+        yield reward_scale.claim(
+            proof,
+            consequences=[*failing_training(symptoms), *symptoms.of("OPT007")],
+            certainty=Certainty.PROVEN if symptoms.of("OPT012") else Certainty.LIKELY,
+            remedy="env = VecNormalize(env, norm_reward=True)"
+            if checkpoint.format == "sb3"
+            else "target = (target - mean) / std",
+        )
+
+
 @cause("nonfinite-data", Prognosis.CURED)
 def nonfinite_data(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
     """NaN or infinity came in through the data and spoiled running statistics, while the weights are fine.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint_doctor.causes._facts import OVERWRITTEN, about, names_of, rows_were_trained_apart
+from checkpoint_doctor.causes._facts import OVERWRITTEN, about, is_fresh_part, names_of, rows_were_trained_apart
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
@@ -31,12 +31,13 @@ def overwritten(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
         learned is lost, so an earlier checkpoint is better.
 
     References:
-        Rules ZER001 to ZER004, NET002, NET009, NRM001, RNN001, RNN002 and VAL005.
+        Rules ZER001 to ZER004, NET002, NET009, OPT010, NRM001, RNN001, RNN002 and VAL005.
     """
     codes = ("NET002", "NET003", "NRM001", "RNN001", "RNN002", "RNN004", "ZER001", "ZER003", "ZER004")
     proof = [
         *symptoms.of(*codes, cause=OVERWRITTEN),
         *symptoms.of("NET009"),
+        *(each for each in symptoms.of("OPT010") if not is_fresh_part(each, symptoms, checkpoint)),
         *(
             each
             for each in symptoms.of("VAL005", "NET004")
