@@ -311,3 +311,26 @@ def test_the_part_of_one_process_is_called_a_part(shared: Path, file: str, name:
     skipped = {each.what: each.why for each in checkpoint.skipped}
     assert skipped[name] == f"it is shared by several processes, and this file has the part of one of them: {part}"
     assert [name.qualified for name in checkpoint.pickled_names if not name.known] == []
+
+
+def test_the_safetensors_files_of_all_ranks_are_put_together(shared: Path, tmp_path: Path) -> None:
+    whole = load_with_torch(shared / "placements", tmp_path / "whole.pt")
+    names = ("rows.weight", "columns.weight", "columns_half.weight", "middle.weight")
+    assert_equal(open_checkpoint(shared / "safetensors"), {name: whole[name] for name in names})
+    (examination,) = scan([shared / "safetensors"]).checkpoints
+    assert len(examination.parts) == 2
+
+
+def test_a_missing_safetensors_file_of_a_rank_is_said(shared: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shared / "safetensors", tmp_path / "copy"))
+    (folder / "shard-00001-model-00001-of-00001.safetensors").unlink()
+    with pytest.raises(UnreadableCheckpoint, match="incomplete save: the files of shard 00001 are missing"):
+        open_checkpoint(folder)
+
+
+def test_a_safetensors_file_without_offsets_is_refused(shared: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shared / "safetensors", tmp_path / "copy"))
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"DCP_SHARDING_INFO", b"DCP_SHARDING_XXXX"))
+    with pytest.raises(UnreadableCheckpoint, match="has no readable DCP_SHARDING_INFO"):
+        open_checkpoint(folder)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Part, Patch, Skipped, Tensor
 from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
 from checkpoint_doctor.loaders.distributed.assembly import assemble
-from checkpoint_doctor.loaders.distributed.metadata import Metadata, is_metadata, read_metadata
+from checkpoint_doctor.loaders.distributed.metadata import Metadata, is_metadata, merge_metadata, read_metadata
 from checkpoint_doctor.loaders.distributed.nesting import drop_incomplete, restore
 from checkpoint_doctor.loaders.distributed.pieces import OpenFile, Pieces
+from checkpoint_doctor.loaders.distributed.sharded_safetensors import find_shards, read_shards
 from checkpoint_doctor.loaders.torch.archive import Archive
 from checkpoint_doctor.loaders.torch.loader import describe
 from checkpoint_doctor.sources import Folder, Source
@@ -49,7 +50,7 @@ class DistributedLoader:
         described = {name for name in folder.files if RANK_METADATA.fullmatch(name)}
         if METADATA in folder.files and (pieces or self.recognizes(folder.open(METADATA))):
             described.add(METADATA)
-        return pieces | described
+        return pieces | described or find_shards(folder.files)
 
     def open_folder(self, folder: Folder) -> Checkpoint:
         """See ``FolderLoader.open_folder``."""
@@ -94,25 +95,19 @@ class DistributedLoader:
 
 
 def _read_all_metadata(folder: Folder) -> Metadata:
-    """Read the metadata of a folder, whether one rank wrote it for all or each rank for itself.
+    """Read the metadata of a folder, whether one rank wrote it for all, or each rank for itself in one of two forms.
 
     Raises:
         UnreadableCheckpoint: there is none, or it cannot be read.
     """
     if METADATA in folder.files:
         return read_metadata(folder.open(METADATA))
+    if shards := find_shards(folder.files):
+        return read_shards(folder, shards)
     ranks = sorted((name for name in folder.files if RANK_METADATA.fullmatch(name)), key=_rank_of)
     if not ranks:
         raise _describe_unfinished(folder)
-    merged = Metadata()
-    for name in ranks:
-        try:
-            merged.merge(read_metadata(folder.open(name), name))
-        except ValueError as error:
-            raise UnreadableCheckpoint(
-                f"{folder.locate(name)} does not belong to the metadata beside it: {error}", "save the model anew"
-            ) from None
-    return merged
+    return merge_metadata((folder.locate(name), read_metadata(folder.open(name), name)) for name in ranks)
 
 
 def _rank_of(name: str) -> int:

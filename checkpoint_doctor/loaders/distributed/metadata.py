@@ -7,7 +7,7 @@ runs whatever it names; here its classes become records of their state, and noth
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from typing import Any, NoReturn
@@ -81,25 +81,36 @@ class Metadata:
     opcodes: int = 0
     pickled_names: tuple[PickledName, ...] = ()
 
-    def merge(self, other: Metadata) -> None:
-        """Add the metadata that another rank wrote for itself.
 
-        Raises:
-            ValueError: they disagree on a tensor.
-        """
-        for key, entry in other.entries.items():
-            known = self.entries.setdefault(key, entry)
-            if known is entry:
-                continue
-            if known is None or entry is None or (known.dtype, known.shape) != (entry.dtype, entry.shape):
-                raise ValueError(f"the ranks disagree on the shape or type of {shown(key)}")
-            chunks = tuple(dict.fromkeys((*known.chunks, *entry.chunks)))
-            self.entries[key] = StoredTensor(known.dtype, known.shape, chunks)
-        for index, piece in other.pieces.items():
-            self.pieces.setdefault(index, piece)
-        self.paths.update(other.paths)
-        self.opcodes += other.opcodes
-        self.pickled_names += other.pickled_names
+def merge_metadata(parts: Iterable[tuple[str, Metadata]]) -> Metadata:
+    """Put together what each rank wrote of its own chunks; every part comes with the name of its file.
+
+    Raises:
+        UnreadableCheckpoint: two parts disagree on the shape or type of a tensor.
+    """
+    merged = Metadata()
+    chunks: dict[str, dict[Chunk, None]] = {}
+    for file, part in parts:
+        for key, entry in part.entries.items():
+            known = merged.entries.setdefault(key, entry)
+            if (known is None) != (entry is None) or (
+                known is not None and entry is not None and (known.dtype, known.shape) != (entry.dtype, entry.shape)
+            ):
+                raise UnreadableCheckpoint(
+                    f"{file} does not belong to the files beside it: they disagree on the shape or type of {shown(key)}",
+                    "keep the files of one save in each folder",
+                )
+            if entry is not None:
+                chunks.setdefault(key, {}).update(dict.fromkeys(entry.chunks))
+        for index, piece in part.pieces.items():
+            merged.pieces.setdefault(index, piece)
+        merged.paths.update(part.paths)
+        merged.opcodes += part.opcodes
+        merged.pickled_names += part.pickled_names
+    for key, entry in merged.entries.items():
+        if entry is not None:
+            merged.entries[key] = replace(entry, chunks=tuple(chunks[key]))
+    return merged
 
 
 def is_metadata(source: Source) -> bool:

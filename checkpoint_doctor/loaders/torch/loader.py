@@ -39,11 +39,11 @@ VERSIONS = {
 
 @dataclass(frozen=True)
 class TorchLoader:
-    """Opens what ``torch.save`` and ``pickle`` write."""
+    """Opens what ``torch.save``, ``torch.export.save`` and ``pickle`` write."""
 
     name: str = "torch"
     suffixes: tuple[str, ...] = (
-        ".pt", ".pth", ".pth.tar", ".tar", ".ckpt", ".checkpoint", ".th", ".bin", ".nn", ".cleanrl_model",
+        ".pt", ".pt2", ".pth", ".pth.tar", ".tar", ".ckpt", ".checkpoint", ".th", ".bin", ".nn", ".cleanrl_model",
         ".pkl", ".pickle", ".p",
     )  # fmt: skip
 
