@@ -54,6 +54,39 @@ def make_states() -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
+class Tied(nn.Module):
+    """A language model whose output layer is its embedding, with a copy that nobody trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(30, 8)
+        self.body = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 30)
+        self.head.weight = self.embedding.weight
+        self.target_body = nn.Linear(8, 8).requires_grad_(False)
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self.embedding(words)))
+
+
+def make_tied_states() -> dict[str, dict[str, Any]]:
+    """Return the states of a trained model with a tied tensor, by the form of its optimizer's."""
+    model = Tied()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.arange(30)).square().mean().backward()
+        optimizer.step()
+    model.target_body.load_state_dict(model.body.state_dict())
+    weights, named = get_state_dict(model, optimizer, options=StateDictOptions(ignore_frozen_params=False))
+    return {
+        "by name": {"model": weights, "optim": named},
+        "by position": {"model": model.state_dict(), "optim": optimizer.state_dict()},
+    }
+
+
 def save(state: dict[str, Any], folder: Path, **options: Any) -> Path:
     """Save a state with one process."""
     with warnings.catch_warnings():

@@ -10,12 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distributed_saves import load_with_torch, make_states, one_process_group, save, save_with_two_ranks, sharded
+from distributed_saves import (
+    load_with_torch,
+    make_states,
+    make_tied_states,
+    one_process_group,
+    save,
+    save_with_two_ranks,
+    sharded,
+)
 from torch.distributed.checkpoint.metadata import Metadata
 
 from checkpoint_doctor import open_checkpoint, scan
 from checkpoint_doctor.checkpoint import Checkpoint
-from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
+from checkpoint_doctor.errors import NotACheckpoint, RepairFailed, UnreadableCheckpoint
 from checkpoint_doctor.loaders.distributed.loader import loader
 from checkpoint_doctor.loaders.torch.loader import TorchLoader
 from checkpoint_doctor.results.report import Verdict
@@ -334,3 +342,28 @@ def test_a_safetensors_file_without_offsets_is_refused(shared: Path, tmp_path: P
         path.write_bytes(path.read_bytes().replace(b"DCP_SHARDING_INFO", b"DCP_SHARDING_XXXX"))
     with pytest.raises(UnreadableCheckpoint, match="has no readable DCP_SHARDING_INFO"):
         open_checkpoint(folder)
+
+
+def test_a_file_of_pieces_is_named_for_what_it_is(shared: Path) -> None:
+    with pytest.raises(NotACheckpoint, match="is one of the files of a distributed checkpoint"):
+        open_checkpoint(shared / "fsdp" / "__0_0.distcp")
+
+
+def test_metadata_of_two_saves_is_not_mixed(saves: Path, tmp_path: Path) -> None:
+    save({"0.weight": torch.ones(2)}, tmp_path / "other")
+    shutil.copy(tmp_path / "other" / ".metadata", tmp_path / "__0.metadata")
+    shutil.copy(saves / "bare" / ".metadata", tmp_path / "__1.metadata")
+    with pytest.raises(
+        UnreadableCheckpoint, match=r"__1.metadata does not belong .* disagree on the shape of 0.weight"
+    ):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["by name", "by position"])
+def test_a_tied_tensor_is_one_tensor_and_a_copy_is_not(tmp_path: Path, form: str) -> None:
+    checkpoint = open_checkpoint(save(make_tied_states()[form], tmp_path / "tied"))
+    assert checkpoint.aliases == {"head.weight": "embedding.weight"}
+    assert checkpoint.updates_of("head.weight") == 3
+    assert checkpoint.updates_of("target_body.weight") is None
+    (examination,) = scan([tmp_path / "tied"]).checkpoints
+    assert "head.weight" not in {finding.tensor for finding in examination.findings}

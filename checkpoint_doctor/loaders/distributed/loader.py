@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Part, Patch, Skipped, Tensor
-from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
+from checkpoint_doctor.errors import NotACheckpoint, RepairFailed, UnreadableCheckpoint
+from checkpoint_doctor.loaders._zip.format import LOCAL_SIGNATURE
 from checkpoint_doctor.loaders.distributed.assembly import assemble
 from checkpoint_doctor.loaders.distributed.metadata import Metadata, is_metadata, merge_metadata, read_metadata
 from checkpoint_doctor.loaders.distributed.nesting import drop_incomplete, restore
 from checkpoint_doctor.loaders.distributed.pieces import OpenFile, Pieces
 from checkpoint_doctor.loaders.distributed.sharded_safetensors import find_shards, read_shards
+from checkpoint_doctor.loaders.distributed.tied import share_tied
 from checkpoint_doctor.loaders.torch.archive import Archive
 from checkpoint_doctor.loaders.torch.loader import describe
 from checkpoint_doctor.sources import Folder, Source
@@ -34,21 +36,30 @@ class DistributedLoader:
     suffixes: tuple[str, ...] = ()
 
     def recognizes(self, source: Source) -> bool:
-        """True for a ``.metadata``. Never raises."""
+        """True for a ``.metadata``, and for a ``.distcp`` file, which cannot be read by itself. Never raises."""
         try:
-            return is_metadata(source)
+            return is_metadata(source) or _is_piece_file(source)
         except UnreadableCheckpoint:
             return False
 
     def open(self, source: Source) -> Checkpoint:
-        """Open the checkpoint that a ``.metadata`` describes; see ``Loader.open``."""
+        """Open the checkpoint that a ``.metadata`` describes; see ``Loader.open``.
+
+        Raises:
+            NotACheckpoint: it is a file of pieces.
+            UnreadableCheckpoint: nothing of the checkpoint can be read.
+        """
+        if _is_piece_file(source):
+            raise NotACheckpoint(
+                f"{source.name} is one of the files of a distributed checkpoint", "name the folder that it is in"
+            )
         return self._open(source.name, read_metadata(source), source.sibling)
 
     def claim_folder(self, folder: Folder) -> Collection[str]:
         """See ``FolderLoader.claim_folder``."""
         pieces = {name for name in folder.files if name.endswith(PIECES)}
         described = {name for name in folder.files if RANK_METADATA.fullmatch(name)}
-        if METADATA in folder.files and (pieces or self.recognizes(folder.open(METADATA))):
+        if METADATA in folder.files and (pieces or is_metadata(folder.open(METADATA))):
             described.add(METADATA)
         return pieces | described or find_shards(folder.files)
 
@@ -85,13 +96,18 @@ class DistributedLoader:
             unchecked=tuple(pieces.unchecked),
             opcodes=metadata.opcodes + pieces.opcodes,
         )
-        opened = describe(archive, self.name)
+        opened = share_tied(describe(archive, self.name))
         if not opened.tensors and not opened.optimizers and (opened.flaws or opened.skipped):
             reasons = [f"{flaw.member}: {flaw.message}" for flaw in opened.flaws]
             reasons += [f"{each.what}: {each.why}" for each in opened.skipped]
             raise UnreadableCheckpoint(f"nothing of {name} can be read: {reasons[0]}", "take an earlier checkpoint")
         files = tuple(Part(file, Content.WEIGHTS, file=file) for file in pieces.names)
         return replace(opened, parts=(*opened.parts, *files), skipped=(*opened.skipped, *skipped))
+
+
+def _is_piece_file(source: Source) -> bool:
+    # Its bytes begin like those of any file of torch.save.
+    return source.name.endswith(PIECES) and source.read(0, min(4, source.size)) == LOCAL_SIGNATURE
 
 
 def _read_all_metadata(folder: Folder) -> Metadata:

@@ -86,7 +86,7 @@ def merge_metadata(parts: Iterable[tuple[str, Metadata]]) -> Metadata:
     """Put together what each rank wrote of its own chunks; every part comes with the name of its file.
 
     Raises:
-        UnreadableCheckpoint: two parts disagree on the shape or type of a tensor.
+        UnreadableCheckpoint: two parts disagree on the shape or element type of a tensor.
     """
     merged = Metadata()
     chunks: dict[str, dict[Chunk, None]] = {}
@@ -97,7 +97,7 @@ def merge_metadata(parts: Iterable[tuple[str, Metadata]]) -> Metadata:
                 known is not None and entry is not None and (known.dtype, known.shape) != (entry.dtype, entry.shape)
             ):
                 raise UnreadableCheckpoint(
-                    f"{file} does not belong to the files beside it: they disagree on the shape or type of {shown(key)}",
+                    f"{file} does not belong to the files beside it: they disagree on the shape of {shown(key)}",
                     "keep the files of one save in each folder",
                 )
             if entry is not None:
