@@ -2,7 +2,7 @@
 
 A kind is seen where the ill file has a finding of warning level or above that its twin does not have, or has at a lower
 level, and that names something affected or is about the whole checkpoint and of a rule that fits the cause. It is
-diagnosed right where the first diagnosis of warning level or above names its cause. A twin or a decoy is alarmed where
+diagnosed right where the first diagnosis names its cause. A twin or a decoy is alarmed where
 it has an error or more than one warning.
 
 Run as ``python -m benchmarks.sabotage [--only PATTERN] [--keep FOLDER] [--json FILE]``; prints what was said of every
@@ -41,10 +41,19 @@ LEAVE_THE_SAME_FILE: Mapping[str, frozenset[str]] = {
     "no-gradient": frozenset({"never-started"}),
     "detached": frozenset({"frozen"}),
     "frozen": frozenset({"detached"}),
-    "saturated": frozenset({"learning-rate-too-high"}),
+    "not-in-optimizer": frozenset({"detached"}),
+    "optimizer-reset": frozenset({"detached", "frozen"}),
+    "partial-load": frozenset({"overwritten"}),
+    "dead-relu": frozenset({"no-gradient"}),
+    "saturated": frozenset({"learning-rate-too-high", "no-gradient"}),
 }
-"""Causes that nobody can tell from another one by the file: an optimizer without state was not stepped, or had no
-gradient; a part without state is frozen, or detached; what saturated units may have an upstream cause that is shown."""
+"""Causes that nobody can tell from another one by the file.
+
+An optimizer without state was not stepped, or had no gradient. A part without state is frozen or detached, or its state
+was lost, or the optimizer holds the part that was there before. Initial values under trained moments were not loaded,
+or were written by code. Where gradients stopped in all layers at once, an output is dead or saturated, or the loss is
+constant; and units saturate because of something upstream.
+"""
 
 RULES_OF_CAUSE: Mapping[str, frozenset[str]] = {
     cause: frozenset(codes.split())
@@ -116,7 +125,7 @@ class Outcome:
     alarms: tuple[str, ...] = ()
     """Errors and warnings about the healthy file, where there are too many."""
     diagnoses: tuple[str, ...] = ()
-    """The causes of the diagnoses of the ill file, of warning level or above, the first one first."""
+    """The causes of the diagnoses of the ill file, the first one first."""
     error: str | None = None
     """Why one of the files could not be examined."""
     seconds: float = field(default=0.0, compare=False)
@@ -198,7 +207,7 @@ def run_kind(kind: Kind, folder: Path, catalogue: Catalogue) -> Outcome:
         named=tuple(map(in_words, named)),
         others=tuple(in_words(each) for each in new if each not in named),
         alarms=alarms(list(healthy.counted)),
-        diagnoses=tuple(each.cause for each in ill.diagnoses if each.severity >= Severity.WARNING),
+        diagnoses=tuple(each.cause for each in ill.diagnoses),
         error=ill.error,
         seconds=time.monotonic() - began,
     )

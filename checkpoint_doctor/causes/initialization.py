@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from checkpoint_doctor.causes._facts import (
+    NEVER_TRAINED,
     OVERWRITTEN,
+    are_most_of_a_kind,
     has_gradient,
     is_fresh_part,
     layers_of,
     names_of,
     never_trained,
+    reads_zeros,
     rows_were_trained_apart,
     was_drawn_wide,
 )
@@ -41,11 +44,12 @@ def symmetric_units(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Clai
     findings = [
         each
         for each in symptoms.of("NET004", "VAL005")
-        if not any(rows_were_trained_apart(name, checkpoint) for name in names_of(each))
+        if not any(rows_were_trained_apart(name, checkpoint, each) for name in names_of(each))
     ]
     if findings:
         are_recorded = all(
-            any(rows_were_trained_apart(name, checkpoint) is False for name in names_of(each)) for each in findings
+            any(rows_were_trained_apart(name, checkpoint, each) is False for name in names_of(each))
+            for each in findings
         )
         yield symmetric_units.claim(
             findings,
@@ -79,6 +83,15 @@ def zero_deadlock(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
         for each in symptoms.of("NET003", "ZER001", cause="never trained")
         if _is_all_zero(each, checkpoint) and _is_reached(each, checkpoint)
     ]
+    zero += [each for each in symptoms.of("OPT001", cause=NEVER_TRAINED) if _holds_zero_matrix(each, checkpoint)]
+    factors = [
+        tensor
+        for layer in checkpoint.layers
+        for role, tensor in layer.tensors.items()
+        if role == "lora_A" and tensor.size
+    ]
+    if factors and all(tensor.statistics.zeros == tensor.statistics.count for tensor in factors):
+        zero += symptoms.of("NET008")
     if zero:
         stuck = [*symptoms.of("OPT001", cause="never trained"), *never_trained(symptoms)]
         yield zero_deadlock.claim(
@@ -117,7 +130,7 @@ def too_wide_init(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
             was_drawn_wide(checkpoint.by_name[name], checkpoint) for name in names_of(each) & checkpoint.by_name.keys()
         )
     ]
-    if wide:
+    if wide and are_most_of_a_kind(wide, checkpoint):
         yield too_wide_init.claim(
             wide,
             f"{wide[0].subject} is larger than all updates together can have made it: it was drawn too wide, and the "
@@ -157,6 +170,13 @@ def partial_load(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
 def _is_all_zero(finding: Finding, checkpoint: Checkpoint) -> bool:
     tensors = [checkpoint.by_name[name] for name in names_of(finding) if name in checkpoint.by_name]
     return any(tensor.statistics.zeros == tensor.statistics.count for tensor in tensors)
+
+
+def _holds_zero_matrix(finding: Finding, checkpoint: Checkpoint) -> bool:
+    """True for a part without a gradient whose matrix is exactly zero, where a layer behind it reads zeros."""
+    weights = [layer.weight for layer in layers_of(finding, checkpoint) if layer.weight is not None]
+    is_zero = any(weight.statistics.zeros == weight.statistics.count for weight in weights)
+    return is_zero and any(reads_zeros(layer, checkpoint) for layer in checkpoint.layers)
 
 
 def _is_reached(finding: Finding, checkpoint: Checkpoint) -> bool:

@@ -34,7 +34,7 @@ def unscaled_inputs(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Clai
         Rule INP001 and docs/signal-profile.md. Of 194 published agents, at least half of the units are dormant in 15 %
         of those with an input RMS below 10, and in 88 % of those between 100 and 1,000.
     """
-    findings = symptoms.of("INP001", cause="unscaled")
+    findings = symptoms.of("INP001", cause=("unscaled", "saturating"))
     if findings:
         has_effect = any(each.severity > Severity.NOTE for each in findings)
         yield unscaled_inputs.claim(

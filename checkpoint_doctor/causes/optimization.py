@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint_doctor.causes._facts import failing_training, largest_rate, settings_of
+from checkpoint_doctor.causes._facts import failing_training, is_reinforcement_learning, largest_rate, settings_of
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
@@ -12,6 +12,8 @@ from checkpoint_doctor.results.findings import Finding
 
 _HIGH_RATE = 0.05
 """A rate for Adam that no published agent or fine-tuning uses: its steps are about as large as the weights."""
+_HIGH_RATE_OF_ANY = 5.0
+"""A rate beyond that of any optimizer in use; plain gradient descent reaches 1 at times."""
 _LARGE_EPSILON = 1e-3
 """Above the ε of every optimizer in use: 1e-8 by default, 1e-5 for A2C, 1e-3 for Yogi and Adafactor's scale."""
 _STRONG_DECAY = 1.0
@@ -44,7 +46,7 @@ def learning_rate_too_high(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterat
     is_adaptive = any(
         (optimizer.kind or "").startswith(("Adam", "NAdam", "RAdam", "RMSprop")) for optimizer in checkpoint.optimizers
     )
-    if proof or (grown and is_adaptive and rate >= _HIGH_RATE):
+    if proof or (grown and rate >= (_HIGH_RATE if is_adaptive else _HIGH_RATE_OF_ANY)):
         yield learning_rate_too_high.claim(
             proof or grown,
             ""
@@ -211,6 +213,16 @@ def optimizer_settings(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[C
     References:
         Rule HYP005. Reddi et al. 1904.09237.
     """
+    uphill = [group for each in checkpoint.optimizers for group in each.groups if group.options.get("maximize") is True]
+    grown = symptoms.of("OPT008", "OPT012", "VAL002")
+    if uphill and grown and not is_reinforcement_learning(checkpoint):
+        yield optimizer_settings.claim(
+            grown,
+            "the optimizer was made with maximize=True: it raised the loss",
+            consequences=failing_training(symptoms),
+            evidence={"maximize": True},
+            remedy="torch.optim.Adam(model.parameters(), lr=..., maximize=False)",
+        )
     findings = symptoms.of("HYP005")
     if findings:
         yield optimizer_settings.claim(

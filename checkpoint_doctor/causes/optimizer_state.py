@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint_doctor.causes._facts import about, failing_training, has_left_initial_interval, names_of
+from checkpoint_doctor.causes._facts import about, failing_training, has_left_initial_interval, has_overflowed, names_of
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
@@ -103,6 +103,7 @@ def low_precision(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
     ]
     scaled = () if symptoms.of("OPT006") else symptoms.of("RES005")
     proof = [*scaled, *symptoms.of("NRM004", "OPT011", "VAL004"), *halves, *_underflowing(symptoms, checkpoint)]
+    proof += [each for each in symptoms.of("VAL001") if has_overflowed(each, checkpoint)]
     if proof:
         yield low_precision.claim(proof, consequences=symptoms.of("OPT005", "OPT008", "OPT006", "RES002"))
 
