@@ -19,6 +19,7 @@ from distributed_saves import (
     save_with_two_ranks,
     sharded,
 )
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata
 
 from checkpoint_doctor import open_checkpoint, scan
@@ -147,7 +148,7 @@ def test_a_folder_is_one_healthy_checkpoint(shared: Path, saves: Path) -> None:
         assert [each.path for each in report.checkpoints] == [str(folder)]
         assert report.checkpoints[0].verdict is Verdict.HEALTHY, report.checkpoints[0].findings
     (examination,) = scan([shared / "fsdp"]).checkpoints
-    assert [part.file for part in examination.parts] == ["__0_0.distcp", "__1_0.distcp"]
+    assert [part.file for part in examination.parts] == ["__0_0.distcp", "__1_0.distcp", ".metadata"]
 
 
 def test_the_metadata_can_be_named_itself(shared: Path) -> None:
@@ -367,3 +368,40 @@ def test_a_tied_tensor_is_one_tensor_and_a_copy_is_not(tmp_path: Path, form: str
     assert checkpoint.updates_of("target_body.weight") is None
     (examination,) = scan([tmp_path / "tied"]).checkpoints
     assert "head.weight" not in {finding.tensor for finding in examination.findings}
+
+
+def test_an_object_that_was_not_flattened_is_read(tmp_path: Path) -> None:
+    state = make_states()["by name"]
+    save(state, tmp_path / "save", planner=DefaultSavePlanner(flatten_state_dict=False))
+    checkpoint = open_checkpoint(tmp_path / "save")
+    assert_equal(checkpoint, state["model"])
+    assert [moments.step for moments in checkpoint.optimizers[0].parameters] == [3] * 8
+
+
+@pytest.mark.parametrize("layout", ["optim.state.{name}.{entry}", "optimizer.state.{entry}.{name}"])
+def test_an_optimizer_in_flat_keys_is_told_from_the_model(tmp_path: Path, layout: str) -> None:
+    state = make_states()["by name"]
+    flat = dict(state["model"])
+    for name, moments in state["optim"]["state"].items():
+        flat |= {layout.format(name=name, entry=entry): tensor for entry, tensor in moments.items()}
+    checkpoint = open_checkpoint(save(flat, tmp_path / "save", planner=DefaultSavePlanner(flatten_state_dict=False)))
+    assert_equal(checkpoint, state["model"])
+    (optimizer,) = checkpoint.optimizers
+    assert {moments.tensor for moments in optimizer.parameters} == set(state["optim"]["state"])
+
+
+def test_an_optimizer_without_state_is_one(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    folder = save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "save")
+    (found,) = open_checkpoint(folder).optimizers
+    assert (found.kind, [moments.tensor for moments in found.parameters]) == ("SGD", ["weight", "bias"])
+
+
+def test_layers_with_the_names_of_an_optimizer_stay_in_the_model(tmp_path: Path) -> None:
+    model = {
+        "encoder.state.gate.step": torch.ones(3),
+        "state.sum.weight": torch.ones(2, 2),
+        "state.prev": torch.ones(2),
+    }
+    assert_equal(open_checkpoint(save({"model": model}, tmp_path / "save")), model)

@@ -73,7 +73,9 @@ class DistributedLoader:
         files = {part.file for part in opened.parts}
         strays = sorted(name for name in folder.files if name.endswith(PIECES) and name not in files)
         skipped = (Skipped(name, "the metadata does not refer to it: another save left it there") for name in strays)
-        return replace(opened, skipped=(*opened.skipped, *skipped))
+        described = [METADATA] if METADATA in folder.files else sorted(filter(RANK_METADATA.fullmatch, folder.files))
+        parts = tuple(Part(name, Content.INDEX, file=name) for name in described)
+        return replace(opened, parts=(*opened.parts, *parts), skipped=(*opened.skipped, *skipped))
 
     def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
         """See ``Loader.patch``. Distributed checkpoints are examined, not patched."""

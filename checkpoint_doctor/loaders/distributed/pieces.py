@@ -67,8 +67,8 @@ class Pieces:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the files."""
-        return tuple(self._files)
+        """The names of the files that there are."""
+        return tuple(name for name, file in self._files.items() if file.source is not None)
 
     @property
     def pickled_names(self) -> tuple[PickledName, ...]:
