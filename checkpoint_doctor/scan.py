@@ -217,6 +217,7 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
         diagnoses=diagnoses,
         skipped=checkpoint.skipped,
         parts=checkpoint.files,
+        layout=checkpoint.layout,
     )
 
 

@@ -5,7 +5,7 @@ Only the names count, not how they are used: no checkpoint needs to import a she
 
 from __future__ import annotations
 
-from checkpoint_doctor.checkpoint import Checkpoint, PickledName
+from checkpoint_doctor.checkpoint import Checkpoint, Content, PickledName
 
 _EXECUTABLE_MODULES = frozenset(
     (
@@ -151,6 +151,10 @@ _CODE_BY_VALUE = ("cloudpickle.", "dill.")
 """Libraries that store functions and classes by value; SB3 stores schedules in ``data`` this way."""
 
 
+_PICKLED_OBJECTS = (Content.SETTINGS, Content.RANDOM_STATE, Content.PROGRESS, Content.NORMALIZATION)
+"""Files that libraries pickle as objects of their own: ``training_args.bin``, ``vecnormalize.pkl``."""
+
+
 def can_execute(each: PickledName) -> bool:
     """Tell whether a name can access files, processes or the network, or run code that is passed to it."""
     if each.known or each.qualified in _HARMLESS or each.qualified in _JOBLIB_ARRAYS or _rebuilds_a_function(each):
@@ -170,5 +174,7 @@ def _rebuilds_a_function(each: PickledName) -> bool:
 
 
 def describes_settings(each: PickledName, checkpoint: Checkpoint) -> bool:
-    """Tell whether a name belongs to the settings that Stable-Baselines3 pickles into every file."""
-    return each.member == "data" and checkpoint.format == "sb3"
+    """Tell whether a name belongs to settings that a library pickles into every file, or beside the weights."""
+    if each.member == "data" and checkpoint.format == "sb3":
+        return True
+    return any(part.file == each.member and part.content in _PICKLED_OBJECTS for part in checkpoint.files)

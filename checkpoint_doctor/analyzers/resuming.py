@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from math import isfinite
+from pathlib import PurePath
 
 from checkpoint_doctor.analyzers._evidence.absent_gradients import count_updates
 from checkpoint_doctor.analyzers._evidence.travel import find_travelled_farther
@@ -165,7 +166,7 @@ def wrong_object(checkpoint: Checkpoint) -> Iterator[Finding]:
         expected = _expected(part)
         if part.content is Content.METHOD:
             what = f"a bound method ({shown(part.type_name)}): the parentheses of the call are missing"
-        elif expected is None or expected is part.content or part.content is Content.LOSS_SCALER:
+        elif expected in (None, part.content) or part.content not in _EXPECTED:
             continue
         elif part.content is Content.STATE_DICT and part.keys not in models:
             continue  # an optimizer's own way of storing tensors
@@ -180,6 +181,6 @@ def wrong_object(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 def _expected(part: Part) -> Content | None:
     """Return what a part's key says that it is; ``None`` where it says nothing, or several things."""
-    key = part.name.partition("/")[0]
+    key = PurePath(part.file).stem if part.file else part.name.partition("/")[0]
     said = [content for content, pattern in _EXPECTED.items() if pattern.search(key)]
     return said[0] if len(said) == 1 else None

@@ -29,6 +29,8 @@ class Checkpoint:
     optimizers: tuple[Optimizer, ...] = ()
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     """Settings in the file, as plain values; a setting that is stored as code is described and not executed."""
+    layout: str = ""
+    """The library whose layout a folder has: ``transformers``, ``peft`` …; empty for a single file."""
     algorithm: str | None = None
     """The training algorithm (``PPO``, ``SAC`` …), where it can be inferred."""
     step: int | None = None

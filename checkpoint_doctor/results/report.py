@@ -98,6 +98,8 @@ class Examination:
     verdict: Verdict
     error: str | None = None
     hint: str = ""
+    layout: str = ""
+    """The library whose layout a folder has; empty for a single file."""
     algorithm: str | None = None
     step: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)

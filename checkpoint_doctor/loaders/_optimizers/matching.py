@@ -19,6 +19,9 @@ from checkpoint_doctor.text import shown
 
 Shape = tuple[int, ...]
 
+MOST_ORDERS_COMPARED = 48
+"""Orders of a model's tensors that are compared; each takes a hundredth of a second for some hundred tensors."""
+
 BUFFER = re.compile(r"(^|[._])(running_mean|running_var|num_batches_tracked|ra_mean|ra_var|steps|position_ids)$")
 """Buffers, which no optimizer holds: BatchNorm's and BatchRenorm's statistics, BERT's positions."""
 COPY = re.compile(
@@ -109,6 +112,44 @@ def match_by_shape(
     together = _match_unambiguous(groups, [tensor for tensors in candidates.values() for tensor in tensors])
     # The optimizer may belong to a model that is not in the file, so this is not a mismatch.
     return Match(together.names, together.unmatched or together.mismatch)
+
+
+def match_in_any_order(
+    groups: Sequence[Sequence[Shape | None]], orders: Sequence[Mapping[str, Sequence[Tensor]]], optimizer: str
+) -> Match:
+    """Match positions with tensors whose order in the model is not known: a name is given where all orders agree.
+
+    ``orders`` holds the tensors of each state dict in every possible order, as for ``match_by_shape``, the order of the
+    file alone where there are too many others. Only orders are asked that the shapes do not rule out.
+    """
+    possible = [order for order in orders if _may_follow(groups, order)]
+    if len(orders) > 1 and 0 < len(possible) <= MOST_ORDERS_COMPARED:
+        matches = [match_by_shape(groups, order, optimizer) for order in possible]
+        names = tuple(
+            each[0] if len(set(each)) == 1 else None for each in zip(*(match.names for match in matches), strict=True)
+        )
+        mismatch = matches[0].mismatch if all(match.mismatch for match in matches) else ""
+        missing = f"{names.count(None):,} of its {len(names):,} parameters are known by position only"
+        why = next((match.unmatched for match in matches if match.unmatched), "")
+        unmatched = (
+            (why or f"{missing}: the file does not tell the order of the model's modules") if None in names else ""
+        )
+        return Match(names, unmatched, mismatch)
+    tensors = [tensor for model in orders[0].values() for tensor in trainable(model)]
+    slots = [shape for group in groups for shape in group]
+    if len(slots) > len(tensors) or not _is_contained(slots, tensors):
+        return Match((None,) * len(slots), "its state has shapes that the model does not have")
+    return Match(
+        _name_slots(groups, tensors, is_ordered=False),
+        "the file does not tell the order of the model's modules, and several tensors have the same shape",
+    )
+
+
+def _may_follow(groups: Sequence[Sequence[Shape | None]], order: Mapping[str, Sequence[Tensor]]) -> bool:
+    """Return whether the groups may hold the tensors of one state dict, or of all, in this order."""
+    lists = [trainable(tensors) for tensors in order.values()]
+    together = [tensor for tensors in lists for tensor in tensors]
+    return any(all(_is_in_order(group, tensors) for group in groups) for tensors in (*lists, together))
 
 
 def match_by_name(
