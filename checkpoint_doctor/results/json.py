@@ -102,6 +102,7 @@ def _write_examination(examination: Examination) -> dict[str, Any]:
         ],
         "skipped": [{"what": each.what, "why": each.why} for each in examination.skipped],
         "layout": examination.layout,
+        "resume": examination.resume,
         "parts": [{"file": each.file, "content": each.content.word} for each in examination.parts],
     }
 

@@ -113,6 +113,8 @@ class Examination:
     skipped: tuple[Skipped, ...] = ()
     parts: tuple[Part, ...] = ()
     """The files of a folder that is one checkpoint; empty for a single file."""
+    resume: str = ""
+    """From where a run resumes, or what keeps it from going on as it was; empty where there is no run to resume."""
 
     @property
     def parameters(self) -> int:

@@ -16,11 +16,15 @@ from checkpoint_doctor.loaders._optimizers.state import identify_optimizer, is_o
 from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._pickle.modules import attributes_of
 from checkpoint_doctor.loaders.folders.layouts import Claimed, find_layout
+from checkpoint_doctor.loaders.folders.missing import find_missing
 from checkpoint_doctor.loaders.folders.side_files import read_settings, read_side_file
 from checkpoint_doctor.loaders.folders.weights import open_weights
 from checkpoint_doctor.loaders.torch.archive import Archive, read_archive
 from checkpoint_doctor.loaders.torch.parts import describe_part
 from checkpoint_doctor.sources import FileSource, Folder, Source
+
+LONGEST_TEXT = 1 << 20
+"""Bytes of a YAML file that are read."""
 
 _WITHOUT_PICKLE = (".json", ".yml", ".txt", ".npz", ".csv", ".model", ".jinja")
 """Endings of side files in which no pickle is looked for."""
@@ -79,6 +83,8 @@ class _Opening:
     skipped: list[Skipped] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     """What the files in JSON say, by file name."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """The text of the files in YAML, by file name."""
 
     def finish(self, layout: str) -> Checkpoint:
         weights = [name for name, content in self.claimed.items() if content in (Content.WEIGHTS, Content.INDEX)]
@@ -112,6 +118,7 @@ class _Opening:
             checksums=(*model.checksums, *(checksum_of(member) for each in archives for member in each.unchecked)),
             pickled_names=(*model.pickled_names, *(name for each in archives for name in _names_of(each))),
             skipped=(*model.skipped, *self.skipped),
+            missing=tuple(find_missing(layout, self.claimed, self.texts)),
         )
 
     def _read(self, name: str, content: Content) -> None:
@@ -135,8 +142,9 @@ class _Opening:
         return folder.open(file)
 
     def _read_text(self, name: str, source: Source) -> Mapping[str, Any]:
-        found = read_side_file(name, source)
-        self.facts[name] = found
+        self.facts[name] = read_side_file(name, source)
+        if name.endswith(".yml"):
+            self.texts[name] = source.read(0, min(source.size, LONGEST_TEXT)).decode("utf-8", "replace")
         return {}
 
     def _read_pickle(self, part: Part, source: Source) -> Part:
