@@ -147,7 +147,7 @@ _ESCAPES = frozenset(
 )
 """Attributes that give access to the rest of the interpreter from a harmless class or function."""
 
-_CODE_BY_VALUE = ("cloudpickle.", "dill.")
+_CODE_BY_VALUE = ("cloudpickle.", "ray.cloudpickle.", "dill.")
 """Libraries that store functions and classes by value; SB3 stores schedules in ``data`` this way."""
 
 
@@ -155,9 +155,11 @@ _PICKLED_OBJECTS = (Content.SETTINGS, Content.RANDOM_STATE, Content.PROGRESS, Co
 """Files that libraries pickle as objects of their own: ``training_args.bin``, ``vecnormalize.pkl``."""
 
 
-def can_execute(each: PickledName) -> bool:
+def can_execute(each: PickledName, checkpoint: Checkpoint) -> bool:
     """Tell whether a name can access files, processes or the network, or run code that is passed to it."""
-    if each.known or each.qualified in _HARMLESS or each.qualified in _JOBLIB_ARRAYS or _rebuilds_a_function(each):
+    if each.known or each.qualified in _HARMLESS or each.qualified in _JOBLIB_ARRAYS:
+        return False
+    if _rebuilds_a_function(each, checkpoint):
         return False
     if each.module.partition(".")[0] in _EXECUTABLE_MODULES or each.qualified in _EXECUTABLE_NAMES:
         return True
@@ -165,9 +167,9 @@ def can_execute(each: PickledName) -> bool:
     return not _EXECUTABLE_MODULES.isdisjoint(parts[:-1]) or not _ESCAPES.isdisjoint(parts)
 
 
-def _rebuilds_a_function(each: PickledName) -> bool:
+def _rebuilds_a_function(each: PickledName, checkpoint: Checkpoint) -> bool:
     # cloudpickle stores functions with these names; they only describe code unless an executable name is used too.
-    return each.member == "data" and (
+    return (each.member == "data" or describes_settings(each, checkpoint)) and (
         each.module.startswith(_CODE_BY_VALUE)
         or each.qualified in ("types.CodeType", "types.FunctionType", "builtins.getattr", "__builtin__.getattr")
     )

@@ -7,7 +7,7 @@ it does not name (a second copy of the weights in another format, a readme) is l
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -110,6 +110,41 @@ class RlZooLayout:
         return {}
 
 
+@dataclass(frozen=True)
+class RllibLayout:
+    """An ``Algorithm`` of RLlib: its policies, or since Ray 2.40 the modules and the optimizer of a learner."""
+
+    name: str = "rllib"
+
+    def claim(self, folder: Folder) -> Claimed:
+        """See ``Layout.claim``."""
+        if "rllib_checkpoint.json" not in folder.files:
+            return {}
+        files = dict.fromkeys(_walk(folder, 5), Content.SETTINGS)
+        for name in files:
+            leaf = name.rpartition("/")[2]
+            if re.fullmatch(r"policies/[^/]+/policy_state\.pkl|.*rl_module/[^/]+/module_state\.(pkl|pt)", name):
+                files[name] = Content.WEIGHTS
+            elif name.endswith("learner/state.pkl"):
+                files[name] = Content.OPTIMIZER
+            elif leaf in ("algorithm_state.pkl", "state.pkl", "module_state.pkl"):
+                files[name] = Content.PROGRESS
+        return files if Content.WEIGHTS in files.values() else {}
+
+
+def _walk(folder: Folder, depth: int, path: str = "") -> Iterator[str]:
+    """Yield the files of RLlib in a folder and in those in it, down to a depth."""
+    yield from (f"{path}{name}" for name in sorted(folder.files) if name.endswith((".pkl", ".pt", ".json")))
+    for name in sorted(folder.folders & _OF_RLLIB if not path else folder.folders) if depth else ():
+        try:
+            yield from _walk(folder.enter(name), depth - 1, f"{path}{name}/")
+        except UnreadableCheckpoint:
+            continue
+
+
+_OF_RLLIB = {"policies", "learner_group", "env_runner", "eval_env_runner", "learner"}
+"""The folders directly in an algorithm's."""
+
 LAYOUTS: tuple[Layout, ...] = (
     FlatLayout(
         name="peft",
@@ -143,6 +178,7 @@ LAYOUTS: tuple[Layout, ...] = (
         others=_TRAINER,
     ),
     RlZooLayout(),
+    RllibLayout(),
 )
 """The first that claims a folder counts."""
 

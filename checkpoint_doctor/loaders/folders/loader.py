@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Flaw, Part, Patch, PickledName, Skipped, Tensor
 from checkpoint_doctor.errors import NotACheckpoint, RepairFailed, UnreadableCheckpoint
 from checkpoint_doctor.loaders._optimizers.parameter_order import possible_orders
-from checkpoint_doctor.loaders._optimizers.state import identify_optimizer, is_optimizer
+from checkpoint_doctor.loaders._optimizers.state import identify_optimizer
 from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._pickle.modules import attributes_of
 from checkpoint_doctor.loaders.folders.layouts import Claimed, find_layout
@@ -21,7 +21,8 @@ from checkpoint_doctor.loaders.folders.side_files import read_settings, read_sid
 from checkpoint_doctor.loaders.folders.weights import open_weights
 from checkpoint_doctor.loaders.torch.archive import Archive, read_archive
 from checkpoint_doctor.loaders.torch.parts import describe_part
-from checkpoint_doctor.sources import FileSource, Folder, Source
+from checkpoint_doctor.loaders.torch.state_dicts import find_contents
+from checkpoint_doctor.sources import Folder, Source
 
 LONGEST_TEXT = 1 << 20
 """Bytes of a YAML file that are read."""
@@ -77,7 +78,7 @@ class _Opening:
     claimed: Claimed
     parts: list[Part] = field(default_factory=list)
     optimizers: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
-    """File and state dict, which are matched with the tensors when all are read."""
+    """Name and state dict, which are matched with the tensors when all are read."""
     archives: list[Archive] = field(default_factory=list)
     flaws: list[Flaw] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -97,11 +98,11 @@ class _Opening:
         # safetensors sorts tensors by name; PyTorch's files keep the model's order.
         orders = possible_orders(models, settings.architecture) if model.format == "safetensors" else None
         optimizers = list(model.optimizers)
-        for file, state in self.optimizers:
+        for name, state in self.optimizers:
             try:
-                optimizers.append(identify_optimizer(PurePath(file).stem, state, models, orders=orders))
+                optimizers.append(identify_optimizer(name, state, models, orders=orders))
             except UnreadableCheckpoint as error:
-                self.flaws.append(Flaw(error.message, file))
+                self.flaws.append(Flaw(error.message, name))
         archives = self.archives
         return replace(
             model,
@@ -125,7 +126,7 @@ class _Opening:
         """Read a part beside the weights; damage to it does not affect the others."""
         part = Part(name, content, file=name)
         try:
-            source = self._open(name)
+            source = self.folder.open(name)
             if name.endswith(_WITHOUT_PICKLE):
                 part = replace(part, values=self._read_text(name, source))
             elif content is not Content.TOKENIZER:
@@ -133,13 +134,6 @@ class _Opening:
         except UnreadableCheckpoint as error:
             self.flaws.append(Flaw(error.message, name))
         self.parts.append(part)
-
-    def _open(self, name: str) -> FileSource:
-        *inside, file = name.split("/")
-        folder = self.folder
-        for each in inside:
-            folder = folder.enter(each)
-        return folder.open(file)
 
     def _read_text(self, name: str, source: Source) -> Mapping[str, Any]:
         self.facts[name] = read_side_file(name, source)
@@ -150,12 +144,13 @@ class _Opening:
     def _read_pickle(self, part: Part, source: Source) -> Part:
         archive = read_archive(source, part.file)
         self.archives.append(archive)
-        if is_optimizer(archive.root):
-            self.optimizers.append((part.file, archive.root))
+        stem = PurePath(part.file).stem
+        optimizers = find_contents(archive).optimizers if part.content is Content.OPTIMIZER else ()
+        self.optimizers += [(f"{stem}/{each.path}" if each.path else stem, each.state) for each in optimizers]
         found = next(describe_part(part.name, archive.root), None)
         if found is not None and found.content is not Content.STATE_DICT:
             return replace(found, file=part.file)
-        if part.content is Content.OPTIMIZER:
+        if part.content is Content.OPTIMIZER and not optimizers:
             self.skipped.append(Skipped(part.file, "it does not contain an optimizer's state dict"))
         return replace(part, values=_plain_attributes(archive.root) if part.content is Content.SETTINGS else {})
 

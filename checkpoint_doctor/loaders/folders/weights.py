@@ -32,7 +32,7 @@ class _Model:
     """The files of one model."""
 
     name: str
-    """Without endings, as in ``model_1``."""
+    """The file's without endings, as in ``model_1``, or that of the folder that it is in."""
     index: str = ""
     files: list[str] = field(default_factory=list)
 
@@ -77,7 +77,7 @@ def _find_models(names: Iterable[str]) -> list[_Model]:
             stem = name.removesuffix(INDEX).rpartition(".")[0]
             models.setdefault(stem, _Model(stem)).index = name
         else:
-            stem = shard[1] if shard else name.rpartition(".")[0]
+            stem = shard[1] if shard else name.rpartition("/")[0].rpartition("/")[2] or name.rpartition(".")[0]
             models.setdefault(stem, _Model(stem)).files.append(name)
     return list(models.values())
 
