@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,6 +18,9 @@ from checkpoint_doctor.loaders._optimizers.positions import certain_names
 from checkpoint_doctor.text import shown
 
 Shape = tuple[int, ...]
+
+NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+"""The number of a block in a name; blocks come in the order of their numbers."""
 
 MOST_ORDERS_COMPARED = 48
 """Orders of a model's tensors that are compared; each takes a hundredth of a second for some hundred tensors."""
@@ -139,10 +142,27 @@ def match_in_any_order(
     slots = [shape for group in groups for shape in group]
     if len(slots) > len(tensors) or not _is_contained(slots, tensors):
         return Match((None,) * len(slots), "its state has shapes that the model does not have")
-    return Match(
-        _name_slots(groups, tensors, is_ordered=False),
-        "the file does not tell the order of the model's modules, and several tensors have the same shape",
-    )
+    names = tuple(_name_by_number(groups, tensors))
+    why = "the file does not tell the order of the model's modules, and several tensors have the same shape"
+    return Match(names, why if None in names else "")
+
+
+def _name_by_number(groups: Sequence[Sequence[Shape | None]], parameters: Sequence[Tensor]) -> Iterator[str | None]:
+    """Yield the name of each position whose shape only one tensor has, or only tensors of numbered blocks."""
+    of_shape: dict[Shape, list[Tensor]] = {}
+    for tensor in parameters:
+        of_shape.setdefault(tensor.shape, []).append(tensor)
+    slots = Counter(shape for group in groups for shape in group)
+    for group in groups:
+        inside, used = Counter(group), Counter[Shape | None]()
+        for shape in group:
+            tensors = of_shape[shape] if shape is not None else []
+            is_whole = len(tensors) == slots[shape] == inside[shape]
+            if is_whole and len({NUMBER.sub("#", each.name) for each in tensors}) == 1:
+                yield sorted(tensors, key=lambda each: [int(n) for n in NUMBER.findall(each.name)])[used[shape]].name
+            else:
+                yield None
+            used[shape] += 1
 
 
 def _may_follow(groups: Sequence[Sequence[Shape | None]], order: Mapping[str, Sequence[Tensor]]) -> bool:
