@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
-from checkpoint_doctor.checkpoint.contents import Checksum, Flaw, Part, PickledName, Skipped
+from checkpoint_doctor.checkpoint.contents import Checksum, Flaw, Missing, Part, PickledName, Skipped
 from checkpoint_doctor.checkpoint.layers import Layer, build_layers
 from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer
 from checkpoint_doctor.checkpoint.signals import LayerSignal, read_signal
@@ -29,6 +29,8 @@ class Checkpoint:
     optimizers: tuple[Optimizer, ...] = ()
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     """Settings in the file, as plain values; a setting that is stored as code is described and not executed."""
+    layout: str = ""
+    """The library whose layout a folder has: ``transformers``, ``peft`` …; empty for a single file."""
     algorithm: str | None = None
     """The training algorithm (``PPO``, ``SAC`` …), where it can be inferred."""
     step: int | None = None
@@ -48,6 +50,8 @@ class Checkpoint:
     checksums: tuple[Checksum, ...] = ()
     pickled_names: tuple[PickledName, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    """Files that a run needs to go on and that are not in the folder."""
 
     @cached_property
     def damage(self) -> tuple[Flaw, ...]:

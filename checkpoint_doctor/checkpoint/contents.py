@@ -110,6 +110,15 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """A file that belongs to a checkpoint and is not there."""
+
+    file: str
+    consequence: str
+    """What happens without it, as a sentence of its own."""
+
+
+@dataclass(frozen=True)
 class Patch:
     """Bytes to replace in a file, with the bytes that are there before."""
 

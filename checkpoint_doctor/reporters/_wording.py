@@ -131,9 +131,8 @@ def describe(examination: Examination) -> str:
     """Describe a checkpoint: ``SB3 SAC, 990,000 steps, 32 tensors, 349,962 parameters``."""
     if examination.is_unreadable:
         return "could not be read"
-    origin = " ".join(
-        part for part in (_FORMATS.get(examination.format or "", examination.format), examination.algorithm) if part
-    )
+    format = _FORMATS.get(examination.format or "", examination.format)
+    origin = " ".join(part for part in (examination.layout, format, examination.algorithm) if part)
     parts = [
         origin,
         "" if examination.step is None else quantity(examination.step, "step"),

@@ -132,6 +132,8 @@ def _read_examination(fields: _Fields) -> Examination:
         findings=findings,
         diagnoses=tuple(_read_diagnosis(each, len(findings)) for each in fields.records("diagnoses", [])),
         skipped=tuple(Skipped(each.take("what", str), each.take("why", str)) for each in fields.records("skipped", [])),
+        layout=fields.take("layout", str, ""),
+        resume=fields.take("resume", str, ""),
         parts=tuple(_read_part(each) for each in fields.records("parts", [])),
     )
 

@@ -98,6 +98,8 @@ class Examination:
     verdict: Verdict
     error: str | None = None
     hint: str = ""
+    layout: str = ""
+    """The library whose layout a folder has; empty for a single file."""
     algorithm: str | None = None
     step: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -111,6 +113,8 @@ class Examination:
     skipped: tuple[Skipped, ...] = ()
     parts: tuple[Part, ...] = ()
     """The files of a folder that is one checkpoint; empty for a single file."""
+    resume: str = ""
+    """From where a run resumes, or what keeps it from going on as it was; empty where there is no run to resume."""
 
     @property
     def parameters(self) -> int:

@@ -42,11 +42,14 @@ class Folder:
         return os.path.join(self.path, name)
 
     def open(self, name: str) -> FileSource:
-        """Open a file in it; links are followed.
+        """Open a file in it, by its name or, where it is in a folder in it, by its path with ``/``; links are followed.
 
         Raises:
-            UnreadableCheckpoint: there is no such file in this folder itself, or it cannot be opened.
+            UnreadableCheckpoint: there is no such file in this folder, or it cannot be opened.
         """
+        inside, slash, rest = name.partition("/")
+        if slash:
+            return self.enter(inside).open(rest)
         if name not in self.files:
             raise UnreadableCheckpoint(
                 f"{self.path} has no file {name!r}", "all files of a checkpoint must be in the same folder"
@@ -54,5 +57,7 @@ class Folder:
         return FileSource(self.locate(name))
 
     def enter(self, name: str) -> Folder:
-        """List a folder in it. Raises as ``read``."""
+        """List a folder directly in it. Raises as ``read``."""
+        if name not in self.folders:
+            raise UnreadableCheckpoint(f"{self.path} has no folder {name!r}", "copy the whole folder of the checkpoint")
         return Folder.read(self.locate(name))
