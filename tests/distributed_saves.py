@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,15 +123,15 @@ def one_process_group() -> Iterator[Any]:
         dist.destroy_process_group()
 
 
-def _run_rank(rank: int, port: int, folder: str) -> None:
+def _run_rank(rank: int, folder: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    # A file for the processes to meet at, since a port that is free now may be taken when they start.
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/meeting", 2), rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
     model = make_model()
     for layer in (model[0], model[3], model):
@@ -167,8 +165,5 @@ def _run_rank(rank: int, port: int, folder: str) -> None:
 
 def save_with_two_ranks(folder: Path) -> Path:
     """Write ``fsdp`` and ``placements``, each by two processes, and what each of them saved for itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_run_rank, args=(port, str(folder)), nprocs=2)
+    torch.multiprocessing.spawn(_run_rank, args=(str(folder),), nprocs=2)
     return folder

@@ -28,6 +28,7 @@ from checkpoint_doctor.errors import NotACheckpoint, RepairFailed, UnreadableChe
 from checkpoint_doctor.loaders.distributed.loader import loader
 from checkpoint_doctor.loaders.torch.loader import TorchLoader
 from checkpoint_doctor.results.report import Verdict
+from checkpoint_doctor.sources import Folder
 
 STATES = ("bare", "by position", "by name", "flattened")
 
@@ -405,3 +406,27 @@ def test_layers_with_the_names_of_an_optimizer_stay_in_the_model(tmp_path: Path)
         "state.prev": torch.ones(2),
     }
     assert_equal(open_checkpoint(save({"model": model}, tmp_path / "save")), model)
+
+
+def test_the_folders_of_accelerate_are_one_checkpoint(tmp_path: Path) -> None:
+    state = make_states()["by name"]
+    save({"model": state["model"]}, tmp_path / "run" / "pytorch_model_fsdp_0")
+    save({"optimizer": state["optim"]}, tmp_path / "run" / "optimizer_0")
+    torch.save({"last_epoch": 3, "_step_count": 4, "base_lrs": [0.001]}, tmp_path / "run" / "scheduler.bin")
+    (examination,) = scan([tmp_path]).checkpoints
+    assert (examination.path, examination.verdict) == (str(tmp_path / "run"), Verdict.HEALTHY)
+    checkpoint = open_checkpoint(tmp_path / "run")
+    assert_equal(checkpoint, state["model"])
+    assert {moments.tensor for moments in checkpoint.optimizers[0].parameters} == set(state["optim"]["state"])
+    assert "optimizer_0/__0_0.distcp" in {part.file for part in checkpoint.files}
+    (tmp_path / "run" / "optimizer_0" / ".metadata").unlink()
+    damaged = open_checkpoint(tmp_path / "run")
+    assert_equal(damaged, state["model"])
+    assert [(flaw.member, "incomplete save" in flaw.message) for flaw in damaged.flaws] == [("optimizer_0", True)]
+
+
+def test_other_folders_are_not_claimed(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model_fsdp_0").mkdir()
+    (tmp_path / "optimizer_0").mkdir()
+    (tmp_path / ".metadata").write_text("some other program's")
+    assert not loader.claim_folder(Folder.read(tmp_path))
