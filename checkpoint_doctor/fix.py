@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from checkpoint_doctor.errors import (
     UsageError,
 )
 from checkpoint_doctor.plugins.catalogue import Catalogue
-from checkpoint_doctor.plugins.opening import discover_working, open_checkpoint
+from checkpoint_doctor.plugins.opening import claim_folder, discover_working, open_checkpoint
 from checkpoint_doctor.plugins.protocols import Loader
 from checkpoint_doctor.repair.changes import Plan
 from checkpoint_doctor.repair.cross_check import CrossCheck
@@ -75,7 +77,7 @@ class FixOptions:
     """Replace an existing result."""
     dry_run: bool = False
     output: str = ""
-    """The result's name, or the folder for it; empty for beside the input."""
+    """The result's name, or an existing folder for it; empty for beside the input."""
 
     @property
     def allowed(self) -> frozenset[Safety]:
@@ -158,7 +160,9 @@ def fix(
         UsageError: ``output`` names a file, and there are several checkpoints.
     """
     options, catalogue, config = options or FixOptions(), catalogue or discover_working(), config or Config()
-    candidates = find_candidates([os.fspath(uri) for uri in uris], catalogue.suffixes)
+    candidates = find_candidates(
+        [os.fspath(uri) for uri in uris], catalogue.suffixes, partial(claim_folder, catalogue=catalogue)
+    )
     if len(candidates) > 1 and options.output and not os.path.isdir(options.output):
         raise UsageError(
             f"{len(candidates)} checkpoints cannot all become {options.output}", "name an existing folder as --output"
@@ -210,7 +214,7 @@ class FixRun:
         """
         snapshot = Snapshot.take(self.path)
         # The digest takes longer than the examination, which leaves a core idle. It is dropped if nothing is written.
-        with RunningDigest(snapshot.path) as digest:
+        with nullcontext() if self._is_folder else RunningDigest(snapshot.path) as digest:
             checkpoint = self._measured(open_checkpoint(self.path, self.catalogue))
             before = run_rules(checkpoint, self.catalogue, self.settings)
             plan, simulated = self._plan(checkpoint, before)
@@ -237,6 +241,10 @@ class FixRun:
                 result = self._finished(replace(result, outcome=outcome), {**copy.describe(), "proof": verified})
                 copy.publish(write_record(result.record))
             return result
+
+    @property
+    def _is_folder(self) -> bool:
+        return os.path.isdir(self.path)
 
     def _measured(self, checkpoint: Checkpoint) -> Checkpoint:
         measure_checkpoint(checkpoint, self.jobs, self.on_measured)
@@ -267,6 +275,8 @@ class FixRun:
             raise bug(f"the copy cannot be read ({error.message})") from None
         compare_tensors(checkpoint, reopened, plan, copy.copies)
         compare_findings(simulated.findings, found.findings)
+        if self._is_folder:
+            return self.cross_check.compare_files(copy.copies, plan.changes)
         return self.cross_check.compare(checkpoint.format, copy.copies, plan.changes)
 
     def _loader_of(self, checkpoint: Checkpoint) -> Loader:
@@ -276,10 +286,11 @@ class FixRun:
         raise RepairFailed(f"no loader of that name can patch files of the format {checkpoint.format}")
 
     def _name_result(self, loader: Loader) -> Path:
-        path = Path(self.path)
+        path = Path(os.path.abspath(self.path)) if self._is_folder else Path(self.path)
         target = Path(self.options.output or path.parent)
         if not self.options.output or target.is_dir():
-            target = target / result_name(path.name, loader.suffixes)
+            name = f"{path.name}{ENDING}" if self._is_folder else result_name(path.name, loader.suffixes)
+            target = target / name
         other = self.taken.setdefault(os.path.abspath(target), self.path)
         if other != self.path:
             raise UsageError(f"the results of {other} and {self.path} would both be {target}", "fix them one by one")

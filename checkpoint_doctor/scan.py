@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from checkpoint_doctor.checkpoint import Checkpoint, LayerSignal, Tensor
 from checkpoint_doctor.config.settings import Config, Settings
@@ -12,10 +13,11 @@ from checkpoint_doctor.config.unused import remark_unused_ignores
 from checkpoint_doctor.diagnosis.competition import choose_diagnoses, collect_claims
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnreadableCheckpoint
 from checkpoint_doctor.plugins.catalogue import Catalogue
-from checkpoint_doctor.plugins.opening import discover_working, open_checkpoint
+from checkpoint_doctor.plugins.opening import claim_folder, discover_working, open_checkpoint
 from checkpoint_doctor.plugins.self_checks import report_crash
 from checkpoint_doctor.results.findings import Finding, by_severity
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict, judge
+from checkpoint_doctor.results.resume import describe_resume
 from checkpoint_doctor.sources.search import find_candidates
 
 __all__ = ["Progress", "ProgressCallback", "examine", "measure_checkpoint", "open_checkpoint", "run_rules", "scan"]
@@ -59,7 +61,7 @@ def scan(
     """Examine every checkpoint that the URIs name or contain.
 
     Args:
-        uris: files, folders that are searched for checkpoints, and globs.
+        uris: files, folders that are one checkpoint or are searched for checkpoints, and globs.
         catalogue: the plugins to use, by default all that are installed.
         config: which rules to run and what to hide, by default nothing is hidden.
         jobs: threads, by default one per core.
@@ -73,7 +75,9 @@ def scan(
     """
     catalogue = catalogue or discover_working()
     config = config or Config()
-    candidates = find_candidates([os.fspath(uri) for uri in uris], catalogue.suffixes)
+    candidates = find_candidates(
+        [os.fspath(uri) for uri in uris], catalogue.suffixes, partial(claim_folder, catalogue=catalogue)
+    )
     examinations = []
     for number, candidate in enumerate(candidates, 1):
         if on_progress:
@@ -213,6 +217,9 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
         findings=judged,
         diagnoses=diagnoses,
         skipped=checkpoint.skipped,
+        parts=checkpoint.files,
+        layout=checkpoint.layout,
+        resume=describe_resume(checkpoint, judged),
     )
 
 

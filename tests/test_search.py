@@ -81,13 +81,10 @@ def test_a_folder_of_tar_archives_alone_has_nothing_to_examine(tmp_path: Path) -
         scan([tmp_path])
 
 
-def test_an_exported_program_is_left_alone_by_a_search_and_named(tmp_path: Path) -> None:
-    save_model(tmp_path / "model.pt")
+def test_an_exported_program_is_found_by_a_search(tmp_path: Path) -> None:
     program = torch.export.export(torch.nn.Linear(3, 2), (torch.ones(1, 3),))
     torch.export.save(program, tmp_path / "program.pt2")
-    assert found_in(tmp_path) == ["model.pt"]
-    with pytest.raises(NotACheckpoint, match="is an exported program"):
-        open_checkpoint(tmp_path / "program.pt2")
+    assert found_in(tmp_path) == ["program.pt2"]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ Only the names count, not how they are used: no checkpoint needs to import a she
 
 from __future__ import annotations
 
-from checkpoint_doctor.checkpoint import Checkpoint, PickledName
+from checkpoint_doctor.checkpoint import Checkpoint, Content, PickledName
 
 _EXECUTABLE_MODULES = frozenset(
     (
@@ -147,13 +147,19 @@ _ESCAPES = frozenset(
 )
 """Attributes that give access to the rest of the interpreter from a harmless class or function."""
 
-_CODE_BY_VALUE = ("cloudpickle.", "dill.")
+_CODE_BY_VALUE = ("cloudpickle.", "ray.cloudpickle.", "dill.")
 """Libraries that store functions and classes by value; SB3 stores schedules in ``data`` this way."""
 
 
-def can_execute(each: PickledName) -> bool:
+_PICKLED_OBJECTS = (Content.SETTINGS, Content.RANDOM_STATE, Content.PROGRESS, Content.NORMALIZATION)
+"""Files that libraries pickle as objects of their own: ``training_args.bin``, ``vecnormalize.pkl``."""
+
+
+def can_execute(each: PickledName, checkpoint: Checkpoint) -> bool:
     """Tell whether a name can access files, processes or the network, or run code that is passed to it."""
-    if each.known or each.qualified in _HARMLESS or each.qualified in _JOBLIB_ARRAYS or _rebuilds_a_function(each):
+    if each.known or each.qualified in _HARMLESS or each.qualified in _JOBLIB_ARRAYS:
+        return False
+    if _rebuilds_a_function(each, checkpoint):
         return False
     if each.module.partition(".")[0] in _EXECUTABLE_MODULES or each.qualified in _EXECUTABLE_NAMES:
         return True
@@ -161,14 +167,16 @@ def can_execute(each: PickledName) -> bool:
     return not _EXECUTABLE_MODULES.isdisjoint(parts[:-1]) or not _ESCAPES.isdisjoint(parts)
 
 
-def _rebuilds_a_function(each: PickledName) -> bool:
+def _rebuilds_a_function(each: PickledName, checkpoint: Checkpoint) -> bool:
     # cloudpickle stores functions with these names; they only describe code unless an executable name is used too.
-    return each.member == "data" and (
+    return (each.member == "data" or describes_settings(each, checkpoint)) and (
         each.module.startswith(_CODE_BY_VALUE)
         or each.qualified in ("types.CodeType", "types.FunctionType", "builtins.getattr", "__builtin__.getattr")
     )
 
 
 def describes_settings(each: PickledName, checkpoint: Checkpoint) -> bool:
-    """Tell whether a name belongs to the settings that Stable-Baselines3 pickles into every file."""
-    return each.member == "data" and checkpoint.format == "sb3"
+    """Tell whether a name belongs to settings that a library pickles into every file, or beside the weights."""
+    if each.member == "data" and checkpoint.format == "sb3":
+        return True
+    return any(part.file == each.member and part.content in _PICKLED_OBJECTS for part in checkpoint.files)

@@ -63,7 +63,7 @@ def unsafe_pickle(checkpoint: Checkpoint) -> Iterator[Finding]:
         Python's pickle documentation, "Warning"; CVE-2025-32434; fickling and picklescan on how lists of forbidden
         names are bypassed.
     """
-    executable = [each for each in checkpoint.pickled_names if can_execute(each)]
+    executable = [each for each in checkpoint.pickled_names if can_execute(each, checkpoint)]
     if executable:
         names = sorted({each.qualified for each in executable})
         called = any(each.called for each in executable)
@@ -94,7 +94,7 @@ def _foreign_classes(checkpoint: Checkpoint) -> list[str]:
         {
             each.qualified
             for each in checkpoint.pickled_names
-            if not each.known and not can_execute(each) and not describes_settings(each, checkpoint)
+            if not each.known and not can_execute(each, checkpoint) and not describes_settings(each, checkpoint)
         }
     )
 

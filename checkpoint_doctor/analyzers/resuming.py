@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from math import isfinite
+from pathlib import PurePath
 
 from checkpoint_doctor.analyzers._evidence.absent_gradients import count_updates
 from checkpoint_doctor.analyzers._evidence.travel import find_travelled_farther
@@ -131,6 +132,33 @@ def _scale_of(part: Part) -> float | None:
     return next((float(each) for each in values if isinstance(each, (int, float)) and not isinstance(each, bool)), None)
 
 
+@rule("RES006", "missing-companion", Severity.NOTE, on=Checkpoint, part=("file",))
+def missing_companion(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """A file that the run needs to go on, or the agent to act, is not beside the weights.
+
+    Why it matters:
+        Libraries load what they find. Without the optimizer's file, training goes on with a new optimizer and its first
+        steps have the full size of the learning rate; without the statistics of the observations, an agent acts on
+        numbers that it has never seen. Neither fails.
+
+    When it is normal:
+        Where only the model was meant to be kept, as with ``save_only_model``, and for use without training.
+
+    What to do:
+        Copy the file from where the run was saved. Where it is lost, warm the learning rate up again when resuming.
+
+    References:
+        transformers' ``Trainer`` loads the optimizer's and the scheduler's state only where both files are there;
+        Stable-Baselines3 saves ``VecNormalize`` in a file of its own (SB3 issues 1916 and 2113).
+    """
+    for each in checkpoint.missing:
+        yield missing_companion.finding(
+            f"{shown(each.file)} is not in the folder: {each.consequence}",
+            evidence={"file": each.file},
+            advice="Copy it from where the run was saved.",
+        )
+
+
 _EXPECTED: dict[Content, re.Pattern[str]] = {
     Content.OPTIMIZER: re.compile(r"(?i)(^|_)(opt|optims?|optimi[sz]ers?)(_|$)"),
     Content.SCHEDULER: re.compile(r"(?i)(^|_)(lr_)?sched(ulers?)?(_|$)"),
@@ -165,7 +193,7 @@ def wrong_object(checkpoint: Checkpoint) -> Iterator[Finding]:
         expected = _expected(part)
         if part.content is Content.METHOD:
             what = f"a bound method ({shown(part.type_name)}): the parentheses of the call are missing"
-        elif expected is None or expected is part.content or part.content is Content.LOSS_SCALER:
+        elif expected in (None, part.content) or part.content not in _EXPECTED:
             continue
         elif part.content is Content.STATE_DICT and part.keys not in models:
             continue  # an optimizer's own way of storing tensors
@@ -180,6 +208,6 @@ def wrong_object(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 def _expected(part: Part) -> Content | None:
     """Return what a part's key says that it is; ``None`` where it says nothing, or several things."""
-    key = part.name.partition("/")[0]
+    key = PurePath(part.file).stem if part.file else part.name.partition("/")[0]
     said = [content for content, pattern in _EXPECTED.items() if pattern.search(key)]
     return said[0] if len(said) == 1 else None

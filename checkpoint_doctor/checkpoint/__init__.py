@@ -5,7 +5,7 @@ All of them are frozen, and loaders build them; findings about them are in ``res
 """
 
 from checkpoint_doctor.checkpoint.checkpoint import Checkpoint
-from checkpoint_doctor.checkpoint.contents import Checksum, Content, Flaw, Part, Patch, PickledName, Skipped
+from checkpoint_doctor.checkpoint.contents import Checksum, Content, Flaw, Missing, Part, Patch, PickledName, Skipped
 from checkpoint_doctor.checkpoint.layers import Layer
 from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer, ParameterGroup
 from checkpoint_doctor.checkpoint.signals import LayerSignal
@@ -18,6 +18,7 @@ __all__ = [
     "Flaw",
     "Layer",
     "LayerSignal",
+    "Missing",
     "Moments",
     "Optimizer",
     "ParameterGroup",

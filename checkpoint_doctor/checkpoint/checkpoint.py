@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
-from checkpoint_doctor.checkpoint.contents import Checksum, Flaw, Part, PickledName, Skipped
+from checkpoint_doctor.checkpoint.contents import Checksum, Flaw, Missing, Part, PickledName, Skipped
 from checkpoint_doctor.checkpoint.layers import Layer, build_layers
 from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer
 from checkpoint_doctor.checkpoint.signals import LayerSignal, read_signal
@@ -29,6 +29,8 @@ class Checkpoint:
     optimizers: tuple[Optimizer, ...] = ()
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     """Settings in the file, as plain values; a setting that is stored as code is described and not executed."""
+    layout: str = ""
+    """The library whose layout a folder has: ``transformers``, ``peft`` …; empty for a single file."""
     algorithm: str | None = None
     """The training algorithm (``PPO``, ``SAC`` …), where it can be inferred."""
     step: int | None = None
@@ -38,7 +40,7 @@ class Checkpoint:
     counters: Mapping[str, int] = field(default_factory=dict)
     """The run's counters by the names that the file gives them: ``epoch``, ``global_step`` …"""
     parts: tuple[Part, ...] = ()
-    """What stands under the file's keys: schedulers, loss scalers, state dicts …, as far as it was recognised."""
+    """What stands under the file's keys, as far as it was recognised, and the files of a folder."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Package to the version with which the file was saved."""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -48,11 +50,18 @@ class Checkpoint:
     checksums: tuple[Checksum, ...] = ()
     pickled_names: tuple[PickledName, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    """Files that a run needs to go on and that are not in the folder."""
 
     @cached_property
     def damage(self) -> tuple[Flaw, ...]:
         """All damage to the file, including checksums that do not match."""
         return self.flaws + tuple(each.flaw for each in self.checksums if each.flaw is not None)
+
+    @cached_property
+    def files(self) -> tuple[Part, ...]:
+        """The parts that are files of a folder; empty for a single file."""
+        return tuple(part for part in self.parts if part.file)
 
     @cached_property
     def by_name(self) -> Mapping[str, Tensor]:

@@ -62,21 +62,34 @@ class PickledName:
 
 
 class Content(StrEnum):
-    """What a part of a file is."""
+    """What a part of a checkpoint is."""
 
     STATE_DICT = "the state dict of a model"
     OPTIMIZER = "the state of an optimizer"
     SCHEDULER = "the state of a learning rate scheduler"
     LOSS_SCALER = "the state of a loss scaler"
     METHOD = "a bound method"
+    WEIGHTS = "weights of the model"
+    INDEX = "the index of the shards"
+    RANDOM_STATE = "the state of random generators"
+    PROGRESS = "the progress of the training"
+    SETTINGS = "settings of the model or the training"
+    TOKENIZER = "the tokenizer"
+    NORMALIZATION = "running statistics of the observations"
+    EVALUATIONS = "results of evaluations"
+
+    @property
+    def word(self) -> str:
+        """A name of one or two words, as reports list it."""
+        return self.name.lower().replace("_", " ")
 
 
 @dataclass(frozen=True)
 class Part:
-    """What stands under one key of a file."""
+    """What stands under one key of a file, or a file of a folder that is one checkpoint."""
 
     name: str
-    """The key, or the keys down to it, joined by ``/``."""
+    """The key, or the keys down to it, joined by ``/``; of a file its name."""
     content: Content
     values: Mapping[str, Any] = field(default_factory=dict)
     """Its plain values: numbers, strings, short lists and mappings of these."""
@@ -84,6 +97,8 @@ class Part:
     """The names of a state dict's tensors."""
     type_name: str = ""
     """The qualified name of a method."""
+    file: str = ""
+    """Where it is a file of a folder: the file's path in the folder."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,15 @@ class Skipped:
 
     what: str
     why: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A file that belongs to a checkpoint and is not there."""
+
+    file: str
+    consequence: str
+    """What happens without it, as a sentence of its own."""
 
 
 @dataclass(frozen=True)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Skipped
 from checkpoint_doctor.errors import DoctorError, NotACheckpoint, UnreadableCheckpoint, UsageError
 from checkpoint_doctor.plugins.catalogue import Catalogue, discover
-from checkpoint_doctor.plugins.protocols import Loader
-from checkpoint_doctor.sources import FileSource, Source
+from checkpoint_doctor.plugins.protocols import FolderLoader, Loader
+from checkpoint_doctor.sources import FileSource, Folder, Source
 
 
 def open_checkpoint(path: str | os.PathLike[str], catalogue: Catalogue | None = None) -> Checkpoint:
-    """Open a checkpoint with the loader that recognizes its content. Nothing in it is executed.
+    """Open a checkpoint, a file or a folder, with the loader that recognizes its content. Nothing in it is executed.
 
     Raises:
-        UnreadableCheckpoint: the file cannot be opened; the message says what it is and what to do.
+        UnreadableCheckpoint: it cannot be opened; the message says what it is and what to do.
     """
+    catalogue = catalogue or discover_working()
+    if os.path.isdir(path):
+        return _open_folder(Folder.read(path), catalogue)
     source = FileSource(os.fspath(path))
     unable: list[Skipped] = []
-    for loader in (catalogue or discover_working()).loaders:
+    for loader in catalogue.loaders:
         try:
             recognized = loader.recognizes(source)
         except Exception as error:  # a loader with a bug must not keep the others from reading the file
@@ -34,14 +39,44 @@ def open_checkpoint(path: str | os.PathLike[str], catalogue: Catalogue | None = 
     raise NotACheckpoint(f"{path} is of no format that an installed loader recognizes", "see `ckdoc plugins`")
 
 
+def claim_folder(folder: Folder, catalogue: Catalogue) -> Collection[str]:
+    """Return the names of the files and folders in a folder that a loader claims as one checkpoint; mostly none."""
+    return next((claimed for _, claimed in _claims(folder, catalogue)), ())
+
+
+def _claims(folder: Folder, catalogue: Catalogue) -> Iterator[tuple[FolderLoader, Collection[str]]]:
+    for loader in catalogue.loaders:
+        if isinstance(loader, FolderLoader):
+            with suppress(Exception):  # a loader with a bug leaves the files to the others
+                if claimed := loader.claim_folder(folder):
+                    yield loader, claimed
+
+
+def _open_folder(folder: Folder, catalogue: Catalogue) -> Checkpoint:
+    for loader, _ in _claims(folder, catalogue):
+        with _blaming(loader, folder.path):
+            opened = loader.open_folder(folder)
+        return replace(opened, path=folder.path).with_shared_statistics()
+    raise NotACheckpoint(
+        f"{folder.path} is a folder, and its files are not one checkpoint", "scan the folder, or name a file in it"
+    )
+
+
 def _open(loader: Loader, source: Source) -> Checkpoint:
-    try:
+    with _blaming(loader, source.name):
         return loader.open(source)
+
+
+@contextmanager
+def _blaming(loader: object, path: str) -> Iterator[None]:
+    """Raise what a loader should not raise as an error that names the loader."""
+    try:
+        yield
     except DoctorError:
         raise
     except Exception as error:
         raise UnreadableCheckpoint(
-            f"the loader {loader.name} failed on {source.name} with {_name(error)}",
+            f"the loader {getattr(loader, 'name', '')} failed on {path} with {_name(error)}",
             "this is a bug in the loader and not in the file: please report it; `ckdoc plugins` names its package",
         ) from error
 

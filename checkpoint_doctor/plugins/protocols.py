@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.report import Page, Report
-from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources import Folder, Source
 
 
 class Loader(Protocol):
@@ -56,6 +56,28 @@ class Reindexer(Protocol):
         Raises:
             RepairFailed: the checkpoint is a single file, or its index names no such shard.
             UnreadableCheckpoint: the index can no longer be read.
+        """
+
+
+@runtime_checkable
+class FolderLoader(Protocol):
+    """What a loader can do besides, if several files in a folder are one checkpoint of its format."""
+
+    def claim_folder(self, folder: Folder) -> Collection[str]:
+        """Return the names of the files and folders directly in a folder that are one checkpoint together.
+
+        Nothing is returned where there is none of this loader's format. What is not claimed is examined by itself, or
+        belongs to nobody. Every folder of a search is asked about, so names should decide where they can. Never raises.
+        """
+
+    def open_folder(self, folder: Folder) -> Checkpoint:
+        """Open the checkpoint in a folder that this loader claimed; see ``Loader.open``.
+
+        Every file of it is one of the checkpoint's ``parts``, with its ``file``. Damage to a part that the model can be
+        examined without is a flaw whose ``member`` is the file.
+
+        Raises:
+            UnreadableCheckpoint: no part of the model can be read.
         """
 
 

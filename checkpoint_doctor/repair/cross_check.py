@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoint_doctor.errors import RepairFailed
-from checkpoint_doctor.repair.changes import Change
+from checkpoint_doctor.repair.changes import Change, Purpose
 from checkpoint_doctor.repair.safe_copy import bug
 
 _START = "import sys; sys.path[:] = sys.argv[1:]; from checkpoint_doctor.repair.torch_reader import serve; serve()"
@@ -49,6 +50,27 @@ class CrossCheck:
         if _is_for_torch(format, changes) and self._torch is None and importlib.util.find_spec("torch") is not None:
             with contextlib.suppress(OSError):  # where no process can be started, nothing is compared
                 self._torch = _Torch()
+
+    def compare_files(self, copies: Mapping[Path, Path], changes: Sequence[Change]) -> tuple[str, ...]:
+        """Do what ``compare`` does for the files of a folder, each with the library of its own format.
+
+        In a folder with several models, a tensor has the name of its file without ending before its own.
+        """
+        weights = [each for each in changes if each.purpose in (Purpose.REPAIR, Purpose.TARGET)]
+        others = {original: copy for original, copy in copies.items() if original.suffix != ".safetensors"}
+        readers = self.compare("torch", others, changes) if others else ()
+        models: dict[str, dict[Path, Path]] = {}
+        for original in copies.keys() - others.keys():
+            prefix = f"{original.stem}/"
+            has_prefix = any(each.tensor.name.startswith(prefix) for each in weights)
+            models.setdefault(prefix if has_prefix else "", {})[original] = copies[original]
+        for prefix, files in models.items():
+            own = (each for each in weights if each.tensor.name.startswith(prefix))
+            bare = [
+                replace(each, tensor=replace(each.tensor, name=each.tensor.name.removeprefix(prefix))) for each in own
+            ]
+            readers += self.compare("safetensors", files, bare)
+        return tuple(dict.fromkeys(readers))
 
     def compare(self, format: str, copies: Mapping[Path, Path], changes: Sequence[Change]) -> tuple[str, ...]:
         """Compare the repaired tensors with what the format's own library reads; return the libraries that were used.

@@ -78,7 +78,7 @@ def check_target(target: Path, inputs: Sequence[Path], *, force: bool) -> None:
             if os.path.samefile(target, each):
                 raise UsageError(f"{target} is the input itself, which is never written to", "name another --output")
     if target.is_dir():
-        raise UsageError(f"{target} is a folder", "name a file with --output")
+        raise UsageError(f"{target} is a folder, which is never replaced", "remove it, or name another --output")
     if not force:
         raise UsageError(f"{target} exists already", "remove it, name another --output, or replace it with --force")
 
@@ -233,6 +233,22 @@ def take_name(temporary: Path, target: Path, *, force: bool) -> None:
         _sync_folder(target.parent)
     except FileExistsError:
         raise UsageError(f"{target} exists already", "remove it, or replace it with --force") from None
+    except OSError as error:
+        raise RepairFailed(f"cannot write {target}: {reason(error)}", "name another place with --output") from None
+
+
+def take_folder_name(temporary: Path, target: Path) -> None:
+    """Give a finished folder its name in one step. A folder is never replaced.
+
+    Raises:
+        UsageError: the name was taken in the meantime.
+        RepairFailed: the system refuses.
+    """
+    if os.path.lexists(target):
+        raise UsageError(f"{target} exists already", "remove it, or name another --output")
+    try:
+        os.rename(temporary, target)
+        _sync_folder(target.parent)
     except OSError as error:
         raise RepairFailed(f"cannot write {target}: {reason(error)}", "name another place with --output") from None
 

@@ -1,4 +1,4 @@
-"""Writing a patched copy of a checkpoint, which gets its name only when somebody says that it is right.
+"""Writing a patched copy of a checkpoint, a file or a folder, which gets its name only when it is found right.
 
 ``write_copy`` yields the copy under a temporary name. Inside the ``with`` block it is opened, examined and compared;
 ``Copy.publish`` then gives it its name, and its record. Without that call nothing is left behind.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from checkpoint_doctor.repair.safe_copy import (
     copy_patched,
     reason,
     synced_in_background,
+    take_folder_name,
     take_name,
     temporary_file,
     temporary_folder,
@@ -44,8 +46,8 @@ class Job:
     loader: Loader
     snapshot: Snapshot
     """The input as it was before it was opened."""
-    digest: RunningDigest
-    """The input's SHA-256, begun when the snapshot was taken."""
+    digest: RunningDigest | None
+    """The input's SHA-256, begun when the snapshot was taken; ``None`` of a folder."""
     target: Path
     shard_names: Callable[[str], str]
     """From the file name of a shard to that of its repaired copy."""
@@ -86,10 +88,12 @@ def write_copy(job: Job) -> Iterator[Copy]:
     for target in (job.target, job.record):
         check_target(target, [job.snapshot.path], force=job.force)
     patches = _find_patches(job)
-    if list(patches) == [job.snapshot.path]:
-        copy = _write_file(job, patches[job.snapshot.path])
+    if job.digest is None:
+        copy = _write_folder(job, patches)
+    elif list(patches) == [job.snapshot.path]:
+        copy = _write_file(job, job.digest, patches[job.snapshot.path])
     elif isinstance(job.loader, Reindexer) and job.snapshot.path not in patches:
-        copy = _write_shards(job, job.loader, patches)
+        copy = _write_shards(job, job.loader, job.digest, patches)
     else:
         raise RepairFailed(f"{job.snapshot.path} cannot be repaired: other files would have to change along with it")
     with copy as written:
@@ -111,12 +115,12 @@ def _find_patches(job: Job) -> dict[Path, Sequence[Patch]]:
 
 
 @contextlib.contextmanager
-def _write_file(job: Job, patches: Sequence[Patch]) -> Iterator[Copy]:
+def _write_file(job: Job, before: RunningDigest, patches: Sequence[Patch]) -> Iterator[Copy]:
     original, folder = job.snapshot.path, job.target.parent
     with (
         temporary_file(folder, original.name) as copy,
         temporary_file(folder, original.name) as record,
-        RunningDigest(original, patches, job.digest) as digest,
+        RunningDigest(original, patches, before) as digest,
     ):
         copy_patched(original, copy, patches)
         with synced_in_background([copy]) as wait:
@@ -125,7 +129,7 @@ def _write_file(job: Job, patches: Sequence[Patch]) -> Iterator[Copy]:
             def describe() -> dict[str, Any]:
                 wait()
                 return {
-                    "input": _describe_file(original, job.digest.wait()),
+                    "input": _describe_file(original, before.wait()),
                     "output": _describe_file(job.target, digest.wait()),
                 }
 
@@ -143,6 +147,8 @@ class _Shards:
     """The repaired shards of a checkpoint in a temporary folder, beside a new index and links to all other files."""
 
     job: Job
+    before: RunningDigest
+    """Of the index."""
     inside: Path
     targets: Mapping[Path, Path]
     """Original shard to the name of its repaired copy."""
@@ -171,7 +177,7 @@ class _Shards:
     def describe(self) -> dict[str, Any]:
         """Return the paths, sizes and sums of all files."""
         return {
-            "input": _describe_file(self.job.snapshot.path, self.job.digest.wait()),
+            "input": _describe_file(self.job.snapshot.path, self.before.wait()),
             "output": _describe_file(self.job.target, sum_of(self.index)),
             "shards": [
                 {"input": _describe_file(shard, before), "output": _describe_file(self.targets[shard], after)}
@@ -193,7 +199,9 @@ class _Shards:
 
 
 @contextlib.contextmanager
-def _write_shards(job: Job, loader: Reindexer, patches: Mapping[Path, Sequence[Patch]]) -> Iterator[Copy]:
+def _write_shards(
+    job: Job, loader: Reindexer, before: RunningDigest, patches: Mapping[Path, Sequence[Patch]]
+) -> Iterator[Copy]:
     index, folder = job.snapshot.path, job.target.parent
     if not os.path.samefile(index.parent, folder):
         raise UsageError(
@@ -205,7 +213,7 @@ def _write_shards(job: Job, loader: Reindexer, patches: Mapping[Path, Sequence[P
         check_target(target, [index, *patches], force=job.force)
     snapshots = [job.snapshot, *map(Snapshot.take, patches)]
     with temporary_folder(folder, index.name) as inside, temporary_file(folder, index.name) as record:
-        shards = _Shards(job, inside, targets)
+        shards = _Shards(job, before, inside, targets)
         shards.write(loader, patches)
         copies = {shard: shards.copy_of(shard) for shard in patches}
         with synced_in_background([*copies.values()]) as wait:
@@ -219,6 +227,52 @@ def _write_shards(job: Job, loader: Reindexer, patches: Mapping[Path, Sequence[P
                 shards.publish(record, snapshots)
 
             yield Copy(shards.index, copies, (), sum(map(len, patches.values())), describe, publish)
+
+
+@contextlib.contextmanager
+def _write_folder(job: Job, patches: Mapping[Path, Sequence[Patch]]) -> Iterator[Copy]:
+    """Copy the files of a checkpoint to a new folder, under the same names, so that it loads as the input does."""
+    folder = job.snapshot.path
+    names = [part.file for part in job.checkpoint.files]
+    if unknown := patches.keys() - {folder / name for name in names}:
+        raise RepairFailed(f"{folder} cannot be repaired: {min(unknown)} would have to change along with it")
+    if job.target.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"{job.target} would lie in {folder}, which is never written to", "name another --output")
+    snapshots = [job.snapshot, *(Snapshot.take(folder / name) for name in names)]
+    with (
+        temporary_folder(job.target.parent, folder.name) as inside,
+        temporary_file(job.target.parent, folder.name) as record,
+    ):
+        digests: dict[str, tuple[Digest, Digest]] = {}
+        for name in names:
+            (inside / name).parent.mkdir(parents=True, exist_ok=True)
+            digests[name] = _copy_shard(folder / name, inside / name, patches.get(folder / name, ()))
+        os.chmod(inside, stat.S_IMODE(os.stat(folder).st_mode) & 0o777)
+        copies = {original: inside / original.relative_to(folder) for original in patches}
+        with synced_in_background([inside / name for name in names]) as wait:
+
+            def describe() -> dict[str, Any]:
+                wait()
+                return {
+                    "input": {"path": str(folder)},
+                    "output": {"path": str(job.target)},
+                    "files": [
+                        {
+                            "input": _describe_file(folder / name, before),
+                            "output": _describe_file(job.target / name, after),
+                        }
+                        for name, (before, after) in digests.items()
+                    ],
+                }
+
+            def publish(text: str) -> None:
+                _write_bytes(record, text.encode())
+                for snapshot in snapshots:
+                    snapshot.verify()
+                take_folder_name(inside, job.target)
+                take_name(record, job.record, force=job.force)
+
+            yield Copy(inside, copies, (), sum(map(len, patches.values())), describe, publish)
 
 
 def _copy_shard(shard: Path, copy: Path, patches: Sequence[Patch]) -> tuple[Digest, Digest]:

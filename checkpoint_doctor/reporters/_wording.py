@@ -131,9 +131,8 @@ def describe(examination: Examination) -> str:
     """Describe a checkpoint: ``SB3 SAC, 990,000 steps, 32 tensors, 349,962 parameters``."""
     if examination.is_unreadable:
         return "could not be read"
-    origin = " ".join(
-        part for part in (_FORMATS.get(examination.format or "", examination.format), examination.algorithm) if part
-    )
+    format = _FORMATS.get(examination.format or "", examination.format)
+    origin = " ".join(part for part in (examination.layout, format, examination.algorithm) if part)
     parts = [
         origin,
         "" if examination.step is None else quantity(examination.step, "step"),
@@ -141,6 +140,17 @@ def describe(examination: Examination) -> str:
         quantity(examination.parameters, "parameter"),
     ]
     return printable(", ".join(part for part in parts if part))
+
+
+def parts_in_words(examination: Examination) -> str:
+    """List the files of a folder by what they are: ``weights (model.safetensors), optimizer (optimizer.pt)``."""
+    files: dict[str, list[str]] = {}
+    for part in examination.parts:
+        files.setdefault(part.content.word, []).append(printable(part.file))
+    return ", ".join(
+        f"{word} ({', '.join(names[:2])}{f' and {len(names) - 2:,} more' if len(names) > 2 else ''})"
+        for word, names in files.items()
+    )
 
 
 def evidence_in_words(evidence: Mapping[str, Any], length: int | None = None) -> str:

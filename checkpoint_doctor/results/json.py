@@ -101,6 +101,9 @@ def _write_examination(examination: Examination) -> dict[str, Any]:
             for position, each in enumerate(examination.findings)
         ],
         "skipped": [{"what": each.what, "why": each.why} for each in examination.skipped],
+        "layout": examination.layout,
+        "resume": examination.resume,
+        "parts": [{"file": each.file, "content": each.content.word} for each in examination.parts],
     }
 
 

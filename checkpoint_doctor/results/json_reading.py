@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, cast
 
-from checkpoint_doctor.checkpoint import Skipped
+from checkpoint_doctor.checkpoint import Content, Part, Skipped
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
@@ -132,7 +132,15 @@ def _read_examination(fields: _Fields) -> Examination:
         findings=findings,
         diagnoses=tuple(_read_diagnosis(each, len(findings)) for each in fields.records("diagnoses", [])),
         skipped=tuple(Skipped(each.take("what", str), each.take("why", str)) for each in fields.records("skipped", [])),
+        layout=fields.take("layout", str, ""),
+        resume=fields.take("resume", str, ""),
+        parts=tuple(_read_part(each) for each in fields.records("parts", [])),
     )
+
+
+def _read_part(fields: _Fields) -> Part:
+    file = fields.take("file", str)
+    return Part(file, fields.choose("content", {each.word: each for each in Content}), file=file)
 
 
 def _read_diagnosis(fields: _Fields, findings: int) -> Diagnosis:

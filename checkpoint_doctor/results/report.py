@@ -9,7 +9,7 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
-from checkpoint_doctor.checkpoint import Skipped
+from checkpoint_doctor.checkpoint import Part, Skipped
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
@@ -98,6 +98,8 @@ class Examination:
     verdict: Verdict
     error: str | None = None
     hint: str = ""
+    layout: str = ""
+    """The library whose layout a folder has; empty for a single file."""
     algorithm: str | None = None
     step: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -109,6 +111,10 @@ class Examination:
     diagnoses: tuple[Diagnosis, ...] = ()
     """The worst first; their ``explains`` are positions in ``findings``."""
     skipped: tuple[Skipped, ...] = ()
+    parts: tuple[Part, ...] = ()
+    """The files of a folder that is one checkpoint; empty for a single file."""
+    resume: str = ""
+    """From where a run resumes, or what keeps it from going on as it was; empty where there is no run to resume."""
 
     @property
     def parameters(self) -> int:

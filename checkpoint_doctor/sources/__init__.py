@@ -1,9 +1,10 @@
-"""Named bytes that can be read at any offset: files, memory, and sections of them.
+"""Named bytes that can be read at any offset: files, memory, sections of them; and folders of files.
 
 May import ``errors`` and ``text``.
 """
 
+from checkpoint_doctor.sources.folder import Folder
 from checkpoint_doctor.sources.local_file import FileSource
 from checkpoint_doctor.sources.source import MemorySource, Section, Source
 
-__all__ = ["FileSource", "MemorySource", "Section", "Source"]
+__all__ = ["FileSource", "Folder", "MemorySource", "Section", "Source"]

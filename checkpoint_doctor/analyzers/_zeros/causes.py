@@ -194,7 +194,8 @@ def _explain_moments(
 
 def _overwritten(tally: ZeroTally, noun: str, moments: Moments, optimizer: Optimizer) -> ZeroEvidence:
     group = optimizer.group_of(moments.index)
-    if group and group.options.get("lr") == 0:
+    # A schedule notes the rate that it began with, and ends at 0 as planned.
+    if group and group.options.get("lr") == 0 and not group.options.get("initial_lr"):
         sentence = f"it received gradients, but {optimizer.name} has a learning rate of 0 and may never have updated it"
         return ZeroEvidence(Cause.UNKNOWN, moments.step, sentence, "Check whether the learning rate was 0 all along.")
     after = f" after {moments.step:,} updates" if moments.step else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,6 +18,12 @@ from checkpoint_doctor.loaders._optimizers.positions import certain_names
 from checkpoint_doctor.text import shown
 
 Shape = tuple[int, ...]
+
+NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+"""The number of a block in a name; blocks come in the order of their numbers."""
+
+MOST_ORDERS_COMPARED = 48
+"""Orders of a model's tensors that are compared; each takes a hundredth of a second for some hundred tensors."""
 
 BUFFER = re.compile(r"(^|[._])(running_mean|running_var|num_batches_tracked|ra_mean|ra_var|steps|position_ids)$")
 """Buffers, which no optimizer holds: BatchNorm's and BatchRenorm's statistics, BERT's positions."""
@@ -109,6 +115,61 @@ def match_by_shape(
     together = _match_unambiguous(groups, [tensor for tensors in candidates.values() for tensor in tensors])
     # The optimizer may belong to a model that is not in the file, so this is not a mismatch.
     return Match(together.names, together.unmatched or together.mismatch)
+
+
+def match_in_any_order(
+    groups: Sequence[Sequence[Shape | None]], orders: Sequence[Mapping[str, Sequence[Tensor]]], optimizer: str
+) -> Match:
+    """Match positions with tensors whose order in the model is not known: a name is given where all orders agree.
+
+    ``orders`` holds the tensors of each state dict in every possible order, as for ``match_by_shape``, the order of the
+    file alone where there are too many others. Only orders are asked that the shapes do not rule out.
+    """
+    possible = [order for order in orders if _may_follow(groups, order)]
+    if len(orders) > 1 and 0 < len(possible) <= MOST_ORDERS_COMPARED:
+        matches = [match_by_shape(groups, order, optimizer) for order in possible]
+        names = tuple(
+            each[0] if len(set(each)) == 1 else None for each in zip(*(match.names for match in matches), strict=True)
+        )
+        mismatch = matches[0].mismatch if all(match.mismatch for match in matches) else ""
+        missing = f"{names.count(None):,} of its {len(names):,} parameters are known by position only"
+        why = next((match.unmatched for match in matches if match.unmatched), "")
+        unmatched = (
+            (why or f"{missing}: the file does not tell the order of the model's modules") if None in names else ""
+        )
+        return Match(names, unmatched, mismatch)
+    tensors = [tensor for model in orders[0].values() for tensor in trainable(model)]
+    slots = [shape for group in groups for shape in group]
+    if len(slots) > len(tensors) or not _is_contained(slots, tensors):
+        return Match((None,) * len(slots), "its state has shapes that the model does not have")
+    names = tuple(_name_by_number(groups, tensors))
+    why = "the file does not tell the order of the model's modules, and several tensors have the same shape"
+    return Match(names, why if None in names else "")
+
+
+def _name_by_number(groups: Sequence[Sequence[Shape | None]], parameters: Sequence[Tensor]) -> Iterator[str | None]:
+    """Yield the name of each position whose shape only one tensor has, or only tensors of numbered blocks."""
+    of_shape: dict[Shape, list[Tensor]] = {}
+    for tensor in parameters:
+        of_shape.setdefault(tensor.shape, []).append(tensor)
+    slots = Counter(shape for group in groups for shape in group)
+    for group in groups:
+        inside, used = Counter(group), Counter[Shape | None]()
+        for shape in group:
+            tensors = of_shape[shape] if shape is not None else []
+            is_whole = len(tensors) == slots[shape] == inside[shape]
+            if is_whole and len({NUMBER.sub("#", each.name) for each in tensors}) == 1:
+                yield sorted(tensors, key=lambda each: [int(n) for n in NUMBER.findall(each.name)])[used[shape]].name
+            else:
+                yield None
+            used[shape] += 1
+
+
+def _may_follow(groups: Sequence[Sequence[Shape | None]], order: Mapping[str, Sequence[Tensor]]) -> bool:
+    """Return whether the groups may hold the tensors of one state dict, or of all, in this order."""
+    lists = [trainable(tensors) for tensors in order.values()]
+    together = [tensor for tensors in lists for tensor in tensors]
+    return any(all(_is_in_order(group, tensors) for group in groups) for tensors in (*lists, together))
 
 
 def match_by_name(

@@ -21,6 +21,7 @@ from checkpoint_doctor.loaders._optimizers.matching import (
     Shape,
     match_by_name,
     match_by_shape,
+    match_in_any_order,
     match_in_order,
 )
 from checkpoint_doctor.loaders._pickle.objects import Inert, StoredFloat
@@ -91,11 +92,13 @@ def identify_optimizer(
     models: Mapping[str, Sequence[Tensor]],
     leaves: Mapping[int, str] | None = None,
     kind: str | None = None,
+    orders: Sequence[Mapping[str, Sequence[Tensor]]] | None = None,
 ) -> Optimizer:
     """Read an optimizer and find out which tensors it holds.
 
     ``models`` maps the name of each state dict in the file to its tensors; ``leaves`` maps the ``id()`` of unpickled
-    tensors to their names, for whole pickled optimizers; ``kind`` is the optimizer's class where the file has it.
+    tensors to their names, for whole pickled optimizers; ``kind`` is the optimizer's class where the file has it;
+    ``orders`` holds the possible orders of ``models`` where the file does not keep the model's own order.
 
     Raises:
         UnreadableCheckpoint: a tensor of the state reaches beyond its storage or the file.
@@ -113,7 +116,10 @@ def identify_optimizer(
         match = match_by_name([str(each) for given in stored if given for each in given], shapes, models)
     else:
         by_group = [[shapes[index] for index in group.indices] for group in groups if group.indices]
-        match = match_by_shape(by_group, models, name)
+        if orders is None or len(orders) == 1:
+            match = match_by_shape(by_group, orders[0] if orders else models, name)
+        else:
+            match = match_in_any_order(by_group, orders or [models], name)
     return _assemble(name, state, groups, slots, match, kind)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from checkpoint_doctor.loaders._pickle import collections as plain
+from checkpoint_doctor.loaders._pickle import sharding
 from checkpoint_doctor.loaders._pickle import torch_rebuilders as rebuilders
 from checkpoint_doctor.loaders._pickle.arrays import PickledArray, array_type, from_buffer, reconstruct, scalar
 from checkpoint_doctor.loaders._storage.dtypes import ALIASES, NAMES, STORAGES
@@ -124,5 +125,6 @@ TABLE: Mapping[tuple[str, str], Any] = {
     **_list_torch_types(),
     **_list_numpy(),
     **_list_python(),
+    **sharding.STAND_INS,
 }
 """``(module, name)`` to a stand-in. Python 2's module names are translated before a global is looked up."""

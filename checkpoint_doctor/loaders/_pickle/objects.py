@@ -30,8 +30,8 @@ def _no_entries() -> Mapping[Any, Any]:
 class Budget:
     """How many objects one file may still build, and how many bytes or entries it may still copy while building."""
 
-    def __init__(self, size: int) -> None:
-        self.objects = MOST_OBJECTS
+    def __init__(self, size: int, objects: int = MOST_OBJECTS) -> None:
+        self.most = self.objects = objects
         self.copies = 8 * size + (1 << 20)
 
     def count_objects(self, title: str, objects: int) -> None:
@@ -43,7 +43,7 @@ class Budget:
         self.objects -= objects
         if self.objects < 0:
             raise UnreadableCheckpoint(
-                f"{title} contains more than {MOST_OBJECTS:,} Python objects, more than any checkpoint needs",
+                f"{title} contains more than {self.most:,} Python objects, more than any checkpoint needs",
                 "save the model's tensors without the replay buffer or data set beside them",
             )
 

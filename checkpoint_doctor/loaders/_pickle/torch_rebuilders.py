@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from checkpoint_doctor.loaders._pickle.objects import Global, RebuiltBytes
+from checkpoint_doctor.loaders._pickle.sharding import rebuild_shared
 from checkpoint_doctor.loaders._pickle.tensors import (
     Memory,
     PickledStorage,
@@ -153,7 +154,10 @@ def rebuild_from_type(build: Any, kind: Any, arguments: Any, state: Any = None) 
     """Stand in for ``torch._tensor._rebuild_from_type_v2``: a tensor of a subclass, or one with attributes."""
     if not isinstance(build, Global) or not isinstance(arguments, tuple):
         raise TypeError("no function to rebuild with")
-    return build.call(arguments)
+    built = build.call(arguments)
+    if isinstance(built, PickledTensor) and isinstance(kind, Global) and kind.known is not None:
+        return rebuild_shared(kind.name, built, state)
+    return built
 
 
 def make_device(kind: Any = "", index: Any = None) -> Constant:

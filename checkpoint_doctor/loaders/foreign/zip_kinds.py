@@ -34,7 +34,10 @@ def _recognize(names: Collection[str]) -> tuple[str, str]:
             "train it again with Stable-Baselines3, which cannot load files of Stable-Baselines 2",
         )
     if leaves >= EXPORTED_PROGRAM or "serialized_exported_program.json" in leaves:
-        return "an exported program (torch.export, .pt2)", "save the model's state dict with torch.save and scan that"
+        return (
+            "an exported program without its weights (torch.export, .pt2)",
+            "save the model's state dict with torch.save and scan that",
+        )
     if "saved_model.pb" in leaves:
         return "a zipped TensorFlow SavedModel", "convert it to safetensors or to a PyTorch state dict first"
     if "model.weights.h5" in leaves:

@@ -62,7 +62,7 @@ class SafetensorsLoader:
         source = FileSource(checkpoint.path)
         if header.begins_like_header(source):
             raise RepairFailed(f"{checkpoint.path} is a single file, which has no index")
-        weight_map, _ = _read_index(source)
+        weight_map, _ = read_index(source)
         if unknown := sorted(set(renamed).difference(weight_map.values())):
             raise RepairFailed(f"{checkpoint.path} lists no shard {unknown[0]}")
         return rename_shards(source.read(0, source.size).decode("utf-8"), renamed).encode("utf-8")
@@ -107,7 +107,7 @@ def _begins_like_index(source: Source) -> bool:
 
 
 def _open_index(source: Source) -> Checkpoint:
-    weight_map, metadata = _read_index(source)
+    weight_map, metadata = read_index(source)
     names_by_shard: dict[str, set[str]] = {}
     for name, shard in weight_map.items():
         names_by_shard.setdefault(shard, set()).add(name)
@@ -167,7 +167,12 @@ def _open_sibling(source: Source, shard: str) -> _Shard | UnreadableCheckpoint:
         return error
 
 
-def _read_index(source: Source) -> tuple[Mapping[str, str], dict[str, str]]:
+def read_index(source: Source) -> tuple[Mapping[str, str], dict[str, str]]:
+    """Return the file name of each tensor's shard, and the metadata of an index.
+
+    Raises:
+        UnreadableCheckpoint: it is not an index, or names no tensor.
+    """
     if source.size > LONGEST_INDEX:
         raise UnreadableCheckpoint(
             f"{source.name} is an index of {source.size:,} bytes; more than {LONGEST_INDEX:,} are not read",

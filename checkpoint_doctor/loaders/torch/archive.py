@@ -18,6 +18,7 @@ from checkpoint_doctor.loaders._zip.member import Member
 from checkpoint_doctor.loaders._zip.saved_as_text import describe_saved_as_text, was_saved_as_text
 from checkpoint_doctor.loaders.torch import legacy
 from checkpoint_doctor.loaders.torch.containers import find_pickle_member, recognize_readable
+from checkpoint_doctor.loaders.torch.exported import read_exported
 from checkpoint_doctor.loaders.torch.storages import ZipStorages
 from checkpoint_doctor.sources import Source
 
@@ -38,7 +39,7 @@ class Archive:
     name: str
     """The file's name in messages."""
     container: str
-    """``zip``, ``legacy`` or ``pickle``."""
+    """``zip``, ``legacy``, ``pickle`` or ``exported``."""
     root: Any
     """The unpickled object: plain Python containers with ``PickledTensor`` leaves and ``Inert`` placeholders."""
     pickled_names: tuple[PickledName, ...] = ()
@@ -51,16 +52,19 @@ class Archive:
     """The zip's members without their common folder; empty for the other containers."""
 
 
-def read_archive(source: Source, member: str = "") -> Archive:
+def read_archive(source: Source, member: str = "", budget: Budget | None = None) -> Archive:
     """Read a PyTorch container; the values of its tensors are not read.
 
-    ``member`` is the name of the container inside an outer archive; it is put before the names of storages.
+    ``member`` is the name of the container inside an outer file; it is put before the names of storages. ``budget``
+    limits the objects of several containers together; by default a container has one of its own.
 
     Raises:
         NotACheckpoint: it is the tar archive of the first releases.
         UnreadableCheckpoint: it is not a PyTorch container, or it is damaged; the message says where.
     """
-    return _Reader(source, f"{member}:" if member else "", member).read()
+    reader = _Reader(source, f"{member}:" if member else "", member)
+    reader.budget = budget or reader.budget
+    return reader.read()
 
 
 class _Reader:
@@ -83,6 +87,8 @@ class _Reader:
         title = self.source.name
         if kind == "zip":
             return self._read_zip()
+        if kind == "exported":
+            return self._read_exported()
         if kind == "legacy":
             return self._finish("legacy", legacy.read(self, self.source))
         if kind == "pickle":
@@ -145,6 +151,24 @@ class _Reader:
         storages = ZipStorages(self.source.name, members, self.prefix, self.flaws, self.budget)
         root = self.run(Cursor(members["data.pkl"].source), storages.find)
         return self._finish("zip", root, tuple(unchecked), members)
+
+    def _read_exported(self) -> Archive:
+        archive = open_archive(self.source)
+        self.flaws += archive.flaws
+        unchecked = self._check_small(archive.members)
+        root = read_exported(archive, self._read_member, self.flaws)
+        # Tensors that are described as JSON have no opcodes, but each of them is visited.
+        self.opcodes += sum(map(len, (root, *(each for each in root.values() if isinstance(each, dict)))))
+        return self._finish("exported", root, tuple(unchecked))
+
+    def _read_member(self, member: Member) -> Any:
+        """Return the object in a file of ``torch.save`` that is a member of this archive."""
+        name = f"{self.prefix}{member.name}"
+        inner = _Reader(member.source, f"{name}:", name, self.depth + 1)
+        inner.names, inner.budget, inner.flaws = self.names, self.budget, self.flaws
+        if recognize_readable(member.source) == "zip":
+            return inner._read_zip().root
+        return legacy.read(inner, member.source)
 
     def _check_small(self, members: Mapping[str, Member]) -> list[Member]:
         """Check the CRC-32 of small members and return the others."""

@@ -1,7 +1,8 @@
 """Recognizes which of PyTorch's containers a file is.
 
-Three are read: the zip (since PyTorch 1.4; ``torch/serialization.py``, ``_load``), the legacy file (since 0.1.10;
-``_legacy_load``) and plain pickles of tensors. The tar archive of the first releases is recognized but not read.
+Four are read: the zip (since PyTorch 1.4; ``torch/serialization.py``, ``_load``), the legacy file (since 0.1.10;
+``_legacy_load``), plain pickles of tensors, and exported programs. The tar archive of the first releases is recognized
+but not read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from checkpoint_doctor.loaders._pickle.opcodes import ACTIONS, HIGHEST_PROTOCOL
 from checkpoint_doctor.loaders._zip.archive import ZipArchive, is_zip, open_archive
 from checkpoint_doctor.loaders._zip.format import is_tar
 from checkpoint_doctor.loaders.torch import legacy
+from checkpoint_doctor.loaders.torch.exported import is_exported
 from checkpoint_doctor.sources import MemorySource, Source
 
 TAR_MEMBERS = (b"storages", b"tensors", b"pickle", b"sys_info")
@@ -25,8 +27,8 @@ FEWEST_OPCODES = 20
 def recognize(source: Source) -> str | None:
     """Return which container a file is, ``None`` where it is none of PyTorch's. Never raises.
 
-    Besides ``zip``, ``legacy`` and ``pickle`` these are ``tar`` and ``garbled``, which ``read_archive`` refuses with a
-    message of their own.
+    Besides ``zip``, ``legacy``, ``pickle`` and ``exported`` these are ``tar`` and ``garbled``, which
+    ``read_archive`` refuses with a message of their own.
     """
     try:
         return recognize_readable(source)
@@ -42,7 +44,7 @@ def recognize_readable(source: Source) -> str | None:
     """
     head = source.read(0, min(512, source.size))
     if not head.startswith(b"\x80") and is_zip(source):
-        return "zip" if _is_torch_zip(source, head) else None
+        return _recognize_zip(source, head)
     if legacy.is_legacy(source):
         return "legacy"
     if legacy.is_garbled(head):
@@ -58,15 +60,18 @@ def find_pickle_member(archive: ZipArchive) -> str | None:
     return min(names, key=lambda name: name.count("/"), default=None)
 
 
-def _is_torch_zip(source: Source, head: bytes) -> bool:
+def _recognize_zip(source: Source, head: bytes) -> str | None:
     # A truncated archive has lost its directory, but not its first member.
     name_length = int.from_bytes(head[26:28], "little")
     if head[30 : 30 + name_length].endswith(b"/data.pkl"):
-        return True
+        return "zip"
     try:
-        return find_pickle_member(open_archive(source)) is not None
+        archive = open_archive(source)
     except UnreadableCheckpoint:
-        return False
+        return None
+    if is_exported(archive.members):
+        return "exported"
+    return "zip" if find_pickle_member(archive) is not None else None
 
 
 def _is_pickle(source: Source, head: bytes) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Optimizer, PickledName, Tensor
+from checkpoint_doctor.loaders._pickle.objects import Inert
 from checkpoint_doctor.text import quantity, shown
 
 LIBRARIES = {
@@ -19,6 +20,14 @@ LIBRARIES = {
     "lightgbm": "a pickle of LightGBM models",
 }
 """Modules whose objects contain arrays but no network, and what a file of them is."""
+
+OBJECTS = {
+    "stable_baselines3.common.vec_env.vec_normalize.": "the statistics of an environment (VecNormalize)",
+    "stable_baselines3.common.running_mean_std.": "the statistics of an environment (RunningMeanStd)",
+    "stable_baselines3.common.buffers.": "a replay buffer of Stable-Baselines3",
+    "stable_baselines3.her.": "a replay buffer of Stable-Baselines3",
+}
+"""Classes of objects that are saved beside a model, and what a file of one is."""
 
 RECORDED = re.compile(
     r"(all_|expert_|next_|new_|old_|last_|train_|test_|val_)*(obs|observations?|acts?|actions?|rews?|rewards?|returns?|"
@@ -49,6 +58,10 @@ def name_other_content(
             if any(module == library or module.startswith(f"{library}.") for module in modules):
                 return f"is {what}"
         return f"contains no tensors: {_describe(root)}" if all(name.known for name in names) else ""
+    if isinstance(root, Inert):
+        for module, what in OBJECTS.items():
+            if root.type_name.startswith(module):
+                return f"is {what}"
     if all((each.dtype, each.size) in RANDOM_STATES and len(each.shape) == 1 for each in tensors):
         return "is the state of random generators"
     if all(_is_recorded(each.name) for each in tensors):

@@ -14,7 +14,7 @@ from checkpoint_doctor.errors import NotACheckpoint
 from checkpoint_doctor.loaders._optimizers.state import identify_optimizer, plain
 from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._pickle.modules import attributes_of
-from checkpoint_doctor.loaders.torch.archive import read_archive
+from checkpoint_doctor.loaders.torch.archive import Archive, read_archive
 from checkpoint_doctor.loaders.torch.containers import recognize
 from checkpoint_doctor.loaders.torch.contents import name_other_content
 from checkpoint_doctor.loaders.torch.parts import find_parts
@@ -39,11 +39,11 @@ VERSIONS = {
 
 @dataclass(frozen=True)
 class TorchLoader:
-    """Opens what ``torch.save`` and ``pickle`` write."""
+    """Opens what ``torch.save``, ``torch.export.save`` and ``pickle`` write."""
 
     name: str = "torch"
     suffixes: tuple[str, ...] = (
-        ".pt", ".pth", ".pth.tar", ".tar", ".ckpt", ".checkpoint", ".th", ".bin", ".nn", ".cleanrl_model",
+        ".pt", ".pt2", ".pth", ".pth.tar", ".tar", ".ckpt", ".checkpoint", ".th", ".bin", ".nn", ".cleanrl_model",
         ".pkl", ".pickle", ".p",
     )  # fmt: skip
 
@@ -58,35 +58,44 @@ class TorchLoader:
             NotACheckpoint: it is whole, but holds no model.
             UnreadableCheckpoint: it is damaged or truncated.
         """
-        archive = read_archive(source)
-        contents = find_contents(archive)
-        tensors, optimizers, skipped = _name_contents(contents)
-        other = name_other_content(archive.root, tensors, optimizers, archive.pickled_names)
-        if other and not optimizers and not skipped and all(name.known for name in archive.pickled_names):
-            raise NotACheckpoint(f"{source.name} {other}", "name the file that the model itself was saved in")
-        top = archive.root if isinstance(archive.root, dict) else {}
-        return Checkpoint(
-            path=source.name,
-            format=self.name,
-            tensors=tuple(tensors),
-            optimizers=tuple(optimizers),
-            hyperparameters=_settings(top),
-            step=_step(top),
-            counters=_counters(top),
-            parts=tuple(find_parts(top)),
-            versions=_versions(top),
-            metadata={"container": archive.container, **({"content": other} if other else {})},
-            flaws=archive.flaws,
-            checksums=tuple(checksum_of(member) for member in archive.unchecked),
-            pickled_names=archive.pickled_names,
-            skipped=tuple(skipped),
-        )
+        return describe(read_archive(source), self.name)
 
     def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
         """See ``Loader.patch``."""
         from checkpoint_doctor.loaders._patching.in_place import patch_in_place
 
         return patch_in_place(changes)
+
+
+def describe(archive: Archive, format: str) -> Checkpoint:
+    """Return what an archive contains as a checkpoint of a format.
+
+    Raises:
+        NotACheckpoint: it is whole, but holds no model.
+        UnreadableCheckpoint: a tensor reaches beyond its storage, or the storage beyond the file.
+    """
+    contents = find_contents(archive)
+    tensors, optimizers, skipped = _name_contents(contents)
+    other = name_other_content(archive.root, tensors, optimizers, archive.pickled_names)
+    if other and not optimizers and not skipped and all(name.known for name in archive.pickled_names):
+        raise NotACheckpoint(f"{archive.name} {other}", "name the file that the model itself was saved in")
+    top = archive.root if isinstance(archive.root, dict) else {}
+    return Checkpoint(
+        path=archive.name,
+        format=format,
+        tensors=tuple(tensors),
+        optimizers=tuple(optimizers),
+        hyperparameters=_settings(top),
+        step=_step(top),
+        counters=_counters(top),
+        parts=tuple(find_parts(top)),
+        versions=_versions(top),
+        metadata={"container": archive.container, **({"content": other} if other else {})},
+        flaws=archive.flaws,
+        checksums=tuple(checksum_of(member) for member in archive.unchecked),
+        pickled_names=archive.pickled_names,
+        skipped=tuple(skipped),
+    )
 
 
 def _name_contents(contents: Contents) -> tuple[list[Tensor], list[Optimizer], list[Skipped]]:

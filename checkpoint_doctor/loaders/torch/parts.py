@@ -25,10 +25,11 @@ def find_parts(top: Mapping[Any, Any]) -> Iterator[Part]:
     """Yield what is recognised under the keys of a file's outermost dictionary, and in the lists and mappings below."""
     for key, value in list(top.items())[:MOST_KEYS]:
         if isinstance(key, str):
-            yield from _describe(key[:200], value, depth=1)
+            yield from describe_part(key[:200], value, depth=1)
 
 
-def _describe(name: str, value: Any, depth: int) -> Iterator[Part]:
+def describe_part(name: str, value: Any, depth: int = 0) -> Iterator[Part]:
+    """Yield what is recognised of a value, and down to a depth of what is in it."""
     method = _name_of_method(value)
     if method:
         yield Part(name, Content.METHOD, type_name=method)
@@ -47,7 +48,7 @@ def _describe(name: str, value: Any, depth: int) -> Iterator[Part]:
         inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
         for key, each in list(inner)[:MOST_KEYS]:
             if isinstance(key, str | int):
-                yield from _describe(f"{name}/{str(key)[:200]}", each, depth - 1)
+                yield from describe_part(f"{name}/{str(key)[:200]}", each, depth - 1)
 
 
 def _name_of_method(value: Any) -> str:

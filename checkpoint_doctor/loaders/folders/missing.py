@@ -1,0 +1,47 @@
+"""Which files of a layout are not there, though others say that they belong to the checkpoint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from checkpoint_doctor.checkpoint import Content, Missing
+from checkpoint_doctor.loaders.folders.layouts import Claimed
+
+_RANK = re.compile(r"(rng_state|random_states)_(\d+)\.(pth|pkl)")
+_NORMALIZES = re.compile(r"\bnormalize\b['\"]?\s*(:|,|\n)?[\s-]*(true|['\"]?\{|dict)", re.I)
+"""``normalize: true`` in the RL Zoo's settings, also as the items of a Python dictionary, or with options."""
+
+
+def find_missing(layout: str, claimed: Claimed, texts: Mapping[str, str]) -> Iterator[Missing]:
+    """Yield the files that are missing.
+
+    Args:
+        layout: the library.
+        claimed: the files that are there.
+        texts: the text of the settings in YAML, by file name.
+    """
+    contents = set(claimed.values())
+    if layout in ("transformers", "peft") and Content.PROGRESS in contents:
+        # Trainer loads both or neither.
+        absent = [name for name, content in _LOADED_TOGETHER.items() if content not in contents]
+        for name in absent:
+            both = "" if len(absent) == 2 else " (that of the other file is then not loaded either)"
+            yield Missing(name, f"Trainer resumes with a new optimizer and a new schedule{both}")
+    if layout == "accelerate" and Content.SCHEDULER in contents and Content.OPTIMIZER not in contents:
+        yield Missing("optimizer.bin", "load_state fails where an optimizer was prepared")
+    ranks = {int(found[2]): found for name in claimed if (found := _RANK.fullmatch(name))}
+    for rank in range(max(ranks, default=-1)):
+        if rank not in ranks:
+            stem, ending = next(iter(ranks.values())).group(1, 3)
+            yield Missing(f"{stem}_{rank}.{ending}", f"the random generators of rank {rank} start anew")
+    if layout == "rl-zoo" and Content.NORMALIZATION not in contents:
+        folder = next((name.partition("/")[0] for name, text in texts.items() if _NORMALIZES.search(text)), "")
+        if folder:
+            yield Missing(
+                f"{folder}/vecnormalize.pkl",
+                "the agent was trained on normalized observations, and acts on raw ones without these statistics",
+            )
+
+
+_LOADED_TOGETHER = {"optimizer.pt": Content.OPTIMIZER, "scheduler.pt": Content.SCHEDULER}

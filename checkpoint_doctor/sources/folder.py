@@ -1,0 +1,63 @@
+"""A folder whose files may be one checkpoint."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.sources.local_file import FileSource
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The names of the files and folders in a folder. Nothing is opened before it is asked for."""
+
+    path: str
+    files: frozenset[str] = frozenset()
+    """Names of the files directly in it, links among them."""
+    folders: frozenset[str] = frozenset()
+    """Names of the folders directly in it."""
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Folder:
+        """List a folder.
+
+        Raises:
+            UnreadableCheckpoint: it cannot be listed.
+        """
+        try:
+            with os.scandir(path) as entries:
+                kinds = {entry.name: entry.is_dir() for entry in entries}
+        except OSError as error:
+            raise UnreadableCheckpoint(
+                f"cannot list {os.fspath(path)}: {(error.strerror or str(error)).lower()}",
+                "check the path and its permissions",
+            ) from None
+        folders = frozenset(name for name, is_folder in kinds.items() if is_folder)
+        return cls(os.fspath(path), frozenset(kinds) - folders, folders)
+
+    def locate(self, name: str) -> str:
+        """Return the path of a file or folder in it."""
+        return os.path.join(self.path, name)
+
+    def open(self, name: str) -> FileSource:
+        """Open a file in it, by its name or, where it is in a folder in it, by its path with ``/``; links are followed.
+
+        Raises:
+            UnreadableCheckpoint: there is no such file in this folder, or it cannot be opened.
+        """
+        inside, slash, rest = name.partition("/")
+        if slash:
+            return self.enter(inside).open(rest)
+        if name not in self.files:
+            raise UnreadableCheckpoint(
+                f"{self.path} has no file {name!r}", "all files of a checkpoint must be in the same folder"
+            )
+        return FileSource(self.locate(name))
+
+    def enter(self, name: str) -> Folder:
+        """List a folder directly in it. Raises as ``read``."""
+        if name not in self.folders:
+            raise UnreadableCheckpoint(f"{self.path} has no folder {name!r}", "copy the whole folder of the checkpoint")
+        return Folder.read(self.locate(name))
