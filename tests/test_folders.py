@@ -269,6 +269,24 @@ def test_weights_that_cannot_be_read_make_the_folder_unreadable(folder: Path, tm
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5\n", "git-LFS pointer"),
+        (b"<!doctype html><title>Sign in</title>", "HTML page"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(64), "PNG image"),
+    ],
+)
+def test_what_lies_in_the_place_of_weights_is_named(content: bytes, said: str, folder: Path, tmp_path: Path) -> None:
+    path = change(folder, tmp_path)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (path / name).exists():
+            (path / name).write_bytes(content)
+    examination = examine(tmp_path)
+    assert examination.verdict is Verdict.UNREADABLE
+    assert said in (examination.error or "")
+
+
 def test_a_second_format_of_the_weights_is_examined_by_itself(trained: Any, tmp_path: Path) -> None:
     folder = save_trainer(tmp_path / "checkpoint-40", *trained)
     save_weights(folder, trained[0].state_dict(), safe=False)

@@ -43,7 +43,7 @@ class TorchLoader:
 
     name: str = "torch"
     suffixes: tuple[str, ...] = (
-        ".pt", ".pth", ".pth.tar", ".tar", ".ckpt", ".checkpoint", ".th", ".bin", ".nn", ".cleanrl_model",
+        ".pt", ".pt2", ".pth", ".pth.tar", ".tar", ".ckpt", ".checkpoint", ".th", ".bin", ".nn", ".cleanrl_model",
         ".pkl", ".pickle", ".p",
     )  # fmt: skip
 
