@@ -45,7 +45,7 @@ from checkpoint_doctor.repair.verification import (
 from checkpoint_doctor.repair.writing import Copy, Job, write_copy
 from checkpoint_doctor.results.diagnosis import Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
-from checkpoint_doctor.results.report import Examination
+from checkpoint_doctor.results.report import Alert, Examination
 from checkpoint_doctor.scan import (
     MeasuredCallback,
     ProgressCallback,
@@ -131,12 +131,14 @@ class FixResult:
 
     @property
     def lasting(self) -> tuple[Diagnosis, ...]:
-        """The diagnoses of what is repaired whose cause a repair does not remove."""
-        return tuple(each for each in self.treated if each.prognosis is not Prognosis.CURED)
+        """The diagnoses of what is repaired whose cause a repair does not remove, or that are still made afterwards."""
+        still = {each.cause for each in self.after.diagnoses if each.severity > Severity.NOTE} if self.after else set()
+        return tuple(each for each in self.treated if each.prognosis is not Prognosis.CURED or each.cause in still)
 
     def leaves_illness(self, fail_on: Severity | None) -> bool:
         """Return whether something remains that fails a run: an alert, or the cause of what was repaired."""
-        alerts = self.after.alerts if self.after else ()
+        shown = [finding for finding in self.remaining if finding.ignored is None]
+        alerts: Sequence[Alert] = self.after.alerts if self.after else shown
         return fail_on is not None and (bool(self.lasting) or any(alert.severity >= fail_on for alert in alerts))
 
 

@@ -31,6 +31,7 @@ from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_orthogonal
 from checkpoint_doctor.analyzers.values import nonfinite_values
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.checkpoint.moment_decay import DecayRates, decay_rates_of, second_moment_correction
+from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.results.findings import Safety
 from checkpoint_doctor.testing import build_checkpoint
 from tests.test_rule_findings import draw, found, gated, mlp, trained
@@ -53,6 +54,7 @@ PPO = {"format": "sb3", "algorithm": "PPO"}
 POLICY = {
     "mlp_extractor.policy_net.0.weight": draw(64, 8),
     "mlp_extractor.policy_net.0.bias": draw(64),
+    "mlp_extractor.value_net.0.weight": draw(64, 8),
     "features_extractor.cnn.0.weight": draw(32, 4, 3, 3),
     "action_net.weight": draw(32, 64),
     "action_net.bias": draw(32),
@@ -105,6 +107,7 @@ def test_of_a_transposed_matrix_the_rows_are_the_inputs(transposed: bool, limit:
         ("features_extractor.cnn.0.weight", sqrt(2)),
         ("action_net.weight", 0.01),
         ("value_net.weight", 1.0),
+        ("mlp_extractor.value_net.0.weight", sqrt(2)),
     ],
 )
 def test_policies_are_drawn_orthogonally_with_the_librarys_gains(name: str, gain: float):
@@ -177,6 +180,17 @@ def test_what_has_no_documented_start_is_not_drawn(weights: Weights, name: str):
     assert reinitialise(*subject) == reinitialise_nonfinite(*subject) == []
 
 
+@pytest.mark.parametrize(
+    ("role", "roles"), [("bias", ["bias"]), ("bias", ["vector", "bias"]), ("scale", ["weight", "scale"])]
+)
+def test_layers_without_a_matrix_have_no_fan_in(role: str, roles: list[str]):
+    tensors = {"vector": draw(12), "weight": draw(12, 6), "bias": draw(12), "scale": draw(12)}
+    whole = build_checkpoint({f"net.0.{each}": array for each, array in tensors.items()})
+    parts = {"weight" if each == "vector" else each: whole.by_name[f"net.0.{each}"] for each in roles}
+    layer = replace(build_checkpoint(mlp()).layer_by_name["net.0"], tensors=parts)
+    assert initialization_of(parts[role], layer, whole) is None
+
+
 def test_only_entries_that_are_not_finite_are_drawn_anew():
     weights = mlp()
     old = weights["net.2.weight"].copy()
@@ -201,6 +215,7 @@ def test_only_entries_that_are_not_finite_are_drawn_anew():
         ("mlp_extractor.policy_net.0", PPO | {"hyperparameters": {"policy_kwargs": "{'activation_fn': ELU}"}}, "ELU"),
         ("features_extractor.cnn.0", PPO, "ReLU"),
         ("features_extractor.linear.0", PPO, "ReLU"),
+        ("features_extractor.conv1", PPO, "ReLU"),
         ("features_extractor.mlp.0", PPO, None),
         ("mlp_extractor.policy_net.0", {"hyperparameters": {"activation": "nn.GELU()"}}, "GELU"),
         ("mlp_extractor.policy_net.0", {"hyperparameters": {"policy_kwargs": "ELU"}}, None),
@@ -209,6 +224,7 @@ def test_only_entries_that_are_not_finite_are_drawn_anew():
 )
 def test_the_activation_is_the_named_one_or_the_librarys(name: str, fields: Mapping[str, Any], activation: str | None):
     extractors = {f"features_extractor.{part}.0.weight": draw(8, 8) for part in ("linear", "mlp")}
+    extractors |= {"features_extractor.conv1.weight": draw(8, 4, 3, 3)}
     checkpoint = build_checkpoint(POLICY | extractors, **fields)
     assert activation_of(checkpoint.layer_by_name[name], checkpoint) == activation
 
@@ -528,14 +544,38 @@ def test_a_recycled_unit_starts_without_bias():
         (mlp(), "net.0", [1], {"followers": ()}),
         (mlp(), "net.0", [1], {"followers": ("net.2", "nobody")}),
         (mlp(), "net.0", [1], {"followers": ("net.4",)}),
+        (mlp(), "net.0", [1], {"kind": Kind.EMBEDDING}),
+        (mlp(), "net.0", [1], {"tensors": {}}),
         (gated() | {"fc.weight": draw(2, 8)}, LSTM, [1], {"followers": ("fc",)}),
     ],
-    ids=["no units", "outputs", "no readers", "an unknown reader", "a reader of another width", "recurrent"],
+    ids=[
+        "no units",
+        "outputs",
+        "no readers",
+        "an unknown reader",
+        "a reader of another width",
+        "an embedding",
+        "no weight",
+        "recurrent",
+    ],
 )
 def test_units_are_not_recycled_where_it_would_have_other_effects(
     weights: Weights, layer: str, units: list[int], changes: Mapping[str, Any]
 ):
     assert recycled(weights, layer, units, **changes) == []
+
+
+def test_the_units_of_a_transposed_matrix_are_recycled_as_columns():
+    weights = mlp(net__0__weight=draw(6, 12), net__2__weight=draw(12, 8))
+    checkpoint = build_checkpoint(weights)
+    layer, reader = (replace(checkpoint.layer_by_name[name], transposed=True) for name in ("net.0", "net.2"))
+    changed = replace(checkpoint)
+    vars(changed)["layer_by_name"] = {**checkpoint.layer_by_name, "net.2": reader}
+    incoming, _, outgoing = recycle(replace(layer, followers=("net.2",)), [1, 4], changed)
+    new = incoming.renew(weights["net.0.weight"], np.random.default_rng(0))
+    assert np.flatnonzero((new != weights["net.0.weight"]).any(axis=0)).tolist() == [1, 4]
+    new = outgoing.renew(weights["net.2.weight"], np.random.default_rng(0))
+    assert np.flatnonzero((new == 0).all(axis=1)).tolist() == [1, 4]
 
 
 def test_a_channel_is_recycled_with_all_its_places():

@@ -151,3 +151,35 @@ def test_one_huge_gradient_says_nothing_of_the_inputs():
         }  # fmt: skip
     tensors = {tensor.name: tensor.array for tensor in subject.tensors}
     assert findings_of(input_scale, build_checkpoint(tensors, optimizer=state, updates=1000)) == []
+
+
+def behind_silence(read: NDArray, *, gradient: float = 0.0) -> Checkpoint:
+    """A first layer with hardly a gradient, and a second one whose inputs have these sizes."""
+    silent = {
+        name: {"step": 1000, "exp_avg": np.full(shape, gradient), "exp_avg_sq": np.full(shape, gradient)}
+        for name, shape in (("net.0.weight", (UNITS, 4)), ("net.0.bias", (UNITS,)))
+    }
+    second = layer("net.2", 8, read)
+    if not np.ptp(read):
+        second["net.2.weight"]["exp_avg_sq"] = np.outer(second["net.2.bias"]["exp_avg_sq"], np.square(read))
+    return checkpoint(silent, second, layer("net.4", 3, np.full(8, 0.7)))
+
+
+def test_inputs_that_saturate_every_unit_of_the_first_layer_are_an_error():
+    finding = only(findings_of(input_scale, behind_silence(np.ones(UNITS))))
+    assert (finding.severity, finding.evidence["cause"]) == (Severity.ERROR, "saturating")
+    assert finding.layer == "net.0"
+    assert 9 / 0.8 / 2 / 2 < finding.evidence["input_rms"] < 100
+    assert "saturated" in finding.message
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        behind_silence(np.full(UNITS, 0.9)),
+        behind_silence(np.append(np.ones(UNITS - 1), 0.5)),
+        behind_silence(np.ones(UNITS), gradient=1e-9),
+    ],
+)
+def test_a_first_layer_whose_readers_read_something_else_is_not_saturated(subject: Checkpoint):
+    assert [each for each in findings_of(input_scale, subject) if each.evidence["cause"] == "saturating"] == []

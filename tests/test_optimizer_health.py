@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from checkpoint_doctor.analyzers import gradient_norms
 from checkpoint_doctor.analyzers import optimizer as health
 from checkpoint_doctor.analyzers._evidence.moments import effective_step, implied_gradient_norm
 from checkpoint_doctor.analyzers.values import nonfinite_values
@@ -21,8 +22,8 @@ RULES = (
     health.untrained_tensor,
     health.optimizer_mismatch,
     health.learning_rate_at_save,
-    health.clip_saturated,
-    health.epsilon_dominated,
+    gradient_norms.clip_saturated,
+    gradient_norms.epsilon_dominated,
     nonfinite_values,
 )
 

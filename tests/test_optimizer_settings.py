@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from checkpoint_doctor import Checkpoint, Severity
+from checkpoint_doctor.analyzers.gradient_norms import epsilon_dominated
 from checkpoint_doctor.analyzers.gradients import no_gradient
-from checkpoint_doctor.analyzers.optimizer import epsilon_dominated
 from checkpoint_doctor.analyzers.optimizer_settings import adam_betas, learning_rate_range, strong_weight_decay
 from checkpoint_doctor.analyzers.policy import discount
 from checkpoint_doctor.analyzers.second_moments import gradient_scale, second_moment_underflow

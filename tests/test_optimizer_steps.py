@@ -17,7 +17,7 @@ from checkpoint_doctor.analyzers.dormant_units import dormant_units
 from checkpoint_doctor.analyzers.second_moments import poisoned_moments
 from checkpoint_doctor.analyzers.step_sizes import nothing_moved, update_ratio
 from checkpoint_doctor.analyzers.values import nonfinite_values
-from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.results.findings import Finding, Safety
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
@@ -119,6 +119,25 @@ def test_one_huge_gradient_lifts_all_second_moments() -> None:
     assert (finding.severity, finding.evidence["cause"]) == (WARNING, "huge gradient")
     assert findings_of(dormant_units, LIFTED) == [], "its units do receive gradients"
     assert findings_of(update_ratio, LIFTED) == []
+
+
+def test_lifted_second_moments_are_lowered_to_the_present_gradients_on_request() -> None:
+    (finding,) = findings_of(poisoned_moments, LIFTED)
+    assert finding.fix is Safety.ON_REQUEST
+    moments = {each.second.name: each for each in LIFTED.optimizers[0].parameters if each.second is not None}
+    assert {repair.tensor for repair in finding.repairs} == moments.keys()
+    for repair in finding.repairs:
+        held = moments[repair.tensor]
+        assert held.first is not None
+        assert held.second is not None
+        lowered = repair.renew(held.second.array, np.random.default_rng(0))
+        # (1 + 0.9) / (1 - 0.9) times the mean square of the first moments.
+        assert lowered == pytest.approx(19.0 * np.mean(np.square(held.first.array.astype(np.float64))))
+
+
+def test_second_moments_are_not_lowered_while_the_huge_gradient_is_in_the_first() -> None:
+    (finding,) = findings_of(poisoned_moments, adam(moved(uniform(), 0.1), first=1e3, second=1e20))
+    assert finding.repairs == ()
 
 
 def decayed(norm: float) -> Checkpoint:

@@ -43,6 +43,16 @@ def bias(size: int) -> NDArray:
 TRUNK = {"trunk.0.weight": trained(64, 16), "trunk.0.bias": bias(64), "trunk.2.weight": trained(64, 64)}
 HEADS = {**TRUNK, "heads.0.weight": trained(4, 64), "heads.1.weight": np.zeros((4, 64))}
 CHAIN = {"net.0.weight": trained(64, 16), "net.2.weight": trained(64, 64), "net.4.weight": trained(4, 64)}
+LIVE = {**CHAIN, "net.0.bias": bias(64), "net.2.bias": bias(64)}
+SCALES = {
+    "up.bias": bias(8),
+    "up.weight": trained(8, 16),
+    "seg.0.weight": trained(1, 16),
+    "seg.1.weight": trained(1, 8),
+}
+KERNEL = trained(16, 144).reshape(16, 16, 3, 3)
+CONVOLUTIONS = {"0.weight": KERNEL, "0.bias": np.zeros(16), "3.weight": KERNEL, "3.bias": bias(16)}
+SINGLE = {"net.4.weight": trained(1, 64), "net.4.bias": np.zeros(1)}
 ATTENTION = {
     **{f"h.0.attn.{part}_proj.weight": trained(32, 32, seed) for seed, part in enumerate("qkv")},
     "h.0.attn.o_proj.weight": np.zeros((32, 32)),
@@ -53,6 +63,7 @@ POLICY = {
     "mlp_extractor.policy_net.0.weight": trained(64, 9), "mlp_extractor.value_net.0.weight": trained(64, 9),
     "action_net.weight": np.zeros((3, 64)), "value_net.weight": trained(1, 64),
 }  # fmt: skip
+VALUE = {n: {"weight": trained(1, 64), "bias": np.zeros(1) if n == "2" else np.ones(1)} for n in "12"}
 FIXED = {"target.0.weight": fresh(64, 8), "target.2.weight": fresh(16, 64), "target.0.bias": np.zeros(64)}
 LSTM = {f"extra.weight_{side}_l0": fresh(64, 16, seed) for seed, side in enumerate(("ih", "hh"))}
 LSTM |= {f"extra.bias_{side}_l0": np.zeros(64) for side in ("ih", "hh")}
@@ -72,20 +83,36 @@ LSTM |= {f"extra.bias_{side}_l0": np.zeros(64) for side in ("ih", "hh")}
         (zero_weights, {**ATTENTION, **{name: fresh(32, 32) for name in ATTENTION if name[9] in "qkv"}}, NOTE),
         (zero_weights, {**TRUNK, "up.en.weight": trained(32, 8), "up.sw.weight": np.zeros((32, 8))}, NOTE),
         (zero_weights, {**HEADS, "spare_A.weight": fresh(4, 16), "spare_B.weight": np.zeros((64, 4))}, NOTE),
-        (zero_bias, {**CHAIN, **FIXED}, NOTE),
-        (zero_bias, FIXED, WARNING),
-        (zero_bias, {**CHAIN, "net.0.bias": np.zeros(64)}, WARNING),
-        (zero_bias, {**CHAIN, **FIXED, "other.weight": fresh(64, 16), "other.bias": fresh(64, 16)[:, 0]}, WARNING),
+        (zero_bias, {**CHAIN, "net.2.bias": bias(64), **FIXED}, NOTE),
+        (zero_bias, {**CHAIN, **FIXED}, WARNING),
+        (zero_bias, {**CHAIN, "net.0.bias": np.zeros(64), "net.4.bias": bias(4)}, WARNING),
+        (zero_bias, {**TRUNK, "head.weight": trained(4, 64), "head.bias": np.zeros(4)}, WARNING),
+        (zero_bias, {**HEADS, "heads.1.weight": trained(4, 64), "heads.1.bias": np.zeros(4)}, NOTE),
+        (zero_bias, {**TRUNK, **FIXED, "other.weight": fresh(64, 16), "other.bias": fresh(64, 16)[:, 0]}, WARNING),
+        (zero_bias, {**TRUNK, **{f"value_{n}.{r}": v for n in "12" for r, v in VALUE[n].items()}}, NOTE),
         (zero_bias, {"weight": trained(2, 4), "bias": np.zeros(2)}, NOTE),
-        (gate_bias_collapse, {**CHAIN, **LSTM}, NOTE),
-        (gate_bias_collapse, {**CHAIN, **{name: each + (each != 0) * 0.1 for name, each in LSTM.items()}}, WARNING),
+        (zero_bias, {**LIVE, "net.4.bias": np.zeros(4)}, WARNING),
+        (zero_bias, {**SCALES, "seg.0.bias": np.zeros(1)}, NOTE),
+        (zero_bias, CONVOLUTIONS, WARNING),
+        (zero_bias, {name: each.astype(np.float16) for name, each in CONVOLUTIONS.items()}, NOTE),
+        (zero_bias, {**LIVE, **SINGLE}, NOTE),
+        (zero_bias, {**LIVE, "net.2.bias": np.zeros(64), **SINGLE}, WARNING),
+        (zero_bias, {**CHAIN, "norm.weight": bias(64), "net.2.bias": np.zeros(64)}, NOTE),
+        (zero_bias, {**CHAIN, "norm.weight": bias(64), "norm.bias": np.zeros(64), "net.2.bias": np.zeros(64)}, WARNING),
+        (gate_bias_collapse, {**TRUNK, **LSTM}, NOTE),
+        (gate_bias_collapse, {**TRUNK, **{name: each + (each != 0) * 0.1 for name, each in LSTM.items()}}, WARNING),
     ],
     ids=[
         "a head beside another", "the only head", "a head whose trunk is its own", "an unused policy",
         "the end of a branch", "the end of a trained branch", "inside a chain", "an attention's output",
         "the output of an unused attention",
-        "one adapter of several", "a second factor", "a fixed network", "a network of which nothing was trained",
-        "beside trained weights", "beside biases that were drawn", "the only layer", "an unused LSTM", "a trained LSTM",
+        "one adapter of several", "a second factor", "a fixed network", "a file without any other bias",
+        "beside trained biases", "of the only head", "of one of two heads",
+        "beside biases that were drawn", "beside another value", "the only layer",
+        "of several outputs", "one scale of two", "a convolution", "a convolution in float16", "of a single output",
+        "of a single output and the layer before",
+        "a model without biases", "a model whose norms have biases",
+        "an unused LSTM", "a trained LSTM",
     ],
 )  # fmt: skip
 def test_zeros_of_unknown_cause(rule: Rule, weights: Weights, severity: Severity) -> None:
@@ -184,6 +211,7 @@ def state_of(weight: NDArray) -> dict[str, object]:
         ({**TRUNK, "heads.0.weight": trained(4, 64), "heads.1.weight": fresh(4, 64)}, "heads.1", "another head"),
         ({**TRUNK, "experts.0.weight": trained(64, 64), "experts.1.weight": fresh(64, 64)}, "experts.1", "of its kind"),
         ({**TRUNK, "up.en.weight": trained(32, 8), "up.sw.weight": fresh(32, 8)}, "up.sw", "of its kind"),
+        ({**TRUNK, "value_1.weight": trained(1, 64), "value_2.weight": fresh(1, 64)}, "value_2", "of its kind"),
         ({**TRUNK, "norms.0.weight": bias(8), "norms.1.weight": np.ones(8)}, "norms.1", "of its kind"),
         ({**TRUNK, "blocks.0.weight": trained(64, 64), "blocks.1.weight": fresh(64, 64)}, "blocks.1", ""),
         ({"backbone.weight": trained(64, 16), "head.weight": trained(4, 64)}, "backbone", "frozen"),

@@ -55,6 +55,12 @@ def run(
         ({"last_epoch": 7, "_last_lr": [1e-3]}, {"step": 300}, "has made 7 steps, while optimizer counts 300 updates"),
         ({"last_epoch": 10, "_last_lr": [1e-3]}, {"step": 300}, ""),
         ({"last_epoch": 7, "_last_lr": [1e-3]}, {"global_step": 300, "epoch": 6}, ""),
+        ({"last_epoch": 20, "_last_lr": [1e-3]}, {"global_step": 300, "epoch": 40}, ""),
+        (
+            {"last_epoch": 19, "_last_lr": [1e-3]},
+            {"global_step": 300, "epoch": 40},
+            "has made 19 steps, while the file counts 40 epochs",
+        ),
         ({"last_epoch": 600, "_last_lr": [1e-3]}, {"step": 300}, ""),
         ({"last_epoch": 300, "_last_lr": [1e-3], "T_max": 101}, {"step": 300}, ""),
         (

@@ -167,6 +167,7 @@ SILENT: Mapping[str, tuple[Rule, Weights | Checkpoint]] = {
     "buffers of any scale": (values.exploded_values, mlp(position_ids=np.full((4, 4), 1e8, np.float32))),
     "counts of any size": (values.exploded_values, mlp(net__0__weight=np.full((12, 6), 10**9))),
     "a matrix without entries": (values.exploded_values, mlp(net__0__weight=np.zeros((0, 6), np.float32))),
+    "a value head with the scale of the returns": (values.exploded_values, mlp(net__4__weight=np.full((4, 8), 30.0))),
     "a vector with a giant": (values.value_spike, mlp(net__0__bias=np.array([1] * 40 + [900], np.float32))),
     "a spike among integers": (values.value_spike, mlp(net__0__weight=np.array([1] * 71 + [900]).reshape(12, 6))),
     "a spike in a norm": (values.value_spike, {"norm.weight": np.array([1.0] * 40 + [900.0])}),
@@ -306,6 +307,10 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
         values.exploded_values, mlp(net__2__weight=np.full((8, 12), 300.0)), WARNING, "net.2.weight",
         {"largest": 300.0, "rms": 300.0, "gain": 300.0 * np.sqrt(12)},
     ),
+    "a hidden layer drawn too wide": (
+        values.exploded_values, mlp(net__2__weight=np.full((8, 12), 30.0)), WARNING, "net.2.weight",
+        {"largest": 30.0, "rms": 30.0, "gain": 30.0 * np.sqrt(12)},
+    ),
     "an exploded scalar": (
         values.exploded_values, mlp(log_alpha=np.array(-2000.0)), WARNING, "log_alpha",
         {"largest": 2000.0, "rms": 2000.0, "gain": 0.0},
@@ -344,7 +349,7 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
         {"zero_fraction": 0.25, "zeros": 24, "pattern": "", "cause": "overwritten"},
     ),
     "a zero bias of one unit": (
-        zeros.zero_bias, mlp(net__4__weight=draw(1, 8), net__4__bias=np.zeros(1)), WARNING, "net.4.bias",
+        zeros.zero_bias, mlp(net__4__weight=draw(1, 8), net__4__bias=np.zeros(1)), NOTE, "net.4.bias",
         {"zero_fraction": 1.0, "cause": "unknown", "updates": None, "held_by_optimizer": False},
     ),
     "a zero bias that alone was never trained": (

@@ -219,7 +219,7 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
     ),
     "words without a vector": (
         network.disconnected_units, {"embedding.weight": zeroed(draw(50, 8), [0, 7, 48, 49])}, WARNING,
-        "embedding.weight", {"units": [0, 7], "layer_units": 50, "side": "incoming"},
+        "embedding.weight", {"units": [0, 7], "layer_units": 50, "side": "incoming", "cause": "unknown"},
     ),
     "a zero head": (
         network.zero_output_layer, head(), WARNING, "action_net.weight",
@@ -391,6 +391,19 @@ def test_it_says_what_is_wrong_and_where(name: str):
 def test_copies_are_counted_without_their_originals(rows: list[int], words: str):
     (finding,) = found(copies.duplicate_units, mlp(net__2__weight=draw(8, 12)[rows]))
     assert words in finding.message
+
+
+def test_all_but_the_first_of_equal_rows_are_drawn_anew_where_that_is_allowed():
+    rows = [0, 1, 2, 1, 4, 1, 6, 4]
+    weight = draw(8, 12)[rows]
+    (finding,) = found(copies.duplicate_units, mlp(net__2__weight=weight))
+    assert finding.fix is Safety.UNSAFE
+    (repair,) = finding.repairs
+    renewed = repair.renew(weight, np.random.default_rng(0))
+    changed = (renewed != weight).all(axis=1)
+    assert changed.tolist() == [False, False, False, True, False, True, False, True]
+    assert len(np.unique(renewed, axis=0)) == 8
+    assert np.abs(renewed[changed]).max() <= 1 / np.sqrt(12)
 
 
 def pruned_network(count: int) -> Weights:

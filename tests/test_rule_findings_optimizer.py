@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers import dormant_units as silence
-from checkpoint_doctor.analyzers import optimizer
+from checkpoint_doctor.analyzers import gradient_norms, optimizer
 from checkpoint_doctor.analyzers._evidence.gradient_activity import unit_activity
 from checkpoint_doctor.analyzers._evidence.inactivity_causes import find_inactivity_causes
 from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, ParameterGroup, Tensor
@@ -107,17 +107,17 @@ SILENT: Mapping[str, tuple[Rule, Checkpoint]] = {
     "an optimizer that fits": (optimizer.optimizer_mismatch, trained(mlp())),
     "a learning rate": (optimizer.learning_rate_at_save, with_groups({"lr": 1e-6})),
     "no learning rate": (optimizer.learning_rate_at_save, with_groups({}, {"lr": None}, {"lr": False})),
-    "no clip": (optimizer.clip_saturated, norm_of(0.5)),
-    "a clip of nothing": (optimizer.clip_saturated, norm_of(0.0, max_grad_norm=0.0)),
-    "a clip below zero": (optimizer.clip_saturated, norm_of(1.0, max_grad_norm=-1.0)),
-    "a clip that is switched on": (optimizer.clip_saturated, norm_of(1.0, max_grad_norm=True)),
-    "a clip in words": (optimizer.clip_saturated, norm_of(0.5, max_grad_norm="0.5")),
-    "gradients above epsilon": (optimizer.epsilon_dominated, scaled(1e-3)),
-    "no epsilon": (optimizer.epsilon_dominated, scaled(1e-12, eps=0.0)),
-    "an epsilon that is not there": (optimizer.epsilon_dominated, scaled(1e-12, eps=None)),
-    "gradients that are none any more": (optimizer.epsilon_dominated, scaled(1e-12, share=1e-6)),
-    "no gradients at all": (optimizer.epsilon_dominated, scaled(0.0)),
-    "momentum has no epsilon": (optimizer.epsilon_dominated, momentum(mlp())),
+    "no clip": (gradient_norms.clip_saturated, norm_of(0.5)),
+    "a clip of nothing": (gradient_norms.clip_saturated, norm_of(0.0, max_grad_norm=0.0)),
+    "a clip below zero": (gradient_norms.clip_saturated, norm_of(1.0, max_grad_norm=-1.0)),
+    "a clip that is switched on": (gradient_norms.clip_saturated, norm_of(1.0, max_grad_norm=True)),
+    "a clip in words": (gradient_norms.clip_saturated, norm_of(0.5, max_grad_norm="0.5")),
+    "gradients above epsilon": (gradient_norms.epsilon_dominated, scaled(1e-3)),
+    "no epsilon": (gradient_norms.epsilon_dominated, scaled(1e-12, eps=0.0)),
+    "an epsilon that is not there": (gradient_norms.epsilon_dominated, scaled(1e-12, eps=None)),
+    "gradients that are none any more": (gradient_norms.epsilon_dominated, scaled(1e-12, share=1e-6)),
+    "no gradients at all": (gradient_norms.epsilon_dominated, scaled(0.0)),
+    "momentum has no epsilon": (gradient_norms.epsilon_dominated, momentum(mlp())),
 }  # fmt: skip
 
 
@@ -200,15 +200,16 @@ SPOKEN: Mapping[str, tuple[Rule, Checkpoint, Severity, str | None, dict[str, Any
         {"optimizer": "optimizer", "learning_rate": 0.0, "groups": [1, 2]},
     ),
     "a clip that was reached": (
-        optimizer.clip_saturated, norm_of(0.5, max_grad_norm=0.5), NOTE, None,
+        gradient_norms.clip_saturated, norm_of(0.5, max_grad_norm=0.5), NOTE, None,
         {"optimizer": "optimizer", "implied_gradient_norm": 0.5, "clip": 0.5},
     ),
     "a clip by another name": (
-        optimizer.clip_saturated, norm_of(2.0, max_grad_norm=None, gradient_clip_val=0, clip_grad_norm=2), NOTE, None,
+        gradient_norms.clip_saturated,
+        norm_of(2.0, max_grad_norm=None, gradient_clip_val=0, clip_grad_norm=2), NOTE, None,
         {"optimizer": "optimizer", "implied_gradient_norm": 2.0, "clip": 2.0},
     ),
     "gradients below epsilon": (
-        optimizer.epsilon_dominated, scaled(1e-12, 1e-12, 1.0, eps=1e-8), NOTE, None,
+        gradient_norms.epsilon_dominated, scaled(1e-12, 1e-12, 1.0, eps=1e-8), NOTE, None,
         {"optimizer": "optimizer", "component": None, "share": 2 / 3, "epsilon": 1e-8,
          "effective_step": np.sqrt((2 * 1e-4**2 + 1) / 3)},
     ),

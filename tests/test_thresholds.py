@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers import (
     copies,
+    gradient_norms,
     gradients,
     initial_values,
     inputs,
@@ -597,7 +598,7 @@ EDGES: Mapping[str, Edge] = {
     "size of transformers' weights": Edge(
         zeros.zero_bias, near_transformers(0.02, 0, (64, 1)), near_transformers(0.02, 0, (63, 1)), WARNING
     ),
-    "orthogonal weights": Edge(zeros.zero_bias, near_orthogonal(9.9e-6), near_orthogonal(1.01e-5), WARNING),
+    "orthogonal weights": Edge(zeros.zero_bias, near_orthogonal(9.9e-6), near_orthogonal(1.01e-5), NOTE),
     "weights of an output layer": Edge(zeros.zero_bias, small_head(0.003), small_head(0.0031), WARNING),
     # Norms
     "zero gains": Edge(
@@ -860,24 +861,25 @@ EDGES: Mapping[str, Edge] = {
         step_sizes.nothing_moved, with_initial_gains(9), with_initial_gains(10), ERROR, option="least_updates", moved=11
     ),
     "norm above the clip": Edge(
-        optimizer.clip_saturated, with_gradient_norm(0.5 * 1.0201), with_gradient_norm(0.5 * 1.0199), NOTE,
+        gradient_norms.clip_saturated, with_gradient_norm(0.5 * 1.0201), with_gradient_norm(0.5 * 1.0199), NOTE,
         option="tolerance", moved=0.0198,
     ),
     "norm below the clip": Edge(
-        optimizer.clip_saturated, with_gradient_norm(0.5 * 0.9799), with_gradient_norm(0.5 * 0.9801), NOTE,
+        gradient_norms.clip_saturated, with_gradient_norm(0.5 * 0.9799), with_gradient_norm(0.5 * 0.9801), NOTE,
         option="tolerance", moved=0.0198,
     ),
     "gradients below epsilon": Edge(
-        optimizer.epsilon_dominated, with_gradients_below_epsilon(50), with_gradients_below_epsilon(51), NOTE,
+        gradient_norms.epsilon_dominated, with_gradients_below_epsilon(50), with_gradients_below_epsilon(51), NOTE,
         option="share", moved=0.52,
     ),
     "steps too small to learn": Edge(
-        optimizer.epsilon_dominated, with_small_gradients(1.01e-3), with_small_gradients(0.99e-3), WARNING, NOTE,
+        gradient_norms.epsilon_dominated, with_small_gradients(1.01e-3), with_small_gradients(0.99e-3), WARNING, NOTE,
         option="step", moved=0.98e-3,
     ),
     "an epsilon that slows down": Edge(
-        optimizer.epsilon_dominated, with_small_gradients(0.015, 0.0099), with_small_gradients(0.015, 0.01), WARNING,
-        NOTE, option="large", moved=0.011,
+        gradient_norms.epsilon_dominated,
+        with_small_gradients(0.015, 0.0099), with_small_gradients(0.015, 0.01), WARNING, NOTE, option="large",
+        moved=0.011,
     ),
     "squares that underflowed": Edge(
         second_moments.second_moment_underflow, with_lost_squares(49), with_lost_squares(50), WARNING,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from checkpoint_doctor.checkpoint import Checkpoint, Patch
+from checkpoint_doctor.checkpoint import Checkpoint, Checksum, Patch
 from checkpoint_doctor.errors import RepairFailed
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.repair.changes import Change, Plan, Purpose
@@ -157,3 +158,48 @@ def test_a_copy_has_exactly_the_findings_of_the_simulation(found: list[Finding],
         return
     with pytest.raises(RepairFailed, match=words):
         compare_findings([ZEROS, COPIES], found)
+
+
+def test_moments_are_reused_where_none_of_them_changes() -> None:
+    weights = {f"{number}.weight": np.ones((4, 4), np.float32) for number in range(3)}
+    state = {name: {"step": 9, "exp_avg": np.ones((4, 4)), "exp_avg_sq": np.ones((4, 4))} for name in weights}
+    before, after = (build_checkpoint(weights, optimizer=state | {"2.weight": {}}) for _ in range(2))
+    moment = before.moments["1.weight"].state["exp_avg"]
+    change = Change(moment, Purpose.MOMENT, (), "0", moment.array * 0, np.ones(moment.shape, bool))
+    (optimizer,) = reuse_statistics(before, after, Plan((change,)), []).optimizers
+    same = [each.same_as for each in optimizer.parameters]
+    assert same == [before.moments["0.weight"], None, None]
+    fewer = build_checkpoint(weights, optimizer={"0.weight": state["0.weight"]})
+    (optimizer,) = reuse_statistics(fewer, after, Plan(), []).optimizers
+    assert [each.same_as is not None for each in optimizer.parameters] == [True, False, False]
+
+
+def checksum(start: int | None, stop: int = 0, recorded: int = 1) -> Checksum:
+    place = None if start is None else range(start, stop)
+    return Checksum(8, lambda: None, place, recorded)
+
+
+@pytest.mark.parametrize(
+    ("new", "patches", "reused"),
+    [
+        ([checksum(10, 20)], [], [True]),
+        ([checksum(10, 20, recorded=2)], [], [False]),
+        ([checksum(11, 20)], [], [False]),
+        ([checksum(None)], [], [False]),
+        ([checksum(10, 20), checksum(30, 40)], [], [True, False]),
+        ([checksum(10, 20)], [Patch(20, b"ab", b"cd")], [True]),
+        ([checksum(10, 20)], [Patch(19, b"ab", b"cd")], [False]),
+        ([checksum(10, 20)], [Patch(8, b"ab", b"cd")], [True]),
+        ([checksum(10, 20)], [Patch(9, b"ab", b"cd")], [False]),
+        ([checksum(10, 20)], [Patch(50, b"a", b"b"), Patch(12, b"a", b"b"), Patch(2, b"a", b"b")], [False]),
+        ([checksum(10, 20)], [Patch(50, b"a", b"b"), Patch(2, b"a", b"b")], [True]),
+    ],
+)
+def test_checksums_are_reused_where_they_are_of_the_same_bytes(
+    new: list[Checksum], patches: list[Patch], reused: list[bool]
+) -> None:
+    weights = {"0.weight": np.ones((4, 4))}
+    before = replace(build_checkpoint(weights), checksums=(checksum(None if new[0].place is None else 10, 20),))
+    after = replace(build_checkpoint(weights), checksums=tuple(new))
+    found = reuse_statistics(before, after, Plan(), patches).checksums
+    assert [each.same_as is not None for each in found] == reused

@@ -17,6 +17,7 @@ from benchmarks.healthy_models import (
     magnitudes,
     normalization,
     optimizers,
+    pretraining,
     quantization,
     recurrent,
     residuals,
@@ -26,6 +27,7 @@ from benchmarks.healthy_models import (
     sparsity,
     staged,
     state_spaces,
+    unmoved,
     value_learning,
 )
 from benchmarks.healthy_models.collection import MODELS
@@ -45,6 +47,7 @@ __all__ = [
     "magnitudes",
     "normalization",
     "optimizers",
+    "pretraining",
     "quantization",
     "recurrent",
     "residuals",
@@ -54,5 +57,6 @@ __all__ = [
     "sparsity",
     "staged",
     "state_spaces",
+    "unmoved",
     "value_learning",
 ]

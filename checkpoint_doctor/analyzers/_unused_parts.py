@@ -20,7 +20,7 @@ _ALTERNATIVES = re.compile(r"(?i)(^|[._])(heads?|experts?|branch(es)?|towers?|ad
 _VALUE = re.compile(r"(?i)critics?|values?(_net\w*)?|vf|target|teacher")
 """Components that a policy can do without: imitation trains no value network, and targets do not learn."""
 
-_POOLER = re.compile(r"(^|[._])pooler([._]|$)")
+_POOLER = re.compile(r"(^|[._])(pooler|seq_relationship)([._]|$)")
 """The head of BERT and its descendants for whole sequences, which masked language modelling does not use."""
 
 
@@ -80,10 +80,11 @@ def _is_frozen_beginning(layers: Sequence[Layer], trained: set[Layer], checkpoin
 
 
 def _siblings(module: str, checkpoint: Checkpoint, trained: set[Layer]) -> list[str]:
-    """Return the modules of the same list, or the same dictionary, in which something was trained."""
+    """Return the modules of the same list or dictionary, or with another number, in which something was trained."""
     parent, dot, _ = module.rpartition(".")
     if not dot:
-        return []
+        stem = re.sub(r"\d+", "", module)
+        return sorted(each.name for each in trained if each.name != module and re.sub(r"\d+", "", each.name) == stem)
     below = [layer.name.removeprefix(f"{parent}.") for layer in trained if layer.name.startswith(f"{parent}.")]
     labels = {name.partition(".")[0] for name in below}
     return [f"{parent}.{label}" for label in sorted(labels) if f"{parent}.{label}" != module]

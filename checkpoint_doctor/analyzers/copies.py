@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.analyzers._learned_weights import learned_weights
+from checkpoint_doctor.analyzers._repairs.initialization import initialization_of
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import DENSE, Kind
+from checkpoint_doctor.layers.init_rules import at_lines
 from checkpoint_doctor.plugins.rule import rule
-from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.text import quantity
 
 _FEWEST_ENTRIES = 16
@@ -22,7 +24,7 @@ Blocks = dict[str, dict[str, Tensor]]
 """Name of a block to its matrices, by their names inside the block."""
 
 
-@rule("NET004", "duplicate-units", Severity.WARNING, on=Layer, worse=("groups",))
+@rule("NET004", "duplicate-units", Severity.WARNING, on=Layer, fix=Safety.UNSAFE, worse=("groups",))
 def duplicate_units(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     """Rows of a weight are identical to the last bit.
 
@@ -37,7 +39,8 @@ def duplicate_units(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         rows of one or two inputs in half precision, which can be equal by chance.
 
     What to do:
-        Reinitialise the copies, or add a little noise to them, and continue training.
+        Reinitialise the copies, or add a little noise to them, and continue training. ``ckdoc fix --unsafe`` draws all
+        but the first of equal rows anew, by the layer's init rule.
 
     References:
         Goodfellow, Bengio and Courville, Deep Learning, 8.4; Chen et al. 1511.05641 (Net2Net adds noise for this).
@@ -57,7 +60,17 @@ def duplicate_units(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
             tensor,
             severity=Severity.NOTE if is_unseen else None,
             evidence={"groups": groups, "rows": tensor.shape[0]},
+            repairs=[] if is_unseen else _redraw_copies(tensor, layer, groups, checkpoint),
         )
+
+
+def _redraw_copies(tensor: Tensor, layer: Layer, groups: list[list[int]], checkpoint: Checkpoint) -> list[Repair]:
+    """Return the repair that draws all but the first of equal rows anew, so that their units can differ."""
+    rule = None if layer.transposed else initialization_of(tensor, layer, checkpoint)
+    if rule is None:
+        return []
+    copies = [row for group in groups for row in group[1:]]
+    return [Repair(tensor.name, f"copies reinitialised: {rule.words}", at_lines(copies, 0, rule.draw), Safety.UNSAFE)]
 
 
 def _is_fixed(layer: Layer, tensor: Tensor, checkpoint: Checkpoint) -> bool:
@@ -79,7 +92,7 @@ def _have_equal_moments(tensor: Tensor, groups: list[list[int]], checkpoint: Che
 
 def _should_have_distinct_rows(tensor: Tensor) -> bool:
     """True where random rows cannot be equal by chance: not constant, and at least 40 random bits per row."""
-    length = tensor.size // tensor.shape[0] if tensor.shape[0] else 0
+    length = tensor.size // tensor.shape[0]
     bits = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}.get(tensor.dtype, 3)
     return tensor.statistics.minimum != tensor.statistics.maximum and length * bits >= 40
 

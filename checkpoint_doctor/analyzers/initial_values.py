@@ -141,8 +141,7 @@ def _trained(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: int) -
 def _speed(moments: Moments, optimizer: Optimizer) -> float:
     """Return how fast a parameter moves, comparable within one optimizer: the rate times the size of its steps."""
     group = optimizer.group_of(moments.index)
-    initial = group.options.get("initial_lr") if group else None
-    rate = max(abs(group.learning_rate) if group else 0.0, float(initial) if isinstance(initial, (int, float)) else 0.0)
+    rate = group.largest_learning_rate if group else 0.0
     step = relative_step(moments, optimizer)
     if step is None and moments.second is None and moments.first is not None and moments.first.statistics.norm:
         step = moments.first.statistics.norm / moments.first.size**0.5

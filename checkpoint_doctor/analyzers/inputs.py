@@ -17,6 +17,10 @@ from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.text import estimate, quantity, shown
 
+_TANH_LIMIT = 9.0
+"""Size of a sum from which tanh is ±1 in float32."""
+_CERTAINLY_ONE = 1e-4
+"""Distance from 1 of what a layer read, below which its inputs were ±1 all the time."""
 _LISTED = 4
 """Features that a message lists one by one."""
 
@@ -50,13 +54,15 @@ def input_scale(
     References:
         The gradient of a weight is its unit's gradient times the input, and that of the bias is the unit's gradient. So
         the ratio of their second moments is the mean square of the input; docs/signal-profile.md has the measured
-        errors. Inputs of published agents of the RL Zoo have an RMS of 0.1 to 5.8 (features up to 12), so ``note``
-        is 10. Of 194 agents of 81 repositories, at least half of the units are dormant in 15 % of those below 10,
-        and in 88 % of those between 100 and 1,000: it is a warning from ``warning`` where a share of ``dormant`` of
-        the units that read the inputs is dormant (with |m|/√v below ``ratio``), and from ``alone`` in any case, since
-        the moments reach back 1,000 updates only. All inputs constant: every column's second moments are those of
-        the bias times one number.
+        errors. It is an error where no unit of a first layer is ever below the limit of tanh. Inputs of
+        published agents of the RL Zoo have an RMS of 0.1 to 5.8 (features up to 12), so ``note`` is 10. Of 194
+        agents of 81 repositories, at least half of the units are dormant in 15 % of those below 10, and in 88 %
+        of those between 100 and 1,000: it is a warning from ``warning`` where a share of ``dormant`` of the
+        units that read the inputs is dormant (with |m|/√v below ``ratio``), and from ``alone`` in any case,
+        since the moments reach back 1,000 updates only. All inputs constant: every column's second moments are
+        those of the bias times one number.
     """
+    yield from _saturating_inputs(checkpoint)
     for layers in _groups(checkpoint):
         known = [layer for layer in layers if checkpoint.signals[layer.name].input_rms is not None]
         layer = max(known, key=lambda each: checkpoint.signals[each.name].input_rms or 0.0)
@@ -88,6 +94,38 @@ def input_scale(
             severity=Severity.WARNING if has_effect or largest >= alone else Severity.NOTE,
             evidence={"cause": "unscaled", **evidence, **_feature_evidence(signal, note), "dormant_fraction": share},
             advice=_advise(layer, checkpoint),
+        )
+
+
+def _saturating_inputs(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Yield a finding where first layers received no gradient, and what reads them always read ±1.
+
+    All units are then at the limit of tanh. A unit gets there where its weights times the inputs exceed
+    ``_TANH_LIMIT``, so the smallest row of weights tells how large the inputs must have been.
+    """
+    least: dict[str, float] = {}
+    for layer in find_first_layers(checkpoint):
+        weight, follower = layer.weight, layer.following
+        moments = checkpoint.moments.get(weight.name) if weight is not None else None
+        second = moments.second if moments is not None else None
+        if weight is None or follower is None or second is None or second.statistics.absmax > 0 or not weight.size:
+            continue
+        read = checkpoint.signals[follower].feature_rms
+        norms = weight.statistics.row_norms
+        if read is None or norms is None or not read.size or np.abs(read - 1.0).max() > _CERTAINLY_ONE:
+            continue
+        smallest = float(norms.min())
+        least[layer.name] = _TANH_LIMIT / smallest / (weight.size // weight.shape[0]) ** 0.5 if smallest else 0.0
+    if least:
+        size = max(least.values())
+        names = f"{shown(next(iter(least)))}" + (f" and {len(least) - 1} more" if len(least) > 1 else "")
+        yield input_scale.finding(
+            f"every unit of {names} is saturated: what reads them always read ±1, and no gradient passed. With these "
+            f"weights, the inputs had an RMS of {estimate(size)} or more",
+            checkpoint.layer_by_name[next(iter(least))],
+            severity=Severity.ERROR,
+            evidence={"cause": "saturating", "layer": next(iter(least)), "layers": list(least), "input_rms": size},
+            advice=_advise(checkpoint.layer_by_name[next(iter(least))], checkpoint),
         )
 
 

@@ -181,11 +181,17 @@ def _judge_table(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
             )
             yield disconnected_units.finding(
                 f"{quantity(len(rows), 'row')} of {tensor.shape[0]:,} are exactly zero: "
-                + ("rows never in use" if is_harmless else "words without a vector"),
+                + _describe_rows(why, is_harmless),
                 tensor,
                 severity=Severity.NOTE if len(rows) == 1 or is_harmless else None,
-                evidence={"units": rows, "layer_units": tensor.shape[0], "side": "incoming"},
+                evidence={"units": rows, "layer_units": tensor.shape[0], "side": "incoming", "cause": why.cause.value},
             )
+
+
+def _describe_rows(why: ZeroEvidence, is_harmless: bool) -> str:
+    if is_harmless:
+        return "rows never in use"
+    return why.sentence if why.cause is Cause.OVERWRITTEN else "words without a vector"
 
 
 @rule("NET003", "zero-output-layer", Severity.WARNING, on=Layer, fix=Safety.SAFE, group_by=("cause", "updates"))

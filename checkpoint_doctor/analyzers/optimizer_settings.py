@@ -48,8 +48,7 @@ def learning_rate_range(
         return
     limit = agent if is_agent else adam
     for group in optimizer.groups:
-        initial = group.options.get("initial_lr")
-        rate = max(group.learning_rate, float(initial) if isinstance(initial, (int, float)) else 0.0)
+        rate = group.largest_learning_rate
         if "lr" in group.options and rate > limit and (is_agent or _is_large_for(group, rate, optimizer, checkpoint)):
             yield learning_rate_range.finding(
                 f"the learning rate of {optimizer.name} is {rate:.3g}; the largest that is in use is "
@@ -132,9 +131,7 @@ def strong_weight_decay(optimizer: Optimizer, *, largest: float = 0.02, penalty:
         networks, whose weights are near 0.1.
     """
     for number, group in enumerate(optimizer.groups):
-        decay, rate = _decay(group.options), abs(group.learning_rate)
-        initial = group.options.get("initial_lr")
-        rate = max(rate, float(initial) if isinstance(initial, (int, float)) else 0.0)
+        decay, rate = _decay(group.options), group.largest_learning_rate
         is_decoupled = optimizer.kind in _DECOUPLED or bool(group.options.get("decoupled_weight_decay"))
         if not decay or not group.indices or "lr" not in group.options:
             continue

@@ -135,6 +135,15 @@ def target_network(checkpoint: Checkpoint, *, unrelated: float = 0.2, least_upda
                 evidence={"component": component, "cause": "never synced"},
             )
             continue
+        cosine = _cosine(checkpoint, names)
+        if cosine is not None and cosine < unrelated:
+            yield target_network.finding(
+                f"the weights of {component} have a cosine of {cosine:.2f} with those of the online network: "
+                "they are unrelated",
+                severity=Severity.ERROR,
+                evidence={"component": component, "cosine": cosine, "cause": "unrelated"},
+            )
+            continue
         copies = [(checkpoint.by_name[target], checkpoint.by_name[online]) for target, online in names.items()]
         updates = max((checkpoint.updates_of(online) or 0 for online in names.values()), default=0)
         if (
@@ -145,15 +154,6 @@ def target_network(checkpoint: Checkpoint, *, unrelated: float = 0.2, least_upda
             yield target_network.finding(
                 f"{component} is still the initial network after {updates:,} updates of the network that it follows",
                 evidence={"component": component, "tensors": list(names), "updates": updates, "cause": "still initial"},
-            )
-            continue
-        cosine = _cosine(checkpoint, names)
-        if cosine is not None and cosine < unrelated:
-            yield target_network.finding(
-                f"the weights of {component} have a cosine of {cosine:.2f} with those of the online network: "
-                "they are unrelated",
-                severity=Severity.ERROR,
-                evidence={"component": component, "cosine": cosine, "cause": "unrelated"},
             )
 
 

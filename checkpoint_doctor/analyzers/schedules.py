@@ -123,13 +123,17 @@ def _compare_position(part: Part, optimizer: Optimizer, checkpoint: Checkpoint) 
     if updates < _FEWEST_UPDATES or position < 0 or "num_bad_epochs" in part.values:
         return None
     counts = {updates, checkpoint.updates or 0, *checkpoint.counters.values()}
-    if any(abs(position - count) <= 1 for count in counts) or "epoch" in checkpoint.counters:
+    epochs = checkpoint.counters.get("epoch")
+    if any(abs(position - count) <= 1 for count in counts):
         return None
-    if any(position and count and (count % position == 0 or position % count == 0) for count in counts):
+    if epochs is not None and 2 * position >= epochs:
+        return None  # stepped once per epoch at least, and perhaps more often than the file tells
+    if epochs is None and any(position and each and not (each % position and position % each) for each in counts):
         return None
+    counted = f"{optimizer.name} counts {updates:,} updates" if epochs is None else f"the file counts {epochs:,} epochs"
     return (
         "position",
-        f"has made {position:,} steps, while {optimizer.name} counts {updates:,} updates",
+        f"has made {position:,} steps, while {counted}",
         "It was begun anew, or belongs to another run: load the scheduler's state when resuming.",
     )
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from math import exp
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments, updates_to_recover
 from checkpoint_doctor.analyzers._evidence.moments import implied_gradient_norm
-from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer
+from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, Tensor
+from checkpoint_doctor.checkpoint.moment_decay import decay_rates_of
 from checkpoint_doctor.layers.init_rules import fill_typical
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+
+_LARGEST_FIRST = 10.0
+"""First moment above which the huge gradient is still in it. It decays to nothing within some hundred updates."""
 
 
 @rule(
@@ -36,8 +49,10 @@ def poisoned_moments(optimizer: Optimizer) -> Iterator[Finding]:
 
     What to do:
         Continue with a new optimizer, or let ``ckdoc fix`` replace the infinite entries by the median of the finite
-        ones (where a tensor has none, only a new optimizer helps). Look for the batch that caused the gradient, and
-        clip gradients (``clip_grad_norm_``) from now on: a clipped gradient cannot do this.
+        ones (where a tensor has none, only a new optimizer helps). ``ckdoc fix --recycle`` sets lifted second moments
+        to the size of the present gradients, as the first moments show it: mean(m²) · (1 + β1)/(1 − β1). Look for the
+        batch that caused the gradient, and clip gradients (``clip_grad_norm_``) from now on: a clipped gradient cannot
+        do this.
 
     References:
         A gradient above 1.8e19 overflows float32 when it is squared. Measured on a regression: 301 more updates with
@@ -80,6 +95,7 @@ def poisoned_moments(optimizer: Optimizer) -> Iterator[Finding]:
                 "tensors": [_name(moments) for moments in optimizer.parameters if moments.state],
                 "updates_to_recover": recovery,
             },
+            repairs=_lower_to_present(optimizer),
             advice="Continue with a new optimizer: the weights are fine. Clip gradients from now on.",
         )
 
@@ -161,6 +177,34 @@ def gradient_scale(optimizer: Optimizer, checkpoint: Checkpoint, *, largest: flo
 def _is_bias(moments: Moments, checkpoint: Checkpoint) -> bool:
     tensor = checkpoint.by_name.get(moments.tensor or "")
     return tensor is not None and checkpoint.layer_of[tensor.name].bias is tensor
+
+
+def _lower_to_present(optimizer: Optimizer) -> list[Repair]:
+    """Return the repair that sets second moments to the mean square of the gradients that the first moments show.
+
+    A running mean of independent gradients with the factor β1 has (1 − β1)/(1 + β1) of their mean square. There is no
+    repair where first moments still hold the huge gradient itself.
+    """
+    repairs: list[Repair] = []
+    firsts = [moments.first for moments in optimizer.parameters if moments.first is not None]
+    if any(first.statistics.absmax > _LARGEST_FIRST for first in firsts):
+        return repairs
+    for moments in optimizer.parameters:
+        rates, first, second = decay_rates_of(moments, optimizer), moments.first, moments.second
+        if rates is None or not rates.first or first is None or second is None or not first.statistics.absmax:
+            continue
+        beta = exp(-rates.first)
+        rule = _fill_with_square(first, (1.0 + beta) / (1.0 - beta))
+        words = "second moments become the mean square of the gradients that the first moments show"
+        repairs.append(Repair(second.name, words, rule, Safety.ON_REQUEST))
+    return repairs
+
+
+def _fill_with_square(first: Tensor, factor: float) -> Callable[[NDArray, Generator], NDArray]:
+    def replace_all(old: NDArray, random: Generator) -> NDArray:
+        return np.full_like(old, factor * float(np.mean(np.square(first.array.astype(np.float64)))))
+
+    return replace_all
 
 
 def _count_infinite(moments: Moments) -> int:

@@ -144,19 +144,13 @@ def _bounds(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: int) ->
             continue
         bound = largest_relative_step(moments, optimizer)
         if bound:
-            rate = max(_rate_of(optimizer, index), _initial_rate_of(optimizer, index))
-            yield index, tensor, rate * bound / _rms(tensor)
+            group = optimizer.group_of(index)
+            yield index, tensor, (group.largest_learning_rate if group else 0.0) * bound / _rms(tensor)
 
 
 def _rate_of(optimizer: Optimizer, index: int) -> float:
     group = optimizer.group_of(index)
     return group.learning_rate if group else 0.0
-
-
-def _initial_rate_of(optimizer: Optimizer, index: int) -> float:
-    group = optimizer.group_of(index)
-    value = group.options.get("initial_lr") if group else None
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0.0
 
 
 def _rms(tensor: Tensor) -> float:

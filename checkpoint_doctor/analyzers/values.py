@@ -151,7 +151,9 @@ def exploded_values(
     is_matrix = layer.kind in LEARNED_MATRICES and len(tensor.shape) > 1
     scale = statistics.norm / sqrt(statistics.count) * sqrt(_fan_in(tensor, layer)) if is_matrix else 0.0
     absolute = weight if is_matrix else vector
-    is_wide = is_matrix and scale > wide and statistics.norm / sqrt(statistics.count) > _WIDE_RMS
+    # No activation follows an output layer, whose weights have the scale of the targets: returns of thousands.
+    rms = statistics.norm / sqrt(statistics.count)
+    is_wide = is_matrix and not layer.is_output and scale > wide and rms > _WIDE_RMS
     if statistics.absmax <= absolute and not (is_matrix and scale > gain) and not is_wide:
         return
     message = f"values reach {statistics.absmax:,.4g}"

@@ -12,7 +12,7 @@ from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight
 from checkpoint_doctor.analyzers._zeros.causes import Cause
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._zeros.sparsity import describe_sparsity, scattered_zeros
-from checkpoint_doctor.analyzers._zeros.waiting import UNTRAINED, WAITING, may_wait
+from checkpoint_doctor.analyzers._zeros.waiting import WAITING, may_wait
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import DENSE, RECURRENT
 from checkpoint_doctor.layers.init_rules import BIAS_LIMIT
@@ -118,13 +118,14 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
         not in the optimizer), or something overwrote it with zeros. The optimizer's second moment shows which.
         Overwritten is an error. Never trained is a warning where the layer's weights were trained; where they were not,
         the zeros are initial values, and OPT001 reports the whole part. Without an optimizer in the file, it is a
-        warning beside weights that were trained, and a note where the weights are still orthogonal, uniform or normal
-        draws while others were trained: that part is fixed, or waits for its turn.
+        warning where layers that train together with this one have live biases, and a note where nothing shows that
+        this part was trained: it is fixed, or waits for its turn.
 
     When it is normal:
         Before the first update, where biases start at zero (SB3's on-policy algorithms). Norm biases, key biases of
         attention, biases in front of a BatchNorm, untrained transformers, and networks whose matrices all still are
-        their orthogonal initial values. Gradient clipping and learning rates do not make a bias zero.
+        their orthogonal initial values. Networks trained without biases, and the bias of a single output, which losses
+        that compare outputs do not see, are notes. Gradient clipping and learning rates do not make a bias zero.
 
     What to do:
         Remove the cause that the message names: normalise inputs that saturate units, unfreeze the layer or pass it to
@@ -139,10 +140,9 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
     for each in find_zero_biases(checkpoint):
         if each.layer.kind in RECURRENT:
             continue
-        waits = each.severity is Severity.NOTE
         yield zero_bias.finding(
             f"{_all_of_them(each.tensor.size, 'bias', 'biases')} exactly zero: {each.why.sentence}"
-            + (f"; {UNTRAINED}" if waits else ""),
+            + (f"; {each.reason}" if each.reason else ""),
             each.tensor,
             severity=each.severity,
             evidence={

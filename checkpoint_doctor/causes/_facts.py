@@ -7,12 +7,18 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from checkpoint_doctor.checkpoint import Checkpoint, Layer
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
+from checkpoint_doctor.layers import DENSE, NORMS
 from checkpoint_doctor.plugins.cause import Symptoms
 from checkpoint_doctor.results.findings import Finding
 
 _TAKES_TURNS = re.compile(r"(?:expert|head|task|adapter|branch|member|domain)\w*?[._](\d+)(?=[._]|$)", re.IGNORECASE)
 """Names of parts of which not all are used for every input, with the number of the part."""
+
+_PAGE = 4096
+"""Bytes of a page of memory, and of a block of most file systems."""
+_LARGEST_SEARCHED = 1 << 22
+"""Entries of the largest tensor that is read again to look at where its zeros are."""
 
 NEVER_TRAINED = "never trained"
 OVERWRITTEN = "overwritten"
@@ -91,10 +97,11 @@ def received_zero_gradients(finding: Finding) -> bool:
     return finding.code == "OPT001" and not finding.evidence.get("without_state")
 
 
-def rows_were_trained_apart(name: str, checkpoint: Checkpoint) -> bool | None:
-    """Return whether the second moments of a weight's rows differ; ``None`` where the file does not tell.
+def rows_were_trained_apart(name: str, checkpoint: Checkpoint, finding: Finding | None = None) -> bool | None:
+    """Return whether the second moments of a weight's equal rows differ; ``None`` where the file does not tell.
 
-    Rows that were equal all along receive equal gradients, so that their moments are equal too.
+    Rows that were equal all along receive equal gradients, so that their moments are equal too. The finding says which
+    rows are equal, as groups in its evidence; without it, all are.
     """
     moments = checkpoint.moments.get(name)
     second = moments.second if moments else None
@@ -103,7 +110,8 @@ def rows_were_trained_apart(name: str, checkpoint: Checkpoint) -> bool | None:
     totals = second.array.astype(np.float64).reshape(second.shape[0], -1).sum(axis=1)
     if not totals.any():
         return None
-    return bool(totals.max() > 1.001 * totals.min())
+    groups = (finding.evidence.get("groups") if finding else None) or [range(len(totals))]
+    return any(totals[list(group)].max() > 1.001 * totals[list(group)].min() for group in groups)
 
 
 def reads_zeros(layer: Layer, checkpoint: Checkpoint) -> bool:
@@ -117,6 +125,80 @@ def reads_zeros(layer: Layer, checkpoint: Checkpoint) -> bool:
     moments = checkpoint.moments.get(weight.name)
     second = (moments.second or moments.first) if moments else None
     return second is not None and second.statistics.absmax == 0
+
+
+def has_left_initial_interval(checkpoint: Checkpoint) -> bool:
+    """Return whether most dense layers hold values beyond PyTorch's initial ±1/√fan-in, so that they were trained.
+
+    Layers whose bias is zero, or without one, were initialised in some other way, and do not count.
+    """
+    counted = left = 0
+    for layer in checkpoint.layers:
+        weight, bias = layer.weight, layer.bias
+        if layer.kind not in DENSE or weight is None or bias is None or not bias.statistics.absmax or not weight.size:
+            continue
+        counted += 1
+        bound = 1.02 * (weight.size / weight.shape[0]) ** -0.5
+        left += max(weight.statistics.absmax, bias.statistics.absmax) > bound
+    return 2 * left > counted
+
+
+def was_drawn_wide(tensor: Tensor, checkpoint: Checkpoint) -> bool:
+    """Return whether a weight is larger than all of its updates together can have made it.
+
+    Adam moves an entry by about the learning rate in an update, and not by more than a few times that.
+    """
+    optimizer, updates = checkpoint.optimizer_of.get(tensor.name), checkpoint.updates_of(tensor.name)
+    if optimizer is None or not updates or not optimizer.takes_adam_steps or not tensor.statistics.norm:
+        return False
+    rate = largest_rate(checkpoint, optimizer.name)
+    return bool(tensor.statistics.norm / tensor.size**0.5 > 2.0 * rate * updates)
+
+
+def is_fresh_part(finding: Finding, symptoms: Symptoms, checkpoint: Checkpoint) -> bool:
+    """Return whether an OPT010 is about a part that is as drawn, and not about single vectors that were written.
+
+    Fresh matrices are one. So are gains of 1 beside biases of 0 in the same block, which is how blocks begin.
+    """
+    fresh = [checkpoint.by_name[name] for name in names_of(finding) & checkpoint.by_name.keys()]
+    blocks = {tensor.name.rsplit(".", 2)[0] for tensor in fresh if tensor.name.count(".") > 1}
+    zero = symptoms.of("ZER003", cause=OVERWRITTEN)
+    return any(len(tensor.shape) > 1 for tensor in fresh) or any(about(zero, blocks))
+
+
+def are_most_of_a_kind(findings: Iterable[Finding], checkpoint: Checkpoint) -> bool:
+    """Return whether findings are about at least half of the layers of a kind, norms aside.
+
+    Initialisations and explosions concern all layers of a kind, edits and damage single ones.
+    """
+    layers = [layer for finding in findings for layer in layers_of(finding, checkpoint) if layer.kind not in NORMS]
+    kinds = {layer.kind for layer in layers}
+    alike = [layer for layer in checkpoint.layers if layer.kind in kinds]
+    return bool(layers) and 2 * len({layer.name for layer in layers}) >= len(alike)
+
+
+def has_torn_page(tensor: Tensor) -> bool:
+    """Return whether a tensor's zeros are whole pages of 4 KiB that end within a row, as a write that was torn leaves.
+
+    Code that resets units or layers writes whole rows.
+    """
+    zeros, size = tensor.statistics.zeros, 1
+    if zeros is None or not zeros or len(tensor.shape) < 2 or tensor.size > _LARGEST_SEARCHED:
+        return False
+    array = tensor.array
+    size, row = array.dtype.itemsize, tensor.size // tensor.shape[0]
+    places = np.flatnonzero(array.reshape(-1) == 0)
+    first, last = int(places[0]), int(places[-1]) + 1
+    is_one_run = last - first == len(places)
+    is_whole_pages = len(places) * size % _PAGE == 0
+    return is_one_run and is_whole_pages and (first % row != 0 or last % row != 0)
+
+
+def has_overflowed(finding: Finding, checkpoint: Checkpoint) -> bool:
+    """Return whether a VAL001 is about infinities in float16, whose largest number is 65,504."""
+    tensor = checkpoint.by_name.get(finding.tensor or "")
+    infinite = finding.evidence.get("infinite")
+    return tensor is not None and tensor.dtype == "float16" and isinstance(infinite, int) and infinite > 0
 
 
 def is_reinforcement_learning(checkpoint: Checkpoint) -> bool:

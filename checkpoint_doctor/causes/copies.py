@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
+
+_AVERAGES = re.compile(r"(^|[./_])(ema|averaged?|avg|swa|shadow)([./_]|$)", re.IGNORECASE)
+_TARGETS = re.compile(r"(_k$|target|momentum|teacher|key)", re.IGNORECASE)
+"""Names of copies that training follows, such as a momentum encoder; other copies are averages for later."""
 
 
 @cause("average-not-updated", Prognosis.POINTLESS)
@@ -24,10 +29,19 @@ def average_not_updated(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[
         Call the average's ``update`` after each step.
 
     References:
-        Rule RES004. PyTorch's ``torch.optim.swa_utils.AveragedModel.update_parameters``.
+        Rules RES004 and NRM003. PyTorch's ``torch.optim.swa_utils.AveragedModel.update_parameters``.
     """
     for finding in symptoms.of("RES004"):
-        yield average_not_updated.claim([finding], remedy="averaged_model.update_parameters(model)")
+        if not _TARGETS.search(str(finding.evidence.get("average"))):
+            yield average_not_updated.claim([finding], remedy="averaged_model.update_parameters(model)")
+    statistics = [each for each in symptoms.of("NRM003") if _AVERAGES.search(each.tensor or "")]
+    if statistics and len(statistics) == len(symptoms.of("NRM003")):
+        yield average_not_updated.claim(
+            statistics,
+            "the running statistics of the average were never updated, and those of the model were: an average of the "
+            "parameters leaves buffers out",
+            remedy="AveragedModel(model, use_buffers=True)",
+        )
 
 
 @cause("target-not-synced", Prognosis.POINTLESS)
@@ -45,9 +59,10 @@ def target_not_synced(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cl
         Set ``tau`` and ``target_update_interval`` to values in use: 0.005 at every step, or 1 every 10,000 steps.
 
     References:
-        Rule POL003. Mnih et al. 2015; Lillicrap et al. 1509.02971.
+        Rules POL003 and RES004. Mnih et al. 2015; Lillicrap et al. 1509.02971.
     """
-    findings = symptoms.of("POL003")
+    encoders = [each for each in symptoms.of("RES004") if _TARGETS.search(str(each.evidence.get("average")))]
+    findings = [*symptoms.of("POL003"), *encoders]
     if findings:
         yield target_not_synced.claim(findings, findings[0].message)
 

@@ -8,6 +8,7 @@ from checkpoint_doctor.causes._facts import (
     NEVER_TRAINED,
     about,
     has_gradient,
+    has_left_initial_interval,
     has_trained_twin,
     is_reinforcement_learning,
     layers_of,
@@ -42,17 +43,34 @@ def no_gradient(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
     References:
         Rule OPT006, and NET008 for adapters. PyTorch's ``Optimizer.zero_grad`` and ``GradScaler``.
     """
+    for finding in symptoms.of("OPT006") if symptoms.of("RES005") else ():
+        yield no_gradient.claim(
+            [*symptoms.of("RES005"), finding],
+            "the loss scaler skipped every step, because gradients overflowed at every scale",
+            consequences=[*never_trained(symptoms), *symptoms.of("RES002")],
+        )
     for finding in symptoms.of("OPT006", cause="no gradient"):
         held = [checkpoint.by_name[name] for name in names_of(finding) & checkpoint.by_name.keys()]
         is_half = bool(held) and all(tensor.dtype == "float16" for tensor in held)
         yield no_gradient.claim(
             [finding],
             certainty=Certainty.POSSIBLE if is_half else Certainty.PROVEN,
-            consequences=[*about(never_trained(symptoms), names_of(finding)), *symptoms.of("NET001", "NET008")],
+            consequences=[
+                *about(never_trained(symptoms), names_of(finding)),
+                *symptoms.of("NET001", "NET008", "RES002", "RES005"),
+            ],
             remedy="optimizer.zero_grad(); loss.backward(); optimizer.step()",
         )
+    for finding in symptoms.of("OPT006", cause="stopped"):
+        yield no_gradient.claim(
+            [finding],
+            "gradients came and stopped in all parameters at once: the output is dead or saturated, or the loss is 0",
+            certainty=Certainty.POSSIBLE,
+            consequences=symptoms.of("NET001", "OPT008"),
+        )
     adapters = symptoms.of("NET008")
-    if adapters:
+    untouched = [name for each in symptoms.of("OPT001") for name in each.evidence.get("without_state", ())]
+    if adapters and not any("lora_B" in str(name) for name in untouched):
         yield no_gradient.claim(
             adapters,
             consequences=[*never_trained(symptoms), *symptoms.of("OPT001", "OPT009")],
@@ -81,7 +99,7 @@ def never_started(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
     """
     for finding in symptoms.of("OPT006", cause="never started"):
         yield never_started.claim([finding], consequences=never_trained(symptoms))
-    for finding in symptoms.of("OPT006", cause="empty state"):
+    for finding in () if has_left_initial_interval(checkpoint) else symptoms.of("OPT006", cause="empty state"):
         yield never_started.claim(
             [finding], consequences=about(never_trained(symptoms), names_of(finding)), certainty=Certainty.LIKELY
         )
@@ -117,7 +135,7 @@ def detached(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
         yield detached.claim(
             findings,
             _describe("received no gradient while the parts around were trained", findings),
-            consequences=_in_the_part(findings, symptoms, checkpoint),
+            consequences=[*_in_the_part(findings, symptoms, checkpoint), *symptoms.of("NET008")],
             certainty=Certainty.LIKELY,
             evidence={"tensors": _tensors_of(findings, checkpoint)} if len(findings) > 1 else None,
         )

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from checkpoint_doctor.causes._facts import (
-    about,
+    NEVER_TRAINED,
+    OVERWRITTEN,
+    are_most_of_a_kind,
     has_gradient,
+    is_fresh_part,
     layers_of,
     names_of,
     never_trained,
+    reads_zeros,
     rows_were_trained_apart,
+    was_drawn_wide,
 )
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
-from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.results.findings import Finding, Severity
 
 
 @cause("symmetric-units", Prognosis.CURED)
@@ -39,11 +44,12 @@ def symmetric_units(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Clai
     findings = [
         each
         for each in symptoms.of("NET004", "VAL005")
-        if not any(rows_were_trained_apart(name, checkpoint) for name in names_of(each))
+        if not any(rows_were_trained_apart(name, checkpoint, each) for name in names_of(each))
     ]
     if findings:
         are_recorded = all(
-            any(rows_were_trained_apart(name, checkpoint) is False for name in names_of(each)) for each in findings
+            any(rows_were_trained_apart(name, checkpoint, each) is False for name in names_of(each))
+            for each in findings
         )
         yield symmetric_units.claim(
             findings,
@@ -77,6 +83,15 @@ def zero_deadlock(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
         for each in symptoms.of("NET003", "ZER001", cause="never trained")
         if _is_all_zero(each, checkpoint) and _is_reached(each, checkpoint)
     ]
+    zero += [each for each in symptoms.of("OPT001", cause=NEVER_TRAINED) if _holds_zero_matrix(each, checkpoint)]
+    factors = [
+        tensor
+        for layer in checkpoint.layers
+        for role, tensor in layer.tensors.items()
+        if role == "lora_A" and tensor.size
+    ]
+    if factors and all(tensor.statistics.zeros == tensor.statistics.count for tensor in factors):
+        zero += symptoms.of("NET008")
     if zero:
         stuck = [*symptoms.of("OPT001", cause="never trained"), *never_trained(symptoms)]
         yield zero_deadlock.claim(
@@ -107,20 +122,61 @@ def too_wide_init(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
     References:
         Rules RNN005 and VAL002. Glorot and Bengio 2010; He et al. 1502.01852.
     """
-    recurrent = [each for each in symptoms.of("RNN005") if _radius(each) >= 5.0]
-    saturated = symptoms.of("RNN003")
-    if recurrent and len(recurrent) >= 3 and not saturated:
-        yield too_wide_init.claim(
-            recurrent,
-            "the hidden-to-hidden weights of all gates are far too large, as they were drawn: the gates are saturated",
-            consequences=[*symptoms.of("NET001", "OPT008"), *about(symptoms.of("VAL002"), names_of(recurrent[0]))],
-            certainty=Certainty.LIKELY,
+    large = [each for each in symptoms.of("VAL002", "RNN005") if each.severity < Severity.ERROR]
+    wide = [
+        each
+        for each in large
+        if any(
+            was_drawn_wide(checkpoint.by_name[name], checkpoint) for name in names_of(each) & checkpoint.by_name.keys()
         )
+    ]
+    if wide and are_most_of_a_kind(wide, checkpoint):
+        yield too_wide_init.claim(
+            wide,
+            f"{wide[0].subject} is larger than all updates together can have made it: it was drawn too wide, and the "
+            "activation behind it is saturated",
+            consequences=[*large, *symptoms.of("NET001", "NET005", "OPT008", "RNN003")],
+        )
+
+
+@cause("partial-load", Prognosis.POINTLESS)
+def partial_load(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """A part of the weights is fresh under a trained rest: it was not loaded, or initialised again.
+
+    How we know:
+        Weights lie within their initial interval, or gains are exactly 1, while the optimizer's moments of the same
+        tensors show that they were trained, and other tensors have left the interval.
+
+    What else it could be:
+        Values that a script wrote over trained ones (``overwritten``), where single vectors are concerned.
+
+    What to do:
+        Load with ``strict=True``, and look at the missing keys. A head that is new on purpose needs new moments too.
+
+    References:
+        Rule OPT010. PyTorch's ``Module.load_state_dict``.
+    """
+    for finding in symptoms.of("OPT010"):
+        if is_fresh_part(finding, symptoms, checkpoint):
+            yield partial_load.claim(
+                [finding],
+                consequences=symptoms.of(
+                    "NET003", "NRM001", "RNN001", "RNN002", "ZER001", "ZER003", "ZER004", cause=OVERWRITTEN
+                ),
+                remedy="missing, unexpected = model.load_state_dict(state, strict=True)",
+            )
 
 
 def _is_all_zero(finding: Finding, checkpoint: Checkpoint) -> bool:
     tensors = [checkpoint.by_name[name] for name in names_of(finding) if name in checkpoint.by_name]
     return any(tensor.statistics.zeros == tensor.statistics.count for tensor in tensors)
+
+
+def _holds_zero_matrix(finding: Finding, checkpoint: Checkpoint) -> bool:
+    """True for a part without a gradient whose matrix is exactly zero, where a layer behind it reads zeros."""
+    weights = [layer.weight for layer in layers_of(finding, checkpoint) if layer.weight is not None]
+    is_zero = any(weight.statistics.zeros == weight.statistics.count for weight in weights)
+    return is_zero and any(reads_zeros(layer, checkpoint) for layer in checkpoint.layers)
 
 
 def _is_reached(finding: Finding, checkpoint: Checkpoint) -> bool:

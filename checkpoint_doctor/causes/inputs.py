@@ -34,7 +34,7 @@ def unscaled_inputs(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Clai
         Rule INP001 and docs/signal-profile.md. Of 194 published agents, at least half of the units are dormant in 15 %
         of those with an input RMS below 10, and in 88 % of those between 100 and 1,000.
     """
-    findings = symptoms.of("INP001", cause="unscaled")
+    findings = symptoms.of("INP001", cause=("unscaled", "saturating"))
     if findings:
         has_effect = any(each.severity > Severity.NOTE for each in findings)
         yield unscaled_inputs.claim(
@@ -96,6 +96,36 @@ def constant_inputs(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Clai
             certainty=Certainty.LIKELY,
             consequences=[*never_trained(symptoms), *failing_training(symptoms)],
             subject=still.name,
+        )
+
+
+@cause("reward-scale", Prognosis.POINTLESS)
+def reward_scale(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """Targets or rewards are so large that the value side takes everything: gradients, clip and ε.
+
+    How we know:
+        Gradients are ten thousand times as large as in networks that learn; or one component of an agent makes no steps
+        to speak of, because another one takes the whole clipped gradient.
+
+    What else it could be:
+        A loss that is summed over a batch or a sequence instead of averaged.
+
+    What to do:
+        Scale rewards, or targets, to a standard deviation of about 1.
+
+    References:
+        Rules OPT005 and OPT012. Andrychowicz et al. 2006.05990 on value normalisation.
+    """
+    starved = [each for each in symptoms.of("OPT005") if each.evidence.get("component")]
+    proof = [*symptoms.of("OPT012"), *starved]
+    if proof:
+        yield reward_scale.claim(
+            proof,
+            consequences=[*failing_training(symptoms), *symptoms.of("OPT007")],
+            certainty=Certainty.PROVEN if symptoms.of("OPT012") else Certainty.LIKELY,
+            remedy="env = VecNormalize(env, norm_reward=True)"
+            if checkpoint.format == "sb3"
+            else "target = (target - mean) / std",
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint_doctor.causes._facts import failing_training, largest_rate, settings_of
+from checkpoint_doctor.causes._facts import failing_training, is_reinforcement_learning, largest_rate, settings_of
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
@@ -12,6 +12,8 @@ from checkpoint_doctor.results.findings import Finding
 
 _HIGH_RATE = 0.05
 """A rate for Adam that no published agent or fine-tuning uses: its steps are about as large as the weights."""
+_HIGH_RATE_OF_ANY = 5.0
+"""A rate beyond that of any optimizer in use; plain gradient descent reaches 1 at times."""
 _LARGE_EPSILON = 1e-3
 """Above the ε of every optimizer in use: 1e-8 by default, 1e-5 for A2C, 1e-3 for Yogi and Adafactor's scale."""
 _STRONG_DECAY = 1.0
@@ -36,15 +38,15 @@ def learning_rate_too_high(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterat
         Lower the learning rate, by ten at first; warm it up; clip gradients.
 
     References:
-        Rules OPT008, NET001, RNN003 and VAL002. Measured update ratios of trained networks: ``OPT008``.
+        Rules HYP001, OPT008, NET001, RNN003 and VAL002. Measured update ratios of trained networks: ``OPT008``.
     """
-    proof = list(symptoms.of("OPT008", cause="too large"))
+    proof = [*symptoms.of("HYP001"), *symptoms.of("OPT008", cause="too large")]
     rate = largest_rate(checkpoint)
     grown = [*symptoms.of("VAL002", "RNN003"), *(each for each in symptoms.of("NET001") if _has_mostly_stopped(each))]
     is_adaptive = any(
         (optimizer.kind or "").startswith(("Adam", "NAdam", "RAdam", "RMSprop")) for optimizer in checkpoint.optimizers
     )
-    if proof or (grown and is_adaptive and rate >= _HIGH_RATE):
+    if proof or (grown and rate >= (_HIGH_RATE if is_adaptive else _HIGH_RATE_OF_ANY)):
         yield learning_rate_too_high.claim(
             proof or grown,
             ""
@@ -128,7 +130,8 @@ def clip_too_small(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim
     """
     clipped = [each for each in symptoms.of("OPT004") if 0 < _number(each, "clip") < _TINY_CLIP]
     stalled = list(symptoms.of("OPT009", cause="step size"))
-    drowned = [each for each in symptoms.of("OPT005") if _number(each, "share") >= 0.99 or stalled]
+    whole = [each for each in symptoms.of("OPT005") if not each.evidence.get("component")]
+    drowned = [each for each in whole if _number(each, "share") >= 0.99 or stalled]
     has_usual_epsilon = max(settings_of(checkpoint, "eps"), default=0.0) < _LARGE_EPSILON
     proof = [*clipped, *stalled, *(drowned if _are_far_below(drowned) else ())]
     if proof and has_usual_epsilon:
@@ -182,14 +185,50 @@ def weight_decay_too_strong(checkpoint: Checkpoint, symptoms: Symptoms) -> Itera
         Rules VAL006, NRM002 and HYP006. Loshchilov and Hutter 1711.05101.
     """
     decay = max(settings_of(checkpoint, "weight_decay"), default=0.0)
-    shrunk = [*symptoms.of("VAL006", "HYP006"), *symptoms.of("NRM002")]
-    if decay >= _STRONG_DECAY and shrunk:
+    shrunk = [*symptoms.of("HYP006"), *(symptoms.of("VAL006", "NRM002") if decay >= _STRONG_DECAY else ())]
+    if shrunk:
         yield weight_decay_too_strong.claim(
             shrunk,
             f"a weight decay of {decay:g} removes the weights faster than the gradient builds them",
-            consequences=[*failing_training(symptoms), *symptoms.of("HYP006", "ZER002")],
+            consequences=[*failing_training(symptoms), *symptoms.of("VAL006", "NRM002", "ZER002")],
             evidence={"weight_decay": decay},
             remedy="torch.optim.AdamW(model.parameters(), lr=..., weight_decay=0.01)",
+        )
+
+
+@cause("optimizer-settings", Prognosis.POINTLESS)
+def optimizer_settings(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """The optimizer's betas or its momentum are none that training works with.
+
+    How we know:
+        They are stored with the optimizer: squared gradients are forgotten sooner than gradients, or gradients hardly
+        at all.
+
+    What else it could be:
+        An experiment on purpose.
+
+    What to do:
+        Use the defaults: betas of 0.9 and 0.999, momentum 0.9.
+
+    References:
+        Rule HYP005. Reddi et al. 1904.09237.
+    """
+    uphill = [group for each in checkpoint.optimizers for group in each.groups if group.options.get("maximize") is True]
+    grown = symptoms.of("OPT008", "OPT012", "VAL002")
+    if uphill and grown and not is_reinforcement_learning(checkpoint):
+        yield optimizer_settings.claim(
+            grown,
+            "the optimizer was made with maximize=True: it raised the loss",
+            consequences=failing_training(symptoms),
+            evidence={"maximize": True},
+            remedy="torch.optim.Adam(model.parameters(), lr=..., maximize=False)",
+        )
+    findings = symptoms.of("HYP005")
+    if findings:
+        yield optimizer_settings.claim(
+            findings,
+            consequences=failing_training(symptoms),
+            remedy="torch.optim.Adam(model.parameters(), lr=..., betas=(0.9, 0.999))",
         )
 
 

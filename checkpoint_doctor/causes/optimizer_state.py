@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint_doctor.causes._facts import about, failing_training, names_of
+from checkpoint_doctor.causes._facts import about, failing_training, has_left_initial_interval, has_overflowed, names_of
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
@@ -91,7 +91,7 @@ def low_precision(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
         Keep a float32 copy of the weights in the optimizer (automatic mixed precision), or use bfloat16.
 
     References:
-        Rules NRM004, VAL004, OPT009 and RES005. Micikevicius et al. 1710.03740.
+        Rules NRM004, VAL004, OPT009, OPT011 and RES005. Micikevicius et al. 1710.03740.
     """
     halves = [
         each
@@ -101,7 +101,9 @@ def low_precision(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
             for name in names_of(each) & checkpoint.by_name.keys()
         )
     ]
-    proof = [*symptoms.of("RES005", "NRM004", "VAL004"), *halves, *_underflowing(symptoms, checkpoint)]
+    scaled = () if symptoms.of("OPT006") else symptoms.of("RES005")
+    proof = [*scaled, *symptoms.of("NRM004", "OPT011", "VAL004"), *halves, *_underflowing(symptoms, checkpoint)]
+    proof += [each for each in symptoms.of("VAL001") if has_overflowed(each, checkpoint)]
     if proof:
         yield low_precision.claim(proof, consequences=symptoms.of("OPT005", "OPT008", "OPT006", "RES002"))
 
@@ -111,7 +113,8 @@ def optimizer_reset(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Clai
     """The optimizer was begun anew: its moments are younger than the model.
 
     How we know:
-        The moments count fewer updates than the file, or are missing although the file has a place for them.
+        The moments count fewer updates than the file, or are missing although the weights have left their initial
+        interval.
 
     What else it could be:
         A fine-tuning that begins with a new optimizer on purpose.
@@ -120,9 +123,10 @@ def optimizer_reset(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Clai
         When resuming, load the optimizer's state too.
 
     References:
-        Rules RES002 and RES003. Stable-Baselines3 issues 868, 1256, 1916 and 2113.
+        Rules OPT006 and RES002. Stable-Baselines3 issues 868, 1256, 1916 and 2113.
     """
-    for finding in symptoms.of("RES002", "RES003"):
+    lost = symptoms.of("OPT006", cause="empty state") if has_left_initial_interval(checkpoint) else ()
+    for finding in (*symptoms.of("RES002", "RES003"), *lost):
         yield optimizer_reset.claim(
             [finding],
             certainty=Certainty.LIKELY,

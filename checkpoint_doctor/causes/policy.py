@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from checkpoint_doctor.causes._facts import failing_training
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
-from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
+from checkpoint_doctor.results.diagnosis import Prognosis
 
 
 @cause("exploration-collapsed", Prognosis.POINTLESS)
@@ -46,7 +47,7 @@ def entropy_coefficient(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[
         Rule POL002. Haarnoja et al. 1812.05905.
     """
     for finding in symptoms.of("POL002"):
-        yield entropy_coefficient.claim([finding], consequences=symptoms.of("OPT004"))
+        yield entropy_coefficient.claim([finding], consequences=[*symptoms.of("OPT012"), *failing_training(symptoms)])
 
 
 @cause("settings-out-of-range", Prognosis.POINTLESS)
@@ -63,10 +64,7 @@ def settings_out_of_range(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterato
         Compare it with the defaults of the algorithm.
 
     References:
-        Rules HYP001 to HYP005.
+        Rule HYP003.
     """
-    findings = symptoms.of("HYP003", "HYP004", "HYP001", "HYP002", "HYP005")
-    for finding in findings:
-        yield settings_out_of_range.claim(
-            [finding], consequences=symptoms.of("VAL002", "OPT004"), certainty=Certainty.LIKELY
-        )
+    for finding in symptoms.of("HYP003", "HYP004"):
+        yield settings_out_of_range.claim([finding], consequences=failing_training(symptoms))

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint_doctor.causes._facts import OVERWRITTEN, about, names_of, rows_were_trained_apart
+from checkpoint_doctor.causes._facts import (
+    OVERWRITTEN,
+    about,
+    are_most_of_a_kind,
+    has_overflowed,
+    has_torn_page,
+    is_fresh_part,
+    names_of,
+    rows_were_trained_apart,
+    was_drawn_wide,
+)
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
@@ -31,16 +41,18 @@ def overwritten(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
         learned is lost, so an earlier checkpoint is better.
 
     References:
-        Rules ZER001 to ZER004, NET002, NET009, NRM001, RNN001, RNN002 and VAL005.
+        Rules ZER001 to ZER004, NET002, NET009, OPT010, NRM001, RNN001, RNN002 and VAL005.
     """
     codes = ("NET002", "NET003", "NRM001", "RNN001", "RNN002", "RNN004", "ZER001", "ZER003", "ZER004")
     proof = [
         *symptoms.of(*codes, cause=OVERWRITTEN),
         *symptoms.of("NET009"),
+        *(each for each in symptoms.of("RNN003") if _was_enlarged(each, checkpoint)),
+        *(each for each in symptoms.of("OPT010") if not is_fresh_part(each, symptoms, checkpoint)),
         *(
             each
             for each in symptoms.of("VAL005", "NET004")
-            if any(rows_were_trained_apart(name, checkpoint) for name in names_of(each))
+            if any(rows_were_trained_apart(name, checkpoint, each) for name in names_of(each))
         ),
     ]
     if proof:
@@ -108,9 +120,11 @@ def saved_wrong_object(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[C
     for finding in symptoms.of("OPT009", cause="initial weights saved"):
         yield saved_wrong_object.claim(
             [finding],
-            consequences=symptoms.of(
-                "NET003", "NRM001", "RNN001", "RNN002", "ZER001", "ZER003", "ZER004", cause=OVERWRITTEN
-            ),
+            consequences=[
+                *symptoms.of("NET003", "NRM001", "RNN001", "RNN002", "ZER001", "ZER003", "ZER004", cause=OVERWRITTEN),
+                *symptoms.of("NRM003", cause="never updated"),
+                *symptoms.of("NET009"),
+            ],
             remedy="best = copy.deepcopy(model.state_dict())",
         )
     for finding in symptoms.of("RES007"):
@@ -162,18 +176,38 @@ def corrupted_values(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cla
         yield corrupted_values.claim(damaged, consequences=symptoms.of("VAL001", "VAL002", "VAL003", "VAL006"))
         return
     has_spoiled_moments = any(each.evidence.get("moment") is not None for each in symptoms.of("VAL001"))
+    torn = [
+        each
+        for each in symptoms.of("NET002", "ZER001", "ZER002", "ZER003")
+        if any(has_torn_page(checkpoint.by_name[name]) for name in names_of(each) & checkpoint.by_name.keys())
+    ]
+    if torn:
+        yield corrupted_values.claim(
+            torn,
+            f"the zeros of {torn[0].subject} are whole pages of 4 KiB that end within a row: a write was torn",
+            consequences=symptoms.of("NET002", "ZER002"),
+        )
+    enlarged = [each for each in symptoms.of("VAL002") if _was_enlarged(each, checkpoint)]
+    unexplained = [] if are_most_of_a_kind(enlarged, checkpoint) else enlarged
     impossible = [
         *(each for each in symptoms.of("VAL002") if _number(each, "largest") > _IMPOSSIBLE),
-        *(each for each in symptoms.of("VAL001") if not has_spoiled_moments and _is_scattered(each)),
+        *(each for each in symptoms.of("VAL001") if not has_spoiled_moments and _is_scattered(each, checkpoint)),
+        *unexplained,
         *symptoms.of("VAL003"),
         *symptoms.of("VAL006"),
     ]
     if impossible:
         yield corrupted_values.claim(
             impossible,
-            consequences=symptoms.of("VAL001", "VAL002", "VAL003", "NET005", "OPT008", "ZER002", "RNN005"),
+            consequences=symptoms.of("VAL001", "VAL002", "VAL003", "NET005", "NRM002", "OPT008", "ZER002", "RNN005"),
             certainty=Certainty.PROVEN if _number(impossible[0], "largest") > _IMPOSSIBLE else Certainty.LIKELY,
         )
+
+
+def _was_enlarged(finding: Finding, checkpoint: Checkpoint) -> bool:
+    """True for a tensor that is larger than all of its updates together can have made it."""
+    named = (checkpoint.by_name[name] for name in names_of(finding) & checkpoint.by_name.keys())
+    return any(was_drawn_wide(tensor, checkpoint) for tensor in named)
 
 
 def _number(finding: Finding, key: str) -> float:
@@ -181,7 +215,9 @@ def _number(finding: Finding, key: str) -> float:
     return float(value) if isinstance(value, (int, float)) else 0.0
 
 
-def _is_scattered(finding: Finding) -> bool:
-    """True for NaN and infinities in a part of a tensor only."""
+def _is_scattered(finding: Finding, checkpoint: Checkpoint) -> bool:
+    """True for NaN and infinities in a part of a tensor only, other than those of an overflow."""
+    if has_overflowed(finding, checkpoint):
+        return False
     bad, count = _number(finding, "nan") + _number(finding, "infinite"), _number(finding, "count")
     return 0 < bad < 0.5 * count

@@ -82,6 +82,14 @@ class ParameterGroup:
         value = self.options.get("lr")
         return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 1.0
 
+    @property
+    def largest_learning_rate(self) -> float:
+        """The size of the learning rate, or of the one that a schedule began with (``initial_lr``) if it was larger."""
+        initial = self.options.get("initial_lr")
+        if not isinstance(initial, (int, float)) or isinstance(initial, bool):
+            initial = 0.0
+        return max(abs(self.learning_rate), float(initial))
+
 
 @dataclass(frozen=True, eq=False)
 class Optimizer:

@@ -104,7 +104,7 @@ class _Planner:
         start, stop = tensor.storage_range
         for work in self.works.values():
             other = work.tensor
-            if not tensor.storage or other.storage != tensor.storage or other is tensor:
+            if not tensor.storage or other.storage != tensor.storage:
                 continue
             begin, end = other.storage_range
             if start < end and begin < stop and not (tensor.is_tied_to(other) and tensor.shape == other.shape):
@@ -139,7 +139,9 @@ class _Planner:
                 yield change
 
     def _online_tensor(self, work: _Work) -> Tensor | None:
-        return self.checkpoint.by_name.get(self.checkpoint.online_tensors.get(work.tensor.name, ""))
+        """Return the tensor that a target network's follows; ``None`` where it follows none, or its own bytes."""
+        online = self.checkpoint.by_name.get(self.checkpoint.online_tensors.get(work.tensor.name, ""))
+        return None if online is None or self._tied(online)[0] == work.tensor.name else online
 
     def _apply(self, work: _Work) -> None:
         random = generator(self.seed, work.tensor.name)

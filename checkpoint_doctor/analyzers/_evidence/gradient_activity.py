@@ -123,7 +123,7 @@ def unit_activity(layer: Layer, checkpoint: Checkpoint, ratio: float) -> Gradien
 def input_activity(layer: Layer, checkpoint: Checkpoint, ratio: float) -> GradientActivity | None:
     """Return the activity of a layer's inputs, from the weight that reads them; ``None`` where the file cannot tell."""
     weight = input_weight(layer)
-    if weight is None or len(weight.shape) < 2:
+    if weight is None:
         return None
     return _line_activity(weight, checkpoint, ratio, along_rows=layer.transposed)
 

@@ -42,9 +42,7 @@ def _farther(optimizer: Optimizer, checkpoint: Checkpoint, steps: float) -> Iter
             continue
         layer = checkpoint.layer_of[tensor.name]
         role = next((role for role, each in layer.tensors.items() if each is tensor), "")
-        initial = group.options.get("initial_lr")
-        rate = max(abs(group.learning_rate), float(initial) if isinstance(initial, (int, float)) else 0.0)
-        reach = rate * steps
+        reach = group.largest_learning_rate * steps
         if layer.kind in NORMS and role in ("weight", "bias"):
             distance = float(np.abs(tensor.array.astype(np.float64) - (role == "weight")).max())
         elif role.startswith("bias") and layer.kind in WITH_UNITS:

@@ -9,7 +9,7 @@ from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_bias
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_transformers, is_drawn_orthogonally
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
-from checkpoint_doctor.analyzers._zeros.waiting import may_be_fixed
+from checkpoint_doctor.analyzers._zeros.waiting import excuse_zero_bias
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import DENSE
 from checkpoint_doctor.layers.init_rules import OUTPUT_LIMIT
@@ -24,6 +24,8 @@ class ZeroBias:
     tensor: Tensor
     severity: Severity
     why: ZeroEvidence
+    reason: str = ""
+    """Why it may be zero though nothing proves it, as a clause; empty for more than a note."""
 
 
 def find_zero_biases(checkpoint: Checkpoint) -> Iterator[ZeroBias]:
@@ -42,9 +44,8 @@ def find_zero_biases(checkpoint: Checkpoint) -> Iterator[ZeroBias]:
                 is_fresh = is_drawn_orthogonally(checkpoint) if is_fresh is None else is_fresh
                 if is_fresh or is_zero(layer.weight):
                     continue  # a zero weight has a finding of its own
-                if may_be_fixed(layer, checkpoint):
-                    severity = Severity.NOTE
-            yield ZeroBias(layer, tensor, severity, why)
+            reason = "" if why.cause is Cause.OVERWRITTEN else excuse_zero_bias(layer, why, checkpoint)
+            yield ZeroBias(layer, tensor, Severity.NOTE if reason else severity, why, reason)
 
 
 def _is_zero_bias(tensor: Tensor, layer: Layer) -> bool:

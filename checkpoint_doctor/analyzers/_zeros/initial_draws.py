@@ -25,13 +25,15 @@ of 8 to 512 rows and columns."""
 def shows_training(layer: Layer) -> bool | None:
     """Tell from its values alone whether a layer was ever trained; ``None`` where they do not tell.
 
-    It was not trained where its weights are all zero, or still orthogonal, uniform or normal draws as the usual
-    initialisations make them, or where the gains of a norm are all the same number: updates change a draw within a few
-    steps, and weight decay alone keeps an orthogonal one and equal gains as they are.
+    It was not trained where its bias or its weights are all zero; where its weights still are orthogonal, uniform or
+    normal draws as the usual initialisations make them, which updates change within a few steps; or where the gains of
+    a norm are all the same number, which weight decay alone does not change.
     """
     gain = layer.weight
     if layer.kind in NORMS:
         return None if gain is None else gain.statistics.minimum != gain.statistics.maximum
+    if is_zero(layer.bias):
+        return False
     answers = [
         _is_drawn(tensor, layer)
         for role, tensor in layer.tensors.items()

@@ -10,15 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_default, shows_training
 from checkpoint_doctor.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
-from checkpoint_doctor.layers import DENSE, FEEDFORWARD
+from checkpoint_doctor.layers import DENSE, FEEDFORWARD, NORMS, RECURRENT, Kind
 
 WAITING = "nothing in the file shows that it was ever in use"
 """Why the zeros of a waiting layer are no illness, as a clause that can follow another one."""
 
-UNTRAINED = "its weights show no training either"
+UNTRAINED = "nothing in the file shows that this part was trained"
 """The same for the zero bias of a layer that is fixed, or not in use yet."""
 
 _ATTENTION_PART = re.compile(r"(?i)(^|[._])(q|k|v|o|query|key|value|out|output|qkv|to_\w+|c)(_?(proj|lin|linear))?\d*$")
@@ -33,40 +34,92 @@ def may_wait(layer: Layer, checkpoint: Checkpoint) -> bool:
     """
     if _is_second_factor(layer, checkpoint):
         return True
-    others = [each for each in checkpoint.layers if each is not layer and _is_live(each)]
-    if layer.followers or not any(each.is_output or _are_siblings(layer, each) for each in others):
+    if layer.followers or _may_be_only_head(layer, checkpoint):
         return False
     return not any(shows_training(each) for each in _trained_through(layer, checkpoint))
+
+
+def excuse_zero_bias(layer: Layer, why: ZeroEvidence, checkpoint: Checkpoint) -> str:
+    """Return why a bias that was not overwritten may be zero, as a clause; empty where nothing speaks for it."""
+    if _is_without_biases(checkpoint):
+        return "its norms have none and all other biases are zero: the model was trained without biases"
+    if _is_only_one_of_single_output(layer, checkpoint):
+        return "losses that compare outputs with one another do not see the bias of a single output"
+    if why.cause is not Cause.UNKNOWN:
+        return ""
+    if _may_be_rounded_away(layer) and not any(map(is_drawn_by_default, checkpoint.layers)):
+        return "a norm may follow that subtracts it, and float16 rounds what is below 3e-8 to 0"
+    return UNTRAINED if may_be_fixed(layer, checkpoint) else ""
+
+
+def _is_only_one_of_single_output(layer: Layer, checkpoint: Checkpoint) -> bool:
+    """True for the bias of a head with one output where the biases of all layers before it are live."""
+    if not layer.is_output or layer.bias is None or layer.bias.size != 1:
+        return False
+    before = [each for each in _trained_through(layer, checkpoint) if each.kind in DENSE and each.bias is not None]
+    return bool(before) and all(map(_has_live_bias, before))
+
+
+def _may_be_rounded_away(layer: Layer) -> bool:
+    """True for a convolution's bias in float16: in front of an instance norm, it hardly leaves zero."""
+    return layer.kind is Kind.CONV and layer.bias is not None and layer.bias.dtype == "float16"
+
+
+def _is_without_biases(checkpoint: Checkpoint) -> bool:
+    """True where trained norms have no bias and all others are zero, as where a conversion added what a model lacks."""
+    norms = [each for each in checkpoint.layers if each.kind in NORMS]
+    if not any(map(shows_training, norms)) or any(each.bias is not None for each in norms):
+        return False
+    return not any(map(_has_live_bias, (each for each in checkpoint.layers if each.kind not in NORMS)))
 
 
 def may_be_fixed(layer: Layer, checkpoint: Checkpoint) -> bool:
     """Tell whether a zero bias may be an initial value in a part that is not trained: fixed, or not in use yet.
 
-    The weights of the layer and of those that it is linked with are still initial draws, and those of other layers are
-    not. Where other untrained layers have biases that were drawn as PyTorch draws them, this one should have been drawn
-    too. A layer that is too small to tell goes with other layers that are fixed. A small linear layer alone in its file
-    tells nothing.
+    The layers that train together with this one decide: whether their biases are zero too, and gains of norms equal.
+    Where none are known, it is a warning for what may be the only head, and for a recurrent layer whose weights are no
+    initial draws. It is one in any case where no other bias of the file is live, or where other untrained layers have
+    biases that were drawn as PyTorch draws them. A linear layer that is alone in its file tells nothing.
     """
     online = checkpoint.online_tensors.get(layer.weight.name if layer.weight is not None else "")
     if online is not None:
         return may_be_fixed(checkpoint.layer_of[online], checkpoint)  # a target network is a copy
-    layers = [each for each in checkpoint.layers if each.kind in DENSE and _is_live(each)]
-    chain, fixed = _chain(layer, checkpoint), [each for each in layers if shows_training(each) is False]
-    if any(shows_training(each) for each in chain) or any(map(is_drawn_by_default, fixed)):
+    others = [each for each in checkpoint.layers if each.kind in DENSE and _is_live(each) and each is not layer]
+    if not others and layer.kind in FEEDFORWARD:
+        return True
+    if not any(map(_has_live_bias, others)) or any(map(is_drawn_by_default, others)):
         return False
-    if any(each in fixed for each in chain):
-        return len(fixed) < len(layers)
-    is_alone = layers == [layer] and layer.kind in FEEDFORWARD
-    return is_alone or (len(chain) == 1 and any(is_zero(each.bias) for each in fixed))
+    together = [live for each in _trained_with(layer, checkpoint) if (live := _has_live_bias(each)) is not None]
+    if together:
+        return not any(together)
+    if layer.kind in RECURRENT:
+        return shows_training(layer) is False
+    return not _may_be_only_head(layer, checkpoint)
 
 
-def _chain(layer: Layer, checkpoint: Checkpoint) -> list[Layer]:
-    """Return a layer and those that it is linked with, over others too."""
-    found = [layer]
-    for each in found:
-        names = [name for name in (each.previous, *each.followers) if name]
-        found += [near for name in names if (near := checkpoint.layer_by_name[name]) not in found]
-    return found
+def _may_be_only_head(layer: Layer, checkpoint: Checkpoint) -> bool:
+    """True for a layer without a known reader in a file without another head, or another layer of its kind."""
+    others = [each for each in checkpoint.layers if each is not layer and _is_live(each)]
+    return not layer.followers and not any(
+        each.is_output or _are_siblings(layer, each) or _are_listed_heads(layer, each) for each in others
+    )
+
+
+def _trained_with(layer: Layer, checkpoint: Checkpoint) -> Iterator[Layer]:
+    """Yield the layers that no gradient reaches without reaching this one too, or this one without them."""
+    yield from _trained_through(layer, checkpoint)
+    behind = [layer]
+    for each in behind:
+        behind += [near for name in each.followers if (near := checkpoint.layer_by_name[name]) not in behind]
+    yield from behind[1:]
+
+
+def _has_live_bias(layer: Layer) -> bool | None:
+    """Tell whether a layer has a bias that is not zero, or a norm gains that differ; ``None`` without either."""
+    if layer.kind in NORMS and shows_training(layer):
+        return True
+    biases = [each for role, each in layer.tensors.items() if role.startswith("bias") and each.size]
+    return any(not is_zero(each) for each in biases) if biases else None
 
 
 def _trained_through(layer: Layer, checkpoint: Checkpoint) -> Iterator[Layer]:
@@ -84,11 +137,25 @@ def _trained_through(layer: Layer, checkpoint: Checkpoint) -> Iterator[Layer]:
 
 
 def _are_siblings(layer: Layer, other: Layer) -> bool:
-    """True for parallel layers of one module: of equal shapes, and no parts of an attention."""
+    """True for parallel layers of one module: of equal shapes, and no parts of an attention.
+
+    At the top of a model, ``value_1`` and ``value_2`` are parallel if sizes do not let one read the other.
+    """
     if layer.weight is None or other.weight is None or layer.weight.shape != other.weight.shape:
         return False
+    if not _parent(layer) and len(layer.weight.shape) == 2:
+        are_numbered = re.sub(r"\d+", "", layer.name) == re.sub(r"\d+", "", other.name)
+        return are_numbered and layer.weight.shape[0] != layer.weight.shape[1]
     are_parts = _ATTENTION_PART.search(layer.name) and _ATTENTION_PART.search(other.name)
     return _parent(layer) == _parent(other) != "" and not are_parts
+
+
+def _are_listed_heads(layer: Layer, other: Layer) -> bool:
+    """True for unlinked members of one module list with as many outputs: a head for each scale."""
+    if layer.weight is None or other.weight is None or layer.kind is not other.kind or layer.previous or other.previous:
+        return False
+    are_listed = all(each.name.rpartition(".")[2].isdigit() for each in (layer, other)) and not other.followers
+    return are_listed and _parent(layer) == _parent(other) != "" and layer.weight.shape[0] == other.weight.shape[0]
 
 
 def _is_second_factor(layer: Layer, checkpoint: Checkpoint) -> bool:

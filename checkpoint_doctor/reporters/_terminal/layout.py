@@ -76,7 +76,8 @@ class Layout:
             others.remove(min(others, key=lambda index: columns[index].keep))
         widths[elastic] = max(room - sum(widths[index] + GAP for index in others), 8)
         if not folded:
-            widths[elastic] = min(widths[elastic], max(row[elastic].cell_len for row in rows))
+            named = max(cell_len(columns[elastic].title), *(row[elastic].cell_len for row in rows))
+            widths[elastic] = min(widths[elastic], named)
         header = [Text(column.title, style="dim") for column in columns]
         for row in [header, *rows]:
             line = Text(" " * indent)
