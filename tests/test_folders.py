@@ -576,3 +576,47 @@ def test_a_folder_of_thousands_of_other_files_is_searched_in_a_moment(folder: Pa
     for number in range(10_000):
         (path / f"sample_{number}.png").touch()
     assert examine(path).verdict is Verdict.HEALTHY
+
+
+# RLlib
+
+
+def save_policy(folder: Path, *, learner: bool) -> tuple[nn.Module, Path]:
+    """Write what ``Algorithm.save`` does: plain arrays in pickles, before Ray's learner or with it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(30):
+        x = torch.randn(16, 4)
+        optimizer.zero_grad()
+        (model(x) - x[:, :2]).square().mean().backward()
+        optimizer.step()
+    weights = {name: each.numpy() for name, each in model.state_dict().items()}
+    state = optimizer.state_dict()
+    state["state"] = {key: {name: each.numpy() for name, each in held.items()} for key, held in state["state"].items()}
+    files: dict[str, Any] = {"algorithm_state.pkl": {"training_iteration": 6}}
+    if learner:
+        root = "learner_group/learner"
+        files[f"{root}/rl_module/default_policy/module_state.pkl"] = weights
+        files[f"{root}/state.pkl"] = {"optimizer": {"default_policy_default_optimizer": {"state": state}}}
+        files["env_runner/state.pkl"] = {"weights_seq_no": 6}
+    else:
+        policy = {"weights": weights, "_optimizer_variables": [state], "num_grad_updates": 30, "global_timestep": 480}
+        files["policies/default_policy/policy_state.pkl"] = policy
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "rllib_checkpoint.json").write_text('{"checkpoint_version": "2.1"}')
+    return model, folder
+
+
+@pytest.mark.parametrize("learner", [False, True])
+def test_an_algorithm_of_rllib_is_one_checkpoint_with_its_optimizer(learner: bool, tmp_path: Path) -> None:
+    model, folder = save_policy(tmp_path / "checkpoint_000006", learner=learner)
+    examination = examine(folder)
+    assert (examination.verdict, examination.layout) == (Verdict.HEALTHY, "rllib")
+    assert {part.file for part in examination.parts} == {
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
+    }
+    (optimizer,) = opened(folder).optimizers
+    assert [each.tensor for each in optimizer.parameters] == [name for name, _ in model.named_parameters()]
