@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from checkpoint_doctor.checkpoint import Checkpoint, LayerSignal, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, LayerSignal, Skipped, Tensor
 from checkpoint_doctor.config.settings import Config, Settings
 from checkpoint_doctor.config.unused import remark_unused_ignores
 from checkpoint_doctor.diagnosis.competition import choose_diagnoses, collect_claims
@@ -78,7 +78,8 @@ def scan(
     candidates = find_candidates(
         [os.fspath(uri) for uri in uris], catalogue.suffixes, partial(claim_folder, catalogue=catalogue)
     )
-    examinations = []
+    examinations: list[Examination] = []
+    passed_over: list[Skipped] = []
     for number, candidate in enumerate(candidates, 1):
         if on_progress:
             on_progress(Progress(candidate.path, number, len(candidates), 0, 0))
@@ -88,12 +89,18 @@ def scan(
             examination = examine(candidate.path, catalogue, settings, jobs=jobs, on_measured=on_measured)
         except NotACheckpoint as error:
             if skip_foreign or not candidate.named:
+                passed_over.append(Skipped(candidate.path, error.message.removeprefix(f"{candidate.path} ")))
                 continue
             examination = _unreadable(candidate.path, error)
         examinations.append(examination)
     if not examinations and not skip_foreign:
         raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name one file to learn what it is")
-    report = Report(checkpoints=tuple(examinations), rules=len(catalogue.rules), fail_on=config.fail_on)
+    report = Report(
+        checkpoints=tuple(examinations),
+        rules=len(catalogue.rules),
+        fail_on=config.fail_on,
+        passed_over=tuple(passed_over),
+    )
     return remark_unused_ignores(report, config, catalogue.rules, catalogue.causes)
 
 

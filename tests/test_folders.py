@@ -269,6 +269,24 @@ def test_weights_that_cannot_be_read_make_the_folder_unreadable(folder: Path, tm
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5\n", "git-LFS pointer"),
+        (b"<!doctype html><title>Sign in</title>", "HTML page"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(64), "PNG image"),
+    ],
+)
+def test_what_lies_in_the_place_of_weights_is_named(content: bytes, said: str, folder: Path, tmp_path: Path) -> None:
+    path = change(folder, tmp_path)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (path / name).exists():
+            (path / name).write_bytes(content)
+    examination = examine(tmp_path)
+    assert examination.verdict is Verdict.UNREADABLE
+    assert said in (examination.error or "")
+
+
 def test_a_second_format_of_the_weights_is_examined_by_itself(trained: Any, tmp_path: Path) -> None:
     folder = save_trainer(tmp_path / "checkpoint-40", *trained)
     save_weights(folder, trained[0].state_dict(), safe=False)
@@ -558,3 +576,47 @@ def test_a_folder_of_thousands_of_other_files_is_searched_in_a_moment(folder: Pa
     for number in range(10_000):
         (path / f"sample_{number}.png").touch()
     assert examine(path).verdict is Verdict.HEALTHY
+
+
+# RLlib
+
+
+def save_policy(folder: Path, *, learner: bool) -> tuple[nn.Module, Path]:
+    """Write what ``Algorithm.save`` does: plain arrays in pickles, before Ray's learner or with it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(30):
+        x = torch.randn(16, 4)
+        optimizer.zero_grad()
+        (model(x) - x[:, :2]).square().mean().backward()
+        optimizer.step()
+    weights = {name: each.numpy() for name, each in model.state_dict().items()}
+    state = optimizer.state_dict()
+    state["state"] = {key: {name: each.numpy() for name, each in held.items()} for key, held in state["state"].items()}
+    files: dict[str, Any] = {"algorithm_state.pkl": {"training_iteration": 6}}
+    if learner:
+        root = "learner_group/learner"
+        files[f"{root}/rl_module/default_policy/module_state.pkl"] = weights
+        files[f"{root}/state.pkl"] = {"optimizer": {"default_policy_default_optimizer": {"state": state}}}
+        files["env_runner/state.pkl"] = {"weights_seq_no": 6}
+    else:
+        policy = {"weights": weights, "_optimizer_variables": [state], "num_grad_updates": 30, "global_timestep": 480}
+        files["policies/default_policy/policy_state.pkl"] = policy
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "rllib_checkpoint.json").write_text('{"checkpoint_version": "2.1"}')
+    return model, folder
+
+
+@pytest.mark.parametrize("learner", [False, True])
+def test_an_algorithm_of_rllib_is_one_checkpoint_with_its_optimizer(learner: bool, tmp_path: Path) -> None:
+    model, folder = save_policy(tmp_path / "checkpoint_000006", learner=learner)
+    examination = examine(folder)
+    assert (examination.verdict, examination.layout) == (Verdict.HEALTHY, "rllib")
+    assert {part.file for part in examination.parts} == {
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
+    }
+    (optimizer,) = opened(folder).optimizers
+    assert [each.tensor for each in optimizer.parameters] == [name for name, _ in model.named_parameters()]

@@ -11,10 +11,12 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine
+from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UsageError
 from checkpoint_doctor.fix import result_name
 from checkpoint_doctor.loaders.torch.loader import loader
 from checkpoint_doctor.plugins.opening import open_checkpoint
+from checkpoint_doctor.results.json import to_json
+from checkpoint_doctor.results.json_reading import from_json
 from checkpoint_doctor.results.report import Verdict
 from checkpoint_doctor.scan import scan
 
@@ -101,3 +103,21 @@ def test_an_exported_program_is_found_by_a_search(tmp_path: Path) -> None:
 )
 def test_a_copy_keeps_the_whole_ending(name: str, repaired: str) -> None:
     assert result_name(name, loader.suffixes) == repaired
+
+
+def test_a_search_says_how_many_files_it_passed_over_and_what_they_are(tmp_path: Path) -> None:
+    save_model(tmp_path / "model.pt")
+    save_tar(tmp_path / "images.tar", ("cat.jpg", b"\xff\xd8\xff"))
+    torch.save({"last_epoch": 3, "_step_count": 4}, tmp_path / "scheduler.pt")
+    report = scan([tmp_path])
+    assert {Path(each.what).name: each.why for each in report.passed_over} == {
+        "images.tar": "is a tar archive",
+        "scheduler.pt": "contains no tensors: a dictionary with last_epoch, _step_count",
+    }
+    assert report.summary_line.endswith("2 other files passed over")
+    assert from_json(to_json(report)).passed_over == report.passed_over
+
+
+def test_the_address_of_a_remote_file_is_refused_with_a_sentence() -> None:
+    with pytest.raises(UsageError, match="is an address, and only files on this machine are read"):
+        scan(["https://example.org/model.pt"])

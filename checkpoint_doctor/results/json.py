@@ -68,6 +68,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "hidden": report.hidden,
         "remarks": [_write_finding(each) for each in report.remarks],
         "checkpoints": [_write_examination(each) for each in report.checkpoints],
+        "passed_over": [{"path": each.what, "why": each.why} for each in report.passed_over],
     }
 
 

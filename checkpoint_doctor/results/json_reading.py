@@ -51,6 +51,9 @@ def from_json(document: Any) -> Report:
         rules=root.take("rules", int, 0),
         fail_on=root.choose("fail_on", {**_SEVERITIES, NEVER: None}, Severity.ERROR),
         remarks=tuple(_read_finding(each) for each in root.records("remarks", [])),
+        passed_over=tuple(
+            Skipped(each.take("path", str), each.take("why", str)) for each in root.records("passed_over", [])
+        ),
     )
 
 

@@ -168,6 +168,8 @@ class Report:
     """The lowest severity that fails the run; ``None`` where none does."""
     remarks: tuple[Finding, ...] = ()
     """Findings about the run and not about a checkpoint, such as an ignore that nothing needs any more."""
+    passed_over: tuple[Skipped, ...] = ()
+    """Sound files that a search came across and that are no checkpoints, and what they are."""
 
     @property
     def findings(self) -> Sequence[Finding]:
@@ -233,6 +235,7 @@ class Report:
                 *([f"{self.hidden:,} hidden by config"] if self.hidden else []),
                 *([f"{unseen:,} not looked at"] if unseen else []),
                 *([f"{self.unreadable:,} unreadable"] if self.unreadable else []),
+                *([f"{quantity(len(self.passed_over), 'other file')} passed over"] if self.passed_over else []),
                 *([quantity(self.crashes, "rule crash", "rule crashes")] if self.crashes else []),
             ]
         )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from checkpoint_doctor.errors import NothingToExamine
+from checkpoint_doctor.errors import NothingToExamine, UsageError
 from checkpoint_doctor.sources.folder import Folder
+
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 
 SHARD, INDEX = ".safetensors", ".safetensors.index.json"
 
@@ -34,6 +37,7 @@ def find_candidates(uris: Sequence[str], suffixes: Sequence[str], claim: Claim =
 
     Raises:
         NothingToExamine: a folder or glob holds no file that could be a checkpoint.
+        UsageError: a URI is the address of a remote file.
     """
     endings = tuple(suffix.lower() for suffix in suffixes)
     found: dict[str, Candidate] = {}
@@ -44,6 +48,8 @@ def find_candidates(uris: Sequence[str], suffixes: Sequence[str], claim: Claim =
 
 
 def _expand(uri: str, suffixes: tuple[str, ...], claim: Claim) -> Iterator[Candidate]:
+    if ADDRESS.match(uri) and not os.path.lexists(uri):
+        raise UsageError(f"{uri} is an address, and only files on this machine are read", "download it first")
     if os.path.isdir(uri):
         inside = list(_search(uri, suffixes, claim))
         if not inside:

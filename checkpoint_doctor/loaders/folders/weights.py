@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, Skipped, Tensor
-from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
+from checkpoint_doctor.loaders.foreign.signatures import name_file
 from checkpoint_doctor.loaders.safetensors.loader import loader as safetensors
 from checkpoint_doctor.loaders.safetensors.loader import read_index
 from checkpoint_doctor.loaders.sb3.loader import loader as sb3
@@ -142,10 +143,13 @@ def _open_shards(
 
 def _open_file(folder: Folder, name: str) -> Checkpoint:
     source = folder.open(name)
-    for reader in READERS:
-        if reader.recognizes(source):
-            return _of_file(reader.open(source), name)
-    raise UnreadableCheckpoint(f"{source.name} holds no weights in a format that is read", "copy or save it again")
+    reader = next((each for each in READERS if each.recognizes(source)), None)
+    try:
+        if reader is None:
+            raise name_file(source)
+        return _of_file(reader.open(source), name)
+    except NotACheckpoint as error:  # in the place of weights, a sound file of another kind is no better than none
+        raise UnreadableCheckpoint(error.message, error.hint) from None
 
 
 def _of_file(checkpoint: Checkpoint, name: str) -> Checkpoint:

@@ -60,6 +60,9 @@ def draw(report: Report, page: Page) -> str:
                 layout.line()
     if several and report.checkpoints:
         _draw_summary(layout, report)
+    for passed in report.passed_over if page.verbose else ():
+        words = f"{printable(passed.what)} {one_line(passed.why)}"
+        layout.paragraph(_labelled("passed over", words), indent=0, hanging=2)
     remarks = [remark for remark in report.remarks if remark.ignored is None]
     if remarks:
         if report.checkpoints:
