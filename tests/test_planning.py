@@ -212,6 +212,15 @@ def test_first_moments_of_changed_entries_start_anew(key: str) -> None:
     assert change.rules == ()
 
 
+def test_momentum_that_is_the_only_record_of_training_stays() -> None:
+    whole = build_checkpoint(
+        {"0.weight": np.ones((4, 2), np.float32), "0.bias": np.zeros(4, np.float32)},
+        optimizer={"0.bias": {"momentum_buffer": np.array([1.0, 2.0, 3.0, 4.0], np.float32)}},
+        optimizer_kind="SGD",
+    )
+    assert list(planned(whole, finding("0.bias", to("0.bias", 5.0)))) == ["0.bias"]
+
+
 @pytest.mark.parametrize("key", ["exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_inf", "sum"])
 def test_second_moments_of_changed_entries_become_the_median_of_the_others(key: str) -> None:
     change = moment(key)
