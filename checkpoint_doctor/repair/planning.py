@@ -199,7 +199,7 @@ class _Planner:
                 along = changed_tensors.get(self._canonical(moments))
                 for key, tensor in moments.state.items():
                     if tensor is moments.first and moments.second is None and along is not None and along.changed.all():
-                        # Momentum alone is the only record that the tensor was trained, and is forgotten within updates.
+                        # It is the only record that the tensor was trained, and is forgotten within some updates.
                         continue
                     change = self._change_moment(key, tensor, along)
                     if change is not None:
