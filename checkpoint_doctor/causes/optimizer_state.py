@@ -62,7 +62,9 @@ def nonfinite_gradient(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[C
             moments,
             "a gradient that was not finite has spoiled weights and moments alike",
             consequences=[*symptoms.of("VAL001", "OPT007", "NRM003"), *failing_training(symptoms)],
-            evidence={"tensors": sorted({name for each in moments for name in names_of(each)})},
+            evidence={
+                "tensors": sorted({name for each in moments for name in names_of(each)} & checkpoint.by_name.keys())
+            },
             remedy="torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)",
         )
     else:
