@@ -142,6 +142,15 @@ REACHED: Mapping[str, tuple[Checkpoint, list[str]]] = {
     "that layer's gradients were exactly zero": (trained(network(), {"net.2": 0.0}), ["detached likely OPT001"]),
     "only a bias has no state": (trained(ZERO_BIAS, {"net.2.bias": None}), ["detached likely ZER003"]),
     "the head's gradients were exactly zero": (trained(network(), {"net.6": 0.0}), ["detached likely OPT001"]),
+    "the head has no state, and the layers in front of it learned through it": (
+        trained(network(), {"net.6": None}), ["not-in-optimizer likely OPT001"]
+    ),
+    "one of two heads has no state": (
+        trained(network() | linear("other", 3, 10), {"other": None}), ["detached likely OPT001"]
+    ),
+    "an agent's head has no state": (
+        trained(network(), {"net.6": None}, algorithm="DQN"), ["detached likely OPT001"]
+    ),
     "no optimizer holds the head": (trained(network(), {"net.6": "absent"}), ["not-in-optimizer proven OPT001"]),
     "an adapter's second factors have no state": (
         trained(adapter(), {"blocks": "absent"} | {name: None if name[-1] == "B" else 1e-2 for name in FACTORS}),
@@ -361,9 +370,9 @@ def test_several_parts_are_named_and_the_others_counted() -> None:
 
 
 def test_several_parts_are_listed_in_the_order_of_the_file() -> None:
-    found = [silent("net.6.weight"), silent("net.0.weight")]
+    found = [silent("net.4.weight", has_state=True), silent("net.0.weight")]
     [claim] = claims_of("detached", NET, found)
-    assert claim.evidence == {"tensors": ["net.0.weight", "net.6.weight"]}
+    assert claim.evidence == {"tensors": ["net.0.weight", "net.4.weight"]}
     [claim] = claims_of("detached", NET, found[:1])
     assert claim.evidence == found[0].evidence
 
