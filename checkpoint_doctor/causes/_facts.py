@@ -182,8 +182,7 @@ def has_torn_page(tensor: Tensor) -> bool:
 
     Code that resets units or layers writes whole rows.
     """
-    zeros, size = tensor.statistics.zeros, 1
-    if zeros is None or not zeros or len(tensor.shape) < 2 or tensor.size > _LARGEST_SEARCHED:
+    if not tensor.statistics.zeros or len(tensor.shape) < 2 or tensor.size > _LARGEST_SEARCHED:
         return False
     array = tensor.array
     size, row = array.dtype.itemsize, tensor.size // tensor.shape[0]

@@ -122,7 +122,9 @@ def too_wide_init(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
     References:
         Rules RNN005 and VAL002. Glorot and Bengio 2010; He et al. 1502.01852.
     """
-    large = [each for each in symptoms.of("VAL002", "RNN005") if each.severity < Severity.ERROR]
+    large = symptoms.of("VAL002", "RNN005")
+    if any(each.severity is Severity.ERROR for each in large):
+        return  # beyond any initialisation
     wide = [
         each
         for each in large
@@ -183,8 +185,3 @@ def _is_reached(finding: Finding, checkpoint: Checkpoint) -> bool:
     """False where the layer's bias received no gradient either: then the gradient ends behind the layer."""
     biases = [layer.bias for layer in layers_of(finding, checkpoint) if layer.bias is not None]
     return all(has_gradient(bias.name, checkpoint) for bias in biases)
-
-
-def _radius(finding: Finding) -> float:
-    radius = finding.evidence.get("spectral_radius")
-    return float(radius) if isinstance(radius, (int, float)) else 0.0
