@@ -128,7 +128,7 @@ def optimizer_reset(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Clai
         Rules OPT006 and RES002. Stable-Baselines3 issues 868, 1256, 1916 and 2113.
     """
     lost = symptoms.of("OPT006", cause="empty state") if has_left_initial_interval(checkpoint) else ()
-    for finding in (*symptoms.of("RES002", "RES003"), *lost):
+    for finding in (*symptoms.of("RES002"), *lost):
         yield optimizer_reset.claim(
             [finding],
             certainty=Certainty.LIKELY,
