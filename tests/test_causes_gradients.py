@@ -12,6 +12,7 @@ from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.testing import build_checkpoint
 from tests.diagnosing import (
+    SIZES,
     Weights,
     claims_of,
     diagnose,
@@ -324,7 +325,7 @@ CLAIMS: Mapping[str, Claimed] = {
         [("likely", "OPT001", "OPT001 ZER003")],
     ),
     "an expert whose twins were not trained either": (
-        "unused-part", trained(experts(), {"experts": None}), [silent("experts.1.weight")], []
+        "unused-part", trained(experts() | linear("mixer", 8, 8), {"experts": None}), [silent("experts.1.weight")], []
     ),
     "all experts at once have no trained twin": (
         "unused-part", trained(experts()), [silent(*(f"experts.{number}.weight" for number in range(3)))], []
@@ -333,6 +334,12 @@ CLAIMS: Mapping[str, Claimed] = {
         "unused-rows", NET, [symptom("NET007", "net.2.weight", count=12, rows=list(range(9))),
         symptom("ZER003", "net.2.weight"), symptom("ZER003", "net.4.weight"), symptom("NET002", "net.2.weight")],
         [("proven", "NET007", "NET002 ZER003")],
+    ),
+    "few rows of a hidden layer are not masked": (
+        "masked", NET, [symptom("NET007", "net.2.weight", count=12, rows=[1])], []
+    ),
+    "few rows of a table are not masked": (
+        "masked", looked_up(20, 15), [symptom("NET007", "embedding.weight", count=20, rows=[1])], []
     ),
     "one step from a zero state": (
         "unused-recurrence", NET, [symptom("RNN004", cause="one step")], [("likely", "RNN004", "")]
@@ -352,6 +359,14 @@ CLAIMS: Mapping[str, Claimed] = {
 def test_what_a_cause_claims(name: str) -> None:
     cause, checkpoint, findings, expected = CLAIMS[name]
     assert [explained(claim) for claim in claims_of(cause, checkpoint, findings)] == expected
+
+
+@pytest.mark.parametrize(("largest", "cause"), [(1.01, "never-started"), (1.03, "optimizer-reset")])
+def test_weights_have_left_their_initial_interval_beyond_its_fiftieth(largest: float, cause: str) -> None:
+    weights = fresh()
+    for number, _, inputs in SIZES:
+        weights[f"net.{number}.weight"][0, 0] = largest * inputs**-0.5
+    assert diagnose(trained(weights, {"net": None})) == [f"{cause} likely OPT006"]
 
 
 def test_consequences_name_the_tensors_that_belong_to_the_part() -> None:

@@ -193,6 +193,7 @@ CLAIMS: Mapping[str, tuple[str, Checkpoint, list[Finding], list[tuple[str, str, 
         "saturated", NET, [SATURATED, symptom("VAL002"), symptom("OPT008")], [("likely", "NET001", "OPT008 VAL002")]
     ),
     "neither is known": ("saturated", NET, [symptom("NET001", dead=[], saturated=[], units=[1])], []),
+    "nothing is known": ("saturated", NET, [symptom("NET001", units=[1])], []),
     "gates": ("saturated", NET, [GATE], [("likely", "RNN003", "")]),
     "gates, as a note": ("saturated", NET, [symptom("RNN003", severity=NOTE)], []),
     "weights that are certainly too large": (

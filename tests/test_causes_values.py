@@ -188,6 +188,10 @@ SHOWN: Mapping[str, tuple[Checkpoint, list[str]]] = {
     "gains of 1 beside biases of 0 in the same block": (
         trained(blocks(**FRESH_BLOCK)), ["partial-load proven OPT010 ZER003"]
     ),
+    "gains of 1 beside biases of 0 in another block": (
+        trained(blocks(b__0__norm__weight=np.ones(16, np.float32), b__1__fc__bias=zeros(16))),
+        ["overwritten proven OPT010 ZER003"],
+    ),
     "gains of 1 beside trained biases": (
         trained(blocks(b__0__norm__weight=np.ones(16, np.float32))), ["overwritten proven OPT010"]
     ),
@@ -330,6 +334,8 @@ CLAIMS: Mapping[str, tuple[str, Checkpoint, list[Finding], list[tuple[str, str, 
         "corrupted-values", NET, [symptom("VAL001", "net.2.weight", **HALF_NAN | {"nan": 95})],
         [("likely", "VAL001", "")],
     ),
+    "nothing is NaN": ("corrupted-values", NET, [symptom("VAL001", "net.2.weight", **HALF_NAN | {"nan": 0})], []),
+    "how much is NaN is not known": ("corrupted-values", NET, [symptom("VAL001", "net.2.weight", count=192)], []),
     "NaN in moments too": (
         "corrupted-values", NET, [symptom("VAL001", "net.2.weight", nan=1, infinite=0, count=192),
         symptom("VAL001", "net.2.weight", moment="exp_avg")], [],
@@ -350,6 +356,32 @@ CLAIMS: Mapping[str, tuple[str, Checkpoint, list[Finding], list[tuple[str, str, 
 def test_what_a_cause_claims(name: str) -> None:
     cause, checkpoint, findings, expected = CLAIMS[name]
     assert [explained(claim) for claim in claims_of(cause, checkpoint, findings)] == expected
+
+
+@pytest.mark.parametrize(("size", "is_wide"), [(1.9, False), (2.1, True)])
+def test_weights_are_wide_beyond_twice_what_all_updates_can_add_up_to(size: float, is_wide: bool) -> None:
+    weights = {name: size * array / np.sqrt(np.mean(np.square(array))) for name, array in network().items()}
+    found = [large(number) for number in "0246"]
+    assert bool(claims_of("too-wide-init", trained(weights), found)) is is_wide
+    plain = trained(weights, optimizer_kind="SGD")
+    assert claims_of("too-wide-init", plain, found) == []
+    unknown = build_checkpoint(weights)
+    assert claims_of("too-wide-init", unknown, found) == []
+
+
+@pytest.mark.parametrize(("first", "is_torn"), [(64, True), (128, False), (32, True)])
+def test_rows_of_a_matrix_that_is_not_square_are_its_first_dimension(first: int, is_torn: bool) -> None:
+    weight = normal(32, 128)
+    weight.reshape(-1)[first : first + 1024] = 0
+    checkpoint = trained({"net.0.weight": weight})
+    claims = claims_of("corrupted-values", checkpoint, [symptom("NET002", "net.0.weight")])
+    assert bool(claims) is is_torn
+
+
+def test_zeros_that_are_no_single_run_were_not_torn() -> None:
+    weights = wide()
+    weights["net.2.weight"].reshape(-1)[[*range(1000, 1512), *range(2000, 2512)]] = 0
+    assert claims_of("corrupted-values", trained(weights), [symptom("NET002", "net.2.weight")]) == []
 
 
 def test_several_overwritten_tensors_are_named_and_the_others_counted() -> None:
