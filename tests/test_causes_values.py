@@ -223,6 +223,12 @@ SHOWN: Mapping[str, tuple[Checkpoint, list[str]]] = {
     "updates can have made them as large": (
         trained(LARGE, steps=100_000, optimizer_options=settings(lr=0.02)), ["exploded likely VAL002"]
     ),
+    "the learning rate has ended at zero": (
+        trained(scaled(200), optimizer_options=settings(lr=0.0)), ["exploded likely VAL002"]
+    ),
+    "the learning rate is not known": (
+        trained(scaled(1e4), optimizer_options={"betas": (0.9, 0.999)}), ["exploded likely VAL002"]
+    ),
     "large values in a file without an optimizer": (build_checkpoint(LARGE), ["exploded likely VAL002"]),
     "larger than any initialisation": (trained(scaled(1e6)), ["exploded proven OPT008 VAL002"]),
     "larger than any initialisation, biases too": (
@@ -275,6 +281,15 @@ CLAIMS: Mapping[str, tuple[str, Checkpoint, list[Finding], list[tuple[str, str, 
         "symmetric-units", equal_rows(apart=False), [EQUAL, symptom("NET004", "unknown.weight", groups=[[0, 1]])],
         [("likely", "NET004", "")],
     ),
+    "a single row": (
+        "symmetric-units", trained(network(net__6__weight=normal(1, 10), net__6__bias=normal(1))),
+        [symptom("VAL005", "net.6.weight")], [("likely", "VAL005", "")],
+    ),
+    "rows under moments that are NaN": (
+        "symmetric-units", constant(np.full((12, 16), NAN)), [symptom("VAL005", "net.2.weight")],
+        [("likely", "VAL005", "")],
+    ),
+    "entries of a vector are no units": ("overwritten", NET, [symptom("VAL005", "net.2.bias")], []),
     "other rows than the finding's are apart": (
         "symmetric-units", equal_rows(apart=False), [symptom("NET004", "net.2.weight", groups=[[4, 6]])], []
     ),
@@ -298,6 +313,10 @@ CLAIMS: Mapping[str, tuple[str, Checkpoint, list[Finding], list[tuple[str, str, 
     "layers that training can have made as large": ("too-wide-init", NET, [large("0"), large("2")], []),
     "fresh matrices explain the fresh biases beside them": (
         "partial-load", NET, [symptom("OPT010", "net.2.weight"), OVERWRITTEN, NEVER], [("proven", "OPT010", "ZER003")]
+    ),
+    "a fresh norm outside of any block": (
+        "partial-load", trained({"norm.weight": normal(4), "norm.bias": zeros(4)}),
+        [symptom("OPT010", "norm.weight"), symptom("ZER003", "norm.bias", cause="overwritten")], [],
     ),
     "a single fresh vector": ("partial-load", NET, [symptom("OPT010", "net.2.bias")], []),
     "what was overwritten explains other zeros": (
@@ -365,7 +384,7 @@ def test_weights_are_wide_beyond_twice_what_all_updates_can_add_up_to(size: floa
     assert bool(claims_of("too-wide-init", trained(weights), found)) is is_wide
     plain = trained(weights, optimizer_kind="SGD")
     assert claims_of("too-wide-init", plain, found) == []
-    unknown = build_checkpoint(weights)
+    unknown = build_checkpoint(weights, updates=1000)
     assert claims_of("too-wide-init", unknown, found) == []
 
 

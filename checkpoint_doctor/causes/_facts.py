@@ -152,7 +152,8 @@ def was_drawn_wide(tensor: Tensor, checkpoint: Checkpoint) -> bool:
     if optimizer is None or not updates or not optimizer.takes_adam_steps or not tensor.statistics.norm:
         return False
     rate = largest_rate(checkpoint, optimizer.name)
-    return bool(tensor.statistics.norm / tensor.size**0.5 > 2.0 * rate * updates)
+    # A rate of zero is the end of a schedule, and tells nothing of the rates before.
+    return rate > 0 and bool(tensor.statistics.norm / tensor.size**0.5 > 2.0 * rate * updates)
 
 
 def is_fresh_part(finding: Finding, symptoms: Symptoms, checkpoint: Checkpoint) -> bool:
