@@ -31,6 +31,7 @@ from tests.diagnosing import (
 
 ZERO_BIAS = network(net__2__bias=zeros(12))
 HALF = {name: array.astype(np.float16) for name, array in network().items()}
+ROLES = ("weight", "bias")
 BACKBONE = drawn("stem.0", 32, 16) | drawn("stem.2", 32, 32) | linear("head", 4, 32)
 FACTORS = [f"blocks.{number}.lora_{factor}" for number in range(3) for factor in "AB"]
 
@@ -86,6 +87,16 @@ def stopped(weights: Weights) -> Checkpoint:
     return build_checkpoint(weights, optimizer=state, updates=1000)
 
 
+def momentum(left_out: set[str]) -> Checkpoint:
+    """A network that was trained by gradient descent with momentum, except for some layers."""
+    state = {
+        name: {} if name[:5] in left_out else {"momentum_buffer": normal(*array.shape, seed=5)}
+        for name, array in network().items()
+    }
+    options = {"lr": 0.01, "momentum": 0.9}
+    return build_checkpoint(network(), optimizer=state, optimizer_kind="SGD", optimizer_options=options, updates=1000)
+
+
 def in_groups(checkpoint: Checkpoint, rates: Mapping[str, float]) -> Checkpoint:
     """The same checkpoint with a parameter group for each beginning of names, at this learning rate."""
     (whole,) = checkpoint.optimizers
@@ -128,6 +139,10 @@ REACHED: Mapping[str, tuple[Checkpoint, list[str]]] = {
     "no state beside weights within a hundredth of their interval": (
         trained({name: 1.01 * array for name, array in fresh().items()}, {"net": None}), ["never-started likely OPT006"]
     ),
+    "no state beside norms that moved": (
+        trained(fresh() | {f"norm{n}.{role}": normal(8) + 3 for n in range(5) for role in ROLES}, {"": None}),
+        ["never-started likely OPT006"],
+    ),
     "no state beside weights that were drawn in another way": (
         trained({n: zeros(*a.shape) if a.ndim == 1 else a for n, a in network().items()}, {"net": None}),
         ["never-started likely OPT006"],
@@ -140,6 +155,7 @@ REACHED: Mapping[str, tuple[Checkpoint, list[str]]] = {
     "a layer behind one that was trained has no state": (
         trained(network(), {"net.2": None}), ["frozen likely OPT001"]
     ),
+    "a layer behind one that momentum moved has no state": (momentum({"net.2"}), ["frozen likely OPT001"]),
     "that layer's gradients were exactly zero": (trained(network(), {"net.2": 0.0}), ["detached likely OPT001"]),
     "only a bias has no state": (trained(ZERO_BIAS, {"net.2.bias": None}), ["detached likely ZER003"]),
     "the head's gradients were exactly zero": (trained(network(), {"net.6": 0.0}), ["detached likely OPT001"]),
@@ -293,6 +309,11 @@ CLAIMS: Mapping[str, Claimed] = {
     "a part that was frozen explains what it holds": (
         "frozen", NET, [SECOND, ZERO, OTHER_ZERO, OVERWRITTEN], [("likely", "OPT001", "ZER003")]
     ),
+    "a branch that is no layer by itself": (
+        "frozen", NET,
+        [symptom("OPT001", cause=NEVER, branch="middle", tensors=["net.2.weight"], without_state=["net.2.weight"])],
+        [("likely", "OPT001", "")],
+    ),
     "gradients of zero are no freeze": ("frozen", NET, [silent("net.2.weight", has_state=True)], []),
     "a frozen first layer looks detached": ("frozen", NET, [silent("net.0.weight")], []),
     "a frozen head looks detached": ("frozen", NET, [silent("net.6.weight")], []),
@@ -374,6 +395,15 @@ def test_consequences_name_the_tensors_that_belong_to_the_part() -> None:
     assert claim.consequences == (ZERO,)
     [claim] = claims_of("unused-rows", NET, [symptom("NET007", "net.2.weight"), ZERO, OTHER_ZERO])
     assert claim.consequences == (ZERO,)
+
+
+def test_experts_without_a_turn_are_named() -> None:
+    parts = {number: linear(f"experts.{number}", 8, 8, seed=number) for number in range(5)}
+    weights = {name: array for part in parts.values() for name, array in part.items()}
+    found = [silent(f"experts.{number}.weight") for number in range(4)]
+    for count, words in ((1, "experts.0 never had"), (3, "experts.2 never had"), (4, "experts.2 … never had")):
+        [claim] = claims_of("unused-part", trained(weights), found[:count])
+        assert words in claim.message
 
 
 def test_several_parts_are_named_and_the_others_counted() -> None:

@@ -244,6 +244,8 @@ def test_dormant_units_are_counted_over_layers() -> None:
     assert claim.message == (
         "8 units receive no gradient, most of them dead, in net.0.weight, net.2.weight, net.4.weight …"
     )
+    [claim] = claims_of("dead-relu", NET, four[:3])
+    assert claim.message.endswith("in net.0.weight, net.2.weight, net.4.weight")
     [claim] = claims_of("saturated", NET, [SATURATED, GATE])
     assert claim.message == "2 units receive no gradient, most of them saturated, in net.4.weight"
 

@@ -208,6 +208,9 @@ CLAIMS: Mapping[str, Claimed] = {
     "weights that shrank under ordinary decay": (
         "weight-decay-too-strong", tuned(weight_decay=0.9), [symptom("VAL006")], []
     ),
+    "weights that shrank in a file without an optimizer": (
+        "weight-decay-too-strong", build_checkpoint(network()), [symptom("VAL006")], []
+    ),
     "decay that outweighs the gradients": (
         "weight-decay-too-strong", tuned(weight_decay=0.5), [symptom("HYP006"), symptom("VAL006")],
         [("proven", "HYP006", "VAL006")],
