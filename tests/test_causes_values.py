@@ -359,9 +359,12 @@ CLAIMS: Mapping[str, tuple[str, Checkpoint, list[Finding], list[tuple[str, str, 
         "corrupted-values", NET, [symptom("VAL001", "net.2.weight", nan=1, infinite=0, count=192),
         symptom("VAL001", "net.2.weight", moment="exp_avg")], [],
     ),
-    "a number that squares to infinity": ("corrupted-values", NET, [large("2", largest=2e30)],
+    "a number that squares to infinity": ("corrupted-values", NET, [large("2", largest=1.01e30)],
         [("proven", "VAL002", "")]),
     "a number that does not": ("corrupted-values", NET, [large("2", largest=1e30)], []),
+    "one layer that was enlarged to a number that does not": (
+        "corrupted-values", WIDE, [large("2", largest=1e30)], [("likely", "VAL002", "")]
+    ),
     "one layer that was enlarged": (
         "corrupted-values", WIDE, [large("2"), symptom("NET005")], [("likely", "VAL002", "NET005")]
     ),
@@ -384,8 +387,10 @@ def test_weights_are_wide_beyond_twice_what_all_updates_can_add_up_to(size: floa
     assert bool(claims_of("too-wide-init", trained(weights), found)) is is_wide
     plain = trained(weights, optimizer_kind="SGD")
     assert claims_of("too-wide-init", plain, found) == []
-    unknown = build_checkpoint(weights, updates=1000)
-    assert claims_of("too-wide-init", unknown, found) == []
+    without_optimizer = build_checkpoint(weights, updates=1000)
+    assert claims_of("too-wide-init", without_optimizer, found) == []
+    without_updates = build_checkpoint(weights, optimizer={name: {} for name in weights}, updates=0)
+    assert claims_of("too-wide-init", without_updates, found) == []
 
 
 @pytest.mark.parametrize(("first", "is_torn"), [(64, True), (128, False), (32, True)])
