@@ -103,7 +103,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "causes/normalization.py": ("causes_inputs",),
     "causes/optimization.py": ("causes_optimization",),
     "causes/optimizer_state.py": ("causes_optimization",),
-    "causes/outcomes.py": ("causes_inputs",),
+    "causes/outcomes.py": ("causes_inputs causes_values",),
     "causes/policy.py": ("causes_copies",),
     "causes/unused.py": ("causes_gradients",),
     "causes/written_values.py": ("causes_values",),

@@ -235,6 +235,9 @@ SHOWN: Mapping[str, tuple[Checkpoint, list[str]]] = {
         trained({name: array * np.float32(1e6) for name, array in network().items()}),
         ["exploded proven OPT008 VAL002"],
     ),
+    "larger than any initialisation, at a high learning rate": (
+        trained(scaled(1e6), optimizer_options=settings(lr=0.08)), ["learning-rate-too-high likely VAL002"]
+    ),
     "a recurrence that is too wide": (trained(recurrent(30)), ["too-wide-init proven RNN005"]),
     "gates that no update can have closed": (trained(closed()), ["overwritten proven RNN003"]),
     "gates that the learning rate can have closed": (
@@ -355,6 +358,10 @@ CLAIMS: Mapping[str, tuple[str, Checkpoint, list[Finding], list[tuple[str, str, 
     ),
     "nothing is NaN": ("corrupted-values", NET, [symptom("VAL001", "net.2.weight", **HALF_NAN | {"nan": 0})], []),
     "how much is NaN is not known": ("corrupted-values", NET, [symptom("VAL001", "net.2.weight", count=192)], []),
+    "an overflow in float16": (
+        "corrupted-values", trained(with_entries(INF, (3, 4), dtype=np.float16)),
+        [symptom("VAL001", "net.2.weight", nan=0, infinite=1, count=192)], [],
+    ),
     "NaN in moments too": (
         "corrupted-values", NET, [symptom("VAL001", "net.2.weight", nan=1, infinite=0, count=192),
         symptom("VAL001", "net.2.weight", moment="exp_avg")], [],
