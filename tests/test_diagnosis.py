@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import checkpoint_doctor.causes
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.config.file import load_config
 from checkpoint_doctor.diagnosis.competition import collect_claims
@@ -144,6 +146,13 @@ def test_a_crashing_cause_is_named_and_the_others_are_asked() -> None:
 @pytest.mark.parametrize("declared", CATALOGUE.causes, ids=lambda each: each.name)
 def test_every_cause_is_declared_in_full(declared: Cause) -> None:
     check_cause(declared)
+
+
+def test_causes_name_only_rules_that_exist() -> None:
+    files = Path(checkpoint_doctor.causes.__file__).parent.glob("*.py")
+    named = {code for file in files for code in re.findall(r"\b[A-Z]{3}\d{3}\b", file.read_text(encoding="utf-8"))}
+    assert "OPT001" in named
+    assert named <= {rule.code for rule in CATALOGUE.rules}
 
 
 # --- the verdict ------------------------------------------------------------------------------------------------------

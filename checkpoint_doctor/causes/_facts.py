@@ -158,7 +158,8 @@ def was_drawn_wide(tensor: Tensor, checkpoint: Checkpoint) -> bool:
     if optimizer is None or not updates or not optimizer.takes_adam_steps or not tensor.statistics.norm:
         return False
     rate = largest_rate(checkpoint, optimizer.name)
-    return bool(tensor.statistics.norm / tensor.size**0.5 > 2.0 * rate * updates)
+    # A rate of zero is the end of a schedule, and tells nothing of the rates before.
+    return rate > 0 and bool(tensor.statistics.norm / tensor.size**0.5 > 2.0 * rate * updates)
 
 
 def is_fresh_part(finding: Finding, symptoms: Symptoms, checkpoint: Checkpoint) -> bool:
@@ -188,8 +189,7 @@ def has_torn_page(tensor: Tensor) -> bool:
 
     Code that resets units or layers writes whole rows.
     """
-    zeros, size = tensor.statistics.zeros, 1
-    if zeros is None or not zeros or len(tensor.shape) < 2 or tensor.size > _LARGEST_SEARCHED:
+    if not tensor.statistics.zeros or len(tensor.shape) < 2 or tensor.size > _LARGEST_SEARCHED:
         return False
     array = tensor.array
     size, row = array.dtype.itemsize, tensor.size // tensor.shape[0]

@@ -126,7 +126,7 @@ def detached(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
     findings = [
         each
         for each in symptoms.of("OPT001", cause="never trained")
-        if not (_is_frozen(each, checkpoint) or has_trained_twin(each, checkpoint))
+        if not any(tells(each, checkpoint) for tells in (_is_frozen, has_trained_twin, _is_only_head))
     ]
     findings += [each for each in _biases_alone(symptoms, checkpoint) if each not in findings]
     if any(reads_zeros(layer, checkpoint) for finding in findings for layer in layers_of(finding, checkpoint)):

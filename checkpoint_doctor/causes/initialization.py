@@ -122,7 +122,9 @@ def too_wide_init(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
     References:
         Rules RNN005 and VAL002. Glorot and Bengio 2010; He et al. 1502.01852.
     """
-    large = [each for each in symptoms.of("VAL002", "RNN005") if each.severity < Severity.ERROR]
+    large = symptoms.of("VAL002", "RNN005")
+    if any(each.severity is Severity.ERROR for each in large):
+        return  # beyond any initialisation
     wide = [
         each
         for each in large

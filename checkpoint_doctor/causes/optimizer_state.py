@@ -62,7 +62,9 @@ def nonfinite_gradient(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[C
             moments,
             "a gradient that was not finite has spoiled weights and moments alike",
             consequences=[*symptoms.of("VAL001", "OPT007", "NRM003"), *failing_training(symptoms)],
-            evidence={"tensors": sorted({name for each in moments for name in names_of(each)})},
+            evidence={
+                "tensors": sorted({name for each in moments for name in names_of(each)} & checkpoint.by_name.keys())
+            },
             remedy="torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)",
         )
     else:
@@ -126,7 +128,7 @@ def optimizer_reset(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Clai
         Rules OPT006 and RES002. Stable-Baselines3 issues 868, 1256, 1916 and 2113.
     """
     lost = symptoms.of("OPT006", cause="empty state") if has_left_initial_interval(checkpoint) else ()
-    for finding in (*symptoms.of("RES002", "RES003"), *lost):
+    for finding in (*symptoms.of("RES002"), *lost):
         yield optimizer_reset.claim(
             [finding],
             certainty=Certainty.LIKELY,

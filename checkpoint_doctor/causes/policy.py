@@ -66,5 +66,5 @@ def settings_out_of_range(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterato
     References:
         Rule HYP003.
     """
-    for finding in symptoms.of("HYP003", "HYP004"):
+    for finding in symptoms.of("HYP003"):
         yield settings_out_of_range.claim([finding], consequences=failing_training(symptoms))

@@ -130,7 +130,7 @@ def saved_wrong_object(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[C
         )
     for finding in symptoms.of("RES007"):
         yield saved_wrong_object.claim(
-            [finding], consequences=symptoms.of("FIL002", "OPT002", "RES003"), remedy="optimizer.state_dict()"
+            [finding], consequences=symptoms.of("FIL002", "OPT002"), remedy="optimizer.state_dict()"
         )
 
 
