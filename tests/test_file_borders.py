@@ -54,7 +54,7 @@ def named(qualified: str, member: str = "", **fields: Any) -> PickledName:
     ],
 )
 def test_names_that_can_run_code(name: PickledName, expected: bool) -> None:
-    assert can_execute(name) is expected
+    assert can_execute(name, build_checkpoint(mlp())) is expected
 
 
 def test_settings_are_those_of_stable_baselines3() -> None:
