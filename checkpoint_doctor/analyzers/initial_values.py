@@ -17,6 +17,7 @@ from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, Tensor
 from checkpoint_doctor.layers import NORMS, WITH_UNITS
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS
 
 _MOVED_GAIN = 1e-3
 """Distance from 1 of another norm's gains from which it is certain that gains moved in this run."""
@@ -32,7 +33,7 @@ class _Weight:
     """A weight matrix that the optimizer trained, and how far it is from PyTorch's initial distribution."""
 
     tensor: Tensor
-    outside: int
+    outside: float
     """Entries outside of the initial interval ±1/√fan_in."""
     reach: float
     """Entries that one unit of speed takes out of it: their number times the speed over the interval's width."""
@@ -104,8 +105,16 @@ def _weights(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: int) -
         if limit is None or not speed or tensor.size < _FEWEST_ENTRIES:
             continue
         is_initial = bool(sort_parameter(tensor, layer).uniform)
-        outside = 0 if is_initial else int((np.abs(tensor.array) > limit * (1 + STILL)).sum())
+        outside = 0.0 if is_initial else _count_outside(tensor, limit * (1 + STILL))
         yield _Weight(tensor, outside, tensor.size * speed / limit, is_initial)
+
+
+def _count_outside(tensor: Tensor, limit: float) -> float:
+    """Return how many entries are beyond a limit on either side; of a large tensor, as its first block has them."""
+    if tensor.statistics.absmax <= limit:
+        return 0.0
+    block = next(tensor.values.blocks(BLOCK_ELEMENTS))
+    return float(np.count_nonzero(np.abs(block) > limit)) * tensor.size / block.size
 
 
 def _fresh_gains(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: int) -> Iterator[str]:
