@@ -56,8 +56,8 @@ BREAKS = (
     Break(
         "shards are examined through their index and not again beside it",
         "sources/search.py",
-        "ending.endswith(suffixes) and not (has_index and ending.endswith(SHARD))",
-        "ending.endswith(suffixes)",
+        "ending.endswith(suffixes) and not is_shard and name not in claimed",
+        "ending.endswith(suffixes) and name not in claimed",
         "promises search",
     ),
     Break(
