@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources.budget import PICKLED
 
 LONGEST_LINE = 16 << 20
 """Bytes of the longest line in a pickle of protocol 0."""
@@ -97,5 +98,7 @@ class Cursor:
     def _refill(self, count: int) -> None:
         self._require(count)
         start = self.position
-        self._window = self.source.read(start, min(max(count, self._window_size), self.source.size - start))
+        size = min(max(count, self._window_size), self.source.size - start)
+        self.source.budget.spend(PICKLED, size)
+        self._window = self.source.read(start, size)
         self._start, self._at = start, 0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from checkpoint_doctor.loaders._pickle.cursor import EndOfPickle
-from checkpoint_doctor.loaders._pickle.objects import Buildable, Global, as_key
+from checkpoint_doctor.loaders._pickle.objects import Buildable, Global
 from checkpoint_doctor.loaders._pickle.state import LONGEST_INTEGER, LONGEST_TEXT, MARK, MachineState
 
 HIGHEST_PROTOCOL = 5
@@ -216,7 +216,7 @@ ACTIONS: dict[int, Action] = {
     0x8E: lambda s: s.push_bytes(s.read_number(8)),
     0x8F: lambda s: s.push_container(set(), 8),
     0x90: _extend,
-    0x91: lambda s: s.push_container(frozenset(map(as_key, s.pop_to_mark())), 4),
+    0x91: lambda s: s.push_frozen_set(s.pop_to_mark()),
     0x92: _build_with_keywords,
     0x93: _push_stack_global,
     0x94: lambda s: s.memoize(len(s.memo)),

@@ -6,21 +6,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from struct import Struct
 from typing import Any
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._pickle.collections import Spending
 from checkpoint_doctor.loaders._pickle.cursor import DAMAGED, Cursor
+from checkpoint_doctor.loaders._pickle.keys import Hashes, is_salted, read_key, read_keys
 from checkpoint_doctor.loaders._pickle.objects import (
     CALL_COST,
     NO_ENTRIES,
-    Budget,
     Global,
     Inert,
     StoredBytes,
     StoredFloat,
-    as_key,
 )
+from checkpoint_doctor.sources.budget import OBJECTS, Budget
 
 LONGEST_TEXT = 256 << 20
 """Bytes of the longest string."""
@@ -69,6 +71,7 @@ class MachineState:
         self.cursor = cursor
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self._hashes = Hashes()
         self._title = cursor.source.name
 
     def damaged(self, what: str) -> UnreadableCheckpoint:
@@ -83,7 +86,7 @@ class MachineState:
 
     def push_container(self, value: Any, cost: int = 1) -> None:
         """Push a new object and subtract it from the budget."""
-        self.budget.count_objects(self._title, cost)
+        self.budget.spend(OBJECTS, cost)
         self.stack.append(value)
 
     def pop(self) -> Any:
@@ -153,7 +156,7 @@ class MachineState:
 
     def memoize(self, index: int) -> None:
         """Store the topmost value in the memo."""
-        self.budget.count_objects(self._title, 1)
+        self.budget.spend(OBJECTS, 1)
         self.memo[index] = self.top()
 
     def push_persistent(self, identity: Any) -> None:
@@ -173,7 +176,9 @@ class MachineState:
         if not isinstance(entries, dict):
             raise TypeError("not a dictionary")
         for at in range(0, len(flat), 2):
-            key = as_key(flat[at])
+            key = flat[at]
+            if type(key) is not str:
+                key = self._read_key(key, entries)
             if key in entries:
                 self.duplicate_keys += 1
             entries[key] = flat[at + 1]
@@ -187,16 +192,28 @@ class MachineState:
         if isinstance(entries, list):
             entries.extend(items)
         elif isinstance(entries, set):
-            entries.update(map(as_key, items))
+            entries.update(self._read_key(item, entries) for item in items)
         else:
             raise TypeError("not a list")
+
+    def push_frozen_set(self, items: list[Any]) -> None:
+        """Push an immutable set."""
+        self.push_container(frozenset(read_keys(items, self.budget)), 4)
+
+    def _read_key(self, value: Any, collection: dict[Any, Any] | set[Any]) -> Any:
+        key = read_key(value, self.budget)
+        if not is_salted(key):
+            self._hashes.admit(collection, key)
+        return key
 
     def find(self, module: str, name: str) -> Any:
         """Return what a global stands for: the table's constant, or a ``Global``. Nothing is imported."""
         key = (module, name)
         known = self._table.get((PYTHON_2_MODULES.get(module, module), name))
+        if isinstance(known, Spending):
+            known = partial(known.make, self.budget)
         if (found := self.names.get(key)) is None:
-            self.budget.count_objects(self._title, 4)
+            self.budget.spend(OBJECTS, 4)
             found = self.names[key] = Global(module, name, known if callable(known) else None, self.budget)
         return found if known is None or callable(known) else known
 
@@ -213,7 +230,7 @@ class MachineState:
                 self.names[callee.module, callee.name] = callee
             return callee.call(arguments, keywords)
         if isinstance(callee, Inert):
-            self.budget.count_objects(self._title, CALL_COST)
+            self.budget.spend(OBJECTS, CALL_COST)
             return Inert(callee, arguments, keywords or NO_ENTRIES)
         raise TypeError("not callable")
 
@@ -238,5 +255,5 @@ class MachineState:
             return None
         if named is owner:
             return found
-        self.budget.count_objects(self._title, CALL_COST)
+        self.budget.spend(OBJECTS, CALL_COST)
         return Inert(found, (owner,))
