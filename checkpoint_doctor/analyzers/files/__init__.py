@@ -1,1 +1,1 @@
-"""Rules about the file itself: damage, duplicates, missing companions and names that execute code (FIL)."""
+"""Rules about the file itself: damage, code in it, tensors without elements (FIL)."""
