@@ -125,12 +125,12 @@ def deflated_long_integers() -> bytes:
 
 @bomb("pt", refused=True)
 def deflated_memo() -> bytes:
-    return torch_zip(b"N" + b"".join(put(at) for at in range(5_000_000)), method=DEFLATED)
+    return torch_zip(b"N" + b"".join(put(at) for at in range(1_000_000)), method=DEFLATED)
 
 
 @bomb("pt", refused=True)
 def deflated_keys() -> bytes:
-    pairs = b"".join(b"J" + at.to_bytes(4, "little") + b"N" for at in range(8_000_000))
+    pairs = b"".join(b"J" + at.to_bytes(4, "little") + b"N" for at in range(800_000))
     return torch_zip(b"}(" + pairs + b"u", method=DEFLATED)
 
 
@@ -280,8 +280,8 @@ def deflated_zeros() -> bytes:
 
 @bomb("pt", refused=False)
 def deflated_zeros_within_the_budget() -> bytes:
-    pairs = [(text("weight"), tensor(storage("0", 20_000_000), (4_000, 5_000), (5_000, 1)))]
-    return torch_zip(mapping(pairs), {"0": bytes(80_000_000)}, DEFLATED)
+    pairs = [(text("weight"), tensor(storage("0", 6_000_000), (2_000, 3_000), (3_000, 1)))]
+    return torch_zip(mapping(pairs), {"0": bytes(24_000_000)}, DEFLATED)
 
 
 # Archives that contradict themselves.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -148,6 +148,11 @@ class Checkpoint:
         return {
             target.name: online.name for target, online in pairs if online is not None and online.shape == target.shape
         }
+
+    @cached_property
+    def facts(self) -> dict[Hashable, Any]:
+        """What functions that are marked ``once_per_checkpoint`` found out."""
+        return {}
 
     @cached_property
     def signals(self) -> Mapping[str, LayerSignal]:

@@ -34,12 +34,14 @@ OBJECTS = Allowance(
 )
 """Containers, objects and memo entries of about 100 bytes. A tensor in a pickle takes 15 in at least 130 bytes, a chunk
 in the metadata of a distributed checkpoint 90 in 300."""
-PICKLED = Allowance("bytes of pickles to read and copy", 1 << 20, 8)
-"""Read for the first time, they are fewer than the file's bytes, but for compressed pickles. A million instructions
-take about half a second."""
+PICKLED = Allowance("bytes of pickles", 1 << 20, 2)
+"""Fewer than the file's bytes, but for compressed pickles and those inside others. A million instructions take about
+half a second."""
+COPIED = Allowance("bytes that its pickles copy", 1 << 20, 8)
+"""Texts and collections that one value is made of another from, and keys that are hashed."""
 INFLATED = Allowance(
     "bytes of inflated members",
-    128 << 20,
+    32 << 20,
     10,
     "if you trust the file, unpack it and zip it again without compression (zip -0)",
 )

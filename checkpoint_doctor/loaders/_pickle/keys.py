@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from checkpoint_doctor.loaders._pickle.objects import StoredBytes
-from checkpoint_doctor.sources.budget import PICKLED, Budget
+from checkpoint_doctor.sources.budget import COPIED, Budget
 
 DEEPEST_KEY = 8
 WIDEST_KEY = 256
@@ -50,12 +50,12 @@ def read_key(value: Any, budget: Budget) -> Any:
         UnreadableCheckpoint: the keys together take more than the file may ask for.
     """
     if isinstance(value, StoredBytes):
-        budget.spend(PICKLED, value.size)
+        budget.spend(COPIED, value.size)
         return value.read()
     left = [WIDEST_KEY]
     _check_key(value, DEEPEST_KEY, left)
     if left[0] < WIDEST_KEY - 1:
-        budget.spend(PICKLED, VISIT_COST * (WIDEST_KEY - left[0]))
+        budget.spend(COPIED, VISIT_COST * (WIDEST_KEY - left[0]))
     return value
 
 

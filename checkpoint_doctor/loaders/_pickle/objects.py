@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 from checkpoint_doctor.sources import MemorySource, Section, Source
-from checkpoint_doctor.sources.budget import OBJECTS, PICKLED, Budget
+from checkpoint_doctor.sources.budget import COPIED, OBJECTS, Budget
 
 CALL_COST = 8
 """How many objects of the budget an object of an unknown class counts as."""
@@ -78,7 +78,7 @@ class Global:
         self.budget.spend(OBJECTS, CALL_COST)
         if self.known is None:
             return Inert(self, arguments, keywords or NO_ENTRIES)
-        self.budget.spend(PICKLED, sum(map(_weigh, arguments)))
+        self.budget.spend(COPIED, sum(map(_weigh, arguments)))
         result = self.known(*arguments, **(keywords or {}))
         if isinstance(result, int | float | bytes):
             # Plain numbers and bytes, as of NumPy scalars, take less memory than the object that was counted.

@@ -17,7 +17,7 @@ from checkpoint_doctor.loaders._pickle.objects import Global, Inert, StoredBytes
 from checkpoint_doctor.sources import MemorySource
 from checkpoint_doctor.sources.budget import Budget
 
-LARGEST_SETTINGS = 128 << 10
+LARGEST_SETTINGS = 1 << 20
 """Bytes for which the settings have a budget, whatever the size of the file; published ones have 10 to 60 KB."""
 LARGEST_STRUCTURE = 10_000
 """Objects that are searched for the numbers of one schedule; the largest published one has about 50."""
