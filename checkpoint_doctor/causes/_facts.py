@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, once_per_checkpoint
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import DENSE, NORMS
 from checkpoint_doctor.plugins.cause import Symptoms
 from checkpoint_doctor.results.findings import Finding
@@ -64,7 +64,7 @@ def layers_of(finding: Finding, checkpoint: Checkpoint) -> list[Layer]:
     return sorted(found, key=_places(checkpoint).__getitem__)
 
 
-@once_per_checkpoint
+@found_once
 def _places(checkpoint: Checkpoint) -> dict[Layer, int]:
     return {layer: place for place, layer in enumerate(checkpoint.layers)}
 
@@ -156,13 +156,13 @@ def reads_zeros(layer: Layer, checkpoint: Checkpoint) -> bool:
     return second is not None and second.statistics.absmax == 0
 
 
-@once_per_checkpoint
+@found_once
 def any_reads_zeros(checkpoint: Checkpoint) -> bool:
     """Return whether a layer's inputs were always zero."""
     return any(reads_zeros(layer, checkpoint) for layer in checkpoint.layers)
 
 
-@once_per_checkpoint
+@found_once
 def has_left_initial_interval(checkpoint: Checkpoint) -> bool:
     """Return whether most dense layers hold values beyond PyTorch's initial ±1/√fan-in, so that they were trained.
 
@@ -255,7 +255,7 @@ def has_trained_twin(finding: Finding, checkpoint: Checkpoint) -> bool:
     return False
 
 
-@once_per_checkpoint
+@found_once
 def _trained_twins(checkpoint: Checkpoint) -> dict[tuple[str, str, tuple[int, ...]], list[str]]:
     """Return the trained tensors of parts that take turns, by their names around the part's number, and shapes."""
     found: dict[tuple[str, str, tuple[int, ...]], list[str]] = {}

@@ -19,7 +19,7 @@ from checkpoint_doctor.causes._facts import (
     reads_zeros,
     received_zero_gradients,
 )
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, once_per_checkpoint
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, found_once
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
 from checkpoint_doctor.results.findings import Finding
@@ -262,7 +262,7 @@ def _is_only_head(finding: Finding, checkpoint: Checkpoint) -> bool:
     return _count_heads(checkpoint)[head.component] == 1 and before is not None and _was_trained(before, checkpoint)
 
 
-@once_per_checkpoint
+@found_once
 def _count_heads(checkpoint: Checkpoint) -> Counter[str]:
     """Return the number of output heads of each component."""
     return Counter(layer.component for layer in checkpoint.layers if layer.is_output)

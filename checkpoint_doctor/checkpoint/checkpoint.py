@@ -151,7 +151,7 @@ class Checkpoint:
 
     @cached_property
     def facts(self) -> dict[Hashable, Any]:
-        """What functions that are marked ``once_per_checkpoint`` found out."""
+        """What functions that are marked ``found_once`` found out."""
         return {}
 
     @cached_property

@@ -1,32 +1,38 @@
-"""Facts about a whole checkpoint that many layers ask for."""
+"""Facts about a whole checkpoint or optimizer that many layers ask for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from checkpoint_doctor.checkpoint.checkpoint import Checkpoint
 
+class HasFacts(Protocol):
+    """What facts are known about: a checkpoint, an optimizer."""
+
+    @property
+    def facts(self) -> dict[Hashable, Any]:
+        """What was found out about it so far."""
+
+
+Subject = TypeVar("Subject", bound=HasFacts)
 Found = TypeVar("Found")
 Given = ParamSpec("Given")
 
 
-def once_per_checkpoint(
-    find: Callable[Concatenate[Checkpoint, Given], Found],
-) -> Callable[Concatenate[Checkpoint, Given], Found]:
-    """Let a function of a checkpoint look only once, however many layers ask: all layers for each is their square.
+def found_once(find: Callable[Concatenate[Subject, Given], Found]) -> Callable[Concatenate[Subject, Given], Found]:
+    """Let a function of a checkpoint or an optimizer look only once, however many layers ask.
 
-    What it takes beside the checkpoint must be hashable and given by position. What it returns is shared, so nobody may
-    change it.
+    To look at all layers for every layer takes the square of their number. What the function takes beside its subject
+    must be hashable. What it returns is shared, so nobody may change it.
     """
 
     @wraps(find)
-    def remember(checkpoint: Checkpoint, /, *given: Given.args, **named: Given.kwargs) -> Found:
+    def remember(subject: Subject, /, *given: Given.args, **named: Given.kwargs) -> Found:
         place = find, given, tuple(named.items())
-        if place not in checkpoint.facts:
-            checkpoint.facts[place] = find(checkpoint, *given, **named)
-        found: Found = checkpoint.facts[place]
+        if place not in subject.facts:
+            subject.facts[place] = find(subject, *given, **named)
+        found: Found = subject.facts[place]
         return found
 
     return remember

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -125,6 +125,11 @@ class Optimizer:
     def group_of(self, index: int) -> ParameterGroup | None:
         """Return the parameter group that the parameter at a position belongs to."""
         return self._group_by_index.get(index)
+
+    @cached_property
+    def facts(self) -> dict[Hashable, Any]:
+        """What functions that are marked ``found_once`` found out."""
+        return {}
 
     @cached_property
     def _group_by_index(self) -> Mapping[int, ParameterGroup]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from math import isqrt
 
 from checkpoint_doctor.analyzers._evidence.readers import count_inputs, count_units
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, once_per_checkpoint
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, found_once
 from checkpoint_doctor.layers import RECURRENT, WITH_UNITS, Kind, is_target
 
 MOST_SOURCES = 256
@@ -24,12 +24,12 @@ def reads_model_inputs(layer: Layer, checkpoint: Checkpoint) -> bool:
     return "features_extractor" in layer.name or not _has_extractor(checkpoint)
 
 
-@once_per_checkpoint
+@found_once
 def _layers_with_units(checkpoint: Checkpoint) -> list[Layer]:
     return [layer for layer in checkpoint.layers if layer.kind in WITH_UNITS]
 
 
-@once_per_checkpoint
+@found_once
 def _has_extractor(checkpoint: Checkpoint) -> bool:
     return any("features_extractor" in layer.name for layer in _layers_with_units(checkpoint))
 
@@ -45,12 +45,12 @@ def possible_sources(layer: Layer, inputs: int, checkpoint: Checkpoint) -> list[
     return sorted(before, key=places.__getitem__)[-MOST_SOURCES:]
 
 
-@once_per_checkpoint
+@found_once
 def _places(checkpoint: Checkpoint) -> dict[Layer, int]:
     return {layer: place for place, layer in enumerate(checkpoint.layers)}
 
 
-@once_per_checkpoint
+@found_once
 def _sources_by_units(checkpoint: Checkpoint) -> dict[str, dict[int, list[Layer]]]:
     """Return the layers whose units another layer may read, in file order, by component and number of units."""
     found: dict[str, dict[int, list[Layer]]] = {}
@@ -61,7 +61,7 @@ def _sources_by_units(checkpoint: Checkpoint) -> dict[str, dict[int, list[Layer]
     return found
 
 
-@once_per_checkpoint
+@found_once
 def find_first_layers(checkpoint: Checkpoint) -> list[Layer]:
     """Return the layers that are certain to read the model's inputs, in file order; those of target networks left out.
 
@@ -146,7 +146,7 @@ def measured_input_rms(layer: Layer, checkpoint: Checkpoint) -> float | None:
     return _input_rms_by_first_layer(checkpoint).get(layer)
 
 
-@once_per_checkpoint
+@found_once
 def _input_rms_by_first_layer(checkpoint: Checkpoint) -> dict[Layer, float | None]:
     found: dict[Layer, float | None] = {}
     for group in group_by_inputs(find_first_layers(checkpoint), checkpoint):

@@ -13,7 +13,7 @@ from enum import Enum
 import numpy as np
 
 from checkpoint_doctor.analyzers._evidence.training import rows_were_trained, untouched_level, was_left_out
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Moments, Optimizer, Tensor, once_per_checkpoint
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Moments, Optimizer, Tensor, found_once
 from checkpoint_doctor.statistics.moments import ZeroTally, tally_zeros
 
 
@@ -128,12 +128,12 @@ def _explain_unheld(tensor: Tensor, checkpoint: Checkpoint, layer: Layer | None)
     return ZeroEvidence(Cause.NEVER_TRAINED, None, f"{sentence}, so it was never trained", _UNHELD_ADVICE, held=False)
 
 
-@once_per_checkpoint
+@found_once
 def _count_held(checkpoint: Checkpoint) -> int:
     return len({id(each) for each in checkpoint.moments.values()})
 
 
-@once_per_checkpoint
+@found_once
 def _trained_components(checkpoint: Checkpoint) -> set[str]:
     """Return the components with a layer that an optimizer holds; none where no optimizer has state."""
     if not any(optimizer.has_state for optimizer in checkpoint.optimizers):

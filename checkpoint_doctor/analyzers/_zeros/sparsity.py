@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._zeros.by_design import is_fixed_transform
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, once_per_checkpoint
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import PROJECTIONS
 from checkpoint_doctor.statistics.values import distinct, median
 
@@ -103,7 +103,7 @@ def _name_mask(zero: NDArray, checkpoint: Checkpoint) -> str:
     return f"its zeros are those of {name}: a mask" if name else ""
 
 
-@once_per_checkpoint
+@found_once
 def _masks(checkpoint: Checkpoint) -> dict[tuple[object, ...], str]:
     """Return the names of the tensors of zeros and ones, by their shapes and the digests of their zeros."""
     return {
@@ -119,7 +119,7 @@ def _digest(zero: NDArray) -> tuple[object, ...]:
     return zero.shape, hashlib.blake2b(np.packbits(zero).tobytes(), digest_size=16).digest()
 
 
-@once_per_checkpoint
+@found_once
 def is_pruned(checkpoint: Checkpoint) -> bool:
     """True where zeros are scattered over most of a model's weights, as after pruning."""
     weights = [

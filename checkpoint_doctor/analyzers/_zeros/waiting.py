@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_default, shows_training
 from checkpoint_doctor.analyzers._zeros.severity import is_zero
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, once_per_checkpoint
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, found_once
 from checkpoint_doctor.layers import DENSE, FEEDFORWARD, NORMS, RECURRENT, Kind
 
 MOST_NEIGHBOURS = 256
@@ -70,12 +70,12 @@ def _may_be_rounded_away(layer: Layer) -> bool:
     return layer.kind is Kind.CONV and layer.bias is not None and layer.bias.dtype == "float16"
 
 
-@once_per_checkpoint
+@found_once
 def _has_default_draws(checkpoint: Checkpoint) -> bool:
     return any(map(is_drawn_by_default, checkpoint.layers))
 
 
-@once_per_checkpoint
+@found_once
 def _is_without_biases(checkpoint: Checkpoint) -> bool:
     """True where trained norms have no bias and all others are zero, as where a conversion added what a model lacks."""
     norms = [each for each in checkpoint.layers if each.kind in NORMS]
@@ -129,7 +129,7 @@ def _siblings_of(layer: Layer) -> tuple[object, ...]:
     return "output", (parent, shape) if parent else (re.sub(r"\d+", "", layer.name), shape), (parent, layer.kind, rows)
 
 
-@once_per_checkpoint
+@found_once
 def _live_layers(checkpoint: Checkpoint) -> dict[object, list[Layer]]:
     """Return the layers with a weight that is not zero, by the places of ``_siblings_of``."""
     found: dict[object, list[Layer]] = {}
@@ -149,7 +149,7 @@ class _LiveLayers:
     drawn_by_default: list[Layer]
 
 
-@once_per_checkpoint
+@found_once
 def _live_dense_layers(checkpoint: Checkpoint) -> _LiveLayers:
     live = [layer for layer in checkpoint.layers if layer.kind in DENSE and _is_live(layer)]
     return _LiveLayers(live, list(filter(_has_live_bias, live)), list(filter(is_drawn_by_default, live)))
@@ -198,7 +198,7 @@ def _all_trained_through(layer: Layer, checkpoint: Checkpoint) -> Iterator[Layer
             yield other
 
 
-@once_per_checkpoint
+@found_once
 def _children(checkpoint: Checkpoint) -> dict[str, list[Layer]]:
     """Return the layers by the module that they are in."""
     found: dict[str, list[Layer]] = {}

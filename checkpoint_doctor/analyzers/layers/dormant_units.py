@@ -20,7 +20,7 @@ from checkpoint_doctor.analyzers._evidence.model_inputs import (
 from checkpoint_doctor.analyzers._evidence.readers import input_weight
 from checkpoint_doctor.analyzers._evidence.tables import may_be_table
 from checkpoint_doctor.analyzers._repairs.recycling import recycle
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, once_per_checkpoint
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, found_once
 from checkpoint_doctor.layers import FEEDFORWARD, WITH_UNITS, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
@@ -173,7 +173,7 @@ def _is_training_recorded(layer: Layer, activity: GradientActivity, checkpoint: 
     return weight is not None and checkpoint.optimizer_of[weight.name] in _recording_optimizers(checkpoint, ratio)
 
 
-@once_per_checkpoint
+@found_once
 def _recording_optimizers(checkpoint: Checkpoint, ratio: float) -> set[Optimizer]:
     """Return the optimizers with a layer whose units receive gradients."""
     found: set[Optimizer] = set()

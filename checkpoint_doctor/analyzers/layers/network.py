@@ -16,7 +16,7 @@ from checkpoint_doctor.analyzers._zeros.learned_weights import learned_weights
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._zeros.sparsity import NOTICEABLE, describe_sparsity, is_pruned, scattered_zeros
 from checkpoint_doctor.analyzers._zeros.waiting import WAITING, may_wait
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, once_per_checkpoint
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import FEEDFORWARD, PROJECTIONS, RECURRENT, Kind
 from checkpoint_doctor.layers.init_rules import OUTPUT_LIMIT, draw_uniform, fill
 from checkpoint_doctor.plugins.rule import rule
@@ -135,7 +135,7 @@ def _is_tied_to_embedding(tensor: Tensor, checkpoint: Checkpoint) -> bool:
     return bool(tensor.storage) and (tensor.storage, tensor.storage_range) in _places_of_embeddings(checkpoint)
 
 
-@once_per_checkpoint
+@found_once
 def _places_of_embeddings(checkpoint: Checkpoint) -> set[tuple[str, tuple[int, int]]]:
     return {
         (table.storage, table.storage_range)
@@ -165,7 +165,7 @@ def _severity(
     return Severity.NOTE if is_cut_everywhere and tensor.statistics.zero_fraction < 0.95 else None
 
 
-@once_per_checkpoint
+@found_once
 def _count_cut_weights(checkpoint: Checkpoint) -> tuple[int, int]:
     """Return the number of weights, and of those with a zero row or column."""
     weights = [each for layer in checkpoint.layers if layer.kind in PROJECTIONS for each in learned_weights(layer)]

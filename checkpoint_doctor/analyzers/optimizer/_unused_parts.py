@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight
 from checkpoint_doctor.analyzers._zeros.initial_draws import shows_training
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, once_per_checkpoint
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, found_once
 from checkpoint_doctor.layers import DENSE, NORMS, RECURRENT
 
 _ALTERNATIVES = re.compile(r"(?i)(^|[._])(heads?|experts?|branch(es)?|towers?|adapters?|tasks?|domains?)([._]|$)")
@@ -112,7 +112,7 @@ def _is_frozen_beginning(layers: Sequence[Layer], trained: TrainedLayers) -> boo
     return is_before and any(shown) and False not in shown
 
 
-@once_per_checkpoint
+@found_once
 def _layers_by_module(checkpoint: Checkpoint) -> dict[str, list[Layer]]:
     """Return the layers in every module, at any depth, and by their own names."""
     found: dict[str, list[Layer]] = {}

@@ -53,6 +53,15 @@ class Cursor:
         self._at = end
         return taken
 
+    def number(self, count: int) -> int:
+        """Return the next bytes as an unsigned integer. Raises as ``take``."""
+        at = self._at
+        end = at + count
+        if end > len(self._window):
+            return int.from_bytes(self.take(count), "little")
+        self._at = end
+        return int.from_bytes(self._window[at:end], "little")
+
     def skip(self, count: int) -> int:
         """Skip bytes without reading them and return the offset of the first. Raises as ``take``."""
         self._require(count)

@@ -35,6 +35,7 @@ class Machine(MachineState):
                 opcode = next_byte()
                 self.opcodes += 1
                 if opcode == stop:
+                    self.charge()
                     return self.pop()
                 action = find_action(opcode)
                 if action is None:

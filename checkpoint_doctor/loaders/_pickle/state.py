@@ -31,11 +31,17 @@ LONGEST_INTEGER = 1024
 SETTINGS = frozenset({"lr", "initial_lr", "weight_decay", "eps", "momentum"})
 """Keys of an optimizer's options whose numbers keep their offset in the file, so that they can be patched."""
 
+CHARGED_TOGETHER = 1000
+"""Objects after which they are subtracted from the budget."""
+
 MARK = object()
 """The stack entry that the MARK opcode pushes."""
 
 NAME_FUNCTIONS = frozenset({"builtins.getattr", "__builtin__.getattr", "dill._dill._load_type", "dill.dill._load_type"})
 """Functions that a pickle calls to look up a class or method which later protocols store as one global."""
+
+GLOBAL_COST = 64
+"""How many objects of the budget a global counts as: it is looked up, judged and reported."""
 
 LONGEST_NAME = 1000
 """Characters of a global's name that is joined from parts."""
@@ -65,6 +71,7 @@ class MachineState:
         """How often a key was set again in the same dictionary."""
         self.opcodes = 0
         """Number of opcodes run."""
+        self._uncharged = 0
 
     def start(self, cursor: Cursor) -> None:
         """Begin to read a pickle with an empty stack and memo."""
@@ -85,9 +92,20 @@ class MachineState:
         raise self.damaged(f"it uses {feature}, which checkpoints never need")
 
     def push_container(self, value: Any, cost: int = 1) -> None:
-        """Push a new object and subtract it from the budget."""
-        self.budget.spend(OBJECTS, cost)
+        """Push a new object and count it."""
+        self.count(cost)
         self.stack.append(value)
+
+    def count(self, objects: int) -> None:
+        """Count objects, which are subtracted from the budget together."""
+        self._uncharged += objects
+        if self._uncharged > CHARGED_TOGETHER:
+            self.charge()
+
+    def charge(self) -> None:
+        """Subtract the objects that were counted from the budget."""
+        objects, self._uncharged = self._uncharged, 0
+        self.budget.spend(OBJECTS, objects)
 
     def pop(self) -> Any:
         """Remove and return the topmost value."""
@@ -117,7 +135,7 @@ class MachineState:
 
     def read_number(self, size: int) -> int:
         """Read an unsigned integer."""
-        return int.from_bytes(self.cursor.take(size), "little")
+        return self.cursor.number(size)
 
     def read_text(self, size: int) -> str:
         """Read a UTF-8 string."""
@@ -156,8 +174,13 @@ class MachineState:
 
     def memoize(self, index: int) -> None:
         """Store the topmost value in the memo."""
-        self.budget.spend(OBJECTS, 1)
-        self.memo[index] = self.top()
+        value = self.stack[-1]
+        if value is MARK:
+            raise ValueError("a value is missing above the mark")
+        self.memo[index] = value
+        self._uncharged += 1
+        if self._uncharged > CHARGED_TOGETHER:
+            self.charge()
 
     def push_persistent(self, identity: Any) -> None:
         """Push the object that a persistent id refers to."""
@@ -213,7 +236,7 @@ class MachineState:
         if isinstance(known, Spending):
             known = partial(known.make, self.budget)
         if (found := self.names.get(key)) is None:
-            self.budget.spend(OBJECTS, 4)
+            self.budget.spend(OBJECTS, GLOBAL_COST)
             found = self.names[key] = Global(module, name, known if callable(known) else None, self.budget)
         return found if known is None or callable(known) else known
 

@@ -139,8 +139,9 @@ class PickledTensor:
         """First byte of the tensor within its memory, and the byte after its last."""
         if self.storage is None:
             return 0, 0
-        start = self.storage.start + self.offset * size_of(self.stored_dtype or self.dtype)
-        return start, start + self.extent
+        item = size_of(self.stored_dtype or self.dtype)
+        start = self.storage.start + self.offset * item
+        return start, start + count_spanned(self.shape, self.strides) * item
 
     def as_tensor(self, name: str, is_buffer: bool = False) -> Tensor | Skipped:
         """Return the tensor with a name, or why it cannot be examined.
@@ -154,14 +155,15 @@ class PickledTensor:
             return Skipped(name, f"{self.dtype} packs several numbers into one byte, and such types are not unpacked")
         memory = self.storage.memory
         start, end = self.storage_range
+        extent = end - start
         limit = min(self.storage.start + self.storage.size, memory.size)
-        if end > limit and self.extent:
+        if end > limit and extent:
             raise UnreadableCheckpoint(
                 f"tensor {shown(name)} should take bytes {start:,} to {end:,} of storage {shown(memory.name)}, "
                 f"but the storage ends at byte {limit:,}",
                 "the file is damaged: copy it again, or take an earlier checkpoint",
             )
-        if self.extent and memory.source.size < end:
+        if extent and memory.source.size < end:
             raise UnreadableCheckpoint(
                 f"tensor {shown(name)} should take bytes {start:,} to {end:,} of storage {shown(memory.name)}, "
                 f"but only {memory.source.size:,} bytes of the storage are in the file",
@@ -169,9 +171,9 @@ class PickledTensor:
             )
         memory.source.budget.spend(TENSORS, 1)
         # A view with gaps is read with them.
-        size = max(prod(self.shape) * size_of(self.dtype), self.extent)
+        size = max(prod(self.shape) * size_of(self.dtype), extent)
         if not memory.allows((start, end, self.shape, self.strides, self.dtype), size):
-            what = f"its {self.extent:,} bytes would take {size:,} in memory" if size > self.extent else "views overlap"
+            what = f"its {extent:,} bytes would take {size:,} in memory" if size > extent else "views overlap"
             return Skipped(name, f"{shown(memory.name)} is viewed too often: {what}")
         return Tensor(name, self.shape, self.dtype, self.values, memory.name, (start, end), is_buffer)
 
