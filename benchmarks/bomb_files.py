@@ -565,7 +565,7 @@ def nested_settings_of_an_agent() -> bytes:
     return zipped({"data": data.encode(), "policy.pth": policy, "_stable_baselines3_version": b"2.0"})
 
 
-@bomb("zip", refused=False)
+@bomb("zip", refused=True)
 def deflated_settings_of_an_agent() -> bytes:
     policy = torch_zip(mapping([(text("weight"), vector("0", 4))]), {"0": bytes(16)})
     data = b'{"a": [' + b"[]," * 5_000_000 + b"1]}"
@@ -594,7 +594,7 @@ def header_of_99_megabytes() -> bytes:
 
 @bomb("safetensors", refused=True)
 def header_of_empty_objects() -> bytes:
-    return _safetensors(b"{" + b",".join(b'"%x":{}' % at for at in range(600_000)) + b"}")
+    return _safetensors(b"{" + b",".join(b'"%x":{}' % at for at in range(400_000)) + b"}")
 
 
 @bomb("safetensors", refused=True)
@@ -625,7 +625,7 @@ def index_of_99_megabytes() -> bytes:
 
 @bomb("safetensors.index.json", refused=True)
 def index_of_many_objects() -> bytes:
-    return b'{"metadata":{},"weight_map":{' + b",".join(b'"%x":{}' % at for at in range(600_000)) + b"}}"
+    return b'{"metadata":{},"weight_map":{' + b",".join(b'"%x":{}' % at for at in range(400_000)) + b"}}"
 
 
 # Legacy files.

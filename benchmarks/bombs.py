@@ -46,7 +46,7 @@ class Cost:
             wrong.append(f"{self.seconds:.1f} s")
         if self.megabytes > LARGEST:
             wrong.append(f"{self.megabytes:.0f} MB")
-        if self.code not in ((2,) if is_refused else (0, 1, 3) if is_fix else (0, 1)):
+        if self.code not in ((2,) if is_refused else (0, 1, 2, 3) if is_fix else (0, 1)):
             wrong.append(f"exit code {self.code}")
         wrong += [f"{word!r} in its output" for word in ("Traceback", "bug in", "failed with") if word in self.said]
         if not self.said.strip():

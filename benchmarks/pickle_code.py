@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from collections.abc import Iterable, Mapping
+
+import numpy as np
 
 PROTOCOL = b"\x80\x02"
 LEGACY_HEAD = (
@@ -103,3 +106,46 @@ def zipped(members: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> by
         for name, content in members.items():
             archive.writestr(zipfile.ZipInfo(name), content, method)
     return buffer.getvalue()
+
+
+def encode(value: object, storages: dict[str, bytes]) -> bytes:
+    """Return the code of plain values, collections and arrays; the bytes of the arrays are added to the storages.
+
+    Raises:
+        TypeError: there is no code for a value.
+    """
+    if value is None or isinstance(value, bool):
+        return {None: b"N", True: b"\x88", False: b"\x89"}[value]
+    if isinstance(value, float):
+        return b"G" + struct.pack(">d", value)
+    if isinstance(value, int):
+        return number(value)
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, Mapping):
+        return mapping((encode(key, storages), encode(each, storages)) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        items = [encode(each, storages) for each in value]
+        return listed(items) if isinstance(value, list) else row(*items)
+    if isinstance(value, np.ndarray | np.generic):
+        value = np.asarray(value)
+        key = str(len(storages))
+        storages[key] = value.tobytes()
+        strides = [stride // value.itemsize for stride in np.ascontiguousarray(value).strides]
+        return tensor(storage(key, value.size, STORAGES[value.dtype.name]), value.shape, strides)
+    raise TypeError(f"no code for {type(value).__name__}")
+
+
+STORAGES = {
+    "float64": "DoubleStorage",
+    "float32": "FloatStorage",
+    "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage",
+    "complex64": "ComplexFloatStorage",
+    "complex128": "ComplexDoubleStorage",
+    "int64": "LongStorage",
+    "int32": "IntStorage",
+    "uint8": "ByteStorage",
+    "bool": "BoolStorage",
+}
+"""The class of the storage of each element type."""

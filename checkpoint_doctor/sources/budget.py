@@ -46,7 +46,7 @@ INFLATED = Allowance(
     "if you trust the file, unpack it and zip it again without compression (zip -0)",
 )
 """Trained weights shrink by a tenth, zeros by a factor of 1,000."""
-REPEATED = Allowance("bytes that views and members repeat", 64 << 20, 4)
+REPEATED = Allowance("bytes that views and members repeat", 16 << 20, 4)
 """Bytes that are read beyond those that are there, because views are expanded or overlap, or members do."""
 TENSORS = Allowance("tensors", 5_000, 1 / 100)
 """Each takes about a tenth of a millisecond to measure and to judge, and at least 130 bytes in any format."""

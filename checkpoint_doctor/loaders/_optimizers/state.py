@@ -45,7 +45,7 @@ LIKE_PARAMETER = (
 """State entries of PyTorch's optimizers that have their parameter's shape."""
 
 
-SLOT_COST = 4
+SLOT_COST = 16
 """Objects of the budget that one parameter of an optimizer counts as."""
 LONGEST_SETTING = 200
 """Characters of the name of a setting that are kept."""

@@ -8,6 +8,7 @@ from typing import Any
 from checkpoint_doctor.loaders._pickle.cursor import EndOfPickle
 from checkpoint_doctor.loaders._pickle.objects import Buildable, Global
 from checkpoint_doctor.loaders._pickle.state import LONGEST_INTEGER, LONGEST_TEXT, MARK, MachineState
+from checkpoint_doctor.sources.budget import COPIED
 
 HIGHEST_PROTOCOL = 5
 
@@ -149,6 +150,8 @@ def _set_state(state: MachineState) -> None:
     attributes = state.pop()
     target = state.top()
     if isinstance(target, Buildable):
+        if isinstance(attributes, tuple):  # old arrays copy the text that their bytes were written as
+            state.budget.spend(COPIED, sum(len(each) for each in attributes if isinstance(each, str)))
         target.build(attributes)
     elif not isinstance(target, dict | list | set | tuple | Global):
         raise TypeError("it takes no state")

@@ -170,8 +170,8 @@ class PickledTensor:
                 "the file is damaged: copy it again, or take an earlier checkpoint",
             )
         memory.source.budget.spend(TENSORS, 1)
-        # A view with gaps is read with them.
-        size = max(prod(self.shape) * size_of(self.dtype), extent)
+        # A view with gaps is read with them, and rows without entries are still counted one by one.
+        size = max(prod(self.shape) * size_of(self.dtype), extent, 8 * self.shape[0] if 0 in self.shape else 0)
         if not memory.allows((start, end, self.shape, self.strides, self.dtype), size):
             what = f"its {extent:,} bytes would take {size:,} in memory" if size > extent else "views overlap"
             return Skipped(name, f"{shown(memory.name)} is viewed too often: {what}")
