@@ -167,13 +167,14 @@ def fix(
         raise UsageError(
             f"{len(candidates)} checkpoints cannot all become {options.output}", "name an existing folder as --output"
         )
+    inputs = tuple(Path(candidate.path) for candidate in candidates)
     results: list[FixResult] = []
     taken: dict[str, str] = {}
     with CrossCheck() as cross_check:
         for number, candidate in enumerate(candidates, 1):
             settings = config.for_path(candidate.path)
             on_measured = within_file(on_progress, candidate.path, number, len(candidates))
-            run = FixRun(candidate.path, options, catalogue, settings, jobs, on_measured, taken, cross_check)
+            run = FixRun(candidate.path, options, catalogue, settings, jobs, on_measured, inputs, taken, cross_check)
             try:
                 results.append(run.run())
             except NotACheckpoint as error:
@@ -202,6 +203,8 @@ class FixRun:
     settings: Settings
     jobs: int | None
     on_measured: MeasuredCallback | None
+    inputs: Sequence[Path]
+    """All checkpoints of the run."""
     taken: dict[str, str]
     """Results of this run, each with its input."""
     cross_check: CrossCheck
@@ -232,7 +235,8 @@ class FixRun:
             self.cross_check.start(checkpoint.format, plan.changes)
             job = Job(
                 checkpoint, plan, loader, snapshot, digest, target,
-                shard_names=lambda name: result_name(name, loader.suffixes), force=self.options.force,
+                shard_names=lambda name: result_name(name, loader.suffixes), inputs=self.inputs,
+                force=self.options.force,
             )  # fmt: skip
             with write_copy(job) as copy:
                 readers = self._verify(copy, checkpoint, plan, simulated)

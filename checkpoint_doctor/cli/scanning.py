@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from checkpoint_doctor.cli.options import ConfigFile, FailOn, Ignore, Jobs, Quiet, Traceback, Uris
-from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, wants_color, write
+from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, say, say_document, wants_color
+from checkpoint_doctor.cli.outputs import refuse_outputs, write
 from checkpoint_doctor.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,8 +56,12 @@ def scan(
 
     catalogue, settings = prepare(config, select, ignore, fail_on)
     outputs = [(format, output), *(_split_report(each) for each in report or [])]
+    outputs = [(name, "" if path == "-" else path) for name, path in outputs]
     for name, _ in outputs:
         check_format(name, catalogue)
+    written = [*(path for _, path in outputs), write_baseline]
+    refuse_outputs(written, [*uris, *settings.files], tuple(catalogue.suffixes))
+    refuse_outputs([path for _, path in outputs], [baseline])
     known = _read_baseline(baseline) if baseline else None
     with show_progress(quiet=quiet) as on_progress:
         result = examine(
@@ -69,10 +74,18 @@ def scan(
         )
     if known:
         result = _hide_known(result, known, settings, catalogue)
+    refuse_outputs(written, result.files)
     if write_baseline:
         _write_baseline(result, write_baseline)
-    for name, path in outputs:
-        write(render(result, catalogue, name, to_file=bool(path), verbose=verbose), path)
+    # Files come first: nobody may be there to read standard output.
+    for name, path in sorted(outputs, key=lambda each: not each[1]):
+        text = render(result, catalogue, name, to_file=bool(path), verbose=verbose)
+        if path:
+            write(text, path)
+        elif name == "terminal":
+            say(text)
+        else:
+            say_document(text)
     if not quiet:
         remark(result.summary_line)
     raise typer.Exit(verdict(result))

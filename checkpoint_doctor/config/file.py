@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from checkpoint_doctor.config.reader import Names, Reader, refuse
-from checkpoint_doctor.config.settings import FAIL_ON, Config, Section
+from checkpoint_doctor.config.settings import COMMAND_LINE, FAIL_ON, Config, Section
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.rule import Rule
 
 FILE_NAME = "ckdoc.toml"
 PYPROJECT = "pyproject.toml"
-COMMAND_LINE = "command line"
 
 
 def load_config(

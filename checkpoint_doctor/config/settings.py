@@ -21,6 +21,9 @@ from checkpoint_doctor.results.report import RULE_CRASHED
 ALL = "ALL"
 """The selector of every rule."""
 
+COMMAND_LINE = "command line"
+"""The origin of what the command line says."""
+
 OFF = "off"
 """In place of a severity: the rule is not run."""
 
@@ -202,6 +205,11 @@ class Config:
     def fail_on(self) -> Severity | None:
         """The lowest severity that fails the run, ``None`` where none does."""
         return self.general.fail_on
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The files that sections come from."""
+        return list(dict.fromkeys(each.origin for each in self.sections if each.origin != COMMAND_LINE))
 
 
 def selects(selector: str, code: str, name: str) -> bool:

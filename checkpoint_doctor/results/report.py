@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from math import prod
+from os.path import join
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Part, Skipped
@@ -170,6 +171,14 @@ class Report:
     """Findings about the run and not about a checkpoint, such as an ignore that nothing needs any more."""
     passed_over: tuple[Skipped, ...] = ()
     """Sound files that a search came across and that are no checkpoints, and what they are."""
+
+    @property
+    def files(self) -> Iterator[str]:
+        """The checkpoints, the files of those that are folders, and what was passed over."""
+        for examination in self.checkpoints:
+            yield examination.path
+            yield from (join(examination.path, part.file) for part in examination.parts)
+        yield from (each.what for each in self.passed_over)
 
     @property
     def findings(self) -> Sequence[Finding]:
