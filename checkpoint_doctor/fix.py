@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.config.asked import find_asked
 from checkpoint_doctor.config.settings import Config, Settings
 from checkpoint_doctor.errors import (
     DoctorError,
@@ -157,7 +158,7 @@ def fix(
 
     Raises:
         NothingToExamine: there is no checkpoint to look at.
-        UsageError: ``output`` names a file, and there are several checkpoints.
+        UsageError: ``output`` names a file, and there are several checkpoints; or no rule is left to run.
     """
     options, catalogue, config = options or FixOptions(), catalogue or discover_working(), config or Config()
     candidates = find_candidates(
@@ -167,6 +168,7 @@ def fix(
         raise UsageError(
             f"{len(candidates)} checkpoints cannot all become {options.output}", "name an existing folder as --output"
         )
+    find_asked([candidate.path for candidate in candidates], config, catalogue.rules)
     inputs = tuple(Path(candidate.path) for candidate in candidates)
     results: list[FixResult] = []
     taken: dict[str, str] = {}

@@ -27,6 +27,15 @@ def shown(name: object) -> str:
     return printable(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…")
 
 
+def describe_error(error: BaseException) -> str:
+    """Return what an exception of other people's code is and says: ``ValueError: no such layer``."""
+    try:
+        words = str(error)
+    except Exception:  # even saying it may fail
+        words = ""
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
 def _spell(found: re.Match[str]) -> str:
     number = ord(found[0])
     simple = {9: "\\t", 10: "\\n", 13: "\\r"}

@@ -76,7 +76,7 @@ def fix(
             say("\n".join(_draw(result)))
     if not quiet:
         remark(_sum_up(results))
-    raise typer.Exit(_verdict(results, settings.fail_on))
+    raise typer.Exit(FAILED if catalogue.left_out else _verdict(results, settings.fail_on))
 
 
 def _verdict(results: Sequence[FixResult], fail_on: Severity | None) -> int:

@@ -22,6 +22,7 @@ from checkpoint_doctor.cli.output import (
     settle_streams,
 )
 from checkpoint_doctor.errors import DoctorError, NothingToExamine
+from checkpoint_doctor.text import describe_error
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 """Signals that ask for an end: Ctrl-C, the end of a job, a closed terminal."""
@@ -111,5 +112,5 @@ def _explain_unforeseen(error: BaseException) -> int:
 
         remark("".join(traceback.format_exception(error)))
     return complain(
-        f"this is a bug in ckdoc: {type(error).__name__}: {error}", "run again with --traceback, and please report it"
+        f"this is a bug in ckdoc: {describe_error(error)}", "run again with --traceback, and please report it"
     )

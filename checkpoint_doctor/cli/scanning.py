@@ -11,7 +11,8 @@ import typer
 from checkpoint_doctor.cli.options import ConfigFile, FailOn, Ignore, Jobs, Quiet, Traceback, Uris
 from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, say, say_document, wants_color
 from checkpoint_doctor.cli.outputs import refuse_outputs, write
-from checkpoint_doctor.errors import UsageError
+from checkpoint_doctor.errors import DoctorError, UsageError
+from checkpoint_doctor.text import describe_error
 
 if TYPE_CHECKING:
     from checkpoint_doctor.config.settings import Config
@@ -148,12 +149,26 @@ def verdict(report: Report) -> int:
 
 
 def render(report: Report, catalogue: Catalogue, name: str, *, to_file: bool, verbose: bool) -> str:
-    """Render a report in a format for standard output or for a file."""
+    """Render a report in a format for standard output or for a file.
+
+    Raises:
+        UsageError: the reporter fails.
+    """
     from checkpoint_doctor.results.report import Page
 
     color = wants_color(sys.stdout) and not to_file
     page = Page(width=80 if to_file else page_width(), color=color, verbose=verbose)
-    return catalogue.reporters[name].render(report, catalogue.rules, page)
+    try:
+        return catalogue.reporters[name].render(report, catalogue.rules, page)
+    except (DoctorError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if "--traceback" in sys.argv:
+            raise
+        raise UsageError(
+            f"the reporter {name} failed with {describe_error(error)}, so there is no report",
+            "choose another --format; `ckdoc plugins` names the package of the reporter",
+        ) from error
 
 
 def check_format(name: str, catalogue: Catalogue) -> None:

@@ -31,6 +31,7 @@ from checkpoint_doctor.repair.safe_copy import (
 )
 from checkpoint_doctor.repair.verification import compare_bytes
 from checkpoint_doctor.targets import temporary_file, temporary_folder
+from checkpoint_doctor.text import describe_error
 
 RECORD_ENDING = ".ckdoc.json"
 """Follows the result's name in that of its record."""
@@ -108,11 +109,11 @@ def write_copy(job: Job) -> Iterator[Copy]:
 def _find_patches(job: Job) -> dict[Path, Sequence[Patch]]:
     try:
         patches = job.loader.patch(job.checkpoint, job.plan.new_values)
-    except DoctorError:
+    except (DoctorError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         raise RepairFailed(
-            f"the loader {job.loader.name} failed with {type(error).__name__}: {error}; nothing was written", REPORT_IT
+            f"the loader {job.loader.name} failed with {describe_error(error)}; nothing was written", REPORT_IT
         ) from error
     if not patches:
         raise RepairFailed(f"the loader {job.loader.name} patches nothing, though there is something to change")

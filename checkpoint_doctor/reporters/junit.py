@@ -1,4 +1,4 @@
-"""The report as JUnit XML: one test case for each rule and file, so that a clean run has passing cases.
+"""The report as JUnit XML: one test case for each file and rule that was asked, so that a clean run has passing cases.
 
 A diagnosis has a case of its own, which fails in the place of the cases of the rules that it explains.
 """
@@ -37,7 +37,7 @@ class JUnitReporter:
         """Return the XML document."""
         root = ElementTree.Element("testsuites", name="checkpoint-doctor")
         root.extend([_write_suite(report, each, rules) for each in report.checkpoints])
-        if report.remarks:
+        if report.remarks or report.configuration:
             root.append(_write_remarks(report))
         _count(root)
         ElementTree.indent(root)
@@ -57,7 +57,8 @@ def _write_suite(report: Report, examination: Examination, rules: Sequence[Rule]
         for diagnosis in examination.diagnoses:
             case = _add_case(suite, path, f"diagnosis {diagnosis.cause} {subject_of(diagnosis)}".rstrip())
             _write_outcome(case, report, [diagnosis], examination)
-        for name, findings in _cases(examination.findings, rules):
+        asked = [rule for rule in rules if examination.asked is None or rule.code in examination.asked]
+        for name, findings in _cases(examination.findings, asked):
             case = _add_case(suite, path, name)
             crash = crashes.get(name.partition(" ")[0])
             if crash is not None:
@@ -75,7 +76,13 @@ def _write_suite(report: Report, examination: Examination, rules: Sequence[Rule]
 def _write_remarks(report: Report) -> ElementTree.Element:
     suite = ElementTree.Element("testsuite", name="this run")
     for name, findings in _cases(report.remarks, ()):
-        _write_outcome(_add_case(suite, "this run", name), report, findings)
+        case = _add_case(suite, "this run", name)
+        for remark in findings:
+            if remark in report.left_out:
+                ElementTree.SubElement(case, "error", message=one_line(remark.message), type="left out")
+        _write_outcome(case, report, findings)
+    if report.configuration:
+        ElementTree.SubElement(suite, "system-out").text = one_line(report.configuration)
     _count(suite)
     return suite
 

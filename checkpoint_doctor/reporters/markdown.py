@@ -56,7 +56,7 @@ class MarkdownReporter:
 
 def _write(report: Report) -> Iterator[str]:
     yield f"## Checkpoint doctor: {verdict_of(report)}\n"
-    yield f"{report.summary_line}\n"
+    yield f"{_escape(report.summary_line)}\n"
     examinations = worst_first(report.checkpoints)
     if examinations:
         yield "| verdict | checkpoint | errors | warnings | notes | hidden | |"

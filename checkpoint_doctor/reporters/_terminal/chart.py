@@ -64,10 +64,12 @@ def draw(report: Report, page: Page) -> str:
         words = f"{printable(passed.what)} {one_line(passed.why)}"
         layout.paragraph(_labelled("passed over", words), indent=0, hanging=2)
     remarks = [remark for remark in report.remarks if remark.ignored is None]
-    if remarks:
+    if remarks or report.configuration:
         if report.checkpoints:
             layout.line()
         layout.line(Text("about this run", style="bold"))
+        if report.configuration:
+            layout.paragraph(Text(one_line(report.configuration)), indent=2, hanging=2)
         _draw_findings(layout, rank(remarks), "", page)
     return layout.render()
 
