@@ -65,7 +65,7 @@ def test_an_empty_selection_is_refused(command: str, arguments: tuple[str, ...],
 )
 def test_an_empty_selection_in_a_file_is_refused(text: str, folder: Path, catalogue: Catalogue) -> None:
     (folder / "ckdoc.toml").write_text(text)
-    with pytest.raises(UsageError, match="no rule is left|neither a string nor"):
+    with pytest.raises(UsageError, match=r"no rule is left|neither a string nor"):
         scan([folder / ILL, HEALTHY], config=load_config(catalogue.rules))
 
 

@@ -55,7 +55,7 @@ def _write_suite(report: Report, examination: Examination, rules: Sequence[Rule]
     else:
         crashes = {each.evidence.get("rule"): each for each in examination.crashes}
         for diagnosis in examination.diagnoses:
-            case = _add_case(suite, path, f"diagnosis {diagnosis.cause} {subject_of(diagnosis)}".rstrip())
+            case = _add_case(suite, path, f"diagnosis {diagnosis.title} {subject_of(diagnosis)}".rstrip())
             _write_outcome(case, report, [diagnosis], examination)
         asked = [rule for rule in rules if examination.asked is None or rule.code in examination.asked]
         for name, findings in _cases(examination.findings, asked):
@@ -89,13 +89,13 @@ def _write_remarks(report: Report) -> ElementTree.Element:
 
 def _cases(findings: Sequence[Finding], rules: Sequence[Rule]) -> Iterator[tuple[str, list[Finding]]]:
     """Yield each rule's case with its findings; rules that are not listed have a case where they found something."""
-    names = {rule.code: rule.name for rule in rules}
-    found: dict[str, list[Finding]] = {code: [] for code in names}
+    titles = {rule.code: f"{rule.code} {rule.name}" for rule in rules}
+    found: dict[str, list[Finding]] = {code: [] for code in titles}
     for finding in rank(findings):
         found.setdefault(finding.code, []).append(finding)
-        names.setdefault(finding.code, finding.name)
+        titles.setdefault(finding.code, finding.title)
     for code, members in found.items():
-        yield f"{code} {names[code]}", members
+        yield titles[code], members
 
 
 def _add_case(suite: ElementTree.Element, path: str, name: str) -> ElementTree.Element:
@@ -139,7 +139,7 @@ def _causes_of(examination: Examination | None) -> Mapping[int, str]:
     """Return which cause explains a finding, by the finding's ``id``."""
     if examination is None:
         return {}
-    return {id(examination.findings[each]): one.cause for one in examination.diagnoses for each in one.explains}
+    return {id(examination.findings[each]): one.title for one in examination.diagnoses for each in one.explains}
 
 
 def _write_details(alert: Alert, examination: Examination | None = None) -> str:

@@ -117,9 +117,9 @@ def _write_alert(alert: Alert, examination: Examination | None = None) -> str:
 
 def _head(alert: Alert) -> str:
     title = (
-        f"**{alert.cause}** ({alert.certainty.label})"
+        f"**{_escape(alert.title)}** ({alert.certainty.label})"
         if isinstance(alert, Diagnosis)
-        else f"**{alert.code}** {alert.name}"
+        else "**{}** {}".format(*map(_escape, alert.title.split(" ", 1)))
     )
     subject = subject_of(alert)
     return f"{alert.severity.label} {title}" + (f" · {_code(subject)}" if subject else "")

@@ -20,13 +20,12 @@ from checkpoint_doctor import __version__
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord
+from checkpoint_doctor.text import UNPRINTABLE
 
 SCHEMA_VERSION = 1
 
 NEVER = "never"
 """Stands for a ``fail_on`` that nothing reaches."""
-_UNSAFE_CHARACTERS = re.compile(r"[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
-"""Those that would act on a terminal or cannot be encoded; within JSON they only occur inside strings."""
 
 
 def plain(value: Any) -> Any:
@@ -172,7 +171,13 @@ def _write_diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
 
 def write_json(document: Mapping[str, Any]) -> str:
     """Lay a JSON document out for people and line-wise tools: indented, with one line for each innermost record."""
-    return _UNSAFE_CHARACTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", "".join(_lay_out(document, ""))) + "\n"
+    return "\n".join(UNPRINTABLE.sub(_escape, line) for line in "".join(_lay_out(document, "")).split("\n")) + "\n"
+
+
+def _escape(found: re.Match[str]) -> str:
+    """Write a character of a string as JSON does; nothing else in JSON would be acted on."""
+    number = ord(found[0])
+    return f"\\u{number:04x}" if number < 0x10000 else json.dumps(found[0])[1:-1]
 
 
 def _lay_out(value: Any, indent: str) -> Iterator[str]:

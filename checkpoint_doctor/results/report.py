@@ -14,7 +14,7 @@ from checkpoint_doctor.checkpoint import Part, Skipped
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.text import quantity
+from checkpoint_doctor.text import printable, quantity
 
 RULE_CRASHED = "CKD001"
 """Code of the finding about a rule that crashed."""
@@ -261,7 +261,7 @@ class Report:
                 *([f"{quantity(len(self.passed_over), 'other file')} passed over"] if self.passed_over else []),
                 *([quantity(self.crashes, "rule crash", "rule crashes")] if self.crashes else []),
                 *([f"{quantity(len(self.left_out), 'plugin')} left out"] if self.left_out else []),
-                *([self.configuration] if self.configuration else []),
+                *([printable(self.configuration)] if self.configuration else []),
             ]
         )
 
