@@ -99,7 +99,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/_zeros/*": (EVIDENCE,),
     "analyzers/layers/recurrent.py": ("file_borders", RULES, PAGES),
     "analyzers/*": (RULES, PAGES),
-    "causes/_facts.py": ("causes_gradients causes_inputs causes_optimization causes_values",),
+    "causes/_facts.py": ("causes_facts", "causes_gradients causes_inputs causes_optimization causes_values",),
     "causes/copies.py": ("causes_copies",),
     "causes/gradients.py": ("causes_gradients",),
     "causes/initialization.py": ("causes_values",),
