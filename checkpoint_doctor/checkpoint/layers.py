@@ -44,6 +44,9 @@ class Layer:
 
 def build_layers(by_name: Mapping[str, Tensor]) -> tuple[Layer, ...]:
     """Group tensors into layers; every tensor belongs to exactly one."""
+    known = {tensor.known_as or name: tensor for name, tensor in by_name.items()}
+    if len(known) == len(by_name):
+        by_name = known
     return tuple(
         Layer(
             name=outline.name,

@@ -31,6 +31,9 @@ class Tensor:
     is_buffer: bool = False
     """True where the file marks it as a buffer and not a parameter."""
 
+    known_as: str = ""
+    """The name that its layer is inferred from, where the file's own name says less: ``0.kernel`` for ``arr_0``."""
+
     same_as: Tensor | None = None
     """Another tensor known to have the same numbers, which is measured in place of this one."""
 

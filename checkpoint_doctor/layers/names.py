@@ -68,7 +68,8 @@ def words(name: str) -> tuple[str, ...]:
 
 
 def split(name: str) -> tuple[str, str]:
-    """Split a tensor's name at the last dot or slash into its module's name and its own."""
+    """Split a tensor's name at the last dot or slash into its module's and its own, without TensorFlow's ``:0``."""
+    name = name.removesuffix(":0")
     at = max(name.rfind("."), name.rfind("/"))
     return (name[:at], name[at + 1 :]) if at >= 0 else ("", name)
 

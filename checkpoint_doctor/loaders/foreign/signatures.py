@@ -22,7 +22,6 @@ MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"tjgg", "a GGJT model (llama.cpp)", CONVERT),
     (4, b"TFL3", "a TensorFlow Lite model", CONVERT),
     (0, b"\x08\x01\x12", "a TensorFlow SavedModel", CONVERT),
-    (0, b"\x93NUMPY", "a NumPy array (.npy)", CONVERT),
     (0, b"MATLAB 5.0 MAT-file", "a MATLAB file", CONVERT),
     (0, b"\x04\0\0\0\x01\0\0\0", "a Torch7 (Lua) file", CONVERT),
     (0, b"\x1f\x8b", "compressed with gzip", UNPACK),
