@@ -100,7 +100,6 @@ def test_what_stands_where_a_checkpoint_should_be(content: bytes, says: str) -> 
         (zlib.compress(pickle.dumps(list(range(99)))), "a pickle compressed with zlib, as joblib writes it"),
         (zlib.compress(b"text" * 99), "compressed with zlib"),
         (lzma.compress(pickle.dumps(list(range(99))), lzma.FORMAT_ALONE), "a pickle compressed with LZMA"),
-        (b"GGUF\x03\0\0\0" + bytes(30), "GGUF model"),
         (b"\x08\x01\x12\x80\x01" + bytes(50), "TensorFlow SavedModel"),
         (b"\x1c\0\0\0TFL3" + bytes(50), "TensorFlow Lite"),
         (tar(), "tar archive"),

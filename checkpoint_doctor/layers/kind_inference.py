@@ -16,7 +16,7 @@ _GROUP = re.compile(r"(group|instance)_?norm|(?<![a-z])gns?(?![a-z])")
 _LAYER = re.compile(r"layer_?norm|(?<![a-z])lns?(?![a-z])")
 
 _EMBEDDING = re.compile(
-    r"(?x) .*emb(s|ed|eds|edded|edder|edders|edding|eddings)?(_?\d+)? | wte | wpe | shared | relative_attention_bias"
+    r"(?x) .*emb(s|d|ed|eds|edded|edder|edders|edding|eddings)?(_?\d+)? | wte | wpe | shared | relative_attention_bias"
     r"| .*_embedder_.*"
     r"| .*emb(ed|eds|edding|eddings)?_(tokens?|positions?|words?|in|layer|table|weights?|types?)(_?\d+)?"
     r"| (token|position|segment|char|word|item|user|entity|relation)s? | .*_marker | codebook(_?\d+)?"

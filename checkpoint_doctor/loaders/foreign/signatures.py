@@ -17,7 +17,6 @@ CONVERT = "convert it to safetensors or to a PyTorch state dict first"
 UNPACK = "unpack it and scan the files in it"
 
 MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"GGUF", "a GGUF model (llama.cpp)", CONVERT),
     (0, b"ggml", "a GGML model (llama.cpp)", CONVERT),
     (0, b"tjgg", "a GGJT model (llama.cpp)", CONVERT),
     (4, b"TFL3", "a TensorFlow Lite model", CONVERT),
