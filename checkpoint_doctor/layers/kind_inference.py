@@ -132,7 +132,7 @@ def _infer_matrix(draft: Draft, shape: tuple[int, ...]) -> None:
         _plain(label)
     ):
         draft.kind = Kind.ATTENTION
-    elif draft.parts.get("weight", "").endswith((".embedding", "/embedding")) or (
+    elif draft.parts.get("weight", "").endswith((".embedding", "/embedding", ".embeddings", "/embeddings")) or (
         bias is None and len(draft.shapes) == 1 and _is_embedding_label(label)
     ):
         draft.kind = Kind.EMBEDDING

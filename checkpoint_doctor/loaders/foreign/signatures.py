@@ -130,10 +130,6 @@ def _between(content: bytes, start: bytes, end: bytes) -> str:
 
 def _name_by_structure(source: Source, beginning: bytes) -> UnreadableCheckpoint | None:
     """Identify formats that a signature at one offset does not identify."""
-    for offset in (0, 512, 1024, 2048):  # HDF5 allows a user block before its signature
-        if beginning.startswith(b"\x89HDF\r\n\x1a\n", offset):
-            is_keras = b"keras" in beginning or b"model_weights" in beginning
-            return NotACheckpoint(f"{source.name} is {'a Keras model (HDF5)' if is_keras else 'an HDF5 file'}", CONVERT)
     if is_tar(beginning):
         return NotACheckpoint(f"{source.name} is a tar archive", UNPACK)
     if is_flax(beginning):
