@@ -85,7 +85,7 @@ def test_weights_are_read_under_the_names_that_keras_gives_them(tmp_path: Path, 
     assert (found.updates, found.hyperparameters) == (7, {"learning_rate": 0.25})
     assert [each.what for each in found.skipped] == ["the state of the optimizer (optimizer)"]
     kinds = {layer.name: layer.kind for layer in found.layers}
-    assert kinds["conv2d"] is Kind.CONV
+    assert kinds["conv2d"] is Kind.KERNEL
     assert kinds["batch_normalization"] is Kind.BATCH_NORM
     assert kinds["dense"] is Kind.LINEAR
 

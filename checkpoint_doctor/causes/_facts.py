@@ -144,7 +144,7 @@ def has_left_initial_interval(checkpoint: Checkpoint) -> bool:
         if layer.kind not in DENSE or weight is None or bias is None or not bias.statistics.absmax or not weight.size:
             continue
         counted += 1
-        bound = 1.02 * (weight.size / weight.shape[0]) ** -0.5
+        bound = 1.02 * max(weight.fan_in, 1) ** -0.5
         left += max(weight.statistics.absmax, bias.statistics.absmax) > bound
     return 2 * left > counted
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from checkpoint_doctor.layers.kinds import Kind
-from checkpoint_doctor.layers.names import label_of, words
+from checkpoint_doctor.layers.names import is_kernel, label_of, words
 from checkpoint_doctor.layers.outlines import Draft
 
 _NORM = re.compile(r"norm|(?<![a-z])(ln|bn|gn)(?![a-z])|^(ln|bn|gn)s?(?![a-z])|rms")
@@ -142,7 +142,7 @@ def _infer_matrix(draft: Draft, shape: tuple[int, ...]) -> None:
         return
     if bias is not None and len(bias) == 1 and shape[0] != shape[1]:
         draft.transposed = bias[0] == shape[1]
-    elif draft.parts.get("weight", "").endswith(("kernel", ".w", "/w")):
+    elif is_kernel(draft.parts.get("weight", "")) or draft.parts.get("weight", "").endswith((".w", "/w")):
         draft.transposed = True
 
 
@@ -154,6 +154,9 @@ def _is_embedding_label(label: str) -> bool:
 
 def _infer_kernel(draft: Draft, shape: tuple[int, ...]) -> None:
     """Set the kind of a layer with a kernel. A transposed convolution's bias has the length of the second dimension."""
+    if is_kernel(draft.parts.get("weight", "")):
+        draft.kind, draft.transposed = Kind.KERNEL, True
+        return
     label = _plain(label_of(draft.path))
     bias = draft.shapes.get("bias")
     if (bias is not None and len(bias) != 1) or "bilinear" in label:

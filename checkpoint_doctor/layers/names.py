@@ -77,6 +77,11 @@ def split(name: str) -> tuple[str, str]:
     return (name[:at], name[at + 1 :]) if at >= 0 else ("", name)
 
 
+def is_kernel(name: str) -> bool:
+    """Tell whether a tensor is a kernel by its name, as Keras, Flax and TensorFlow call them: its outputs come last."""
+    return split(name)[1] == "kernel"
+
+
 def path_of(module: str) -> tuple[str, ...]:
     """Split a module's name at its dots and slashes, without the wrappers at its end."""
     wrapper, slash, rest = module.partition("/")

@@ -45,8 +45,8 @@ def duplicate_units(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     References:
         Goodfellow, Bengio and Courville, Deep Learning, 8.4; Chen et al. 1511.05641 (Net2Net adds noise for this).
     """
-    if layer.kind not in DENSE:
-        return
+    if layer.kind not in DENSE or layer.transposed:
+        return  # rows of a transposed weight are inputs
     for tensor in learned_weights(layer):
         groups = [list(group) for group in tensor.statistics.duplicate_rows]
         if not groups or not _should_have_distinct_rows(tensor) or _is_fixed(layer, tensor, checkpoint):

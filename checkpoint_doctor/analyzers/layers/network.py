@@ -64,51 +64,53 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
     if is_table(layer, checkpoint):
         yield from _judge_table(layer, checkpoint)
         return
-    if layer.kind not in PROJECTIONS:
+    if layer.kind not in PROJECTIONS or layer.kind is Kind.KERNEL:
         return
     for tensor in learned_weights(layer):
         if not is_zero(tensor):
-            yield from _find_zero_rows(layer, tensor, checkpoint, pruned)
-            yield from _find_zero_columns(layer, tensor, checkpoint, pruned)
+            yield from _find_without_inputs(layer, tensor, checkpoint, pruned)
+            yield from _find_without_readers(layer, tensor, checkpoint, pruned)
 
 
-def _find_zero_rows(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, pruned: float) -> Iterator[Finding]:
-    rows = tensor.statistics.zero_rows.tolist()
+def _find_without_inputs(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, pruned: float) -> Iterator[Finding]:
+    statistics, count = tensor.statistics, tensor.shape[1 if layer.transposed else 0]
+    units = (statistics.zero_columns if layer.transposed else statistics.zero_rows).tolist()
     # Zero rows of a tied embedding are padding, or words without a vector.
-    if not rows or _is_tied_to_embedding(tensor, checkpoint) or is_padded_head(layer, tensor, rows):
+    if not units or _is_tied_to_embedding(tensor, checkpoint) or is_padded_head(layer, tensor, units):
         return
-    judged, why = judge_zeros(tensor, checkpoint, layer, tensor.statistics.zero_rows)
+    judged, why = judge_zeros(tensor, checkpoint, layer, None if layer.transposed else statistics.zero_rows)
     yield disconnected_units.finding(
-        f"{quantity(len(rows), 'unit')} of {tensor.shape[0]:,} {'has' if len(rows) == 1 else 'have'} no incoming "
+        f"{quantity(len(units), 'unit')} of {count:,} {'has' if len(units) == 1 else 'have'} no incoming "
         f"weights: {why.sentence}",
         tensor,
         severity=_severity(layer, checkpoint, tensor, pruned, why)
-        or (Severity.NOTE if _are_removed(layer, rows, checkpoint) else None),
-        evidence={"units": rows, "layer_units": tensor.shape[0], "side": "incoming", "cause": why.cause.value},
-        repairs=_recycle_constant(layer, tensor, rows, checkpoint),
+        or (Severity.NOTE if _are_removed(layer, units, checkpoint) else None),
+        evidence={"units": units, "layer_units": count, "side": "incoming", "cause": why.cause.value},
+        repairs=_recycle_constant(layer, tensor, units, checkpoint),
         advice=why.advice if judged else "",
     )
 
 
-def _find_zero_columns(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, pruned: float) -> Iterator[Finding]:
-    columns = tensor.statistics.zero_columns.tolist()
-    # The columns of a first layer are inputs of the model and not units; NET006 is about them.
-    if not columns or (layer.previous is None and layer.kind not in RECURRENT):
+def _find_without_readers(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, pruned: float) -> Iterator[Finding]:
+    statistics, count = tensor.statistics, tensor.shape[0 if layer.transposed else 1]
+    units = (statistics.zero_rows if layer.transposed else statistics.zero_columns).tolist()
+    # What a first layer reads are inputs of the model and not units; NET006 is about them.
+    if not units or (layer.previous is None and layer.kind not in RECURRENT):
         return
     why = explain_zeros(tensor, checkpoint, layer=layer)
     before = checkpoint.layer_by_name.get(layer.previous or "")
     is_harmless = (
         # The last layer of a branch may start at zero, and then keeps the columns of units that were never active.
         (layer.kind in FEEDFORWARD and not layer.followers and why.cause is not Cause.OVERWRITTEN)
-        or _are_recycled(tensor, columns, checkpoint)
-        or (before is not None and _are_removed(before, columns, checkpoint))
+        or _are_recycled(layer, tensor, units, checkpoint)
+        or (before is not None and _are_removed(before, units, checkpoint))
     )
     yield disconnected_units.finding(
-        f"{quantity(len(columns), 'unit')} of {tensor.shape[1]:,} that this layer reads "
-        f"{'has' if len(columns) == 1 else 'have'} no outgoing weights here",
+        f"{quantity(len(units), 'unit')} of {count:,} that this layer reads "
+        f"{'has' if len(units) == 1 else 'have'} no outgoing weights here",
         tensor,
         severity=Severity.NOTE if is_harmless else _severity(layer, checkpoint, tensor, pruned, why),
-        evidence={"units": columns, "layer_units": tensor.shape[1], "side": "outgoing"},
+        evidence={"units": units, "layer_units": count, "side": "outgoing"},
     )
 
 
@@ -140,12 +142,14 @@ def _is_tied_to_embedding(tensor: Tensor, checkpoint: Checkpoint) -> bool:
     )
 
 
-def _are_recycled(tensor: Tensor, columns: list[int], checkpoint: Checkpoint) -> bool:
+def _are_recycled(layer: Layer, tensor: Tensor, units: list[int], checkpoint: Checkpoint) -> bool:
     """True where the optimizer's moments show that units were recycled and not updated since."""
     name = checkpoint.online_tensors.get(tensor.name, tensor.name)
     moments = checkpoint.moments.get(name)
-    replaced = None if moments is None else find_replaced(moments, checkpoint.optimizer_of[name], along_rows=False)
-    return replaced is not None and bool(replaced[columns].all())
+    replaced = (
+        None if moments is None else find_replaced(moments, checkpoint.optimizer_of[name], along_rows=layer.transposed)
+    )
+    return replaced is not None and bool(replaced[units].all())
 
 
 def _severity(

@@ -178,7 +178,7 @@ def _has_scale_of_data(tensor: Tensor, layer: Layer, vector: float) -> bool:
 
 def _fan_in(tensor: Tensor, layer: Layer) -> int:
     """Return the fan-in of the init rule: inputs of a unit, or hidden units of a recurrent layer if these are more."""
-    fan_in = tensor.size // tensor.shape[0]
+    fan_in = tensor.fan_in
     hidden = layer.tensors.get("weight_hh")
     return max(fan_in, hidden.shape[1]) if hidden is not None and len(hidden.shape) == 2 else fan_in
 
