@@ -65,7 +65,7 @@ def test_the_api_reference_has_every_public_name() -> None:
         assert shown is getattr(checkpoint_doctor, attribute), name
 
 
-@pytest.mark.parametrize("loader", ["sb3", "torch", "safetensors", "numpy", "gguf", "onnx", "keras"])
+@pytest.mark.parametrize("loader", ["sb3", "torch", "safetensors", "numpy", "gguf", "onnx", "keras", "flax"])
 def test_the_page_of_a_format_names_the_files_that_are_looked_at(loader: str) -> None:
     page = (ROOT / "docs" / "formats" / f"{loader}.md").read_text(encoding="utf-8")
     [found] = [each for each in discover().loaders if each.name == loader]

@@ -6,7 +6,7 @@ from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
 from checkpoint_doctor.loaders._zip.archive import is_zip
 from checkpoint_doctor.loaders._zip.format import is_tar
 from checkpoint_doctor.loaders._zip.saved_as_text import describe_saved_as_text, was_saved_as_text
-from checkpoint_doctor.loaders.foreign.structures import is_flax, name_compressed
+from checkpoint_doctor.loaders.foreign.structures import name_compressed
 from checkpoint_doctor.loaders.foreign.zip_kinds import name_zip
 from checkpoint_doctor.sources import Source
 
@@ -132,8 +132,6 @@ def _name_by_structure(source: Source, beginning: bytes) -> UnreadableCheckpoint
     """Identify formats that a signature at one offset does not identify."""
     if is_tar(beginning):
         return NotACheckpoint(f"{source.name} is a tar archive", UNPACK)
-    if is_flax(beginning):
-        return NotACheckpoint(f"{source.name} is a Flax checkpoint (msgpack)", CONVERT)
     if source.size >= 8 and source.read(source.size - 8, 8) == b"\x57\xfb\x80\x8b\x24\x75\x47\xdb":
         return NotACheckpoint(f"{source.name} is the index of a TensorFlow checkpoint", CONVERT)
     if beginning[:1] == b"\x80" and beginning[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
