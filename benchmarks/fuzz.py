@@ -2,8 +2,8 @@
 
 Run as ``python -m benchmarks.fuzz [--inputs 50000] [--seed 0] [--from .onnx,.gguf]``. Each input is offered to every
 loader in this process: ``recognizes``, ``open``, and one pass over every tensor (the model's and the optimizers'). A
-loader may refuse with a ``DoctorError``; any other exception, more than two seconds, or more than 500 MiB of memory is a defect,
-printed with the number of the input. The same seed and number make the same input again: ``--only NUMBER``.
+loader may refuse with a ``DoctorError``; any other exception, more than two seconds, or more than 500 MiB of memory is
+a defect, printed with the number of the input. The same seed and number make the same input again: ``--only NUMBER``.
 
 The inputs grow from small checkpoints of each format: truncated, bytes flipped, numbers replaced by extreme ones,
 pieces moved; inside archives also with right checksums, so that damage reaches the readers behind them; and pickles
