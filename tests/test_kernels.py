@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers.layers import copies, network
-from checkpoint_doctor.analyzers.values import values
+from checkpoint_doctor.analyzers.values import values, zeros
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.testing import build_checkpoint, findings_of
@@ -79,3 +81,30 @@ def test_the_scale_of_a_kernel_is_that_of_its_outputs() -> None:
     assert findings_of(values.exploded_values, build_checkpoint(wide)) == []
     tall = {"conv.weight": wide["conv/kernel"], "out.weight": draw(2, 512)}
     assert [each.tensor for each in findings_of(values.exploded_values, build_checkpoint(tall))] == ["conv.weight"]
+
+
+def draw_by_keras(*shape: int) -> NDArray[np.float64]:
+    field = int(np.prod(shape[:-2]))
+    limit = (6 / (field * (shape[-2] + shape[-1]))) ** 0.5
+    return RANDOM.uniform(-limit, limit, shape)
+
+
+def draw_by_flax(*shape: int) -> NDArray[np.float64]:
+    drawn = RANDOM.normal(size=4 * int(np.prod(shape)))
+    deviation = (shape[-1] / np.prod(shape)) ** 0.5 / 0.87962566
+    return deviation * drawn[np.abs(drawn) < 2][: int(np.prod(shape))].reshape(shape)
+
+
+@pytest.mark.parametrize("draw_initial", [draw_by_keras, draw_by_flax])
+@pytest.mark.parametrize("shape", [(64, 32), (3, 3, 8, 16)])
+def test_zero_biases_are_normal_beside_initial_draws_of_keras_and_flax(
+    draw_initial: Callable[..., NDArray[np.float64]], shape: tuple[int, ...]
+) -> None:
+    def network(kernel: NDArray[np.float64]) -> Checkpoint:
+        bias = np.zeros(shape[-1], np.float32)
+        return build_checkpoint({"body/kernel": kernel.astype(np.float32), "body/bias": bias})
+
+    initial = draw_initial(*shape)
+    assert findings_of(zeros.zero_bias, network(initial)) == []
+    assert len(findings_of(zeros.zero_bias, network(1.1 * initial))) == 1
+    assert len(findings_of(zeros.zero_bias, network(initial + 0.05 * RANDOM.normal(size=shape)))) == 1
