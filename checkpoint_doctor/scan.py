@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from checkpoint_doctor.checkpoint import Checkpoint, LayerSignal, Skipped, Tensor
+from checkpoint_doctor.config.asked import describe_silence, find_asked
 from checkpoint_doctor.config.settings import Config, Settings
 from checkpoint_doctor.config.unused import remark_unused_ignores
 from checkpoint_doctor.diagnosis.competition import choose_diagnoses, collect_claims
@@ -71,13 +72,14 @@ def scan(
 
     Raises:
         NothingToExamine: there is no checkpoint to look at; with ``skip_foreign`` that is an empty report.
-        UsageError: the configuration does not fit the rules that are installed.
+        UsageError: the configuration does not fit the rules that are installed, or leaves no rule to run.
     """
     catalogue = catalogue or discover_working()
     config = config or Config()
     candidates = find_candidates(
         [os.fspath(uri) for uri in uris], catalogue.suffixes, partial(claim_folder, catalogue=catalogue)
     )
+    asked = find_asked([candidate.path for candidate in candidates], config, catalogue.rules)
     examinations: list[Examination] = []
     passed_over: list[Skipped] = []
     for number, candidate in enumerate(candidates, 1):
@@ -97,11 +99,14 @@ def scan(
         raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name one file to learn what it is")
     report = Report(
         checkpoints=tuple(examinations),
-        rules=len(catalogue.rules),
+        rules=len(asked),
         fail_on=config.fail_on,
+        remarks=tuple(config.general.judge(each, "") for each in catalogue.left_out),
         passed_over=tuple(passed_over),
+        asked=asked,
     )
-    return remark_unused_ignores(report, config, catalogue.rules, catalogue.causes)
+    report = remark_unused_ignores(report, config, catalogue.rules, catalogue.causes)
+    return replace(report, configuration=describe_silence(report, config, catalogue.rules))
 
 
 def within_file(on_progress: ProgressCallback | None, path: str, number: int, of: int) -> MeasuredCallback | None:
@@ -196,14 +201,13 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
         UnreadableCheckpoint: the bytes of a tensor that a rule needs cannot be read.
     """
     findings: list[Finding] = []
-    for rule in catalogue.rules:
-        if not settings.selects(rule):
-            continue
+    asked = [rule for rule in catalogue.rules if settings.selects(rule)]
+    for rule in asked:
         try:
             found = list(rule.examine(checkpoint, settings.options(rule)))
-        except UnreadableCheckpoint:
+        except (UnreadableCheckpoint, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # a rule may even call sys.exit
             found = [report_crash(rule, error)]
         findings += [settings.judge(_with_layer(each, checkpoint), checkpoint.path) for each in found]
     claims, crashes = collect_claims(checkpoint, findings, catalogue.causes)
@@ -227,6 +231,7 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
         parts=checkpoint.files,
         layout=checkpoint.layout,
         resume=describe_resume(checkpoint, judged),
+        asked=tuple(rule.code for rule in asked),
     )
 
 

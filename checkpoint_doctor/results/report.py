@@ -7,16 +7,20 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from math import prod
+from os.path import join
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Part, Skipped
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.text import quantity
+from checkpoint_doctor.text import printable, quantity
 
 RULE_CRASHED = "CKD001"
 """Code of the finding about a rule that crashed."""
+
+PLUGIN_LEFT_OUT = "CKD003"
+"""Code of the remark about a loader, a rule or a cause that is installed and broken."""
 
 
 class Verdict(Enum):
@@ -115,6 +119,8 @@ class Examination:
     """The files of a folder that is one checkpoint; empty for a single file."""
     resume: str = ""
     """From where a run resumes, or what keeps it from going on as it was; empty where there is no run to resume."""
+    asked: tuple[str, ...] | None = None
+    """Codes of the rules that were run on it; ``None`` where that is not known."""
 
     @property
     def parameters(self) -> int:
@@ -163,13 +169,25 @@ class Report:
 
     checkpoints: tuple[Examination, ...]
     rules: int
-    """How many rules were run."""
+    """How many rules were asked."""
     fail_on: Severity | None = Severity.ERROR
     """The lowest severity that fails the run; ``None`` where none does."""
     remarks: tuple[Finding, ...] = ()
     """Findings about the run and not about a checkpoint, such as an ignore that nothing needs any more."""
     passed_over: tuple[Skipped, ...] = ()
     """Sound files that a search came across and that are no checkpoints, and what they are."""
+    asked: tuple[str, ...] | None = None
+    """Codes of the rules that were asked about any checkpoint; ``None`` where that is not known."""
+    configuration: str = ""
+    """The configuration file that silences something, and what, in words; empty where none does."""
+
+    @property
+    def files(self) -> Iterator[str]:
+        """The checkpoints, the files of those that are folders, and what was passed over."""
+        for examination in self.checkpoints:
+            yield examination.path
+            yield from (join(examination.path, part.file) for part in examination.parts)
+        yield from (each.what for each in self.passed_over)
 
     @property
     def findings(self) -> Sequence[Finding]:
@@ -216,9 +234,14 @@ class Report:
         return sum(len(each.crashes) for each in self.checkpoints)
 
     @property
+    def left_out(self) -> Sequence[Finding]:
+        """The remarks about loaders, rules and causes that are installed and broken."""
+        return [remark for remark in self.remarks if remark.code == PLUGIN_LEFT_OUT]
+
+    @property
     def is_complete(self) -> bool:
-        """True where every checkpoint was read and every rule that was run came to its end."""
-        return not self.unreadable and not self.crashes
+        """True where every checkpoint was read, every rule came to its end, and every installed plugin was there."""
+        return not self.unreadable and not self.crashes and not self.left_out
 
     @property
     def summary_line(self) -> str:
@@ -237,6 +260,8 @@ class Report:
                 *([f"{self.unreadable:,} unreadable"] if self.unreadable else []),
                 *([f"{quantity(len(self.passed_over), 'other file')} passed over"] if self.passed_over else []),
                 *([quantity(self.crashes, "rule crash", "rule crashes")] if self.crashes else []),
+                *([f"{quantity(len(self.left_out), 'plugin')} left out"] if self.left_out else []),
+                *([printable(self.configuration)] if self.configuration else []),
             ]
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._storage import cursor as storage
+from checkpoint_doctor.sources.budget import PICKLED
 
 LONGEST_LINE = 16 << 20
 """Bytes of the longest line in a pickle of protocol 0."""
@@ -15,7 +16,7 @@ class EndOfPickle(UnreadableCheckpoint):
 
 
 class Cursor(storage.Cursor):
-    """Reads a pickle in order, one window of bytes at a time."""
+    """Reads a pickle in order, one window of bytes at a time; they are spent from the file's budget."""
 
     inside = "its pickle"
 
@@ -46,3 +47,7 @@ class Cursor(storage.Cursor):
     def _require(self, count: int) -> None:
         if self.position + count > self.source.size:
             raise EndOfPickle(self.describe_end(count), "copy or download it again, or take an earlier checkpoint")
+
+    def _fill(self, size: int) -> bytes:
+        self.source.budget.spend(PICKLED, size)
+        return super()._fill(size)

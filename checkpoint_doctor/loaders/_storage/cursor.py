@@ -49,7 +49,12 @@ class Cursor:
 
     def number(self, width: int) -> int:
         """Return the next little-endian number without a sign. Raises as ``take``."""
-        return int.from_bytes(self.take(width), "little")
+        at = self._at
+        end = at + width
+        if end > len(self._window):
+            return int.from_bytes(self.take(width), "little")
+        self._at = end
+        return int.from_bytes(self._window[at:end], "little")
 
     def skip(self, count: int) -> int:
         """Skip bytes without reading them and return the offset of the first. Raises as ``take``."""
@@ -77,5 +82,8 @@ class Cursor:
     def _refill(self, count: int) -> None:
         self._require(count)
         start = self.position
-        self._window = self.source.read(start, min(max(count, self._window_size), self.source.size - start))
+        self._window = self._fill(min(max(count, self._window_size), self.source.size - start))
         self._start, self._at = start, 0
+
+    def _fill(self, size: int) -> bytes:
+        return self.source.read(self.position, size)

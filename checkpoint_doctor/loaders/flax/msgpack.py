@@ -22,12 +22,12 @@ from checkpoint_doctor.loaders._storage.cursor import Cursor
 from checkpoint_doctor.loaders._storage.dtypes import numpy_type, size_of
 from checkpoint_doctor.loaders._trees.leaves import NUMBERS, Leaf, Path
 from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources.budget import OBJECTS, TENSORS
 from checkpoint_doctor.statistics.values import InMemory, Values
 from checkpoint_doctor.text import shown
 
 DEEPEST = 64
 """Maps and lists inside one another."""
-MOST_OBJECTS = 2_000_000
 LONGEST_TEXT = 1 << 16
 """Bytes of a key."""
 MOST_AXES = 64
@@ -66,13 +66,12 @@ class _Reader:
         self.cursor = Cursor(source)
         self.cursor.inside = "its content"
         self.leaves: list[Leaf] = []
-        self._objects = 0
 
     def read(self, path: Path, depth: int) -> None:
         """Read the next object, and add its leaves."""
-        self._objects += 1
-        if depth > DEEPEST or self._objects > MOST_OBJECTS:
-            _refuse(self.source, "its content is nested too deeply, or has too many parts")
+        self.source.budget.spend(OBJECTS, 1)
+        if depth > DEEPEST:
+            _refuse(self.source, "its content is nested too deeply")
         kind = self.cursor.byte()
         if (count := self._count(kind, 0x80, (0xDE, 0xDF))) is not None:
             for _ in range(count):
@@ -154,6 +153,7 @@ class _Reader:
         return sizes
 
     def _place(self, path: Path, shape: tuple[int, ...], dtype: str, start: int, size: int) -> Leaf:
+        self.source.budget.spend(TENSORS, 1)
         if dtype not in NUMBERS:
             return Leaf(path, shape, dtype, None, f"elements of type {shown(dtype)} are not numbers that are read")
         expected = prod(shape) * size_of(dtype)

@@ -17,14 +17,13 @@ from checkpoint_doctor.loaders._storage.cursor import Cursor
 from checkpoint_doctor.loaders._storage.dtypes import size_of
 from checkpoint_doctor.loaders.gguf.types import ARRAY, NUMBERS, QUANTIZED, SCALARS, STRING
 from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources.budget import OBJECTS, TENSORS
 from checkpoint_doctor.text import shown
 
 MAGIC = b"GGUF"
 VERSIONS = (1, 2, 3)
 LONGEST_HEADER = 1 << 28
 """Bytes. A vocabulary of 250,000 tokens with its merges takes about 16 MB."""
-MOST_ENTRIES = 1_000_000
-"""Tensors, and settings."""
 LONGEST_NAME = 1 << 16
 """Bytes of a name or key; llama.cpp allows 64 and 65,535."""
 LONGEST_KEPT = 1000
@@ -62,9 +61,8 @@ def read_header(source: Source) -> tuple[list[Entry], dict[str, str]]:
     """
     header = _Header(source)
     tensors, settings = header.read_counts()
-    for what, count in (("tensors", tensors), ("settings", settings)):
-        if count > MOST_ENTRIES:
-            _refuse(source, f"its header declares {count:,} {what}, more than the {MOST_ENTRIES:,} that are read")
+    source.budget.spend(TENSORS, tensors)
+    source.budget.spend(OBJECTS, settings)
     values = dict(header.read_setting() for _ in range(settings))
     entries = [header.read_entry() for _ in range(tensors)]
     alignment = values.get(ALIGNMENT, "32")

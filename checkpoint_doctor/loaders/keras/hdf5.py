@@ -19,6 +19,7 @@ from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._storage.converted_values import stored_values
 from checkpoint_doctor.loaders._storage.dtypes import EXTENDED, NATIVE, numpy_type
 from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources.budget import INFLATED, OBJECTS, TENSORS
 from checkpoint_doctor.statistics.values import Values
 from checkpoint_doctor.text import shown
 
@@ -27,12 +28,6 @@ USER_BLOCKS = (0, 512, 1024, 2048)
 """Offsets where the signature is looked for: HDF5 allows a block of the user's before it."""
 DEEPEST = 32
 """Groups inside one another."""
-MOST_OBJECTS = 200_000
-"""Groups and data sets; hard links can form circles."""
-HIGH_RATIO = 100
-"""Compression ratio above which a data set is limited: trained weights shrink by a tenth."""
-LARGEST_HIGH_RATIO = 128 << 20
-"""Bytes of a data set with a high compression ratio."""
 INSTALL = "pip install 'checkpoint-doctor[keras]'"
 
 _NAME_OF = {np.dtype(code).str.lstrip("<>|="): name for name, code in reversed(NATIVE.items()) if code != "?"}
@@ -108,14 +103,13 @@ class _Walk:
         self.source = source
         self.datasets: list[DataSet] = []
         self.attributes: dict[tuple[str, ...], dict[str, str]] = {}
-        self._objects = 0
 
     def visit(self, group: Any, path: tuple[str, ...]) -> None:
         self.attributes[path] = self._texts(group)
         for name in sorted(group, key=_natural):
-            self._objects += 1
-            if self._objects > MOST_OBJECTS or len(path) > DEEPEST:
-                raise ValueError("its groups are nested too deeply, or there are too many")
+            self.source.budget.spend(OBJECTS, 10)  # h5py keeps several for each
+            if len(path) > DEEPEST:
+                raise ValueError("its groups are nested too deeply")
             if not isinstance(group.get(name, getlink=True), self.h5py.HardLink):
                 continue
             item = group[name]
@@ -149,13 +143,14 @@ class _Walk:
         shape = tuple(int(size) for size in item.shape)
         if not dtype or (dtype in EXTENDED and item.dtype.itemsize != 2):
             return None
+        self.source.budget.spend(TENSORS, 1)
         size, stored = int(item.size) * item.dtype.itemsize, int(item.id.get_storage_size())
         problem = ""
         if item.external or item.is_virtual:
             problem = "its values are in another file"
         elif size and not stored:
             problem = "its values were never written"
-        elif size > HIGH_RATIO * stored and size > LARGEST_HIGH_RATIO:
+        elif size > stored + self.source.budget.left(INFLATED):
             problem = f"it would grow from {stored:,} to {size:,} bytes: it may be a decompression bomb"
         offset = item.id.get_offset()
         if problem or (offset is not None and item.chunks is None and not item.compression):
@@ -166,6 +161,7 @@ class _Walk:
             return DataSet(
                 path, shape, dtype, stored_values(self.source, start, dtype, shape, is_big_endian=is_big), problem
             )
+        self.source.budget.spend(INFLATED, max(0, size - stored))
         return DataSet(path, shape, dtype, _PackedValues(self.source, item, numpy_type(dtype), shape))
 
 

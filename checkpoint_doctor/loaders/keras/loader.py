@@ -13,7 +13,7 @@ from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._zip.archive import ZipArchive, is_zip, list_names, open_archive
 from checkpoint_doctor.loaders.keras import hdf5
 from checkpoint_doctor.loaders.keras.layouts import Parameters, is_keras, read_parameters
-from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources import Source, read_json
 
 WEIGHTS, METADATA = "model.weights.h5", "metadata.json"
 LONGEST_BEGINNING = 1 << 16
@@ -100,7 +100,7 @@ def _read_versions(archive: ZipArchive) -> dict[str, str]:
     if member is None or member.size > LONGEST_METADATA:
         return {}
     try:
-        fields = json.loads(member.source.read(0, member.size))
+        fields = json.loads(read_json(member.source))
     except (UnreadableCheckpoint, ValueError, RecursionError):
         return {}
     version = fields.get("keras_version") if isinstance(fields, dict) else None

@@ -16,6 +16,7 @@ from checkpoint_doctor.loaders._zip.member import Member
 from checkpoint_doctor.loaders.numpy.header import SIGNATURE, Header, read_header
 from checkpoint_doctor.loaders.numpy.models import may_name_model, name_parameters
 from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources.budget import TENSORS
 from checkpoint_doctor.text import quantity, shown
 
 ENDING = ".npy"
@@ -55,6 +56,7 @@ class NumpyLoader:
         members = {name.removesuffix(ENDING): member for name, member in archive.members.items()}
         if not may_name_model(members):
             raise _name_data(source, members)
+        source.budget.spend(TENSORS, len(members))
         tensors, skipped = [], []
         for name, member in members.items():
             header = read_header(member.source)

@@ -9,6 +9,7 @@ from math import prod
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders.onnx.wire import LENGTH, VARINT, Field, Message
 from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources.budget import OBJECTS, TENSORS
 from checkpoint_doctor.text import shown
 
 MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
@@ -129,7 +130,9 @@ def read_model(source: Source) -> Model:
 
 
 def _read_graph(graph: Message, model: Model) -> None:
+    budget = graph.source.budget
     for each in graph.fields():
+        budget.spend(OBJECTS, 1)
         if each.number == NODE:
             node = _read_node(graph.message(each))
             model.nodes.append(node)
@@ -176,6 +179,7 @@ def _find_tensors(attribute: Message) -> Iterator[TensorEntry]:
 
 
 def _read_tensor(message: Message) -> TensorEntry:
+    message.source.budget.spend(TENSORS, 1)
     tensor, axes = TensorEntry(message), []
     for each in message.fields():
         if each.number == 1:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._storage.cursor import Cursor
 from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources.budget import INFLATED
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 """The wire types (protobuf.dev, Encoding)."""
@@ -85,6 +86,7 @@ class Message:
     def varints(self, field: Field) -> NDArray[np.uint64]:
         """Return the numbers in a packed field, as 64 bits without a sign. Raises as ``message``."""
         inside = self.message(field)
+        self.source.budget.spend(INFLATED, np.dtype(np.uint64).itemsize * inside.size)
         content = np.frombuffer(self.source.read(inside.start, inside.size), np.uint8)
         ends = np.flatnonzero(content < 0x80)
         if content.size and (not ends.size or ends[-1] != content.size - 1):

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.sources import Folder, Source
+from checkpoint_doctor.sources import Folder, Source, read_json
+from checkpoint_doctor.sources.budget import TENSORS
 from checkpoint_doctor.text import shown
 
 METADATA = "_METADATA"
 DATABASE = "manifest.ocdbt"
 """The index of an OCDBT database, in which Orbax keeps all arrays by default."""
-LONGEST_METADATA = 100_000_000
-"""Bytes."""
 DEEPEST = 64
 """Keys of one array."""
 ARRAYS = ("jax.Array", "np.ndarray", "scalar")
@@ -53,15 +52,14 @@ def read_tree(folder: Folder) -> Tree:
     import json
 
     source = folder.open(METADATA)
-    if source.size > LONGEST_METADATA:
-        _refuse(source, f"they have {source.size:,} bytes; more than {LONGEST_METADATA:,} are not read")
     try:
-        fields = json.loads(source.read(0, source.size))
+        fields = json.loads(read_json(source))
     except (ValueError, RecursionError):
         _refuse(source, "they are not valid JSON")
     tree = fields.get("tree_metadata") if isinstance(fields, dict) else None
     if not isinstance(tree, dict):
         _refuse(source, "they have no tree_metadata")
+    source.budget.spend(TENSORS, len(tree))
     entries = tuple(_read_entry(source, each) for each in tree.values() if not _is_empty(each))
     return Tree(folder, entries, fields.get("use_zarr3") is True, DATABASE in folder.files)
 
