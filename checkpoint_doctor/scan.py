@@ -11,14 +11,15 @@ from checkpoint_doctor.checkpoint import Checkpoint, LayerSignal, Skipped, Tenso
 from checkpoint_doctor.config.settings import Config, Settings
 from checkpoint_doctor.config.unused import remark_unused_ignores
 from checkpoint_doctor.diagnosis.competition import choose_diagnoses, collect_claims
-from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnreadableCheckpoint
+from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnknownFormat, UnreadableCheckpoint
 from checkpoint_doctor.plugins.catalogue import Catalogue
-from checkpoint_doctor.plugins.opening import claim_folder, discover_working, open_checkpoint
+from checkpoint_doctor.plugins.opening import claim_folder, discover_working, open_checkpoint, recognize_content
 from checkpoint_doctor.plugins.self_checks import report_crash
 from checkpoint_doctor.results.findings import Finding, by_severity
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict, judge
 from checkpoint_doctor.results.resume import describe_resume
-from checkpoint_doctor.sources.search import find_candidates
+from checkpoint_doctor.sources.search import Criteria, Found, find_candidates
+from checkpoint_doctor.text import quantity
 
 __all__ = ["Progress", "ProgressCallback", "examine", "measure_checkpoint", "open_checkpoint", "run_rules", "scan"]
 
@@ -75,9 +76,8 @@ def scan(
     """
     catalogue = catalogue or discover_working()
     config = config or Config()
-    candidates = find_candidates(
-        [os.fspath(uri) for uri in uris], catalogue.suffixes, partial(claim_folder, catalogue=catalogue)
-    )
+    found = find_checkpoints(uris, catalogue, config)
+    candidates = found.candidates
     examinations: list[Examination] = []
     passed_over: list[Skipped] = []
     for number, candidate in enumerate(candidates, 1):
@@ -92,16 +92,42 @@ def scan(
                 passed_over.append(Skipped(candidate.path, error.message.removeprefix(f"{candidate.path} ")))
                 continue
             examination = _unreadable(candidate.path, error)
+        except UnknownFormat as error:
+            if not candidate.is_expected:
+                passed_over.append(Skipped(candidate.path, error.message.removeprefix(f"{candidate.path} ")))
+                continue
+            examination = _unreadable(candidate.path, error)
         examinations.append(examination)
-    if not examinations and not skip_foreign:
-        raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name one file to learn what it is")
+    if not examinations and not skip_foreign and found.is_complete:
+        raise NothingToExamine(
+            f"there is no checkpoint among {quantity(found.seen, 'file')}", "name one file to learn what it is"
+        )
     report = Report(
         checkpoints=tuple(examinations),
         rules=len(catalogue.rules),
         fail_on=config.fail_on,
         passed_over=tuple(passed_over),
+        unrecognized=found.unrecognized,
+        unsearched=tuple(found.unsearched),
     )
     return remark_unused_ignores(report, config, catalogue.rules, catalogue.causes)
+
+
+def find_checkpoints(uris: Sequence[str | os.PathLike[str]], catalogue: Catalogue, config: Config) -> Found:
+    """Find what files, folders and globs lead to: what a loader claims or recognizes and no pattern leaves out.
+
+    Raises:
+        NothingToExamine: a folder or glob leads to nothing.
+        UsageError: a URI is the address of a remote file.
+    """
+    criteria = Criteria(
+        suffixes=catalogue.suffixes,
+        recognizes=partial(recognize_content, catalogue=catalogue),
+        claim=partial(claim_folder, catalogue=catalogue),
+        excludes=config.excludes,
+        includes=config.includes,
+    )
+    return find_candidates([os.fspath(uri) for uri in uris], criteria)
 
 
 def within_file(on_progress: ProgressCallback | None, path: str, number: int, of: int) -> MeasuredCallback | None:
@@ -125,17 +151,18 @@ def examine(
 
     Raises:
         NotACheckpoint: it is a sound file of another kind.
+        UnknownFormat: nothing in it says what it is.
     """
     try:
         checkpoint = open_checkpoint(path, catalogue)
         measure_checkpoint(checkpoint, jobs, on_measured)
         examination = run_rules(checkpoint, catalogue, settings)
-    except NotACheckpoint:
+    except (NotACheckpoint, UnknownFormat):
         raise
     except UnreadableCheckpoint as error:
         return _unreadable(path, error)
     other = checkpoint.metadata.get("content")
-    if (other or not checkpoint.tensors) and examination.verdict is not Verdict.ILL:
+    if (other or not checkpoint.tensors) and not checkpoint.optimizers and examination.verdict is not Verdict.ILL:
         why = f" ({checkpoint.skipped[0].why})" if checkpoint.skipped else ""
         what = other or f"holds no tensor to examine{why}"
         raise NotACheckpoint(f"{path} {what}", "name the file that holds the state dict")
@@ -227,6 +254,7 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
         parts=checkpoint.files,
         layout=checkpoint.layout,
         resume=describe_resume(checkpoint, judged),
+        content=str(checkpoint.metadata.get("content", "")),
     )
 
 

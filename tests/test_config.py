@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -483,11 +484,30 @@ class TestPathPatterns:
             ("*.zip", "./model.zip", True),
             ("runs/*", "runs/../runs/model.zip", True),
             ("*.ZIP", "model.zip", False),
+            ("**", "runs/a/model.zip", True),
+            ("runs/**", "runs", False),
+            ("runs/**/old/**/*.pt", "runs/1/old/2/3/a.pt", True),
+            ("runs/**/old/**/*.pt", "runs/1/new/2/3/a.pt", False),
+            ("runs/*a*b.pt", "runs/xaxb.pt", True),
+            ("runs/*a*b.pt", "runs/xa/b.pt", False),
         ],
     )
     def test_they_mean_what_they_mean_in_gitignore(self, folder: Path, pattern: str, path: str, expected: bool) -> None:
         assert match_path(pattern, path) is expected
         assert match_path(pattern, os.path.abspath(path)) is expected
+
+    @pytest.mark.parametrize(
+        ("pattern", "path"),
+        [
+            ("*a" * 60 + "b", "a" * 20_000),
+            ("**/a/" * 60 + "b", "a/" * 500 + "c"),
+            ("/".join(["*a*a*a*a*b"] * 30), "/".join(["a" * 200] * 30)),
+        ],
+    )
+    def test_no_pattern_takes_long(self, pattern: str, path: str) -> None:
+        start = time.process_time()
+        assert not match_path(pattern, path)
+        assert time.process_time() - start < 0.5
 
     def test_they_start_at_the_folder_of_the_file(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / "a").mkdir()

@@ -1,12 +1,10 @@
-"""Path patterns as people know them from ``.gitignore``."""
+"""What a path pattern in a configuration means: which paths, and seen from which folder."""
 
 from __future__ import annotations
 
 import os
-import re
-from functools import lru_cache
 
-_PARTS = re.compile(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
+from checkpoint_doctor.sources.patterns import compile_pattern
 
 
 def match_path(pattern: str, path: str, folder: str = "") -> bool:
@@ -18,31 +16,6 @@ def match_path(pattern: str, path: str, folder: str = "") -> bool:
     """
     absolute = os.path.abspath(path)
     forms = {os.path.normpath(path), os.path.relpath(absolute, folder or os.curdir), absolute}
-    compiled = _compile(pattern)
-    return any(compiled.fullmatch(form.replace(os.sep, "/")) for form in forms)
-
-
-@lru_cache(maxsize=1024)
-def _compile(pattern: str) -> re.Pattern[str]:
     stem = pattern.removeprefix("./").rstrip("/") or pattern
-    expression = "".join(_translate(part) for part in _PARTS.findall(stem))
-    anywhere = "" if "/" in stem else "(?:.*/)?"
-    try:
-        return re.compile(f"{anywhere}{expression}(?:/.*)?", re.DOTALL)
-    except re.error:  # a range that runs backwards, such as [z-a]
-        return re.compile(re.escape(stem))
-
-
-def _translate(part: str) -> str:
-    if part == "**/":
-        return "(?:.*/)?"
-    if part == "**":
-        return ".*"
-    if part == "*":
-        return "[^/]*"
-    if part == "?":
-        return "[^/]"
-    if len(part) > 1:
-        inside = re.sub(r"[\\\[^&|~]", r"\\\g<0>", part[1:-1])
-        return f"(?!/)[{'^' + inside[1:] if inside.startswith('!') else inside}]"
-    return re.escape(part)
+    compiled = compile_pattern(stem if "/" in stem else f"**/{stem}")
+    return any(compiled.match_beginnings(form.replace(os.sep, "/").split("/")) for form in forms)

@@ -70,6 +70,10 @@ class Section:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Code to option to value."""
     fail_on: str | None = None
+    exclude: tuple[str, ...] = ()
+    """Patterns of files and folders that a search leaves out."""
+    include: tuple[str, ...] | None = None
+    """Patterns of the only files that a search takes."""
 
     def covers(self, path: str) -> bool:
         """True where the section is about the checkpoint at that path."""
@@ -202,6 +206,18 @@ class Config:
     def fail_on(self) -> Severity | None:
         """The lowest severity that fails the run, ``None`` where none does."""
         return self.general.fail_on
+
+    def excludes(self, path: str) -> str:
+        """Return why a search leaves out the file or folder at a path; empty where it does not."""
+        for section in self.sections:
+            if any(match_path(pattern, path, section.folder) for pattern in section.exclude):
+                return f"excluded by {section.origin}"
+        return ""
+
+    def includes(self, path: str) -> bool:
+        """True where a search may take the file at a path: all of them, unless patterns name the only ones."""
+        chosen = next((each for each in reversed(self.sections) if each.include is not None), None)
+        return chosen is None or any(match_path(each, path, chosen.folder) for each in chosen.include or ())
 
 
 def selects(selector: str, code: str, name: str) -> bool:

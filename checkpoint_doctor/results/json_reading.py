@@ -12,6 +12,7 @@ from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.json import NEVER, SCHEMA_VERSION
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict
+from checkpoint_doctor.sources.search import Unsearched
 
 _Choice = TypeVar("_Choice")
 
@@ -53,6 +54,11 @@ def from_json(document: Any) -> Report:
         remarks=tuple(_read_finding(each) for each in root.records("remarks", [])),
         passed_over=tuple(
             Skipped(each.take("path", str), each.take("why", str)) for each in root.records("passed_over", [])
+        ),
+        unrecognized=root.take("unrecognized", dict, {}),
+        unsearched=tuple(
+            Unsearched(each.take("path", str), each.take("why", str), each.take("on_purpose", bool))
+            for each in root.records("unsearched", [])
         ),
     )
 
@@ -137,6 +143,7 @@ def _read_examination(fields: _Fields) -> Examination:
         skipped=tuple(Skipped(each.take("what", str), each.take("why", str)) for each in fields.records("skipped", [])),
         layout=fields.take("layout", str, ""),
         resume=fields.take("resume", str, ""),
+        content=fields.take("content", str, ""),
         parts=tuple(_read_part(each) for each in fields.records("parts", [])),
     )
 

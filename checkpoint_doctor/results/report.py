@@ -13,10 +13,15 @@ from checkpoint_doctor.checkpoint import Part, Skipped
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.sources.search import Unsearched
 from checkpoint_doctor.text import quantity
 
 RULE_CRASHED = "CKD001"
 """Code of the finding about a rule that crashed."""
+
+
+IN_BASELINE = "in the baseline"
+"""The reason that hides a finding which a baseline knows."""
 
 
 class Verdict(Enum):
@@ -115,6 +120,8 @@ class Examination:
     """The files of a folder that is one checkpoint; empty for a single file."""
     resume: str = ""
     """From where a run resumes, or what keeps it from going on as it was; empty where there is no run to resume."""
+    content: str = ""
+    """What it is where it holds no model, as in ``is the state of an optimizer``; empty where it holds one."""
 
     @property
     def parameters(self) -> int:
@@ -152,6 +159,16 @@ class Examination:
         return {finding: index for index, each in enumerate(self.diagnoses) for finding in each.explains}
 
     @property
+    def hidden(self) -> int:
+        """How many findings the configuration or a baseline hides."""
+        return sum(finding.ignored is not None for finding in self.findings)
+
+    @property
+    def known(self) -> int:
+        """How many of them a baseline hides."""
+        return sum(finding.ignored == IN_BASELINE for finding in self.findings)
+
+    @property
     def worst(self) -> Severity | None:
         """The severity of the worst diagnosis or unexplained finding that counts."""
         return max((alert.severity for alert in self.alerts), default=None)
@@ -169,7 +186,11 @@ class Report:
     remarks: tuple[Finding, ...] = ()
     """Findings about the run and not about a checkpoint, such as an ignore that nothing needs any more."""
     passed_over: tuple[Skipped, ...] = ()
-    """Sound files that a search came across and that are no checkpoints, and what they are."""
+    """Files that a search came across and that are no checkpoints, and what they are."""
+    unrecognized: Mapping[str, int] = field(default_factory=dict)
+    """How many other files a search came across, by their ending: their first bytes are those of no checkpoint."""
+    unsearched: tuple[Unsearched, ...] = ()
+    """Files and folders that a search did not look at, and why."""
 
     @property
     def findings(self) -> Sequence[Finding]:
@@ -180,7 +201,12 @@ class Report:
     @property
     def hidden(self) -> int:
         """How many findings were hidden by configuration or baseline."""
-        return sum(finding.ignored is not None for each in self.checkpoints for finding in each.findings)
+        return sum(each.hidden for each in self.checkpoints)
+
+    @property
+    def known(self) -> int:
+        """How many of the hidden findings the baseline hides."""
+        return sum(each.known for each in self.checkpoints)
 
     @property
     def diagnoses(self) -> Sequence[Diagnosis]:
@@ -217,8 +243,21 @@ class Report:
 
     @property
     def is_complete(self) -> bool:
-        """True where every checkpoint was read and every rule that was run came to its end."""
-        return not self.unreadable and not self.crashes
+        """True where every folder was searched, every checkpoint was read, and every rule that was run came to its end.
+
+        What a search left out on purpose is no lack.
+        """
+        return not self.unreadable and not self.crashes and not self.unlisted
+
+    @property
+    def unlisted(self) -> int:
+        """How many folders should have been searched and could not be."""
+        return sum(not each.on_purpose for each in self.unsearched)
+
+    @property
+    def others(self) -> int:
+        """How many files a search came across that are no checkpoints."""
+        return len(self.passed_over) + sum(self.unrecognized.values())
 
     @property
     def summary_line(self) -> str:
@@ -232,13 +271,25 @@ class Report:
                 quantity(self.rules, "rule"),
                 quantity(len(self.findings), "finding"),
                 *([quantity(len(self.diagnoses), "diagnosis", "diagnoses")] if self.diagnoses else []),
-                *([f"{self.hidden:,} hidden by config"] if self.hidden else []),
+                *hidden_in_words(self.hidden - self.known, self.known),
                 *([f"{unseen:,} not looked at"] if unseen else []),
                 *([f"{self.unreadable:,} unreadable"] if self.unreadable else []),
-                *([f"{quantity(len(self.passed_over), 'other file')} passed over"] if self.passed_over else []),
+                *([f"{quantity(self.others, 'other file')} passed over"] if self.others else []),
+                *(
+                    [f"{len(self.unsearched) - self.unlisted:,} left out"]
+                    if len(self.unsearched) > self.unlisted
+                    else []
+                ),
+                *([quantity(self.unlisted, "unreadable folder")] if self.unlisted else []),
                 *([quantity(self.crashes, "rule crash", "rule crashes")] if self.crashes else []),
             ]
         )
+
+
+def hidden_in_words(configured: int, known: int) -> list[str]:
+    """Return how many findings the configuration hides and how many a baseline, as in ``1 hidden by config``."""
+    counts = {"hidden by config": configured, "hidden by the baseline": known}
+    return [f"{count:,} {words}" for words, count in counts.items() if count]
 
 
 @dataclass(frozen=True)
