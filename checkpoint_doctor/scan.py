@@ -9,7 +9,7 @@ from functools import partial
 
 from checkpoint_doctor.checkpoint import Checkpoint, LayerSignal, Skipped, Tensor
 from checkpoint_doctor.config.settings import Config, Settings
-from checkpoint_doctor.config.unused import remark_unused_ignores
+from checkpoint_doctor.config.unused import remark_unmatched_paths, remark_unused_ignores
 from checkpoint_doctor.diagnosis.competition import choose_diagnoses, collect_claims
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnknownFormat, UnreadableCheckpoint
 from checkpoint_doctor.plugins.catalogue import Catalogue
@@ -110,7 +110,9 @@ def scan(
         unrecognized=found.unrecognized,
         unsearched=tuple(found.unsearched),
     )
-    return remark_unused_ignores(report, config, catalogue.rules, catalogue.causes)
+    searched = [os.fspath(uri) for uri in uris if os.path.isdir(uri)]
+    report = remark_unused_ignores(report, config, catalogue.rules, catalogue.causes)
+    return remark_unmatched_paths(report, config, searched)
 
 
 def find_checkpoints(uris: Sequence[str | os.PathLike[str]], catalogue: Catalogue, config: Config) -> Found:
@@ -231,8 +233,9 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
         except UnreadableCheckpoint:
             raise
         except Exception as error:
-            found = [report_crash(rule, error)]
-        findings += [settings.judge(_with_layer(each, checkpoint), checkpoint.path) for each in found]
+            findings.append(settings.judge(report_crash(rule, error), checkpoint.path))
+            continue
+        findings += [settings.judge(_with_layer(each, checkpoint), checkpoint.path, rule.severity) for each in found]
     claims, crashes = collect_claims(checkpoint, findings, catalogue.causes)
     findings += [settings.judge(each, checkpoint.path) for each in crashes]
     findings.sort(key=by_severity)

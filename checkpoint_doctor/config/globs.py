@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from itertools import takewhile
 
 from checkpoint_doctor.sources.patterns import compile_pattern
 
@@ -19,3 +21,16 @@ def match_path(pattern: str, path: str, folder: str = "") -> bool:
     stem = pattern.removeprefix("./").rstrip("/") or pattern
     compiled = compile_pattern(stem if "/" in stem else f"**/{stem}")
     return any(compiled.match_beginnings(form.replace(os.sep, "/").split("/")) for form in forms)
+
+
+def should_match(pattern: str, folder: str, searched: Iterable[str]) -> bool:
+    """True where what a pattern means lies in one of the folders that were searched, or cannot exist at all."""
+    stem = pattern.removeprefix("./").rstrip("/")
+    names = stem.split("/") if "/" in stem else []
+    plain = "/".join(takewhile(lambda name: not any(letter in name for letter in "*?["), names))
+    start = os.path.abspath(os.path.join(folder or os.curdir, plain or ("/" if stem.startswith("/") else "")))
+    return not os.path.lexists(start) or any(_is_within(start, os.path.abspath(each)) for each in searched)
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(os.path.join(folder, ""))

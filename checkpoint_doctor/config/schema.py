@@ -102,7 +102,8 @@ def build_schema(rules: Sequence[Rule], causes: Sequence[Cause] = ()) -> dict[st
             "items": {"$ref": "#/$defs/ignore"},
         },
         "severity": {
-            "description": "The severity of a rule's findings; off if the rule is not to be run.",
+            "description": "The severity of a rule's findings, unless their evidence argues for a worse one; "
+            "off if the rule is not to be run.",
             **_table(
                 {
                     name: {"enum": [*_words(), OFF], "description": rule.summary, "default": rule.severity.label}

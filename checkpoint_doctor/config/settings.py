@@ -132,8 +132,12 @@ class Settings:
         return options
 
     def severity(self, rule: Rule, found: Severity) -> Severity:
-        """The severity that counts where the rule found one."""
-        return self._severity(rule.code, found) or found
+        """The severity that counts where the rule found one.
+
+        What was set replaces the rule's own severity. Where the evidence argues for a worse one than that, what was set
+        is a minimum: it never makes a finding milder than its evidence.
+        """
+        return self._grade(rule.code, found, rule.severity)
 
     def ignore_reason(self, finding: Finding, path: str) -> str | None:
         """The reason of the first ignore that is about the finding, ``None`` where the finding counts.
@@ -147,9 +151,12 @@ class Settings:
         )
         return next((ignore.reason for ignore in hiding), None)
 
-    def judge(self, finding: Finding, path: str) -> Finding:
-        """Give a finding the severity that was set for its rule, and the reason to hide it if there is one."""
-        severity = self._severity(finding.code, finding.severity) or finding.severity
+    def judge(self, finding: Finding, path: str, usual: Severity | None = None) -> Finding:
+        """Give a finding the severity that counts, and the reason to hide it if there is one.
+
+        ``usual`` is the severity of its rule, where the finding may have another.
+        """
+        severity = self._grade(finding.code, finding.severity, usual or finding.severity)
         return replace(finding, severity=severity, ignored=finding.ignored or self.ignore_reason(finding, path))
 
     def judge_diagnoses(
@@ -181,6 +188,10 @@ class Settings:
     def fails(self, severity: Severity) -> bool:
         """True where a finding of that severity fails the run."""
         return self.fail_on is not None and severity >= self.fail_on
+
+    def _grade(self, code: str, found: Severity, usual: Severity) -> Severity:
+        chosen = self._severity(code, found) or found
+        return max(chosen, found) if found > usual else chosen
 
     def _severity(self, code: str, found: Severity) -> Severity | None:
         return next((each.severities[code] for each in reversed(self.sections) if code in each.severities), found)
