@@ -99,6 +99,16 @@ def test_an_optimizer_alone_is_examined_as_one(whole: bool, tmp_path: Path) -> N
         assert "PyTorch, the state of an optimizer (Adam, 2 parameters) without its model" in text
 
 
+def test_large_statistics_are_no_weights_that_exploded(tmp_path: Path) -> None:
+    """``ARRAY`` has values that no weight has."""
+    content = object_of("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize")
+    (tmp_path / "vecnormalize.pkl").write_bytes(content)
+    torch.save(torch.nn.Linear(8, 4).state_dict(), tmp_path / "model.pt")
+    report = scan([tmp_path])
+    assert [Path(each.path).name for each in report.checkpoints] == ["model.pt"]
+    assert report.passed_over[0].why == "is the statistics of an environment (VecNormalize)"
+
+
 def test_broken_moments_of_an_optimizer_alone_are_reported(tmp_path: Path) -> None:
     state = optimizer().state_dict()
     state["state"][0]["exp_avg"][0, 0] = float("nan")

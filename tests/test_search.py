@@ -154,6 +154,15 @@ class TestContent:
         (found,) = scan([tmp_path]).checkpoints
         assert found.verdict is Verdict.UNREADABLE
 
+    def test_data_that_begins_as_a_pickle_by_chance_is_passed_over(self, tmp_path: Path) -> None:
+        save_model(tmp_path / "model.pt")
+        (tmp_path / "volume.raw").write_bytes(b"\x80\x04\x98" + np.random.default_rng(0).bytes(5000))
+        report = scan([tmp_path])
+        assert [Path(each.path).name for each in report.checkpoints] == ["model.pt"]
+        assert "is not a readable pickle" in report.passed_over[0].why
+        (tmp_path / "volume.raw").rename(tmp_path / "volume.pkl")
+        assert len(scan([tmp_path]).checkpoints) == 2
+
     def test_all_other_files_are_counted_by_their_ending_and_not_read(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

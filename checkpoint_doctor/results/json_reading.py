@@ -12,7 +12,7 @@ from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.json import NEVER, SCHEMA_VERSION
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict
-from checkpoint_doctor.sources.search import Unsearched
+from checkpoint_doctor.sources import Unsearched
 
 _Choice = TypeVar("_Choice")
 

@@ -13,7 +13,7 @@ from checkpoint_doctor.checkpoint import Part, Skipped
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.sources.search import Unsearched
+from checkpoint_doctor.sources import Unsearched
 from checkpoint_doctor.text import quantity
 
 RULE_CRASHED = "CKD001"

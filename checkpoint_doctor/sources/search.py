@@ -27,11 +27,8 @@ class Candidate:
 
     path: str
     named: bool
-
-    @property
-    def is_expected(self) -> bool:
-        """True where the path alone promises a checkpoint: somebody named it, or its ending belongs to checkpoints."""
-        return self.named or not self.path.lower().endswith(UNSPECIFIC)
+    is_expected: bool = True
+    """True where the path promises a checkpoint: somebody named it, or its ending belongs to checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,8 @@ class _Search:
                 self._leave_out(path, error.message.removeprefix(f"cannot open {path}: ").removeprefix(f"{path} "))
                 return False
             self._recognized.add(path)
-        self._candidates.setdefault(path, Candidate(path, named=False))
+        is_expected = is_known and not name.lower().endswith(UNSPECIFIC)
+        self._candidates.setdefault(path, Candidate(path, named=False, is_expected=is_expected))
         return True
 
     def _enters(self, folder: str, name: str, root: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Flaw, PickledName
-from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
+from checkpoint_doctor.errors import NotACheckpoint, UnknownFormat, UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle.cursor import Cursor
 from checkpoint_doctor.loaders._pickle.machine import Machine
 from checkpoint_doctor.loaders._pickle.names import TABLE
@@ -17,7 +17,12 @@ from checkpoint_doctor.loaders._zip.archive import open_archive
 from checkpoint_doctor.loaders._zip.member import Member
 from checkpoint_doctor.loaders._zip.saved_as_text import describe_saved_as_text, was_saved_as_text
 from checkpoint_doctor.loaders.torch import legacy
-from checkpoint_doctor.loaders.torch.containers import find_pickle_member, recognize_readable, starts_pickle
+from checkpoint_doctor.loaders.torch.containers import (
+    FEWEST_OPCODES,
+    find_pickle_member,
+    recognize_readable,
+    starts_pickle,
+)
 from checkpoint_doctor.loaders.torch.exported import read_exported
 from checkpoint_doctor.loaders.torch.storages import ZipStorages
 from checkpoint_doctor.sources import Source
@@ -128,7 +133,9 @@ class _Reader:
         cursor = Cursor(self.source)
         try:
             root = self.run(cursor, None)
-        except UnreadableCheckpoint:
+        except UnreadableCheckpoint as error:
+            if not self.names and self.opcodes <= FEWEST_OPCODES:  # three bytes do not prove that it is a pickle
+                raise UnknownFormat(error.message, error.hint) from None
             if JOBLIB_ARRAY not in self.names:
                 raise
             return self._finish("pickle", None)
