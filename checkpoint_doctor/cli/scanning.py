@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.options import ConfigFile, FailOn, Ignore, Jobs, Quiet, Traceback, Uris
+from checkpoint_doctor.cli.options import ConfigFile, Exclude, FailOn, Ignore, Include, Jobs, Quiet, Traceback, Uris
 from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, say, say_document, wants_color
 from checkpoint_doctor.cli.outputs import refuse_outputs, write
 from checkpoint_doctor.errors import DoctorError, UsageError
@@ -35,6 +35,8 @@ def scan(
         list[str] | None, typer.Option(metavar="CODE", help="Run only these rules (code, family or name).")
     ] = None,
     ignore: Ignore = None,
+    exclude: Exclude = None,
+    include: Include = None,
     fail_on: Annotated[
         FailOn | None, typer.Option(help="Lowest severity that fails the run.", show_default="error")
     ] = None,
@@ -55,7 +57,7 @@ def scan(
     from checkpoint_doctor.cli.progress import show_progress
     from checkpoint_doctor.scan import scan as examine
 
-    catalogue, settings = prepare(config, select, ignore, fail_on)
+    catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include)
     outputs = [(format, output), *(_split_report(each) for each in report or [])]
     outputs = [(name, "" if path == "-" else path) for name, path in outputs]
     for name, _ in outputs:
@@ -115,7 +117,12 @@ def _write_baseline(report: Report, file: str) -> None:
 
 
 def prepare(
-    config: str, select: list[str] | None, ignore: list[str] | None, fail_on: FailOn | None
+    config: str,
+    select: list[str] | None,
+    ignore: list[str] | None,
+    fail_on: FailOn | None,
+    exclude: list[str] | None,
+    include: list[str] | None,
 ) -> tuple[Catalogue, Config]:
     """Find the plugins, warn of those that are left out, and read the configuration with the command line on top.
 
@@ -134,6 +141,8 @@ def prepare(
         select=split_selectors(select),
         ignore=split_selectors(ignore),
         fail_on=fail_on.value if fail_on else None,
+        exclude=exclude or (),
+        include=include or (),
     )
     # Start-up ends here. Checkpoints come and go, and their garbage is collected; what stays is not searched again.
     gc.freeze()
