@@ -199,6 +199,22 @@ def test_damaged_archives_are_read_or_refused() -> None:
             read_or_refuse(loader, content)
 
 
+def test_a_flattened_training_state_of_jax_has_its_optimizer() -> None:
+    kernel = draw(4, 3)
+    found = open_arrays(
+        **{
+            "params/Dense_0/kernel": kernel,
+            "params/Dense_0/bias": draw(3),
+            "opt/0/mu/Dense_0/kernel": 0.1 * kernel,
+            "opt/0/nu/Dense_0/kernel": kernel**2,
+            "opt/0/count": np.array(9),
+        }
+    )
+    assert set(found.by_name) == {"params/Dense_0/kernel", "params/Dense_0/bias"}
+    assert found.moments["params/Dense_0/kernel"].step == 9
+    assert [layer.kind for layer in found.layers] == [Kind.LINEAR]
+
+
 @pytest.mark.parametrize("named", ["fc1.weight", "W1", "arr_0", "params/Dense_0/kernel"])
 def test_a_zeroed_weight_and_a_nan_are_found_under_every_naming(tmp_path: Path, named: str) -> None:
     sizes = [(12, 16), (16, 16), (16, 16), (16, 5)]

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
 from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
-from checkpoint_doctor.loaders._trees.tree import build_checkpoint, is_training_state
-from checkpoint_doctor.loaders.flax.msgpack import begins_like_state, read_leaves
 from checkpoint_doctor.sources import Source
 
+MAPS = (b"\xde", b"\xdf")
+"""The first bytes of msgpack's larger maps; those of small ones are 81 to 8f."""
 LONGEST_BEGINNING = 1 << 16
 """Bytes in which the first array must begin."""
 
@@ -27,6 +27,11 @@ class FlaxLoader:
     def recognizes(self, source: Source) -> bool:
         """See ``Loader.recognizes``."""
         try:
+            first = source.read(0, min(1, source.size))
+            if not (b"\x81" <= first <= b"\x8f" or first in MAPS):
+                return False
+            from checkpoint_doctor.loaders.flax.msgpack import begins_like_state
+
             return begins_like_state(source.read(0, min(LONGEST_BEGINNING, source.size)))
         except UnreadableCheckpoint:
             return False
@@ -38,6 +43,9 @@ class FlaxLoader:
             NotACheckpoint: its arrays are no parameters of a model.
             UnreadableCheckpoint: it is damaged.
         """
+        from checkpoint_doctor.loaders._trees.tree import build_checkpoint, is_training_state
+        from checkpoint_doctor.loaders.flax.msgpack import read_leaves
+
         leaves = read_leaves(source)
         if not is_training_state(leaves):
             raise NotACheckpoint(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Skipped, Tensor
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._storage.converted_values import stored_values
-from checkpoint_doctor.loaders.gguf.header import MAGIC, Entry, read_header
 from checkpoint_doctor.sources import Source
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.loaders.gguf.header import Entry
+
+MAGIC = b"GGUF"
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class GgufLoader:
 
     def open(self, source: Source) -> Checkpoint:
         """See ``Loader.open``. Tensors come in the order of their bytes."""
+        from checkpoint_doctor.loaders.gguf.header import read_header
+
         entries, settings = read_header(source)
         return Checkpoint(
             path=source.name,
@@ -47,6 +53,8 @@ class GgufLoader:
 
 
 def _as_tensor(source: Source, entry: Entry, dtype: str) -> Tensor:
+    from checkpoint_doctor.loaders._storage.converted_values import stored_values
+
     return Tensor(entry.name, entry.shape, dtype, stored_values(source, entry.start, dtype, entry.shape))
 
 

@@ -7,7 +7,7 @@ are left out.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +23,6 @@ from checkpoint_doctor.sources.budget import INFLATED, OBJECTS, TENSORS
 from checkpoint_doctor.statistics.values import Values
 from checkpoint_doctor.text import shown
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
-USER_BLOCKS = (0, 512, 1024, 2048)
-"""Offsets where the signature is looked for: HDF5 allows a block of the user's before it."""
 DEEPEST = 32
 """Groups inside one another."""
 INSTALL = "pip install 'checkpoint-doctor[keras]'"
@@ -58,26 +55,32 @@ class Contents:
     """The texts among the attributes of each group."""
 
 
-def is_hdf5(source: Source) -> bool:
-    """Tell whether a file has HDF5's signature."""
-    beginning = source.read(0, min(USER_BLOCKS[-1] + len(SIGNATURE), source.size))
-    return any(beginning.startswith(SIGNATURE, offset) for offset in USER_BLOCKS)
+class Missing(UnreadableCheckpoint):
+    """h5py is not installed."""
 
 
-def read_contents(source: Source) -> Contents:
+def read_contents(source: Source, accepts: Callable[[set[str]], bool]) -> Contents | None:
     """Read the structure of an HDF5 file; numbers stay in the file.
 
+    Args:
+        source: the file.
+        accepts: is given the names of the attributes, groups and data sets at the root of the file, and says whether
+            the rest is of interest. ``None`` is returned where it is not.
+
     Raises:
-        UnreadableCheckpoint: h5py is not installed, or the file is damaged.
+        Missing: h5py is not installed.
+        UnreadableCheckpoint: the file is damaged.
     """
     try:
         import h5py
     except ImportError:
-        raise UnreadableCheckpoint(
+        raise Missing(
             f"{source.name} is a Keras model in HDF5, and the library h5py that reads it is not installed", INSTALL
         ) from None
     with _naming_damage(source):
         file = h5py.File(_File(source), "r")
+        if not accepts({*file.attrs, *file}):
+            return None
         walk = _Walk(h5py, source)
         walk.visit(file, ())
         return Contents(tuple(walk.datasets), walk.attributes)
@@ -162,10 +165,10 @@ class _Walk:
                 path, shape, dtype, stored_values(self.source, start, dtype, shape, is_big_endian=is_big), problem
             )
         self.source.budget.spend(INFLATED, max(0, size - stored))
-        return DataSet(path, shape, dtype, _PackedValues(self.source, item, numpy_type(dtype), shape))
+        return DataSet(path, shape, dtype, PackedValues(self.source, item, numpy_type(dtype), shape))
 
 
-class _PackedValues:
+class PackedValues:
     """The values of a data set that is stored in chunks, mostly compressed; h5py reads it as a whole."""
 
     def __init__(self, source: Source, item: Any, dtype: np.dtype, shape: tuple[int, ...]) -> None:

@@ -28,6 +28,11 @@ class Parameters:
     """Keras's name of the optimizer."""
 
 
+def has_root_of_keras(names: set[str]) -> bool:
+    """Tell whether the attributes, groups and data sets at the root of an HDF5 file may be those of Keras."""
+    return bool(names & {"keras_version", "layer_names", "layers", VARIABLES, MODEL, OPTIMIZER, OLD_OPTIMIZER})
+
+
 def is_keras(contents: Contents) -> bool:
     """Tell whether an HDF5 file was written by Keras."""
     root = contents.attributes.get((), {})

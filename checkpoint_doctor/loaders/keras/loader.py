@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
-from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
+from checkpoint_doctor.errors import NotACheckpoint, RepairFailed, UnreadableCheckpoint
 from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._zip.archive import ZipArchive, is_zip, list_names, open_archive
-from checkpoint_doctor.loaders.keras import hdf5
-from checkpoint_doctor.loaders.keras.layouts import Parameters, is_keras, read_parameters
 from checkpoint_doctor.sources import Source, read_json
+from checkpoint_doctor.text import shown
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.loaders.keras.layouts import Parameters
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+USER_BLOCKS = (0, 512, 1024, 2048)
+"""Offsets where the signature is looked for: HDF5 allows a block of the user's before it."""
 
 WEIGHTS, METADATA = "model.weights.h5", "metadata.json"
-LONGEST_BEGINNING = 1 << 16
+LONGEST_BEGINNING = 1 << 20
 """Bytes in which the words of Keras are looked for where h5py is not installed."""
 LONGEST_METADATA = 1 << 16
 
@@ -31,7 +38,7 @@ class KerasLoader:
     def recognizes(self, source: Source) -> bool:
         """See ``Loader.recognizes``."""
         try:
-            if hdf5.is_hdf5(source):
+            if _is_hdf5(source):
                 return True
             return is_zip(source) and WEIGHTS in list_names(source)
         except UnreadableCheckpoint:
@@ -44,7 +51,7 @@ class KerasLoader:
             NotACheckpoint: it is an HDF5 file of something else.
             UnreadableCheckpoint: it is damaged, or h5py is not installed.
         """
-        if hdf5.is_hdf5(source):
+        if _is_hdf5(source):
             return self._build(source.name, _read(source))
         archive = open_archive(source)
         return self._build(source.name, _read(archive.members[WEIGHTS].source), archive)
@@ -66,27 +73,41 @@ class KerasLoader:
     def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
         """See ``Loader.patch``."""
         from checkpoint_doctor.loaders._patching.in_place import patch_in_place
+        from checkpoint_doctor.loaders.keras.hdf5 import PackedValues
 
+        packed = next((tensor for tensor in changes if isinstance(tensor.values, PackedValues)), None)
+        if packed is not None:
+            raise RepairFailed(
+                f"{shown(packed.name)} cannot be changed in place: it is stored in chunks, which mostly are compressed",
+                "load the model with Keras and save it again without compression",
+            )
         return patch_in_place(changes)
 
 
+def _is_hdf5(source: Source) -> bool:
+    beginning = source.read(0, min(USER_BLOCKS[-1] + len(SIGNATURE), source.size))
+    return any(beginning.startswith(SIGNATURE, offset) for offset in USER_BLOCKS)
+
+
 def _read(source: Source) -> Parameters:
-    if not _has_words_of_keras(source):
-        raise _name_data(source)
-    contents = hdf5.read_contents(source)
-    if not is_keras(contents):
+    from checkpoint_doctor.loaders.keras.hdf5 import Missing, read_contents
+    from checkpoint_doctor.loaders.keras.layouts import has_root_of_keras, is_keras, read_parameters
+
+    try:
+        contents = read_contents(source, has_root_of_keras)
+    except Missing:
+        if _has_words_of_keras(source):
+            raise
+        contents = None
+    if contents is None or not is_keras(contents):
         raise _name_data(source)
     return read_parameters(contents)
 
 
 def _has_words_of_keras(source: Source) -> bool:
     """Tell whether a file may be one of Keras, by the names of its attributes and groups, which stand in it as text."""
-    words = (b"keras", b"layer_names", b"model_weights", b"vars")
-    for start in range(0, source.size, LONGEST_BEGINNING):
-        beginning = source.read(start, min(LONGEST_BEGINNING + 16, source.size - start))
-        if any(word in beginning for word in words):
-            return True
-    return False
+    beginning = source.read(0, min(LONGEST_BEGINNING, source.size))
+    return any(word in beginning for word in (b"keras", b"layer_names", b"model_weights", b"vars"))
 
 
 def _name_data(source: Source) -> NotACheckpoint:

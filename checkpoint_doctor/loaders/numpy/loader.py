@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Skipped, Tensor
 from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
 from checkpoint_doctor.loaders._patching.places import checksum_of
-from checkpoint_doctor.loaders._storage.converted_values import stored_values
 from checkpoint_doctor.loaders._zip.archive import first_name, is_zip, list_names, open_archive
 from checkpoint_doctor.loaders._zip.member import Member
-from checkpoint_doctor.loaders.numpy.header import SIGNATURE, Header, read_header
-from checkpoint_doctor.loaders.numpy.models import may_name_model, name_parameters
 from checkpoint_doctor.sources import Source
 from checkpoint_doctor.sources.budget import TENSORS
 from checkpoint_doctor.text import quantity, shown
 
+if TYPE_CHECKING:
+    from checkpoint_doctor.loaders.numpy.header import Header
+
+SIGNATURE = b"\x93NUMPY"
 ENDING = ".npy"
 
 
@@ -50,8 +52,12 @@ class NumpyLoader:
             NotACheckpoint: it is a single array, or an archive of data.
             UnreadableCheckpoint: it is damaged.
         """
+        from checkpoint_doctor.loaders._trees.optax import find_root
+        from checkpoint_doctor.loaders.numpy.header import read_header
+        from checkpoint_doctor.loaders.numpy.models import may_name_model, name_parameters
+
         if source.read(0, len(SIGNATURE)) == SIGNATURE:
-            raise _name_array(source)
+            raise _name_array(source, read_header(source))
         archive = open_archive(source)
         members = {name.removesuffix(ENDING): member for name, member in archive.members.items()}
         if not may_name_model(members):
@@ -64,6 +70,14 @@ class NumpyLoader:
                 skipped.append(Skipped(f"array {name}", header.problem))
             else:
                 tensors.append(_as_tensor(name, member.source, header, header.dtype))
+        if any(find_root(tuple(name.split("/"))) is not None for name in members):
+            # A training state of JAX, flattened: its optimizer is read as from the formats of Flax and Orbax.
+            return replace(
+                _as_training_state(source.name, self.name, tensors),
+                flaws=tuple(archive.flaws),
+                checksums=tuple(checksum_of(member) for member in members.values()),
+                skipped=tuple(skipped),
+            )
         known = name_parameters({each.name: each.shape for each in tensors if each.is_floating})
         if known is None:
             raise _name_data(source, members)
@@ -85,14 +99,23 @@ class NumpyLoader:
 
 
 def _as_tensor(name: str, source: Source, header: Header, dtype: str) -> Tensor:
+    from checkpoint_doctor.loaders._storage.converted_values import stored_values
+
     values = stored_values(
         source, header.start, dtype, header.shape, header.strides, is_big_endian=header.is_big_endian
     )
     return Tensor(name, header.shape, dtype, values)
 
 
-def _name_array(source: Source) -> NotACheckpoint:
-    header = read_header(source)
+def _as_training_state(path: str, format: str, tensors: Sequence[Tensor]) -> Checkpoint:
+    from checkpoint_doctor.loaders._trees.leaves import Leaf
+    from checkpoint_doctor.loaders._trees.tree import build_checkpoint
+
+    leaves = [Leaf(tuple(each.name.split("/")), each.shape, each.dtype, each.values) for each in tensors]
+    return build_checkpoint(path, format, leaves)
+
+
+def _name_array(source: Source, header: Header) -> NotACheckpoint:
     shape = " × ".join(map(str, header.shape)) or "a single value"
     if header.holds_objects:
         return NotACheckpoint(

@@ -78,8 +78,6 @@ def is_model(source: Source) -> bool:
     A file that ends inside its graph is one, too, if the graph begins as one. Raises ``UnreadableCheckpoint`` only
     where the file cannot be read.
     """
-    if source.read(0, min(1, source.size)) != b"\x08":
-        return False
     has_graph = False
     try:
         for count, each in enumerate(Message(source, 0, source.size).fields()):

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Flaw, Part, Patch, Tensor
 from checkpoint_doctor.errors import NotACheckpoint, RepairFailed, UnreadableCheckpoint
-from checkpoint_doctor.loaders._trees.leaves import Leaf
-from checkpoint_doctor.loaders._trees.tree import build_checkpoint
-from checkpoint_doctor.loaders.orbax.arrays import read_leaves
-from checkpoint_doctor.loaders.orbax.tree import METADATA, read_tree
 from checkpoint_doctor.sources import Folder, Source
 
+if TYPE_CHECKING:
+    from checkpoint_doctor.loaders._trees.leaves import Leaf
+
+METADATA = "_METADATA"
 STEP = "_CHECKPOINT_METADATA"
 """A file in the folder of a step, and in that of each item."""
 UNFINISHED = ".orbax-checkpoint-tmp"
@@ -55,6 +55,10 @@ class OrbaxLoader:
                 f"{folder.path} is a checkpoint of Orbax that was not finished: its folder has its temporary name",
                 "take an earlier checkpoint",
             )
+        from checkpoint_doctor.loaders._trees.tree import build_checkpoint
+        from checkpoint_doctor.loaders.orbax.arrays import read_leaves
+        from checkpoint_doctor.loaders.orbax.tree import read_tree
+
         items = _find_items(folder)
         leaves: list[Leaf] = []
         for item in items:
