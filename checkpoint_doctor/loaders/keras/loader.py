@@ -107,7 +107,7 @@ def _read(source: Source) -> Parameters:
 def _has_words_of_keras(source: Source) -> bool:
     """Tell whether a file may be one of Keras, by the names of its attributes and groups, which stand in it as text."""
     beginning = source.read(0, min(LONGEST_BEGINNING, source.size))
-    return any(word in beginning for word in (b"keras", b"layer_names", b"model_weights", b"vars"))
+    return any(word in beginning for word in (b"keras", b"layer_names", b"model_weights", b"vars\0"))
 
 
 def _name_data(source: Source) -> NotACheckpoint:
