@@ -16,6 +16,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import typer
 
 from checkpoint_doctor.cli import catalogue, configuration, fixing, scanning
+from checkpoint_doctor.cli.help import Command
 from checkpoint_doctor.cli.output import FAILED, NOTHING, complain, remark, say
 from checkpoint_doctor.errors import DoctorError, NothingToExamine
 
@@ -53,13 +54,16 @@ def start(
     """The checkpoint doctor: finds out what is wrong with a trained network from its checkpoint."""
 
 
-app.command()(scanning.scan)
-app.command()(fixing.fix)
-app.command()(catalogue.rules)
-app.command()(catalogue.causes)
-app.command()(catalogue.explain)
-app.command()(catalogue.plugins)
-app.command()(configuration.config)
+for _command in (
+    scanning.scan,
+    fixing.fix,
+    catalogue.rules,
+    catalogue.causes,
+    catalogue.explain,
+    catalogue.plugins,
+    configuration.config,
+):
+    app.command(cls=Command)(_command)
 
 
 def main() -> NoReturn:

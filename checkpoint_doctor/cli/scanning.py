@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from checkpoint_doctor.cli.options import ConfigFile, FailOn, Ignore, Jobs, Quiet, Traceback, Uris
-from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, wants_color, write
+from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, conclude, page_width, remark, wants_color, write
 from checkpoint_doctor.errors import UsageError
+
+READ_BY_PEOPLE = ("terminal", "concise", "statistics")
+"""The formats whose page may end with the closing line."""
 
 if TYPE_CHECKING:
     from checkpoint_doctor.config.settings import Config
@@ -21,7 +24,9 @@ if TYPE_CHECKING:
 
 def scan(
     uris: Uris,
-    format: Annotated[str, typer.Option("--format", "-f", help="Output format: terminal, json, sarif …")] = "terminal",
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="Output format: terminal, concise, json, sarif …")
+    ] = "terminal",
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Write the report to a file instead of stdout.")
     ] = "",
@@ -34,13 +39,17 @@ def scan(
     ] = None,
     ignore: Ignore = None,
     fail_on: Annotated[
-        FailOn | None, typer.Option(help="Lowest severity that fails the run.", show_default="error")
+        FailOn | None,
+        typer.Option(help="Lowest severity that fails the run; error unless configured.", show_default=False),
     ] = None,
     config: ConfigFile = "",
     baseline: Annotated[str, typer.Option(metavar="FILE", help="Hide the findings that this baseline contains.")] = "",
     write_baseline: Annotated[
         str, typer.Option(metavar="FILE", help="Write all findings to this file as a baseline.")
     ] = "",
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Print how often each cause and rule spoke: --format statistics.")
+    ] = False,
     skip_foreign: Annotated[
         bool, typer.Option("--skip-foreign", help="Skip intact files that are not checkpoints.")
     ] = False,
@@ -54,6 +63,13 @@ def scan(
     from checkpoint_doctor.scan import scan as examine
 
     catalogue, settings = prepare(config, select, ignore, fail_on)
+    if statistics:
+        if format not in ("terminal", "statistics"):
+            raise UsageError(
+                f"--statistics and --format {format} are two formats for one output",
+                f"for both, use --format {format} --report statistics=FILE",
+            )
+        format = "statistics"
     outputs = [(format, output), *(_split_report(each) for each in report or [])]
     for name, _ in outputs:
         check_format(name, catalogue)
@@ -74,7 +90,7 @@ def scan(
     for name, path in outputs:
         write(render(result, catalogue, name, to_file=bool(path), verbose=verbose), path)
     if not quiet:
-        remark(result.summary_line)
+        conclude(result.summary_line, on_page=format in READ_BY_PEOPLE and output in ("", "-"))
     raise typer.Exit(verdict(result))
 
 
