@@ -8,7 +8,7 @@ import shlex
 import pytest
 from typer.testing import CliRunner
 
-from checkpoint_doctor.cli import app
+from checkpoint_doctor.cli.application import app
 from checkpoint_doctor.cli.help import EXAMPLES
 
 COMMANDS = ("scan", "fix", "rules", "causes", "explain", "plugins", "config")
