@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.options import ConfigFile, Exclude, FailOn, Ignore, Include, Jobs, Quiet, Traceback, Uris
+from checkpoint_doctor.cli.options import (
+    ConfigFile,
+    Exclude,
+    FailOn,
+    Ignore,
+    Include,
+    Jobs,
+    Quiet,
+    ScannedUris,
+    Traceback,
+)
 from checkpoint_doctor.cli.output import (
     FAILED,
     HEALTHY,
@@ -35,7 +45,7 @@ if TYPE_CHECKING:
 
 
 def scan(
-    uris: Uris,
+    uris: ScannedUris = None,
     format: Annotated[
         str, typer.Option("--format", "-f", help="Output format: terminal, concise, json, sarif …")
     ] = "terminal",
@@ -77,6 +87,12 @@ def scan(
     from checkpoint_doctor.scan import scan as examine
 
     catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include)
+    uris = uris or list(settings.examined)
+    if not uris:
+        raise UsageError(
+            "nothing to examine is named",
+            "name files or folders, or set `files` in ckdoc.toml; see `ckdoc scan --help`",
+        )
     if statistics:
         if format not in ("terminal", "statistics"):
             raise UsageError(
