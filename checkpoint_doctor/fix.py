@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.config.asked import find_asked
 from checkpoint_doctor.config.settings import Config, Settings
 from checkpoint_doctor.errors import (
     DoctorError,
@@ -158,7 +159,7 @@ def fix(
 
     Raises:
         NothingToExamine: there is no checkpoint to look at.
-        UsageError: ``output`` names a file, and there are several checkpoints.
+        UsageError: ``output`` names a file, and there are several checkpoints; or no rule is left to run.
     """
     options, catalogue, config = options or FixOptions(), catalogue or discover_working(), config or Config()
     found = find_checkpoints(uris, catalogue, config)
@@ -167,13 +168,15 @@ def fix(
         raise UsageError(
             f"{len(candidates)} checkpoints cannot all become {options.output}", "name an existing folder as --output"
         )
+    find_asked([candidate.path for candidate in candidates], config, catalogue.rules)
+    inputs = tuple(Path(candidate.path) for candidate in candidates)
     results: list[FixResult] = []
     taken: dict[str, str] = {}
     with CrossCheck() as cross_check:
         for number, candidate in enumerate(candidates, 1):
             settings = config.for_path(candidate.path)
             on_measured = within_file(on_progress, candidate.path, number, len(candidates))
-            run = FixRun(candidate.path, options, catalogue, settings, jobs, on_measured, taken, cross_check)
+            run = FixRun(candidate.path, options, catalogue, settings, jobs, on_measured, inputs, taken, cross_check)
             try:
                 results.append(run.run())
             except NotACheckpoint as error:
@@ -211,6 +214,8 @@ class FixRun:
     settings: Settings
     jobs: int | None
     on_measured: MeasuredCallback | None
+    inputs: Sequence[Path]
+    """All checkpoints of the run."""
     taken: dict[str, str]
     """Results of this run, each with its input."""
     cross_check: CrossCheck
@@ -241,7 +246,8 @@ class FixRun:
             self.cross_check.start(checkpoint.format, plan.changes)
             job = Job(
                 checkpoint, plan, loader, snapshot, digest, target,
-                shard_names=lambda name: result_name(name, loader.suffixes), force=self.options.force,
+                shard_names=lambda name: result_name(name, loader.suffixes), inputs=self.inputs,
+                force=self.options.force,
             )  # fmt: skip
             with write_copy(job) as copy:
                 readers = self._verify(copy, checkpoint, plan, simulated)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from checkpoint_doctor.checkpoint import Checkpoint, LayerSignal, Skipped, Tensor
+from checkpoint_doctor.config.asked import describe_silence, find_asked
 from checkpoint_doctor.config.settings import Config, Settings
 from checkpoint_doctor.config.unused import remark_unmatched_paths, remark_unused_ignores
 from checkpoint_doctor.diagnosis.competition import choose_diagnoses, collect_claims
@@ -73,12 +74,13 @@ def scan(
 
     Raises:
         NothingToExamine: there is no checkpoint to look at; with ``skip_foreign`` that is an empty report.
-        UsageError: the configuration does not fit the rules that are installed.
+        UsageError: the configuration does not fit the rules that are installed, or leaves no rule to run.
     """
     catalogue = catalogue or discover_working()
     config = config or Config()
     found = find_checkpoints(uris, catalogue, config)
     candidates = found.candidates
+    asked = find_asked([candidate.path for candidate in candidates], config, catalogue.rules)
     examinations: list[Examination] = []
     passed_over: list[Skipped] = []
     for number, candidate in enumerate(candidates, 1):
@@ -105,15 +107,18 @@ def scan(
         )
     report = Report(
         checkpoints=tuple(examinations),
-        rules=len(catalogue.rules),
+        rules=len(asked),
         fail_on=config.fail_on,
+        remarks=tuple(config.general.judge(each, "") for each in catalogue.left_out),
         passed_over=tuple(passed_over),
         unrecognized=found.unrecognized,
         unsearched=tuple(found.unsearched),
+        asked=asked,
     )
     searched = [os.fspath(uri) for uri in uris if os.path.isdir(uri)]
     report = remark_unused_ignores(report, config, catalogue.rules, catalogue.causes)
-    return remark_unmatched_paths(report, config, searched)
+    report = remark_unmatched_paths(report, config, searched)
+    return replace(report, configuration=describe_silence(report, config, catalogue.rules))
 
 
 def find_checkpoints(uris: Sequence[str | os.PathLike[str]], catalogue: Catalogue, config: Config) -> Found:
@@ -226,14 +231,13 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
         UnreadableCheckpoint: the bytes of a tensor that a rule needs cannot be read.
     """
     findings: list[Finding] = []
-    for rule in catalogue.rules:
-        if not settings.selects(rule):
-            continue
+    asked = [rule for rule in catalogue.rules if settings.selects(rule)]
+    for rule in asked:
         try:
             found = list(rule.examine(checkpoint, settings.options(rule)))
-        except UnreadableCheckpoint:
+        except (UnreadableCheckpoint, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # a rule may even call sys.exit
             findings.append(settings.judge(report_crash(rule, error), checkpoint.path))
             continue
         findings += [settings.judge(_with_layer(each, checkpoint), checkpoint.path, rule.severity) for each in found]
@@ -258,6 +262,7 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
         parts=checkpoint.files,
         layout=checkpoint.layout,
         resume=describe_resume(checkpoint, judged),
+        asked=tuple(rule.code for rule in asked),
         content=str(checkpoint.metadata.get("content", "")),
     )
 

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, Skipped, Tensor
-from checkpoint_doctor.cli import app
+from checkpoint_doctor.cli.application import app
 from checkpoint_doctor.config.settings import Config, Section
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UsageError
 from checkpoint_doctor.plugins.catalogue import discover

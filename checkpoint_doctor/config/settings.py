@@ -16,10 +16,13 @@ from checkpoint_doctor.config.globs import match_path
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.report import RULE_CRASHED
+from checkpoint_doctor.results.report import PLUGIN_LEFT_OUT, RULE_CRASHED
 
 ALL = "ALL"
 """The selector of every rule."""
+
+COMMAND_LINE = "command line"
+"""The origin of what the command line says."""
 
 OFF = "off"
 """In place of a severity: the rule is not run."""
@@ -142,9 +145,9 @@ class Settings:
     def ignore_reason(self, finding: Finding, path: str) -> str | None:
         """The reason of the first ignore that is about the finding, ``None`` where the finding counts.
 
-        That a rule crashed cannot be hidden: the run did not look for what the rule finds.
+        That a rule crashed or a plugin is broken cannot be hidden: the run did not look for what these find.
         """
-        if finding.code == RULE_CRASHED:
+        if finding.code in (RULE_CRASHED, PLUGIN_LEFT_OUT):
             return None
         hiding = (
             ignore for section in self.sections for ignore in section.ignores if section.hides(ignore, finding, path)
@@ -217,6 +220,11 @@ class Config:
     def fail_on(self) -> Severity | None:
         """The lowest severity that fails the run, ``None`` where none does."""
         return self.general.fail_on
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The files that sections come from."""
+        return list(dict.fromkeys(each.origin for each in self.sections if each.origin != COMMAND_LINE))
 
     def excludes(self, path: str) -> str:
         """Return why a search leaves out the file or folder at a path; empty where it does not."""

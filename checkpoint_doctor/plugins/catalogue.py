@@ -13,6 +13,8 @@ from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.entry_points import EntryPoint, find_entry_points
 from checkpoint_doctor.plugins.protocols import Loader, Reporter
 from checkpoint_doctor.plugins.rule import Rule, is_plain_option
+from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.text import describe_error
 
 LOADERS = "checkpoint_doctor.loaders"
 ANALYZERS = "checkpoint_doctor.analyzers"
@@ -63,6 +65,15 @@ class Catalogue:
     def broken(self) -> tuple[Plugin, ...]:
         """The plugins with a problem."""
         return tuple(plugin for plugin in self.plugins if plugin.problem)
+
+    @property
+    def left_out(self) -> tuple[Finding, ...]:
+        """A finding for each loader, rule and cause that is installed and that a run has to do without."""
+        return tuple(
+            self_checks.report_left_out(each.group, each.name, each.distribution, each.problem or "")
+            for each in self.broken
+            if each.group in (LOADERS, ANALYZERS, CAUSES)
+        )
 
 
 def discover(path: Sequence[str] | None = None, *, lazily: bool = True) -> Catalogue:
@@ -210,7 +221,7 @@ def _import(entry: EntryPoint) -> object:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module of another package may even call sys.exit
-        raise _Unfit(f"{entry.value} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise _Unfit(f"{entry.value} cannot be loaded: {describe_error(error)}") from error
 
 
 def _check_loader(entry: EntryPoint) -> Loader:

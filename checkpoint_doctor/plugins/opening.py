@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Skipped
@@ -12,6 +12,7 @@ from checkpoint_doctor.errors import DoctorError, NotACheckpoint, UnreadableChec
 from checkpoint_doctor.plugins.catalogue import LAST_LOADER, Catalogue, discover
 from checkpoint_doctor.plugins.protocols import FolderLoader, Loader
 from checkpoint_doctor.sources import FileSource, Folder, Source
+from checkpoint_doctor.text import describe_error
 
 
 def open_checkpoint(path: str | os.PathLike[str], catalogue: Catalogue | None = None) -> Checkpoint:
@@ -28,12 +29,20 @@ def open_checkpoint(path: str | os.PathLike[str], catalogue: Catalogue | None = 
     for loader in catalogue.loaders:
         try:
             recognized = loader.recognizes(source)
-        except Exception as error:  # a loader with a bug must not keep the others from reading the file
-            why = f"could not say whether it reads the file: {_name(error)}"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a loader with a bug must not keep the others from reading the file
+            why = f"could not say whether it reads the file: {describe_error(error)}"
             unable.append(Skipped(f"the loader {loader.name}", why))
             continue
         if recognized:
-            opened = _open(loader, source)
+            try:
+                opened = _open(loader, source)
+            except NotACheckpoint as error:
+                if unable:  # it may be one, of a kind that only the loader with the bug knows
+                    words = f"{error.message}, and {unable[0].what} {unable[0].why}"
+                    raise UnreadableCheckpoint(words, "`ckdoc plugins` names the package of the loader") from None
+                raise
             opened = replace(opened, path=os.fspath(path), skipped=(*opened.skipped, *unable))
             return opened.with_shared_statistics()
     raise NotACheckpoint(f"{path} is of no format that an installed loader recognizes", "see `ckdoc plugins`")
@@ -68,9 +77,12 @@ def recognize_content(path: str, catalogue: Catalogue) -> bool:
 
 
 def _recognizes(loader: Loader, source: Source) -> bool:
-    with suppress(Exception):  # a loader with a bug must not keep the others from reading the file
+    try:
         return loader.recognizes(source)
-    return False
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # it may be one that only this loader knows: opening it tells about the bug
+        return True
 
 
 def claim_folder(folder: Folder, catalogue: Catalogue) -> Collection[str]:
@@ -81,15 +93,20 @@ def claim_folder(folder: Folder, catalogue: Catalogue) -> Collection[str]:
 def _claims(folder: Folder, catalogue: Catalogue) -> Iterator[tuple[FolderLoader, Collection[str]]]:
     for loader in catalogue.loaders:
         if isinstance(loader, FolderLoader):
-            with suppress(Exception):  # a loader with a bug leaves the files to the others
-                if claimed := loader.claim_folder(folder):
-                    yield loader, claimed
+            try:
+                claimed = loader.claim_folder(folder)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # a loader with a bug leaves the files to the others
+                continue
+            if claimed:
+                yield loader, claimed
 
 
 def _open_folder(folder: Folder, catalogue: Catalogue) -> Checkpoint:
     for loader, _ in _claims(folder, catalogue):
         with _blaming(loader, folder.path):
-            opened = loader.open_folder(folder)
+            opened = _only_checkpoint(loader.open_folder(folder))
         return replace(opened, path=folder.path).with_shared_statistics()
     raise NotACheckpoint(
         f"{folder.path} is a folder, and its files are not one checkpoint", "scan the folder, or name a file in it"
@@ -98,7 +115,13 @@ def _open_folder(folder: Folder, catalogue: Catalogue) -> Checkpoint:
 
 def _open(loader: Loader, source: Source) -> Checkpoint:
     with _blaming(loader, source.name):
-        return loader.open(source)
+        return _only_checkpoint(loader.open(source))
+
+
+def _only_checkpoint(opened: object) -> Checkpoint:
+    if not isinstance(opened, Checkpoint):
+        raise TypeError(f"it returned {type(opened).__name__}, and not a checkpoint")
+    return opened
 
 
 @contextmanager
@@ -106,17 +129,13 @@ def _blaming(loader: object, path: str) -> Iterator[None]:
     """Raise what a loader should not raise as an error that names the loader."""
     try:
         yield
-    except DoctorError:
+    except (DoctorError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         raise UnreadableCheckpoint(
-            f"the loader {getattr(loader, 'name', '')} failed on {path} with {_name(error)}",
+            f"the loader {getattr(loader, 'name', '')} failed on {path} with {describe_error(error)}",
             "this is a bug in the loader and not in the file: please report it; `ckdoc plugins` names its package",
         ) from error
-
-
-def _name(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def discover_working() -> Catalogue:

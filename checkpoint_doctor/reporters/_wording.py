@@ -54,7 +54,9 @@ def shape_in_words(shape: Sequence[int]) -> str:
 
 def subject_of(alert: Alert) -> str:
     """Return what a diagnosis or a finding is about, a tensor or a layer; ``""`` for the whole checkpoint."""
-    return printable(alert.subject or "")
+    subject = printable(alert.subject or "")
+    # A colon may follow it, and two of them begin a command.
+    return f"{subject[:-1]}\\x3a" if subject.endswith(":") else subject
 
 
 def headline(alert: Alert) -> str:
@@ -65,7 +67,7 @@ def headline(alert: Alert) -> str:
 
 def title_of(alert: Alert) -> str:
     """Return ``ZER003 zero-bias`` of a finding, ``unscaled-inputs (proven)`` of a diagnosis."""
-    return f"{alert.cause} ({alert.certainty.label})" if isinstance(alert, Diagnosis) else alert.title
+    return f"{alert.title} ({alert.certainty.label})" if isinstance(alert, Diagnosis) else alert.title
 
 
 def explained_in_words(diagnosis: Diagnosis, examination: Examination) -> str:

@@ -70,7 +70,7 @@ def _annotate(report: Report) -> Iterator[tuple[str, str]]:
             yield level, _command(level, message, file=_file(examination), title=title_of(alert))
     for remark in report.remarks:
         if remark.ignored is None:
-            level = _LEVELS[remark.severity]
+            level = "error" if remark in report.left_out else _LEVELS[remark.severity]
             yield level, _command(level, _message(remark, None), title=title_of(remark))
     for examination in report.checkpoints:
         for skipped in examination.skipped:

@@ -57,7 +57,7 @@ class MarkdownReporter:
 
 def _write(report: Report) -> Iterator[str]:
     yield f"## Checkpoint doctor: {verdict_of(report)}\n"
-    yield f"{report.summary_line}\n"
+    yield f"{_escape(report.summary_line)}\n"
     examinations = worst_first(report.checkpoints)
     if examinations:
         yield "| verdict | checkpoint | errors | warnings | notes | hidden | |"
@@ -119,9 +119,9 @@ def _write_alert(alert: Alert, examination: Examination | None = None) -> str:
 
 def _head(alert: Alert) -> str:
     title = (
-        f"**{alert.cause}** ({alert.certainty.label})"
+        f"**{_escape(alert.title)}** ({alert.certainty.label})"
         if isinstance(alert, Diagnosis)
-        else f"**{alert.code}** {alert.name}"
+        else "**{}** {}".format(*map(_escape, alert.title.split(" ", 1)))
     )
     subject = subject_of(alert)
     return f"{alert.severity.label} {title}" + (f" · {_code(subject)}" if subject else "")

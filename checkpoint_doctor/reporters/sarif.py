@@ -58,6 +58,7 @@ def _write_log(
     report: Report, rules: Sequence[Rule], alerts: Sequence[tuple[Examination, Alert]], left_out: int
 ) -> dict[str, Any]:
     causes = {alert.cause: alert for _, alert in alerts if isinstance(alert, Diagnosis)}
+    rules = [rule for rule in rules if report.asked is None or rule.code in report.asked]
     identifiers = [*(rule.code for rule in rules), *causes]
     positions = {identifier: index for index, identifier in enumerate(identifiers)}
     repetitions: Counter[str] = Counter()

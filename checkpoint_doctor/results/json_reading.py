@@ -55,6 +55,8 @@ def from_json(document: Any) -> Report:
         passed_over=tuple(
             Skipped(each.take("path", str), each.take("why", str)) for each in root.records("passed_over", [])
         ),
+        asked=_read_codes(root),
+        configuration=root.take("configuration", str, ""),
         unrecognized=root.take("unrecognized", dict, {}),
         unsearched=tuple(
             Unsearched(each.take("path", str), each.take("why", str), each.take("on_purpose", bool))
@@ -145,7 +147,15 @@ def _read_examination(fields: _Fields) -> Examination:
         resume=fields.take("resume", str, ""),
         content=fields.take("content", str, ""),
         parts=tuple(_read_part(each) for each in fields.records("parts", [])),
+        asked=_read_codes(fields),
     )
+
+
+def _read_codes(fields: _Fields) -> tuple[str, ...] | None:
+    codes = fields.take("asked", list, None)
+    if codes is not None and not all(isinstance(code, str) for code in codes):
+        raise fields.refusal("asked", "a list of codes", codes)
+    return None if codes is None else tuple(codes)
 
 
 def _read_part(fields: _Fields) -> Part:

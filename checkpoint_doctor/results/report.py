@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from math import prod
+from os.path import join
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Part, Skipped
@@ -14,10 +15,13 @@ from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.sources import Unsearched
-from checkpoint_doctor.text import quantity
+from checkpoint_doctor.text import printable, quantity
 
 RULE_CRASHED = "CKD001"
 """Code of the finding about a rule that crashed."""
+
+PLUGIN_LEFT_OUT = "CKD003"
+"""Code of the remark about a loader, a rule or a cause that is installed and broken."""
 
 
 IN_BASELINE = "in the baseline"
@@ -120,6 +124,8 @@ class Examination:
     """The files of a folder that is one checkpoint; empty for a single file."""
     resume: str = ""
     """From where a run resumes, or what keeps it from going on as it was; empty where there is no run to resume."""
+    asked: tuple[str, ...] | None = None
+    """Codes of the rules that were run on it; ``None`` where that is not known."""
     content: str = ""
     """What it is where it holds no model, as in ``is the state of an optimizer``; empty where it holds one."""
 
@@ -180,7 +186,7 @@ class Report:
 
     checkpoints: tuple[Examination, ...]
     rules: int
-    """How many rules were run."""
+    """How many rules were asked."""
     fail_on: Severity | None = Severity.ERROR
     """The lowest severity that fails the run; ``None`` where none does."""
     remarks: tuple[Finding, ...] = ()
@@ -191,6 +197,18 @@ class Report:
     """How many other files a search came across, by their ending: their first bytes are those of no checkpoint."""
     unsearched: tuple[Unsearched, ...] = ()
     """Files and folders that a search did not look at, and why."""
+    asked: tuple[str, ...] | None = None
+    """Codes of the rules that were asked about any checkpoint; ``None`` where that is not known."""
+    configuration: str = ""
+    """The configuration file that silences something, and what, in words; empty where none does."""
+
+    @property
+    def files(self) -> Iterator[str]:
+        """The checkpoints, the files of those that are folders, and what was passed over."""
+        for examination in self.checkpoints:
+            yield examination.path
+            yield from (join(examination.path, part.file) for part in examination.parts)
+        yield from (each.what for each in self.passed_over)
 
     @property
     def findings(self) -> Sequence[Finding]:
@@ -242,12 +260,17 @@ class Report:
         return sum(len(each.crashes) for each in self.checkpoints)
 
     @property
-    def is_complete(self) -> bool:
-        """True where every folder was searched, every checkpoint was read, and every rule that was run came to its end.
+    def left_out(self) -> Sequence[Finding]:
+        """The remarks about loaders, rules and causes that are installed and broken."""
+        return [remark for remark in self.remarks if remark.code == PLUGIN_LEFT_OUT]
 
-        What a search left out on purpose is no lack.
+    @property
+    def is_complete(self) -> bool:
+        """True where nothing was missed: every folder was searched, every checkpoint read, and every plugin there.
+
+        Every rule that was run came to its end, too. What a search left out on purpose is no lack.
         """
-        return not self.unreadable and not self.crashes and not self.unlisted
+        return not (self.unreadable or self.crashes or self.left_out or self.unlisted)
 
     @property
     def unlisted(self) -> int:
@@ -282,6 +305,8 @@ class Report:
                 ),
                 *([quantity(self.unlisted, "unreadable folder")] if self.unlisted else []),
                 *([quantity(self.crashes, "rule crash", "rule crashes")] if self.crashes else []),
+                *([f"{quantity(len(self.left_out), 'plugin')} left out"] if self.left_out else []),
+                *([printable(self.configuration)] if self.configuration else []),
             ]
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle.cursor import Cursor, EndOfPickle
 from checkpoint_doctor.loaders._pickle.machine import Machine
-from checkpoint_doctor.loaders._pickle.objects import Budget, Global, Inert
+from checkpoint_doctor.loaders._pickle.objects import Global, Inert
 from checkpoint_doctor.loaders._pickle.opcodes import ACTIONS, HIGHEST_PROTOCOL
 from checkpoint_doctor.loaders._zip.archive import ZipArchive, is_zip, open_archive
 from checkpoint_doctor.loaders._zip.format import is_tar
@@ -88,7 +88,7 @@ def _is_pickle(source: Source, head: bytes) -> bool:
         return False
     # Protocols 0 and 1 have no signature and may begin like text, so the pickle itself is tried.
     beginning = MemorySource(source.name, source.read(0, min(1 << 16, source.size)))
-    machine = Machine({}, lambda identity: None, Budget(beginning.size))
+    machine = Machine({}, lambda identity: None, beginning.budget)
     try:
         return isinstance(machine.load(Cursor(beginning)), dict | list | tuple | Inert | Global)
     except EndOfPickle:

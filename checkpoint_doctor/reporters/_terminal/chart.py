@@ -64,10 +64,12 @@ def draw(report: Report, page: Page) -> str:
         _draw_summary(layout, report)
     _draw_others(layout, report, page)
     remarks = [remark for remark in report.remarks if remark.ignored is None]
-    if remarks:
+    if remarks or report.configuration:
         if report.checkpoints:
             layout.line()
         layout.line(Text("about this run", style="bold"))
+        if report.configuration:
+            layout.paragraph(Text(one_line(report.configuration)), indent=2, hanging=2)
         _draw_findings(layout, rank(remarks), "", page)
     return layout.render()
 
@@ -97,7 +99,7 @@ def _draw_chart(layout: Layout, examination: Examination, page: Page, *, with_la
     if examination.parts:
         layout.paragraph(_labelled("parts", parts_in_words(examination)), indent=2, hanging=2)
     if examination.resume:
-        layout.paragraph(_labelled("resumes", examination.resume), indent=2, hanging=2)
+        layout.paragraph(_labelled("resumes", one_line(examination.resume)), indent=2, hanging=2)
     if with_layers:
         _draw_settings(layout, examination, page)
     rows = {row.name: row for row in layer_rows(examination)}
@@ -117,7 +119,7 @@ def _draw_chart(layout: Layout, examination: Examination, page: Page, *, with_la
         _draw_group(layout, layer, rows.get(layer or ""), members, page, advised)
     rest = [finding for each in groups[len(shown) :] for finding in each.members]
     if rest:
-        counts = Counter(f"{finding.code} {finding.name}" for finding in rest)
+        counts = Counter(finding.title for finding in rest)
         layout.line()
         layout.paragraph(
             Text(
@@ -177,7 +179,7 @@ def _draw_diagnosis(layout: Layout, diagnosis: Diagnosis, examination: Examinati
     layout.paragraph(
         Text.assemble(
             (f"{SEVERITY_SIGNS[diagnosis.severity]} {diagnosis.severity.label}", f"bold {style}"),
-            (f" {diagnosis.cause}", f"bold {style}"),
+            (f" {diagnosis.title}", f"bold {style}"),
             (f" ({diagnosis.certainty.label})", style),
             f" · {subject_of(diagnosis)}" if diagnosis.subject else "",
         ),
@@ -247,7 +249,7 @@ def _draw_finding_groups(
         layout.paragraph(
             Text.assemble(
                 (f"{SEVERITY_SIGNS[finding.severity]} {finding.severity.label}", f"bold {style}"),
-                (f" {finding.code} {finding.name}{count}", style),
+                (f" {finding.title}{count}", style),
                 subject,
             ),
             indent=2,
@@ -273,7 +275,7 @@ def _draw_hidden(layout: Layout, examination: Examination) -> None:
         layout.line()
     for finding in hidden:
         about = f" · {subject_of(finding)}" if subject_of(finding) else ""
-        text = Text(f"hidden: {finding.severity.label} {finding.code} {finding.name}{about}", style="dim")
+        text = Text(f"hidden: {finding.severity.label} {finding.title}{about}", style="dim")
         layout.paragraph(text.append(f" ({one_line(finding.ignored or '')})"), indent=2, hanging=2)
 
 
