@@ -6,6 +6,7 @@ ones win, and each knows where it comes from. Files are read in ``config.file`` 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -73,6 +74,8 @@ class Section:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Code to option to value."""
     fail_on: str | None = None
+    files: tuple[str, ...] = ()
+    """What is examined where the command line names nothing; relative to ``folder``."""
     exclude: tuple[str, ...] = ()
     """Patterns of files and folders that a search leaves out."""
     include: tuple[str, ...] | None = None
@@ -225,6 +228,12 @@ class Config:
     def files(self) -> Sequence[str]:
         """The files that sections come from."""
         return list(dict.fromkeys(each.origin for each in self.sections if each.origin != COMMAND_LINE))
+
+    @property
+    def examined(self) -> Sequence[str]:
+        """The files, folders and globs to examine where the command line names nothing."""
+        chosen = next((each for each in reversed(self.sections) if each.files), None)
+        return [os.path.join(chosen.folder, file) for file in chosen.files] if chosen else []
 
     def excludes(self, path: str) -> str:
         """Return why a search leaves out the file or folder at a path; empty where it does not."""
