@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from checkpoint_doctor.analyzers._dispensable_parts import explain_dispensable
 from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight
+from checkpoint_doctor.analyzers._zeros.conditions import began_at_no_change
 from checkpoint_doctor.analyzers._zeros.initial_draws import shows_training
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import DENSE, NORMS, RECURRENT
@@ -17,47 +19,85 @@ from checkpoint_doctor.layers import DENSE, NORMS, RECURRENT
 _ALTERNATIVES = re.compile(r"(?i)(^|[._])(heads?|experts?|branch(es)?|towers?|adapters?|tasks?|domains?)([._]|$)")
 """Names of module lists whose members take turns."""
 
+_TAKES_TURNS = re.compile(r"(?i)(^|[._])experts?([._]|$)")
+"""Names of module lists of which a router chooses: those that it did not choose have gradients of exactly zero."""
+
 _VALUE = re.compile(r"(?i)critics?|values?(_net\w*)?|vf|target|teacher")
 """Components that a policy can do without: imitation trains no value network, and targets do not learn."""
+
+_DEVIATION = re.compile(r"(?i)(^|[._])(actor_)?log_?std$")
+"""A policy's spread of actions, as a parameter of its own."""
 
 _POOLER = re.compile(r"(^|[._])(pooler|seq_relationship)([._]|$)")
 """The head of BERT and its descendants for whole sequences, which masked language modelling does not use."""
 
 
+FROZEN = "its values are not initial ones, and nothing before it was trained: frozen"
+"""Why a backbone has no state; it does not wait for its turn."""
+
+
 def explain_unused(
-    branch: str,
-    names: Sequence[str],
-    checkpoint: Checkpoint,
-    was_tensor_trained: Mapping[str, bool | None],
-) -> str:
-    """Return why a branch may be untrained for a reason, as a clause; empty where nothing in the file says so.
+    branches: Mapping[str, Sequence[str]], checkpoint: Checkpoint, was_tensor_trained: Mapping[str, bool | None]
+) -> dict[str, str]:
+    """Return why branches may be untrained for a reason, as clauses; empty where nothing in the file says so.
 
     Args:
-        branch: the name of the module, or of the only tensor.
-        names: its tensors.
+        branches: the tensors of each branch, by the name of its module or of its only tensor.
         checkpoint: the checkpoint.
         was_tensor_trained: which of the optimizer's tensors were trained.
     """
-    layers = list(dict.fromkeys(checkpoint.layer_of[name] for name in names))
+    trained = {checkpoint.layer_of[name] for name, each in was_tensor_trained.items() if each}
+    reasons: dict[str, str] = {}
+    idle: set[Layer] = set()
+    # What reads a part stands behind it as a rule, so that the last ones are explained first.
+    for branch, names in reversed(list(branches.items())):
+        layers = sorted({checkpoint.layer_of[name] for name in names}, key=checkpoint.layers.index)
+        reason = _explain_branch(branch, names, layers, checkpoint, trained)
+        # What an agent's networks are there for is known, and none of them waits.
+        is_whole = trained.isdisjoint(layers) and all(_was_never_stepped(name, checkpoint) for name in names)
+        if not reason and is_whole and checkpoint.algorithm is None:
+            reason = explain_dispensable(layers, checkpoint, trained, idle)
+        if reason and reason is not FROZEN:
+            idle.update(layers)
+        reasons[branch] = reason
+    return reasons
+
+
+def _explain_branch(
+    branch: str, names: Sequence[str], layers: Sequence[Layer], checkpoint: Checkpoint, trained: set[Layer]
+) -> str:
     if all(_is_recurrent_weight_read_once(checkpoint.layer_of[name], name) for name in names):
         return "the backward direction makes one step from a zero state where only the last step is read"
     if len(names) == 1 and explain_zero_weight(checkpoint.by_name[names[0]]):
         return "a token or table that not every training uses"
+    if len(names) == 1 and began_at_no_change(layers[0], checkpoint):
+        return "it began at zero and its inputs were always zero: a condition that is not in use so far"
+    module = layers[0].name if len(layers) == 1 else branch
+    siblings = _siblings(module, checkpoint, trained)
     if not all(_was_never_stepped(name, checkpoint) for name in names):
+        is_listed = len(names) > 1 and _TAKES_TURNS.search(module.rpartition(".")[0])
+        if is_listed and any(_have_equal_shapes(layers, other, checkpoint) for other in siblings):
+            return "another of its kind was trained, and this one was never chosen"
         return ""
-    trained = {checkpoint.layer_of[name] for name, each in was_tensor_trained.items() if each}
     if all(explain_zero_weight(checkpoint.by_name[name]) for name in names) or _POOLER.search(branch):
         return "not every training uses it"
     if _is_frozen_beginning(layers, trained, checkpoint):
-        return "its values are not initial ones, and nothing before it was trained: frozen"
+        return FROZEN
     if _VALUE.fullmatch(layers[0].component) and all(each.component != layers[0].component for each in trained):
         return "the training so far did without it"
+    if all(_DEVIATION.search(each.name) for each in layers) and _trains_no_value(checkpoint, trained):
+        return "imitation trains neither values nor the spread of actions"
     if all(each.is_output for each in layers) and any(each.is_output for each in trained):
         return "another head was trained, and its turn may come later"
-    module = layers[0].name if len(layers) == 1 else branch
-    if any(_are_alternatives(module, layers, other, checkpoint) for other in _siblings(module, checkpoint, trained)):
+    if any(_are_alternatives(module, layers, other, checkpoint) for other in siblings):
         return "another of its kind was trained, and its turn may come later"
     return ""
+
+
+def _trains_no_value(checkpoint: Checkpoint, trained: set[Layer]) -> bool:
+    """True for a policy beside a value network that was not trained either."""
+    values = [each for each in checkpoint.layers if _VALUE.fullmatch(each.component)]
+    return bool(values) and trained.isdisjoint(values)
 
 
 def _was_never_stepped(name: str, checkpoint: Checkpoint) -> bool:
@@ -92,9 +132,7 @@ def _siblings(module: str, checkpoint: Checkpoint, trained: set[Layer]) -> list[
 
 def _are_alternatives(module: str, layers: Sequence[Layer], other: str, checkpoint: Checkpoint) -> bool:
     """True for modules of equal shapes that cannot follow one another, or whose list is named for alternatives."""
-    others = [each for each in checkpoint.layers if each.name == other or each.name.startswith(f"{other}.")]
-    shapes = [[tensor.shape for tensor in each.tensors.values() if not tensor.is_buffer] for each in layers]
-    if shapes != [[tensor.shape for tensor in each.tensors.values() if not tensor.is_buffer] for each in others]:
+    if not _have_equal_shapes(layers, other, checkpoint):
         return False
     if _ALTERNATIVES.search(module.rpartition(".")[0]) or all(each.kind in NORMS for each in layers):
         return True
@@ -103,3 +141,9 @@ def _are_alternatives(module: str, layers: Sequence[Layer], other: str, checkpoi
         return False
     inputs, outputs = first.shape[layers[0].transposed is False], last.shape[layers[-1].transposed is True]
     return inputs != outputs
+
+
+def _have_equal_shapes(layers: Sequence[Layer], other: str, checkpoint: Checkpoint) -> bool:
+    others = [each for each in checkpoint.layers if each.name == other or each.name.startswith(f"{other}.")]
+    shapes = [[tensor.shape for tensor in each.tensors.values() if not tensor.is_buffer] for each in layers]
+    return shapes == [[tensor.shape for tensor in each.tensors.values() if not tensor.is_buffer] for each in others]

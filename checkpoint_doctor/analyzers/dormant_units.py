@@ -20,6 +20,7 @@ from checkpoint_doctor.analyzers._evidence.model_inputs import (
 from checkpoint_doctor.analyzers._evidence.readers import input_weight
 from checkpoint_doctor.analyzers._evidence.tables import may_be_table
 from checkpoint_doctor.analyzers._repairs.recycling import recycle
+from checkpoint_doctor.analyzers._zeros.conditions import began_at_no_change
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import FEEDFORWARD, WITH_UNITS, Kind
 from checkpoint_doctor.plugins.rule import rule
@@ -101,7 +102,8 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) ->
 
     When it is normal:
         One-hot inputs that never occurred, padding, unused entries of an observation. It is a warning where all inputs
-        were zero: the layer has learned a bias and nothing else.
+        were zero: the layer has learned a bias and nothing else. A weight that began at zero belongs to a condition
+        that is not in use (FiLM), and stays a note.
 
     What to do:
         Check these inputs in the data: a constant zero, a feature scaled to zero, a mask that is always on. Remove
@@ -131,10 +133,11 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) ->
             f"{len(inputs):,} of {columns.never_active.size:,} inputs ({_ranges(inputs)}) were always zero{after}: "
             f"their weights never received a gradient"
         )
+    is_warning = columns.never_active.all() and not sources and not began_at_no_change(layer, checkpoint)
     yield dead_inputs.finding(
         message,
         layer,
-        severity=Severity.WARNING if columns.never_active.all() and not sources else None,
+        severity=Severity.WARNING if is_warning else None,
         evidence={"inputs": inputs, "layer_inputs": columns.never_active.size, "updates": columns.step},
         advice="Look at what these inputs are: features of the data that are always zero, or outputs of another layer."
         if sources

@@ -7,6 +7,7 @@ from math import sqrt
 
 import numpy as np
 
+from checkpoint_doctor.analyzers._evidence.running_statistics import never_ran
 from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.analyzers._zeros.causes import Cause
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_uniformly
@@ -64,7 +65,7 @@ def norm_gain_zeros(layer: Layer, checkpoint: Checkpoint, *, error: float = 0.30
     overwritten = why.cause is Cause.OVERWRITTEN
     slimmed = _is_slimmed(checkpoint)
     decayed = share < error and (_is_decayed(layer) or _shrinks_gradually(gain))
-    is_harmless = _is_penalized(gain) or (not overwritten and (slimmed or decayed or _never_used(layer)))
+    is_harmless = _is_penalized(gain) or (not overwritten and (slimmed or decayed or never_ran(layer)))
     if layer.kind is Kind.BATCH_NORM and is_harmless:
         severity = Severity.NOTE
     else:
@@ -105,13 +106,6 @@ def _is_penalized(gain: Tensor, limit: float = 0.25) -> bool:
     """True where the median of the other gains is far below 1 too: a penalty shrinks all, and zeros are its end."""
     values = np.abs(gain.array[gain.array != 0].astype(np.float64))
     return bool(values.size) and median(values) < limit
-
-
-def _never_used(layer: Layer) -> bool:
-    """True where the running statistics are the initial ones and no batch was counted."""
-    variance, counter = layer.tensors.get("running_var"), layer.tensors.get("num_batches_tracked")
-    is_initial = variance is not None and variance.statistics.minimum == variance.statistics.maximum == 1
-    return is_initial and is_zero(layer.tensors.get("running_mean")) and (counter is None or is_zero(counter))
 
 
 def _shrinks_gradually(gain: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from checkpoint_doctor.analyzers._untrained_branches import (
     find_left_out,
@@ -10,8 +10,10 @@ from checkpoint_doctor.analyzers._untrained_branches import (
     training_of_tensors,
     untrained_branches,
 )
-from checkpoint_doctor.analyzers._unused_parts import explain_unused
+from checkpoint_doctor.analyzers._unused_parts import FROZEN, explain_unused
+from checkpoint_doctor.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
+from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.layers.init_rules import fill
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
@@ -45,9 +47,11 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
         Parts that are left out for a reason are notes that name it: a frozen backbone, whose values are not initial
         ones; heads, experts, adapters and norms of domains beside others of their kind that were trained; a value
         network beside a cloned policy; mask tokens, poolers and offsets; the recurrent weight of a backward direction
-        of which only the last step is read. Target networks, TRPO's policy and the target half in DQN files before 2.4
-        are in their optimizer but never updated by it; they are not reported. Neither are settings stored as
-        parameters: integers and single numbers without state (bit widths, shifts, thresholds of quantized training).
+        of which only the last step is read. So are parts that the trained layers do without, as sizes and values show:
+        they never ran, they end in zeros, or no trained layer behind them can read their output; and biases without an
+        optimizer that are all zero. Target networks, TRPO's policy and the target half in DQN files before 2.4 are in
+        their optimizer but never updated by it; they are not reported. Neither are settings stored as parameters:
+        integers and single numbers without state (bit widths, shifts, thresholds of quantized training).
 
     What to do:
         If it should learn, look for ``requires_grad=False``, ``.detach()``, ``torch.no_grad()``, or a loss that does
@@ -69,14 +73,17 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
     if not trained:
         return
     yield from _left_out(optimizer, checkpoint)
-    for branch, names in untrained_branches(was_tensor_trained).items():
+    branches = untrained_branches(was_tensor_trained)
+    reasons = explain_unused(branches, checkpoint, was_tensor_trained)
+    for branch, names in branches.items():
         tensors = [checkpoint.by_name[name] for name in names]
         if len(tensors) == 1 and is_explained_elsewhere(tensors[0], checkpoint):
             continue
         stateless = [name for name in names if not checkpoint.moments[name].state]
-        reason = explain_unused(branch, names, checkpoint, was_tensor_trained)
+        reason = reasons[branch]
         how = "it received no gradient" if len(stateless) == len(names) else "every gradient was exactly zero"
         after = f" in {steps:,} updates" if steps else ""
+        waits = bool(reason) and reason != FROZEN and not _took_part(names, checkpoint)
         subject = branch if len(names) == 1 else f"{branch} ({len(names)} tensors)"
         yield untrained_tensor.finding(
             f"{subject} was never trained{after} although {optimizer.name} holds it and trained {trained} others: "
@@ -84,15 +91,27 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
             tensors[0] if len(tensors) == 1 else checkpoint.layer_by_name.get(branch),
             severity=Severity.NOTE if reason else None,
             evidence={
-                "cause": "never trained",
+                "cause": "waiting" if waits else "never trained",
                 "optimizer": optimizer.name,
                 "branch": branch,
                 "tensors": names,
                 "without_state": stateless,
                 "updates": steps or None,
             },
-            advice="" if reason else _NO_GRADIENT if stateless else _ZERO_GRADIENT,
+            advice=_ZERO_GRADIENT if not stateless else "" if reason == FROZEN else _NO_GRADIENT,
         )
+
+
+def _took_part(names: Sequence[str], checkpoint: Checkpoint) -> bool:
+    """True for a factor of an adapter whose other factor was in the loss."""
+    layers = {checkpoint.layer_of[name] for name in names}
+    return any(
+        layer.kind is Kind.LORA
+        and any(
+            checkpoint.moments[each.name].state for each in layer.tensors.values() if each.name in checkpoint.moments
+        )
+        for layer in layers
+    )
 
 
 def _unnamed_without_state(optimizer: Optimizer, steps: int) -> Iterator[Finding]:
@@ -120,12 +139,15 @@ def _left_out(optimizer: Optimizer, checkpoint: Checkpoint) -> Iterator[Finding]
     """Yield a finding about a head or about biases that no optimizer holds, although one trains the rest."""
     names = find_left_out(optimizer, checkpoint)
     if names:
+        is_without_effect = all(is_zero(checkpoint.by_name[name]) for name in names)
         what = names[0] if len(names) == 1 else f"{names[0]} and {quantity(len(names) - 1, 'other tensor')}"
         verb = "is" if len(names) == 1 else "are"
         yield untrained_tensor.finding(
-            f"{what} {verb} held by no optimizer, although {optimizer.name} trains most layers around",
+            f"{what} {verb} held by no optimizer, although {optimizer.name} trains most layers around"
+            + ("; their zeros add nothing, as in a model without biases" if is_without_effect else ""),
+            severity=Severity.NOTE if is_without_effect else None,
             evidence={
-                "cause": "not in an optimizer",
+                "cause": "waiting" if is_without_effect else "not in an optimizer",
                 "optimizer": optimizer.name,
                 "branch": names[0],
                 "tensors": names,
