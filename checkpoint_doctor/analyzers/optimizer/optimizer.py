@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from checkpoint_doctor.analyzers._untrained_branches import (
+from checkpoint_doctor.analyzers._zeros.severity import is_zero
+from checkpoint_doctor.analyzers.optimizer._untrained_branches import (
     find_left_out,
     is_explained_elsewhere,
     training_of_tensors,
     untrained_branches,
 )
-from checkpoint_doctor.analyzers._unused_parts import FROZEN, explain_unused
-from checkpoint_doctor.analyzers._zeros.severity import is_zero
+from checkpoint_doctor.analyzers.optimizer._unused_parts import FROZEN, explain_unused
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.layers.init_rules import fill

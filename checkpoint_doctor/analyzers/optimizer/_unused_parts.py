@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from checkpoint_doctor.analyzers._dispensable_parts import explain_dispensable
 from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight
 from checkpoint_doctor.analyzers._zeros.conditions import began_at_no_change
 from checkpoint_doctor.analyzers._zeros.initial_draws import shows_training
+from checkpoint_doctor.analyzers.optimizer._dispensable_parts import explain_dispensable
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import DENSE, NORMS, RECURRENT
 
