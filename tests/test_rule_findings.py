@@ -460,7 +460,16 @@ def test_classes_in_the_settings_of_an_agent_are_no_news(format: str, member: st
     assert [each.severity for each in found(containers.unsafe_pickle, checkpoint)] == ([] if silent else [NOTE])
 
 
-@pytest.mark.xfail(strict=True, reason="only finite values are asked whether they are above zero")
 def test_infinity_above_zero_is_not_taken_for_a_mask():
     (finding,) = found(values.nonfinite_values, mlp(attn_mask=np.array([[0, -np.inf], [np.inf, 0]], np.float32)))
     assert told(finding) == (ERROR, "attn_mask")
+
+
+@pytest.mark.parametrize(("updates", "severity"), [(0, NOTE), (300, WARNING), (None, WARNING)])
+def test_equal_values_before_the_first_update_are_a_note(updates: int | None, severity: Severity):
+    weights = {"net.weight": np.full((4, 12), 1 / 12, np.float32), "net.bias": np.zeros(4, np.float32)}
+    state = None if updates is None else {name: {} for name in weights}
+    if updates:
+        state = {name: {"step": updates, "exp_avg_sq": np.ones(each.shape)} for name, each in weights.items()}
+    (finding,) = findings_of(values.constant_tensor, build_checkpoint(weights, optimizer=state, step=updates or 0))
+    assert finding.severity is severity

@@ -127,10 +127,6 @@ class Settings:
             options.update(section.options.get(rule.code, {}))
         return options
 
-    def severity(self, rule: Rule, found: Severity) -> Severity:
-        """The severity that counts where the rule found one."""
-        return self._severity(rule.code, found) or found
-
     def ignore_reason(self, finding: Finding, path: str) -> str | None:
         """The reason of the first ignore that is about the finding, ``None`` where the finding counts.
 
@@ -173,10 +169,6 @@ class Settings:
     def fail_on(self) -> Severity | None:
         """The lowest severity that fails the run, ``None`` where none does."""
         return FAIL_ON[next((each.fail_on for each in reversed(self.sections) if each.fail_on), "error")]
-
-    def fails(self, severity: Severity) -> bool:
-        """True where a finding of that severity fails the run."""
-        return self.fail_on is not None and severity >= self.fail_on
 
     def _severity(self, code: str, found: Severity) -> Severity | None:
         return next((each.severities[code] for each in reversed(self.sections) if code in each.severities), found)

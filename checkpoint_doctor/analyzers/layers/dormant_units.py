@@ -25,6 +25,7 @@ from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import FEEDFORWARD, WITH_UNITS, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
+from checkpoint_doctor.statistics.moments import INACTIVE_RATIO
 from checkpoint_doctor.text import estimate, quantity
 
 _LARGE_INPUTS = 10.0
@@ -93,7 +94,7 @@ def dormant_units(
 
 
 @rule("NET006", "dead-inputs", Severity.NOTE, on=Layer, worse=("inputs",))
-def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) -> Iterator[Finding]:
+def dead_inputs(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     """Input columns of a first layer never received a gradient: those inputs were zero all along, or masked.
 
     Why it matters:
@@ -111,18 +112,17 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) ->
 
     References:
         The gradient of a weight is its unit's gradient times its input. So a second moment of exactly zero in a whole
-        column means that the input was zero whenever there was a gradient. ``ratio`` only serves to tell whether the
-        layer's units learn at all.
+        column means that the input was zero whenever there was a gradient.
     """
     if layer.kind not in WITH_UNITS or not reads_model_inputs(layer, checkpoint):
         return
-    columns, units = input_activity(layer, checkpoint, ratio), unit_activity(layer, checkpoint, ratio)
+    columns, units = (activity(layer, checkpoint, INACTIVE_RATIO) for activity in (input_activity, unit_activity))
     if columns is None or units is None:
         return
     if not columns.never_active.any() or units.never_active.all():
         return
     sources = possible_sources(layer, columns.never_active.size, checkpoint)
-    if any(_are_dead_units(columns.never_active, source, checkpoint, ratio) for source in sources):
+    if any(_are_dead_units(columns.never_active, source, checkpoint) for source in sources):
         return
     inputs = np.flatnonzero(columns.never_active).tolist()
     after = f" in {columns.step:,} updates" if columns.step else ""
@@ -159,9 +159,9 @@ def _has_lifted_moments(layer: Layer, checkpoint: Checkpoint) -> bool:
     return optimizer is not None and has_lifted_moments(optimizer)
 
 
-def _are_dead_units(never_active: NDArray, source: Layer, checkpoint: Checkpoint, ratio: float) -> bool:
+def _are_dead_units(never_active: NDArray, source: Layer, checkpoint: Checkpoint) -> bool:
     """True where the inputs without gradient are units of another layer that are inactive: NET001 is about these."""
-    units = unit_activity(source, checkpoint, ratio)
+    units = unit_activity(source, checkpoint, INACTIVE_RATIO)
     if units is None:
         return False
     repeats = never_active.size // max(units.inactive.size, 1)

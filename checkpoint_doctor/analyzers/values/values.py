@@ -101,7 +101,8 @@ def _is_mask(tensor: Tensor, checkpoint: Checkpoint) -> bool:
     if tensor.statistics.nan or checkpoint.layer_of[tensor.name].kind not in (Kind.BUFFER, Kind.PARAMETER):
         return False
     if tensor.name in checkpoint.moments or len(tensor.shape) > 1:
-        return (tensor.statistics.maximum or 0) <= 0 and checkpoint.layer_of[tensor.name].kind is Kind.BUFFER
+        is_below_zero = (tensor.statistics.maximum or 0) <= 0 and not np.isposinf(tensor.array).any()
+        return is_below_zero and checkpoint.layer_of[tensor.name].kind is Kind.BUFFER
     infinite = tensor.array[np.isinf(tensor.array)]
     one_sign = bool((infinite > 0).all() or (infinite < 0).all())
     return one_sign and (infinite.size == tensor.size or _EXTREME.search(tensor.name) is not None)
@@ -286,7 +287,9 @@ def constant_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]
 
     When it is normal:
         Averaging and blur kernels are constant by design and usually frozen. Norm gains start at 1 and are not checked,
-        nor are the magnitudes of weight normalisation (``weight_g``), which DINO freezes at 1.
+        nor are the magnitudes of weight normalisation (``weight_g``), which DINO freezes at 1. Before the first update
+        it is a note: outputs with targets of their own (DLinear), and deviations of noise (NoisyNet), part from each
+        other as soon as they are trained.
 
     What to do:
         Initialise the weights at random (``kaiming_uniform_``, ``orthogonal_``) and train again. ``ckdoc fix --unsafe``
@@ -301,10 +304,16 @@ def constant_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]
     if tensor.name.endswith(_MAGNITUDES):
         return
     if statistics.minimum is not None and statistics.minimum == statistics.maximum != 0 and not statistics.nonfinite:
-        value = float(statistics.minimum)
+        value, is_fresh = float(statistics.minimum), checkpoint.is_untrained
         yield constant_tensor.finding(
-            f"all {statistics.count:,} values are {value:.4g}: its units stay equal during training",
+            f"all {statistics.count:,} values are {value:.4g}: its units "
+            + (
+                "begin equal, and part only where noise or their targets differ"
+                if is_fresh
+                else "stay equal during training"
+            ),
             tensor,
+            severity=Severity.NOTE if is_fresh else None,
             evidence={"value": value},
             repairs=reinitialise(tensor, layer, checkpoint),
         )
