@@ -14,6 +14,7 @@ from checkpoint_doctor.causes._facts import (
     names_of,
     never_trained,
 )
+from checkpoint_doctor.causes._remedies import FIT_VOCABULARY
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.layers import RECURRENT, Kind
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
@@ -82,7 +83,12 @@ def unused_rows(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
     """
     for finding in symptoms.of("NET007"):
         if not _is_masked(finding, checkpoint) and not _is_single_token(finding):
-            yield unused_rows.claim([finding], consequences=_on_the_same_rows(finding, symptoms))
+            is_vocabulary = any(layer.kind is Kind.EMBEDDING for layer in layers_of(finding, checkpoint))
+            yield unused_rows.claim(
+                [finding],
+                consequences=_on_the_same_rows(finding, symptoms),
+                remedy=FIT_VOCABULARY.line(checkpoint) if is_vocabulary else "",
+            )
 
 
 @cause("masked", Prognosis.POINTLESS)
