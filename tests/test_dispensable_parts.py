@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from checkpoint_doctor import Severity, open_checkpoint
-from checkpoint_doctor.analyzers.layers.dormant_units import dead_inputs
+from checkpoint_doctor.analyzers.layers.dead_inputs import dead_inputs
 from checkpoint_doctor.analyzers.optimizer.gradients import no_gradient
 from checkpoint_doctor.analyzers.optimizer.optimizer import untrained_tensor
 from checkpoint_doctor.analyzers.values.zeros import zero_weights

@@ -12,7 +12,7 @@ from checkpoint_doctor import Severity
 from checkpoint_doctor.analyzers._zeros.initial_draws import shows_training
 from checkpoint_doctor.analyzers.layers.adapters import no_op_adapter
 from checkpoint_doctor.analyzers.layers.network import disconnected_units, zero_output_layer
-from checkpoint_doctor.analyzers.layers.normalization import norm_gain_zeros
+from checkpoint_doctor.analyzers.layers.norm_gains import norm_gain_zeros
 from checkpoint_doctor.analyzers.layers.recurrent import gate_bias_collapse
 from checkpoint_doctor.analyzers.optimizer.optimizer import untrained_tensor
 from checkpoint_doctor.analyzers.values.zeros import bias_collapse, zero_bias, zero_weights
