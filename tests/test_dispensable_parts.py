@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from checkpoint_doctor import Severity, open_checkpoint
+from checkpoint_doctor.analyzers.layers.copies import duplicate_units
 from checkpoint_doctor.analyzers.layers.dead_inputs import dead_inputs
+from checkpoint_doctor.analyzers.layers.network import disconnected_units
 from checkpoint_doctor.analyzers.optimizer.gradients import no_gradient
 from checkpoint_doctor.analyzers.optimizer.optimizer import untrained_tensor
 from checkpoint_doctor.analyzers.values.zeros import zero_weights
@@ -214,4 +216,64 @@ def test_a_discriminator_may_join_an_autoencoder_later(
 ) -> None:
     save_adversaries(tmp_path / "run.pt", reads, gives)
     (finding,) = findings_of(no_gradient, open_checkpoint(tmp_path / "run.pt"))
+    assert finding.severity is severity
+
+
+# Rows and inputs that were not in use
+
+
+@pytest.mark.parametrize(("other", "severity"), [(1.0, Severity.NOTE), (0.9, Severity.WARNING)])
+def test_classes_that_a_conditional_norm_has_not_seen(other: float, severity: Severity) -> None:
+    gains, shifts = 1 + draw(12, 16), draw(12, 16)
+    gains[5:], shifts[5:] = other, 0
+    checkpoint = build_checkpoint(linear("first", 3, 16) | {"gamma.weight": gains, "beta.weight": shifts})
+    found = [*findings_of(disconnected_units, checkpoint), *findings_of(duplicate_units, checkpoint)]
+    assert [(each.code, each.tensor) for each in found] == [("NET002", "beta.weight"), ("NET004", "gamma.weight")]
+    assert {each.severity for each in found} == {severity}
+
+
+@pytest.mark.parametrize(
+    ("rows", "bias", "severity"),
+    [([3, 9, 20, 33], 0.5, Severity.NOTE), ([3, 9, 20], 0.5, Severity.WARNING), ([3, 4, 5, 6], 0.5, Severity.WARNING),
+     ([3, 9, 20, 33], 0.0, Severity.WARNING)],
+    ids=["here and there", "too few to tell", "one run", "with their biases"],
+)  # fmt: skip
+def test_units_that_were_pruned_by_their_size(rows: list[int], bias: float, severity: Severity) -> None:
+    weights = {name: each.copy() for name, each in (TRUNK | linear("head", 64, 4)).items()}
+    weights["trunk.0.weight"][rows] = 0
+    weights["trunk.0.bias"] = np.where(np.isin(np.arange(64), rows), bias, weights["trunk.0.bias"])
+    (finding,) = findings_of(disconnected_units, build_checkpoint(weights))
+    assert finding.severity is severity
+
+
+@pytest.mark.parametrize(("encoder", "severity"), [(24, Severity.NOTE), (20, Severity.WARNING)])
+def test_a_decoder_that_runs_on_its_state(encoder: int, severity: Severity) -> None:
+    weights: Weights = {}
+    for name, size in (("encoder", encoder), ("decoder", 24)):
+        for role, inputs in (("ih", 3), ("hh", size)):
+            weights |= {f"{name}.weight_{role}_l0": draw(4 * size, inputs), f"{name}.bias_{role}_l0": draw(4 * size)}
+    state = state_of(weights, "-")
+    state["decoder.weight_ih_l0"] |= {key: np.zeros((96, 3)) for key in ("exp_avg", "exp_avg_sq")}
+    checkpoint = build_checkpoint(weights, optimizer=state, step=300)
+    found = [*findings_of(untrained_tensor, checkpoint), *findings_of(dead_inputs, checkpoint)]
+    assert [each.code for each in found] == ["OPT001", "NET006"]
+    assert {each.severity for each in found} == {severity}
+
+
+@pytest.mark.parametrize(("scale", "severity"), [(3.0, Severity.NOTE), (1.0, Severity.WARNING)])
+def test_parameters_without_a_name_are_frozen_where_no_weight_is_initial(
+    scale: float, severity: Severity, tmp_path: Path
+) -> None:
+    model = nn.Sequential(*(nn.Linear(*sizes) for sizes in ((16, 32), (32, 32), (32, 32), (32, 32), (32, 4))))
+    for parameter in model[:4].parameters():
+        parameter.data *= scale
+    model[:2].requires_grad_(False)
+    optimizer = torch.optim.Adam([{"params": layer.parameters()} for layer in model])
+    for _ in range(20):
+        optimizer.zero_grad()
+        model(torch.randn(8, 16)).square().mean().backward()
+        optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "run.pt")
+    (finding,) = findings_of(untrained_tensor, open_checkpoint(tmp_path / "run.pt"))
+    assert "which ones is not known" in finding.message
     assert finding.severity is severity

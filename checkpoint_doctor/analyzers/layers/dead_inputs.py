@@ -12,7 +12,7 @@ from checkpoint_doctor.analyzers._evidence.model_inputs import (
     possible_sources,
     reads_model_inputs,
 )
-from checkpoint_doctor.analyzers._zeros.conditions import began_at_no_change
+from checkpoint_doctor.analyzers._zeros.conditions import began_at_no_change, runs_on_its_state
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import WITH_UNITS
 from checkpoint_doctor.plugins.rule import rule
@@ -31,7 +31,7 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     When it is normal:
         One-hot inputs that never occurred, padding, unused entries of an observation. It is a warning where all inputs
         were zero: the layer has learned a bias and nothing else. A weight that began at zero belongs to a condition
-        that is not in use (FiLM), and stays a note.
+        that is not in use (FiLM), and a decoder may run on an encoder's state alone: notes.
 
     What to do:
         Check these inputs in the data: a constant zero, a feature scaled to zero, a mask that is always on. Remove
@@ -60,7 +60,8 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
             f"{len(inputs):,} of {columns.never_active.size:,} inputs ({_ranges(inputs)}) were always zero{after}: "
             f"their weights never received a gradient"
         )
-    is_warning = columns.never_active.all() and not sources and not began_at_no_change(layer, checkpoint)
+    is_condition = began_at_no_change(layer, checkpoint) or runs_on_its_state(layer, checkpoint)
+    is_warning = columns.never_active.all() and not sources and not is_condition
     yield dead_inputs.finding(
         message,
         layer,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight
-from checkpoint_doctor.analyzers._zeros.conditions import began_at_no_change
+from checkpoint_doctor.analyzers._zeros.conditions import began_at_no_change, runs_on_its_state
 from checkpoint_doctor.analyzers._zeros.initial_draws import shows_training
 from checkpoint_doctor.analyzers.optimizer._dispensable_parts import explain_dispensable
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
@@ -63,6 +63,20 @@ def explain_unused(
     return reasons
 
 
+def all_candidates_were_trained(checkpoint: Checkpoint) -> bool:
+    """Tell whether no layer that no optimizer holds by name has initial values, adapters aside.
+
+    What has no state then is frozen after a training before, or a second adapter.
+    """
+    candidates = [
+        layer
+        for layer in checkpoint.distinct_layers
+        if layer.kind in DENSE | NORMS and not any(each.name in checkpoint.moments for each in layer.tensors.values())
+    ]
+    shown = [answer for layer in candidates if (answer := shows_training(layer)) is not None]
+    return any(shown) and 4 * shown.count(False) <= len(shown)
+
+
 def _explain_branch(
     branch: str, names: Sequence[str], layers: Sequence[Layer], checkpoint: Checkpoint, trained: set[Layer]
 ) -> str:
@@ -72,6 +86,8 @@ def _explain_branch(
         return "a token or table that not every training uses"
     if len(names) == 1 and began_at_no_change(layers[0], checkpoint):
         return "it began at zero and its inputs were always zero: a condition that is not in use so far"
+    if len(names) == 1 and names[0] == _name_of_inputs(layers[0]) and runs_on_its_state(layers[0], checkpoint):
+        return "its inputs were always zero, and it runs on the state that another layer hands over"
     module = layers[0].name if len(layers) == 1 else branch
     siblings = _siblings(module, checkpoint, trained)
     if not all(_was_never_stepped(name, checkpoint) for name in names):
@@ -92,6 +108,11 @@ def _explain_branch(
     if any(_are_alternatives(module, layers, other, checkpoint) for other in siblings):
         return "another of its kind was trained, and its turn may come later"
     return ""
+
+
+def _name_of_inputs(layer: Layer) -> str | None:
+    weight = layer.tensors.get("weight_ih")
+    return weight.name if weight is not None else None
 
 
 def _trains_no_value(checkpoint: Checkpoint, trained: set[Layer]) -> bool:
@@ -116,7 +137,8 @@ def _is_frozen_beginning(layers: Sequence[Layer], trained: set[Layer], checkpoin
     order = {layer: place for place, layer in enumerate(checkpoint.layers)}
     shown = [shows_training(layer) for layer in layers if layer.kind in DENSE | NORMS]
     is_before = max(order[each] for each in layers) < min(order[each] for each in trained)
-    return is_before and any(shown) and False not in shown
+    # A trained layer may look like a draw by chance, and hardly a fresh one as if it were trained.
+    return is_before and any(shown) and shown.count(True) >= shown.count(False)
 
 
 def _siblings(module: str, checkpoint: Checkpoint, trained: set[Layer]) -> list[str]:

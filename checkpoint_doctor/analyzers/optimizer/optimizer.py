@@ -11,7 +11,7 @@ from checkpoint_doctor.analyzers.optimizer._untrained_branches import (
     training_of_tensors,
     untrained_branches,
 )
-from checkpoint_doctor.analyzers.optimizer._unused_parts import FROZEN, explain_unused
+from checkpoint_doctor.analyzers.optimizer._unused_parts import FROZEN, all_candidates_were_trained, explain_unused
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.layers.init_rules import fill
@@ -69,7 +69,7 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
     was_tensor_trained = training_of_tensors(optimizer, checkpoint)
     trained = sum(each is True for each in was_tensor_trained.values())
     if optimizer.unmatched and steps:
-        yield from _unnamed_without_state(optimizer, steps)
+        yield from _unnamed_without_state(optimizer, checkpoint, steps)
     if not trained:
         return
     yield from _left_out(optimizer, checkpoint)
@@ -114,15 +114,18 @@ def _took_part(names: Sequence[str], checkpoint: Checkpoint) -> bool:
     )
 
 
-def _unnamed_without_state(optimizer: Optimizer, steps: int) -> Iterator[Finding]:
+def _unnamed_without_state(optimizer: Optimizer, checkpoint: Checkpoint, steps: int) -> Iterator[Finding]:
     """Yield a finding about parameters without state whose names are not known: their number still tells."""
     unnamed = [moments for moments in optimizer.parameters if moments.tensor is None]
     stateless = [moments.index for moments in unnamed if not moments.state]
     if len(stateless) < _FEWEST_UNNAMED or len(stateless) == len(optimizer.parameters):
         return
+    is_frozen = all_candidates_were_trained(checkpoint)
     yield untrained_tensor.finding(
         f"{len(stateless):,} of {len(optimizer.parameters):,} parameters of {optimizer.name} have no state after "
-        f"{steps:,} updates: they received no gradient (which ones is not known: {optimizer.unmatched})",
+        f"{steps:,} updates: they received no gradient (which ones is not known: {optimizer.unmatched})"
+        + ("; no weight that they may be has initial values" if is_frozen else ""),
+        severity=Severity.NOTE if is_frozen else None,
         evidence={
             "cause": "never trained",
             "optimizer": optimizer.name,
