@@ -145,8 +145,10 @@ def test_biases_that_no_optimizer_holds_add_nothing_where_they_are_zero(value: f
     weights = {**TRUNK, **linear("head", 64, 4)}
     weights |= {name: np.full(each.shape, value) for name, each in weights.items() if name.endswith("bias")}
     state = {name: each for name, each in state_of(weights, "-").items() if name.endswith("weight")}
-    (finding,) = findings_of(untrained_tensor, build_checkpoint(weights, optimizer=state, step=300))
+    checkpoint = build_checkpoint(weights, optimizer=state, step=300)
+    (finding,) = findings_of(untrained_tensor, checkpoint)
     assert finding.severity is severity
+    assert diagnose(checkpoint)[0].startswith("not-in-optimizer proven")
 
 
 # Conditions, experts and discriminators that are not in use

@@ -150,7 +150,7 @@ def _left_out(optimizer: Optimizer, checkpoint: Checkpoint) -> Iterator[Finding]
             + ("; their zeros add nothing, as in a model without biases" if is_without_effect else ""),
             severity=Severity.NOTE if is_without_effect else None,
             evidence={
-                "cause": "waiting" if is_without_effect else "not in an optimizer",
+                "cause": "not in an optimizer",
                 "optimizer": optimizer.name,
                 "branch": names[0],
                 "tensors": names,
