@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from checkpoint_doctor.causes._facts import (
     NEVER_TRAINED,
+    Named,
     about,
     has_trained_twin,
     is_reinforcement_learning,
@@ -21,6 +22,8 @@ from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
 from checkpoint_doctor.results.findings import Finding
 
+_ABOUT_ROWS = ("NET002", "NET004", "NET006", "ZER003")
+"""Rules that may speak of the same rows as NET007."""
 _ROUTERS = re.compile(r"(^|\.)(router|gate|gating)\b", re.IGNORECASE)
 """Names of what chooses between parts: it receives no gradient while a single part is ever chosen."""
 
@@ -81,12 +84,13 @@ def unused_rows(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
     References:
         Rule NET007.
     """
+    others = Named(symptoms.of(*_ABOUT_ROWS))
     for finding in symptoms.of("NET007"):
         if not _is_masked(finding, checkpoint) and not _is_single_token(finding):
             is_vocabulary = any(layer.kind is Kind.EMBEDDING for layer in layers_of(finding, checkpoint))
             yield unused_rows.claim(
                 [finding],
-                consequences=_on_the_same_rows(finding, symptoms),
+                consequences=others.about(names_of(finding)),
                 remedy=FIT_VOCABULARY.line(checkpoint) if is_vocabulary else "",
             )
 
@@ -108,12 +112,13 @@ def masked(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
     References:
         Rule NET007. Invalid action masking: Huang and Ontañón 2006.14171.
     """
+    others = Named(symptoms.of(*_ABOUT_ROWS))
     for finding in symptoms.of("NET007"):
         if _is_masked(finding, checkpoint):
             is_agent = is_reinforcement_learning(checkpoint)
             yield masked.claim(
                 [finding],
-                consequences=_on_the_same_rows(finding, symptoms),
+                consequences=others.about(names_of(finding)),
                 certainty=Certainty.PROVEN if is_agent else Certainty.LIKELY,
             )
 
@@ -135,6 +140,7 @@ def unused_recurrence(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cl
     References:
         Rule OPT001; RNN004 for the backward direction.
     """
+    others = Named(symptoms.of("RNN004", "RNN005", "NET007"))
     for finding in symptoms.of("OPT001", cause=(NEVER_TRAINED, "waiting")):
         names = [str(each) for each in finding.evidence.get("tensors", ())]
         layers = layers_of(finding, checkpoint)
@@ -142,7 +148,7 @@ def unused_recurrence(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cl
             yield unused_recurrence.claim(
                 [finding],
                 f"the hidden state in front of {', '.join(names)} was always zero: nothing is remembered",
-                consequences=about(symptoms.of("RNN004", "RNN005", "NET007"), names),
+                consequences=others.about(names),
             )
     reverse = symptoms.of("RNN004", cause="one step")
     if reverse:
@@ -151,8 +157,7 @@ def unused_recurrence(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cl
 
 def _around(parts: Iterable[Finding], symptoms: Symptoms) -> Iterator[Finding]:
     """Yield what else is said of parts that had no turn, and of the router that did not choose them."""
-    for finding in parts:
-        yield from about(never_trained(symptoms), names_of(finding))
+    yield from about(never_trained(symptoms), {name for each in parts for name in names_of(each)})
     yield from (each for each in symptoms.of("OPT001") if _ROUTERS.search(str(each.evidence.get("branch"))))
 
 
@@ -170,7 +175,3 @@ def _is_single_token(finding: Finding) -> bool:
     """True where one row of many was ever used: all inputs were the same token."""
     count, rows = finding.evidence.get("count"), finding.evidence.get("rows")
     return isinstance(count, int) and isinstance(rows, list) and count >= 8 and len(rows) == count - 1
-
-
-def _on_the_same_rows(finding: Finding, symptoms: Symptoms) -> Iterator[Finding]:
-    yield from about(symptoms.of("NET002", "NET004", "NET006", "ZER003"), names_of(finding))

@@ -6,7 +6,7 @@ a part whose output fits no layer behind it cannot be one that the trained layer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from checkpoint_doctor.analyzers._evidence.readers import count_inputs, count_units
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer
@@ -65,15 +65,6 @@ def last_giver(layers: Iterable[Layer]) -> Layer | None:
 def first_reader(layers: Iterable[Layer]) -> Layer | None:
     """Return the first of the layers that reads features."""
     return next((layer for layer in layers if widths_read(layer)), None)
-
-
-def possible_readers(part: Sequence[Layer], checkpoint: Checkpoint) -> list[Layer]:
-    """Return the layers behind a part, in the order of the file, that may read its last layer's output."""
-    last = last_giver(part)
-    if last is None:
-        return []
-    behind = checkpoint.layers[checkpoint.layers.index(last) + 1 :]
-    return [layer for layer in behind if layer not in part and may_feed(last, layer)]
 
 
 def judges_the_rest(optimizer: Optimizer, checkpoint: Checkpoint) -> bool:

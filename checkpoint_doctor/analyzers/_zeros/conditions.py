@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from checkpoint_doctor.analyzers._evidence.readers import count_units
 from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.analyzers._zeros.severity import is_zero
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import RECURRENT
+
+_MOST_TABLES = 16
+"""Weights of one shape that are compared with one another; conditional norms have two for each norm."""
 
 
 def began_at_no_change(layer: Layer, checkpoint: Checkpoint) -> bool:
@@ -33,23 +36,43 @@ def may_modulate(layer: Layer, checkpoint: Checkpoint) -> bool:
 
     Each gives a multiple of the features that the other list's layers give.
     """
-    own = _list_of(layer)
-    if own is None or not count_units(layer):
+    place = _list_of(layer)
+    if place is None or not count_units(layer):
         return False
-    lists: dict[str, dict[str, Layer]] = {}
-    for other in checkpoint.layers:
-        place = _list_of(other)
-        if place is not None and other.weight is not None:
-            lists.setdefault(place[0], {})[place[1]] = other
-    zero = lists.pop(own[0], {})
-    if len(zero) < 2 or not all(is_zero(each.weight) for each in zero.values()):
-        return False
-    return any(
-        others.keys() == zero.keys()
-        and all((units := count_units(each)) and count_units(layer) % units == 0 for each in others.values())
-        and not any(is_zero(each.weight) for each in others.values())
-        for others in lists.values()
-    )
+    zero = _zero_lists(checkpoint).get(place[0], frozenset())
+    return any(count_units(layer) % units == 0 for units in _units_of_lists(checkpoint).get(zero, ()))
+
+
+@found_once
+def _zero_lists(checkpoint: Checkpoint) -> dict[str, frozenset[str]]:
+    """Return the numbers of the layers of each list of two or more whose weights are all zero."""
+    return {
+        name: frozenset(layers)
+        for name, layers in _lists(checkpoint).items()
+        if len(layers) > 1 and all(is_zero(layer.weight) for layer in layers.values())
+    }
+
+
+@found_once
+def _units_of_lists(checkpoint: Checkpoint) -> dict[frozenset[str], set[int]]:
+    """Return how many features the layers of lists without zero weights give, by the numbers of the layers."""
+    found: dict[frozenset[str], set[int]] = {}
+    for layers in _lists(checkpoint).values():
+        units = {count_units(layer) for layer in layers.values()}
+        if len(units) == 1 and 0 not in units and not any(is_zero(layer.weight) for layer in layers.values()):
+            found.setdefault(frozenset(layers), set()).update(units)
+    return found
+
+
+@found_once
+def _lists(checkpoint: Checkpoint) -> dict[str, dict[str, Layer]]:
+    """Return the layers with a weight that are members of lists, by the name of the list and their number."""
+    found: dict[str, dict[str, Layer]] = {}
+    for layer in checkpoint.layers:
+        place = _list_of(layer)
+        if place is not None and layer.weight is not None:
+            found.setdefault(place[0], {})[place[1]] = layer
+    return found
 
 
 def are_unseen_conditions(tensor: Tensor, rows: Sequence[int], checkpoint: Checkpoint) -> bool:
@@ -57,11 +80,21 @@ def are_unseen_conditions(tensor: Tensor, rows: Sequence[int], checkpoint: Check
 
     These are the initial shifts and gains of a norm that is conditioned on a class, for classes that were not seen.
     """
-    own = tensor.array[list(rows)]
-    if len(tensor.shape) != 2 or not ((own == 0).all() or (own == 1).all()):
+    if len(tensor.shape) != 2 or len(tables := _weights_by_shape(checkpoint).get(tensor.shape, [])) > _MOST_TABLES:
         return False
-    others = (each.weight for each in checkpoint.layers if each.weight is not None and each.weight is not tensor)
-    return any(other.shape == tensor.shape and (other.array[list(rows)] == 1 - own).all() for other in others)
+    own = tensor.array[list(rows)]
+    if not ((own == 0).all() or (own == 1).all()):
+        return False
+    return any(other is not tensor and (other.array[list(rows)] == 1 - own).all() for other in tables)
+
+
+@found_once
+def _weights_by_shape(checkpoint: Checkpoint) -> dict[tuple[int, ...], list[Tensor]]:
+    found: dict[tuple[int, ...], list[Tensor]] = {}
+    for layer in checkpoint.layers:
+        if layer.weight is not None:
+            found.setdefault(layer.weight.shape, []).append(layer.weight)
+    return found
 
 
 def runs_on_its_state(layer: Layer, checkpoint: Checkpoint) -> bool:
@@ -74,14 +107,19 @@ def runs_on_its_state(layer: Layer, checkpoint: Checkpoint) -> bool:
     inputs, hidden = layer.tensors.get("weight_ih"), layer.tensors.get("weight_hh")
     if inputs is None or hidden is None or was_trained(inputs, checkpoint) is not False:
         return False
-    return was_trained(hidden, checkpoint) is True and any(
-        other.kind in RECURRENT
-        and _module(other) != _module(layer)
-        and other.tensors["weight_hh"].shape == hidden.shape
-        and was_trained(other.tensors["weight_ih"], checkpoint) is True
-        for other in checkpoint.layers
-        if {"weight_ih", "weight_hh"} <= other.tensors.keys()
-    )
+    others = _modules_with_live_inputs(checkpoint).get(hidden.shape, set())
+    return was_trained(hidden, checkpoint) is True and bool(others - {_module(layer)})
+
+
+@found_once
+def _modules_with_live_inputs(checkpoint: Checkpoint) -> dict[tuple[int, ...], set[str]]:
+    """Return the names of the recurrent modules whose input weights were trained, by the shape of the hidden ones."""
+    found: dict[tuple[int, ...], set[str]] = {}
+    for layer in checkpoint.layers:
+        inputs, hidden = layer.tensors.get("weight_ih"), layer.tensors.get("weight_hh")
+        if inputs is not None and hidden is not None and was_trained(inputs, checkpoint):
+            found.setdefault(hidden.shape, set()).add(_module(layer))
+    return found
 
 
 def _module(layer: Layer) -> str:

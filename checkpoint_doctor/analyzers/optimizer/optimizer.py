@@ -11,7 +11,12 @@ from checkpoint_doctor.analyzers.optimizer._untrained_branches import (
     training_of_tensors,
     untrained_branches,
 )
-from checkpoint_doctor.analyzers.optimizer._unused_parts import FROZEN, all_candidates_were_trained, explain_unused
+from checkpoint_doctor.analyzers.optimizer._unused_parts import (
+    FROZEN,
+    TrainedLayers,
+    all_candidates_were_trained,
+    explain_unused,
+)
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.layers.init_rules import fill
@@ -74,7 +79,8 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
         return
     yield from _left_out(optimizer, checkpoint)
     branches = untrained_branches(was_tensor_trained)
-    reasons = explain_unused(branches, checkpoint, was_tensor_trained)
+    known = TrainedLayers(checkpoint, (name for name, each in was_tensor_trained.items() if each))
+    reasons = explain_unused(branches, checkpoint, known)
     for branch, names in branches.items():
         tensors = [checkpoint.by_name[name] for name in names]
         if len(tensors) == 1 and is_explained_elsewhere(tensors[0], checkpoint):
