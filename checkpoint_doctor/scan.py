@@ -195,18 +195,22 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
     Raises:
         UnreadableCheckpoint: the bytes of a tensor that a rule needs cannot be read.
     """
+    import numpy as np
+
     findings: list[Finding] = []
-    for rule in catalogue.rules:
-        if not settings.selects(rule):
-            continue
-        try:
-            found = list(rule.examine(checkpoint, settings.options(rule)))
-        except UnreadableCheckpoint:
-            raise
-        except Exception as error:
-            found = [report_crash(rule, error)]
-        findings += [settings.judge(_with_layer(each, checkpoint), checkpoint.path) for each in found]
-    claims, crashes = collect_claims(checkpoint, findings, catalogue.causes)
+    # What is reckoned with damaged numbers overflows or is NaN, and the rules go on from there.
+    with np.errstate(all="ignore"):
+        for rule in catalogue.rules:
+            if not settings.selects(rule):
+                continue
+            try:
+                found = list(rule.examine(checkpoint, settings.options(rule)))
+            except UnreadableCheckpoint:
+                raise
+            except Exception as error:
+                found = [report_crash(rule, error)]
+            findings += [settings.judge(_with_layer(each, checkpoint), checkpoint.path) for each in found]
+        claims, crashes = collect_claims(checkpoint, findings, catalogue.causes)
     findings += [settings.judge(each, checkpoint.path) for each in crashes]
     findings.sort(key=by_severity)
     chosen = choose_diagnoses(claims, findings)

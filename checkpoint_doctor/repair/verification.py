@@ -139,7 +139,11 @@ def check_simulation(simulated: Iterable[Finding], again: Plan, allowed: SideEff
     for finding in simulated:
         if not allowed.allows(finding):
             place = finding.subject or "the copy"
-            raise bug(f"the repair would bring a new illness, {finding.code} in {place}: {finding.message}")
+            raise RepairFailed(
+                f"the repairs would bring a new illness, {finding.code} in {place}: {finding.message}; nothing was "
+                "written",
+                "choose fewer repairs with --select, or take an earlier checkpoint",
+            )
 
 
 def compare_findings(simulated: Iterable[Finding], found: Iterable[Finding]) -> None:
