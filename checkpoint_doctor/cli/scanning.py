@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.options import ConfigFile, FailOn, Ignore, Jobs, Quiet, Traceback, Uris
-from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, wants_color, write
-from checkpoint_doctor.errors import UsageError
+from checkpoint_doctor.cli.options import ConfigFile, Exclude, FailOn, Ignore, Include, Jobs, Quiet, Traceback, Uris
+from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, say, say_document, wants_color
+from checkpoint_doctor.cli.outputs import refuse_outputs, write
+from checkpoint_doctor.errors import DoctorError, UsageError
+from checkpoint_doctor.text import describe_error
 
 if TYPE_CHECKING:
     from checkpoint_doctor.config.settings import Config
@@ -33,6 +35,8 @@ def scan(
         list[str] | None, typer.Option(metavar="CODE", help="Run only these rules (code, family or name).")
     ] = None,
     ignore: Ignore = None,
+    exclude: Exclude = None,
+    include: Include = None,
     fail_on: Annotated[
         FailOn | None, typer.Option(help="Lowest severity that fails the run.", show_default="error")
     ] = None,
@@ -53,10 +57,14 @@ def scan(
     from checkpoint_doctor.cli.progress import show_progress
     from checkpoint_doctor.scan import scan as examine
 
-    catalogue, settings = prepare(config, select, ignore, fail_on)
+    catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include)
     outputs = [(format, output), *(_split_report(each) for each in report or [])]
+    outputs = [(name, "" if path == "-" else path) for name, path in outputs]
     for name, _ in outputs:
         check_format(name, catalogue)
+    written = [*(path for _, path in outputs), write_baseline]
+    refuse_outputs(written, [*uris, *settings.files], tuple(catalogue.suffixes))
+    refuse_outputs([path for _, path in outputs], [baseline])
     known = _read_baseline(baseline) if baseline else None
     with show_progress(quiet=quiet) as on_progress:
         result = examine(
@@ -69,10 +77,18 @@ def scan(
         )
     if known:
         result = _hide_known(result, known, settings, catalogue)
+    refuse_outputs(written, result.files)
     if write_baseline:
         _write_baseline(result, write_baseline)
-    for name, path in outputs:
-        write(render(result, catalogue, name, to_file=bool(path), verbose=verbose), path)
+    # Files come first: nobody may be there to read standard output.
+    for name, path in sorted(outputs, key=lambda each: not each[1]):
+        text = render(result, catalogue, name, to_file=bool(path), verbose=verbose)
+        if path:
+            write(text, path)
+        elif name == "terminal":
+            say(text)
+        else:
+            say_document(text)
     if not quiet:
         remark(result.summary_line)
     raise typer.Exit(verdict(result))
@@ -101,7 +117,12 @@ def _write_baseline(report: Report, file: str) -> None:
 
 
 def prepare(
-    config: str, select: list[str] | None, ignore: list[str] | None, fail_on: FailOn | None
+    config: str,
+    select: list[str] | None,
+    ignore: list[str] | None,
+    fail_on: FailOn | None,
+    exclude: list[str] | None,
+    include: list[str] | None,
 ) -> tuple[Catalogue, Config]:
     """Find the plugins, warn of those that are left out, and read the configuration with the command line on top.
 
@@ -120,6 +141,8 @@ def prepare(
         select=split_selectors(select),
         ignore=split_selectors(ignore),
         fail_on=fail_on.value if fail_on else None,
+        exclude=exclude or (),
+        include=include or (),
     )
     # Start-up ends here. Checkpoints come and go, and their garbage is collected; what stays is not searched again.
     gc.freeze()
@@ -135,12 +158,26 @@ def verdict(report: Report) -> int:
 
 
 def render(report: Report, catalogue: Catalogue, name: str, *, to_file: bool, verbose: bool) -> str:
-    """Render a report in a format for standard output or for a file."""
+    """Render a report in a format for standard output or for a file.
+
+    Raises:
+        UsageError: the reporter fails.
+    """
     from checkpoint_doctor.results.report import Page
 
     color = wants_color(sys.stdout) and not to_file
     page = Page(width=80 if to_file else page_width(), color=color, verbose=verbose)
-    return catalogue.reporters[name].render(report, catalogue.rules, page)
+    try:
+        return catalogue.reporters[name].render(report, catalogue.rules, page)
+    except (DoctorError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if "--traceback" in sys.argv:
+            raise
+        raise UsageError(
+            f"the reporter {name} failed with {describe_error(error)}, so there is no report",
+            "choose another --format; `ckdoc plugins` names the package of the reporter",
+        ) from error
 
 
 def check_format(name: str, catalogue: Catalogue) -> None:

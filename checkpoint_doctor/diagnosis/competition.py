@@ -37,9 +37,9 @@ def collect_claims(
     for cause in causes if symptoms else ():
         try:
             claims += list(cause.claims(checkpoint, symptoms))
-        except UnreadableCheckpoint:
+        except (UnreadableCheckpoint, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # a cause may even call sys.exit
             crashes.append(report_crash(cause, error))
     return claims, crashes
 

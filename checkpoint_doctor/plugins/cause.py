@@ -99,8 +99,15 @@ class Cause:
         return read_sections(self.explain, SECTIONS)
 
     def claims(self, checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
-        """Yield what the cause claims to explain in a checkpoint."""
-        yield from self.explain(checkpoint, symptoms)
+        """Yield what the cause claims to explain in a checkpoint.
+
+        Raises:
+            TypeError: it yields something else than claims.
+        """
+        for claim in self.explain(checkpoint, symptoms):
+            if not isinstance(claim, Claim):
+                raise TypeError(f"it yields {type(claim).__name__}, and not a claim")
+            yield claim
 
     def claim(
         self,

@@ -22,6 +22,7 @@ from checkpoint_doctor.reporters._wording import (
     one_line,
     skipped_in_words,
     subject_of,
+    unsearched_in_words,
 )
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.identity import identify, identify_diagnosis
@@ -57,6 +58,7 @@ def _write_log(
     report: Report, rules: Sequence[Rule], alerts: Sequence[tuple[Examination, Alert]], left_out: int
 ) -> dict[str, Any]:
     causes = {alert.cause: alert for _, alert in alerts if isinstance(alert, Diagnosis)}
+    rules = [rule for rule in rules if report.asked is None or rule.code in report.asked]
     identifiers = [*(rule.code for rule in rules), *causes]
     positions = {identifier: index for index, identifier in enumerate(identifiers)}
     repetitions: Counter[str] = Counter()
@@ -234,6 +236,8 @@ def _write_notifications(report: Report, left_out: int) -> list[dict[str, Any]]:
         for skipped in examination.skipped:
             message = skipped_in_words(skipped)
             notifications.append(_write_notification("skipped", "warning", message, examination.path))
+    for words, on_purpose in unsearched_in_words(report):
+        notifications.append(_write_notification("unsearched", "note" if on_purpose else "error", words))
     if left_out:
         message = (
             f"{quantity(left_out, 'result')} left out, those of the lowest severity, to stay within GitHub's limits; "

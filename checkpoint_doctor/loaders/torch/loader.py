@@ -85,7 +85,8 @@ def describe(archive: Archive, format: str) -> Checkpoint:
     return Checkpoint(
         path=archive.name,
         format=format,
-        tensors=tuple(tensors),
+        # Statistics, data and other arrays are not judged as weights; the file around them is.
+        tensors=() if other else tuple(tensors),
         optimizers=tuple(optimizers),
         hyperparameters=_settings(top, archive.budget),
         step=_step(top),

@@ -29,10 +29,12 @@ from checkpoint_doctor.reporters._wording import (
     shape_in_words,
     subject_of,
     tally,
+    unrecognized_in_words,
+    unsearched_in_words,
 )
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.results.report import Examination, Page, Report, Verdict, hidden_in_words
 from checkpoint_doctor.text import printable, quantity
 
 FINDINGS_SHOWN = 25
@@ -60,16 +62,28 @@ def draw(report: Report, page: Page) -> str:
                 layout.line()
     if several and report.checkpoints:
         _draw_summary(layout, report)
-    for passed in report.passed_over if page.verbose else ():
-        words = f"{printable(passed.what)} {one_line(passed.why)}"
-        layout.paragraph(_labelled("passed over", words), indent=0, hanging=2)
+    _draw_others(layout, report, page)
     remarks = [remark for remark in report.remarks if remark.ignored is None]
-    if remarks:
+    if remarks or report.configuration:
         if report.checkpoints:
             layout.line()
         layout.line(Text("about this run", style="bold"))
+        if report.configuration:
+            layout.paragraph(Text(one_line(report.configuration)), indent=2, hanging=2)
         _draw_findings(layout, rank(remarks), "", page)
     return layout.render()
+
+
+def _draw_others(layout: Layout, report: Report, page: Page) -> None:
+    """Draw what a search passed over, which a verbose page shows, and what it did not look at."""
+    for passed in report.passed_over if page.verbose else ():
+        words = f"{printable(passed.what)} {one_line(passed.why)}"
+        layout.paragraph(_labelled("passed over", words), hanging=2)
+    if report.unrecognized and page.verbose:
+        layout.paragraph(_labelled("passed over", unrecognized_in_words(report)), hanging=2)
+    for words, on_purpose in unsearched_in_words(report, all_names=page.verbose):
+        style = "dim" if on_purpose else VERDICT_STYLES[Verdict.UNREADABLE]
+        layout.paragraph(Text.assemble(("not searched: ", style), words), hanging=2)
 
 
 def _needs_attention(examination: Examination) -> bool:
@@ -85,7 +99,7 @@ def _draw_chart(layout: Layout, examination: Examination, page: Page, *, with_la
     if examination.parts:
         layout.paragraph(_labelled("parts", parts_in_words(examination)), indent=2, hanging=2)
     if examination.resume:
-        layout.paragraph(_labelled("resumes", examination.resume), indent=2, hanging=2)
+        layout.paragraph(_labelled("resumes", one_line(examination.resume)), indent=2, hanging=2)
     if with_layers:
         _draw_settings(layout, examination, page)
     rows = {row.name: row for row in layer_rows(examination)}
@@ -105,7 +119,7 @@ def _draw_chart(layout: Layout, examination: Examination, page: Page, *, with_la
         _draw_group(layout, layer, rows.get(layer or ""), members, page, advised)
     rest = [finding for each in groups[len(shown) :] for finding in each.members]
     if rest:
-        counts = Counter(f"{finding.code} {finding.name}" for finding in rest)
+        counts = Counter(finding.title for finding in rest)
         layout.line()
         layout.paragraph(
             Text(
@@ -147,12 +161,12 @@ def _draw_verdict(layout: Layout, examination: Examination, page: Page) -> None:
         for severity, style in SEVERITY_STYLES.items()
         if any(each.severity is severity for each in examination.alerts)
     )
-    hidden = sum(finding.ignored is not None for finding in examination.findings)
-    hint = "" if page.verbose else f" (--verbose shows {'it' if hidden == 1 else 'them'})"
+    hidden = ", ".join(hidden_in_words(examination.hidden - examination.known, examination.known))
+    hint = "" if page.verbose else f" (--verbose shows {'it' if examination.hidden == 1 else 'them'})"
     layout.paragraph(
         Text.assemble(
             counts if counts.plain else ("no findings", "green"),
-            (f"; {hidden:,} hidden by config{hint}" if hidden else "", "dim"),
+            (f"; {hidden}{hint}" if hidden else "", "dim"),
         ),
         indent=2,
         hanging=2,
@@ -165,7 +179,7 @@ def _draw_diagnosis(layout: Layout, diagnosis: Diagnosis, examination: Examinati
     layout.paragraph(
         Text.assemble(
             (f"{SEVERITY_SIGNS[diagnosis.severity]} {diagnosis.severity.label}", f"bold {style}"),
-            (f" {diagnosis.cause}", f"bold {style}"),
+            (f" {diagnosis.title}", f"bold {style}"),
             (f" ({diagnosis.certainty.label})", style),
             f" · {subject_of(diagnosis)}" if diagnosis.subject else "",
         ),
@@ -235,7 +249,7 @@ def _draw_finding_groups(
         layout.paragraph(
             Text.assemble(
                 (f"{SEVERITY_SIGNS[finding.severity]} {finding.severity.label}", f"bold {style}"),
-                (f" {finding.code} {finding.name}{count}", style),
+                (f" {finding.title}{count}", style),
                 subject,
             ),
             indent=2,
@@ -261,7 +275,7 @@ def _draw_hidden(layout: Layout, examination: Examination) -> None:
         layout.line()
     for finding in hidden:
         about = f" · {subject_of(finding)}" if subject_of(finding) else ""
-        text = Text(f"hidden: {finding.severity.label} {finding.code} {finding.name}{about}", style="dim")
+        text = Text(f"hidden: {finding.severity.label} {finding.title}{about}", style="dim")
         layout.paragraph(text.append(f" ({one_line(finding.ignored or '')})"), indent=2, hanging=2)
 
 
@@ -282,13 +296,12 @@ def _draw_summary(layout: Layout, report: Report) -> None:
 
 def _summary_cells(examination: Examination) -> list[Text]:
     counts = Counter(alert.severity for alert in examination.alerts)
-    hidden = sum(finding.ignored is not None for finding in examination.findings)
     return [
         Text(VERDICT_WORDS[examination.verdict], style=VERDICT_STYLES[examination.verdict]),
         *(
             Text(f"{counts[severity]:,}", style=style) if counts[severity] else Text("–", style="dim")
             for severity, style in SEVERITY_STYLES.items()
         ),
-        Text(f"{hidden:,}" if hidden else "", style="dim"),
+        Text(f"{examination.hidden:,}" if examination.hidden else "", style="dim"),
         Text(printable(examination.path)),
     ]
