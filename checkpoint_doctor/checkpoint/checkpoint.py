@@ -153,7 +153,11 @@ class Checkpoint:
         names = ((tensor, online_name(tensor.name, self.by_name)) for tensor in self.tensors)
         pairs = ((tensor, self.by_name.get(name)) for tensor, name in names if name is not None)
         found = {
-            target.name: online.name for target, online in pairs if online is not None and online.shape == target.shape
+            target.name: online.name
+            for target, online in pairs
+            if online is not None
+            and online.shape == target.shape
+            and online.dtype.startswith("complex") == target.dtype.startswith("complex")
         }
         # Odd names may make two tensors follow each other, and then neither is a copy.
         return {target: online for target, online in found.items() if online not in found}

@@ -247,7 +247,8 @@ def recurrent_norm(layer: Layer, *, largest: float = 50.0, smallest: float = 1e-
     if weight is None or weight.statistics.nonfinite or weight.statistics.row_norms is None or weight.shape[0] == 0:
         return
     for gate, rows in gates.items():
-        frobenius = float(np.linalg.norm(as_real(weight.statistics.row_norms[rows])))
+        with np.errstate(over="ignore"):
+            frobenius = float(np.linalg.norm(as_real(weight.statistics.row_norms[rows])))
         # The Frobenius norm bounds the radius from above, and ordinary weights have no tiny one: few need eigenvalues.
         if smallest * 100 <= frobenius <= largest or frobenius == 0 or rows.stop - rows.start != weight.shape[1]:
             continue
