@@ -137,7 +137,7 @@ def _fresh_gains(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: in
 
 def _trained(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: int) -> Iterator[tuple[Moments, Tensor]]:
     for moments in optimizer.parameters:
-        tensor = checkpoint.by_name.get(moments.tensor or "")
+        tensor = checkpoint.find_tensor(moments.tensor)
         if tensor is None or not tensor.size or tensor.dtype not in ("float32", "float64"):
             continue
         if tensor.statistics.nonfinite:
