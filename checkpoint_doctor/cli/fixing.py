@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.options import ConfigFile, FailOn, Ignore, Jobs, Quiet, Traceback, Uris
+from checkpoint_doctor.cli.options import ConfigFile, FailOn, Ignore, Jobs, Preview, Quiet, Traceback, Uris
 from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, is_terminal, page_width, remark, say, say_document
 from checkpoint_doctor.cli.scanning import prepare
 from checkpoint_doctor.text import printable
@@ -51,6 +51,7 @@ def fix(
         typer.Option(help="Lowest severity of a remaining finding that fails the run.", show_default="error"),
     ] = None,
     config: ConfigFile = "",
+    preview: Preview = False,
     jobs: Jobs = 0,
     quiet: Quiet = False,
     traceback: Traceback = False,
@@ -60,7 +61,7 @@ def fix(
     from checkpoint_doctor.fix import FixOptions
     from checkpoint_doctor.fix import fix as repair
 
-    catalogue, settings = prepare(config, select, ignore, fail_on)
+    catalogue, settings = prepare(config, select, ignore, fail_on, preview=preview)
     options = FixOptions(recycle, unsafe, seed, notes=bool(select), force=force, dry_run=dry_run, output=output)
     with show_progress(quiet=quiet) as on_progress:
         results = repair(

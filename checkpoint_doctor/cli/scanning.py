@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.options import ConfigFile, FailOn, Ignore, Jobs, Quiet, Traceback, Uris
+from checkpoint_doctor.cli.options import ConfigFile, FailOn, Ignore, Jobs, Preview, Quiet, Traceback, Uris
 from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, say, say_document, wants_color
 from checkpoint_doctor.cli.outputs import refuse_outputs, write
 from checkpoint_doctor.errors import DoctorError, UsageError
@@ -39,6 +39,7 @@ def scan(
         FailOn | None, typer.Option(help="Lowest severity that fails the run.", show_default="error")
     ] = None,
     config: ConfigFile = "",
+    preview: Preview = False,
     baseline: Annotated[str, typer.Option(metavar="FILE", help="Hide the findings that this baseline contains.")] = "",
     write_baseline: Annotated[
         str, typer.Option(metavar="FILE", help="Write all findings to this file as a baseline.")
@@ -55,7 +56,7 @@ def scan(
     from checkpoint_doctor.cli.progress import show_progress
     from checkpoint_doctor.scan import scan as examine
 
-    catalogue, settings = prepare(config, select, ignore, fail_on)
+    catalogue, settings = prepare(config, select, ignore, fail_on, preview=preview)
     outputs = [(format, output), *(_split_report(each) for each in report or [])]
     outputs = [(name, "" if path == "-" else path) for name, path in outputs]
     for name, _ in outputs:
@@ -115,7 +116,12 @@ def _write_baseline(report: Report, file: str) -> None:
 
 
 def prepare(
-    config: str, select: list[str] | None, ignore: list[str] | None, fail_on: FailOn | None
+    config: str,
+    select: list[str] | None,
+    ignore: list[str] | None,
+    fail_on: FailOn | None,
+    *,
+    preview: bool,
 ) -> tuple[Catalogue, Config]:
     """Find the plugins, warn of those that are left out, and read the configuration with the command line on top.
 
@@ -134,6 +140,7 @@ def prepare(
         select=split_selectors(select),
         ignore=split_selectors(ignore),
         fail_on=fail_on.value if fail_on else None,
+        preview=preview or None,
     )
     # Start-up ends here. Checkpoints come and go, and their garbage is collected; what stays is not searched again.
     gc.freeze()

@@ -26,12 +26,13 @@ def load_config(
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
     fail_on: str | None = None,
+    preview: bool | None = None,
 ) -> Config:
     """Read the configuration that holds in a folder, with what the command line says on top.
 
     Without ``file`` the nearest ``ckdoc.toml`` or ``pyproject.toml`` with a section ``[tool.ckdoc]`` counts, from
     ``start`` upward. ``select`` and ``ignore`` name rules by code, by the beginning of a code or by name; ``ignore``
-    names causes too.
+    names causes too. ``preview`` says whether the findings of rules and causes in preview count.
 
     Raises:
         UsageError: the file cannot be read, was found and is not to be trusted, or something in it or on the command
@@ -47,6 +48,7 @@ def load_config(
         select=tuple(names.read_selector(each, "--select") for each in select) or None,
         deselect=tuple(names.read_ignored(each, "--ignore") for each in ignore),
         fail_on=fail_on,
+        preview=preview,
     )
     return Config((*sections, overrides))
 

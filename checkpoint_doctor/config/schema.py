@@ -51,6 +51,8 @@ def _describe_effective(settings: Settings, rules: Sequence[Rule]) -> Iterator[R
             yield Row("--ignore", list(section.deselect), section.origin)
     fail_on = next((each for each in sections if each.fail_on), None)
     yield Row("fail-on", fail_on.fail_on if fail_on else "error", fail_on.origin if fail_on else DEFAULT)
+    preview = next((each for each in sections if each.preview is not None), None)
+    yield Row("preview", bool(preview and preview.preview), preview.origin if preview else DEFAULT)
     for rule in rules:
         section_ = next((each for each in sections if rule.code in each.severities), None)
         severity = section_.severities[rule.code] if section_ else rule.severity
@@ -122,6 +124,11 @@ def build_schema(rules: Sequence[Rule], causes: Sequence[Cause] = ()) -> dict[st
                     "description": "The lowest severity that fails the run.",
                     "enum": list(FAIL_ON),
                     "default": "error",
+                },
+                "preview": {
+                    "description": "Whether the findings of rules and causes in preview count.",
+                    "type": "boolean",
+                    "default": False,
                 },
                 "paths": {
                     "description": "Settings for the checkpoints that match a path pattern.",

@@ -73,6 +73,8 @@ class Section:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Code to option to value."""
     fail_on: str | None = None
+    preview: bool | None = None
+    """Whether the findings of rules and causes in preview count."""
 
     def covers(self, path: str) -> bool:
         """True where the section is about the checkpoint at that path."""
@@ -147,9 +149,14 @@ class Settings:
         return next((ignore.reason for ignore in hiding), None)
 
     def judge(self, finding: Finding, path: str) -> Finding:
-        """Give a finding the severity that was set for its rule, and the reason to hide it if there is one."""
+        """Give a finding the severity that was set for its rule, the reason to hide it, and whether it counts."""
         severity = self._severity(finding.code, finding.severity) or finding.severity
-        return replace(finding, severity=severity, ignored=finding.ignored or self.ignore_reason(finding, path))
+        return replace(
+            finding,
+            severity=severity,
+            ignored=finding.ignored or self.ignore_reason(finding, path),
+            preview=finding.preview and not self.preview,
+        )
 
     def judge_diagnoses(
         self, diagnoses: Iterable[Diagnosis], findings: Sequence[Finding], path: str
@@ -171,6 +178,11 @@ class Settings:
                 if section.hides_diagnosis(ignore, diagnosis, findings, path):
                     return ignore.reason
         return None
+
+    @property
+    def preview(self) -> bool:
+        """Whether the findings of rules and causes in preview count."""
+        return next((each.preview for each in reversed(self.sections) if each.preview is not None), False)
 
     @property
     def fail_on(self) -> Severity | None:
