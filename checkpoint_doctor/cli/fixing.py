@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.options import ConfigFile, FailOn, Ignore, Jobs, Preview, Quiet, Traceback, Uris
+from checkpoint_doctor.cli.options import (
+    ConfigFile,
+    Exclude,
+    FailOn,
+    Ignore,
+    Include,
+    Jobs,
+    Preview,
+    Quiet,
+    Traceback,
+    Uris,
+)
 from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, is_terminal, page_width, remark, say, say_document
 from checkpoint_doctor.cli.scanning import prepare
 from checkpoint_doctor.text import printable
@@ -46,6 +57,8 @@ def fix(
         list[str] | None, typer.Option(metavar="CODE", help="Fix only findings of these rules, notes included.")
     ] = None,
     ignore: Ignore = None,
+    exclude: Exclude = None,
+    include: Include = None,
     fail_on: Annotated[
         FailOn | None,
         typer.Option(help="Lowest severity of a remaining finding that fails the run.", show_default="error"),
@@ -61,7 +74,7 @@ def fix(
     from checkpoint_doctor.fix import FixOptions
     from checkpoint_doctor.fix import fix as repair
 
-    catalogue, settings = prepare(config, select, ignore, fail_on, preview=preview)
+    catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include, preview=preview)
     options = FixOptions(recycle, unsafe, seed, notes=bool(select), force=force, dry_run=dry_run, output=output)
     with show_progress(quiet=quiet) as on_progress:
         results = repair(

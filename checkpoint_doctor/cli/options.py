@@ -24,6 +24,13 @@ Uris = Annotated[
 Ignore = Annotated[
     list[str] | None, typer.Option(metavar="CODE", help="Do not run these rules (code, family or name).")
 ]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Leave these files and folders out of searches, such as 'data/**'."),
+]
+Include = Annotated[
+    list[str] | None, typer.Option(metavar="PATTERN", help="Search for these files only, such as 'models/**'.")
+]
 ConfigFile = Annotated[
     str, typer.Option("--config", metavar="FILE", help="Use this configuration file instead of the nearest.")
 ]

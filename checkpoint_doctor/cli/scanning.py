@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.options import ConfigFile, FailOn, Ignore, Jobs, Preview, Quiet, Traceback, Uris
+from checkpoint_doctor.cli.options import (
+    ConfigFile,
+    Exclude,
+    FailOn,
+    Ignore,
+    Include,
+    Jobs,
+    Preview,
+    Quiet,
+    Traceback,
+    Uris,
+)
 from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, say, say_document, wants_color
 from checkpoint_doctor.cli.outputs import refuse_outputs, write
 from checkpoint_doctor.errors import DoctorError, UsageError
@@ -35,6 +46,8 @@ def scan(
         list[str] | None, typer.Option(metavar="CODE", help="Run only these rules (code, family or name).")
     ] = None,
     ignore: Ignore = None,
+    exclude: Exclude = None,
+    include: Include = None,
     fail_on: Annotated[
         FailOn | None, typer.Option(help="Lowest severity that fails the run.", show_default="error")
     ] = None,
@@ -56,7 +69,7 @@ def scan(
     from checkpoint_doctor.cli.progress import show_progress
     from checkpoint_doctor.scan import scan as examine
 
-    catalogue, settings = prepare(config, select, ignore, fail_on, preview=preview)
+    catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include, preview=preview)
     outputs = [(format, output), *(_split_report(each) for each in report or [])]
     outputs = [(name, "" if path == "-" else path) for name, path in outputs]
     for name, _ in outputs:
@@ -120,6 +133,8 @@ def prepare(
     select: list[str] | None,
     ignore: list[str] | None,
     fail_on: FailOn | None,
+    exclude: list[str] | None,
+    include: list[str] | None,
     *,
     preview: bool,
 ) -> tuple[Catalogue, Config]:
@@ -141,6 +156,8 @@ def prepare(
         ignore=split_selectors(ignore),
         fail_on=fail_on.value if fail_on else None,
         preview=preview or None,
+        exclude=exclude or (),
+        include=include or (),
     )
     # Start-up ends here. Checkpoints come and go, and their garbage is collected; what stays is not searched again.
     gc.freeze()

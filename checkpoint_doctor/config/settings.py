@@ -75,6 +75,10 @@ class Section:
     fail_on: str | None = None
     preview: bool | None = None
     """Whether the findings of rules and causes in preview count."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of files and folders that a search leaves out."""
+    include: tuple[str, ...] | None = None
+    """Patterns of the only files that a search takes."""
 
     def covers(self, path: str) -> bool:
         """True where the section is about the checkpoint at that path."""
@@ -133,8 +137,12 @@ class Settings:
         return options
 
     def severity(self, rule: Rule, found: Severity) -> Severity:
-        """The severity that counts where the rule found one."""
-        return self._severity(rule.code, found) or found
+        """The severity that counts where the rule found one.
+
+        What was set replaces the rule's own severity. Where the evidence argues for a worse one than that, what was set
+        is a minimum: it never makes a finding milder than its evidence.
+        """
+        return self._grade(rule.code, found, rule.severity)
 
     def ignore_reason(self, finding: Finding, path: str) -> str | None:
         """The reason of the first ignore that is about the finding, ``None`` where the finding counts.
@@ -148,9 +156,12 @@ class Settings:
         )
         return next((ignore.reason for ignore in hiding), None)
 
-    def judge(self, finding: Finding, path: str) -> Finding:
-        """Give a finding the severity that was set for its rule, the reason to hide it, and whether it counts."""
-        severity = self._severity(finding.code, finding.severity) or finding.severity
+    def judge(self, finding: Finding, path: str, usual: Severity | None = None) -> Finding:
+        """Give a finding the severity that counts, the reason to hide it if there is one, and whether it counts at all.
+
+        ``usual`` is the severity of its rule, where the finding may have another.
+        """
+        severity = self._grade(finding.code, finding.severity, usual or finding.severity)
         return replace(
             finding,
             severity=severity,
@@ -193,6 +204,10 @@ class Settings:
         """True where a finding of that severity fails the run."""
         return self.fail_on is not None and severity >= self.fail_on
 
+    def _grade(self, code: str, found: Severity, usual: Severity) -> Severity:
+        chosen = self._severity(code, found) or found
+        return max(chosen, found) if found > usual else chosen
+
     def _severity(self, code: str, found: Severity) -> Severity | None:
         return next((each.severities[code] for each in reversed(self.sections) if code in each.severities), found)
 
@@ -222,6 +237,18 @@ class Config:
     def files(self) -> Sequence[str]:
         """The files that sections come from."""
         return list(dict.fromkeys(each.origin for each in self.sections if each.origin != COMMAND_LINE))
+
+    def excludes(self, path: str) -> str:
+        """Return why a search leaves out the file or folder at a path; empty where it does not."""
+        for section in self.sections:
+            if any(match_path(pattern, path, section.folder) for pattern in section.exclude):
+                return f"excluded by {section.origin}"
+        return ""
+
+    def includes(self, path: str) -> bool:
+        """True where a search may take the file at a path: all of them, unless patterns name the only ones."""
+        chosen = next((each for each in reversed(self.sections) if each.include is not None), None)
+        return chosen is None or any(match_path(each, path, chosen.folder) for each in chosen.include or ())
 
 
 def selects(selector: str, code: str, name: str) -> bool:

@@ -12,8 +12,10 @@ do not see the findings of rules in preview, so that nothing new decides.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from heapq import heapify, heappop, heappush
 
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -68,23 +70,32 @@ def choose_diagnoses(
 def _compete(claims: Sequence[Claim], findings: Sequence[Finding], unexplained: set[int]) -> list[Diagnosis]:
     """Return the diagnoses that win, and take what they explain out of what is unexplained."""
     positions = {id(finding): position for position, finding in enumerate(findings)}
-    left = list(claims)
     chosen = []
-    while left := [claim for claim in left if any(id(each) in unexplained for each in claim.proof)]:
-        best = max(left, key=lambda claim: _weigh(claim, unexplained))
-        explained = [each for each in (*best.proof, *best.consequences) if id(each) in unexplained]
+    # The best first; among equal ones the first. What a claim explains can only become less while it waits, so only the
+    # foremost is weighed again.
+    waiting = [(_weigh(claim, unexplained), place) for place, claim in enumerate(claims)]
+    heapify(waiting)
+    while waiting:
+        weight, place = heappop(waiting)
+        claim = claims[place]
+        if not any(id(each) in unexplained for each in claim.proof):
+            continue
+        if (now := _weigh(claim, unexplained)) != weight:
+            heappush(waiting, (now, place))
+            continue
+        explained = [each for each in (*claim.proof, *claim.consequences) if id(each) in unexplained]
         unexplained -= {id(each) for each in explained}
-        chosen.append(_diagnose(best, explained, positions))
-        left.remove(best)
+        chosen.append(_diagnose(claim, explained, positions))
     return chosen
 
 
 def _weigh(claim: Claim, unexplained: set[int]) -> tuple[int, ...]:
-    gained = [each.severity for each in (*claim.proof, *claim.consequences) if id(each) in unexplained]
+    """Return what is lower where a claim is better."""
+    gained = Counter(each.severity for each in (*claim.proof, *claim.consequences) if id(each) in unexplained)
     return (
-        not claim.cause.is_outcome,
-        claim.certainty,
-        *(sum(severity is each for severity in gained) for each in sorted(Severity, reverse=True)),
+        claim.cause.is_outcome,
+        -claim.certainty,
+        *(-gained[each] for each in sorted(Severity, reverse=True)),
     )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.results.diagnosis import Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
-from checkpoint_doctor.results.report import Alert, Examination, Report
+from checkpoint_doctor.results.report import IN_BASELINE, Alert, Examination, Report
 from checkpoint_doctor.text import printable, quantity
 
 LISTED = 6
@@ -118,6 +118,35 @@ def skipped_in_words(skipped: Skipped) -> str:
     return f"{printable(skipped.what)} could not be looked at, because {one_line(skipped.why)}"
 
 
+def unsearched_in_words(report: Report, *, all_names: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield sentences about what a search did not look at, one for each reason, and whether it was on purpose."""
+    groups: dict[tuple[bool, str], list[str]] = {}
+    for each in report.unsearched:
+        groups.setdefault((each.on_purpose, each.why), []).append(printable(each.path))
+    for (on_purpose, why), paths in sorted(groups.items()):
+        names = list_names(paths, len(paths) if all_names else LISTED)
+        yield f"{names}{'' if on_purpose else ' cannot be searched'}: {one_line(why)}", on_purpose
+
+
+def list_names(names: Sequence[str], most: int = LISTED) -> str:
+    """List names with commas, at most so many of them."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def unrecognized_in_words(report: Report) -> str:
+    """Return how many files no loader recognizes by their first bytes, with their most frequent endings."""
+    counts = Counter(report.unrecognized)
+    endings = [f"{count:,} {printable(ending) or 'without an ending'}" for ending, count in counts.most_common()]
+    verb = "begins" if counts.total() == 1 else "begin"
+    return f"{quantity(counts.total(), 'file')} that {verb} as no checkpoint does: {list_names(endings)}"
+
+
+def hidden_by(alert: Alert) -> str:
+    """Return what hides an alert."""
+    return "hidden by the baseline" if alert.ignored == IN_BASELINE else "hidden by config"
+
+
 def verdict_of(report: Report) -> str:
     """Return the result of a run: ``passed``, ``failed``, ``incomplete`` (see ``is_complete``), or the last two."""
     words = [word for word, holds in (("failed", report.failed), ("incomplete", not report.is_complete)) if holds]
@@ -139,8 +168,11 @@ def describe(examination: Examination) -> str:
     parts = [
         origin,
         "" if examination.step is None else quantity(examination.step, "step"),
-        quantity(len(examination.tensors), "tensor"),
-        quantity(examination.parameters, "parameter"),
+        *(
+            [examination.content.removeprefix("is ")]
+            if examination.content
+            else [quantity(len(examination.tensors), "tensor"), quantity(examination.parameters, "parameter")]
+        ),
     ]
     return printable(", ".join(part for part in parts if part))
 

@@ -19,6 +19,7 @@ from checkpoint_doctor.reporters._wording import (
     particulars,
     skipped_in_words,
     title_of,
+    unsearched_in_words,
     verdict_of,
 )
 from checkpoint_doctor.results.diagnosis import Diagnosis
@@ -76,6 +77,9 @@ def _annotate(report: Report) -> Iterator[tuple[str, str]]:
         for skipped in examination.skipped:
             message = skipped_in_words(skipped)
             yield "warning", _command("warning", message, file=_file(examination), title="not looked at")
+    for words, on_purpose in unsearched_in_words(report):
+        level = "notice" if on_purpose else "error"
+        yield level, _command(level, words, title="not searched")
 
 
 def _file(examination: Examination) -> str:

@@ -22,6 +22,7 @@ from checkpoint_doctor.reporters._wording import (
     one_line,
     skipped_in_words,
     subject_of,
+    unsearched_in_words,
 )
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Severity
@@ -237,6 +238,8 @@ def _write_notifications(report: Report, left_out: int) -> list[dict[str, Any]]:
         for skipped in examination.skipped:
             message = skipped_in_words(skipped)
             notifications.append(_write_notification("skipped", "warning", message, examination.path))
+    for words, on_purpose in unsearched_in_words(report):
+        notifications.append(_write_notification("unsearched", "note" if on_purpose else "error", words))
     if left_out:
         message = (
             f"{quantity(left_out, 'result')} left out, those of the lowest severity, to stay within GitHub's limits; "

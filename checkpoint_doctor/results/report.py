@@ -14,6 +14,7 @@ from checkpoint_doctor.checkpoint import Part, Skipped
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.sources import Unsearched
 from checkpoint_doctor.text import printable, quantity
 
 RULE_CRASHED = "CKD001"
@@ -21,6 +22,10 @@ RULE_CRASHED = "CKD001"
 
 PLUGIN_LEFT_OUT = "CKD003"
 """Code of the remark about a loader, a rule or a cause that is installed and broken."""
+
+
+IN_BASELINE = "in the baseline"
+"""The reason that hides a finding which a baseline knows."""
 
 
 class Verdict(Enum):
@@ -121,6 +126,8 @@ class Examination:
     """From where a run resumes, or what keeps it from going on as it was; empty where there is no run to resume."""
     asked: tuple[str, ...] | None = None
     """Codes of the rules that were run on it; ``None`` where that is not known."""
+    content: str = ""
+    """What it is where it holds no model, as in ``is the state of an optimizer``; empty where it holds one."""
 
     @property
     def parameters(self) -> int:
@@ -166,6 +173,16 @@ class Examination:
         }
 
     @property
+    def hidden(self) -> int:
+        """How many findings the configuration or a baseline hides."""
+        return sum(finding.ignored is not None for finding in self.findings)
+
+    @property
+    def known(self) -> int:
+        """How many of them a baseline hides."""
+        return sum(finding.ignored == IN_BASELINE for finding in self.findings)
+
+    @property
     def worst(self) -> Severity | None:
         """The severity of the worst diagnosis or unexplained finding that counts."""
         return max((alert.severity for alert in self.alerts), default=None)
@@ -183,7 +200,11 @@ class Report:
     remarks: tuple[Finding, ...] = ()
     """Findings about the run and not about a checkpoint, such as an ignore that nothing needs any more."""
     passed_over: tuple[Skipped, ...] = ()
-    """Sound files that a search came across and that are no checkpoints, and what they are."""
+    """Files that a search came across and that are no checkpoints, and what they are."""
+    unrecognized: Mapping[str, int] = field(default_factory=dict)
+    """How many other files a search came across, by their ending: their first bytes are those of no checkpoint."""
+    unsearched: tuple[Unsearched, ...] = ()
+    """Files and folders that a search did not look at, and why."""
     asked: tuple[str, ...] | None = None
     """Codes of the rules that were asked about any checkpoint; ``None`` where that is not known."""
     configuration: str = ""
@@ -206,7 +227,12 @@ class Report:
     @property
     def hidden(self) -> int:
         """How many findings were hidden by configuration or baseline."""
-        return sum(finding.ignored is not None for each in self.checkpoints for finding in each.findings)
+        return sum(each.hidden for each in self.checkpoints)
+
+    @property
+    def known(self) -> int:
+        """How many of the hidden findings the baseline hides."""
+        return sum(each.known for each in self.checkpoints)
 
     @property
     def diagnoses(self) -> Sequence[Diagnosis]:
@@ -248,8 +274,21 @@ class Report:
 
     @property
     def is_complete(self) -> bool:
-        """True where every checkpoint was read, every rule came to its end, and every installed plugin was there."""
-        return not self.unreadable and not self.crashes and not self.left_out
+        """True where nothing was missed: every folder was searched, every checkpoint read, and every plugin there.
+
+        Every rule that was run came to its end, too. What a search left out on purpose is no lack.
+        """
+        return not (self.unreadable or self.crashes or self.left_out or self.unlisted)
+
+    @property
+    def unlisted(self) -> int:
+        """How many folders should have been searched and could not be."""
+        return sum(not each.on_purpose for each in self.unsearched)
+
+    @property
+    def others(self) -> int:
+        """How many files a search came across that are no checkpoints."""
+        return len(self.passed_over) + sum(self.unrecognized.values())
 
     @property
     def summary_line(self) -> str:
@@ -265,15 +304,27 @@ class Report:
                 quantity(len(self.findings), "finding"),
                 *([quantity(len(self.diagnoses), "diagnosis", "diagnoses")] if self.diagnoses else []),
                 *([f"{in_preview:,} in preview"] if in_preview else []),
-                *([f"{self.hidden:,} hidden by config"] if self.hidden else []),
+                *hidden_in_words(self.hidden - self.known, self.known),
                 *([f"{unseen:,} not looked at"] if unseen else []),
                 *([f"{self.unreadable:,} unreadable"] if self.unreadable else []),
-                *([f"{quantity(len(self.passed_over), 'other file')} passed over"] if self.passed_over else []),
+                *([f"{quantity(self.others, 'other file')} passed over"] if self.others else []),
+                *(
+                    [f"{len(self.unsearched) - self.unlisted:,} left out"]
+                    if len(self.unsearched) > self.unlisted
+                    else []
+                ),
+                *([quantity(self.unlisted, "unreadable folder")] if self.unlisted else []),
                 *([quantity(self.crashes, "rule crash", "rule crashes")] if self.crashes else []),
                 *([f"{quantity(len(self.left_out), 'plugin')} left out"] if self.left_out else []),
                 *([printable(self.configuration)] if self.configuration else []),
             ]
         )
+
+
+def hidden_in_words(configured: int, known: int) -> list[str]:
+    """Return how many findings the configuration hides and how many a baseline, as in ``1 hidden by config``."""
+    counts = {"hidden by config": configured, "hidden by the baseline": known}
+    return [f"{count:,} {words}" for words, count in counts.items() if count]
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,11 @@ OF_OPTIMIZERS = ("OPT002", "OPT003")
 def describe_resume(checkpoint: Checkpoint, findings: Sequence[Finding]) -> str:
     """Return from where a run resumes, or what keeps it from going on as it was; empty where there is no run to resume.
 
-    A run can be resumed where an optimizer's state is there, or the folder of a trainer that lacks it.
+    A run can be resumed where a model and an optimizer's state are there, or the folder of a trainer that lacks it.
     """
     held = [each for each in checkpoint.optimizers if each.has_state]
+    if not checkpoint.tensors:
+        return ""
     if not held and not checkpoint.missing:
         return ""
     step = checkpoint.step

@@ -8,6 +8,7 @@ import weakref
 from pathlib import Path
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.sources.budget import Budget
 from checkpoint_doctor.sources.source import Source, read_exactly, too_short
 
 
@@ -29,6 +30,7 @@ class FileSource:
         if not stat.S_ISREG(status.st_mode):
             raise UnreadableCheckpoint(f"{path} is not a regular file", "name a checkpoint file")
         self.size = status.st_size
+        self.budget = Budget(self.name, self.size)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """See ``Source.read_into``."""

@@ -17,6 +17,7 @@ from checkpoint_doctor.loaders.distributed.tied import share_tied
 from checkpoint_doctor.loaders.torch.archive import Archive
 from checkpoint_doctor.loaders.torch.loader import describe
 from checkpoint_doctor.sources import Folder, Source
+from checkpoint_doctor.sources.budget import Budget
 
 MODEL = re.compile(r"pytorch_model_fsdp_\d{1,4}")
 OPTIMIZER = re.compile(r"optimizer_\d{1,4}")
@@ -84,6 +85,7 @@ class DistributedLoader:
         """
         archive = Archive(
             name=name,
+            budget=Budget(name, save.opcodes),  # there are at least as many bytes
             container="distributed",
             root=save.root,
             pickled_names=save.pickled_names,

@@ -23,6 +23,7 @@ from checkpoint_doctor.loaders.torch.archive import Archive, read_archive
 from checkpoint_doctor.loaders.torch.parts import describe_part
 from checkpoint_doctor.loaders.torch.state_dicts import find_contents
 from checkpoint_doctor.sources import Folder, Source
+from checkpoint_doctor.sources.budget import Budget
 
 LONGEST_TEXT = 1 << 20
 """Bytes of a YAML file that are read."""
@@ -77,8 +78,8 @@ class _Opening:
     folder: Folder
     claimed: Claimed
     parts: list[Part] = field(default_factory=list)
-    optimizers: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
-    """Name and state dict, which are matched with the tensors when all are read."""
+    optimizers: list[tuple[str, Mapping[str, Any], Budget]] = field(default_factory=list)
+    """Name, state dict and budget of the file, which are matched with the tensors when all are read."""
     archives: list[Archive] = field(default_factory=list)
     flaws: list[Flaw] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -98,9 +99,9 @@ class _Opening:
         # safetensors sorts tensors by name; PyTorch's files keep the model's order.
         orders = possible_orders(models, settings.architecture) if model.format == "safetensors" else None
         optimizers = list(model.optimizers)
-        for name, state in self.optimizers:
+        for name, state, budget in self.optimizers:
             try:
-                optimizers.append(identify_optimizer(name, state, models, orders=orders))
+                optimizers.append(identify_optimizer(name, state, models, budget, orders=orders))
             except UnreadableCheckpoint as error:
                 self.flaws.append(Flaw(error.message, name))
         archives = self.archives
@@ -146,8 +147,10 @@ class _Opening:
         self.archives.append(archive)
         stem = PurePath(part.file).stem
         optimizers = find_contents(archive).optimizers if part.content is Content.OPTIMIZER else ()
-        self.optimizers += [(f"{stem}/{each.path}" if each.path else stem, each.state) for each in optimizers]
-        found = next(describe_part(part.name, archive.root), None)
+        self.optimizers += [
+            (f"{stem}/{each.path}" if each.path else stem, each.state, archive.budget) for each in optimizers
+        ]
+        found = next(describe_part(part.name, archive.root, archive.budget), None)
         if found is not None and found.content is not Content.STATE_DICT:
             return replace(found, file=part.file)
         if part.content is Content.OPTIMIZER and not optimizers:

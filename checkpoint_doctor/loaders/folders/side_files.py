@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources import Source, read_json
 from checkpoint_doctor.text import shown
 
 LONGEST = 64 << 20
@@ -38,7 +38,7 @@ def read_side_file(name: str, source: Source) -> Mapping[str, Any]:
     if name not in READ or source.size > LONGEST:
         return {}
     try:
-        found = json.loads(source.read(0, source.size).decode("utf-8"))
+        found = json.loads(read_json(source).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UnreadableCheckpoint(f"{source.name} is not valid JSON: {shown(error)}", "copy it again") from None
     if not isinstance(found, dict):

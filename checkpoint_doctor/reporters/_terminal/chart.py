@@ -29,10 +29,12 @@ from checkpoint_doctor.reporters._wording import (
     shape_in_words,
     subject_of,
     tally,
+    unrecognized_in_words,
+    unsearched_in_words,
 )
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.results.report import Examination, Page, Report, Verdict, hidden_in_words
 from checkpoint_doctor.text import printable, quantity
 
 FINDINGS_SHOWN = 25
@@ -60,9 +62,7 @@ def draw(report: Report, page: Page) -> str:
                 layout.line()
     if several and report.checkpoints:
         _draw_summary(layout, report)
-    for passed in report.passed_over if page.verbose else ():
-        words = f"{printable(passed.what)} {one_line(passed.why)}"
-        layout.paragraph(_labelled("passed over", words), indent=0, hanging=2)
+    _draw_others(layout, report, page)
     remarks = [remark for remark in report.remarks if remark.ignored is None]
     if remarks or report.configuration:
         if report.checkpoints:
@@ -72,6 +72,18 @@ def draw(report: Report, page: Page) -> str:
             layout.paragraph(Text(one_line(report.configuration)), indent=2, hanging=2)
         _draw_findings(layout, rank(remarks), "", page)
     return layout.render()
+
+
+def _draw_others(layout: Layout, report: Report, page: Page) -> None:
+    """Draw what a search passed over, which a verbose page shows, and what it did not look at."""
+    for passed in report.passed_over if page.verbose else ():
+        words = f"{printable(passed.what)} {one_line(passed.why)}"
+        layout.paragraph(_labelled("passed over", words), hanging=2)
+    if report.unrecognized and page.verbose:
+        layout.paragraph(_labelled("passed over", unrecognized_in_words(report)), hanging=2)
+    for words, on_purpose in unsearched_in_words(report, all_names=page.verbose):
+        style = "dim" if on_purpose else VERDICT_STYLES[Verdict.UNREADABLE]
+        layout.paragraph(Text.assemble(("not searched: ", style), words), hanging=2)
 
 
 def _needs_attention(examination: Examination) -> bool:
@@ -151,12 +163,12 @@ def _draw_verdict(layout: Layout, examination: Examination, page: Page) -> None:
         for severity, style in SEVERITY_STYLES.items()
         if any(each.severity is severity for each in examination.alerts)
     )
-    hidden = sum(finding.ignored is not None for finding in examination.findings)
-    hint = "" if page.verbose else f" (--verbose shows {'it' if hidden == 1 else 'them'})"
+    hidden = ", ".join(hidden_in_words(examination.hidden - examination.known, examination.known))
+    hint = "" if page.verbose else f" (--verbose shows {'it' if examination.hidden == 1 else 'them'})"
     layout.paragraph(
         Text.assemble(
             counts if counts.plain else ("no findings", "green"),
-            (f"; {hidden:,} hidden by config{hint}" if hidden else "", "dim"),
+            (f"; {hidden}{hint}" if hidden else "", "dim"),
         ),
         indent=2,
         hanging=2,
@@ -299,13 +311,12 @@ def _draw_summary(layout: Layout, report: Report) -> None:
 
 def _summary_cells(examination: Examination) -> list[Text]:
     counts = Counter(alert.severity for alert in examination.alerts)
-    hidden = sum(finding.ignored is not None for finding in examination.findings)
     return [
         Text(VERDICT_WORDS[examination.verdict], style=VERDICT_STYLES[examination.verdict]),
         *(
             Text(f"{counts[severity]:,}", style=style) if counts[severity] else Text("–", style="dim")
             for severity, style in SEVERITY_STYLES.items()
         ),
-        Text(f"{hidden:,}" if hidden else "", style="dim"),
+        Text(f"{examination.hidden:,}" if examination.hidden else "", style="dim"),
         Text(printable(examination.path)),
     ]
