@@ -2,8 +2,8 @@
 
 Run as ``python -m benchmarks.fuzz_rules [--inputs 10000] [--seed 0] [--first 0]``. ``benchmarks.fuzz`` damages the
 bytes of files, which most loaders refuse. Here the containers are valid, and what is in them is mutated: values,
-shapes, element types, names, the state and the options of optimizers, settings. So the inputs reach the rules, the causes, the
-reports and the repairs; the share that does is printed.
+shapes, element types, names, the state and the options of optimizers, settings. So the inputs reach the rules, the
+causes, the reports and the repairs; the share that does is printed.
 
 A traceback, a rule or cause that crashes, a finding that JSON cannot hold, more than two seconds of processor time or
 more than 400 MB is a defect, printed with the number of the input. The same seed and number make the same input again:
@@ -239,7 +239,7 @@ def optimizer_of(arrays: dict[str, np.ndarray], chance: random.Random) -> dict[s
         options[key] = chance.choice(NUMBERS)
     places = list(range(len(held)))
     if chance.random() < 0.05:
-        places = places[:-1] + [chance.choice([0, len(held), -1])]
+        places = [*places[:-1], chance.choice([0, len(held), -1])]
     cut = chance.randrange(len(places) + 1) if chance.random() < 0.3 else 0
     groups = [{**options, "params": part} for part in (places[:cut], places[cut:])]
     return {"state": state, "param_groups": groups[not cut :]}

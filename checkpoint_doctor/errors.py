@@ -23,6 +23,17 @@ class NotACheckpoint(UnreadableCheckpoint):
     """An intact file of another kind: an error when it was named, skipped when a search came across it."""
 
 
+class UnknownFormat(UnreadableCheckpoint):
+    """Nothing in the file says what it is: a checkpoint that was damaged or never written, or data of another kind.
+
+    ``what`` says in a few words what there is in its place.
+    """
+
+    def __init__(self, message: str, hint: str = "", what: str = "of an unknown format") -> None:
+        super().__init__(message, hint)
+        self.what = what
+
+
 class UsageError(DoctorError):
     """The command line or the configuration names something that does not exist, or cannot be done."""
 

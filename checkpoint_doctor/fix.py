@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,12 @@ from checkpoint_doctor.errors import (
     NotACheckpoint,
     NothingToExamine,
     RepairFailed,
+    UnknownFormat,
     UnreadableCheckpoint,
     UsageError,
 )
 from checkpoint_doctor.plugins.catalogue import Catalogue
-from checkpoint_doctor.plugins.opening import claim_folder, discover_working, open_checkpoint
+from checkpoint_doctor.plugins.opening import discover_working, open_checkpoint
 from checkpoint_doctor.plugins.protocols import Loader
 from checkpoint_doctor.repair.changes import Plan
 from checkpoint_doctor.repair.cross_check import CrossCheck
@@ -50,11 +50,12 @@ from checkpoint_doctor.results.report import Alert, Examination
 from checkpoint_doctor.scan import (
     MeasuredCallback,
     ProgressCallback,
+    find_checkpoints,
     measure_checkpoint,
     run_rules,
     within_file,
 )
-from checkpoint_doctor.sources.search import find_candidates
+from checkpoint_doctor.text import quantity
 
 MOST_ROUNDS = 4
 """Rounds of planning what the changes planned so far reveal; one is enough nearly always."""
@@ -133,12 +134,16 @@ class FixResult:
     @property
     def lasting(self) -> tuple[Diagnosis, ...]:
         """The diagnoses of what is repaired whose cause a repair does not remove, or that are still made afterwards."""
-        still = {each.cause for each in self.after.diagnoses if each.severity > Severity.NOTE} if self.after else set()
+        still = (
+            {each.cause for each in self.after.diagnoses if each.severity > Severity.NOTE and not each.preview}
+            if self.after
+            else set()
+        )
         return tuple(each for each in self.treated if each.prognosis is not Prognosis.CURED or each.cause in still)
 
     def leaves_illness(self, fail_on: Severity | None) -> bool:
         """Return whether something remains that fails a run: an alert, or the cause of what was repaired."""
-        shown = [finding for finding in self.remaining if finding.ignored is None]
+        shown = [finding for finding in self.remaining if finding.counts]
         alerts: Sequence[Alert] = self.after.alerts if self.after else shown
         return fail_on is not None and (bool(self.lasting) or any(alert.severity >= fail_on for alert in alerts))
 
@@ -161,9 +166,8 @@ def fix(
         UsageError: ``output`` names a file, and there are several checkpoints; or no rule is left to run.
     """
     options, catalogue, config = options or FixOptions(), catalogue or discover_working(), config or Config()
-    candidates = find_candidates(
-        [os.fspath(uri) for uri in uris], catalogue.suffixes, partial(claim_folder, catalogue=catalogue)
-    )
+    found = find_checkpoints(uris, catalogue, config)
+    candidates = found.candidates
     if len(candidates) > 1 and options.output and not os.path.isdir(options.output):
         raise UsageError(
             f"{len(candidates)} checkpoints cannot all become {options.output}", "name an existing folder as --output"
@@ -182,10 +186,19 @@ def fix(
             except NotACheckpoint as error:
                 if candidate.named:
                     results.append(_failure(candidate.path, error))
+            except UnknownFormat as error:
+                if candidate.is_expected:
+                    results.append(_failure(candidate.path, error))
             except DoctorError as error:
                 results.append(_failure(candidate.path, error))
+    for each in found.unsearched:
+        if not each.on_purpose:
+            refusal = UnreadableCheckpoint(f"{each.path} cannot be searched: {each.why}", "check its permissions")
+            results.append(_failure(each.path, refusal))
     if not results:
-        raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name one file to learn what it is")
+        raise NothingToExamine(
+            f"there is no checkpoint among {quantity(found.seen, 'file')}", "name one file to learn what it is"
+        )
     return results
 
 
@@ -312,9 +325,11 @@ class FixRun:
 
 
 def _find_treated(before: Examination, plan: Plan) -> Iterator[Diagnosis]:
-    """Yield the diagnoses of findings that a plan repairs."""
+    """Yield the diagnoses of findings that a plan repairs, without those in preview."""
     fixed = {id(finding) for finding in plan.fixed}
     for diagnosis in before.diagnoses:
+        if diagnosis.preview:
+            continue
         explained = (before.findings[position] for position in diagnosis.explains)
         if any(id(finding) in fixed for finding in explained):
             yield diagnosis

@@ -110,7 +110,7 @@ def test_files_that_are_no_checkpoints_fail_where_they_are_named_and_are_passed_
     assert [each.outcome for each in fixed(ill.parent, dry_run=True)] == [Outcome.PLANNED]
     assert [each.outcome for each in fixed(other)] == [Outcome.FAILED]
     ill.unlink()
-    with pytest.raises(NothingToExamine, match="none of 1 files is a checkpoint"):
+    with pytest.raises(NothingToExamine, match="there is no checkpoint among 1 file"):
         fixed(ill.parent)
 
 

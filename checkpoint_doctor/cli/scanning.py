@@ -8,11 +8,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.options import ConfigFile, FailOn, Ignore, Jobs, Quiet, Traceback, Uris
-from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, say, say_document, wants_color
+from checkpoint_doctor.cli.options import (
+    ConfigFile,
+    Exclude,
+    FailOn,
+    Ignore,
+    Include,
+    Jobs,
+    Preview,
+    Quiet,
+    ScannedUris,
+    Traceback,
+)
+from checkpoint_doctor.cli.output import (
+    FAILED,
+    HEALTHY,
+    ILL,
+    conclude,
+    page_width,
+    remark,
+    say,
+    say_document,
+    wants_color,
+)
 from checkpoint_doctor.cli.outputs import refuse_outputs, write
 from checkpoint_doctor.errors import DoctorError, UsageError
 from checkpoint_doctor.text import describe_error
+
+READ_BY_PEOPLE = ("terminal", "concise", "statistics")
+"""The formats whose page may end with the closing line."""
 
 if TYPE_CHECKING:
     from checkpoint_doctor.config.settings import Config
@@ -22,8 +46,10 @@ if TYPE_CHECKING:
 
 
 def scan(
-    uris: Uris,
-    format: Annotated[str, typer.Option("--format", "-f", help="Output format: terminal, json, sarif …")] = "terminal",
+    uris: ScannedUris = None,
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="Output format: terminal, concise, json, sarif …")
+    ] = "terminal",
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Write the report to a file instead of stdout.")
     ] = "",
@@ -35,14 +61,21 @@ def scan(
         list[str] | None, typer.Option(metavar="CODE", help="Run only these rules (code, family or name).")
     ] = None,
     ignore: Ignore = None,
+    exclude: Exclude = None,
+    include: Include = None,
     fail_on: Annotated[
-        FailOn | None, typer.Option(help="Lowest severity that fails the run.", show_default="error")
+        FailOn | None,
+        typer.Option(help="Lowest severity that fails the run; error unless configured.", show_default=False),
     ] = None,
     config: ConfigFile = "",
+    preview: Preview = False,
     baseline: Annotated[str, typer.Option(metavar="FILE", help="Hide the findings that this baseline contains.")] = "",
     write_baseline: Annotated[
         str, typer.Option(metavar="FILE", help="Write all findings to this file as a baseline.")
     ] = "",
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Print how often each cause and rule spoke: --format statistics.")
+    ] = False,
     skip_foreign: Annotated[
         bool, typer.Option("--skip-foreign", help="Skip intact files that are not checkpoints.")
     ] = False,
@@ -55,7 +88,20 @@ def scan(
     from checkpoint_doctor.cli.progress import show_progress
     from checkpoint_doctor.scan import scan as examine
 
-    catalogue, settings = prepare(config, select, ignore, fail_on)
+    catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include, preview=preview)
+    uris = uris or list(settings.examined)
+    if not uris:
+        raise UsageError(
+            "nothing to examine is named",
+            "name files or folders, or set `files` in ckdoc.toml; see `ckdoc scan --help`",
+        )
+    if statistics:
+        if format not in ("terminal", "statistics"):
+            raise UsageError(
+                f"--statistics and --format {format} are two formats for one output",
+                f"for both, use --format {format} --report statistics=FILE",
+            )
+        format = "statistics"
     outputs = [(format, output), *(_split_report(each) for each in report or [])]
     outputs = [(name, "" if path == "-" else path) for name, path in outputs]
     for name, _ in outputs:
@@ -83,12 +129,12 @@ def scan(
         text = render(result, catalogue, name, to_file=bool(path), verbose=verbose)
         if path:
             write(text, path)
-        elif name == "terminal":
+        elif name in READ_BY_PEOPLE:
             say(text)
         else:
             say_document(text)
     if not quiet:
-        remark(result.summary_line)
+        conclude(result.summary_line, on_page=format in READ_BY_PEOPLE and output in ("", "-"))
     raise typer.Exit(verdict(result))
 
 
@@ -115,7 +161,14 @@ def _write_baseline(report: Report, file: str) -> None:
 
 
 def prepare(
-    config: str, select: list[str] | None, ignore: list[str] | None, fail_on: FailOn | None
+    config: str,
+    select: list[str] | None,
+    ignore: list[str] | None,
+    fail_on: FailOn | None,
+    exclude: list[str] | None,
+    include: list[str] | None,
+    *,
+    preview: bool,
 ) -> tuple[Catalogue, Config]:
     """Find the plugins, warn of those that are left out, and read the configuration with the command line on top.
 
@@ -134,6 +187,9 @@ def prepare(
         select=split_selectors(select),
         ignore=split_selectors(ignore),
         fail_on=fail_on.value if fail_on else None,
+        preview=preview or None,
+        exclude=exclude or (),
+        include=include or (),
     )
     # Start-up ends here. Checkpoints come and go, and their garbage is collected; what stays is not searched again.
     gc.freeze()

@@ -6,6 +6,7 @@ ones win, and each knows where it comes from. Files are read in ``config.file`` 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -73,6 +74,14 @@ class Section:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Code to option to value."""
     fail_on: str | None = None
+    files: tuple[str, ...] = ()
+    """What is examined where the command line names nothing; relative to ``folder``."""
+    preview: bool | None = None
+    """Whether the findings of rules and causes in preview count."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of files and folders that a search leaves out."""
+    include: tuple[str, ...] | None = None
+    """Patterns of the only files that a search takes."""
 
     def covers(self, path: str) -> bool:
         """True where the section is about the checkpoint at that path."""
@@ -130,10 +139,6 @@ class Settings:
             options.update(section.options.get(rule.code, {}))
         return options
 
-    def severity(self, rule: Rule, found: Severity) -> Severity:
-        """The severity that counts where the rule found one."""
-        return self._severity(rule.code, found) or found
-
     def ignore_reason(self, finding: Finding, path: str) -> str | None:
         """The reason of the first ignore that is about the finding, ``None`` where the finding counts.
 
@@ -146,10 +151,18 @@ class Settings:
         )
         return next((ignore.reason for ignore in hiding), None)
 
-    def judge(self, finding: Finding, path: str) -> Finding:
-        """Give a finding the severity that was set for its rule, and the reason to hide it if there is one."""
-        severity = self._severity(finding.code, finding.severity) or finding.severity
-        return replace(finding, severity=severity, ignored=finding.ignored or self.ignore_reason(finding, path))
+    def judge(self, finding: Finding, path: str, usual: Severity | None = None) -> Finding:
+        """Give a finding the severity that counts, the reason to hide it if there is one, and whether it counts at all.
+
+        ``usual`` is the severity of its rule, where the finding may have another.
+        """
+        severity = self._grade(finding.code, finding.severity, usual or finding.severity)
+        return replace(
+            finding,
+            severity=severity,
+            ignored=finding.ignored or self.ignore_reason(finding, path),
+            preview=finding.preview and not self.preview,
+        )
 
     def judge_diagnoses(
         self, diagnoses: Iterable[Diagnosis], findings: Sequence[Finding], path: str
@@ -173,13 +186,23 @@ class Settings:
         return None
 
     @property
+    def preview(self) -> bool:
+        """Whether the findings of rules and causes in preview count."""
+        return next((each.preview for each in reversed(self.sections) if each.preview is not None), False)
+
+    @property
     def fail_on(self) -> Severity | None:
         """The lowest severity that fails the run, ``None`` where none does."""
         return FAIL_ON[next((each.fail_on for each in reversed(self.sections) if each.fail_on), "error")]
 
-    def fails(self, severity: Severity) -> bool:
-        """True where a finding of that severity fails the run."""
-        return self.fail_on is not None and severity >= self.fail_on
+    def _grade(self, code: str, found: Severity, usual: Severity) -> Severity:
+        """Return the severity that counts.
+
+        What was set replaces the rule's own severity. Where the evidence argues for a worse one than that, what was set
+        is a minimum: it never makes a finding milder than its evidence.
+        """
+        chosen = self._severity(code, found) or found
+        return max(chosen, found) if found > usual else chosen
 
     def _severity(self, code: str, found: Severity) -> Severity | None:
         return next((each.severities[code] for each in reversed(self.sections) if code in each.severities), found)
@@ -210,6 +233,24 @@ class Config:
     def files(self) -> Sequence[str]:
         """The files that sections come from."""
         return list(dict.fromkeys(each.origin for each in self.sections if each.origin != COMMAND_LINE))
+
+    @property
+    def examined(self) -> Sequence[str]:
+        """The files, folders and globs to examine where the command line names nothing."""
+        chosen = next((each for each in reversed(self.sections) if each.files), None)
+        return [os.path.join(chosen.folder, file) for file in chosen.files] if chosen else []
+
+    def excludes(self, path: str) -> str:
+        """Return why a search leaves out the file or folder at a path; empty where it does not."""
+        for section in self.sections:
+            if any(match_path(pattern, path, section.folder) for pattern in section.exclude):
+                return f"excluded by {section.origin}"
+        return ""
+
+    def includes(self, path: str) -> bool:
+        """True where a search may take the file at a path: all of them, unless patterns name the only ones."""
+        chosen = next((each for each in reversed(self.sections) if each.include is not None), None)
+        return chosen is None or any(match_path(each, path, chosen.folder) for each in chosen.include or ())
 
 
 def selects(selector: str, code: str, name: str) -> bool:

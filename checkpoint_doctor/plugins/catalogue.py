@@ -21,6 +21,9 @@ ANALYZERS = "checkpoint_doctor.analyzers"
 CAUSES = "checkpoint_doctor.causes"
 REPORTERS = "checkpoint_doctor.reporters"
 
+LAST_LOADER = "foreign"
+"""The loader that is tried when no other recognizes a file; it says what the file is."""
+
 OURS = "checkpoint-doctor"
 """The name of our own package, as ``pip`` calls it."""
 
@@ -104,7 +107,7 @@ def discover(path: Sequence[str] | None = None, *, lazily: bool = True) -> Catal
         if entry.group not in (LOADERS, ANALYZERS, CAUSES, REPORTERS):
             problems[entry].append(f"nothing reads the group {entry.group}")
     return Catalogue(
-        loaders=tuple(sorted(loaders, key=lambda loader: (loader.name == "foreign", loader.name))),
+        loaders=tuple(sorted(loaders, key=lambda loader: (loader.name == LAST_LOADER, loader.name))),
         rules=tuple(sorted(rules, key=lambda rule: rule.code)),
         causes=tuple(sorted(causes, key=lambda cause: cause.name)),
         reporters=reporters,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.rule import SECTIONS, Rule
@@ -27,11 +28,22 @@ FAMILIES = {
 }
 """What the three letters of a code stand for."""
 
+_PREVIEW = " · **in preview**: shown, and counted only with `--preview`"
+
 _FIXES = {
     Safety.SAFE: "`ckdoc fix` repairs it",
     Safety.ON_REQUEST: "`ckdoc fix --recycle` repairs it",
     Safety.UNSAFE: "`ckdoc fix --unsafe` repairs it, and the old values are lost",
 }
+
+
+@cache
+def find_docs() -> str | None:
+    """Return the address of the docs without a slash at its end, if the installed package names one."""
+    from importlib.metadata import metadata
+
+    urls = dict(entry.split(", ", 1) for entry in metadata("checkpoint-doctor").get_all("Project-URL") or ())
+    return urls["Documentation"].rstrip("/") if "Documentation" in urls else None
 
 
 def name_family(rule: Rule) -> str:
@@ -51,7 +63,7 @@ def explain_rule(rule: Rule) -> str:
         "",
         rule.summary,
         "",
-        f"**Severity** {rule.severity.label} · **Family** {name_family(rule)} · "
+        f"**Severity** {rule.severity.label}{_PREVIEW if rule.preview else ''} · **Family** {name_family(rule)} · "
         f"**Repair** {describe_repair(rule)} · **Package** {rule.package}",
     ]
     for heading in SECTIONS:
@@ -97,7 +109,7 @@ def explain_cause(cause: Cause) -> str:
         "",
         cause.summary,
         "",
-        f"**Repair** {PROGNOSES[cause.prognosis]} · **Package** {cause.package}",
+        f"**Repair** {PROGNOSES[cause.prognosis]} · **Package** {cause.package}{_PREVIEW if cause.preview else ''}",
     ]
     for heading, body in cause.sections.items():
         lines += ["", f"## {heading}", "", body]

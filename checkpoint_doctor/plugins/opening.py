@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Skipped
 from checkpoint_doctor.errors import DoctorError, NotACheckpoint, UnreadableCheckpoint, UsageError
-from checkpoint_doctor.plugins.catalogue import Catalogue, discover
+from checkpoint_doctor.plugins.catalogue import LAST_LOADER, Catalogue, discover
 from checkpoint_doctor.plugins.protocols import FolderLoader, Loader
 from checkpoint_doctor.sources import FileSource, Folder, Source
 from checkpoint_doctor.text import describe_error
@@ -46,6 +46,43 @@ def open_checkpoint(path: str | os.PathLike[str], catalogue: Catalogue | None = 
             opened = replace(opened, path=os.fspath(path), skipped=(*opened.skipped, *unable))
             return opened.with_shared_statistics()
     raise NotACheckpoint(f"{path} is of no format that an installed loader recognizes", "see `ckdoc plugins`")
+
+
+BEGINNING = 512
+"""Bytes of a file that tell text from all else."""
+
+MEDIA = (
+    b"\x89PNG", b"\xff\xd8\xff\xdb", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1", b"\xff\xd8\xff\xee", b"GIF8", b"RIFF",
+    b"OggS", b"fLaC", b"ID3\x03", b"ID3\x04", b"\x1aE\xdf\xa3", b"%PDF", b"wOFF", b"wOF2",
+)  # fmt: skip
+"""First bytes of images, sounds, films, documents and fonts, of which a folder may have very many. No loader needs to
+look at these; zips are told by their end, which would be a second place to read in each."""
+
+_TEXT = bytes(range(0x20, 0x7F)) + b"\t\n\r\f"
+
+
+def recognize_content(path: str, catalogue: Catalogue) -> bool:
+    """Return whether the first bytes of a file are those of a checkpoint, whatever its name is.
+
+    Text is none: a pickle of protocol 0, which is text, is only looked for under the endings of pickles.
+
+    Raises:
+        UnreadableCheckpoint: it cannot be opened.
+    """
+    source = FileSource(path)
+    beginning = source.read(0, min(source.size, BEGINNING))
+    if beginning.startswith(MEDIA) or not beginning.translate(None, _TEXT):
+        return False
+    return any(_recognizes(loader, source) for loader in catalogue.loaders if loader.name != LAST_LOADER)
+
+
+def _recognizes(loader: Loader, source: Source) -> bool:
+    try:
+        return loader.recognizes(source)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # it may be one that only this loader knows: opening it tells about the bug
+        return True
 
 
 def claim_folder(folder: Folder, catalogue: Catalogue) -> Collection[str]:

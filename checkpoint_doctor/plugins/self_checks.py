@@ -46,10 +46,11 @@ def unused_ignore(checkpoint: Checkpoint) -> Iterator[Finding]:
 
     When it is normal:
         While a team moves to a new series of checkpoints and keeps the old entries for the next comparison. Entries for
-        files that were not part of the run, or for rules that were not run, are not reported.
+        files that were not part of the run, or for rules that were not run, are not reported. A path is reported where
+        it leads into a folder that was searched, or to a place that does not exist: it may be mistyped.
 
     What to do:
-        Remove the entry, or write the baseline anew with ``--write-baseline``.
+        Remove the entry or correct its path, or write the baseline anew with ``--write-baseline``.
 
     References:
         docs/ci.md of this project, on exceptions with a reason and on baselines.
@@ -95,11 +96,9 @@ def report_crash(crashed: Rule | Cause, error: BaseException) -> Finding:
     )
 
 
-def report_unused(entry: str, file: str, evidence: Mapping[str, Any]) -> Finding:
-    """Build the finding about an ignore or a baseline entry of a file that nothing needed."""
-    return unused_ignore.finding(
-        f"{file}: {entry} matched nothing and can be removed", evidence={"file": file, **evidence}
-    )
+def report_unused(entry: str, file: str, evidence: Mapping[str, Any], step: str = "and can be removed") -> Finding:
+    """Build the finding about an ignore or a baseline entry of a file that nothing needed, and the step to take."""
+    return unused_ignore.finding(f"{file}: {entry} matched nothing {step}", evidence={"file": file, **evidence})
 
 
 def report_left_out(group: str, entry: str, package: str, problem: str) -> Finding:

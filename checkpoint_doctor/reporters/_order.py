@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from checkpoint_doctor.results.findings import Finding, Severity, by_severity
 from checkpoint_doctor.results.report import Alert, Examination, Report, Verdict
+from checkpoint_doctor.text import natural_key
 
 
 def worst_first(examinations: Iterable[Examination]) -> list[Examination]:
@@ -20,6 +21,12 @@ def worst_first(examinations: Iterable[Examination]) -> list[Examination]:
     return sorted(examinations, key=badness)
 
 
+def worst_last(examinations: Iterable[Examination]) -> list[Examination]:
+    """Sort checkpoints so that the worst end a page that scrolls, otherwise by path, numbers in it as numbers."""
+    by_path = sorted(examinations, key=lambda examination: natural_key(examination.path), reverse=True)
+    return worst_first(by_path)[::-1]
+
+
 def rank(findings: Iterable[Finding]) -> list[Finding]:
     """Sort a checkpoint's findings by severity, worst first, then by code."""
     return sorted(findings, key=by_severity)
@@ -28,11 +35,11 @@ def rank(findings: Iterable[Finding]) -> list[Finding]:
 def rank_all(report: Report) -> list[tuple[Examination, Alert]]:
     """Return every diagnosis and every finding without one, with its checkpoint.
 
-    The worst of all come first and the hidden ones last.
+    The worst of all come first, then those in preview, and the hidden ones last.
     """
     pairs: list[tuple[Examination, Alert]] = []
     for examination in report.checkpoints:
         explained = examination.diagnosis_of
         pairs += [(examination, diagnosis) for diagnosis in examination.diagnoses]
         pairs += [(examination, each) for place, each in enumerate(examination.findings) if place not in explained]
-    return sorted(pairs, key=lambda pair: (pair[1].ignored is not None, -pair[1].severity))
+    return sorted(pairs, key=lambda pair: (pair[1].ignored is not None, pair[1].preview, -pair[1].severity))

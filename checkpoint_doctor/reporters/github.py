@@ -19,6 +19,7 @@ from checkpoint_doctor.reporters._wording import (
     particulars,
     skipped_in_words,
     title_of,
+    unsearched_in_words,
     verdict_of,
 )
 from checkpoint_doctor.results.diagnosis import Diagnosis
@@ -65,6 +66,7 @@ def _annotate(report: Report) -> Iterator[tuple[str, str]]:
     for examination, alert in rank_all(report):
         if alert.ignored is None:
             level = "error" if alert in examination.crashes else _LEVELS[alert.severity]
+            level = "notice" if alert.preview else level
             message = _message(alert, examination)
             yield level, _command(level, message, file=_file(examination), title=title_of(alert))
     for remark in report.remarks:
@@ -75,6 +77,9 @@ def _annotate(report: Report) -> Iterator[tuple[str, str]]:
         for skipped in examination.skipped:
             message = skipped_in_words(skipped)
             yield "warning", _command("warning", message, file=_file(examination), title="not looked at")
+    for words, on_purpose in unsearched_in_words(report):
+        level = "notice" if on_purpose else "error"
+        yield level, _command(level, words, title="not searched")
 
 
 def _file(examination: Examination) -> str:

@@ -14,10 +14,12 @@ from checkpoint_doctor.reporters._wording import (
     describe,
     explained_in_words,
     headline,
+    hidden_by,
     one_line,
     particulars,
     subject_of,
     title_of,
+    unsearched_in_words,
 )
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding
@@ -37,7 +39,7 @@ class JUnitReporter:
         """Return the XML document."""
         root = ElementTree.Element("testsuites", name="checkpoint-doctor")
         root.extend([_write_suite(report, each, rules) for each in report.checkpoints])
-        if report.remarks or report.configuration:
+        if report.remarks or report.unsearched or report.configuration:
             root.append(_write_remarks(report))
         _count(root)
         ElementTree.indent(root)
@@ -81,6 +83,12 @@ def _write_remarks(report: Report) -> ElementTree.Element:
             if remark in report.left_out:
                 ElementTree.SubElement(case, "error", message=one_line(remark.message), type="left out")
         _write_outcome(case, report, findings)
+    for words, on_purpose in unsearched_in_words(report):
+        case = _add_case(suite, "this run", f"searched {words.partition(':')[0]}")
+        if on_purpose:
+            ElementTree.SubElement(case, "skipped", message=words)
+        else:
+            ElementTree.SubElement(case, "error", message=words, type="unreadable").text = words
     if report.configuration:
         ElementTree.SubElement(suite, "system-out").text = one_line(report.configuration)
     _count(suite)
@@ -129,7 +137,7 @@ def _write_outcome(
     elif hidden:
         reasons = "; ".join(dict.fromkeys(one_line(alert.ignored or "") for alert in hidden))
         ElementTree.SubElement(
-            case, "skipped", message=f"{quantity(len(hidden), 'finding')} hidden by config: {reasons}"
+            case, "skipped", message=f"{quantity(len(hidden), 'finding')} {hidden_by(hidden[0])}: {reasons}"
         )
     if others:
         ElementTree.SubElement(case, "system-out").text = "\n\n".join(map(details, others))
@@ -139,14 +147,16 @@ def _causes_of(examination: Examination | None) -> Mapping[int, str]:
     """Return which cause explains a finding, by the finding's ``id``."""
     if examination is None:
         return {}
-    return {id(examination.findings[each]): one.title for one in examination.diagnoses for each in one.explains}
+    return {
+        id(examination.findings[each]): examination.diagnoses[at].title for each, at in examination.diagnosis_of.items()
+    }
 
 
 def _write_details(alert: Alert, examination: Examination | None = None) -> str:
     lines = [f"{alert.severity.label} {title_of(alert)}", headline(alert)]
     lines += [f"{label}: {words}" for label, words in particulars(alert, examination)]
     if alert.ignored is not None:
-        lines.append(f"hidden by config: {one_line(alert.ignored)}")
+        lines.append(f"{hidden_by(alert)}: {one_line(alert.ignored)}")
     return "\n".join(lines)
 
 

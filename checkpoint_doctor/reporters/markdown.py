@@ -15,6 +15,7 @@ from checkpoint_doctor.reporters._wording import (
     particulars,
     subject_of,
     tally,
+    unsearched_in_words,
     verdict_of,
 )
 from checkpoint_doctor.results.diagnosis import Diagnosis
@@ -67,20 +68,21 @@ def _write(report: Report) -> Iterator[str]:
             yield from _write_examination(examination)
 
     remarks = [remark for remark in report.remarks if remark.ignored is None]
-    if remarks:
+    if remarks or report.unsearched:
         yield "\n### This run\n"
         yield from map(_write_alert, rank(remarks))
+        for words, on_purpose in unsearched_in_words(report):
+            yield f"- {'' if on_purpose else _VERDICTS[Verdict.UNREADABLE] + ', '}not searched: {_escape(words)}"
 
 
 def _write_row(examination: Examination) -> str:
     counts = Counter(alert.severity for alert in examination.alerts)
-    hidden = sum(finding.ignored is not None for finding in examination.findings)
     cells = [
         _VERDICTS[examination.verdict],
         # Markdown splits a row into cells first, so a bar would end even a code span.
         _code(examination.path).replace("|", "\\|"),
         *(f"{counts[severity]:,}" for severity in sorted(Severity, reverse=True)),
-        f"{hidden:,}",
+        f"{examination.hidden:,}",
         _escape(describe(examination)),
     ]
     return f"| {' | '.join(cells)} |"
@@ -95,7 +97,7 @@ def _write_examination(examination: Examination) -> Iterator[str]:
         return
     yield f"{_escape(describe(examination))}: {tally(examination.alerts) or 'no findings'}\n"
     for diagnosis in examination.diagnoses:
-        if diagnosis.ignored is None:
+        if diagnosis.counts:
             yield _write_alert(diagnosis, examination)
             yield f"  - explains {_escape(explained_in_words(diagnosis, examination))}"
             for position in diagnosis.explains:
@@ -103,6 +105,8 @@ def _write_examination(examination: Examination) -> Iterator[str]:
                 yield f"    - {_head(finding)}: {_escape(finding.message)}"
     for finding in rank(examination.unexplained):
         yield _write_alert(finding)
+    for alert in examination.in_preview:
+        yield f"- in preview, not counted: {_head(alert)}: {_escape(alert.message)}"
     for finding in rank(each for each in examination.findings if each.ignored is not None):
         yield f"- hidden: {_head(finding)}: {_escape(finding.ignored or '')}"
     for skipped in examination.skipped:

@@ -67,9 +67,14 @@ def to_json(report: Report) -> dict[str, Any]:
         "fail_on": report.fail_on.label if report.fail_on else NEVER,
         "failed": report.failed,
         "hidden": report.hidden,
+        "hidden_by_baseline": report.known,
         "remarks": [_write_finding(each) for each in report.remarks],
         "checkpoints": [_write_examination(each) for each in report.checkpoints],
         "passed_over": [{"path": each.what, "why": each.why} for each in report.passed_over],
+        "unrecognized": dict(sorted(report.unrecognized.items())),
+        "unsearched": [
+            {"path": each.path, "why": each.why, "on_purpose": each.on_purpose} for each in report.unsearched
+        ],
     }
 
 
@@ -106,6 +111,7 @@ def _write_examination(examination: Examination) -> dict[str, Any]:
         "skipped": [{"what": each.what, "why": each.why} for each in examination.skipped],
         "layout": examination.layout,
         "resume": examination.resume,
+        "content": examination.content,
         "parts": [{"file": each.file, "content": each.content.word} for each in examination.parts],
     }
 
@@ -149,6 +155,7 @@ def _write_finding(finding: Finding) -> dict[str, Any]:
         "advice": finding.advice,
         "fix": finding.fix.value if finding.fix else None,
         "ignored": finding.ignored,
+        "preview": finding.preview,
     }
 
 
@@ -166,6 +173,7 @@ def _write_diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
         "prognosis": diagnosis.prognosis.value,
         "explains": list(diagnosis.explains),
         "ignored": diagnosis.ignored,
+        "preview": diagnosis.preview,
     }
 
 

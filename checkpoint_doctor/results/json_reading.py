@@ -12,6 +12,7 @@ from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.json import NEVER, SCHEMA_VERSION
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict
+from checkpoint_doctor.sources import Unsearched
 
 _Choice = TypeVar("_Choice")
 
@@ -56,6 +57,11 @@ def from_json(document: Any) -> Report:
         ),
         asked=_read_codes(root),
         configuration=root.take("configuration", str, ""),
+        unrecognized=root.take("unrecognized", dict, {}),
+        unsearched=tuple(
+            Unsearched(each.take("path", str), each.take("why", str), each.take("on_purpose", bool))
+            for each in root.records("unsearched", [])
+        ),
     )
 
 
@@ -139,6 +145,7 @@ def _read_examination(fields: _Fields) -> Examination:
         skipped=tuple(Skipped(each.take("what", str), each.take("why", str)) for each in fields.records("skipped", [])),
         layout=fields.take("layout", str, ""),
         resume=fields.take("resume", str, ""),
+        content=fields.take("content", str, ""),
         parts=tuple(_read_part(each) for each in fields.records("parts", [])),
         asked=_read_codes(fields),
     )
@@ -173,6 +180,7 @@ def _read_diagnosis(fields: _Fields, findings: int) -> Diagnosis:
         remedy=fields.take("remedy", str, ""),
         prognosis=fields.choose("prognosis", _PROGNOSES),
         ignored=fields.take("ignored", str, None),
+        preview=fields.take("preview", bool, False),
     )
 
 
@@ -213,4 +221,5 @@ def _read_finding(fields: _Fields) -> Finding:
         fix=fields.choose("fix", _SAFETIES, None),
         advice=fields.take("advice", str, ""),
         ignored=fields.take("ignored", str, None),
+        preview=fields.take("preview", bool, False),
     )

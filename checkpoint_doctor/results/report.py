@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,6 +15,7 @@ from checkpoint_doctor.checkpoint import Part, Skipped
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.sources import Unsearched
 from checkpoint_doctor.text import printable, quantity
 
 RULE_CRASHED = "CKD001"
@@ -21,6 +23,10 @@ RULE_CRASHED = "CKD001"
 
 PLUGIN_LEFT_OUT = "CKD003"
 """Code of the remark about a loader, a rule or a cause that is installed and broken."""
+
+
+IN_BASELINE = "in the baseline"
+"""The reason that hides a finding which a baseline knows."""
 
 
 class Verdict(Enum):
@@ -50,9 +56,9 @@ Alert = Diagnosis | Finding
 
 def list_alerts(findings: Sequence[Finding], diagnoses: Sequence[Diagnosis]) -> list[Alert]:
     """Return the diagnoses that count, and after them the findings that count and that no diagnosis explains."""
-    explained = {position for diagnosis in diagnoses for position in diagnosis.explains}
+    explained = {position for each in diagnoses if not each.preview for position in each.explains}
     alerts: list[Alert] = [*diagnoses, *(each for position, each in enumerate(findings) if position not in explained)]
-    return [alert for alert in alerts if alert.ignored is None]
+    return [alert for alert in alerts if alert.counts]
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,8 @@ class Examination:
     """From where a run resumes, or what keeps it from going on as it was; empty where there is no run to resume."""
     asked: tuple[str, ...] | None = None
     """Codes of the rules that were run on it; ``None`` where that is not known."""
+    content: str = ""
+    """What it is where it holds no model, as in ``is the state of an optimizer``; empty where it holds one."""
 
     @property
     def parameters(self) -> int:
@@ -139,8 +147,14 @@ class Examination:
 
     @property
     def counted(self) -> Iterator[Finding]:
-        """The findings that are not hidden."""
-        return (finding for finding in self.findings if finding.ignored is None)
+        """The findings that are neither hidden nor in preview."""
+        return (finding for finding in self.findings if finding.counts)
+
+    @property
+    def in_preview(self) -> Sequence[Alert]:
+        """The diagnoses and findings of causes and rules in preview that nothing hides: shown, and not counted."""
+        alerts: list[Alert] = [*self.diagnoses, *self.findings]
+        return [alert for alert in alerts if alert.preview and alert.ignored is None]
 
     @property
     def alerts(self) -> Sequence[Alert]:
@@ -154,8 +168,20 @@ class Examination:
 
     @cached_property
     def diagnosis_of(self) -> Mapping[int, int]:
-        """Position of a finding to the position of the diagnosis that explains it."""
-        return {finding: index for index, each in enumerate(self.diagnoses) for finding in each.explains}
+        """Position of a finding to the position of the diagnosis that explains it, and counts in its place."""
+        return {
+            finding: index for index, each in enumerate(self.diagnoses) if not each.preview for finding in each.explains
+        }
+
+    @property
+    def hidden(self) -> int:
+        """How many findings the configuration or a baseline hides."""
+        return sum(finding.ignored is not None for finding in self.findings)
+
+    @property
+    def known(self) -> int:
+        """How many of them a baseline hides."""
+        return sum(finding.ignored == IN_BASELINE for finding in self.findings)
 
     @property
     def worst(self) -> Severity | None:
@@ -175,7 +201,11 @@ class Report:
     remarks: tuple[Finding, ...] = ()
     """Findings about the run and not about a checkpoint, such as an ignore that nothing needs any more."""
     passed_over: tuple[Skipped, ...] = ()
-    """Sound files that a search came across and that are no checkpoints, and what they are."""
+    """Files that a search came across and that are no checkpoints, and what they are."""
+    unrecognized: Mapping[str, int] = field(default_factory=dict)
+    """How many other files a search came across, by their ending: their first bytes are those of no checkpoint."""
+    unsearched: tuple[Unsearched, ...] = ()
+    """Files and folders that a search did not look at, and why."""
     asked: tuple[str, ...] | None = None
     """Codes of the rules that were asked about any checkpoint; ``None`` where that is not known."""
     configuration: str = ""
@@ -198,12 +228,17 @@ class Report:
     @property
     def hidden(self) -> int:
         """How many findings were hidden by configuration or baseline."""
-        return sum(finding.ignored is not None for each in self.checkpoints for finding in each.findings)
+        return sum(each.hidden for each in self.checkpoints)
+
+    @property
+    def known(self) -> int:
+        """How many of the hidden findings the baseline hides."""
+        return sum(each.known for each in self.checkpoints)
 
     @property
     def diagnoses(self) -> Sequence[Diagnosis]:
         """All diagnoses that count, in report order."""
-        return [each for examination in self.checkpoints for each in examination.diagnoses if each.ignored is None]
+        return [each for examination in self.checkpoints for each in examination.diagnoses if each.counts]
 
     @property
     def alerts(self) -> Sequence[Alert]:
@@ -213,7 +248,7 @@ class Report:
 
     def fails(self, alert: Alert) -> bool:
         """True for a diagnosis or a finding that counts and is at or above ``fail_on``."""
-        return alert.ignored is None and self.fail_on is not None and alert.severity >= self.fail_on
+        return alert.counts and self.fail_on is not None and alert.severity >= self.fail_on
 
     @property
     def failed(self) -> bool:
@@ -240,30 +275,69 @@ class Report:
 
     @property
     def is_complete(self) -> bool:
-        """True where every checkpoint was read, every rule came to its end, and every installed plugin was there."""
-        return not self.unreadable and not self.crashes and not self.left_out
+        """True where nothing was missed: every folder was searched, every checkpoint read, and every plugin there.
+
+        Every rule that was run came to its end, too. What a search left out on purpose is no lack.
+        """
+        return not (self.unreadable or self.crashes or self.left_out or self.unlisted)
+
+    @property
+    def unlisted(self) -> int:
+        """How many folders should have been searched and could not be."""
+        return sum(not each.on_purpose for each in self.unsearched)
+
+    @property
+    def others(self) -> int:
+        """How many files a search came across that are no checkpoints."""
+        return len(self.passed_over) + sum(self.unrecognized.values())
+
+    @property
+    def _tally(self) -> str:
+        counts = Counter(
+            "with warnings"
+            if each.verdict is Verdict.HEALTHY and each.worst is Severity.WARNING
+            else each.verdict.value
+            for each in self.checkpoints
+        )
+        order = ("unreadable", "ill", "incomplete", "with warnings", "healthy")
+        words = ", ".join(f"{counts[word]:,} {word}" for word in order if counts[word])
+        return f" ({words})" if words else ""
 
     @property
     def summary_line(self) -> str:
         """What was examined and found, as in ``32 tensors, 41 rules, 2 findings, 1 hidden by config``."""
         several = len(self.checkpoints) != 1
         unseen = sum(len(each.skipped) for each in self.checkpoints)
+        in_preview = sum(len(each.in_preview) for each in self.checkpoints)
         return ", ".join(
             [
-                *([quantity(len(self.checkpoints), "checkpoint")] if several else []),
+                *([f"{quantity(len(self.checkpoints), 'checkpoint')}{self._tally}"] if several else []),
                 quantity(sum(len(each.tensors) for each in self.checkpoints), "tensor"),
                 quantity(self.rules, "rule"),
                 quantity(len(self.findings), "finding"),
                 *([quantity(len(self.diagnoses), "diagnosis", "diagnoses")] if self.diagnoses else []),
-                *([f"{self.hidden:,} hidden by config"] if self.hidden else []),
+                *([f"{in_preview:,} in preview"] if in_preview else []),
+                *hidden_in_words(self.hidden - self.known, self.known),
                 *([f"{unseen:,} not looked at"] if unseen else []),
-                *([f"{self.unreadable:,} unreadable"] if self.unreadable else []),
-                *([f"{quantity(len(self.passed_over), 'other file')} passed over"] if self.passed_over else []),
+                *([f"{self.unreadable:,} unreadable"] if self.unreadable and not several else []),
+                *([f"{quantity(self.others, 'other file')} passed over"] if self.others else []),
+                *(
+                    [f"{len(self.unsearched) - self.unlisted:,} left out"]
+                    if len(self.unsearched) > self.unlisted
+                    else []
+                ),
+                *([quantity(self.unlisted, "unreadable folder")] if self.unlisted else []),
                 *([quantity(self.crashes, "rule crash", "rule crashes")] if self.crashes else []),
                 *([f"{quantity(len(self.left_out), 'plugin')} left out"] if self.left_out else []),
                 *([printable(self.configuration)] if self.configuration else []),
             ]
         )
+
+
+def hidden_in_words(configured: int, known: int) -> list[str]:
+    """Return how many findings the configuration hides and how many a baseline, as in ``1 hidden by config``."""
+    counts = {"hidden by config": configured, "hidden by the baseline": known}
+    return [f"{count:,} {words}" for words, count in counts.items() if count]
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,11 @@ OF_OPTIMIZERS = ("OPT002", "OPT003")
 def describe_resume(checkpoint: Checkpoint, findings: Sequence[Finding]) -> str:
     """Return from where a run resumes, or what keeps it from going on as it was; empty where there is no run to resume.
 
-    A run can be resumed where an optimizer's state is there, or the folder of a trainer that lacks it.
+    A run can be resumed where a model and an optimizer's state are there, or the folder of a trainer that lacks it.
     """
     held = [each for each in checkpoint.optimizers if each.has_state]
+    if not checkpoint.tensors:
+        return ""
     if not held and not checkpoint.missing:
         return ""
     step = checkpoint.step
@@ -31,9 +33,7 @@ def describe_resume(checkpoint: Checkpoint, findings: Sequence[Finding]) -> str:
         f" and {quantity(len(rates) - 2, 'other')}" if rates[2:] else ""
     )
     text = f"{where} with a learning rate of {shown}" if rates else where
-    found = [
-        each for each in findings if each.ignored is None and (each.code[:3] == "RES" or each.code in OF_OPTIMIZERS)
-    ]
+    found = [each for each in findings if each.counts and (each.code[:3] == "RES" or each.code in OF_OPTIMIZERS)]
     if not found:
         return text
     titles = ", ".join(dict.fromkeys(f"{each.code} {each.name}" for each in found))

@@ -139,7 +139,7 @@ def _fresh_gains(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: in
 
 def _trained(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: int) -> Iterator[tuple[Moments, Tensor]]:
     for moments in optimizer.parameters:
-        tensor = checkpoint.by_name.get(moments.tensor or "")
+        tensor = checkpoint.find_tensor(moments.tensor)
         if tensor is None or tensor.dtype not in ("float32", "float64") or tensor.statistics.nonfinite:
             continue
         steps = moments.step if moments.step is not None else checkpoint.step or 0

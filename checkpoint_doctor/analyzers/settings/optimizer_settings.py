@@ -61,7 +61,7 @@ def learning_rate_range(
 
 def _is_large_for(group: ParameterGroup, rate: float, optimizer: Optimizer, checkpoint: Checkpoint) -> bool:
     """Return whether a group holds weights of layers, and the rate is no small share of their size."""
-    tensors = [checkpoint.by_name.get(optimizer.parameters[index].tensor or "") for index in group.indices]
+    tensors = [checkpoint.find_tensor(optimizer.parameters[index].tensor) for index in group.indices]
     sizes = [
         norm / sqrt(each.size)
         for each in tensors

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from checkpoint_doctor.checkpoint import Flaw
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._zip.crc import crc32
 from checkpoint_doctor.loaders._zip.format import ENCRYPTED
 from checkpoint_doctor.loaders._zip.running_crc import SummedSection
 from checkpoint_doctor.sources import MemorySource, Section, Source
@@ -138,5 +139,5 @@ def _compute_crc(source: Source, block: int) -> int:
     for start in range(0, source.size, block):
         window = buffer[: min(block, source.size - start)]
         source.read_into(start, window)
-        checksum = zlib.crc32(window, checksum)
+        checksum = crc32(window, checksum)
     return checksum

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
 from checkpoint_doctor.loaders._zip.archive import open_archive
 from checkpoint_doctor.sources import Source
+from checkpoint_doctor.text import quantity
 
 CHECKPOINT_ENDINGS = (".pt", ".pth", ".ckpt", ".safetensors", ".zip", ".bin", ".th")
 EXPORTED_PROGRAM = {"archive_format", "model.json"}
@@ -40,10 +41,6 @@ def _recognize(names: Collection[str]) -> tuple[str, str]:
         )
     if "saved_model.pb" in leaves:
         return "a zipped TensorFlow SavedModel", "convert it to safetensors or to a PyTorch state dict first"
-    if "model.weights.h5" in leaves:
-        return "a Keras model (.keras)", "convert it to safetensors or to a PyTorch state dict first"
-    if all(name.endswith(".npy") for name in names):
-        return f"a NumPy archive (.npz) of {len(names):,} arrays", "convert it to safetensors first"
     if "[Content_Types].xml" in names:
         return "an Office document", "name a checkpoint file"
     nested = next((name for name in names if name.endswith("/policy.pth")), None)
@@ -57,4 +54,4 @@ def _recognize(names: Collection[str]) -> tuple[str, str]:
     if inside:
         shown = ", ".join(inside[:3]) + (f" and {len(inside) - 3:,} more" if len(inside) > 3 else "")
         return f"a zip archive that contains {shown}", "unpack it and scan the files in it"
-    return f"a zip archive of {len(names):,} files, none of them a checkpoint", "name a checkpoint file"
+    return f"a zip archive of {quantity(len(names), 'file')}, none of them a checkpoint", "name a checkpoint file"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Flaw, PickledName
-from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
+from checkpoint_doctor.errors import NotACheckpoint, UnknownFormat, UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle.cursor import Cursor
 from checkpoint_doctor.loaders._pickle.machine import Machine
 from checkpoint_doctor.loaders._pickle.names import TABLE
@@ -17,7 +17,12 @@ from checkpoint_doctor.loaders._zip.archive import open_archive
 from checkpoint_doctor.loaders._zip.member import Member
 from checkpoint_doctor.loaders._zip.saved_as_text import describe_saved_as_text, was_saved_as_text
 from checkpoint_doctor.loaders.torch import legacy
-from checkpoint_doctor.loaders.torch.containers import find_pickle_member, recognize_readable
+from checkpoint_doctor.loaders.torch.containers import (
+    FEWEST_OPCODES,
+    find_pickle_member,
+    recognize_readable,
+    starts_pickle,
+)
 from checkpoint_doctor.loaders.torch.exported import read_exported
 from checkpoint_doctor.loaders.torch.storages import ZipStorages
 from checkpoint_doctor.sources import Source
@@ -65,6 +70,10 @@ def read_archive(source: Source, member: str = "") -> Archive:
         UnreadableCheckpoint: it is not a PyTorch container, or it is damaged; the message says where.
     """
     return _Reader(source, f"{member}:" if member else "", member).read()
+
+
+MOST_PICKLES = 1000
+"""Pickles in one file, which ``pickle.dump`` writes one after the other where it is called again on an open file."""
 
 
 class _Reader:
@@ -124,15 +133,27 @@ class _Reader:
         cursor = Cursor(self.source)
         try:
             root = self.run(cursor, None)
-        except UnreadableCheckpoint:
+        except UnreadableCheckpoint as error:
+            if not self.names and self.opcodes <= FEWEST_OPCODES:  # three bytes do not prove that it is a pickle
+                raise UnknownFormat(error.message, error.hint) from None
             if JOBLIB_ARRAY not in self.names:
                 raise
             return self._finish("pickle", None)
-        if (rest := self.source.size - cursor.position) > 0:
-            self.flaws.append(
-                Flaw(f"{rest:,} bytes follow the end of the pickle", self.member, cursor.position, self.source.size)
-            )
-        return self._finish("pickle", root)
+        roots, end = [root], cursor.position
+        while starts_pickle(self.source.read(end, min(3, self.source.size - end))):
+            if len(roots) == MOST_PICKLES:
+                raise NotACheckpoint(
+                    f"{self.source.name} is recorded data: more than {MOST_PICKLES:,} pickles, one after the other",
+                    "name the file that the model itself was saved in",
+                )
+            try:
+                roots.append(self.run(cursor, None))
+            except UnreadableCheckpoint:
+                break
+            end = cursor.position
+        if (rest := self.source.size - end) > 0:
+            self.flaws.append(Flaw(f"{rest:,} bytes follow the end of the pickle", self.member, end, self.source.size))
+        return self._finish("pickle", roots if len(roots) > 1 else root)
 
     def _read_zip(self) -> Archive:
         archive = open_archive(self.source)

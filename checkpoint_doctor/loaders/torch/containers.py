@@ -20,6 +20,8 @@ from checkpoint_doctor.sources import MemorySource, Source
 
 TAR_MEMBERS = (b"storages", b"tensors", b"pickle", b"sys_info")
 """Members of the tar archive that PyTorch wrote before 0.1.10."""
+PROTO = 0x80
+"""The opcode that a pickle begins with since protocol 2."""
 FEWEST_OPCODES = 20
 """A text file may begin with a few valid opcodes; a longer run of them is a truncated pickle."""
 
@@ -74,9 +76,14 @@ def _recognize_zip(source: Source, head: bytes) -> str | None:
     return "zip" if find_pickle_member(archive) is not None else None
 
 
+def starts_pickle(head: bytes) -> bool:
+    """Return whether bytes are the first ones of a pickle of protocol 2 or later; protocols 0 and 1 begin like text."""
+    return len(head) > 2 and head[0] == PROTO and 2 <= head[1] <= HIGHEST_PROTOCOL and head[2] in ACTIONS
+
+
 def _is_pickle(source: Source, head: bytes) -> bool:
-    if len(head) > 2 and head[0] == 0x80 and 1 <= head[1] <= HIGHEST_PROTOCOL:
-        return head[2] in ACTIONS
+    if starts_pickle(head):
+        return True
     if not head or head[0] not in b"(]}c)lid":
         return False
     # Protocols 0 and 1 have no signature and may begin like text, so the pickle itself is tried.

@@ -78,14 +78,16 @@ def describe(archive: Archive, format: str) -> Checkpoint:
     """
     contents = find_contents(archive)
     tensors, optimizers, skipped = _name_contents(contents, archive.budget)
-    other = name_other_content(archive.root, tensors, optimizers, archive.pickled_names)
+    is_pickle = archive.container == "pickle"
+    other = name_other_content(archive.root, tensors, optimizers, archive.pickled_names, is_pickle=is_pickle)
     if other and not optimizers and not skipped and all(name.known for name in archive.pickled_names):
         raise NotACheckpoint(f"{archive.name} {other}", "name the file that the model itself was saved in")
     top = archive.root if isinstance(archive.root, dict) else {}
     return Checkpoint(
         path=archive.name,
         format=format,
-        tensors=tuple(tensors),
+        # Statistics, data and other arrays are not judged as weights; the file around them is.
+        tensors=() if other else tuple(tensors),
         optimizers=tuple(optimizers),
         hyperparameters=_settings(top, archive.budget),
         step=_step(top),
