@@ -63,7 +63,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/resuming/schedules.py": ("schedule_limits", "resuming thresholds", PAGES),
     "analyzers/layers/adapters.py": ("file_borders adapters thresholds", PAGES),
     "analyzers/layers/copies.py": (f"copies weights_by_design {RULES}", PAGES),
-    "analyzers/layers/dormant_units.py": ("dormant_tables", RULES, PAGES),
+    "analyzers/layers/dormant_units.py": ("dormant_limits dormant_tables", RULES, PAGES),
     "analyzers/optimizer/gradient_norms.py": (
         "gradient_norm_limits optimizer_borders optimizer_settings thresholds",
         PAGES,
@@ -76,7 +76,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/optimizer/_dispensable_parts.py": ("dispensable_parts parts_that_wait",),
     "analyzers/_evidence/widths.py": ("dispensable_parts",),
     "analyzers/_zeros/conditions.py": ("dispensable_parts",),
-    "analyzers/layers/dead_inputs.py": ("dormant_tables", RULES, PAGES),
+    "analyzers/layers/dead_inputs.py": ("dormant_limits dormant_tables", RULES, PAGES),
     "causes/_remedies.py": ("remedies",),
     "analyzers/optimizer/_unused_parts.py": (f"parts_that_wait {RULES} untrained_branches optimizer_left_out",),
     "analyzers/_evidence/absent_gradients.py": ("absent_gradients", "optimizer_no_gradient"),
