@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._zeros.initial_draws import (
     is_drawn_by_default,
+    is_drawn_by_kernel_default,
     is_drawn_by_transformers,
     is_drawn_orthogonally,
     is_drawn_uniformly,
@@ -101,7 +102,7 @@ def test_the_kurtosis_of_normal_draws() -> None:
     def lighter(power: float) -> NDArray:
         return standardised(np.sign(draws) * np.abs(draws) ** (1 - power))
 
-    for times, expected in ((0.97, True), (1.03, False)):
+    for times, expected in ((0.995, True), (1.005, False)):
         assert looks_drawn(0.02 * solve(heavier, kurtosis, 3 + times * tolerance, 1.0)) is expected
         assert (
             looks_drawn(0.02 * solve(lighter, lambda values: -kurtosis(values), -3 + times * tolerance, 0.9))
@@ -169,7 +170,7 @@ def test_the_mean_of_uniform_draws(sign: int) -> None:
         moved: NDArray = sign * (draws + size * (1 - draws**2))
         return moved
 
-    for times, expected in ((0.97, True), (1.03, False)):
+    for times, expected in ((0.995, True), (1.005, False)):
         weight = solve(shifted, lambda values: sign * float(values.mean()), times * tolerance, 0.5)
         assert looks_drawn(weight / sqrt(COLUMNS)) is expected
 
@@ -182,7 +183,7 @@ def test_the_variance_of_uniform_draws(sign: int) -> None:
         bent: NDArray = np.sign(draws) * np.abs(draws) ** (1 - sign * change)
         return bent
 
-    for times, expected in ((0.97, True), (1.03, False)):
+    for times, expected in ((0.995, True), (1.005, False)):
         wanted = sign / 3 + times * tolerance
         weight = solve(powered, lambda values: sign * float(values.var()), wanted, 0.5)
         assert looks_drawn(weight / sqrt(COLUMNS)) is expected
@@ -248,6 +249,61 @@ def test_a_norm_was_trained_where_its_gains_differ() -> None:
 )
 def test_draws_of_pytorch(weight: NDArray, bias: float | None, expected: bool) -> None:
     assert is_drawn_by_default(layer(weight, bias)) is expected
+
+
+def kernel(weight: NDArray, name: str = "kernel") -> Layer:
+    return build_checkpoint({f"dense.{name}": weight, "dense.bias": np.ones(weight.shape[-1])}).layers[0]
+
+
+GLOROT, LECUN = sqrt(6 / (ROWS + COLUMNS)), sqrt(1 / ROWS)
+CUT = 2 * LECUN / 0.87962566
+
+
+def cut_off(power: float = 0.0, shift: float = 0.0) -> NDArray:
+    """Numbers within ±1 in even steps of a normal distribution that is cut off at two deviations."""
+    from statistics import NormalDist
+
+    normal = NormalDist()
+    shares = np.linspace(normal.cdf(-2), normal.cdf(2), DRAWS)
+    values = np.array([normal.inv_cdf(each) for each in shares]) / 2
+    values = np.sign(values) * np.abs(values) ** (1 + power)
+    values = values + shift * (1 - values**2)
+    return np.random.default_rng(0).permutation(values).reshape(SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (kernel(even() * GLOROT), True),
+        (kernel(even() * GLOROT * 1.02), False),
+        (kernel(even() * GLOROT, "weight"), False),
+        (kernel(cut_off() * CUT), True),
+        (kernel(cut_off() * CUT * (1 - 0.95 * 44 / DRAWS)), True),
+        (kernel(cut_off() * CUT * (1 - 1.05 * 44 / DRAWS)), False),
+        (kernel(cut_off() * CUT * (1 + 1.05e-5)), False),
+        (kernel(cut_off() * CUT / sqrt(2)), False),
+        (kernel(cut_off()[:, :2] * CUT), False),
+        (kernel(np.full(SHAPE, np.nan)), False),
+        (kernel(even(3, 3, 16, 32) * sqrt(6 / (9 * 48))), True),
+        (kernel(even(3, 3, 16, 32) * sqrt(6 / 48)), False),
+        (kernel(even(8, 15) * sqrt(6 / 23)), False),
+        (kernel(even(8, 16) * sqrt(6 / 24)), True),
+    ],
+)
+def test_draws_of_keras_and_flax(layer: Layer, expected: bool) -> None:
+    assert is_drawn_by_kernel_default(layer) is expected
+
+
+@pytest.mark.parametrize(("times", "expected"), [(0.99, True), (1.01, False)])
+def test_mean_and_variance_of_draws_of_flax(times: float, expected: bool) -> None:
+    mean = times * 4 * LECUN / sqrt(DRAWS)
+    weight = solve(lambda size: cut_off(shift=size) * CUT, lambda values: float(values.mean()), mean, 0.5)
+    assert is_drawn_by_kernel_default(kernel(weight)) is expected
+    variance = 1 - times * 4 * sqrt(1.37) / sqrt(DRAWS)
+    weight = solve(
+        lambda size: cut_off(power=size) * CUT, lambda values: -float(values.var()) / LECUN**2, -variance, 0.5
+    )
+    assert is_drawn_by_kernel_default(kernel(weight)) is expected
 
 
 def test_a_layer_without_a_matrix_is_no_draw() -> None:
