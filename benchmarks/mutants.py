@@ -125,7 +125,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "cli/fixing.py": ("fix_results",),
     "cli/scanning.py": ("scan_results", "config"),
     "config/*": ("config baseline promises",),
-    "diagnosis/*": ("diagnosis",),
+    "diagnosis/*": ("causes_limits diagnosis",),
     "fix.py": ("fix_results",),
     "layers/init_rules.py": ("init_rules", EVIDENCE),
     "repair/changes.py": ("planning",),

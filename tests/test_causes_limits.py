@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.diagnosis.competition import choose_diagnoses
 from checkpoint_doctor.plugins.cause import Claim, Symptoms
 from checkpoint_doctor.results.diagnosis import Certainty
 from checkpoint_doctor.results.findings import Finding, Severity
@@ -179,3 +180,40 @@ def units(dead: int, saturated: int, severity: Severity = Severity.WARNING) -> F
 def test_dead_units_are_told_from_saturated_ones(found: Finding, cause: str) -> None:
     for each in ("dead-relu", "saturated"):
         assert len(claims(each, build_checkpoint(WEIGHTS), found)) == (each == cause)
+
+
+# Competition
+
+
+def claim_of(name: str, proof: list[Finding], *, preview: bool = False) -> Claim:
+    declared = replace(CAUSES["exploded"], name=name, preview=preview, is_outcome=False)
+    return declared.claim(proof, "message")
+
+
+def winners(claimed: list[Claim], findings: list[Finding], **options: Any) -> list[tuple[str, bool, int]]:
+    chosen = choose_diagnoses(claimed, findings, **options)
+    return sorted((each.cause, each.preview, len(each.explains)) for each in chosen)
+
+
+FOUND = [finding(f"AAA00{number}") for number in range(6)]
+
+
+def test_a_claim_is_weighed_again_once_others_explain_a_part_of_it() -> None:
+    """The second is as good as the third at first, and explains less than it after the first has won."""
+    claimed = [claim_of("first", FOUND[:3]), claim_of("second", FOUND[2:4]), claim_of("third", FOUND[3:5])]
+    assert winners(claimed, FOUND) == [("first", False, 3), ("third", False, 2)]
+
+
+def test_causes_in_preview_compete_last() -> None:
+    claimed = [claim_of("new", FOUND[:3], preview=True), claim_of("old", FOUND[:2])]
+    assert winners(claimed, FOUND) == [("new", True, 1), ("old", False, 2)]
+    assert winners(claimed, FOUND, with_preview=True) == [("new", False, 3)]
+    assert winners(claimed[:1], FOUND) == [("new", True, 3)]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_the_first_layers_of_dead_units_are_named(number: int) -> None:
+    found = [replace(units(2, 1), layer=f"net.{each}") for each in range(number)]
+    (claim,) = claims("dead-relu", build_checkpoint(WEIGHTS), *found)
+    layers = ", ".join(f"net.{each}" for each in range(min(number, 3))) + (" …" if number > 3 else "")
+    assert claim.message == f"{9 * number} units receive no gradient, most of them dead, in {layers}"

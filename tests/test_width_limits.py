@@ -92,7 +92,7 @@ def test_norms_neither_give_nor_read() -> None:
 
 
 def autoencoder(judge: int = 6, out: int = 6, *, stateless: int = 2, order: str = "after") -> Checkpoint:
-    """An autoencoder of six features that was trained, and a part of one layer that an optimizer without state holds."""
+    """An autoencoder of six features that was trained, and a layer that an optimizer without state holds."""
     network: dict[str, NDArray] = {
         "generator.encoder.weight": np.ones((3, 6)), "generator.encoder.bias": np.ones(3),
         "generator.decoder.weight": np.ones((out, 3)), "generator.decoder.bias": np.ones(out),
