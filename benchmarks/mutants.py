@@ -73,7 +73,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/optimizer/step_sizes.py": ("evidence_limits optimizer_borders optimizer_steps thresholds", PAGES),
     "analyzers/layers/unused_rows.py": ("evidence_limits optimizer_borders unused_rows thresholds", PAGES),
     "analyzers/values/weight_scale.py": ("weight_scale rule_neighbours thresholds", PAGES),
-    "analyzers/optimizer/_dispensable_parts.py": ("dispensable_parts parts_that_wait",),
+    "analyzers/optimizer/_dispensable_parts.py": ("evidence_limits", "dispensable_parts parts_that_wait"),
     "analyzers/_evidence/widths.py": ("width_limits", "dispensable_parts"),
     "analyzers/_zeros/conditions.py": ("width_limits", "dispensable_parts"),
     "analyzers/layers/dead_inputs.py": ("dormant_limits dormant_tables", RULES, PAGES),

@@ -13,6 +13,7 @@ from checkpoint_doctor.analyzers._evidence.absent_gradients import updates_witho
 from checkpoint_doctor.analyzers._evidence.replaced_moments import find_replaced
 from checkpoint_doctor.analyzers._zeros.by_design import is_padded_head
 from checkpoint_doctor.analyzers.layers.unused_rows import unused_rows
+from checkpoint_doctor.analyzers.optimizer._dispensable_parts import TrainedNetwork
 from checkpoint_doctor.analyzers.optimizer.second_moments import gradient_scale
 from checkpoint_doctor.analyzers.optimizer.step_sizes import nothing_moved
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
@@ -164,3 +165,49 @@ def test_updates_of_the_file_count_where_the_optimizer_has_none(fields: dict[str
     checkpoint = replace(build_checkpoint(tensors, optimizer=state, optimizer_options=options), **fields)
     found = findings_of(nothing_moved, checkpoint, least_updates=1)
     assert [each.evidence["updates"] for each in found] == ([counted] if counted else [])
+
+
+# What trained layers do without
+
+
+def shaped(*layers: tuple[str, int, int]) -> Checkpoint:
+    """Linear layers by name, inputs and outputs."""
+    tensors: dict[str, NDArray] = {}
+    for name, inputs, outputs in layers:
+        tensors |= {f"{name}.weight": np.ones((outputs, inputs)), f"{name}.bias": np.ones(outputs)}
+    return build_checkpoint(tensors)
+
+
+TRUNK, HEAD = ("trunk", 6, 8), ("head", 8, 3)
+TWIN = "a part of the same shapes was trained in its place, and its turn may come later"
+OUTPUT = "another output was trained, and its turn may come later"
+
+
+@pytest.mark.parametrize(
+    ("layers", "part", "reason"),
+    [
+        ([TRUNK, HEAD, ("other", 8, 5)], ["other"], OUTPUT),
+        ([TRUNK, HEAD, ("other", 7, 5)], ["other"], ""),  # reads nothing that was trained
+        ([TRUNK, ("other", 8, 8), HEAD], ["other"], ""),  # the head may read it
+        ([TRUNK, HEAD, ("next", 6, 8)], ["next"], TWIN),
+        ([TRUNK, HEAD, ("next", 6, 9)], ["next"], ""),
+        ([TRUNK, ("next", 6, 8), HEAD], ["next"], ""),  # the head may read it
+        ([TRUNK, HEAD, ("next", 6, 8), ("end", 8, 4)], ["next", "end"], ""),
+        ([TRUNK, HEAD, ("next", 6, 8), ("end", 8, 3)], ["next", "end"], TWIN),
+        ([("same", 6, 6), ("head", 6, 3), ("next", 6, 6)], ["next"], OUTPUT),
+    ],
+)
+def test_parts_that_trained_layers_do_without(layers: list[tuple[str, int, int]], part: list[str], reason: str) -> None:
+    checkpoint = shaped(*layers)
+    trained = {layer for layer in checkpoint.layers if layer.name not in part}
+    network = TrainedNetwork(checkpoint, trained)
+    assert network.explain_dispensable([checkpoint.layer_by_name[name] for name in part]) == reason
+
+
+@pytest.mark.parametrize(("blocks", "last", "expected"), [(3, 2, True), (3, 1, False), (2, 1, True), (1, 0, False)])
+def test_the_part_of_the_last_block_that_nothing_reads(blocks: int, last: int, expected: bool) -> None:
+    layers = [(f"blocks.{number}.{part}", 8, 8) for number in range(blocks) for part in ("main", "skip")]
+    checkpoint = shaped(*layers, ("head", 8, 3))
+    part = checkpoint.layer_by_name[f"blocks.{last}.skip"]
+    network = TrainedNetwork(checkpoint, {layer for layer in checkpoint.layers if layer is not part})
+    assert ("of the blocks before" in network.explain_dispensable([part])) == expected
