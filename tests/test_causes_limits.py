@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from checkpoint_doctor.causes.gradients import _describe
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.diagnosis.competition import choose_diagnoses
 from checkpoint_doctor.plugins.cause import Claim, Symptoms
@@ -217,3 +218,21 @@ def test_the_first_layers_of_dead_units_are_named(number: int) -> None:
     (claim,) = claims("dead-relu", build_checkpoint(WEIGHTS), *found)
     layers = ", ".join(f"net.{each}" for each in range(min(number, 3))) + (" …" if number > 3 else "")
     assert claim.message == f"{9 * number} units receive no gradient, most of them dead, in {layers}"
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (1, "part0"),
+        (3, "part0, part1, part2"),
+        (4, "part0, part1, part2 and 1 more"),
+        (5, "part0, part1, part2 and 2 more"),
+    ],
+)
+def test_the_first_parts_of_many_are_named(count: int, shown: str) -> None:
+    by_branch = [finding("OPT001", branch=f"part{number}") for number in range(count)]
+    by_tensor = [finding("OPT001", f"part{number}") for number in range(count)]
+    both = [replace(each, tensor="other") for each in by_branch]
+    for found in (by_branch, by_tensor, both, [*by_branch, *by_branch]):
+        assert _describe("was frozen", found) == f"{shown} was frozen"
+    assert _describe("was frozen", [finding("OPT001")]) == "a part was frozen"
