@@ -95,6 +95,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/_evidence/nonfinite.py": ("file_borders", EVIDENCE),
     "analyzers/_evidence/replaced_moments.py": (f"evidence_limits {EVIDENCE}",),
     "analyzers/_evidence/*": (EVIDENCE,),
+    "analyzers/values/nonfinite.py": ("nonfinite_limits", RULES, PAGES),
     "analyzers/_repairs/*": ("evidence", RULES),
     "analyzers/_zeros/causes.py": ("zero_causes", EVIDENCE),
     "analyzers/_zeros/initial_draws.py": ("initial_draw_limits", "zero_causes", EVIDENCE),

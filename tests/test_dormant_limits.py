@@ -109,3 +109,11 @@ def test_units_of_another_layer_that_stopped_explain_inputs_without_signal(
     found = findings_of(dead_inputs, behind(inactive, silent))
     assert len(found) == speaks
     assert all(each.advice.startswith("Look at what these inputs are") for each in found)
+
+
+@pytest.mark.parametrize(("value", "severity"), [(0.0, NOTE), (0.1, WARNING)])
+def test_a_condition_that_is_not_in_use_reads_zeros(value: float, severity: Severity) -> None:
+    weights = {"film.weight": np.full((8, 5), value), "film.bias": draw(8), "body.weight": draw(4, 3)}
+    weights |= {"body.bias": draw(4), "head.weight": draw(2, 4), "head.bias": draw(2)}
+    found = findings_of(dead_inputs, trained(weights, second={"film.weight": np.zeros((8, 5))}))
+    assert [(each.layer, each.severity) for each in found] == [("film", severity)]
