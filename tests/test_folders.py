@@ -179,7 +179,7 @@ def test_without_the_optimizer_or_the_scheduler_a_note_says_that_resuming_begins
     (finding,) = [each for each in examination.findings if each.code == "RES006"]
     assert finding.severity is Severity.NOTE
     assert finding.message.startswith(f"{name} is not in the folder: Trainer resumes with a new optimizer")
-    assert "RES006 missing-companion" in examination.resume
+    assert "RES006 missing-companion" in examination.resume_answer
     assert examination.verdict is Verdict.HEALTHY
 
 
@@ -188,7 +188,7 @@ def test_a_model_without_a_run_misses_nothing(folder: Path, tmp_path: Path) -> N
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
         (path / name).unlink()
     examination = examine(path)
-    assert examination.resume == ""
+    assert examination.resumption is None
     assert not examination.findings
 
 
@@ -232,7 +232,7 @@ def test_a_scheduler_of_another_run_is_named(folder: Path, tmp_path: Path) -> No
     torch.save({**state, "_last_lr": [1e-5, 1e-5]}, path / "scheduler.pt")
     examination = examine(path)
     assert "RES001" in codes(examination)
-    assert "not as it was: RES001 schedule-mismatch" in examination.resume
+    assert "(RES001 schedule-mismatch)" in examination.resume_answer
 
 
 def test_an_optimizer_of_another_model_gets_no_names_and_the_weights_are_judged(folder: Path, tmp_path: Path) -> None:

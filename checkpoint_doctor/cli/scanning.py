@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from checkpoint_doctor.results.report import Report
 
 
+ANSWERS = ("terminal", "json")
+"""The formats that say whether a run resumes."""
+
+
 def scan(
     uris: Uris,
     format: Annotated[str, typer.Option("--format", "-f", help="Output format: terminal, json, sarif …")] = "terminal",
@@ -44,6 +48,9 @@ def scan(
     skip_foreign: Annotated[
         bool, typer.Option("--skip-foreign", help="Skip intact files that are not checkpoints.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Answer in one line per checkpoint whether its run resumes.")
+    ] = False,
     jobs: Jobs = 0,
     quiet: Quiet = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all layers and hidden findings.")] = False,
@@ -57,6 +64,8 @@ def scan(
     outputs = [(format, output), *(_split_report(each) for each in report or [])]
     for name, _ in outputs:
         check_format(name, catalogue)
+        if resume and name not in ANSWERS:
+            raise UsageError(f"--resume is not answered as {name}", f"choose one of {', '.join(ANSWERS)}")
     known = _read_baseline(baseline) if baseline else None
     with show_progress(quiet=quiet) as on_progress:
         result = examine(
@@ -72,7 +81,7 @@ def scan(
     if write_baseline:
         _write_baseline(result, write_baseline)
     for name, path in outputs:
-        write(render(result, catalogue, name, to_file=bool(path), verbose=verbose), path)
+        write(render(result, catalogue, name, to_file=bool(path), verbose=verbose, resume=resume), path)
     if not quiet:
         remark(result.summary_line)
     raise typer.Exit(verdict(result))
@@ -134,12 +143,12 @@ def verdict(report: Report) -> int:
     return ILL if report.failed else HEALTHY
 
 
-def render(report: Report, catalogue: Catalogue, name: str, *, to_file: bool, verbose: bool) -> str:
+def render(report: Report, catalogue: Catalogue, name: str, *, to_file: bool, verbose: bool, resume: bool) -> str:
     """Render a report in a format for standard output or for a file."""
     from checkpoint_doctor.results.report import Page
 
     color = wants_color(sys.stdout) and not to_file
-    page = Page(width=80 if to_file else page_width(), color=color, verbose=verbose)
+    page = Page(width=80 if to_file else page_width(), color=color, verbose=verbose, resume=resume)
     return catalogue.reporters[name].render(report, catalogue.rules, page)
 
 

@@ -153,6 +153,16 @@ def parts_in_words(examination: Examination) -> str:
     )
 
 
+def resumption_in_words(examination: Examination) -> str:
+    """Say from where a run resumes, and name the findings that speak against it; empty where there is no run."""
+    resumption = examination.resumption
+    if resumption is None:
+        return ""
+    titles = ", ".join(dict.fromkeys(examination.findings[position].title for position in resumption.problems))
+    word = "but see" if resumption.goes_on(examination.findings) else "not as it was"
+    return f"{resumption.describe()}; {word}: {titles}" if titles else resumption.describe()
+
+
 def evidence_in_words(evidence: Mapping[str, Any], length: int | None = None) -> str:
     """Format a finding's evidence on one line, without empty and unknown values; long lists are shortened.
 
