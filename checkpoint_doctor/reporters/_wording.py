@@ -19,7 +19,8 @@ LISTED = 6
 BRIEF = 160
 """Characters of evidence in a brief text."""
 
-_FORMATS = {"sb3": "SB3", "torch": "PyTorch"}
+_FORMATS = {"sb3": "SB3", "torch": "PyTorch", "folders": ""}
+"""A folder of ranks is described by its layout alone."""
 
 _FIXES = {
     Safety.SAFE: ("safe", "`ckdoc fix`"),

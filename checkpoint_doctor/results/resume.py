@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.checkpoint import Checkpoint, Content
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.text import quantity
 
-OF_OPTIMIZERS = frozenset(("OPT002", "OPT003", "OPT006", "OPT007", "OPT010"))
-"""Rules about optimizers that tell how a run resumes, beside the family RES: state that does not fit the model, is
-empty or not finite, a rate of zero or below, and weights that are not those of the moments."""
+OTHERS = frozenset(("FIL001", "OPT002", "OPT003", "OPT006", "OPT007", "OPT010"))
+"""Rules that tell how a run resumes, beside the family RES: damage, state that does not fit the model, is empty or not
+finite, a rate of zero or below, and weights that are not those of the moments."""
 
 NOTHING = "there is no run to resume: it holds no state of an optimizer"
 
@@ -46,9 +46,10 @@ class Resumption:
 def find_resumption(checkpoint: Checkpoint, findings: Sequence[Finding]) -> Resumption | None:
     """Return from where a run resumes; ``None`` where there is no run to resume.
 
-    A run can be resumed where an optimizer is there, or the folder of a trainer that lacks it.
+    There is one where an optimizer is, readable or not, and in the folder of a trainer that lacks it.
     """
-    if not checkpoint.optimizers and not checkpoint.missing:
+    is_run = checkpoint.optimizers or checkpoint.missing
+    if not is_run and not any(part.content is Content.OPTIMIZER for part in checkpoint.parts):
         return None
     step = checkpoint.step
     if step is None:
@@ -65,7 +66,7 @@ def find_resumption(checkpoint: Checkpoint, findings: Sequence[Finding]) -> Resu
 
 
 def _concerns_resuming(finding: Finding) -> bool:
-    return finding.ignored is None and (finding.code.startswith("RES") or finding.code in OF_OPTIMIZERS)
+    return finding.ignored is None and (finding.code.startswith("RES") or finding.code in OTHERS)
 
 
 def answer(resumption: Resumption | None, findings: Sequence[Finding], alerts: Iterable[Diagnosis | Finding]) -> str:

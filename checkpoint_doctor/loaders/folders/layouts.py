@@ -13,6 +13,7 @@ from typing import Protocol
 
 from checkpoint_doctor.checkpoint import Content
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders.folders.deepspeed import files as deepspeed
 from checkpoint_doctor.sources import Folder
 
 Claimed = Mapping[str, Content]
@@ -56,16 +57,24 @@ class FlatLayout:
         claimed = {name: Content.INDEX if name.endswith(".json") else Content.WEIGHTS for name in weights}
         for content, pattern in self.others.items():
             claimed |= {name: content for name in _matching(pattern, folder) if name not in claimed}
-        return claimed
+        return claimed | _find_deepspeed(folder)
 
 
 def _matching(pattern: str | re.Pattern[str], folder: Folder) -> list[str]:
-    return sorted((name for name in folder.files if re.fullmatch(pattern, name)), key=_in_order)
+    return sorted((name for name in folder.files if re.fullmatch(pattern, name)), key=deepspeed.natural)
 
 
-def _in_order(name: str) -> list[tuple[int, str]]:
-    """Sort ``model_2`` before ``model_10``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+def _find_deepspeed(folder: Folder) -> dict[str, Content]:
+    """Return the files of DeepSpeed in the folder that it made in a folder of another library; empty for several."""
+    inside = [name for name in folder.folders if deepspeed.FOLDER.fullmatch(name)]
+    if len(inside) != 1:
+        return {}
+    try:
+        found = deepspeed.find_files(folder.enter(inside[0]).files)
+    except UnreadableCheckpoint:
+        return {}
+    latest = {"latest": Content.PROGRESS} if found and "latest" in folder.files else {}
+    return {f"{inside[0]}/{name}": content for name, content in found.items()} | latest
 
 
 _TOKENIZER = (
@@ -81,6 +90,33 @@ _TRAINER = _patterns(
     SETTINGS=r"training_args\.bin|config\.json|generation_config\.json|adapter_config\.json",
     TOKENIZER=_TOKENIZER,
 )
+
+
+_ACCELERATE = _patterns(
+    OPTIMIZER=r"optimizer(_\d+)?\.bin",
+    SCHEDULER=r"scheduler(_\d+)?\.bin",
+    LOSS_SCALER=r"scaler\.pt",
+    RANDOM_STATE=r"random_states_\d+\.pkl",
+    PROGRESS=r"sampler(_\d+)?\.bin|dl_state_dict(_\d+)?\.bin|custom_checkpoint_\d+\.pkl",
+    SETTINGS=r"config\.json",
+)
+
+
+@dataclass(frozen=True)
+class DeepSpeedLayout:
+    """The files of DeepSpeed's ranks, or the folder of a library that left saving to it."""
+
+    name: str = "deepspeed"
+
+    def claim(self, folder: Folder) -> Claimed:
+        """See ``Layout.claim``."""
+        found = deepspeed.find_files(folder.files)
+        if found:
+            return found
+        others = (*_TRAINER.items(), *_ACCELERATE.items())
+        beside = {name: content for content, pattern in others for name in _matching(pattern, folder)}
+        found = _find_deepspeed(folder) if beside else {}
+        return {**found, **beside} if found else {}
 
 
 @dataclass(frozen=True)
@@ -159,14 +195,7 @@ LAYOUTS: tuple[Layout, ...] = (
             r"pytorch_model(_\d+)?\.bin|pytorch_model(_\d+)?\.bin\.index\.json|pytorch_model(_\d+)?-\d+-of-\d+\.bin",
         ),
         marks=re.compile(r"random_states_\d+\.pkl"),
-        others=_patterns(
-            OPTIMIZER=r"optimizer(_\d+)?\.bin",
-            SCHEDULER=r"scheduler(_\d+)?\.bin",
-            LOSS_SCALER=r"scaler\.pt",
-            RANDOM_STATE=r"random_states_\d+\.pkl",
-            PROGRESS=r"sampler(_\d+)?\.bin|dl_state_dict(_\d+)?\.bin|custom_checkpoint_\d+\.pkl",
-            SETTINGS=r"config\.json",
-        ),
+        others=_ACCELERATE,
     ),
     FlatLayout(
         name="transformers",
@@ -177,6 +206,7 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=re.compile(r"config\.json|training_args\.bin|trainer_state\.json|optimizer\.(pt|bin)"),
         others=_TRAINER,
     ),
+    DeepSpeedLayout(),
     RlZooLayout(),
     RllibLayout(),
 )

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from checkpoint_doctor.checkpoint import Content, Missing
+from checkpoint_doctor.loaders.folders.deepspeed import files as deepspeed
 from checkpoint_doctor.loaders.folders.layouts import Claimed
+from checkpoint_doctor.text import shown
 
 _RANK = re.compile(r"(rng_state|random_states)_(\d+)\.(pth|pkl)")
 _NORMALIZES = re.compile(r"\bnormalize\b['\"]?\s*(:|,|\n)?[\s-]*(true|['\"]?\{|dict)", re.I)
 """``normalize: true`` in the RL Zoo's settings, also as the items of a Python dictionary, or with options."""
 
 
-def find_missing(layout: str, claimed: Claimed, texts: Mapping[str, str]) -> Iterator[Missing]:
+def find_missing(
+    layout: str, claimed: Claimed, texts: Mapping[str, str], folders: Collection[str]
+) -> Iterator[Missing]:
     """Yield the files that are missing.
 
     Args:
         layout: the library.
         claimed: the files that are there.
-        texts: the text of the settings in YAML, by file name.
+        texts: the text of the settings in YAML and of ``latest``, by file name.
+        folders: the folders in the folder.
     """
     contents = set(claimed.values())
-    if layout in ("transformers", "peft") and Content.PROGRESS in contents:
-        # Trainer loads both or neither.
+    is_deepspeed = any(deepspeed.content_of(name) for name in claimed)
+    if layout in ("transformers", "peft") and "trainer_state.json" in claimed and not is_deepspeed:
+        # Trainer loads both or neither; DeepSpeed saves and loads them itself.
         absent = [name for name, content in _LOADED_TOGETHER.items() if content not in contents]
         for name in absent:
             both = "" if len(absent) == 2 else " (that of the other file is then not loaded either)"
             yield Missing(name, f"Trainer resumes with a new optimizer and a new schedule{both}")
     if layout == "accelerate" and Content.SCHEDULER in contents and Content.OPTIMIZER not in contents:
         yield Missing("optimizer.bin", "load_state fails where an optimizer was prepared")
+    latest = texts.get("latest", "").strip()
+    if latest and latest not in folders:
+        yield Missing(shown(latest), "``latest`` names it, so DeepSpeed does not resume from the save that is there")
     ranks = {int(found[2]): found for name in claimed if (found := _RANK.fullmatch(name))}
     for rank in range(max(ranks, default=-1)):
         if rank not in ranks:
