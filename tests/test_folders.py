@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import json
 import pickle
@@ -567,8 +568,17 @@ def test_lightnings_side_files_are_no_checkpoints(tmp_path: Path, trained: Any) 
     }  # fmt: skip
     torch.save(state, version / "checkpoints" / "epoch=1-step=40.ckpt")
     examination = examine(tmp_path)
-    assert (Path(examination.path).name, examination.verdict) == ("epoch=1-step=40.ckpt", Verdict.HEALTHY)
-    assert examination.step == 40
+    assert (examination.path, examination.layout, examination.verdict) == (str(version), "lightning", Verdict.HEALTHY)
+    assert {part.file: part.content.word for part in examination.parts} == {
+        "checkpoints/epoch=1-step=40.ckpt": "weights",
+        "hparams.yaml": "settings",
+        "metrics.csv": "evaluations",
+    }
+    assert examination.resume_answer == "resumes at step 40 with a learning rate of 0.0015"
+    torch.save(state, version / "checkpoints" / "last.ckpt")
+    report = scan([tmp_path], catalogue=CATALOGUE)
+    assert [Path(each.path).name for each in report.checkpoints] == ["epoch=1-step=40.ckpt", "last.ckpt"]
+    assert not report.passed_over
 
 
 def test_a_folder_of_thousands_of_other_files_is_searched_in_a_moment(folder: Path, tmp_path: Path) -> None:
@@ -594,7 +604,8 @@ def save_policy(folder: Path, *, learner: bool) -> tuple[nn.Module, Path]:
     weights = {name: each.numpy() for name, each in model.state_dict().items()}
     state = optimizer.state_dict()
     state["state"] = {key: {name: each.numpy() for name, each in held.items()} for key, held in state["state"].items()}
-    files: dict[str, Any] = {"algorithm_state.pkl": {"training_iteration": 6}}
+    counters = collections.defaultdict(int, {"num_env_steps_sampled": 480, "num_env_steps_trained": 480})
+    files: dict[str, Any] = {"algorithm_state.pkl": {"training_iteration": 6, "counters": counters}}
     if learner:
         root = "learner_group/learner"
         files[f"{root}/rl_module/default_policy/module_state.pkl"] = weights
@@ -618,5 +629,8 @@ def test_an_algorithm_of_rllib_is_one_checkpoint_with_its_optimizer(learner: boo
     assert {part.file for part in examination.parts} == {
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
     }
-    (optimizer,) = opened(folder).optimizers
+    checkpoint = opened(folder)
+    (optimizer,) = checkpoint.optimizers
     assert [each.tensor for each in optimizer.parameters] == [name for name, _ in model.named_parameters()]
+    assert (checkpoint.step, checkpoint.counters["training_iteration"]) == (480, 6)
+    assert examination.resume_answer == "resumes at step 480 with a learning rate of 0.001"

@@ -13,6 +13,8 @@ from typing import Protocol
 
 from checkpoint_doctor.checkpoint import Content
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders.distributed import description as distributed
+from checkpoint_doctor.loaders.distributed.save import find_files
 from checkpoint_doctor.loaders.folders.deepspeed import files as deepspeed
 from checkpoint_doctor.sources import Folder
 
@@ -102,6 +104,12 @@ _ACCELERATE = _patterns(
 )
 
 
+def _find_beside(folder: Folder) -> dict[str, Content]:
+    """Return the files that the Trainer and accelerate write beside weights."""
+    patterns = (*_TRAINER.items(), *_ACCELERATE.items())
+    return {name: content for content, pattern in patterns for name in _matching(pattern, folder)}
+
+
 @dataclass(frozen=True)
 class DeepSpeedLayout:
     """The files of DeepSpeed's ranks, or the folder of a library that left saving to it."""
@@ -113,10 +121,45 @@ class DeepSpeedLayout:
         found = deepspeed.find_files(folder.files)
         if found:
             return found
-        others = (*_TRAINER.items(), *_ACCELERATE.items())
-        beside = {name: content for content, pattern in others for name in _matching(pattern, folder)}
+        beside = _find_beside(folder)
         found = _find_deepspeed(folder) if beside else {}
         return {**found, **beside} if found else {}
+
+
+@dataclass(frozen=True)
+class ShardedLayout:
+    """What accelerate, and the Trainer through it, save with FSDP: distributed saves in folders of their own."""
+
+    name: str = "accelerate"
+
+    def claim(self, folder: Folder) -> Claimed:
+        """See ``Layout.claim``."""
+        found: dict[str, Content] = {}
+        for name in distributed.find_saves(folder) if any(map(distributed.MODEL.fullmatch, folder.folders)) else ():
+            content = Content.WEIGHTS if distributed.MODEL.fullmatch(name) else Content.OPTIMIZER
+            found |= {f"{name}/{file}": content for file in sorted(find_files(folder.enter(name)))}
+        return {**found, **_find_beside(folder)} if found else {}
+
+
+@dataclass(frozen=True)
+class LightningLayout:
+    """``version_0`` of Lightning's loggers: one checkpoint, with the settings and the metrics beside its folder."""
+
+    name: str = "lightning"
+
+    def claim(self, folder: Folder) -> Claimed:
+        """See ``Layout.claim``."""
+        if "hparams.yaml" not in folder.files or "checkpoints" not in folder.folders:
+            return {}
+        try:
+            saved = [name for name in folder.enter("checkpoints").files if name.endswith(".ckpt")]
+        except UnreadableCheckpoint:
+            return {}
+        if len(saved) != 1:
+            return {}  # several checkpoints of one run
+        beside = {"hparams.yaml": Content.SETTINGS, "metrics.csv": Content.EVALUATIONS}
+        parts = {name: content for name, content in beside.items() if name in folder.files}
+        return {f"checkpoints/{saved[0]}": Content.WEIGHTS, **parts}
 
 
 @dataclass(frozen=True)
@@ -207,6 +250,8 @@ LAYOUTS: tuple[Layout, ...] = (
         others=_TRAINER,
     ),
     DeepSpeedLayout(),
+    ShardedLayout(),
+    LightningLayout(),
     RlZooLayout(),
     RllibLayout(),
 )

@@ -13,12 +13,13 @@ from checkpoint_doctor.loaders._optimizers.parameter_order import possible_order
 from checkpoint_doctor.loaders._optimizers.state import identify_optimizer
 from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._pickle.modules import attributes_of
+from checkpoint_doctor.loaders.distributed.description import find_saves, open_saves
 from checkpoint_doctor.loaders.folders.deepspeed import files as deepspeed
 from checkpoint_doctor.loaders.folders.deepspeed.reading import read_ranks
 from checkpoint_doctor.loaders.folders.layouts import Claimed
 from checkpoint_doctor.loaders.folders.missing import find_missing
-from checkpoint_doctor.loaders.folders.side_files import read_settings, read_side_file
-from checkpoint_doctor.loaders.folders.weights import open_weights
+from checkpoint_doctor.loaders.folders.side_files import STEPS_OF_RLLIB, read_counters, read_settings, read_side_file
+from checkpoint_doctor.loaders.folders.weights import Models, open_weights
 from checkpoint_doctor.loaders.torch.archive import Archive, read_archive
 from checkpoint_doctor.loaders.torch.loader import describe
 from checkpoint_doctor.loaders.torch.parts import describe_part, find_parts
@@ -28,7 +29,7 @@ from checkpoint_doctor.sources import Folder, Source
 LONGEST_TEXT = 1 << 20
 """Bytes of such a file that are read."""
 
-_WITHOUT_PICKLE = (".json", ".yml", ".txt", ".npz", ".csv", ".model", ".jinja", "latest")
+_WITHOUT_PICKLE = (".json", ".yml", ".yaml", ".txt", ".npz", ".csv", ".model", ".jinja", "latest")
 """Endings of side files in which no pickle is looked for."""
 
 
@@ -55,24 +56,32 @@ class _Opening:
     skipped: list[Skipped] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     """What the files in JSON say, by file name."""
+    counters: dict[str, int] = field(default_factory=dict)
+    """What pickles beside the weights count."""
     texts: dict[str, str] = field(default_factory=dict)
     """The text of other files that are read, by file name."""
 
     def finish(self, layout: str) -> Checkpoint:
+        saves = find_saves(self.folder)
+        sharded = [name for name in self.claimed if name.partition("/")[0] in saves]
         of_ranks = {name: content for name, content in self.claimed.items() if deepspeed.content_of(name) is not None}
-        others = {name: content for name, content in self.claimed.items() if name not in of_ranks}
+        others = {name: each for name, each in self.claimed.items() if name not in of_ranks and name not in sharded}
         weights = [name for name, content in others.items() if content in (Content.WEIGHTS, Content.INDEX)]
-        if weights:
+        models: Models = {}
+        if sharded:
+            model = open_saves(self.folder)
+        elif weights:
             model, models = open_weights(self.folder, weights)
             self.parts += [Part(name, others[name], file=name) for name in weights]
             if of_ranks:
                 self._join_ranks(of_ranks)
         else:
-            model, models = self._open_ranks(of_ranks), {}
+            model = self._open_ranks(of_ranks)
         for name, content in others.items():
             if name not in weights:
                 self._read(name, content)
         settings = read_settings(self.facts)
+        steps = [self.counters[key] for key in STEPS_OF_RLLIB if key in self.counters]
         # safetensors sorts tensors by name; PyTorch's files keep the model's order.
         orders = possible_orders(models, settings.architecture) if model.format == "safetensors" else None
         optimizers = list(model.optimizers)
@@ -88,8 +97,8 @@ class _Opening:
             layout=layout,
             optimizers=tuple(optimizers),
             hyperparameters={**self._arguments(), **model.hyperparameters},
-            step=model.step if settings.step is None else settings.step,
-            counters={**model.counters, **settings.counters},
+            step=next((each for each in (settings.step, *steps, model.step) if each is not None), None),
+            counters={**model.counters, **self.counters, **settings.counters},
             versions={**settings.versions, **model.versions},
             metadata={**model.metadata, **settings.metadata},
             parts=(*self.parts, *model.parts),
@@ -157,6 +166,8 @@ class _Opening:
         stem = PurePath(part.file).stem
         optimizers = find_contents(archive).optimizers if part.content is Content.OPTIMIZER else ()
         self.optimizers += [(f"{stem}/{each.path}" if each.path else stem, each.state) for each in optimizers]
+        if part.content is Content.PROGRESS:
+            self.counters |= read_counters(archive.root)
         found = next(describe_part(part.name, archive.root), None)
         if found is not None and found.content is not Content.STATE_DICT:
             return replace(found, file=part.file)
