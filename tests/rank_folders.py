@@ -166,3 +166,58 @@ def slices(group: Group, rank: int, ranks: int, address: type) -> OrderedDict[st
             found[name].__dict__.update(numel=last - first, start=first - rank * size)
         begin += each.numel()
     return found
+
+
+def save_megatron(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, tensors: int = 1, stages: int = 1
+) -> Path:
+    """Write ``iter_0000040`` of Megatron-LM: matrices are cut along their rows, modules are dealt to the stages."""
+    names = {id(each): name for name, each in model.named_parameters()}
+    modules = list(dict.fromkeys(name.rpartition(".")[0] for name in model.state_dict()))
+    for rank in range(tensors):
+        for stage in range(stages):
+            mine = modules[stage::stages]
+
+            def part(each: torch.Tensor, rank: int = rank) -> torch.Tensor:
+                whole = each.ndim < 2 or each.shape[0] < tensors
+                return each.detach().clone() if whole else each.detach().chunk(tensors)[rank].clone()
+
+            tree: dict[str, Any] = {}
+            for name, each in model.state_dict().items():
+                if name.rpartition(".")[0] in mine:
+                    place = tree
+                    for key in name.split(".")[:-1]:
+                        place = place.setdefault(key, OrderedDict())
+                    place[name.rpartition(".")[2]] = part(each)
+            state, groups, count = {}, [], 0
+            for group in optimizer.param_groups:
+                held = [each for each in group["params"] if names[id(each)].rpartition(".")[0] in mine]
+                for position, each in enumerate(held, count):
+                    state[position] = {
+                        "step": optimizer.state[each]["step"],
+                        **{key: part(optimizer.state[each][key]) for key in ("exp_avg", "exp_avg_sq")},
+                    }
+                groups.append({**group, "params": list(range(count, count + len(held)))})
+                count += len(held)
+            with pickled_as("argparse", "Namespace") as settings:
+                settings.__dict__.update(
+                    tensor_model_parallel_size=tensors, pipeline_model_parallel_size=stages, lr=3e-3, data_path=["a"]
+                )
+                content = {
+                    "args": settings,
+                    "checkpoint_version": 3.0,
+                    "iteration": STEPS,
+                    "model": tree,
+                    "optimizer": {
+                        "optimizer": {"state": state, "param_groups": groups},
+                        "grad_scaler": {"scale": torch.tensor([65536.0]), "growth_tracker": 4, "hysteresis_tracker": 2},
+                        "fp32_from_fp16_params": [],
+                    },
+                    "opt_param_scheduler": {"max_lr": 3e-3, "num_steps": STEPS * 32, "lr_decay_steps": 9000},
+                    "rng_state": [{"random_rng_state": 1}],
+                }
+                name = f"mp_rank_{rank:02}" + (f"_{stage:03}" if stages > 1 else "")
+                (folder / name).mkdir(parents=True)
+                torch.save(content, folder / name / "model_optim_rng.pt")
+    (folder.parent / "latest_checkpointed_iteration.txt").write_text(str(STEPS))
+    return folder

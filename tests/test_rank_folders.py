@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rank_folders import STEPS, save_deepspeed, train
+from rank_folders import STEPS, save_deepspeed, save_megatron, train
 from run_folders import CONFIG, pickled_as, save_weights
 
 from checkpoint_doctor.checkpoint import Checkpoint
@@ -211,3 +211,78 @@ def test_a_copy_without_links_to_the_files_is_the_same(trained: Any, tmp_path: P
     check_values(opened(links), trained)
     shutil.rmtree(folder)
     assert examine(links).verdict is Verdict.UNREADABLE
+
+
+# Megatron-LM
+
+
+def test_one_rank_of_megatron_is_the_whole_model(trained: Any, tmp_path: Path) -> None:
+    folder = save_megatron(tmp_path / "iter_0000040", *trained[:2])
+    checkpoint = opened(folder)
+    check_values(checkpoint, trained)
+    assert checkpoint.hyperparameters["lr"] == 3e-3
+    examination = examine(tmp_path)
+    assert (examination.path, examination.layout, examination.step) == (str(folder), "megatron", STEPS)
+    assert not [each for each in examination.findings if each.severity > Severity.NOTE]
+    assert not examination.skipped
+    assert examination.resume_answer == "resumes at step 40 with a learning rate of 0.0018"
+
+
+@pytest.mark.parametrize(("tensors", "stages"), [(2, 1), (1, 2), (2, 2)])
+def test_the_ranks_of_megatron_are_one_checkpoint(tensors: int, stages: int, trained: Any, tmp_path: Path) -> None:
+    folder = save_megatron(tmp_path / "iter_0000040", *trained[:2], tensors=tensors, stages=stages)
+    examination = examine(tmp_path)
+    assert examination.verdict is Verdict.HEALTHY
+    assert not [each for each in examination.findings if each.severity > Severity.NOTE]
+    assert len(examination.parts) == tensors * stages
+    assert len(examination.tensors) == tensors * len(trained[0].state_dict())
+    why = [each.why for each in examination.skipped]
+    assert len(why) == (tensors > 1)
+    assert all("they are examined rank by rank" in each for each in why)
+    checkpoint = opened(folder)
+    trainable = [name for name, each in trained[0].named_parameters() if each.requires_grad]
+    assert len(checkpoint.moments) == tensors * len(trainable)
+    for name, moments in checkpoint.moments.items():
+        assert moments.state["exp_avg"].shape == checkpoint.by_name[name].shape
+
+
+def test_a_missing_rank_of_megatron_is_said_and_the_rest_is_examined(trained: Any, tmp_path: Path) -> None:
+    folder = save_megatron(tmp_path / "iter_0000040", *trained[:2], tensors=2, stages=2)
+    shutil.rmtree(folder / "mp_rank_01_000")
+    examination = examine(folder)
+    (finding,) = [each for each in examination.findings if each.code == "FIL001"]
+    assert "the files of mp_rank_01_000 are missing, of 4 ranks" in finding.message
+    assert "FIL001" in examination.resume_answer
+    assert {name.split("/")[0] for name in (each.name for each in examination.tensors)} == {
+        "mp_rank_00_000", "mp_rank_00_001", "mp_rank_01_001",
+    }  # fmt: skip
+
+
+def test_a_rank_of_megatron_that_is_cut_short_is_said(trained: Any, tmp_path: Path) -> None:
+    folder = save_megatron(tmp_path / "iter_0000040", *trained[:2], tensors=2)
+    path = folder / "mp_rank_01" / "model_optim_rng.pt"
+    path.write_bytes(path.read_bytes()[:2000])
+    examination = examine(folder)
+    assert examination.verdict is Verdict.ILL
+    assert any("mp_rank_01/model_optim_rng.pt" in each.message for each in examination.findings)
+    path.write_bytes(b"")
+    (folder / "mp_rank_00" / "model_optim_rng.pt").write_bytes(b"")
+    assert examine(folder).verdict is Verdict.UNREADABLE
+
+
+def test_the_distributed_optimizer_of_megatron_is_listed_and_not_read(trained: Any, tmp_path: Path) -> None:
+    folder = save_megatron(tmp_path / "iter_0000040", *trained[:2])
+    torch.save({"buckets_coalesced": True, 0: {"param": torch.zeros(8)}}, folder / "mp_rank_00" / "distrib_optim.pt")
+    examination = examine(folder)
+    assert [each.what for each in examination.skipped] == ["mp_rank_00/distrib_optim.pt"]
+    assert "mp_rank_00/distrib_optim.pt" in {part.file for part in examination.parts}
+
+
+def test_a_collapsed_loss_scale_of_megatron_is_found(trained: Any, tmp_path: Path) -> None:
+    folder = save_megatron(tmp_path / "iter_0000040", *trained[:2])
+    path = folder / "mp_rank_00" / "model_optim_rng.pt"
+    with pickled_as("argparse", "Namespace"):
+        content = torch.load(path, weights_only=False)
+        content["optimizer"]["grad_scaler"]["scale"] = torch.tensor([1e-30])
+        torch.save(content, path)
+    assert "RES005" in {each.code for each in examine(folder).findings}

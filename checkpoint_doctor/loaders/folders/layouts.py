@@ -15,6 +15,7 @@ from checkpoint_doctor.checkpoint import Content
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders.distributed import description as distributed
 from checkpoint_doctor.loaders.distributed.save import find_files
+from checkpoint_doctor.loaders.folders import megatron
 from checkpoint_doctor.loaders.folders.deepspeed import files as deepspeed
 from checkpoint_doctor.sources import Folder
 
@@ -142,6 +143,17 @@ class ShardedLayout:
 
 
 @dataclass(frozen=True)
+class MegatronLayout:
+    """``iter_0001000`` of Megatron-LM: a folder for each model-parallel rank."""
+
+    name: str = "megatron"
+
+    def claim(self, folder: Folder) -> Claimed:
+        """See ``Layout.claim``."""
+        return megatron.find_ranks(folder)
+
+
+@dataclass(frozen=True)
 class LightningLayout:
     """``version_0`` of Lightning's loggers: one checkpoint, with the settings and the metrics beside its folder."""
 
@@ -251,6 +263,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     DeepSpeedLayout(),
     ShardedLayout(),
+    MegatronLayout(),
     LightningLayout(),
     RlZooLayout(),
     RllibLayout(),

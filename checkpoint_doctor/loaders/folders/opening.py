@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
@@ -14,10 +14,12 @@ from checkpoint_doctor.loaders._optimizers.state import identify_optimizer
 from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._pickle.modules import attributes_of
 from checkpoint_doctor.loaders.distributed.description import find_saves, open_saves
+from checkpoint_doctor.loaders.folders import megatron
 from checkpoint_doctor.loaders.folders.deepspeed import files as deepspeed
 from checkpoint_doctor.loaders.folders.deepspeed.reading import read_ranks
 from checkpoint_doctor.loaders.folders.layouts import Claimed
 from checkpoint_doctor.loaders.folders.missing import find_missing
+from checkpoint_doctor.loaders.folders.rank_files import Ranks
 from checkpoint_doctor.loaders.folders.side_files import STEPS_OF_RLLIB, read_counters, read_settings, read_side_file
 from checkpoint_doctor.loaders.folders.weights import Models, open_weights
 from checkpoint_doctor.loaders.torch.archive import Archive, read_archive
@@ -64,7 +66,8 @@ class _Opening:
     def finish(self, layout: str) -> Checkpoint:
         saves = find_saves(self.folder)
         sharded = [name for name in self.claimed if name.partition("/")[0] in saves]
-        of_ranks = {name: content for name, content in self.claimed.items() if deepspeed.content_of(name) is not None}
+        is_of_rank = megatron.is_of_rank if layout == "megatron" else deepspeed.content_of
+        of_ranks = {name: content for name, content in self.claimed.items() if is_of_rank(name)}
         others = {name: each for name, each in self.claimed.items() if name not in of_ranks and name not in sharded}
         weights = [name for name, content in others.items() if content in (Content.WEIGHTS, Content.INDEX)]
         models: Models = {}
@@ -76,7 +79,7 @@ class _Opening:
             if of_ranks:
                 self._join_ranks(of_ranks)
         else:
-            model = self._open_ranks(of_ranks)
+            model = self._open_ranks(megatron.read_ranks if layout == "megatron" else read_ranks, of_ranks)
         for name, content in others.items():
             if name not in weights:
                 self._read(name, content)
@@ -109,11 +112,11 @@ class _Opening:
             missing=tuple(find_missing(layout, self.claimed, self.texts, self.folder.folders)),
         )
 
-    def _open_ranks(self, contents: Claimed) -> Checkpoint:
+    def _open_ranks(self, read: Callable[[Folder, Claimed], Ranks], contents: Claimed) -> Checkpoint:
         """Open what the ranks have together. Raises as ``open_parts``."""
-        ranks = read_ranks(self.folder, contents)
+        ranks = read(self.folder, contents)
         try:
-            opened = describe(replace(ranks.archive, name=self.folder.path), "folders")
+            opened = describe(ranks.as_archive(self.folder.path), "folders")
         except NotACheckpoint as error:
             raise UnreadableCheckpoint(error.message, error.hint) from None
         skipped = (*opened.skipped, *ranks.skipped)
@@ -122,8 +125,7 @@ class _Opening:
             raise UnreadableCheckpoint(
                 f"no tensor of {self.folder.path} is whole: {why}", "copy the files of all ranks"
             )
-        versions = {"deepspeed": ranks.version} if ranks.version else {}
-        return replace(opened, parts=(*opened.parts, *ranks.parts), skipped=skipped, versions=versions)
+        return replace(opened, parts=(*opened.parts, *ranks.parts), skipped=skipped, versions=ranks.versions)
 
     def _join_ranks(self, contents: Claimed) -> None:
         """Join the optimizer of the ranks to weights that have a file of their own."""
@@ -133,7 +135,7 @@ class _Opening:
         except UnreadableCheckpoint as error:
             self.flaws.append(Flaw(error.message, next(iter(contents))))
             return
-        self.archives.append(ranks.archive)
+        self.archives.append(ranks.as_archive(self.folder.path))
         self.skipped += ranks.skipped
         state = ranks.root.get("optimizer")
         if isinstance(state, Mapping):

@@ -24,17 +24,9 @@ from checkpoint_doctor.sources import Source
 SETTINGS = ("hyper_parameters", "hparams", "hyperparameters", "config", "cfg", "args", "opt", "options", "kwargs")
 """Keys under which training code stores its settings."""
 STEPS = (
-    "global_step",
-    "num_timesteps",
-    "global_timestep",
-    "total_steps",
-    "training_step",
-    "step",
-    "steps",
-    "iteration",
-    "iter",
-    "it",
-)
+    "global_step", "num_timesteps", "global_timestep", "total_steps", "training_step", "step", "steps", "iteration",
+    "iter", "it",
+)  # fmt: skip
 """Keys under which training code stores its step count, the most specific first."""
 PROGRESS = frozenset((*STEPS, "epoch", "epochs", "version"))
 """Keys beside the settings that describe the state of the run."""

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any
 
-from checkpoint_doctor.checkpoint import Content, Flaw, Part, PickledName, Skipped
+from checkpoint_doctor.checkpoint import Content, Flaw, Skipped
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._optimizers.state import is_optimizer
-from checkpoint_doctor.loaders._pickle.objects import MOST_OBJECTS, Budget
 from checkpoint_doctor.loaders.folders.deepspeed.files import PIECE, ModelRank, group_by_rank
 from checkpoint_doctor.loaders.folders.deepspeed.stitching import (
     Stitched,
@@ -19,52 +16,9 @@ from checkpoint_doctor.loaders.folders.deepspeed.stitching import (
     stitch,
     without_partitions,
 )
-from checkpoint_doctor.loaders.torch.archive import Archive, read_archive
-from checkpoint_doctor.sources import Folder, Source
+from checkpoint_doctor.loaders.folders.rank_files import SLICED, Ranks, read_files
+from checkpoint_doctor.sources import Folder
 from checkpoint_doctor.text import quantity
-
-DESCRIPTIONS = frozenset(
-    (
-        "deepspeed.runtime.fp16.loss_scaler.LossScaler",
-        "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
-        "deepspeed.runtime.zero.config.ZeroStageEnum",
-        "deepspeed.utils.tensor_fragment.fragment_address",
-    )
-)
-"""Classes in DeepSpeed's files that only describe something."""
-
-OBJECTS_PER_FILE = 200_000
-"""How many objects each file may add to those of one; a rank of a model of 10,000 tensors has about as many."""
-MOST_OBJECTS_OF_ALL = 16_000_000
-"""Objects in all files together, about 2 GB."""
-
-SLICED = "each holds its slice of the tensors, and no file says along which axis: they are examined rank by rank"
-
-
-@dataclass
-class Ranks:
-    """What the ranks saved, as one object, and what is wrong with their files."""
-
-    root: dict[str, Any] = field(default_factory=dict)
-    """Like a file that a single process would have saved: ``module``, ``optimizer``, ``lr_scheduler`` …"""
-    parts: list[Part] = field(default_factory=list)
-    flaws: list[Flaw] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-    archives: list[Archive] = field(default_factory=list)
-    version: str = ""
-
-    @property
-    def archive(self) -> Archive:
-        """All of it as the contents of one file."""
-        return Archive(
-            name="",
-            container="deepspeed",
-            root=self.root,
-            pickled_names=tuple(_with_known(name) for each in self.archives for name in each.pickled_names),
-            flaws=(*self.flaws, *chain.from_iterable(each.flaws for each in self.archives)),
-            unchecked=tuple(member for each in self.archives for member in each.unchecked),
-            opcodes=sum(each.opcodes for each in self.archives),
-        )
 
 
 def read_ranks(folder: Folder, contents: Mapping[str, Content]) -> Ranks:
@@ -79,33 +33,9 @@ def read_ranks(folder: Folder, contents: Mapping[str, Content]) -> Ranks:
 class _Reading:
     def __init__(self, folder: Folder, contents: Mapping[str, Content]) -> None:
         self.folder = folder
-        self.found = Ranks(parts=[Part(name, content, file=name) for name, content in contents.items()])
+        self.found = read_files(folder, contents)
+        self.read = self.found.read
         self.ranks = group_by_rank(contents)
-        self.problems: list[UnreadableCheckpoint] = []
-        self.read: dict[str, Mapping[str, Any]] = {}
-        """File name to the object in it."""
-        sources = {name: source for name in contents if (source := self._open(name)) is not None}
-        objects = min(MOST_OBJECTS + OBJECTS_PER_FILE * len(sources), MOST_OBJECTS_OF_ALL)
-        budget = Budget(sum(source.size for source in sources.values()), objects)
-        for name, source in sources.items():
-            try:
-                archive = read_archive(source, name, budget)
-            except UnreadableCheckpoint as error:
-                self._note(name, error)
-                continue
-            self.found.archives.append(archive)
-            self.read[name] = archive.root if isinstance(archive.root, Mapping) else {}
-
-    def _open(self, name: str) -> Source | None:
-        try:
-            return self.folder.open(name)
-        except UnreadableCheckpoint as error:
-            self._note(name, error)
-            return None
-
-    def _note(self, name: str, error: UnreadableCheckpoint) -> None:
-        self.problems.append(error)
-        self.found.flaws.append(Flaw(error.message, name))
 
     def finish(self) -> Ranks:
         root = self.found.root
@@ -189,7 +119,9 @@ class _Reading:
         ).get("optimizer_state_dict")
         if isinstance(partition, Mapping) and "loss_scaler" in partition:
             root["loss_scaler"] = partition["loss_scaler"]
-        self.found.version = str(first.get("ds_version") or "")[:80]
+        version = first.get("ds_version")
+        if isinstance(version, str):
+            self.found.versions["deepspeed"] = version[:80]
         world = first.get("mp_world_size")
         is_pipeline = any(PIECE.fullmatch(name.rpartition("/")[2]) for name in self.read)
         if isinstance(world, int) and 1 < world < 1 << 16 and not is_pipeline:
@@ -199,8 +131,8 @@ class _Reading:
                 self.found.flaws.append(Flaw(message, f"mp_rank_{absent[0]:02}"))
 
     def _describe_unreadable(self) -> UnreadableCheckpoint:
-        if self.problems:
-            return self.problems[0]
+        if self.found.problems:
+            return self.found.problems[0]
         return UnreadableCheckpoint(
             f"{self.folder.path} has the optimizer of a DeepSpeed checkpoint, but no file of its model states",
             "copy mp_rank_00_model_states.pt into it: without it nobody knows which bytes belong to which tensor",
@@ -212,7 +144,3 @@ def _describe_absent(absent: list[int], ranks: int) -> str:
     return (
         f"the files of rank {absent[0]}{others}, of {ranks:,} ranks, are missing: DeepSpeed cannot resume from the rest"
     )
-
-
-def _with_known(name: PickledName) -> PickledName:
-    return replace(name, known=name.known or name.qualified in DESCRIPTIONS)
