@@ -94,7 +94,7 @@ def start_from(agent: Any, path: Path) -> None:
 
 def count_dormant(path: Path) -> int:
     """Return how many hidden units of a file receive no gradient, as NET001 tells it."""
-    from checkpoint_doctor.analyzers.dormant_units import dormant_units
+    from checkpoint_doctor.analyzers.layers.dormant_units import dormant_units
     from checkpoint_doctor.scan import open_checkpoint
 
     return sum(len(finding.evidence["units"]) for finding in dormant_units.examine(open_checkpoint(path)))

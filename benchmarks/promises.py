@@ -62,14 +62,14 @@ BREAKS = (
     ),
     Break(
         "biases that no optimizer holds are no error",
-        "analyzers/zeros.py",
+        "analyzers/values/zeros.py",
         "all(each.why.held and each.why.cause is not Cause.UNKNOWN for each in learned)",
         "all(each.why.cause is not Cause.UNKNOWN for each in learned)",
         "promises rule_findings",
     ),
     Break(
         "a threshold lies where the documentation says",
-        "analyzers/zeros.py",
+        "analyzers/values/zeros.py",
         "warning: float = 0.10, error: float = 0.30",
         "warning: float = 0.11, error: float = 0.30",
         "thresholds",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoint_doctor.analyzers.dormant_units import dormant_units
+from checkpoint_doctor.analyzers.layers.dormant_units import dormant_units
 from checkpoint_doctor.scan import open_checkpoint
 from tests.corpus import HOW_TO_GET_IT, find_corpus
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers import adapters, files, recurrent, values
 from checkpoint_doctor.analyzers._evidence.nonfinite import describe_nonfinite
-from checkpoint_doctor.analyzers._executable_names import can_execute, describes_settings
+from checkpoint_doctor.analyzers.files import containers
+from checkpoint_doctor.analyzers.files._executable_names import can_execute, describes_settings
+from checkpoint_doctor.analyzers.layers import adapters, recurrent
+from checkpoint_doctor.analyzers.values import values
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, PickledName
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.testing import build_checkpoint
@@ -68,14 +70,16 @@ def pickled(*names: PickledName, **fields: Any) -> Checkpoint:
 
 
 def test_what_a_pickle_would_run_is_told() -> None:
-    (finding,) = found(files.unsafe_pickle, pickled(named("os.system", "a.pkl"), named("builtins.dict", known=True)))
+    (finding,) = found(
+        containers.unsafe_pickle, pickled(named("os.system", "a.pkl"), named("builtins.dict", known=True))
+    )
     assert (finding.severity, finding.evidence["called"]) == (ERROR, False)
     assert finding.message == "loading it with pickle would import os.system; ckdoc did not"
     many = [named(f"os.{letter}", "b.pkl", called=letter == "c") for letter in "edcba"]
-    (finding,) = found(files.unsafe_pickle, pickled(*many, named("os.a", "a.pkl")))
+    (finding,) = found(containers.unsafe_pickle, pickled(*many, named("os.a", "a.pkl")))
     assert finding.message == "loading it with pickle would call os.a, os.b, os.c, os.d and 1 more; ckdoc did not"
     assert finding.evidence["members"] == ["a.pkl", "b.pkl"]
-    (finding,) = found(files.unsafe_pickle, pickled(*many[:4]))
+    (finding,) = found(containers.unsafe_pickle, pickled(*many[:4]))
     assert "os.b, os.c, os.d, os.e; ckdoc" in finding.message
 
 
@@ -89,7 +93,7 @@ def test_what_a_pickle_would_run_is_told() -> None:
     ],
 )
 def test_classes_of_the_program_are_a_note(name: PickledName, format: str, severity: Severity | None) -> None:
-    findings = found(files.unsafe_pickle, pickled(name, format=format))
+    findings = found(containers.unsafe_pickle, pickled(name, format=format))
     assert [each.severity for each in findings] == ([] if severity is None else [severity])
 
 
@@ -104,7 +108,7 @@ def test_classes_of_the_program_are_a_note(name: PickledName, format: str, sever
     ],
 )
 def test_damage_is_told_with_its_place_and_sizes(flaw: Flaw, message: str) -> None:
-    (finding,) = found(files.damaged_container, replace(build_checkpoint(mlp()), flaws=(flaw,)))
+    (finding,) = found(containers.damaged_container, replace(build_checkpoint(mlp()), flaws=(flaw,)))
     assert (finding.severity, finding.message) == (ERROR, message)
 
 
@@ -125,11 +129,11 @@ EMPTY = np.zeros(0, np.float32)
     ],
 )
 def test_placeholders_are_told_one_by_one_or_all_at_once(weights: Weights, tensors: list[list[str]]) -> None:
-    assert [each.evidence["tensors"] for each in found(files.empty_tensor, weights)] == tensors
+    assert [each.evidence["tensors"] for each in found(containers.empty_tensor, weights)] == tensors
 
 
 def test_many_placeholders_are_counted() -> None:
-    (finding,) = found(files.empty_tensor, {f"{number}.weight": EMPTY for number in range(6)})
+    (finding,) = found(containers.empty_tensor, {f"{number}.weight": EMPTY for number in range(6)})
     assert finding.message.startswith(
         "none of its 6 weights has elements (0.weight, 1.weight, 2.weight, 3.weight and 2 more)"
     )
@@ -149,7 +153,7 @@ def test_many_placeholders_are_counted() -> None:
 )  # fmt: skip
 def test_schedules_that_are_code(settings: dict[str, Any], versions: dict[str, str], words: str | None) -> None:
     checkpoint = replace(build_checkpoint(mlp(), hyperparameters=settings), versions=versions)
-    findings = found(files.code_in_schedule, checkpoint)
+    findings = found(containers.code_in_schedule, checkpoint)
     assert [words in each.message for each in findings] == ([True] if words else [])
 
 

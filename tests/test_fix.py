@@ -26,6 +26,8 @@ from checkpoint_doctor.scan import open_checkpoint, scan
 from tests.live_models import batches, train
 from tests.test_dormant_units import network, shift
 
+pytestmark = pytest.mark.usefixtures("one_torch")
+
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CATALOGUE = discover()
 EVERYTHING = {"recycle": True, "unsafe": True}

@@ -22,6 +22,8 @@ from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.scan import open_checkpoint
 from tests.sb3_models import MODELS
 
+pytestmark = pytest.mark.usefixtures("one_torch")
+
 CATALOGUE = discover()
 
 KINDS: dict[str, type[BaseAlgorithm]] = {

@@ -30,6 +30,8 @@ from checkpoint_doctor.results.report import RULE_CRASHED, Examination, Verdict
 from checkpoint_doctor.scan import scan
 from tests.test_rule_findings import draw, mlp, zeroed
 
+pytestmark = pytest.mark.usefixtures("one_torch")
+
 CATALOGUE = discover()
 NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
 ILL = mlp(net__2__bias=np.zeros(8, np.float32))

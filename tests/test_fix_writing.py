@@ -29,6 +29,8 @@ from checkpoint_doctor.repair.cross_check import CrossCheck
 from checkpoint_doctor.scan import open_checkpoint, scan
 from checkpoint_doctor.sources import FileSource
 
+pytestmark = pytest.mark.usefixtures("one_torch")
+
 CATALOGUE = discover()
 CASE = Path(__file__).parents[1] / "fixtures" / "case_1_head_v6.zip"
 

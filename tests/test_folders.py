@@ -36,6 +36,8 @@ from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.report import Examination, Verdict
 from checkpoint_doctor.scan import scan
 
+pytestmark = pytest.mark.usefixtures("one_torch")
+
 CATALOGUE = discover()
 BIAS = "bert.encoder.layer.1.intermediate.dense.bias"
 

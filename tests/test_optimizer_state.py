@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_files import opened, saved
 
-from checkpoint_doctor.analyzers.optimizer import untrained_tensor
+from checkpoint_doctor.analyzers.optimizer.optimizer import untrained_tensor
 from checkpoint_doctor.checkpoint import Optimizer
 from checkpoint_doctor.loaders._optimizers.state import read_optimizer
 from checkpoint_doctor.testing import findings_of

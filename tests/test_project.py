@@ -16,7 +16,7 @@ from conftest import ROOT
 
 import checkpoint_doctor
 from checkpoint_doctor import discover, testing
-from checkpoint_doctor.analyzers import values
+from checkpoint_doctor.analyzers.values import values
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SOURCE = PROJECT["urls"]["Source"]

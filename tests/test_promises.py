@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from checkpoint_doctor import FixOptions, fix
-from checkpoint_doctor.analyzers import zeros
+from checkpoint_doctor.analyzers.values import zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw
 from checkpoint_doctor.config.settings import Config, Ignore, Section
 from checkpoint_doctor.errors import RepairFailed

@@ -106,7 +106,7 @@ def test_only_the_rules_given_are_listed_and_a_foreign_finding_still_counts():
 def test_our_rules_link_to_the_documentation_that_the_package_names(monkeypatch):
     monkeypatch.setattr(sarif, "_find_rule_pages", lambda: "https://example.org/docs/rules")
     check = next(iter(RULES)).check
-    monkeypatch.setattr(check, "__module__", "checkpoint_doctor.analyzers.files")
+    monkeypatch.setattr(check, "__module__", "checkpoint_doctor.analyzers.files.containers")
     links = {rule["id"]: rule.get("helpUri") for rule in run_of(CLINIC)["tool"]["driver"]["rules"]}
     assert links == {"FIL004": "https://example.org/docs/rules/FIL004/", "NET001": None, "ZER003": None}
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers import files, recurrent, values, zeros
+from checkpoint_doctor.analyzers.files import containers
+from checkpoint_doctor.analyzers.layers import recurrent
+from checkpoint_doctor.analyzers.values import values, zeros
 from checkpoint_doctor.checkpoint import Checkpoint, PickledName
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
@@ -455,7 +457,7 @@ def test_a_moment_that_is_not_finite_is_told_with_its_place():
 def test_classes_in_the_settings_of_an_agent_are_no_news(format: str, member: str, silent: bool):
     name = PickledName("my.policies", "Actor", called=True, member=member)
     checkpoint = Checkpoint("model.zip", format, (), pickled_names=(name,))
-    assert [each.severity for each in found(files.unsafe_pickle, checkpoint)] == ([] if silent else [NOTE])
+    assert [each.severity for each in found(containers.unsafe_pickle, checkpoint)] == ([] if silent else [NOTE])
 
 
 @pytest.mark.xfail(strict=True, reason="only finite values are asked whether they are above zero")

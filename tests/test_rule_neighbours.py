@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers import copies, network, normalization, values, weight_scale, zeros
+from checkpoint_doctor.analyzers.layers import copies, network, normalization
+from checkpoint_doctor.analyzers.values import values, weight_scale, zeros
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity

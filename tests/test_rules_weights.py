@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers import copies, files, network, normalization, optimizer, recurrent, values, zeros
+from checkpoint_doctor.analyzers.files import containers
+from checkpoint_doctor.analyzers.layers import copies, network, normalization, recurrent
+from checkpoint_doctor.analyzers.optimizer import optimizer
+from checkpoint_doctor.analyzers.values import values, zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, PickledName
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity
@@ -170,7 +173,9 @@ FAMILY = {
 RULES = [rule for rules in FAMILY.values() for rule in rules]
 
 
-@pytest.mark.parametrize("rule", [*RULES, files.damaged_container, files.unsafe_pickle, files.empty_tensor])
+@pytest.mark.parametrize(
+    "rule", [*RULES, containers.damaged_container, containers.unsafe_pickle, containers.empty_tensor]
+)
 def test_every_rule_keeps_the_contract(rule: Rule):
     check_rule(rule)
 
@@ -643,7 +648,7 @@ def with_names(*names: PickledName) -> Checkpoint:
 )
 def test_a_pickle_that_would_act_is_an_error(name: str):
     module, _, function = name.rpartition(".")
-    (finding,) = findings_of(files.unsafe_pickle, with_names(PickledName(module, function, called=True)))
+    (finding,) = findings_of(containers.unsafe_pickle, with_names(PickledName(module, function, called=True)))
     assert finding.severity is ERROR
     assert name in finding.message
 
@@ -652,28 +657,28 @@ def test_a_pickle_that_would_act_is_an_error(name: str):
     "name", ["os.system", "Net.__init__.__globals__", "Net.__subclasses__", "serialization.os.popen", "sys.modules"]
 )
 def test_a_name_that_leads_out_of_its_module_is_an_error(name: str):
-    (finding,) = findings_of(files.unsafe_pickle, with_names(PickledName("torch", name)))
+    (finding,) = findings_of(containers.unsafe_pickle, with_names(PickledName("torch", name)))
     assert finding.severity is ERROR
 
 
 def test_a_programs_own_classes_are_a_note():
-    (finding,) = findings_of(files.unsafe_pickle, with_names(PickledName("models.policy", "Actor", called=True)))
+    (finding,) = findings_of(containers.unsafe_pickle, with_names(PickledName("models.policy", "Actor", called=True)))
     assert finding.severity is NOTE
 
 
 def test_names_that_describe_data_have_no_finding():
     names = [PickledName("collections", "OrderedDict", known=True), PickledName("builtins", "set")]
-    assert [each for each in findings_of(files.unsafe_pickle, with_names(*names)) if each.severity > NOTE] == []
+    assert [each for each in findings_of(containers.unsafe_pickle, with_names(*names)) if each.severity > NOTE] == []
 
 
 def test_a_flaw_is_reported_with_both_sizes():
     checkpoint = Checkpoint("x", "torch", (), flaws=(Flaw("is cut short", "data/3", 4096, 1000),))
-    (finding,) = findings_of(files.damaged_container, checkpoint)
+    (finding,) = findings_of(containers.damaged_container, checkpoint)
     assert finding.message == "data/3: is cut short: expected 4,096, found 1,000"
 
 
 def test_a_placeholder_without_elements_is_an_error():
-    (finding,) = findings_of(files.empty_tensor, build_checkpoint(mlp(net__2__weight=np.empty((0,), np.float32))))
+    (finding,) = findings_of(containers.empty_tensor, build_checkpoint(mlp(net__2__weight=np.empty((0,), np.float32))))
     assert finding.tensor == "net.2.weight"
 
 
@@ -685,7 +690,7 @@ def test_schedules_stored_as_code_come_with_the_line_that_replaces_them():
         hyperparameters={"lr_schedule": {"stored_as": "code", "value": 0.0003}},
         versions={"stable_baselines3": "1.8.0", "python": "3.8.10"},
     )
-    (finding,) = findings_of(files.code_in_schedule, checkpoint)
+    (finding,) = findings_of(containers.code_in_schedule, checkpoint)
     assert '"lr_schedule": lambda _: 0.0003' in finding.message
     assert "SB3 1.8.0 and Python 3.8.10" in finding.message
 

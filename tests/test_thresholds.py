@@ -11,28 +11,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers import (
-    copies,
+from checkpoint_doctor.analyzers.layers import copies, inputs, network, normalization, recurrent, unused_rows
+from checkpoint_doctor.analyzers.layers import dormant_units as silence
+from checkpoint_doctor.analyzers.optimizer import (
     gradient_norms,
     gradients,
     initial_values,
-    inputs,
-    network,
-    normalization,
     optimizer,
-    optimizer_settings,
-    policy,
-    recurrent,
-    resuming,
-    schedules,
     second_moments,
     step_sizes,
-    unused_rows,
-    values,
-    weight_scale,
-    zeros,
 )
-from checkpoint_doctor.analyzers import dormant_units as silence
+from checkpoint_doctor.analyzers.resuming import resuming, schedules
+from checkpoint_doctor.analyzers.settings import optimizer_settings, policy
+from checkpoint_doctor.analyzers.values import values, weight_scale, zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Part
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import Rule

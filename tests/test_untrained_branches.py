@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._untrained_branches import (
+from checkpoint_doctor.analyzers.optimizer._untrained_branches import (
     find_left_out,
     is_explained_elsewhere,
     training_of_tensors,

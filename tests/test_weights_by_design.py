@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor import Checkpoint, Severity
-from checkpoint_doctor.analyzers.dormant_units import dead_inputs
-from checkpoint_doctor.analyzers.network import disconnected_units
-from checkpoint_doctor.analyzers.values import constant_tensor, value_spike
+from checkpoint_doctor.analyzers.layers.dormant_units import dead_inputs
+from checkpoint_doctor.analyzers.layers.network import disconnected_units
+from checkpoint_doctor.analyzers.values.values import constant_tensor, value_spike
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 NOTE, WARNING = Severity.NOTE, Severity.WARNING

@@ -1,5 +1,5 @@
-"""The rules, one subject per file.
+"""The rules, one subject per file, in a folder for each family.
 
 They are loaded through entry points only. They may import ``plugins`` and the layers below it, but no loader and no
-reporter.
+reporter. No rule file knows another one: what rules share stands in the folders that begin with an underscore.
 """

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.moments import largest_relative_step, relative_step
 from checkpoint_doctor.analyzers._evidence.training import was_trained
-from checkpoint_doctor.analyzers._learned_weights import all_learned_weights
+from checkpoint_doctor.analyzers._zeros.learned_weights import all_learned_weights
 from checkpoint_doctor.checkpoint import Checkpoint, Tensor
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity

@@ -9,10 +9,10 @@ import numpy as np
 from checkpoint_doctor.analyzers._evidence.activations import ZERO_AT_ZERO, activation_of
 from checkpoint_doctor.analyzers._evidence.replaced_moments import find_replaced
 from checkpoint_doctor.analyzers._evidence.tables import is_table
-from checkpoint_doctor.analyzers._learned_weights import learned_weights
 from checkpoint_doctor.analyzers._repairs.recycling import recycle
 from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight, is_padded_head
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
+from checkpoint_doctor.analyzers._zeros.learned_weights import learned_weights
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._zeros.sparsity import NOTICEABLE, describe_sparsity, is_pruned, scattered_zeros
 from checkpoint_doctor.analyzers._zeros.waiting import WAITING, may_wait

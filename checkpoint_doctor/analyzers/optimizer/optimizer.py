@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint_doctor.analyzers._untrained_branches import (
+from checkpoint_doctor.analyzers.optimizer._untrained_branches import (
     find_left_out,
     is_explained_elsewhere,
     training_of_tensors,
     untrained_branches,
 )
-from checkpoint_doctor.analyzers._unused_parts import explain_unused
+from checkpoint_doctor.analyzers.optimizer._unused_parts import explain_unused
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
 from checkpoint_doctor.layers.init_rules import fill
 from checkpoint_doctor.plugins.rule import rule

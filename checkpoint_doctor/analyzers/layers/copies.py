@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.training import was_trained
-from checkpoint_doctor.analyzers._learned_weights import learned_weights
 from checkpoint_doctor.analyzers._repairs.initialization import initialization_of
+from checkpoint_doctor.analyzers._zeros.learned_weights import learned_weights
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import DENSE, Kind
 from checkpoint_doctor.layers.init_rules import at_lines

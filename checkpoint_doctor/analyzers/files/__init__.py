@@ -1,0 +1,1 @@
+"""Rules about the file itself: damage, code in it, tensors without elements (FIL)."""

@@ -1,0 +1,1 @@
+"""Rules about hyperparameters and about the state of a policy (HYP, POL)."""
