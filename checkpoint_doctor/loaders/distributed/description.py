@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Flaw, Part
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders.distributed.save import Save, find_files, read_folder
+from checkpoint_doctor.loaders.distributed.names import MODEL, find_files, find_saves
+from checkpoint_doctor.loaders.distributed.save import Save, read_folder
 from checkpoint_doctor.loaders.distributed.tied import share_tied
 from checkpoint_doctor.loaders.torch.archive import Archive
 from checkpoint_doctor.loaders.torch.loader import describe
 from checkpoint_doctor.sources import Folder
 
 FORMAT = "distributed"
-MODEL = re.compile(r"pytorch_model_fsdp_\d{1,4}")
-OPTIMIZER = re.compile(r"optimizer_\d{1,4}")
-"""The folders in which accelerate saves model and optimizer, each as a distributed checkpoint of its own."""
 
 
 def describe_save(name: str, save: Save) -> Checkpoint:
@@ -41,13 +38,6 @@ def describe_save(name: str, save: Save) -> Checkpoint:
         reasons += [f"{each.what}: {each.why}" for each in opened.skipped]
         raise UnreadableCheckpoint(f"nothing of {name} can be read: {reasons[0]}", "take an earlier checkpoint")
     return opened
-
-
-def find_saves(folder: Folder) -> list[str]:
-    """Return the names of accelerate's folders in a folder that are distributed saves, the models first."""
-    models = sorted(name for name in folder.folders if MODEL.fullmatch(name))
-    optimizers = sorted(name for name in folder.folders if OPTIMIZER.fullmatch(name)) if models else []
-    return [name for name in (*models, *optimizers) if find_files(folder.enter(name))]
 
 
 def open_saves(folder: Folder) -> Checkpoint:

@@ -9,16 +9,13 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
 from checkpoint_doctor.errors import NotACheckpoint, RepairFailed, UnreadableCheckpoint
-from checkpoint_doctor.loaders._zip.format import LOCAL_SIGNATURE
-from checkpoint_doctor.loaders.distributed.description import describe_save
-from checkpoint_doctor.loaders.distributed.metadata import is_metadata, read_metadata
-from checkpoint_doctor.loaders.distributed.save import PIECES, find_files, read_folder, read_save
+from checkpoint_doctor.loaders.distributed.names import find_files, is_metadata, is_piece_file
 from checkpoint_doctor.sources import Folder, Source
 
 
 @dataclass(frozen=True)
 class DistributedLoader:
-    """Opens folders with a ``.metadata`` and ``*.distcp`` files."""
+    """Opens folders with a ``.metadata`` and ``*.distcp`` files. What reads them is imported when there is one."""
 
     name: str = "distributed"
     suffixes: tuple[str, ...] = ()
@@ -26,7 +23,7 @@ class DistributedLoader:
     def recognizes(self, source: Source) -> bool:
         """True for a ``.metadata``, and for a ``.distcp`` file, which cannot be read by itself. Never raises."""
         try:
-            return is_metadata(source) or _is_piece_file(source)
+            return is_metadata(source) or is_piece_file(source)
         except UnreadableCheckpoint:
             return False
 
@@ -37,10 +34,14 @@ class DistributedLoader:
             NotACheckpoint: it is a file of pieces.
             UnreadableCheckpoint: nothing of the checkpoint can be read.
         """
-        if _is_piece_file(source):
+        if is_piece_file(source):
             raise NotACheckpoint(
                 f"{source.name} is one of the files of a distributed checkpoint", "name the folder that it is in"
             )
+        from checkpoint_doctor.loaders.distributed.description import describe_save
+        from checkpoint_doctor.loaders.distributed.metadata import read_metadata
+        from checkpoint_doctor.loaders.distributed.save import read_save
+
         return describe_save(source.name, read_save(read_metadata(source), source.sibling))
 
     def claim_folder(self, folder: Folder) -> Collection[str]:
@@ -49,6 +50,9 @@ class DistributedLoader:
 
     def open_folder(self, folder: Folder) -> Checkpoint:
         """See ``FolderLoader.open_folder``."""
+        from checkpoint_doctor.loaders.distributed.description import describe_save
+        from checkpoint_doctor.loaders.distributed.save import read_folder
+
         return describe_save(folder.path, read_folder(folder))
 
     def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
@@ -57,11 +61,6 @@ class DistributedLoader:
             "a distributed checkpoint cannot be changed in place: its tensors are spread over the files of all ranks",
             "convert it with torch.distributed.checkpoint.format_utils.dcp_to_torch_save, and fix the file",
         )
-
-
-def _is_piece_file(source: Source) -> bool:
-    # Its bytes begin like those of any file of torch.save.
-    return source.name.endswith(PIECES) and source.read(0, min(4, source.size)) == LOCAL_SIGNATURE
 
 
 loader = DistributedLoader()

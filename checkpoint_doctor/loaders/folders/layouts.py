@@ -13,8 +13,7 @@ from typing import Protocol
 
 from checkpoint_doctor.checkpoint import Content
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders.distributed import description as distributed
-from checkpoint_doctor.loaders.distributed.save import find_files
+from checkpoint_doctor.loaders.distributed import names as distributed
 from checkpoint_doctor.loaders.folders import megatron
 from checkpoint_doctor.loaders.folders.deepspeed import files as deepspeed
 from checkpoint_doctor.sources import Folder
@@ -138,7 +137,7 @@ class ShardedLayout:
         found: dict[str, Content] = {}
         for name in distributed.find_saves(folder) if any(map(distributed.MODEL.fullmatch, folder.folders)) else ():
             content = Content.WEIGHTS if distributed.MODEL.fullmatch(name) else Content.OPTIMIZER
-            found |= {f"{name}/{file}": content for file in sorted(find_files(folder.enter(name)))}
+            found |= {f"{name}/{file}": content for file in sorted(distributed.find_files(folder.enter(name)))}
         return {**found, **_find_beside(folder)} if found else {}
 
 

@@ -13,7 +13,8 @@ from checkpoint_doctor.loaders._optimizers.parameter_order import possible_order
 from checkpoint_doctor.loaders._optimizers.state import identify_optimizer
 from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._pickle.modules import attributes_of
-from checkpoint_doctor.loaders.distributed.description import find_saves, open_saves
+from checkpoint_doctor.loaders.distributed.description import open_saves
+from checkpoint_doctor.loaders.distributed.names import find_saves
 from checkpoint_doctor.loaders.folders import megatron
 from checkpoint_doctor.loaders.folders.deepspeed import files as deepspeed
 from checkpoint_doctor.loaders.folders.deepspeed.reading import read_ranks
