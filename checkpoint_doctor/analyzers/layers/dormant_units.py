@@ -112,12 +112,11 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) ->
         column means that the input was zero whenever there was a gradient. ``ratio`` only serves to tell whether the
         layer's units learn at all.
     """
-    if layer.kind not in WITH_UNITS or not reads_model_inputs(layer, checkpoint):
+    columns = input_activity(layer, checkpoint, ratio) if layer.kind in WITH_UNITS else None
+    if columns is None or not columns.never_active.any() or not reads_model_inputs(layer, checkpoint):
         return
-    columns, units = input_activity(layer, checkpoint, ratio), unit_activity(layer, checkpoint, ratio)
-    if columns is None or units is None:
-        return
-    if not columns.never_active.any() or units.never_active.all():
+    units = unit_activity(layer, checkpoint, ratio)
+    if units is None or units.never_active.all():
         return
     sources = possible_sources(layer, columns.never_active.size, checkpoint)
     if any(_are_dead_units(columns.never_active, source, checkpoint, ratio) for source in sources):

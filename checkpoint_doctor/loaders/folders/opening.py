@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
-from checkpoint_doctor.checkpoint import Checkpoint, Content, Flaw, Part, PickledName, Skipped
+from checkpoint_doctor.checkpoint import Checkpoint, Content, Flaw, Optimizer, Part, PickledName, Skipped
 from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
+from checkpoint_doctor.loaders._optimizers.foreign import describe_other_model
 from checkpoint_doctor.loaders._optimizers.parameter_order import possible_orders
 from checkpoint_doctor.loaders._optimizers.state import identify_optimizer
 from checkpoint_doctor.loaders._patching.places import checksum_of
@@ -82,7 +83,10 @@ class _Opening:
         else:
             model = self._open_ranks(megatron.read_ranks if layout == "megatron" else read_ranks, of_ranks)
         for name, content in others.items():
-            if name not in weights:
+            if name == "optimizer.bin" and "optimizer.pt" in others:
+                self.parts.append(Part(name, content, file=name))
+                self.skipped.append(Skipped(name, "optimizer.pt is beside it, and Trainer loads that one"))
+            elif name not in weights:
                 self._read(name, content)
         settings = read_settings(self.facts)
         steps = [self.counters[key] for key in STEPS_OF_RLLIB if key in self.counters]
@@ -91,7 +95,7 @@ class _Opening:
         optimizers = list(model.optimizers)
         for name, state in self.optimizers:
             try:
-                optimizers.append(identify_optimizer(name, state, models, orders=orders))
+                optimizers.append(self._identify(name, state, models, orders))
             except UnreadableCheckpoint as error:
                 self.flaws.append(Flaw(error.message, name))
         archives = self.archives
@@ -110,8 +114,18 @@ class _Opening:
             checksums=(*model.checksums, *(checksum_of(member) for each in archives for member in each.unchecked)),
             pickled_names=(*model.pickled_names, *(name for each in archives for name in _names_of(each))),
             skipped=(*model.skipped, *self.skipped),
-            missing=tuple(find_missing(layout, self.claimed, self.texts, self.folder.folders)),
+            missing=tuple(find_missing(layout, self.claimed, self.texts, self.folder)),
         )
+
+    def _identify(
+        self, name: str, state: Mapping[str, Any], models: Models, orders: Sequence[Models] | None
+    ) -> Optimizer:
+        """Match an optimizer with the weights; in a file beside a single model, it must be that model's."""
+        optimizer = identify_optimizer(name, state, models, orders=orders)
+        if optimizer.unmatched and not optimizer.mismatch and len(models) == 1:
+            (tensors,) = models.values()
+            return replace(optimizer, mismatch=describe_other_model(optimizer, tensors))
+        return optimizer
 
     def _open_ranks(self, read: Callable[[Folder, Claimed], Ranks], contents: Claimed) -> Checkpoint:
         """Open what the ranks have together. Raises as ``open_parts``."""
