@@ -90,8 +90,8 @@ def damage(files: Files, others: Mapping[str, Files], trap: bytes, chance: rando
         name = chance.choice(sorted(changed))
         kind = chance.random()
         if kind < 0.45:
-            is_zip = changed[name].startswith(b"PK")
-            changed[name] = (mutate_member if is_zip and chance.random() < 0.6 else mutate)(changed[name], chance)
+            is_sound = changed[name] == files.get(name) and changed[name].startswith(b"PK")
+            changed[name] = (mutate_member if is_sound and chance.random() < 0.6 else mutate)(changed[name], chance)
         elif kind < 0.6:
             del changed[name]
         elif kind < 0.68:

@@ -15,6 +15,7 @@ from run_folders import CONFIG, pickled_as, save_weights
 
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import RepairFailed
+from checkpoint_doctor.fix import FixOptions, Outcome, fix
 from checkpoint_doctor.loaders.folders.loader import loader
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.opening import open_checkpoint
@@ -186,6 +187,20 @@ def trainer_folder(folder: Path, trained: Any, *, weights: bool) -> Path:
         arguments.__dict__.update(learning_rate=3e-3)
         torch.save(arguments, folder / "training_args.bin")
     return folder
+
+
+def test_weights_beside_those_of_the_ranks_are_not_patched_alone(trained: Any, tmp_path: Path) -> None:
+    bias = trained[0].get_parameter("body.3.bias")
+    kept = bias.detach().clone()
+    with torch.no_grad():
+        bias.zero_()
+    folder = trainer_folder(tmp_path / "checkpoint-40", trained, weights=True)
+    with torch.no_grad():
+        bias.copy_(kept)
+    (result,) = fix([folder], FixOptions(), catalogue=CATALOGUE)
+    assert result.outcome is Outcome.FAILED
+    assert "spread over the files of several ranks" in (result.error or "")
+    assert not list(tmp_path.glob("*FIXED*"))
 
 
 @pytest.mark.parametrize("weights", [True, False])

@@ -39,7 +39,7 @@ class FolderLoader:
     def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
         """See ``Loader.patch``. What several ranks saved is examined, not patched."""
         raise RepairFailed(
-            f"{checkpoint.path} cannot be changed in place: its tensors are spread over the files of several ranks",
+            f"{checkpoint.path} cannot be changed in place: its weights are spread over the files of several ranks",
             "put the weights together with the library's own tool (zero_to_fp32.py), and fix the file",
         )
 

@@ -80,6 +80,7 @@ class _Opening:
             self.parts += [Part(name, others[name], file=name) for name in weights]
             if of_ranks:
                 self._join_ranks(of_ranks)
+                model = replace(model, format="folders")  # on the ranks is a copy of the weights, which is resumed from
         else:
             model = self._open_ranks(megatron.read_ranks if layout == "megatron" else read_ranks, of_ranks)
         for name, content in others.items():
