@@ -217,6 +217,27 @@ def test_a_trainers_folder_with_deepspeed_is_one_checkpoint(weights: bool, train
     assert set(opened(folder).moments) == trainable
 
 
+def test_what_accelerate_saves_through_deepspeed_is_one_checkpoint(trained: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    save_deepspeed(folder / "pytorch_model", *trained, stage=2)
+    torch.save(trained[2].state_dict(), folder / "scheduler.bin")
+    torch.save({"step": 40, "random_state": (3, (1,), None)}, folder / "random_states_0.pkl")
+    torch.save({"step": 40, "random_state": (3, (1,), None)}, folder / "random_states_1.pkl")
+    examination = examine(tmp_path)
+    assert (examination.path, examination.layout) == (str(folder), "deepspeed")
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {part.file for part in examination.parts} == files
+    assert not [each for each in examination.findings if each.severity > Severity.NOTE]
+    check_values(opened(folder), trained)
+
+
+def test_a_latest_that_names_what_is_not_there_is_said(trained: Any, tmp_path: Path) -> None:
+    folder = trainer_folder(tmp_path / "checkpoint-40", trained, weights=False)
+    (folder / "latest").write_text("global_step60")
+    (finding,) = [each for each in examine(folder).findings if each.code == "RES006"]
+    assert "global_step60 is not in the folder: latest names it" in finding.message
+
+
 def test_a_copy_without_links_to_the_files_is_the_same(trained: Any, tmp_path: Path) -> None:
     folder = save_deepspeed(tmp_path / "blobs" / "global_step40", *trained, stage=3)
     links = tmp_path / "links"

@@ -121,9 +121,9 @@ class DeepSpeedLayout:
         found = deepspeed.find_files(folder.files)
         if found:
             return found
-        beside = _find_beside(folder)
-        found = _find_deepspeed(folder) if beside else {}
-        return {**found, **beside} if found else {}
+        found = _find_deepspeed(folder)
+        beside = _find_beside(folder) if found else {}
+        return {**found, **beside} if beside else {}
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def find_missing(layout: str, claimed: Claimed, texts: Mapping[str, str], folder
         yield Missing("optimizer.bin", "load_state fails where an optimizer was prepared")
     latest = texts.get("latest", "").strip()
     if latest and latest not in folder.folders:
-        yield Missing(shown(latest), "``latest`` names it, so DeepSpeed does not resume from the save that is there")
+        yield Missing(shown(latest), "latest names it, so DeepSpeed does not resume from the save that is there")
     ranks = {int(found[2]): found for name in claimed if (found := _RANK.fullmatch(name))}
     for rank in range(max(ranks, default=-1)):
         if rank not in ranks:

@@ -33,7 +33,8 @@ class ModelRank:
 
 def find_files(names: Collection[str]) -> dict[str, Content]:
     """Return what is what among the files of a folder; empty where DeepSpeed wrote none of them."""
-    return {name: content for name in sorted(names, key=natural) if (content := content_of(name)) is not None}
+    found = {name: content for name in names if (content := content_of(name)) is not None}
+    return {name: found[name] for name in sorted(found, key=natural)}
 
 
 def natural(name: str) -> list[tuple[int, str]]:
