@@ -62,7 +62,7 @@ def test_the_optimizer_of_another_model_is_said(folder: Path) -> None:
     examination = examine(folder)
     finding = only(examination, "OPT002")
     assert "does not fit the model" in finding.message
-    assert examination.resume_answer.startswith("does not go on as it was at step 40")
+    assert examination.resume_answer.startswith("does not resume as it was, at step 40")
     assert len(examination.tensors) == TENSORS
 
 

@@ -121,7 +121,7 @@ def test_what_would_go_wrong_is_said(fault: str, tmp_path: Path) -> None:
     content = copy.deepcopy(trained())
     change(content)
     examination = examine(content, tmp_path / "last.pt")
-    assert examination.resume_answer.startswith("does not go on as it was at step ")
+    assert examination.resume_answer.startswith("does not resume as it was, at step ")
     assert words in examination.resume_answer
     assert examination.resumption is not None
     assert not examination.resumption.goes_on(examination.findings)
@@ -184,7 +184,7 @@ def test_the_command_answers_in_one_line_per_checkpoint(runs: Path) -> None:
     assert answers[f"{runs}/a.pt"] == "resumes at step 300 with a learning rate of 0.000439"
     assert answers[f"{runs}/b.pt"] == "there is no run to resume: it holds no state of an optimizer"
     assert answers[f"{runs}/c.pt"] == (
-        "does not go on as it was at step 300 with a learning rate of 0.003: scheduler has set a learning rate of "
+        "does not resume as it was, at step 300 with a learning rate of 0.003: scheduler has set a learning rate of "
         "0.000439, but optimizer has 0.003 (RES001 schedule-mismatch)"
     )
     assert answers[f"{runs}/d.pt"].startswith("does not resume, because it is unreadable: ")

@@ -83,7 +83,7 @@ def answer(resumption: Resumption | None, findings: Sequence[Finding], alerts: I
     elif resumption.goes_on(findings):
         line = f"resumes {resumption.describe()}, but {why}"
     else:
-        line = f"does not go on as it was {resumption.describe()}: {why}"
+        line = f"does not resume as it was, {resumption.describe()}: {why}"
     ill = [each for each in alerts if each.severity is Severity.ERROR and not _is_said(each, resumption)]
     names = dict.fromkeys(each.cause if isinstance(each, Diagnosis) else each.title for each in ill)
     others = [name for name in names if name not in {each.title for each in problems}]

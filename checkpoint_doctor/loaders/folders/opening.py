@@ -141,7 +141,8 @@ class _Opening:
             raise UnreadableCheckpoint(
                 f"no tensor of {self.folder.path} is whole: {why}", "copy the files of all ranks"
             )
-        return replace(opened, parts=(*opened.parts, *ranks.parts), skipped=skipped, versions=ranks.versions)
+        self.parts += ranks.parts
+        return replace(opened, skipped=skipped, versions=ranks.versions)
 
     def _join_ranks(self, contents: Claimed) -> None:
         """Join the optimizer of the ranks to weights that have a file of their own."""
