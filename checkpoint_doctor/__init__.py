@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from checkpoint_doctor.results.json import to_json
     from checkpoint_doctor.results.report import Examination, Page, Report, TensorRecord, Verdict
     from checkpoint_doctor.scan import open_checkpoint, scan
-    from checkpoint_doctor.sources import Source
+    from checkpoint_doctor.sources import Source, Unsearched
     from checkpoint_doctor.statistics.tensors import TensorStatistics
     from checkpoint_doctor.statistics.values import InMemory, Values
 
@@ -95,6 +95,7 @@ __all__ = [
     "TensorRecord",
     "TensorStatistics",
     "UnreadableCheckpoint",
+    "Unsearched",
     "UsageError",
     "Values",
     "Verdict",
@@ -131,7 +132,7 @@ _HOMES = {
     "results.json": ("to_json",),
     "results.report": ("Examination", "Page", "Report", "TensorRecord", "Verdict"),
     "scan": ("open_checkpoint", "scan"),
-    "sources": ("Source",),
+    "sources": ("Source", "Unsearched"),
     "statistics.tensors": ("TensorStatistics",),
     "statistics.values": ("InMemory", "Values"),
 }

@@ -23,6 +23,10 @@ class NotACheckpoint(UnreadableCheckpoint):
     """An intact file of another kind: an error when it was named, skipped when a search came across it."""
 
 
+class UnknownFormat(UnreadableCheckpoint):
+    """Nothing in the file says what it is: a damaged checkpoint, or data in a format of its own."""
+
+
 class UsageError(DoctorError):
     """The command line or the configuration names something that does not exist, or cannot be done."""
 

@@ -11,22 +11,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.config.asked import find_asked
 from checkpoint_doctor.config.settings import Config, Settings
 from checkpoint_doctor.errors import (
     DoctorError,
     NotACheckpoint,
     NothingToExamine,
     RepairFailed,
+    UnknownFormat,
     UnreadableCheckpoint,
     UsageError,
 )
 from checkpoint_doctor.plugins.catalogue import Catalogue
-from checkpoint_doctor.plugins.opening import claim_folder, discover_working, open_checkpoint
+from checkpoint_doctor.plugins.opening import discover_working, open_checkpoint
 from checkpoint_doctor.plugins.protocols import Loader
 from checkpoint_doctor.repair.changes import Plan
 from checkpoint_doctor.repair.cross_check import CrossCheck
@@ -49,11 +50,12 @@ from checkpoint_doctor.results.report import Alert, Examination
 from checkpoint_doctor.scan import (
     MeasuredCallback,
     ProgressCallback,
+    find_checkpoints,
     measure_checkpoint,
     run_rules,
     within_file,
 )
-from checkpoint_doctor.sources.search import find_candidates
+from checkpoint_doctor.text import quantity
 
 MOST_ROUNDS = 4
 """Rounds of planning what the changes planned so far reveal; one is enough nearly always."""
@@ -157,32 +159,42 @@ def fix(
 
     Raises:
         NothingToExamine: there is no checkpoint to look at.
-        UsageError: ``output`` names a file, and there are several checkpoints.
+        UsageError: ``output`` names a file, and there are several checkpoints; or no rule is left to run.
     """
     options, catalogue, config = options or FixOptions(), catalogue or discover_working(), config or Config()
-    candidates = find_candidates(
-        [os.fspath(uri) for uri in uris], catalogue.suffixes, partial(claim_folder, catalogue=catalogue)
-    )
+    found = find_checkpoints(uris, catalogue, config)
+    candidates = found.candidates
     if len(candidates) > 1 and options.output and not os.path.isdir(options.output):
         raise UsageError(
             f"{len(candidates)} checkpoints cannot all become {options.output}", "name an existing folder as --output"
         )
+    find_asked([candidate.path for candidate in candidates], config, catalogue.rules)
+    inputs = tuple(Path(candidate.path) for candidate in candidates)
     results: list[FixResult] = []
     taken: dict[str, str] = {}
     with CrossCheck() as cross_check:
         for number, candidate in enumerate(candidates, 1):
             settings = config.for_path(candidate.path)
             on_measured = within_file(on_progress, candidate.path, number, len(candidates))
-            run = FixRun(candidate.path, options, catalogue, settings, jobs, on_measured, taken, cross_check)
+            run = FixRun(candidate.path, options, catalogue, settings, jobs, on_measured, inputs, taken, cross_check)
             try:
                 results.append(run.run())
             except NotACheckpoint as error:
                 if candidate.named:
                     results.append(_failure(candidate.path, error))
+            except UnknownFormat as error:
+                if candidate.is_expected:
+                    results.append(_failure(candidate.path, error))
             except DoctorError as error:
                 results.append(_failure(candidate.path, error))
+    for each in found.unsearched:
+        if not each.on_purpose:
+            refusal = UnreadableCheckpoint(f"{each.path} cannot be searched: {each.why}", "check its permissions")
+            results.append(_failure(each.path, refusal))
     if not results:
-        raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name one file to learn what it is")
+        raise NothingToExamine(
+            f"there is no checkpoint among {quantity(found.seen, 'file')}", "name one file to learn what it is"
+        )
     return results
 
 
@@ -202,6 +214,8 @@ class FixRun:
     settings: Settings
     jobs: int | None
     on_measured: MeasuredCallback | None
+    inputs: Sequence[Path]
+    """All checkpoints of the run."""
     taken: dict[str, str]
     """Results of this run, each with its input."""
     cross_check: CrossCheck
@@ -232,7 +246,8 @@ class FixRun:
             self.cross_check.start(checkpoint.format, plan.changes)
             job = Job(
                 checkpoint, plan, loader, snapshot, digest, target,
-                shard_names=lambda name: result_name(name, loader.suffixes), force=self.options.force,
+                shard_names=lambda name: result_name(name, loader.suffixes), inputs=self.inputs,
+                force=self.options.force,
             )  # fmt: skip
             with write_copy(job) as copy:
                 readers = self._verify(copy, checkpoint, plan, simulated)

@@ -8,17 +8,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from checkpoint_doctor.checkpoint import Checkpoint, LayerSignal, Skipped, Tensor
+from checkpoint_doctor.config.asked import describe_silence, find_asked
 from checkpoint_doctor.config.settings import Config, Settings
-from checkpoint_doctor.config.unused import remark_unused_ignores
+from checkpoint_doctor.config.unused import remark_unmatched_paths, remark_unused_ignores
 from checkpoint_doctor.diagnosis.competition import choose_diagnoses, collect_claims
-from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnreadableCheckpoint
+from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnknownFormat, UnreadableCheckpoint
 from checkpoint_doctor.plugins.catalogue import Catalogue
-from checkpoint_doctor.plugins.opening import claim_folder, discover_working, open_checkpoint
+from checkpoint_doctor.plugins.opening import claim_folder, discover_working, open_checkpoint, recognize_content
 from checkpoint_doctor.plugins.self_checks import report_crash
 from checkpoint_doctor.results.findings import Finding, by_severity
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict, judge
 from checkpoint_doctor.results.resume import find_resumption
-from checkpoint_doctor.sources.search import find_candidates
+from checkpoint_doctor.sources.search import Criteria, Found, find_candidates
+from checkpoint_doctor.text import quantity
 
 __all__ = ["Progress", "ProgressCallback", "examine", "measure_checkpoint", "open_checkpoint", "run_rules", "scan"]
 
@@ -71,13 +73,13 @@ def scan(
 
     Raises:
         NothingToExamine: there is no checkpoint to look at; with ``skip_foreign`` that is an empty report.
-        UsageError: the configuration does not fit the rules that are installed.
+        UsageError: the configuration does not fit the rules that are installed, or leaves no rule to run.
     """
     catalogue = catalogue or discover_working()
     config = config or Config()
-    candidates = find_candidates(
-        [os.fspath(uri) for uri in uris], catalogue.suffixes, partial(claim_folder, catalogue=catalogue)
-    )
+    found = find_checkpoints(uris, catalogue, config)
+    candidates = found.candidates
+    asked = find_asked([candidate.path for candidate in candidates], config, catalogue.rules)
     examinations: list[Examination] = []
     passed_over: list[Skipped] = []
     for number, candidate in enumerate(candidates, 1):
@@ -92,16 +94,47 @@ def scan(
                 passed_over.append(Skipped(candidate.path, error.message.removeprefix(f"{candidate.path} ")))
                 continue
             examination = _unreadable(candidate.path, error)
+        except UnknownFormat as error:
+            if not candidate.is_expected:
+                passed_over.append(Skipped(candidate.path, error.message.removeprefix(f"{candidate.path} ")))
+                continue
+            examination = _unreadable(candidate.path, error)
         examinations.append(examination)
-    if not examinations and not skip_foreign:
-        raise NothingToExamine(f"none of {len(candidates)} files is a checkpoint", "name one file to learn what it is")
+    if not examinations and not skip_foreign and found.is_complete:
+        raise NothingToExamine(
+            f"there is no checkpoint among {quantity(found.seen, 'file')}", "name one file to learn what it is"
+        )
     report = Report(
         checkpoints=tuple(examinations),
-        rules=len(catalogue.rules),
+        rules=len(asked),
         fail_on=config.fail_on,
+        remarks=tuple(config.general.judge(each, "") for each in catalogue.left_out),
         passed_over=tuple(passed_over),
+        unrecognized=found.unrecognized,
+        unsearched=tuple(found.unsearched),
+        asked=asked,
     )
-    return remark_unused_ignores(report, config, catalogue.rules, catalogue.causes)
+    searched = [os.fspath(uri) for uri in uris if os.path.isdir(uri)]
+    report = remark_unused_ignores(report, config, catalogue.rules, catalogue.causes)
+    report = remark_unmatched_paths(report, config, searched)
+    return replace(report, configuration=describe_silence(report, config, catalogue.rules))
+
+
+def find_checkpoints(uris: Sequence[str | os.PathLike[str]], catalogue: Catalogue, config: Config) -> Found:
+    """Find what files, folders and globs lead to: what a loader claims or recognizes and no pattern leaves out.
+
+    Raises:
+        NothingToExamine: a folder or glob leads to nothing.
+        UsageError: a URI is the address of a remote file.
+    """
+    criteria = Criteria(
+        suffixes=catalogue.suffixes,
+        recognizes=partial(recognize_content, catalogue=catalogue),
+        claim=partial(claim_folder, catalogue=catalogue),
+        excludes=config.excludes,
+        includes=config.includes,
+    )
+    return find_candidates([os.fspath(uri) for uri in uris], criteria)
 
 
 def within_file(on_progress: ProgressCallback | None, path: str, number: int, of: int) -> MeasuredCallback | None:
@@ -125,17 +158,18 @@ def examine(
 
     Raises:
         NotACheckpoint: it is a sound file of another kind.
+        UnknownFormat: nothing in it says what it is.
     """
     try:
         checkpoint = open_checkpoint(path, catalogue)
         measure_checkpoint(checkpoint, jobs, on_measured)
         examination = run_rules(checkpoint, catalogue, settings)
-    except NotACheckpoint:
+    except (NotACheckpoint, UnknownFormat):
         raise
     except UnreadableCheckpoint as error:
         return _unreadable(path, error)
     other = checkpoint.metadata.get("content")
-    if (other or not checkpoint.tensors) and examination.verdict is not Verdict.ILL:
+    if (other or not checkpoint.tensors) and not checkpoint.optimizers and examination.verdict is not Verdict.ILL:
         why = f" ({checkpoint.skipped[0].why})" if checkpoint.skipped else ""
         what = other or f"holds no tensor to examine{why}"
         raise NotACheckpoint(f"{path} {what}", "name the file that holds the state dict")
@@ -196,16 +230,16 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
         UnreadableCheckpoint: the bytes of a tensor that a rule needs cannot be read.
     """
     findings: list[Finding] = []
-    for rule in catalogue.rules:
-        if not settings.selects(rule):
-            continue
+    asked = [rule for rule in catalogue.rules if settings.selects(rule)]
+    for rule in asked:
         try:
             found = list(rule.examine(checkpoint, settings.options(rule)))
-        except UnreadableCheckpoint:
+        except (UnreadableCheckpoint, KeyboardInterrupt):
             raise
-        except Exception as error:
-            found = [report_crash(rule, error)]
-        findings += [settings.judge(_with_layer(each, checkpoint), checkpoint.path) for each in found]
+        except BaseException as error:  # a rule may even call sys.exit
+            findings.append(settings.judge(report_crash(rule, error), checkpoint.path))
+            continue
+        findings += [settings.judge(_with_layer(each, checkpoint), checkpoint.path, rule.severity) for each in found]
     claims, crashes = collect_claims(checkpoint, findings, catalogue.causes)
     findings += [settings.judge(each, checkpoint.path) for each in crashes]
     findings.sort(key=by_severity)
@@ -227,6 +261,8 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
         parts=checkpoint.files,
         layout=checkpoint.layout,
         resumption=find_resumption(checkpoint, judged),
+        asked=tuple(rule.code for rule in asked),
+        content=str(checkpoint.metadata.get("content", "")),
     )
 
 

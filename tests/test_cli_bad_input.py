@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save
 from typer.testing import CliRunner
 
-from checkpoint_doctor.cli import app
+from checkpoint_doctor.cli.application import app
 
 MEMORY = 600 << 20
 """Bytes of data a run may ask for before it fails."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from checkpoint_doctor.config.file import find_config_file, load_config
 from checkpoint_doctor.config.globs import match_path
 from checkpoint_doctor.config.schema import build_schema, describe_config
 from checkpoint_doctor.config.settings import Config
-from checkpoint_doctor.config.unused import remark_unused_ignores
+from checkpoint_doctor.config.unused import remark_unmatched_paths, remark_unused_ignores
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import rule
@@ -165,13 +167,22 @@ class TestSeverity:
         assert settings.severity(dormant_units, Severity.NOTE) is Severity.NOTE
         assert settings.judge(finding(), "model.zip").severity is Severity.ERROR
 
+    def test_no_severity_makes_a_finding_milder_than_its_evidence(self, folder: Path) -> None:
+        settings = load('[severity]\nNET001 = "warning"\nZER003 = "note"').for_path("model.zip")
+        argued = [settings.severity(dormant_units, each) for each in (Severity.NOTE, Severity.WARNING, Severity.ERROR)]
+        assert argued == [Severity.WARNING, Severity.WARNING, Severity.ERROR]
+        argued = [settings.severity(zero_bias, each) for each in (Severity.NOTE, Severity.WARNING, Severity.ERROR)]
+        assert argued == [Severity.NOTE, Severity.NOTE, Severity.ERROR]
+        found = replace(finding(), severity=Severity.ERROR)
+        assert settings.judge(found, "model.zip", Severity.WARNING).severity is Severity.ERROR
+
     def test_sections_for_paths_go_over_the_general_one_in_order(self, folder: Path) -> None:
         config = load(
             '[severity]\nZER003 = "error"\n[paths."runs/**".severity]\nZER003 = "warning"\n'
             '[paths."runs/old".severity]\nZER003 = "note"'
         )
         found = {
-            path: config.for_path(path).severity(zero_bias, Severity.ERROR)
+            path: config.for_path(path).severity(zero_bias, Severity.WARNING)
             for path in ("a.pt", "runs/a.pt", "runs/old/a.pt")
         }
         assert list(found.values()) == [Severity.ERROR, Severity.WARNING, Severity.NOTE]
@@ -288,6 +299,30 @@ class TestUnusedIgnores:
     def test_one_for_rules_that_were_not_asked_is_not_judged(self, folder: Path) -> None:
         assert unused(load(self.TEXT, select=["NET", "CKD"]), report()) == ()
         assert unused(load('[severity]\nZER003 = "off"\n' + self.TEXT), report()) == ()
+
+    @pytest.mark.parametrize(
+        ("path", "searched", "told"),
+        [
+            ("modles/*.zip", [], True),
+            ("modles/legacy.zip", [], True),
+            ("models/*.zip", [], False),
+            ("models/*.zip", ["models"], True),
+            ("models/old/**", ["models"], True),
+            ("models/old/**", ["."], True),
+            ("models/**", ["models/old"], False),
+            ("*.zip", ["models"], False),
+            ("*.zip", ["."], True),
+            ("/nowhere/*.zip", [], True),
+        ],
+    )
+    def test_a_path_that_leads_nowhere_is_named(self, folder: Path, path: str, searched: list[str], told: bool) -> None:
+        (folder / "models" / "old").mkdir(parents=True)
+        for text in (f'[[ignore]]\ncode = "ALL"\npath = "{path}"', f'[[paths."{path}".ignore]]\ncode = "ALL"'):
+            config = load(f'{text}\nreason = "Known."')
+            remarks = remark_unmatched_paths(report(path="run.pt"), config, searched).remarks
+            assert [f"the path {path!r} of" in each.message for each in remarks] == [True] * told
+            where = path.replace("**", "x").replace("*", "x")
+            assert not remark_unmatched_paths(report(path=where), config, searched).remarks
 
     def test_its_own_severity_can_be_set(self, folder: Path) -> None:
         (remark,) = unused(load(self.TEXT + '\n[severity]\nCKD002 = "error"'), report())
@@ -483,11 +518,30 @@ class TestPathPatterns:
             ("*.zip", "./model.zip", True),
             ("runs/*", "runs/../runs/model.zip", True),
             ("*.ZIP", "model.zip", False),
+            ("**", "runs/a/model.zip", True),
+            ("runs/**", "runs", False),
+            ("runs/**/old/**/*.pt", "runs/1/old/2/3/a.pt", True),
+            ("runs/**/old/**/*.pt", "runs/1/new/2/3/a.pt", False),
+            ("runs/*a*b.pt", "runs/xaxb.pt", True),
+            ("runs/*a*b.pt", "runs/xa/b.pt", False),
         ],
     )
     def test_they_mean_what_they_mean_in_gitignore(self, folder: Path, pattern: str, path: str, expected: bool) -> None:
         assert match_path(pattern, path) is expected
         assert match_path(pattern, os.path.abspath(path)) is expected
+
+    @pytest.mark.parametrize(
+        ("pattern", "path"),
+        [
+            ("*a" * 60 + "b", "a" * 20_000),
+            ("**/a/" * 60 + "b", "a/" * 500 + "c"),
+            ("/".join(["*a*a*a*a*b"] * 30), "/".join(["a" * 200] * 30)),
+        ],
+    )
+    def test_no_pattern_takes_long(self, pattern: str, path: str) -> None:
+        start = time.process_time()
+        assert not match_path(pattern, path)
+        assert time.process_time() - start < 0.5
 
     def test_they_start_at_the_folder_of_the_file(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / "a").mkdir()

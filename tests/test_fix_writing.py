@@ -115,7 +115,7 @@ def test_the_input_is_never_the_output(link: str, ill: Path, tmp_path: Path) -> 
     else:
         target = tmp_path / "." / ".." / tmp_path.name / "model.zip"
     before = snapshot(tmp_path)
-    assert_refused(repair(ill, output=str(target), force=True), "the input itself", tmp_path, before)
+    assert_refused(repair(ill, output=str(target), force=True), "is an input itself", tmp_path, before)
 
 
 def test_a_linked_input_is_fixed_beside_the_link(ill: Path, tmp_path: Path) -> None:

@@ -173,6 +173,32 @@ def test_a_sick_model_fails_the_job_and_explains_itself(workspace: Path, runner:
     assert "NRM001" in summary
 
 
+def obey(log: str) -> list[str]:
+    """Return the commands that GitHub's runner takes from a log: nothing between ``stop-commands`` and its token."""
+    commands, token = [], ""
+    for line in log.splitlines():
+        if token:
+            token = "" if line.strip() == f"::{token}::" else token
+        elif line.lstrip().startswith("::stop-commands::"):
+            token = line.strip().removeprefix("::stop-commands::")
+        elif line.lstrip().startswith("::") or "##[" in line:
+            commands.append(line)
+    return commands
+
+
+@pytest.mark.parametrize("name", ["::stop-commands::mute", "##[stop-commands]mute", "::add-mask::e", "::mute::"])
+def test_a_tensor_cannot_silence_the_annotations(workspace: Path, runner: Path, name: str) -> None:
+    import torch
+
+    torch.save({f"{name} {number}.weight": torch.full((4, 4), torch.nan) for number in range(3)}, workspace / "a.pt")
+    result, _ = scan_step(workspace, runner, paths="a.pt")
+    assert result.returncode == 1
+    assert name in result.stdout
+    commands = obey(result.stdout)
+    assert commands[0].startswith("::error file=a.pt")
+    assert all(each.startswith(("::error ", "::warning ", "::notice ")) for each in commands)
+
+
 def test_a_healthy_model_passes(workspace: Path, runner: Path) -> None:
     result, outputs = scan_step(workspace, runner, paths="models/healthy.zip")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -186,7 +212,7 @@ def test_paths_are_lines_whatever_they_hold(workspace: Path, runner: Path) -> No
         shutil.copy(workspace / "models" / "healthy.zip", workspace / name)
     result, _ = scan_step(workspace, runner, paths="\r\n".join([*odd, "", "models/h*.zip"]))
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "6 checkpoints" in result.stderr
+    assert "6 checkpoints" in result.stdout
     assert not (workspace / "pwned").exists()
 
 
@@ -215,7 +241,7 @@ def test_inputs_reach_the_command(workspace: Path, runner: Path) -> None:
         workspace, runner, paths="models", config="gate.toml", summary="false", sarif_file="out.sarif"
     )
     assert result.returncode == 0, result.stdout
-    assert "1 hidden" in result.stderr
+    assert "1 hidden" in result.stdout
     assert outputs["sarif-file"] == "out.sarif"
     assert (workspace / "out.sarif").is_file()
     assert (runner / "summary").read_text() == ""
@@ -282,7 +308,7 @@ def test_the_baseline_hides_what_is_known_and_nothing_else(workspace: Path, path
     script = snippet("bash", "# baseline")
     result = run(["bash", "-e", "-c", script], workspace, PATH=path)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "hidden" in result.stderr
+    assert "hidden" in result.stdout
     shutil.copy(fixtures / "case_2_overwritten.zip", workspace / "models" / "new.zip")
     second = script.splitlines()[-1]
     assert run(["bash", "-e", "-c", second], workspace, PATH=path).returncode == 1
@@ -313,7 +339,7 @@ def test_a_hundred_checkpoints_are_one_command(tmp_path: Path, corpus: Path, fix
     after = getrusage(RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 8, "seconds of two cores' work"
 
-    assert "100 checkpoints" in result.stderr
+    assert "100 checkpoints" in result.stdout
     said = json.loads((tmp_path / "json.out").read_text())
     ill = {each["path"] for each in said["checkpoints"] if each["verdict"] != "healthy"}
     assert "models/sick.zip" in ill

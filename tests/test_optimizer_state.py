@@ -372,14 +372,15 @@ def test_a_known_list_of_parameters_is_taken_as_it_is_or_refused_whole() -> None
     from checkpoint_doctor.loaders.torch.archive import read_archive
     from checkpoint_doctor.sources import MemorySource
 
-    root = read_archive(MemorySource("policy.optimizer.pth", saved(state)), "policy.optimizer.pth").root
-    found = read_optimizer("policy.optimizer", root, checkpoint.tensors)
+    archive = read_archive(MemorySource("policy.optimizer.pth", saved(state)), "policy.optimizer.pth")
+    root, budget = archive.root, archive.budget
+    found = read_optimizer("policy.optimizer", root, checkpoint.tensors, budget)
     assert names(found) == [tensor.name for tensor in checkpoint.tensors]
     assert found.parameters[0].state["exp_avg"].storage.startswith("policy.optimizer.pth:data/")
-    shifted = read_optimizer("policy.optimizer", root, checkpoint.tensors[1:])
+    shifted = read_optimizer("policy.optimizer", root, checkpoint.tensors[1:], budget)
     assert names(shifted) == [None] * 4
     assert "4 parameters, but 3" in shifted.mismatch
-    assert names(read_optimizer("policy.optimizer", root, None)) == [None] * 4
+    assert names(read_optimizer("policy.optimizer", root, None, budget)) == [None] * 4
 
 
 @given(st.data())

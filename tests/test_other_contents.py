@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoint_doctor.results.report import Verdict
+from checkpoint_doctor.errors import NotACheckpoint
+from checkpoint_doctor.plugins.catalogue import discover
+from checkpoint_doctor.plugins.opening import open_checkpoint
+from checkpoint_doctor.results.report import Page, Verdict
 from checkpoint_doctor.scan import scan
 
 ARRAY = np.full(5, 3e7, np.float32)
@@ -57,8 +60,6 @@ NO_MODEL = {
         {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()},
         "is the state of random generators",
     ),
-    "optimizer": (optimizer().state_dict(), "is the state of an optimizer (Adam, 2 parameters) without its model"),
-    "whole optimizer": (optimizer(), "is the state of an optimizer (Adam, 2 parameters) without its model"),
 }
 
 
@@ -83,6 +84,29 @@ def test_code_is_reported_also_where_there_is_no_model(content: bytes, tmp_path:
     (found,) = scan([tmp_path]).checkpoints
     assert found.verdict is Verdict.ILL
     assert "os.system" in " ".join(each.message for each in found.findings if each.code == "FIL002")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_optimizer_alone_is_examined_as_one(whole: bool, tmp_path: Path) -> None:
+    adam = optimizer()
+    torch.save(adam if whole else adam.state_dict(), tmp_path / "optimizer.pt")
+    for uri in (tmp_path, tmp_path / "optimizer.pt"):
+        report = scan([uri])
+        (found,) = report.checkpoints
+        assert (found.verdict, found.tensors) == (Verdict.HEALTHY, ())
+        assert found.content == "is the state of an optimizer (Adam, 2 parameters) without its model"
+        text = discover().reporters["terminal"].render(report, (), Page(width=400))
+        assert "PyTorch, the state of an optimizer (Adam, 2 parameters) without its model" in text
+
+
+def test_large_statistics_are_no_weights_that_exploded(tmp_path: Path) -> None:
+    """``ARRAY`` has values that no weight has."""
+    content = object_of("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize")
+    (tmp_path / "vecnormalize.pkl").write_bytes(content)
+    torch.save(torch.nn.Linear(8, 4).state_dict(), tmp_path / "model.pt")
+    report = scan([tmp_path])
+    assert [Path(each.path).name for each in report.checkpoints] == ["model.pt"]
+    assert report.passed_over[0].why == "is the statistics of an environment (VecNormalize)"
 
 
 def test_broken_moments_of_an_optimizer_alone_are_reported(tmp_path: Path) -> None:
@@ -114,3 +138,24 @@ def test_a_damaged_pickle_is_no_joblib_file(tmp_path: Path) -> None:
     (found,) = scan([tmp_path]).checkpoints
     assert found.verdict is Verdict.UNREADABLE
     assert os.path.basename(found.path) == "other.pkl"
+
+
+def test_several_pickles_in_one_file_are_all_read(tmp_path: Path) -> None:
+    path = tmp_path / "log.pkl"
+    with path.open("wb") as file:
+        for seed in (0, 1):
+            pickle.dump({"weight": np.random.default_rng(seed).normal(size=(4, 3))}, file)
+    opened = open_checkpoint(path)
+    assert [tensor.shape for tensor in opened.tensors] == [(4, 3), (4, 3)]
+    assert not opened.flaws
+    with path.open("ab") as file:
+        file.write(b"\x80\x04broken")
+    (flaw,) = open_checkpoint(path).flaws
+    assert "8 bytes follow the end of the pickle" in flaw.message
+
+
+def test_a_log_of_pickles_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "log.pkl"
+    path.write_bytes(pickle.dumps({"reward": 1.0}) * 1001)
+    with pytest.raises(NotACheckpoint, match="is recorded data: more than 1,000 pickles"):
+        open_checkpoint(path)

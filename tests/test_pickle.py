@@ -20,9 +20,10 @@ from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle.cursor import Cursor
 from checkpoint_doctor.loaders._pickle.machine import Machine
 from checkpoint_doctor.loaders._pickle.names import TABLE
-from checkpoint_doctor.loaders._pickle.objects import MOST_OBJECTS, Budget, Inert, StoredBytes
+from checkpoint_doctor.loaders._pickle.objects import Inert, StoredBytes
 from checkpoint_doctor.loaders.torch.loader import loader
 from checkpoint_doctor.sources import MemorySource
+from checkpoint_doctor.sources.budget import OBJECTS
 
 
 def load(content: bytes) -> Any:
@@ -31,7 +32,7 @@ def load(content: bytes) -> Any:
 
 def machine_of(content: bytes) -> tuple[Machine, Any]:
     source = MemorySource("x.pkl", content)
-    machine = Machine(TABLE, None, Budget(source.size))
+    machine = Machine(TABLE, None, source.budget)
     return machine, machine.load(Cursor(source))
 
 
@@ -362,4 +363,5 @@ def test_any_plain_values_open_however_many(pattern: Any, protocol: int, is_shar
 @pytest.mark.parametrize(("protocol", "most"), [(2, 12), (4, 6)])
 def test_a_scalar_costs_less_of_the_budget_than_an_object(protocol: int, most: int) -> None:
     machine, _ = machine_of(pickle.dumps([np.float64(number) for number in range(1000)], protocol))
-    assert MOST_OBJECTS - machine.budget.objects < 1000 * most + 200
+    spent = OBJECTS.of(machine.budget.size) - machine.budget.left(OBJECTS)
+    assert spent < 1000 * most + 200

@@ -207,7 +207,7 @@ def test_a_crashing_rule_is_named_and_changes_nothing_else(
             assert said in crash["message"]
         ours, theirs = (json.loads(result.stdout)["checkpoints"][0] for result in (without, beside))
         assert (theirs["verdict"], theirs["crashed_rules"]) == (verdict, ["ACM666"])
-        of_the_crash = {"findings", "verdict", "crashed_rules"}
+        of_the_crash = {"findings", "verdict", "crashed_rules", "asked"}
         assert {key: value for key, value in theirs.items() if key not in of_the_crash} == {
             key: value for key, value in ours.items() if key not in of_the_crash
         }
@@ -308,8 +308,128 @@ def test_a_broken_package_is_named_and_the_rest_works(
     [line] = [line for line in ckdoc("plugins").stdout.splitlines() if f"acme{kind}" in line.split("\t")[2]]
     assert complaint in line.split("\t")[4]
     result = ckdoc("scan", str(fixtures / "case_1_head_v6.zip"), "--format", "json")
-    assert result.returncode == 1
+    is_missed = group in ("loaders", "analyzers")
+    assert result.returncode == (2 if is_missed else 1)
     assert [finding["code"] for finding in findings(result) if finding["severity"] == "error"] == ["NRM001"]
+    remarks = json.loads(result.stdout)["remarks"]
+    assert [each["evidence"]["package"] for each in remarks] == [f"acme{kind}"] * is_missed
+
+
+@pytest.mark.parametrize("form", ["terminal", "json", "sarif", "junit", "github", "markdown"])
+@pytest.mark.parametrize("group", ["loaders", "analyzers", "causes"])
+def test_a_broken_package_is_in_every_report_and_cannot_be_hidden(
+    group: str, form: str, with_packages: Callable, tmp_path: Path, fixtures: Path
+) -> None:
+    site = pretend_to_install(tmp_path, "acmelost", "raise ImportError('no acme here')", **{group: "it = acmelost"})
+    hidden = tmp_path / "ckdoc.toml"
+    hidden.write_text('[severity]\nCKD003 = "off"\n[[ignore]]\ncode = "ALL"\nreason = "Everything is fine."\n')
+    arguments = ("--format", form, "--fail-on", "never", "--select", "NRM")
+    result = with_packages(site)("scan", str(fixtures / "case_1_healthy.zip"), *arguments)
+    assert result.returncode == 2
+    assert "acmelost" in result.stdout
+    assert "no acme here" in result.stdout
+    assert "1 plugin left out" in result.stderr
+    words = {
+        "terminal": "CKD003 plugin-left-out",
+        "json": '"code": "CKD003"',
+        "sarif": '"executionSuccessful": false',
+        "junit": '<error message="the ',
+        "github": "::error title=CKD003",
+        "markdown": "incomplete",
+    }
+    assert words[form] in result.stdout
+    assert with_packages(site)("fix", "--dry-run", str(fixtures / "case_1_healthy.zip")).returncode == 2
+
+
+ENDINGS = {
+    "exits": "__import__('sys').exit(0)",
+    "ends": "raise type('Ending', (BaseException,), {})('on purpose')",
+    "generates": "raise GeneratorExit",
+    "cannot be said": "raise type('Mute', (Exception,), {'__str__': lambda self: 1 / 0})",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_rule_that_ends_the_program_is_a_crash(
+    ending: str, with_packages: Callable, tmp_path: Path, fixtures: Path
+) -> None:
+    code = declare("ACM666", "ending-rule", ENDINGS[ending])
+    site = pretend_to_install(tmp_path, "acmeend", code, analyzers="it = acmeend")
+    result = with_packages(site)("scan", str(fixtures / "case_1_head_v6.zip"), "--format", "json")
+    assert result.returncode == 2
+    [checkpoint] = json.loads(result.stdout)["checkpoints"]
+    assert (checkpoint["verdict"], checkpoint["crashed_rules"]) == ("ill", ["ACM666"])
+    assert with_packages(site)("fix", "-n", str(fixtures / "case_1_head_v6.zip")).returncode == 2
+
+
+def test_a_rule_that_yields_no_findings_but_something_else_is_a_crash(
+    with_packages: Callable, tmp_path: Path, fixtures: Path
+) -> None:
+    code = declare("ACM666", "odd-rule", "yield 'this is ill'")
+    site = pretend_to_install(tmp_path, "acmeodd", code, analyzers="it = acmeodd")
+    result = with_packages(site)("scan", str(fixtures / "case_1_healthy.zip"), "--format", "json")
+    assert result.returncode == 2
+    [crash] = [finding for finding in findings(result) if finding["code"] == "CKD001"]
+    assert "it yields str, and not a finding" in crash["message"]
+
+
+CAUSE = """
+from checkpoint_doctor import Prognosis, cause
+
+@cause("acme-cause", Prognosis.POINTLESS)
+def acme_cause(checkpoint, symptoms):
+    \"\"\"It is always so.\"\"\"
+    {body}
+    yield from ()
+"""
+
+
+@pytest.mark.parametrize("body", [*ENDINGS.values(), "yield 'a claim'"])
+def test_a_cause_that_ends_the_program_is_a_crash(
+    body: str, with_packages: Callable, tmp_path: Path, fixtures: Path
+) -> None:
+    site = pretend_to_install(tmp_path, "acmecause", CAUSE.format(body=body), causes="it = acmecause")
+    result = with_packages(site)("scan", str(fixtures / "case_1_head_v6.zip"), "--format", "json")
+    assert result.returncode == 2
+    assert json.loads(result.stdout)["checkpoints"][0]["crashed_rules"] == ["acme-cause"]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("place", ["recognizes", "open", "claim_folder"])
+def test_a_loader_that_ends_the_program_is_no_clean_run(
+    place: str, ending: str, with_packages: Callable, tmp_path: Path
+) -> None:
+    methods = {"recognizes": "return source.read(0, 3) == b'aaa'", "open": "...", "claim_folder": "return ()"}
+    methods[place] = ENDINGS[ending]
+    code = f"""
+class Loader:
+    name, suffixes = "aaa", (".aaa",)
+    def recognizes(self, source): {methods["recognizes"]}
+    def open(self, source): {methods["open"]}
+    def claim_folder(self, folder): {methods["claim_folder"]}
+    def open_folder(self, folder): ...
+    def patch(self, checkpoint, changes): ...
+loader = Loader()
+"""
+    site = pretend_to_install(tmp_path, "acmeload", code, loaders="aaa = acmeload:loader")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "some.aaa").write_text("aaa, and more")
+    result = with_packages(site)("scan", "models", "--format", "json")
+    assert result.returncode == 2
+    [checkpoint] = json.loads(result.stdout)["checkpoints"]
+    assert checkpoint["verdict"] == "unreadable"
+    assert "aaa" in checkpoint["error"]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_reporter_that_ends_the_program_is_no_clean_run(
+    ending: str, with_packages: Callable, tmp_path: Path, fixtures: Path
+) -> None:
+    code = f"class Reporter:\n    def render(self, report, rules, page): {ENDINGS[ending]}\nreporter = Reporter()\n"
+    site = pretend_to_install(tmp_path, "acmereport", code, reporters="odd = acmereport:reporter")
+    result = with_packages(site)("scan", str(fixtures / "case_1_healthy.zip"), "--format", "odd")
+    assert result.returncode == 2
+    assert "the reporter odd failed" in result.stderr
 
 
 def test_a_stranger_cannot_take_one_of_our_codes(with_packages: Callable, tmp_path: Path, fixtures: Path) -> None:

@@ -100,7 +100,7 @@ def test_a_strangers_plugins_stand_beside_ours(site: Site) -> None:
     site.install("ckdoc-npz", LOADER.format(name="npz", suffixes=(".npz",)), LOADERS, "npz", "loader")
     site.install("ckdoc-csv", REPORTER.format(text="a,b"), REPORTERS, "csv", "reporter")
     catalogue = site.discover()
-    assert codes(catalogue) == ["ACM001", "CKD001", "CKD002", "ZZZ001"]
+    assert codes(catalogue) == ["ACM001", "CKD001", "CKD002", "CKD003", "ZZZ001"]
     assert [loader.name for loader in catalogue.loaders] == ["npz", "torch"]
     assert list(catalogue.reporters) == ["csv", "terminal"]
     assert catalogue.reporters["csv"].render(None, (), None) == "a,b"
@@ -147,7 +147,7 @@ def test_a_broken_plugin_is_named_and_the_rest_works(
     catalogue = site.discover(lazily=False)
     assert [plugin.distribution for plugin in catalogue.broken] == ["ckdoc-broken"]
     assert problem in (catalogue.broken[0].problem or "")
-    assert codes(catalogue) == ["CKD001", "CKD002", "ZZZ001"]
+    assert codes(catalogue) == ["CKD001", "CKD002", "CKD003", "ZZZ001"]
     assert [loader.name for loader in catalogue.loaders] == ["torch"]
     assert catalogue.reporters["terminal"].render(None, (), None) == "ours"
 
@@ -182,7 +182,7 @@ def test_a_reporter_is_imported_when_it_is_asked_for(site: Site) -> None:
 def test_our_rules_win_over_a_strangers(site: Site, code: str, name: str) -> None:
     site.install("acme", write_rule("ACM002", "another") + write_rule(code, name, "second"))
     catalogue = site.discover()
-    assert codes(catalogue) == ["ACM002", "CKD001", "CKD002", "ZZZ001"]
+    assert codes(catalogue) == ["ACM002", "CKD001", "CKD002", "CKD003", "ZZZ001"]
     problem = catalogue.broken[0].problem or ""
     assert catalogue.broken[0].distribution == "acme"
     assert OURS in problem
@@ -214,13 +214,13 @@ def test_a_rule_that_two_modules_share_is_no_collision(site: Site) -> None:
     module = site.install("ckdoc-acme", write_rule())
     site.install("ckdoc-reuse", f"from {module} import ill\n" + write_rule("ACM002", "another"))
     catalogue = site.discover()
-    assert codes(catalogue) == ["ACM001", "ACM002", "CKD001", "CKD002", "ZZZ001"]
+    assert codes(catalogue) == ["ACM001", "ACM002", "CKD001", "CKD002", "CKD003", "ZZZ001"]
     assert catalogue.broken == ()
 
 
 def test_an_entry_may_name_one_rule(site: Site) -> None:
     site.install("ckdoc-acme", write_rule() + write_rule("ACM002", "another", "other"), attribute="other")
-    assert codes(site.discover()) == ["ACM002", "CKD001", "CKD002", "ZZZ001"]
+    assert codes(site.discover()) == ["ACM002", "CKD001", "CKD002", "CKD003", "ZZZ001"]
 
 
 def test_without_an_installation_it_says_so(tmp_path: Path) -> None:

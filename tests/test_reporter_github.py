@@ -92,4 +92,4 @@ def test_no_name_breaks_out_of_its_annotation(path, message):
     assert all(commands)
     assert len(commands) == 4
     assert set(properties_of(commands[1])) == {"file", "title"}
-    assert unescape(commands[1]["message"]).endswith("::error::x ::warning::y%0A")
+    assert unescape(commands[1]["message"]).endswith(r"\x3a:error\x3a:x \x3a:warning\x3a:y%0A")

@@ -8,6 +8,7 @@ import zlib
 from hypothesis import given
 from hypothesis import strategies as st
 
+from checkpoint_doctor.loaders._zip.crc import crc32
 from checkpoint_doctor.loaders._zip.running_crc import SummedSection
 from checkpoint_doctor.sources import MemorySource
 
@@ -16,6 +17,12 @@ CONTENT = bytes(range(256)) * 40
 
 def section() -> SummedSection:
     return SummedSection("member", MemorySource("file", b"head" + CONTENT + b"tail"), 4, len(CONTENT))
+
+
+@given(st.binary(max_size=5000), st.integers(0, 2**32 - 1))
+def test_the_faster_library_computes_the_same(content, before):
+    assert crc32(content, before) == zlib.crc32(content, before)
+    assert crc32(memoryview(content)) == zlib.crc32(content)
 
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=12))

@@ -22,10 +22,9 @@ from checkpoint_doctor.repair.safe_copy import (
     copy_patched,
     synced_in_background,
     take_name,
-    temporary_file,
-    temporary_folder,
 )
 from checkpoint_doctor.results.json import write_json
+from checkpoint_doctor.targets import temporary_file, temporary_folder
 from tests.test_planning import BIAS, SQUARES, finding, to, with_state
 
 OLD = bytes(range(200))
@@ -126,10 +125,13 @@ def test_an_input_that_changes_is_noticed(original: Path) -> None:
         ("file", False, "exists already"),
         ("file", True, ""),
         ("dangling link", False, "exists already"),
-        ("input", True, "is the input itself"),
-        ("link to the input", True, "is the input itself"),
-        ("hard link", True, "is the input itself"),
+        ("input", True, "is an input itself"),
+        ("link to the input", True, "is an input itself"),
+        ("hard link", True, "is an input itself"),
         ("folder", True, "is a folder"),
+        ("pipe", True, "is a device or a pipe"),
+        ("pipe", False, "is a device or a pipe"),
+        ("file of an input", True, "is a file of the input"),
     ],
 )
 def test_a_result_takes_no_name_that_is_not_its_own(kind: str, force: bool, words: str, original: Path) -> None:
@@ -144,6 +146,11 @@ def test_a_result_takes_no_name_that_is_not_its_own(kind: str, force: bool, word
         os.link(original, target)
     elif kind == "folder":
         target.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(target)
+    elif kind == "file of an input":
+        target.write_bytes(b"")
+        original = original.parent
     elif kind == "input":
         target = original
     inputs = [original.with_name("gone"), original]
@@ -169,7 +176,7 @@ def test_what_is_temporary_is_hidden_and_gone_afterwards(make: Any, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
     with make(tmp_path, "name") as path:
         path.rmdir() if path.is_dir() else path.unlink()
-    with pytest.raises(RepairFailed, match=r"cannot write in .*no such file"), make(tmp_path / "none", "name"):
+    with pytest.raises(UsageError, match=r"cannot write in .*no such file"), make(tmp_path / "none", "name"):
         pass
 
 

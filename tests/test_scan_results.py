@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, Skipped, Tensor
-from checkpoint_doctor.cli import app
+from checkpoint_doctor.cli.application import app
 from checkpoint_doctor.config.settings import Config, Section
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UsageError
 from checkpoint_doctor.plugins.catalogue import discover
@@ -62,7 +62,7 @@ def test_files_that_are_no_checkpoints_count_where_they_are_named(healthy: Path)
 
 def test_nothing_to_examine_is_an_error_unless_other_files_are_skipped(tmp_path: Path) -> None:
     other = no_checkpoint(tmp_path)
-    with pytest.raises(NothingToExamine, match="none of 1 files"):
+    with pytest.raises(NothingToExamine, match="there is no checkpoint among 1 file"):
         scan([tmp_path], catalogue=CATALOGUE)
     assert scan([tmp_path], catalogue=CATALOGUE, skip_foreign=True).checkpoints == ()
     assert scan([other], catalogue=CATALOGUE, skip_foreign=True).checkpoints == ()

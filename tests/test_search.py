@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
 
+from checkpoint_doctor.cli.scanning import verdict
+from checkpoint_doctor.config.file import load_config
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UsageError
-from checkpoint_doctor.fix import result_name
+from checkpoint_doctor.fix import Outcome, fix, result_name
 from checkpoint_doctor.loaders.torch.loader import loader
+from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.results.json import to_json
 from checkpoint_doctor.results.json_reading import from_json
-from checkpoint_doctor.results.report import Verdict
+from checkpoint_doctor.results.report import Page, Report, Verdict
 from checkpoint_doctor.scan import scan
+from checkpoint_doctor.sources import FileSource
 
 
 def save_model(path: Path) -> bytes:
@@ -119,5 +126,192 @@ def test_a_search_says_how_many_files_it_passed_over_and_what_they_are(tmp_path:
 
 
 def test_the_address_of_a_remote_file_is_refused_with_a_sentence() -> None:
-    with pytest.raises(UsageError, match="is an address, and only files on this machine are read"):
+    with pytest.raises(UsageError, match=r"is an address: remote files need the extra \[remote\]"):
         scan(["https://example.org/model.pt"])
+
+
+def model_bytes() -> bytes:
+    buffer = io.BytesIO()
+    torch.manual_seed(0)
+    torch.save(torch.nn.Linear(8, 4).state_dict(), buffer)
+    return buffer.getvalue()
+
+
+class TestContent:
+    @pytest.mark.parametrize("name", ["mario_1_1", "best_policy.model", "weights.dat", "epoch=3.custom", ".last"])
+    def test_a_checkpoint_is_found_under_any_name(self, name: str, tmp_path: Path, fixtures: Path) -> None:
+        (tmp_path / "torch").mkdir()
+        (tmp_path / "torch" / name).write_bytes(model_bytes())
+        (tmp_path / "sb3").mkdir()
+        (tmp_path / "sb3" / name).write_bytes((fixtures / "case_1_healthy.zip").read_bytes())
+        (tmp_path / "safetensors").mkdir()
+        weight = np.random.default_rng(0).normal(0, 0.1, (4, 8)).astype(np.float32)
+        save_file({"fc.weight": weight}, tmp_path / "safetensors" / name)
+        assert found_in(tmp_path) == [name, name, name]
+
+    def test_a_truncated_checkpoint_under_any_name_is_unreadable(self, tmp_path: Path) -> None:
+        (tmp_path / "last").write_bytes(model_bytes()[:-100])
+        (found,) = scan([tmp_path]).checkpoints
+        assert found.verdict is Verdict.UNREADABLE
+
+    def test_data_that_begins_as_a_pickle_by_chance_is_passed_over(self, tmp_path: Path) -> None:
+        save_model(tmp_path / "model.pt")
+        (tmp_path / "volume.raw").write_bytes(b"\x80\x04\x98" + np.random.default_rng(0).bytes(5000))
+        report = scan([tmp_path])
+        assert [Path(each.path).name for each in report.checkpoints] == ["model.pt"]
+        assert "is not a readable pickle" in report.passed_over[0].why
+        (tmp_path / "volume.raw").rename(tmp_path / "volume.pkl")
+        assert len(scan([tmp_path]).checkpoints) == 2
+
+    def test_all_other_files_are_counted_by_their_ending_and_not_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save_model(tmp_path / "model.pt")
+        for number in range(50):
+            (tmp_path / f"{number}.JPG").write_bytes(b"\xff\xd8\xff\xe0" + bytes(1 << 20))
+        (tmp_path / "README").write_text("csome text that begins as a pickle of protocol 0 may\n" * 2000)
+        (tmp_path / "train.py").write_text("import torch\n")
+        read = 0
+        wrapped = FileSource.read_into
+
+        def count(source: FileSource, offset: int, buffer: memoryview) -> None:
+            nonlocal read
+            read += len(buffer) if not source.name.endswith(".pt") else 0
+            wrapped(source, offset, buffer)
+
+        monkeypatch.setattr(FileSource, "read_into", count)
+        report = scan([tmp_path])
+        assert dict(report.unrecognized) == {".jpg": 50, "": 1, ".py": 1}
+        assert report.summary_line.endswith("52 other files passed over")
+        assert read < 50 * 20_000
+        assert from_json(to_json(report)).unrecognized == report.unrecognized
+        verbose, brief = (render(report, verbose=verbose) for verbose in (True, False))
+        assert "52 files that begin as no checkpoint does: 50 .jpg, 1 without an ending, 1 .py" in verbose
+        assert "passed over" not in brief
+
+    def test_data_in_a_format_of_its_own_is_passed_over_under_an_ending_that_everybody_uses(
+        self, tmp_path: Path
+    ) -> None:
+        save_model(tmp_path / "pytorch_model.bin")
+        (tmp_path / "tokens.bin").write_bytes(np.arange(50_000, 60_000, dtype=np.uint16).tobytes())
+        report = scan([tmp_path])
+        assert [Path(each.path).name for each in report.checkpoints] == ["pytorch_model.bin"]
+        assert "has an unknown format" in report.passed_over[0].why
+        (named,) = scan([tmp_path / "tokens.bin"]).checkpoints
+        assert named.verdict is Verdict.UNREADABLE
+
+    def test_a_blob_of_a_cache_is_examined_under_the_name_that_links_to_it(self, tmp_path: Path) -> None:
+        (tmp_path / "blobs").mkdir()
+        (tmp_path / "blobs" / "0f3a").write_bytes(model_bytes())
+        (tmp_path / "snapshots").mkdir()
+        (tmp_path / "snapshots" / "model.pt").symlink_to(tmp_path / "blobs" / "0f3a")
+        assert found_in(tmp_path) == ["model.pt"]
+        assert found_in(tmp_path / "blobs") == ["0f3a"]
+
+
+def render(report: Report, name: str = "terminal", *, verbose: bool = False) -> str:
+    catalogue = discover()
+    return " ".join(catalogue.reporters[name].render(report, catalogue.rules, Page(width=400, verbose=verbose)).split())
+
+
+REPORTERS = sorted(discover().reporters)
+
+
+class TestFoldersThatAreNotSearched:
+    def test_hidden_folders_and_links_are_named_in_every_report(self, tmp_path: Path, fixtures: Path) -> None:
+        save_model(tmp_path / "model.pt")
+        (tmp_path / ".old").mkdir()
+        save_model(tmp_path / ".old" / "model.pt")
+        (tmp_path / "loop").symlink_to(tmp_path)
+        (tmp_path / "other").symlink_to(fixtures)
+        report = scan([tmp_path])
+        whys = {Path(each.path).name: each.why for each in report.unsearched}
+        assert whys == {
+            ".old": "hidden", "loop": "a link to a folder that is searched", "other": "a link to another folder",
+        }  # fmt: skip
+        assert report.is_complete
+        assert "3 left out" in report.summary_line
+        for name in REPORTERS:
+            assert ".old" in render(report, name), name
+        assert from_json(to_json(report)).unsearched == report.unsearched
+
+    def test_loops_of_links_end(self, tmp_path: Path) -> None:
+        save_model(tmp_path / "model.pt")
+        for name in "abcdef":
+            (tmp_path / name).symlink_to(tmp_path)
+        assert found_in(tmp_path) == ["model.pt"]
+        assert [Path(each.path).name for each in scan([f"{tmp_path}/**/*.pt"]).checkpoints] == ["model.pt"]
+
+    @pytest.fixture
+    def locked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A folder of whose two folders one cannot be listed."""
+        save_model(tmp_path / "model.pt")
+        (tmp_path / "locked").mkdir()
+        listing = os.scandir
+
+        def refuse(path: Any = ".") -> Any:
+            if str(path).endswith("locked"):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return listing(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        return tmp_path
+
+    def test_one_that_cannot_be_listed_makes_the_run_incomplete_in_every_report(self, locked: Path) -> None:
+        report = scan([locked])
+        assert not report.is_complete
+        assert verdict(report) == 2
+        assert "1 unreadable folder" in report.summary_line
+        for name in REPORTERS:
+            assert "locked" in render(report, name), name
+            assert "permission denied" in render(report, name), name
+
+    def test_a_folder_with_nothing_else_is_incomplete_too(self, locked: Path) -> None:
+        (locked / "model.pt").unlink()
+        report = scan([locked])
+        assert (report.checkpoints, verdict(report)) == ((), 2)
+        (failed,) = fix([locked])
+        assert failed.outcome is Outcome.FAILED
+        assert "cannot be searched" in (failed.error or "")
+
+
+class TestPatterns:
+    @pytest.fixture
+    def models(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        for name in ("a.pt", "data/b.pt", "data/raw/c.pt", "old/d.pt"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            save_model(tmp_path / name)
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        ("text", "left", "out"),
+        [
+            ('exclude = "data"', ["a.pt", "d.pt"], ["data"]),
+            ('exclude = ["data/**", "d.*"]', ["a.pt"], ["b.pt", "d.pt", "raw"]),
+            ('include = "data/**"', ["b.pt", "c.pt"], []),
+            ('include = "data/**"\nexclude = "raw"', ["b.pt"], ["raw"]),
+        ],
+    )
+    def test_a_search_leaves_out_what_the_configuration_says_and_says_so(
+        self, models: Path, text: str, left: list[str], out: list[str]
+    ) -> None:
+        Path("ckdoc.toml").write_text(text)
+        report = scan(["."], config=load_config(discover().rules))
+        assert [Path(each.path).name for each in report.checkpoints] == left
+        assert sorted(Path(each.path).name for each in report.unsearched) == out
+        assert all(each.why == "excluded by ckdoc.toml" for each in report.unsearched)
+
+    def test_the_command_line_excludes_more_and_includes_others(self, models: Path) -> None:
+        Path("ckdoc.toml").write_text('exclude = "raw"\ninclude = "data"')
+        config = load_config(discover().rules, exclude=["data"], include=["**"])
+        report = scan(["."], config=config)
+        assert [Path(each.path).name for each in report.checkpoints] == ["a.pt", "d.pt"]
+        assert {each.why for each in report.unsearched} == {"excluded by command line"}
+
+    def test_what_is_named_is_examined_all_the_same(self, models: Path) -> None:
+        config = load_config(discover().rules, exclude=["*.pt"])
+        assert len(scan(["data/b.pt"], config=config).checkpoints) == 1
+        with pytest.raises(NothingToExamine) as nothing:
+            scan(["data"], config=config)
+        assert nothing.value.hint.endswith("2 files and folders not searched")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import DENSE, NORMS
 from checkpoint_doctor.plugins.cause import Symptoms
 from checkpoint_doctor.results.findings import Finding
@@ -59,20 +59,43 @@ def number_of(finding: Finding, key: str) -> float:
 def layers_of(finding: Finding, checkpoint: Checkpoint) -> list[Layer]:
     """Return the layers of the tensors that a finding is about, in the order of the file."""
     names = names_of(finding)
-    return [
-        layer
-        for layer in checkpoint.layers
-        if layer.name in names or any(tensor.name in names for tensor in layer.tensors.values())
-    ]
+    found = {checkpoint.layer_by_name[name] for name in names & checkpoint.layer_by_name.keys()}
+    found |= {checkpoint.layer_of[name] for name in names & checkpoint.layer_of.keys()}
+    return sorted(found, key=_places(checkpoint).__getitem__)
+
+
+@found_once
+def _places(checkpoint: Checkpoint) -> dict[Layer, int]:
+    return {layer: place for place, layer in enumerate(checkpoint.layers)}
 
 
 def about(findings: Iterable[Finding], names: Iterable[str]) -> Iterator[Finding]:
     """Yield the findings that concern one of the tensors or layers, or a layer of one of the tensors."""
-    names = set(names)
-    for finding in findings:
-        found = names_of(finding)
-        if found & names or any(each.startswith(f"{name}.") for each in found for name in names):
-            yield finding
+    yield from Named(findings).about(names)
+
+
+class Named:
+    """Findings by the names of what they concern, for causes that ask for many names."""
+
+    def __init__(self, findings: Iterable[Finding]) -> None:
+        self._findings = list(findings)
+        self._places: dict[str, list[int]] = {}
+        for place, finding in enumerate(self._findings):
+            for module in {module for name in names_of(finding) for module in _modules_of(name)}:
+                self._places.setdefault(module, []).append(place)
+
+    def about(self, names: Iterable[str]) -> list[Finding]:
+        """Return those that concern one of the tensors or layers, or what is in it."""
+        places = {place for name in names for place in self._places.get(name, ())}
+        return [self._findings[place] for place in sorted(places)]
+
+
+def _modules_of(name: str) -> Iterator[str]:
+    """Yield the paths of the modules that a tensor or layer is in, and its own name."""
+    yield name
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
 
 
 def never_trained(symptoms: Symptoms) -> tuple[Finding, ...]:
@@ -133,6 +156,13 @@ def reads_zeros(layer: Layer, checkpoint: Checkpoint) -> bool:
     return second is not None and second.statistics.absmax == 0
 
 
+@found_once
+def any_reads_zeros(checkpoint: Checkpoint) -> bool:
+    """Return whether a layer's inputs were always zero."""
+    return any(reads_zeros(layer, checkpoint) for layer in checkpoint.layers)
+
+
+@found_once
 def has_left_initial_interval(checkpoint: Checkpoint) -> bool:
     """Return whether most dense layers hold values beyond PyTorch's initial ±1/√fan-in, so that they were trained.
 
@@ -217,19 +247,24 @@ def has_trained_twin(finding: Finding, checkpoint: Checkpoint) -> bool:
     names = [str(each) for each in finding.evidence.get("tensors", ())]
     if not names:
         return False
+    own = set(names)
     for number in _TAKES_TURNS.finditer(names[0]):
-        twins = [
-            tensor
-            for tensor in checkpoint.tensors
-            if tensor.name != names[0]
-            and tensor.name.startswith(names[0][: number.start(1)])
-            and tensor.name.endswith(names[0][number.end(1) :])
-            and tensor.shape == checkpoint.by_name[names[0]].shape
-            and tensor.name not in names
-        ]
-        if any(has_gradient(tensor.name, checkpoint) for tensor in twins):
+        place = names[0][: number.start(1)], names[0][number.end(1) :], checkpoint.by_name[names[0]].shape
+        if any(twin not in own for twin in _trained_twins(checkpoint).get(place, ())):
             return True
     return False
+
+
+@found_once
+def _trained_twins(checkpoint: Checkpoint) -> dict[tuple[str, str, tuple[int, ...]], list[str]]:
+    """Return the trained tensors of parts that take turns, by their names around the part's number, and shapes."""
+    found: dict[tuple[str, str, tuple[int, ...]], list[str]] = {}
+    for tensor in checkpoint.tensors:
+        if has_gradient(tensor.name, checkpoint):
+            for number in _TAKES_TURNS.finditer(tensor.name):
+                place = tensor.name[: number.start(1)], tensor.name[number.end(1) :], tensor.shape
+                found.setdefault(place, []).append(tensor.name)
+    return found
 
 
 def has_gradient(name: str, checkpoint: Checkpoint) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from checkpoint_doctor.causes._facts import (
     NEVER_TRAINED,
+    Named,
     about,
     has_gradient,
     has_left_initial_interval,
@@ -17,7 +19,7 @@ from checkpoint_doctor.causes._facts import (
     reads_zeros,
     received_zero_gradients,
 )
-from checkpoint_doctor.checkpoint import Checkpoint, Layer
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, found_once
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
 from checkpoint_doctor.results.findings import Finding
@@ -128,7 +130,8 @@ def detached(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
         for each in symptoms.of("OPT001", cause="never trained")
         if not any(tells(each, checkpoint) for tells in (_is_frozen, has_trained_twin, _is_only_head))
     ]
-    findings += [each for each in _biases_alone(symptoms, checkpoint) if each not in findings]
+    known = set(map(id, findings))
+    findings += [each for each in _biases_alone(symptoms, checkpoint) if id(each) not in known]
     if any(reads_zeros(layer, checkpoint) for finding in findings for layer in layers_of(finding, checkpoint)):
         return  # the path is whole, and carries zeros
     if findings:
@@ -170,7 +173,7 @@ def frozen(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
         yield frozen.claim(
             findings,
             _describe("was held out of training: the gradient passed through it and did not change it", findings),
-            consequences=[each for finding in findings for each in about(never_trained(symptoms), names_of(finding))],
+            consequences=about(never_trained(symptoms), {name for each in findings for name in names_of(each)}),
             certainty=Certainty.LIKELY,
             remedy="for parameter in part.parameters(): parameter.requires_grad_(True)",
         )
@@ -196,10 +199,11 @@ def not_in_optimizer(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cla
     """
     left_out = list(symptoms.of("OPT001", cause="not in an optimizer"))
     replaced = [each for each in symptoms.of("OPT001", cause="never trained") if _is_only_head(each, checkpoint)]
+    untouched = Named(never_trained(symptoms))
     for finding in (*left_out, *replaced):
         yield not_in_optimizer.claim(
             [finding],
-            consequences=[*about(never_trained(symptoms), names_of(finding)), *symptoms.of("NET001")],
+            consequences=[*untouched.about(names_of(finding)), *symptoms.of("NET001")],
             certainty=Certainty.PROVEN if finding in left_out else Certainty.LIKELY,
             remedy="optimizer.add_param_group({'params': model.part.parameters()})",
         )
@@ -254,9 +258,14 @@ def _is_only_head(finding: Finding, checkpoint: Checkpoint) -> bool:
     ):
         return False
     head = part[0]
-    heads = [layer for layer in checkpoint.layers if layer.is_output and layer.component == head.component]
     before = checkpoint.layer_by_name.get(head.previous or "")
-    return len(heads) == 1 and before is not None and _was_trained(before, checkpoint)
+    return _count_heads(checkpoint)[head.component] == 1 and before is not None and _was_trained(before, checkpoint)
+
+
+@found_once
+def _count_heads(checkpoint: Checkpoint) -> Counter[str]:
+    """Return the number of output heads of each component."""
+    return Counter(layer.component for layer in checkpoint.layers if layer.is_output)
 
 
 def _was_trained(layer: Layer, checkpoint: Checkpoint) -> bool:

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from checkpoint_doctor.causes._facts import (
     NEVER_TRAINED,
     OVERWRITTEN,
+    any_reads_zeros,
     are_most_of_a_kind,
     has_gradient,
     is_fresh_part,
     layers_of,
     names_of,
     never_trained,
-    reads_zeros,
     rows_were_trained_apart,
     was_drawn_wide,
 )
@@ -178,7 +178,7 @@ def _holds_zero_matrix(finding: Finding, checkpoint: Checkpoint) -> bool:
     """True for a part without a gradient whose matrix is exactly zero, where a layer behind it reads zeros."""
     weights = [layer.weight for layer in layers_of(finding, checkpoint) if layer.weight is not None]
     is_zero = any(weight.statistics.zeros == weight.statistics.count for weight in weights)
-    return is_zero and any(reads_zeros(layer, checkpoint) for layer in checkpoint.layers)
+    return is_zero and any_reads_zeros(checkpoint)
 
 
 def _is_reached(finding: Finding, checkpoint: Checkpoint) -> bool:

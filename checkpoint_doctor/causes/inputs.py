@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint_doctor.causes._facts import about, failing_training, layers_of, names_of, never_trained, reads_zeros
+from checkpoint_doctor.causes._facts import (
+    Named,
+    any_reads_zeros,
+    failing_training,
+    layers_of,
+    names_of,
+    never_trained,
+)
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import NORMS
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
@@ -73,11 +80,16 @@ def constant_inputs(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Clai
     """
     for finding in symptoms.of("INP001", cause="constant"):
         yield constant_inputs.claim([finding], consequences=failing_training(symptoms))
+    untouched = Named(never_trained(symptoms))
+    # Where several layers read constants, the first explains what follows for the whole model, and the others nothing.
+    small = list(symptoms.of("OPT005"))
+    whole = [*never_trained(symptoms), *failing_training(symptoms)]
     for finding in symptoms.of("NET006"):
-        consequences = [*about(never_trained(symptoms), names_of(finding)), *symptoms.of("OPT005")]
+        consequences, small = [*untouched.about(names_of(finding)), *small], []
         if len(finding.evidence.get("inputs", ())) == finding.evidence.get("layer_inputs"):
-            consequences += [*never_trained(symptoms), *failing_training(symptoms)]
+            consequences, whole = [*consequences, *whole], []
         yield constant_inputs.claim([finding], consequences=consequences)
+    failing = list(failing_training(symptoms))
     for finding in symptoms.of("NET007"):
         count, rows = finding.evidence.get("count"), finding.evidence.get("rows")
         if isinstance(count, int) and isinstance(rows, list) and count >= 8 and len(rows) == count - 1:
@@ -85,10 +97,11 @@ def constant_inputs(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Clai
                 [finding],
                 f"only one row of {count:,} was ever trained: every input was the same token, such as padding",
                 certainty=Certainty.LIKELY,
-                consequences=failing_training(symptoms),
+                consequences=failing,
             )
+            failing = []
     untrained, still = symptoms.of("OPT001", cause="never trained"), _first_still_norm(checkpoint)
-    if untrained and still is not None and any(reads_zeros(layer, checkpoint) for layer in checkpoint.layers):
+    if untrained and still is not None and any_reads_zeros(checkpoint):
         yield constant_inputs.claim(
             untrained,
             f"no weight received a gradient, and the running variance of {still.name}, the first of its kind, fell to "

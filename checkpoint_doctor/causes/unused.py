@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from checkpoint_doctor.causes._facts import (
+    Named,
     about,
     has_trained_twin,
     is_reinforcement_learning,
@@ -19,6 +20,8 @@ from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
 from checkpoint_doctor.results.findings import Finding
 
+_ABOUT_ROWS = ("NET002", "NET004", "NET006", "ZER003")
+"""Rules that may speak of the same rows as NET007."""
 _ROUTERS = re.compile(r"(^|\.)(router|gate|gating)\b", re.IGNORECASE)
 """Names of what chooses between parts: it receives no gradient while a single part is ever chosen."""
 
@@ -72,9 +75,10 @@ def unused_rows(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
     References:
         Rule NET007.
     """
+    others = Named(symptoms.of(*_ABOUT_ROWS))
     for finding in symptoms.of("NET007"):
         if not _is_masked(finding, checkpoint) and not _is_single_token(finding):
-            yield unused_rows.claim([finding], consequences=_on_the_same_rows(finding, symptoms))
+            yield unused_rows.claim([finding], consequences=others.about(names_of(finding)))
 
 
 @cause("masked", Prognosis.POINTLESS)
@@ -94,12 +98,13 @@ def masked(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
     References:
         Rule NET007. Invalid action masking: Huang and Ontañón 2006.14171.
     """
+    others = Named(symptoms.of(*_ABOUT_ROWS))
     for finding in symptoms.of("NET007"):
         if _is_masked(finding, checkpoint):
             is_agent = is_reinforcement_learning(checkpoint)
             yield masked.claim(
                 [finding],
-                consequences=_on_the_same_rows(finding, symptoms),
+                consequences=others.about(names_of(finding)),
                 certainty=Certainty.PROVEN if is_agent else Certainty.LIKELY,
             )
 
@@ -121,6 +126,7 @@ def unused_recurrence(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cl
     References:
         Rule OPT001; RNN004 for the backward direction.
     """
+    others = Named(symptoms.of("RNN004", "RNN005", "NET007"))
     for finding in symptoms.of("OPT001", cause="never trained"):
         names = [str(each) for each in finding.evidence.get("tensors", ())]
         layers = layers_of(finding, checkpoint)
@@ -128,7 +134,7 @@ def unused_recurrence(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cl
             yield unused_recurrence.claim(
                 [finding],
                 f"the hidden state in front of {', '.join(names)} was always zero: nothing is remembered",
-                consequences=about(symptoms.of("RNN004", "RNN005", "NET007"), names),
+                consequences=others.about(names),
             )
     reverse = symptoms.of("RNN004", cause="one step")
     if reverse:
@@ -149,7 +155,3 @@ def _is_single_token(finding: Finding) -> bool:
     """True where one row of many was ever used: all inputs were the same token."""
     count, rows = finding.evidence.get("count"), finding.evidence.get("rows")
     return isinstance(count, int) and isinstance(rows, list) and count >= 8 and len(rows) == count - 1
-
-
-def _on_the_same_rows(finding: Finding, symptoms: Symptoms) -> Iterator[Finding]:
-    yield from about(symptoms.of("NET002", "NET004", "NET006", "ZER003"), names_of(finding))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import is_
 from typing import Any, TypeVar
 
 from checkpoint_doctor.checkpoint.contents import Checksum, Flaw, Missing, Part, PickledName, Skipped
@@ -93,13 +94,14 @@ class Checkpoint:
 
     def with_shared_statistics(self) -> Checkpoint:
         """Return this checkpoint with bytes that are stored under several names measured once."""
-        if not self.aliases:
+        optimizers = tuple(optimizer.with_shared_statistics() for optimizer in self.optimizers)
+        if not self.aliases and all(map(is_, optimizers, self.optimizers)):
             return self
         tensors = (
             replace(tensor, same_as=self.by_name[self.aliases[tensor.name]]) if tensor.name in self.aliases else tensor
             for tensor in self.tensors
         )
-        return replace(self, tensors=tuple(tensors))
+        return replace(self, tensors=tuple(tensors), optimizers=optimizers)
 
     @cached_property
     def distinct_tensors(self) -> tuple[Tensor, ...]:
@@ -148,6 +150,11 @@ class Checkpoint:
         return {
             target.name: online.name for target, online in pairs if online is not None and online.shape == target.shape
         }
+
+    @cached_property
+    def facts(self) -> dict[Hashable, Any]:
+        """What functions that are marked ``found_once`` found out."""
+        return {}
 
     @cached_property
     def signals(self) -> Mapping[str, LayerSignal]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -44,6 +44,15 @@ class Moments:
             if key in self.state:
                 return self.state[key]
         return None
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Which bytes of the file they are; empty where they have none, or these have no name."""
+        if not self.state or not all(tensor.storage for tensor in self.state.values()):
+            return ()
+        return tuple(
+            (key, each.storage, each.storage_range, each.shape, each.dtype) for key, each in self.state.items()
+        )
 
     same_as: Moments | None = None
     """The moments of another parameter known to have the same numbers, measured in place of these."""
@@ -122,9 +131,25 @@ class Optimizer:
         options = {option for group in self.groups for option in group.options}
         return self.kind in ADAM_FAMILY and not options & _OWN_SCALE
 
+    def with_shared_statistics(self) -> Optimizer:
+        """Return this optimizer with moments that are the same bytes for several parameters measured once."""
+        first: dict[tuple[object, ...], Moments] = {}
+        parameters = []
+        for moments in self.parameters:
+            place = moments.place
+            same = first.setdefault(place, moments) if place else moments
+            parameters.append(moments if same is moments else replace(moments, same_as=same))
+        is_shared = any(each.same_as is not None for each in parameters)
+        return replace(self, parameters=tuple(parameters)) if is_shared else self
+
     def group_of(self, index: int) -> ParameterGroup | None:
         """Return the parameter group that the parameter at a position belongs to."""
         return self._group_by_index.get(index)
+
+    @cached_property
+    def facts(self) -> dict[Hashable, Any]:
+        """What functions that are marked ``found_once`` found out."""
+        return {}
 
     @cached_property
     def _group_by_index(self) -> Mapping[int, ParameterGroup]:

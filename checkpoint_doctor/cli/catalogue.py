@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.output import say
+from checkpoint_doctor.cli.output import is_terminal, say
 from checkpoint_doctor.errors import UsageError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def explain(
 
     catalogue = discover()
     found = _find_explained(name, catalogue)
-    if not sys.stdout.isatty():
+    if not is_terminal(sys.stdout):
         say(explain_rule(found) if isinstance(found, Rule) else explain_cause(found))
         return
     from checkpoint_doctor.cli.drawing import show_cause, show_rule

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from checkpoint_doctor.cli.output import page_width, say, wants_color
+from checkpoint_doctor.cli.output import is_terminal, page_width, say, wants_color
 from checkpoint_doctor.text import printable
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def show_table(
     ``styles`` colours the cells that hold one of its words; ``whole`` names the columns that are never broken.
     """
     rows = [[printable(cell) for cell in row] for row in rows]
-    if not sys.stdout.isatty():
+    if not is_terminal(sys.stdout):
         say("\n".join("\t".join(row).rstrip() for row in rows))
         return
     from rich.table import Table

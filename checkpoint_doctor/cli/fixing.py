@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.options import ConfigFile, FailOn, Ignore, Jobs, Quiet, Traceback, Uris
-from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, say
+from checkpoint_doctor.cli.options import ConfigFile, Exclude, FailOn, Ignore, Include, Jobs, Quiet, Traceback, Uris
+from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, conclude, is_terminal, page_width, say, say_document
 from checkpoint_doctor.cli.scanning import prepare
 from checkpoint_doctor.text import printable
 
@@ -46,9 +46,14 @@ def fix(
         list[str] | None, typer.Option(metavar="CODE", help="Fix only findings of these rules, notes included.")
     ] = None,
     ignore: Ignore = None,
+    exclude: Exclude = None,
+    include: Include = None,
     fail_on: Annotated[
         FailOn | None,
-        typer.Option(help="Lowest severity of a remaining finding that fails the run.", show_default="error"),
+        typer.Option(
+            help="Lowest severity of a remaining finding that fails the run; error unless configured.",
+            show_default=False,
+        ),
     ] = None,
     config: ConfigFile = "",
     jobs: Jobs = 0,
@@ -60,7 +65,7 @@ def fix(
     from checkpoint_doctor.fix import FixOptions
     from checkpoint_doctor.fix import fix as repair
 
-    catalogue, settings = prepare(config, select, ignore, fail_on)
+    catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include)
     options = FixOptions(recycle, unsafe, seed, notes=bool(select), force=force, dry_run=dry_run, output=output)
     with show_progress(quiet=quiet) as on_progress:
         results = repair(
@@ -70,13 +75,13 @@ def fix(
         from checkpoint_doctor.repair.record import head
         from checkpoint_doctor.results.json import write_json
 
-        say(write_json({**head(), "operations": [dict(each.record) for each in results]}))
+        say_document(write_json({**head(), "operations": [dict(each.record) for each in results]}))
     else:
         for result in results:
             say("\n".join(_draw(result)))
     if not quiet:
-        remark(_sum_up(results))
-    raise typer.Exit(_verdict(results, settings.fail_on))
+        conclude(_sum_up(results), on_page=format is Form.TERMINAL)
+    raise typer.Exit(FAILED if catalogue.left_out else _verdict(results, settings.fail_on))
 
 
 def _verdict(results: Sequence[FixResult], fail_on: Severity | None) -> int:
@@ -89,12 +94,17 @@ def _verdict(results: Sequence[FixResult], fail_on: Severity | None) -> int:
 def _sum_up(results: Sequence[FixResult]) -> str:
     from collections import Counter
 
+    from checkpoint_doctor.fix import Outcome
+    from checkpoint_doctor.repair.changes import Purpose
     from checkpoint_doctor.text import quantity
 
     counts = Counter(result.outcome for result in results)
-    changes = sum(len(result.summary.changes) for result in results)
-    parts = [f"{number} {outcome.value}" for outcome, number in counts.items()]
-    return f"{quantity(len(results), 'checkpoint')}: {', '.join(parts)}; {quantity(changes, 'tensor')} to change"
+    parts = [f"{number:,} {outcome.value}" for outcome, number in counts.items()]
+    changes = [each for result in results for each in result.summary.changes]
+    moments = sum(each.purpose is Purpose.MOMENT for each in changes)
+    what = quantity(len(changes) - moments, "tensor") + (f" and {quantity(moments, 'moment')}" if moments else "")
+    done = "to change" if counts[Outcome.PLANNED] else "changed"
+    return f"{quantity(len(results), 'checkpoint')}: {', '.join(parts)}; {what} {done}"
 
 
 def _draw(result: FixResult) -> Iterator[str]:
@@ -163,7 +173,9 @@ def _draw(result: FixResult) -> Iterator[str]:
 def _draw_table(changes: Sequence[ChangeRecord]) -> Iterator[str]:
     """Yield the plan as a table that fits the page: two lines for each tensor where one is too short."""
     width = page_width()
-    rows = [(_name(each), " ".join(each.rules), each.init_rule, _share(each), _span(each)) for each in changes]
+    rows = [
+        (_name(each), " ".join(each.rules), printable(each.init_rule), _share(each), _span(each)) for each in changes
+    ]
     if width >= 120:
         columns = [min(max(len(row[column]) for row in rows), limit) for column, limit in enumerate((60, 16, 44, 18))]
         for row in rows:
@@ -203,7 +215,7 @@ def _figures(figures: Figures) -> str:
 def _wrap(text: str, indent: str) -> Iterator[str]:
     import textwrap
 
-    width = min(page_width(), 120) if sys.stdout.isatty() else page_width()
+    width = min(page_width(), 120) if is_terminal(sys.stdout) else page_width()
     yield from textwrap.wrap(
         printable(text),
         width,

@@ -21,8 +21,23 @@ Uris = Annotated[
     list[str],
     typer.Argument(metavar="URI...", help="Files, folders to search for checkpoints, globs.", show_default=False),
 ]
+ScannedUris = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[URI...]",
+        help="Files, folders to search for checkpoints, globs; those of the configuration where none is given.",
+        show_default=False,
+    ),
+]
 Ignore = Annotated[
     list[str] | None, typer.Option(metavar="CODE", help="Do not run these rules (code, family or name).")
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Leave these files and folders out of searches, such as 'data/**'."),
+]
+Include = Annotated[
+    list[str] | None, typer.Option(metavar="PATTERN", help="Search for these files only, such as 'models/**'.")
 ]
 ConfigFile = Annotated[
     str, typer.Option("--config", metavar="FILE", help="Use this configuration file instead of the nearest.")

@@ -1,30 +1,111 @@
-"""Where text goes: standard output, standard error, files that get their name only when they are complete."""
+"""Standard output and standard error: what is printed where, and what happens where nobody can read it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-import tempfile
-from pathlib import Path
+from typing import TextIO
 
-from checkpoint_doctor.errors import UsageError
+from checkpoint_doctor.errors import DoctorError, UsageError
 from checkpoint_doctor.text import printable
 
 HEALTHY, ILL, FAILED, NOTHING = 0, 1, 2, 3
 """Exit codes: nothing at or above ``--fail-on``; findings; usage or unreadable; nothing to examine."""
 
+CLOSED_PIPE = 141
+"""Exit code where the reader of standard output has gone, as shells report it."""
+
+
+class ReaderGone(DoctorError):
+    """The reader of standard output has closed it."""
+
+
+def guard_streams() -> None:
+    r"""Prepare the standard streams for whatever the caller made of them.
+
+    What an encoding cannot say is spelt (``\xb7``). A closed stream keeps its number, so that no other file takes it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def settle_streams(code: int) -> int:
+    """Write what the streams still hold, and return the exit code: another one where that is not possible."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            _silence(stream)
+            code = code or FAILED
+    return code
+
 
 def say(text: str) -> None:
-    """Print to standard output."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
-    sys.stdout.flush()
+    """Print to standard output.
+
+    Raises:
+        ReaderGone: its reader has closed it.
+        UsageError: it is closed, or cannot be written to.
+    """
+    _print(text, None)
+
+
+def say_document(text: str) -> None:
+    """Print what programs read, in UTF-8 whatever the encoding of standard output is. Raises as ``say``."""
+    _print(text, "utf-8")
+
+
+def _print(text: str, encoding: str | None) -> None:
+    stream: TextIO | None = sys.stdout
+    if stream is None:
+        raise UsageError("the result cannot be printed: standard output is closed", "redirect it to a file")
+    text = text if text.endswith("\n") else text + "\n"
+    try:
+        if encoding:
+            stream.flush()
+            stream.buffer.write(text.encode(encoding))
+        else:
+            stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        _silence(stream)
+        raise ReaderGone("the reader of standard output has closed it") from None
+    except OSError as error:
+        _silence(stream)
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"the result cannot be printed: {reason}", "redirect standard output elsewhere") from None
+
+
+def _silence(stream: TextIO) -> None:
+    """Lead a stream that cannot be written to nowhere: Python would complain about what is left in it at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def remark(text: str) -> None:
-    """Print to standard error: progress and closing lines, which are not the result."""
-    with contextlib.suppress(BrokenPipeError):
-        print(text, file=sys.stderr)  # noqa: T201
+    """Print to standard error, each line as plain text: progress and closing lines, which are not the result."""
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.write("".join(f"{printable(line)}\n" for line in text.splitlines()))
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _silence(sys.stderr)
+
+
+def conclude(text: str, *, on_page: bool) -> None:
+    """Print the closing line to standard error, or below a page for people that goes to a file or a pipe."""
+    if on_page and not is_terminal(sys.stdout):
+        say(text)
+    else:
+        remark(text)
 
 
 def complain(message: str, hint: str, code: int = FAILED) -> int:
@@ -33,47 +114,24 @@ def complain(message: str, hint: str, code: int = FAILED) -> int:
     return code
 
 
-def write(text: str, path: str) -> None:
-    """Write text to standard output, or to a file that gets its name only when it is complete.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
-    if not path or path == "-":
-        say(text)
-        return
-    target = Path(path)
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text if text.endswith("\n") else text + "\n")
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {(error.strerror or str(error)).lower()}",
-            "name a file in a folder that you may write",
-        ) from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def wants_color(stream: object) -> bool:
     """True where colour helps: on a terminal, and unless ``NO_COLOR`` asks for none (https://no-color.org)."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
         return True
-    is_terminal = getattr(stream, "isatty", lambda: False)()
-    return bool(is_terminal) and os.environ.get("TERM") != "dumb"
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
+def is_terminal(stream: object) -> bool:
+    """True where a person looks; False where a stream is closed."""
+    return bool(getattr(stream, "isatty", lambda: False)())
 
 
 def page_width() -> int:
     """Columns of the terminal, 80 where there is none; ``COLUMNS`` overrides."""
     import shutil
 
-    return max(20, shutil.get_terminal_size((80, 24)).columns) if sys.stdout.isatty() or "COLUMNS" in os.environ else 80
+    if not (is_terminal(sys.stdout) or "COLUMNS" in os.environ):
+        return 80
+    return max(20, shutil.get_terminal_size((80, 24)).columns)

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from checkpoint_doctor.cli.output import is_terminal
+from checkpoint_doctor.text import shown
+
 if TYPE_CHECKING:
     from checkpoint_doctor.scan import Progress, ProgressCallback
 
@@ -18,8 +21,8 @@ PATIENCE = 0.5
 
 @contextmanager
 def show_progress(*, quiet: bool) -> Iterator[ProgressCallback | None]:
-    """Yield a on_progress that draws a bar with file and throughput, ``None`` where nobody would see it."""
-    if quiet or not sys.stderr.isatty():
+    """Yield an on_progress that draws a bar with file and throughput, ``None`` where nobody would see it."""
+    if quiet or not is_terminal(sys.stderr):
         yield None
         return
     bar = _Bar()
@@ -53,7 +56,7 @@ class _Bar:
             self._task,
             total=progress.of,
             completed=progress.number - 1 + share,
-            file=os.path.basename(progress.path),
+            file=shown(os.path.basename(progress.path)),
             speed=f"{(self._finished + self._current) / seconds / 1e6:,.0f} M values/s",
         )
 

@@ -8,9 +8,34 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.options import ConfigFile, FailOn, Ignore, Jobs, Quiet, Traceback, Uris
-from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, wants_color, write
-from checkpoint_doctor.errors import UsageError
+from checkpoint_doctor.cli.options import (
+    ConfigFile,
+    Exclude,
+    FailOn,
+    Ignore,
+    Include,
+    Jobs,
+    Quiet,
+    ScannedUris,
+    Traceback,
+)
+from checkpoint_doctor.cli.output import (
+    FAILED,
+    HEALTHY,
+    ILL,
+    conclude,
+    page_width,
+    remark,
+    say,
+    say_document,
+    wants_color,
+)
+from checkpoint_doctor.cli.outputs import refuse_outputs, write
+from checkpoint_doctor.errors import DoctorError, UsageError
+from checkpoint_doctor.text import describe_error
+
+READ_BY_PEOPLE = ("terminal", "concise", "statistics")
+"""The formats whose page may end with the closing line."""
 
 if TYPE_CHECKING:
     from checkpoint_doctor.config.settings import Config
@@ -24,8 +49,10 @@ ANSWERS = ("terminal", "json")
 
 
 def scan(
-    uris: Uris,
-    format: Annotated[str, typer.Option("--format", "-f", help="Output format: terminal, json, sarif …")] = "terminal",
+    uris: ScannedUris = None,
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="Output format: terminal, concise, json, sarif …")
+    ] = "terminal",
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Write the report to a file instead of stdout.")
     ] = "",
@@ -37,14 +64,20 @@ def scan(
         list[str] | None, typer.Option(metavar="CODE", help="Run only these rules (code, family or name).")
     ] = None,
     ignore: Ignore = None,
+    exclude: Exclude = None,
+    include: Include = None,
     fail_on: Annotated[
-        FailOn | None, typer.Option(help="Lowest severity that fails the run.", show_default="error")
+        FailOn | None,
+        typer.Option(help="Lowest severity that fails the run; error unless configured.", show_default=False),
     ] = None,
     config: ConfigFile = "",
     baseline: Annotated[str, typer.Option(metavar="FILE", help="Hide the findings that this baseline contains.")] = "",
     write_baseline: Annotated[
         str, typer.Option(metavar="FILE", help="Write all findings to this file as a baseline.")
     ] = "",
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Print how often each cause and rule spoke: --format statistics.")
+    ] = False,
     skip_foreign: Annotated[
         bool, typer.Option("--skip-foreign", help="Skip intact files that are not checkpoints.")
     ] = False,
@@ -60,12 +93,29 @@ def scan(
     from checkpoint_doctor.cli.progress import show_progress
     from checkpoint_doctor.scan import scan as examine
 
-    catalogue, settings = prepare(config, select, ignore, fail_on)
+    catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include)
+    uris = uris or list(settings.examined)
+    if not uris:
+        raise UsageError(
+            "nothing to examine is named",
+            "name files or folders, or set `files` in ckdoc.toml; see `ckdoc scan --help`",
+        )
+    if statistics:
+        if format not in ("terminal", "statistics"):
+            raise UsageError(
+                f"--statistics and --format {format} are two formats for one output",
+                f"for both, use --format {format} --report statistics=FILE",
+            )
+        format = "statistics"
     outputs = [(format, output), *(_split_report(each) for each in report or [])]
+    outputs = [(name, "" if path == "-" else path) for name, path in outputs]
     for name, _ in outputs:
         check_format(name, catalogue)
         if resume and name not in ANSWERS:
             raise UsageError(f"--resume is not answered as {name}", f"choose one of {', '.join(ANSWERS)}")
+    written = [*(path for _, path in outputs), write_baseline]
+    refuse_outputs(written, [*uris, *settings.files], tuple(catalogue.suffixes))
+    refuse_outputs([path for _, path in outputs], [baseline])
     known = _read_baseline(baseline) if baseline else None
     with show_progress(quiet=quiet) as on_progress:
         result = examine(
@@ -78,12 +128,20 @@ def scan(
         )
     if known:
         result = _hide_known(result, known, settings, catalogue)
+    refuse_outputs(written, result.files)
     if write_baseline:
         _write_baseline(result, write_baseline)
-    for name, path in outputs:
-        write(render(result, catalogue, name, to_file=bool(path), verbose=verbose, resume=resume), path)
+    # Files come first: nobody may be there to read standard output.
+    for name, path in sorted(outputs, key=lambda each: not each[1]):
+        text = render(result, catalogue, name, to_file=bool(path), verbose=verbose, resume=resume)
+        if path:
+            write(text, path)
+        elif name in READ_BY_PEOPLE:
+            say(text)
+        else:
+            say_document(text)
     if not quiet:
-        remark(result.summary_line)
+        conclude(result.summary_line, on_page=format in READ_BY_PEOPLE and output in ("", "-"))
     raise typer.Exit(verdict(result))
 
 
@@ -110,7 +168,12 @@ def _write_baseline(report: Report, file: str) -> None:
 
 
 def prepare(
-    config: str, select: list[str] | None, ignore: list[str] | None, fail_on: FailOn | None
+    config: str,
+    select: list[str] | None,
+    ignore: list[str] | None,
+    fail_on: FailOn | None,
+    exclude: list[str] | None,
+    include: list[str] | None,
 ) -> tuple[Catalogue, Config]:
     """Find the plugins, warn of those that are left out, and read the configuration with the command line on top.
 
@@ -129,6 +192,8 @@ def prepare(
         select=split_selectors(select),
         ignore=split_selectors(ignore),
         fail_on=fail_on.value if fail_on else None,
+        exclude=exclude or (),
+        include=include or (),
     )
     # Start-up ends here. Checkpoints come and go, and their garbage is collected; what stays is not searched again.
     gc.freeze()
@@ -144,12 +209,26 @@ def verdict(report: Report) -> int:
 
 
 def render(report: Report, catalogue: Catalogue, name: str, *, to_file: bool, verbose: bool, resume: bool) -> str:
-    """Render a report in a format for standard output or for a file."""
+    """Render a report in a format for standard output or for a file.
+
+    Raises:
+        UsageError: the reporter fails.
+    """
     from checkpoint_doctor.results.report import Page
 
     color = wants_color(sys.stdout) and not to_file
     page = Page(width=80 if to_file else page_width(), color=color, verbose=verbose, resume=resume)
-    return catalogue.reporters[name].render(report, catalogue.rules, page)
+    try:
+        return catalogue.reporters[name].render(report, catalogue.rules, page)
+    except (DoctorError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if "--traceback" in sys.argv:
+            raise
+        raise UsageError(
+            f"the reporter {name} failed with {describe_error(error)}, so there is no report",
+            "choose another --format; `ckdoc plugins` names the package of the reporter",
+        ) from error
 
 
 def check_format(name: str, catalogue: Catalogue) -> None:

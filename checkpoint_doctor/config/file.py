@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from checkpoint_doctor.config.reader import Names, Reader, refuse
-from checkpoint_doctor.config.settings import FAIL_ON, Config, Section
+from checkpoint_doctor.config.settings import COMMAND_LINE, FAIL_ON, Config, Section
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.rule import Rule
 
 FILE_NAME = "ckdoc.toml"
 PYPROJECT = "pyproject.toml"
-COMMAND_LINE = "command line"
 
 
 def load_config(
@@ -26,17 +26,20 @@ def load_config(
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
     fail_on: str | None = None,
+    exclude: Sequence[str] = (),
+    include: Sequence[str] = (),
 ) -> Config:
     """Read the configuration that holds in a folder, with what the command line says on top.
 
     Without ``file`` the nearest ``ckdoc.toml`` or ``pyproject.toml`` with a section ``[tool.ckdoc]`` counts, from
     ``start`` upward. ``select`` and ``ignore`` name rules by code, by the beginning of a code or by name; ``ignore``
-    names causes too.
+    names causes too. ``exclude`` adds to the file's patterns, ``include`` replaces them.
 
     Raises:
-        UsageError: the file cannot be read, or something in it or on the command line does not exist.
+        UsageError: the file cannot be read, was found and is not to be trusted, or something in it or on the command
+            line does not exist.
     """
-    path = file or find_config_file(start)
+    path = file or _find_trusted(start)
     names = Names(rules, causes)
     sections = read_config_file(path, names) if path else ()
     if fail_on is not None and fail_on not in FAIL_ON:
@@ -46,6 +49,8 @@ def load_config(
         select=tuple(names.read_selector(each, "--select") for each in select) or None,
         deselect=tuple(names.read_ignored(each, "--ignore") for each in ignore),
         fail_on=fail_on,
+        exclude=tuple(exclude),
+        include=tuple(include) or None,
     )
     return Config((*sections, overrides))
 
@@ -61,6 +66,28 @@ def find_config_file(start: str = ".") -> str | None:
             return shared
         if folder == (folder := os.path.dirname(folder)):
             return None
+
+
+def _find_trusted(start: str) -> str | None:
+    """Return the nearest configuration file, which can silence a gate, if nobody else can have put it there.
+
+    Raises:
+        UsageError: it belongs to another user, or anybody may write to it or to its folder.
+    """
+    path = find_config_file(start)
+    if path is None or not hasattr(os, "geteuid"):
+        return path
+    status, folder = os.stat(path), os.stat(os.path.dirname(path))
+    if status.st_uid not in (0, os.geteuid()):
+        why = "belongs to another user"
+    elif (status.st_mode | folder.st_mode) & stat.S_IWOTH:
+        why = "lies where anybody may write"
+    else:
+        return path
+    raise UsageError(
+        f"the configuration {_show_path(path)} {why}, so it is not trusted",
+        f"name it with --config if it is yours; --config {os.devnull} goes without one",
+    )
 
 
 def read_config_file(path: str, names: Names) -> tuple[Section, ...]:

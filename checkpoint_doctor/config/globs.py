@@ -1,12 +1,12 @@
-"""Path patterns as people know them from ``.gitignore``."""
+"""What a path pattern in a configuration means: which paths, and seen from which folder."""
 
 from __future__ import annotations
 
 import os
-import re
-from functools import lru_cache
+from collections.abc import Iterable
+from itertools import takewhile
 
-_PARTS = re.compile(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
+from checkpoint_doctor.sources.patterns import compile_pattern
 
 
 def match_path(pattern: str, path: str, folder: str = "") -> bool:
@@ -18,31 +18,19 @@ def match_path(pattern: str, path: str, folder: str = "") -> bool:
     """
     absolute = os.path.abspath(path)
     forms = {os.path.normpath(path), os.path.relpath(absolute, folder or os.curdir), absolute}
-    compiled = _compile(pattern)
-    return any(compiled.fullmatch(form.replace(os.sep, "/")) for form in forms)
-
-
-@lru_cache(maxsize=1024)
-def _compile(pattern: str) -> re.Pattern[str]:
     stem = pattern.removeprefix("./").rstrip("/") or pattern
-    expression = "".join(_translate(part) for part in _PARTS.findall(stem))
-    anywhere = "" if "/" in stem else "(?:.*/)?"
-    try:
-        return re.compile(f"{anywhere}{expression}(?:/.*)?", re.DOTALL)
-    except re.error:  # a range that runs backwards, such as [z-a]
-        return re.compile(re.escape(stem))
+    compiled = compile_pattern(stem if "/" in stem else f"**/{stem}")
+    return any(compiled.match_beginnings(form.replace(os.sep, "/").split("/")) for form in forms)
 
 
-def _translate(part: str) -> str:
-    if part == "**/":
-        return "(?:.*/)?"
-    if part == "**":
-        return ".*"
-    if part == "*":
-        return "[^/]*"
-    if part == "?":
-        return "[^/]"
-    if len(part) > 1:
-        inside = re.sub(r"[\\\[^&|~]", r"\\\g<0>", part[1:-1])
-        return f"(?!/)[{'^' + inside[1:] if inside.startswith('!') else inside}]"
-    return re.escape(part)
+def should_match(pattern: str, folder: str, searched: Iterable[str]) -> bool:
+    """True where what a pattern means lies in one of the folders that were searched, or cannot exist at all."""
+    stem = pattern.removeprefix("./").rstrip("/")
+    names = stem.split("/") if "/" in stem else []
+    plain = "/".join(takewhile(lambda name: not any(letter in name for letter in "*?["), names))
+    start = os.path.abspath(os.path.join(folder or os.curdir, plain or ("/" if stem.startswith("/") else "")))
+    return not os.path.lexists(start) or any(_is_within(start, os.path.abspath(each)) for each in searched)
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(os.path.join(folder, ""))

@@ -51,6 +51,14 @@ def _describe_effective(settings: Settings, rules: Sequence[Rule]) -> Iterator[R
             yield Row("--ignore", list(section.deselect), section.origin)
     fail_on = next((each for each in sections if each.fail_on), None)
     yield Row("fail-on", fail_on.fail_on if fail_on else "error", fail_on.origin if fail_on else DEFAULT)
+    for section in settings.sections:
+        if section.files:
+            yield Row("files", list(section.files), section.origin)
+        if section.exclude:
+            yield Row("exclude", list(section.exclude), section.origin)
+    include = next((each for each in sections if each.include is not None), None)
+    if include is not None:
+        yield Row("include", list(include.include or ()), include.origin)
     for rule in rules:
         section_ = next((each for each in sections if rule.code in each.severities), None)
         severity = section_.severities[rule.code] if section_ else rule.severity
@@ -96,7 +104,8 @@ def build_schema(rules: Sequence[Rule], causes: Sequence[Cause] = ()) -> dict[st
             "items": {"$ref": "#/$defs/ignore"},
         },
         "severity": {
-            "description": "The severity of a rule's findings; off if the rule is not to be run.",
+            "description": "The severity of a rule's findings, unless their evidence argues for a worse one; "
+            "off if the rule is not to be run.",
             **_table(
                 {
                     name: {"enum": [*_words(), OFF], "description": rule.summary, "default": rule.severity.label}
@@ -122,6 +131,18 @@ def build_schema(rules: Sequence[Rule], causes: Sequence[Cause] = ()) -> dict[st
                     "description": "The lowest severity that fails the run.",
                     "enum": list(FAIL_ON),
                     "default": "error",
+                },
+                "files": {
+                    "description": "What `ckdoc scan` examines where the command line names nothing.",
+                    **_one_or_more({"type": "string", "minLength": 1}),
+                },
+                "exclude": {
+                    "description": "Files and folders that a search leaves out.",
+                    **_one_or_more({"type": "string", "minLength": 1}),
+                },
+                "include": {
+                    "description": "The only files and folders that a search takes; all of them by default.",
+                    **_one_or_more({"type": "string", "minLength": 1}),
                 },
                 "paths": {
                     "description": "Settings for the checkpoints that match a path pattern.",

@@ -6,6 +6,7 @@ ones win, and each knows where it comes from. Files are read in ``config.file`` 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -16,10 +17,13 @@ from checkpoint_doctor.config.globs import match_path
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.report import RULE_CRASHED
+from checkpoint_doctor.results.report import PLUGIN_LEFT_OUT, RULE_CRASHED
 
 ALL = "ALL"
 """The selector of every rule."""
+
+COMMAND_LINE = "command line"
+"""The origin of what the command line says."""
 
 OFF = "off"
 """In place of a severity: the rule is not run."""
@@ -70,6 +74,12 @@ class Section:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Code to option to value."""
     fail_on: str | None = None
+    files: tuple[str, ...] = ()
+    """What is examined where the command line names nothing; relative to ``folder``."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of files and folders that a search leaves out."""
+    include: tuple[str, ...] | None = None
+    """Patterns of the only files that a search takes."""
 
     def covers(self, path: str) -> bool:
         """True where the section is about the checkpoint at that path."""
@@ -128,24 +138,31 @@ class Settings:
         return options
 
     def severity(self, rule: Rule, found: Severity) -> Severity:
-        """The severity that counts where the rule found one."""
-        return self._severity(rule.code, found) or found
+        """The severity that counts where the rule found one.
+
+        What was set replaces the rule's own severity. Where the evidence argues for a worse one than that, what was set
+        is a minimum: it never makes a finding milder than its evidence.
+        """
+        return self._grade(rule.code, found, rule.severity)
 
     def ignore_reason(self, finding: Finding, path: str) -> str | None:
         """The reason of the first ignore that is about the finding, ``None`` where the finding counts.
 
-        That a rule crashed cannot be hidden: the run did not look for what the rule finds.
+        That a rule crashed or a plugin is broken cannot be hidden: the run did not look for what these find.
         """
-        if finding.code == RULE_CRASHED:
+        if finding.code in (RULE_CRASHED, PLUGIN_LEFT_OUT):
             return None
         hiding = (
             ignore for section in self.sections for ignore in section.ignores if section.hides(ignore, finding, path)
         )
         return next((ignore.reason for ignore in hiding), None)
 
-    def judge(self, finding: Finding, path: str) -> Finding:
-        """Give a finding the severity that was set for its rule, and the reason to hide it if there is one."""
-        severity = self._severity(finding.code, finding.severity) or finding.severity
+    def judge(self, finding: Finding, path: str, usual: Severity | None = None) -> Finding:
+        """Give a finding the severity that counts, and the reason to hide it if there is one.
+
+        ``usual`` is the severity of its rule, where the finding may have another.
+        """
+        severity = self._grade(finding.code, finding.severity, usual or finding.severity)
         return replace(finding, severity=severity, ignored=finding.ignored or self.ignore_reason(finding, path))
 
     def judge_diagnoses(
@@ -178,6 +195,10 @@ class Settings:
         """True where a finding of that severity fails the run."""
         return self.fail_on is not None and severity >= self.fail_on
 
+    def _grade(self, code: str, found: Severity, usual: Severity) -> Severity:
+        chosen = self._severity(code, found) or found
+        return max(chosen, found) if found > usual else chosen
+
     def _severity(self, code: str, found: Severity) -> Severity | None:
         return next((each.severities[code] for each in reversed(self.sections) if code in each.severities), found)
 
@@ -202,6 +223,29 @@ class Config:
     def fail_on(self) -> Severity | None:
         """The lowest severity that fails the run, ``None`` where none does."""
         return self.general.fail_on
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The files that sections come from."""
+        return list(dict.fromkeys(each.origin for each in self.sections if each.origin != COMMAND_LINE))
+
+    @property
+    def examined(self) -> Sequence[str]:
+        """The files, folders and globs to examine where the command line names nothing."""
+        chosen = next((each for each in reversed(self.sections) if each.files), None)
+        return [os.path.join(chosen.folder, file) for file in chosen.files] if chosen else []
+
+    def excludes(self, path: str) -> str:
+        """Return why a search leaves out the file or folder at a path; empty where it does not."""
+        for section in self.sections:
+            if any(match_path(pattern, path, section.folder) for pattern in section.exclude):
+                return f"excluded by {section.origin}"
+        return ""
+
+    def includes(self, path: str) -> bool:
+        """True where a search may take the file at a path: all of them, unless patterns name the only ones."""
+        chosen = next((each for each in reversed(self.sections) if each.include is not None), None)
+        return chosen is None or any(match_path(each, path, chosen.folder) for each in chosen.include or ())
 
 
 def selects(selector: str, code: str, name: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from checkpoint_doctor.config.globs import match_path, should_match
 from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.rule import Rule
@@ -43,6 +44,25 @@ def remark_unused_ignores(report: Report, config: Config, rules: Sequence[Rule],
                 about = f"{ignore.key} ({', '.join(ignore.codes)}: {ignore.reason})"
                 unused.append(report_unused(about, section.origin, {"key": ignore.key, "codes": list(ignore.codes)}))
     return _remark(report, config, unused)
+
+
+def remark_unmatched_paths(report: Report, config: Config, searched: Sequence[str]) -> Report:
+    """Add a remark for every path of an ignore that no checkpoint of a report matches, though one should.
+
+    One should where the path leads into one of the folders that were searched, or to a place that does not exist. Paths
+    to places that were not part of the run are not judged.
+    """
+    unmatched = []
+    for section in config.sections:
+        for ignore in section.ignores:
+            for pattern in ignore.paths or filter(None, [section.path]):
+                if not any(match_path(pattern, each.path, section.folder) for each in report.checkpoints) and (
+                    should_match(pattern, section.folder, searched)
+                ):
+                    about = f"the path {pattern!r} of {ignore.key} ({', '.join(ignore.codes)}: {ignore.reason})"
+                    evidence = {"key": ignore.key, "codes": list(ignore.codes), "path": pattern}
+                    unmatched.append(report_unused(about, section.origin, evidence, "and may be mistyped"))
+    return _remark(report, config, unmatched)
 
 
 def remark_stale_entries(

@@ -9,7 +9,9 @@ nobody claims stays without a diagnosis.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from heapq import heapify, heappop, heappush
 
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -35,9 +37,9 @@ def collect_claims(
     for cause in causes if symptoms else ():
         try:
             claims += list(cause.claims(checkpoint, symptoms))
-        except UnreadableCheckpoint:
+        except (UnreadableCheckpoint, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # a cause may even call sys.exit
             crashes.append(report_crash(cause, error))
     return claims, crashes
 
@@ -46,23 +48,32 @@ def choose_diagnoses(claims: Sequence[Claim], findings: Sequence[Finding]) -> tu
     """Return the diagnoses that win, the worst first. Each of the findings belongs to one of them at most."""
     positions = {id(finding): position for position, finding in enumerate(findings)}
     unexplained = set(positions)
-    left = list(claims)
     chosen = []
-    while left := [claim for claim in left if any(id(each) in unexplained for each in claim.proof)]:
-        best = max(left, key=lambda claim: _weigh(claim, unexplained))
-        explained = [each for each in (*best.proof, *best.consequences) if id(each) in unexplained]
+    # The best first; among equal ones the first. What a claim explains can only become less while it waits, so only the
+    # foremost is weighed again.
+    waiting = [(_weigh(claim, unexplained), place) for place, claim in enumerate(claims)]
+    heapify(waiting)
+    while waiting:
+        weight, place = heappop(waiting)
+        claim = claims[place]
+        if not any(id(each) in unexplained for each in claim.proof):
+            continue
+        if (now := _weigh(claim, unexplained)) != weight:
+            heappush(waiting, (now, place))
+            continue
+        explained = [each for each in (*claim.proof, *claim.consequences) if id(each) in unexplained]
         unexplained -= {id(each) for each in explained}
-        chosen.append(_diagnose(best, explained, positions))
-        left.remove(best)
+        chosen.append(_diagnose(claim, explained, positions))
     return tuple(sorted(chosen, key=by_severity_and_certainty))
 
 
 def _weigh(claim: Claim, unexplained: set[int]) -> tuple[int, ...]:
-    gained = [each.severity for each in (*claim.proof, *claim.consequences) if id(each) in unexplained]
+    """Return what is lower where a claim is better."""
+    gained = Counter(each.severity for each in (*claim.proof, *claim.consequences) if id(each) in unexplained)
     return (
-        not claim.cause.is_outcome,
-        claim.certainty,
-        *(sum(severity is each for severity in gained) for each in sorted(Severity, reverse=True)),
+        claim.cause.is_outcome,
+        -claim.certainty,
+        *(-gained[each] for each in sorted(Severity, reverse=True)),
     )
 
 

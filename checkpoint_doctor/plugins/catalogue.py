@@ -13,11 +13,16 @@ from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.entry_points import EntryPoint, find_entry_points
 from checkpoint_doctor.plugins.protocols import Loader, Reporter
 from checkpoint_doctor.plugins.rule import Rule, is_plain_option
+from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.text import describe_error
 
 LOADERS = "checkpoint_doctor.loaders"
 ANALYZERS = "checkpoint_doctor.analyzers"
 CAUSES = "checkpoint_doctor.causes"
 REPORTERS = "checkpoint_doctor.reporters"
+
+LAST_LOADER = "foreign"
+"""The loader that is tried when no other recognizes a file; it says what the file is."""
 
 OURS = "checkpoint-doctor"
 """The name of our own package, as ``pip`` calls it."""
@@ -61,6 +66,15 @@ class Catalogue:
         """The plugins with a problem."""
         return tuple(plugin for plugin in self.plugins if plugin.problem)
 
+    @property
+    def left_out(self) -> tuple[Finding, ...]:
+        """A finding for each loader, rule and cause that is installed and that a run has to do without."""
+        return tuple(
+            self_checks.report_left_out(each.group, each.name, each.distribution, each.problem or "")
+            for each in self.broken
+            if each.group in (LOADERS, ANALYZERS, CAUSES)
+        )
+
 
 def discover(path: Sequence[str] | None = None, *, lazily: bool = True) -> Catalogue:
     """Collect the plugins of all packages installed on a path, ``sys.path`` where none is given.
@@ -93,7 +107,7 @@ def discover(path: Sequence[str] | None = None, *, lazily: bool = True) -> Catal
         if entry.group not in (LOADERS, ANALYZERS, CAUSES, REPORTERS):
             problems[entry].append(f"nothing reads the group {entry.group}")
     return Catalogue(
-        loaders=tuple(sorted(loaders, key=lambda loader: (loader.name == "foreign", loader.name))),
+        loaders=tuple(sorted(loaders, key=lambda loader: (loader.name == LAST_LOADER, loader.name))),
         rules=tuple(sorted(rules, key=lambda rule: rule.code)),
         causes=tuple(sorted(causes, key=lambda cause: cause.name)),
         reporters=reporters,
@@ -207,7 +221,7 @@ def _import(entry: EntryPoint) -> object:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module of another package may even call sys.exit
-        raise _Unfit(f"{entry.value} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise _Unfit(f"{entry.value} cannot be loaded: {describe_error(error)}") from error
 
 
 def _check_loader(entry: EntryPoint) -> Loader:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Checkpoint
@@ -24,6 +25,9 @@ class Symptoms(Sequence[Finding]):
 
     def __init__(self, findings: Iterable[Finding]) -> None:
         self._findings = tuple(findings)
+        self._by_code: dict[str, list[tuple[int, Finding]]] = {}
+        for place, finding in enumerate(self._findings):
+            self._by_code.setdefault(finding.code, []).append((place, finding))
 
     def __getitem__(self, index: Any) -> Any:
         return self._findings[index]
@@ -36,11 +40,11 @@ class Symptoms(Sequence[Finding]):
 
         A tuple or set of values means any of them.
         """
+        found = sorted((each for code in set(codes) for each in self._by_code.get(code, ())), key=itemgetter(0))
         return tuple(
             finding
-            for finding in self._findings
-            if finding.code in codes
-            and all(_matches(finding.evidence.get(key), each) for key, each in evidence.items())
+            for _, finding in found
+            if all(_matches(finding.evidence.get(key), each) for key, each in evidence.items())
         )
 
 
@@ -95,8 +99,15 @@ class Cause:
         return read_sections(self.explain, SECTIONS)
 
     def claims(self, checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
-        """Yield what the cause claims to explain in a checkpoint."""
-        yield from self.explain(checkpoint, symptoms)
+        """Yield what the cause claims to explain in a checkpoint.
+
+        Raises:
+            TypeError: it yields something else than claims.
+        """
+        for claim in self.explain(checkpoint, symptoms):
+            if not isinstance(claim, Claim):
+                raise TypeError(f"it yields {type(claim).__name__}, and not a claim")
+            yield claim
 
     def claim(
         self,

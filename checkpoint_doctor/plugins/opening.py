@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Skipped
 from checkpoint_doctor.errors import DoctorError, NotACheckpoint, UnreadableCheckpoint, UsageError
-from checkpoint_doctor.plugins.catalogue import Catalogue, discover
+from checkpoint_doctor.plugins.catalogue import LAST_LOADER, Catalogue, discover
 from checkpoint_doctor.plugins.protocols import FolderLoader, Loader
 from checkpoint_doctor.sources import FileSource, Folder, Source
+from checkpoint_doctor.text import describe_error
 
 
 def open_checkpoint(path: str | os.PathLike[str], catalogue: Catalogue | None = None) -> Checkpoint:
@@ -28,15 +29,60 @@ def open_checkpoint(path: str | os.PathLike[str], catalogue: Catalogue | None = 
     for loader in catalogue.loaders:
         try:
             recognized = loader.recognizes(source)
-        except Exception as error:  # a loader with a bug must not keep the others from reading the file
-            why = f"could not say whether it reads the file: {_name(error)}"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a loader with a bug must not keep the others from reading the file
+            why = f"could not say whether it reads the file: {describe_error(error)}"
             unable.append(Skipped(f"the loader {loader.name}", why))
             continue
         if recognized:
-            opened = _open(loader, source)
+            try:
+                opened = _open(loader, source)
+            except NotACheckpoint as error:
+                if unable:  # it may be one, of a kind that only the loader with the bug knows
+                    words = f"{error.message}, and {unable[0].what} {unable[0].why}"
+                    raise UnreadableCheckpoint(words, "`ckdoc plugins` names the package of the loader") from None
+                raise
             opened = replace(opened, path=os.fspath(path), skipped=(*opened.skipped, *unable))
             return opened.with_shared_statistics()
     raise NotACheckpoint(f"{path} is of no format that an installed loader recognizes", "see `ckdoc plugins`")
+
+
+BEGINNING = 512
+"""Bytes of a file that tell text from all else."""
+
+MEDIA = (
+    b"\x89PNG", b"\xff\xd8\xff\xdb", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1", b"\xff\xd8\xff\xee", b"GIF8", b"RIFF",
+    b"OggS", b"fLaC", b"ID3\x03", b"ID3\x04", b"\x1aE\xdf\xa3", b"%PDF", b"wOFF", b"wOF2",
+)  # fmt: skip
+"""First bytes of images, sounds, films, documents and fonts, of which a folder may have very many. No loader needs to
+look at these; zips are told by their end, which would be a second place to read in each."""
+
+_TEXT = bytes(range(0x20, 0x7F)) + b"\t\n\r\f"
+
+
+def recognize_content(path: str, catalogue: Catalogue) -> bool:
+    """Return whether the first bytes of a file are those of a checkpoint, whatever its name is.
+
+    Text is none: a pickle of protocol 0, which is text, is only looked for under the endings of pickles.
+
+    Raises:
+        UnreadableCheckpoint: it cannot be opened.
+    """
+    source = FileSource(path)
+    beginning = source.read(0, min(source.size, BEGINNING))
+    if beginning.startswith(MEDIA) or not beginning.translate(None, _TEXT):
+        return False
+    return any(_recognizes(loader, source) for loader in catalogue.loaders if loader.name != LAST_LOADER)
+
+
+def _recognizes(loader: Loader, source: Source) -> bool:
+    try:
+        return loader.recognizes(source)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # it may be one that only this loader knows: opening it tells about the bug
+        return True
 
 
 def claim_folder(folder: Folder, catalogue: Catalogue) -> Collection[str]:
@@ -47,15 +93,20 @@ def claim_folder(folder: Folder, catalogue: Catalogue) -> Collection[str]:
 def _claims(folder: Folder, catalogue: Catalogue) -> Iterator[tuple[FolderLoader, Collection[str]]]:
     for loader in catalogue.loaders:
         if isinstance(loader, FolderLoader):
-            with suppress(Exception):  # a loader with a bug leaves the files to the others
-                if claimed := loader.claim_folder(folder):
-                    yield loader, claimed
+            try:
+                claimed = loader.claim_folder(folder)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # a loader with a bug leaves the files to the others
+                continue
+            if claimed:
+                yield loader, claimed
 
 
 def _open_folder(folder: Folder, catalogue: Catalogue) -> Checkpoint:
     for loader, _ in _claims(folder, catalogue):
         with _blaming(loader, folder.path):
-            opened = loader.open_folder(folder)
+            opened = _only_checkpoint(loader.open_folder(folder))
         return replace(opened, path=folder.path).with_shared_statistics()
     raise NotACheckpoint(
         f"{folder.path} is a folder, and its files are not one checkpoint", "scan the folder, or name a file in it"
@@ -64,7 +115,13 @@ def _open_folder(folder: Folder, catalogue: Catalogue) -> Checkpoint:
 
 def _open(loader: Loader, source: Source) -> Checkpoint:
     with _blaming(loader, source.name):
-        return loader.open(source)
+        return _only_checkpoint(loader.open(source))
+
+
+def _only_checkpoint(opened: object) -> Checkpoint:
+    if not isinstance(opened, Checkpoint):
+        raise TypeError(f"it returned {type(opened).__name__}, and not a checkpoint")
+    return opened
 
 
 @contextmanager
@@ -72,17 +129,13 @@ def _blaming(loader: object, path: str) -> Iterator[None]:
     """Raise what a loader should not raise as an error that names the loader."""
     try:
         yield
-    except DoctorError:
+    except (DoctorError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         raise UnreadableCheckpoint(
-            f"the loader {getattr(loader, 'name', '')} failed on {path} with {_name(error)}",
+            f"the loader {getattr(loader, 'name', '')} failed on {path} with {describe_error(error)}",
             "this is a bug in the loader and not in the file: please report it; `ckdoc plugins` names its package",
         ) from error
-
-
-def _name(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def discover_working() -> Catalogue:

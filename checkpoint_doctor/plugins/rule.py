@@ -77,10 +77,17 @@ class Rule:
         return read_sections(self.check, SECTIONS)
 
     def examine(self, checkpoint: Checkpoint, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
-        """Call the rule with every subject of its kind in a checkpoint, once for those with several names."""
+        """Call the rule with every subject of its kind in a checkpoint, once for those with several names.
+
+        Raises:
+            TypeError: it yields something else than findings.
+        """
         for subject in self._subjects(checkpoint):
             arguments = (subject, checkpoint) if self._wants_checkpoint else (subject,)
-            yield from self.check(*arguments, **(options or {}))
+            for finding in self.check(*arguments, **(options or {})):
+                if not isinstance(finding, Finding):
+                    raise TypeError(f"it yields {type(finding).__name__}, and not a finding")
+                yield finding
 
     def _subjects(self, checkpoint: Checkpoint) -> Iterable[Subject]:
         if self.on is Tensor:

@@ -1,7 +1,7 @@
 """A copy of a file with some bytes replaced: it takes its name only when it is whole, and never another file's.
 
-The copy is made as a hidden temporary file in the folder of the result, so that it can take its name in one step. An
-input is watched: where it changes while the work goes on, what was made of it is worth nothing.
+The copy is made as a temporary file in the folder of the result, so that it can take its name in one step. An input is
+watched: where it changes while the work goes on, what was made of it is worth nothing.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import contextlib
 import errno
 import os
 import stat
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_doctor.checkpoint import Patch
 from checkpoint_doctor.errors import RepairFailed, UsageError
+from checkpoint_doctor.targets import is_same_file, refuse_long_name
 
 CHUNK = 1 << 26
 """Bytes that the system copies at a time; short enough to be interrupted."""
@@ -65,64 +65,29 @@ class Snapshot:
             )
 
 
-def check_target(target: Path, inputs: Sequence[Path], *, force: bool) -> None:
+def check_target(target: Path, inputs: Iterable[Path], *, force: bool) -> None:
     """Make sure that a result may take a name.
 
     Raises:
-        UsageError: the name is one of the inputs', through whatever link, or it is taken and ``force`` is not given.
+        UsageError: the name is too long, it is taken and ``force`` is not given, or what it stands for is never
+            replaced: an input, through whatever link, a file in one that is a folder, any folder, a device, a pipe.
     """
+    refuse_long_name(target)
     if not os.path.lexists(target):
         return
     for each in inputs:
-        with contextlib.suppress(OSError):
-            if os.path.samefile(target, each):
-                raise UsageError(f"{target} is the input itself, which is never written to", "name another --output")
+        if is_same_file(target, each):
+            raise UsageError(f"{target} is an input itself, which is never written to", "name another --output")
+        if each.is_dir() and target.resolve().is_relative_to(each.resolve()):
+            raise UsageError(
+                f"{target} is a file of the input {each}, which is never written to", "name another --output"
+            )
     if target.is_dir():
         raise UsageError(f"{target} is a folder, which is never replaced", "remove it, or name another --output")
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{target} is a device or a pipe, which is never replaced", "name another --output")
     if not force:
         raise UsageError(f"{target} exists already", "remove it, name another --output, or replace it with --force")
-
-
-@contextmanager
-def temporary_file(folder: Path, name: str) -> Iterator[Path]:
-    """Yield the path of an empty hidden file in a folder; afterwards it is gone, whatever happened.
-
-    Raises:
-        RepairFailed: the folder cannot be written to.
-    """
-    try:
-        descriptor, path = tempfile.mkstemp(dir=folder, prefix=f".{name[:100]}.", suffix=".tmp")
-        os.close(descriptor)
-    except OSError as error:
-        raise RepairFailed(
-            f"cannot write in {folder}: {reason(error)}", "name a file in a folder that you may write with --output"
-        ) from None
-    try:
-        yield Path(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-
-
-@contextmanager
-def temporary_folder(folder: Path, name: str) -> Iterator[Path]:
-    """Yield the path of an empty hidden folder in a folder; afterwards it is gone with all that is in it.
-
-    Raises:
-        RepairFailed: the folder cannot be written to.
-    """
-    import shutil
-
-    try:
-        path = tempfile.mkdtemp(dir=folder, prefix=f".{name[:100]}.", suffix=".tmp")
-    except OSError as error:
-        raise RepairFailed(
-            f"cannot write in {folder}: {reason(error)}", "name a file in a folder that you may write with --output"
-        ) from None
-    try:
-        yield Path(path)
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def copy_patched(original: Path, copy: Path, patches: Sequence[Patch]) -> None:

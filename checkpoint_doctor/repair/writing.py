@@ -28,10 +28,10 @@ from checkpoint_doctor.repair.safe_copy import (
     synced_in_background,
     take_folder_name,
     take_name,
-    temporary_file,
-    temporary_folder,
 )
 from checkpoint_doctor.repair.verification import compare_bytes
+from checkpoint_doctor.targets import temporary_file, temporary_folder
+from checkpoint_doctor.text import describe_error
 
 RECORD_ENDING = ".ckdoc.json"
 """Follows the result's name in that of its record."""
@@ -51,12 +51,18 @@ class Job:
     target: Path
     shard_names: Callable[[str], str]
     """From the file name of a shard to that of its repaired copy."""
+    inputs: Sequence[Path] = ()
+    """All checkpoints of the run: none of them is ever replaced."""
     force: bool = False
 
     @property
     def record(self) -> Path:
         """Where the record goes."""
         return self.target.with_name(self.target.name + RECORD_ENDING)
+
+    def check_target(self, target: Path) -> None:
+        """Make sure that a file may take a name. Raises as ``safe_copy.check_target``."""
+        check_target(target, [self.snapshot.path, *self.inputs], force=self.force)
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,11 @@ def write_copy(job: Job) -> Iterator[Copy]:
     """Write the copy and compare its bytes; yield it for further checks. What was not published is removed.
 
     Raises:
-        UsageError: a name is taken.
+        UsageError: a name is taken or too long, or the folder cannot be written to.
         RepairFailed: the copy cannot be written, or differs from what was announced.
     """
     for target in (job.target, job.record):
-        check_target(target, [job.snapshot.path], force=job.force)
+        job.check_target(target)
     patches = _find_patches(job)
     if job.digest is None:
         copy = _write_folder(job, patches)
@@ -103,11 +109,11 @@ def write_copy(job: Job) -> Iterator[Copy]:
 def _find_patches(job: Job) -> dict[Path, Sequence[Patch]]:
     try:
         patches = job.loader.patch(job.checkpoint, job.plan.new_values)
-    except DoctorError:
+    except (DoctorError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         raise RepairFailed(
-            f"the loader {job.loader.name} failed with {type(error).__name__}: {error}; nothing was written", REPORT_IT
+            f"the loader {job.loader.name} failed with {describe_error(error)}; nothing was written", REPORT_IT
         ) from error
     if not patches:
         raise RepairFailed(f"the loader {job.loader.name} patches nothing, though there is something to change")
@@ -134,10 +140,11 @@ def _write_file(job: Job, before: RunningDigest, patches: Sequence[Patch]) -> It
                 }
 
             def publish(text: str) -> None:
-                _write_bytes(record, text.encode())
+                _write_bytes(record, text.encode(), like=original)
                 job.snapshot.verify()
-                take_name(copy, job.target, force=job.force)
-                take_name(record, job.record, force=job.force)
+                with _named_together(force=job.force) as give_name:
+                    give_name(copy, job.target)
+                    give_name(record, job.record)
 
             yield Copy(copy, {original: copy}, patches, len(patches), describe, publish)
 
@@ -168,7 +175,7 @@ class _Shards:
         for shard in patches:
             self.digests[shard] = _copy_shard(shard, self.copy_of(shard), patches[shard])
         renamed = {shard.name: target.name for shard, target in self.targets.items()}
-        _write_bytes(self.index, loader.reindex(self.job.checkpoint, renamed))
+        _write_bytes(self.index, loader.reindex(self.job.checkpoint, renamed), like=self.job.snapshot.path)
         for each in self.job.snapshot.path.parent.resolve().iterdir():
             link = self.inside / each.name
             if each.is_file() and not each.name.startswith(".") and not link.exists():
@@ -189,13 +196,11 @@ class _Shards:
         """Give the shards, then the index that names them, then the record their names."""
         for snapshot in snapshots:
             snapshot.verify()
-        force = self.job.force
-        with _undone_on_failure() as named:
+        with _named_together(force=self.job.force) as give_name:
             for shard, target in self.targets.items():
-                take_name(self.copy_of(shard), target, force=force)
-                named.append(target)
-            take_name(self.index, self.job.target, force=force)
-        take_name(record, self.job.record, force=force)
+                give_name(self.copy_of(shard), target)
+            give_name(self.index, self.job.target)
+            give_name(record, self.job.record)
 
 
 @contextlib.contextmanager
@@ -210,7 +215,7 @@ def _write_shards(
         )
     targets = {shard: folder / job.shard_names(shard.name) for shard in patches}
     for target in targets.values():
-        check_target(target, [index, *patches], force=job.force)
+        check_target(target, [index, *patches, *job.inputs], force=job.force)
     snapshots = [job.snapshot, *map(Snapshot.take, patches)]
     with temporary_folder(folder, index.name) as inside, temporary_file(folder, index.name) as record:
         shards = _Shards(job, before, inside, targets)
@@ -223,7 +228,7 @@ def _write_shards(
                 return shards.describe()
 
             def publish(text: str) -> None:
-                _write_bytes(record, text.encode())
+                _write_bytes(record, text.encode(), like=index)
                 shards.publish(record, snapshots)
 
             yield Copy(shards.index, copies, (), sum(map(len, patches.values())), describe, publish)
@@ -266,11 +271,12 @@ def _write_folder(job: Job, patches: Mapping[Path, Sequence[Patch]]) -> Iterator
                 }
 
             def publish(text: str) -> None:
-                _write_bytes(record, text.encode())
+                _write_bytes(record, text.encode(), like=folder)
                 for snapshot in snapshots:
                     snapshot.verify()
-                take_folder_name(inside, job.target)
-                take_name(record, job.record, force=job.force)
+                with _named_together(force=job.force) as give_name:
+                    give_name(inside, job.target)
+                    give_name(record, job.record)
 
             yield Copy(inside, copies, (), sum(map(len, patches.values())), describe, publish)
 
@@ -283,14 +289,25 @@ def _copy_shard(shard: Path, copy: Path, patches: Sequence[Patch]) -> tuple[Dige
 
 
 @contextlib.contextmanager
-def _undone_on_failure() -> Iterator[list[Path]]:
-    """Yield a list of files that are removed if the block fails."""
-    named: list[Path] = []
+def _named_together(*, force: bool) -> Iterator[Callable[[Path, Path], None]]:
+    """Yield what gives a finished file or folder its name; if the block fails, all that were named lose it again."""
+    named: list[tuple[Path, Path, os.stat_result]] = []
+
+    def give_name(temporary: Path, target: Path) -> None:
+        named.append((temporary, target, os.stat(temporary)))
+        if temporary.is_dir():
+            take_folder_name(temporary, target)
+        else:
+            take_name(temporary, target, force=force)
+
     try:
-        yield named
+        yield give_name
     except BaseException:
-        for path in named:
-            path.unlink(missing_ok=True)
+        for temporary, target, status in named:
+            # The name may also have been taken by somebody else, and that may be why the block failed.
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.lstat(target), status):
+                    os.rename(target, temporary)
         raise
 
 
@@ -298,12 +315,13 @@ def _describe_file(path: Path, digest: Digest) -> dict[str, Any]:
     return {"path": str(path), "size": digest.size, "sha256": digest.sha256}
 
 
-def _write_bytes(path: Path, content: bytes) -> None:
+def _write_bytes(path: Path, content: bytes, *, like: Path) -> None:
+    """Write a file that those may read and write who may do so with another file or folder."""
     try:
         with open(path, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(path, 0o644)
+        os.chmod(path, stat.S_IMODE(os.stat(like).st_mode) & 0o666)
     except OSError as error:
         raise RepairFailed(f"cannot write {path}: {reason(error)}", "make room on the disk") from None

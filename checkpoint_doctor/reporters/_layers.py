@@ -9,6 +9,7 @@ from math import hypot, sqrt
 
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, TensorRecord
+from checkpoint_doctor.text import printable
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _summarize(name: str, tensors: Sequence[TensorRecord], findings: Sequence[Fi
     finite = sum(tensor.size - tensor.nonfinite for tensor in measured)
     return Row(
         name=name,
-        kind=largest.kind.replace("_", " "),
+        kind=printable(largest.kind).replace("_", " "),
         shape=largest.shape,
         updates=(min(counts), max(counts)) if counts else None,
         zeros=sum(tensor.zeros for tensor in tensors) / entries if entries else 0.0,
@@ -77,7 +78,7 @@ def _summarize(name: str, tensors: Sequence[TensorRecord], findings: Sequence[Fi
         gradient_rms=_first(tensor.gradient_rms for tensor in tensors),
         update_ratio=_first(tensor.update_ratio for tensor in tensors),
         severity=max((finding.severity for finding in findings), default=None),
-        codes=tuple(sorted({finding.code for finding in findings})),
+        codes=tuple(sorted({printable(finding.code) for finding in findings})),
         is_repeated=all(tensor.tied_to is not None for tensor in tensors),
     )
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Skipped
+from checkpoint_doctor.reporters._names import fold_names
 from checkpoint_doctor.results.diagnosis import Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
-from checkpoint_doctor.results.report import Alert, Examination, Report
+from checkpoint_doctor.results.report import IN_BASELINE, Alert, Examination, Report
 from checkpoint_doctor.text import printable, quantity
 
 LISTED = 6
@@ -55,7 +56,9 @@ def shape_in_words(shape: Sequence[int]) -> str:
 
 def subject_of(alert: Alert) -> str:
     """Return what a diagnosis or a finding is about, a tensor or a layer; ``""`` for the whole checkpoint."""
-    return printable(alert.subject or "")
+    subject = printable(alert.subject or "")
+    # A colon may follow it, and two of them begin a command.
+    return f"{subject[:-1]}\\x3a" if subject.endswith(":") else subject
 
 
 def headline(alert: Alert) -> str:
@@ -66,7 +69,7 @@ def headline(alert: Alert) -> str:
 
 def title_of(alert: Alert) -> str:
     """Return ``ZER003 zero-bias`` of a finding, ``unscaled-inputs (proven)`` of a diagnosis."""
-    return f"{alert.cause} ({alert.certainty.label})" if isinstance(alert, Diagnosis) else alert.title
+    return f"{alert.title} ({alert.certainty.label})" if isinstance(alert, Diagnosis) else alert.title
 
 
 def explained_in_words(diagnosis: Diagnosis, examination: Examination) -> str:
@@ -116,6 +119,35 @@ def skipped_in_words(skipped: Skipped) -> str:
     return f"{printable(skipped.what)} could not be looked at, because {one_line(skipped.why)}"
 
 
+def unsearched_in_words(report: Report, *, all_names: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield sentences about what a search did not look at, one for each reason, and whether it was on purpose."""
+    groups: dict[tuple[bool, str], list[str]] = {}
+    for each in report.unsearched:
+        groups.setdefault((each.on_purpose, each.why), []).append(printable(each.path))
+    for (on_purpose, why), paths in sorted(groups.items()):
+        names = list_names(paths, len(paths) if all_names else LISTED)
+        yield f"{names}{'' if on_purpose else ' cannot be searched'}: {one_line(why)}", on_purpose
+
+
+def list_names(names: Sequence[str], most: int = LISTED) -> str:
+    """List names with commas, at most so many of them."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def unrecognized_in_words(report: Report) -> str:
+    """Return how many files no loader recognizes by their first bytes, with their most frequent endings."""
+    counts = Counter(report.unrecognized)
+    endings = [f"{count:,} {printable(ending) or 'without an ending'}" for ending, count in counts.most_common()]
+    verb = "begins" if counts.total() == 1 else "begin"
+    return f"{quantity(counts.total(), 'file')} that {verb} as no checkpoint does: {list_names(endings)}"
+
+
+def hidden_by(alert: Alert) -> str:
+    """Return what hides an alert."""
+    return "hidden by the baseline" if alert.ignored == IN_BASELINE else "hidden by config"
+
+
 def verdict_of(report: Report) -> str:
     """Return the result of a run: ``passed``, ``failed``, ``incomplete`` (see ``is_complete``), or the last two."""
     words = [word for word, holds in (("failed", report.failed), ("incomplete", not report.is_complete)) if holds]
@@ -137,8 +169,11 @@ def describe(examination: Examination) -> str:
     parts = [
         origin,
         "" if examination.step is None else quantity(examination.step, "step"),
-        quantity(len(examination.tensors), "tensor"),
-        quantity(examination.parameters, "parameter"),
+        *(
+            [examination.content.removeprefix("is ")]
+            if examination.content
+            else [quantity(len(examination.tensors), "tensor"), quantity(examination.parameters, "parameter")]
+        ),
     ]
     return printable(", ".join(part for part in parts if part))
 
@@ -193,7 +228,16 @@ def _value_in_words(key: str, value: Any) -> str:
     return str(value)
 
 
+def names_in_words(names: Iterable[str], listed: int = LISTED) -> str:
+    """List names short: those that differ in one number as one, the rest counted: ``a.{0–3}.bias, b … and 2 more``."""
+    folded = fold_names(names)
+    rest = sum(count for _, count in folded[listed:])
+    return ", ".join(name for name, _ in folded[:listed]) + (f" … and {rest:,} more" if rest else "")
+
+
 def _list_in_words(key: str, values: Sequence[Any]) -> str:
+    if values and all(isinstance(each, str) for each in values):
+        return names_in_words(values)
     runs = _find_runs(values)
     if len(runs) > LISTED and all(type(each) in (int, float) for each in values) and not _are_indices(values):
         low, high = _value_in_words(key, min(values)), _value_in_words(key, max(values))

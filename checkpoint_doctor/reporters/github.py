@@ -19,6 +19,7 @@ from checkpoint_doctor.reporters._wording import (
     particulars,
     skipped_in_words,
     title_of,
+    unsearched_in_words,
     verdict_of,
 )
 from checkpoint_doctor.results.diagnosis import Diagnosis
@@ -69,12 +70,15 @@ def _annotate(report: Report) -> Iterator[tuple[str, str]]:
             yield level, _command(level, message, file=_file(examination), title=title_of(alert))
     for remark in report.remarks:
         if remark.ignored is None:
-            level = _LEVELS[remark.severity]
+            level = "error" if remark in report.left_out else _LEVELS[remark.severity]
             yield level, _command(level, _message(remark, None), title=title_of(remark))
     for examination in report.checkpoints:
         for skipped in examination.skipped:
             message = skipped_in_words(skipped)
             yield "warning", _command("warning", message, file=_file(examination), title="not looked at")
+    for words, on_purpose in unsearched_in_words(report):
+        level = "notice" if on_purpose else "error"
+        yield level, _command(level, words, title="not searched")
 
 
 def _file(examination: Examination) -> str:

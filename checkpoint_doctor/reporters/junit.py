@@ -1,4 +1,4 @@
-"""The report as JUnit XML: one test case for each rule and file, so that a clean run has passing cases.
+"""The report as JUnit XML: one test case for each file and rule that was asked, so that a clean run has passing cases.
 
 A diagnosis has a case of its own, which fails in the place of the cases of the rules that it explains.
 """
@@ -14,10 +14,12 @@ from checkpoint_doctor.reporters._wording import (
     describe,
     explained_in_words,
     headline,
+    hidden_by,
     one_line,
     particulars,
     subject_of,
     title_of,
+    unsearched_in_words,
 )
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding
@@ -37,7 +39,7 @@ class JUnitReporter:
         """Return the XML document."""
         root = ElementTree.Element("testsuites", name="checkpoint-doctor")
         root.extend([_write_suite(report, each, rules) for each in report.checkpoints])
-        if report.remarks:
+        if report.remarks or report.unsearched or report.configuration:
             root.append(_write_remarks(report))
         _count(root)
         ElementTree.indent(root)
@@ -55,9 +57,10 @@ def _write_suite(report: Report, examination: Examination, rules: Sequence[Rule]
     else:
         crashes = {each.evidence.get("rule"): each for each in examination.crashes}
         for diagnosis in examination.diagnoses:
-            case = _add_case(suite, path, f"diagnosis {diagnosis.cause} {subject_of(diagnosis)}".rstrip())
+            case = _add_case(suite, path, f"diagnosis {diagnosis.title} {subject_of(diagnosis)}".rstrip())
             _write_outcome(case, report, [diagnosis], examination)
-        for name, findings in _cases(examination.findings, rules):
+        asked = [rule for rule in rules if examination.asked is None or rule.code in examination.asked]
+        for name, findings in _cases(examination.findings, asked):
             case = _add_case(suite, path, name)
             crash = crashes.get(name.partition(" ")[0])
             if crash is not None:
@@ -75,20 +78,32 @@ def _write_suite(report: Report, examination: Examination, rules: Sequence[Rule]
 def _write_remarks(report: Report) -> ElementTree.Element:
     suite = ElementTree.Element("testsuite", name="this run")
     for name, findings in _cases(report.remarks, ()):
-        _write_outcome(_add_case(suite, "this run", name), report, findings)
+        case = _add_case(suite, "this run", name)
+        for remark in findings:
+            if remark in report.left_out:
+                ElementTree.SubElement(case, "error", message=one_line(remark.message), type="left out")
+        _write_outcome(case, report, findings)
+    for words, on_purpose in unsearched_in_words(report):
+        case = _add_case(suite, "this run", f"searched {words.partition(':')[0]}")
+        if on_purpose:
+            ElementTree.SubElement(case, "skipped", message=words)
+        else:
+            ElementTree.SubElement(case, "error", message=words, type="unreadable").text = words
+    if report.configuration:
+        ElementTree.SubElement(suite, "system-out").text = one_line(report.configuration)
     _count(suite)
     return suite
 
 
 def _cases(findings: Sequence[Finding], rules: Sequence[Rule]) -> Iterator[tuple[str, list[Finding]]]:
     """Yield each rule's case with its findings; rules that are not listed have a case where they found something."""
-    names = {rule.code: rule.name for rule in rules}
-    found: dict[str, list[Finding]] = {code: [] for code in names}
+    titles = {rule.code: f"{rule.code} {rule.name}" for rule in rules}
+    found: dict[str, list[Finding]] = {code: [] for code in titles}
     for finding in rank(findings):
         found.setdefault(finding.code, []).append(finding)
-        names.setdefault(finding.code, finding.name)
+        titles.setdefault(finding.code, finding.title)
     for code, members in found.items():
-        yield f"{code} {names[code]}", members
+        yield titles[code], members
 
 
 def _add_case(suite: ElementTree.Element, path: str, name: str) -> ElementTree.Element:
@@ -122,7 +137,7 @@ def _write_outcome(
     elif hidden:
         reasons = "; ".join(dict.fromkeys(one_line(alert.ignored or "") for alert in hidden))
         ElementTree.SubElement(
-            case, "skipped", message=f"{quantity(len(hidden), 'finding')} hidden by config: {reasons}"
+            case, "skipped", message=f"{quantity(len(hidden), 'finding')} {hidden_by(hidden[0])}: {reasons}"
         )
     if others:
         ElementTree.SubElement(case, "system-out").text = "\n\n".join(map(details, others))
@@ -132,14 +147,14 @@ def _causes_of(examination: Examination | None) -> Mapping[int, str]:
     """Return which cause explains a finding, by the finding's ``id``."""
     if examination is None:
         return {}
-    return {id(examination.findings[each]): one.cause for one in examination.diagnoses for each in one.explains}
+    return {id(examination.findings[each]): one.title for one in examination.diagnoses for each in one.explains}
 
 
 def _write_details(alert: Alert, examination: Examination | None = None) -> str:
     lines = [f"{alert.severity.label} {title_of(alert)}", headline(alert)]
     lines += [f"{label}: {words}" for label, words in particulars(alert, examination)]
     if alert.ignored is not None:
-        lines.append(f"hidden by config: {one_line(alert.ignored)}")
+        lines.append(f"{hidden_by(alert)}: {one_line(alert.ignored)}")
     return "\n".join(lines)
 
 

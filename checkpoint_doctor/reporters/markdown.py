@@ -15,6 +15,7 @@ from checkpoint_doctor.reporters._wording import (
     particulars,
     subject_of,
     tally,
+    unsearched_in_words,
     verdict_of,
 )
 from checkpoint_doctor.results.diagnosis import Diagnosis
@@ -56,7 +57,7 @@ class MarkdownReporter:
 
 def _write(report: Report) -> Iterator[str]:
     yield f"## Checkpoint doctor: {verdict_of(report)}\n"
-    yield f"{report.summary_line}\n"
+    yield f"{_escape(report.summary_line)}\n"
     examinations = worst_first(report.checkpoints)
     if examinations:
         yield "| verdict | checkpoint | errors | warnings | notes | hidden | |"
@@ -67,20 +68,21 @@ def _write(report: Report) -> Iterator[str]:
             yield from _write_examination(examination)
 
     remarks = [remark for remark in report.remarks if remark.ignored is None]
-    if remarks:
+    if remarks or report.unsearched:
         yield "\n### This run\n"
         yield from map(_write_alert, rank(remarks))
+        for words, on_purpose in unsearched_in_words(report):
+            yield f"- {'' if on_purpose else _VERDICTS[Verdict.UNREADABLE] + ', '}not searched: {_escape(words)}"
 
 
 def _write_row(examination: Examination) -> str:
     counts = Counter(alert.severity for alert in examination.alerts)
-    hidden = sum(finding.ignored is not None for finding in examination.findings)
     cells = [
         _VERDICTS[examination.verdict],
         # Markdown splits a row into cells first, so a bar would end even a code span.
         _code(examination.path).replace("|", "\\|"),
         *(f"{counts[severity]:,}" for severity in sorted(Severity, reverse=True)),
-        f"{hidden:,}",
+        f"{examination.hidden:,}",
         _escape(describe(examination)),
     ]
     return f"| {' | '.join(cells)} |"
@@ -117,9 +119,9 @@ def _write_alert(alert: Alert, examination: Examination | None = None) -> str:
 
 def _head(alert: Alert) -> str:
     title = (
-        f"**{alert.cause}** ({alert.certainty.label})"
+        f"**{_escape(alert.title)}** ({alert.certainty.label})"
         if isinstance(alert, Diagnosis)
-        else f"**{alert.code}** {alert.name}"
+        else "**{}** {}".format(*map(_escape, alert.title.split(" ", 1)))
     )
     subject = subject_of(alert)
     return f"{alert.severity.label} {title}" + (f" · {_code(subject)}" if subject else "")

@@ -17,12 +17,9 @@ from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.identity import Extent, FindingKey, extent_of, identify, identify_diagnosis
 from checkpoint_doctor.results.json import write_json
-from checkpoint_doctor.results.report import Report, judge
+from checkpoint_doctor.results.report import IN_BASELINE, Report, judge
 
 VERSION = 1
-
-IN_BASELINE = "in the baseline"
-"""The reason that hides a known finding."""
 
 _HINT = "write it anew with --write-baseline"
 _SEVERITIES = {severity.label: severity for severity in Severity}

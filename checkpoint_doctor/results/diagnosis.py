@@ -8,6 +8,7 @@ from enum import Enum, IntEnum
 from typing import Any
 
 from checkpoint_doctor.results.findings import Severity
+from checkpoint_doctor.text import printable
 
 
 class Certainty(IntEnum):
@@ -65,7 +66,7 @@ class Diagnosis:
     @property
     def title(self) -> str:
         """What reports call it."""
-        return self.cause
+        return printable(self.cause)
 
 
 def by_severity_and_certainty(diagnosis: Diagnosis) -> tuple[int, int, str]:

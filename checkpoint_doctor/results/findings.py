@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from checkpoint_doctor.text import printable
+
 if TYPE_CHECKING:
     from numpy.random import Generator
 
@@ -92,7 +94,7 @@ class Finding:
     @property
     def title(self) -> str:
         """What reports call it: code and name."""
-        return f"{self.code} {self.name}"
+        return printable(f"{self.code} {self.name}")
 
     @property
     def subject(self) -> str | None:

@@ -20,13 +20,12 @@ from checkpoint_doctor import __version__
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord
+from checkpoint_doctor.text import UNPRINTABLE
 
 SCHEMA_VERSION = 1
 
 NEVER = "never"
 """Stands for a ``fail_on`` that nothing reaches."""
-_UNSAFE_CHARACTERS = re.compile(r"[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
-"""Those that would act on a terminal or cannot be encoded; within JSON they only occur inside strings."""
 
 
 def plain(value: Any) -> Any:
@@ -63,12 +62,19 @@ def to_json(report: Report) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "checkpoint-doctor", "version": __version__},
         "rules": report.rules,
+        "asked": None if report.asked is None else list(report.asked),
+        "configuration": report.configuration,
         "fail_on": report.fail_on.label if report.fail_on else NEVER,
         "failed": report.failed,
         "hidden": report.hidden,
+        "hidden_by_baseline": report.known,
         "remarks": [_write_finding(each) for each in report.remarks],
         "checkpoints": [_write_examination(each) for each in report.checkpoints],
         "passed_over": [{"path": each.what, "why": each.why} for each in report.passed_over],
+        "unrecognized": dict(sorted(report.unrecognized.items())),
+        "unsearched": [
+            {"path": each.path, "why": each.why, "on_purpose": each.on_purpose} for each in report.unsearched
+        ],
     }
 
 
@@ -79,6 +85,7 @@ def _write_examination(examination: Examination) -> dict[str, Any]:
         "path": examination.path,
         "format": examination.format,
         "verdict": examination.verdict.value,
+        "asked": None if examination.asked is None else list(examination.asked),
         "crashed_rules": [each.evidence.get("rule") for each in examination.crashes],
         "error": examination.error,
         "hint": examination.hint,
@@ -104,6 +111,7 @@ def _write_examination(examination: Examination) -> dict[str, Any]:
         "skipped": [{"what": each.what, "why": each.why} for each in examination.skipped],
         "layout": examination.layout,
         "resume": _write_resumption(examination),
+        "content": examination.content,
         "parts": [{"file": each.file, "content": each.content.word} for each in examination.parts],
     }
 
@@ -182,7 +190,13 @@ def _write_diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
 
 def write_json(document: Mapping[str, Any]) -> str:
     """Lay a JSON document out for people and line-wise tools: indented, with one line for each innermost record."""
-    return _UNSAFE_CHARACTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", "".join(_lay_out(document, ""))) + "\n"
+    return "\n".join(UNPRINTABLE.sub(_escape, line) for line in "".join(_lay_out(document, "")).split("\n")) + "\n"
+
+
+def _escape(found: re.Match[str]) -> str:
+    """Write a character of a string as JSON does; nothing else in JSON would be acted on."""
+    number = ord(found[0])
+    return f"\\u{number:04x}" if number < 0x10000 else json.dumps(found[0])[1:-1]
 
 
 def _lay_out(value: Any, indent: str) -> Iterator[str]:

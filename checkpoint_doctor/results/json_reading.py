@@ -13,6 +13,7 @@ from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.json import NEVER, SCHEMA_VERSION
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict
 from checkpoint_doctor.results.resume import Resumption
+from checkpoint_doctor.sources import Unsearched
 
 _Choice = TypeVar("_Choice")
 
@@ -54,6 +55,13 @@ def from_json(document: Any) -> Report:
         remarks=tuple(_read_finding(each) for each in root.records("remarks", [])),
         passed_over=tuple(
             Skipped(each.take("path", str), each.take("why", str)) for each in root.records("passed_over", [])
+        ),
+        asked=_read_codes(root),
+        configuration=root.take("configuration", str, ""),
+        unrecognized=root.take("unrecognized", dict, {}),
+        unsearched=tuple(
+            Unsearched(each.take("path", str), each.take("why", str), each.take("on_purpose", bool))
+            for each in root.records("unsearched", [])
         ),
     )
 
@@ -138,7 +146,9 @@ def _read_examination(fields: _Fields) -> Examination:
         skipped=tuple(Skipped(each.take("what", str), each.take("why", str)) for each in fields.records("skipped", [])),
         layout=fields.take("layout", str, ""),
         resumption=_read_resumption(fields, len(findings)),
+        content=fields.take("content", str, ""),
         parts=tuple(_read_part(each) for each in fields.records("parts", [])),
+        asked=_read_codes(fields),
     )
 
 
@@ -154,6 +164,13 @@ def _read_resumption(fields: _Fields, findings: int) -> Resumption | None:
     if not all(type(each) in (int, float) for each in rates):
         raise inner.refusal("learning_rates", "a list of numbers", rates)
     return Resumption(inner.take("step", int, None), tuple(map(float, rates)), tuple(problems))
+
+
+def _read_codes(fields: _Fields) -> tuple[str, ...] | None:
+    codes = fields.take("asked", list, None)
+    if codes is not None and not all(isinstance(code, str) for code in codes):
+        raise fields.refusal("asked", "a list of codes", codes)
+    return None if codes is None else tuple(codes)
 
 
 def _read_part(fields: _Fields) -> Part:

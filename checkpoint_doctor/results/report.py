@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from math import prod
+from os.path import join
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Part, Skipped
@@ -14,10 +16,18 @@ from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.resume import Resumption, answer
-from checkpoint_doctor.text import quantity
+from checkpoint_doctor.sources import Unsearched
+from checkpoint_doctor.text import printable, quantity
 
 RULE_CRASHED = "CKD001"
 """Code of the finding about a rule that crashed."""
+
+PLUGIN_LEFT_OUT = "CKD003"
+"""Code of the remark about a loader, a rule or a cause that is installed and broken."""
+
+
+IN_BASELINE = "in the baseline"
+"""The reason that hides a finding which a baseline knows."""
 
 
 class Verdict(Enum):
@@ -116,6 +126,10 @@ class Examination:
     """The files of a folder that is one checkpoint; empty for a single file."""
     resumption: Resumption | None = None
     """From where a run resumes; ``None`` where there is no run to resume."""
+    asked: tuple[str, ...] | None = None
+    """Codes of the rules that were run on it; ``None`` where that is not known."""
+    content: str = ""
+    """What it is where it holds no model, as in ``is the state of an optimizer``; empty where it holds one."""
 
     @property
     def parameters(self) -> int:
@@ -158,6 +172,16 @@ class Examination:
         return {finding: index for index, each in enumerate(self.diagnoses) for finding in each.explains}
 
     @property
+    def hidden(self) -> int:
+        """How many findings the configuration or a baseline hides."""
+        return sum(finding.ignored is not None for finding in self.findings)
+
+    @property
+    def known(self) -> int:
+        """How many of them a baseline hides."""
+        return sum(finding.ignored == IN_BASELINE for finding in self.findings)
+
+    @property
     def worst(self) -> Severity | None:
         """The severity of the worst diagnosis or unexplained finding that counts."""
         return max((alert.severity for alert in self.alerts), default=None)
@@ -169,13 +193,29 @@ class Report:
 
     checkpoints: tuple[Examination, ...]
     rules: int
-    """How many rules were run."""
+    """How many rules were asked."""
     fail_on: Severity | None = Severity.ERROR
     """The lowest severity that fails the run; ``None`` where none does."""
     remarks: tuple[Finding, ...] = ()
     """Findings about the run and not about a checkpoint, such as an ignore that nothing needs any more."""
     passed_over: tuple[Skipped, ...] = ()
-    """Sound files that a search came across and that are no checkpoints, and what they are."""
+    """Files that a search came across and that are no checkpoints, and what they are."""
+    unrecognized: Mapping[str, int] = field(default_factory=dict)
+    """How many other files a search came across, by their ending: their first bytes are those of no checkpoint."""
+    unsearched: tuple[Unsearched, ...] = ()
+    """Files and folders that a search did not look at, and why."""
+    asked: tuple[str, ...] | None = None
+    """Codes of the rules that were asked about any checkpoint; ``None`` where that is not known."""
+    configuration: str = ""
+    """The configuration file that silences something, and what, in words; empty where none does."""
+
+    @property
+    def files(self) -> Iterator[str]:
+        """The checkpoints, the files of those that are folders, and what was passed over."""
+        for examination in self.checkpoints:
+            yield examination.path
+            yield from (join(examination.path, part.file) for part in examination.parts)
+        yield from (each.what for each in self.passed_over)
 
     @property
     def findings(self) -> Sequence[Finding]:
@@ -186,7 +226,12 @@ class Report:
     @property
     def hidden(self) -> int:
         """How many findings were hidden by configuration or baseline."""
-        return sum(finding.ignored is not None for each in self.checkpoints for finding in each.findings)
+        return sum(each.hidden for each in self.checkpoints)
+
+    @property
+    def known(self) -> int:
+        """How many of the hidden findings the baseline hides."""
+        return sum(each.known for each in self.checkpoints)
 
     @property
     def diagnoses(self) -> Sequence[Diagnosis]:
@@ -222,9 +267,39 @@ class Report:
         return sum(len(each.crashes) for each in self.checkpoints)
 
     @property
+    def left_out(self) -> Sequence[Finding]:
+        """The remarks about loaders, rules and causes that are installed and broken."""
+        return [remark for remark in self.remarks if remark.code == PLUGIN_LEFT_OUT]
+
+    @property
     def is_complete(self) -> bool:
-        """True where every checkpoint was read and every rule that was run came to its end."""
-        return not self.unreadable and not self.crashes
+        """True where nothing was missed: every folder was searched, every checkpoint read, and every plugin there.
+
+        Every rule that was run came to its end, too. What a search left out on purpose is no lack.
+        """
+        return not (self.unreadable or self.crashes or self.left_out or self.unlisted)
+
+    @property
+    def unlisted(self) -> int:
+        """How many folders should have been searched and could not be."""
+        return sum(not each.on_purpose for each in self.unsearched)
+
+    @property
+    def others(self) -> int:
+        """How many files a search came across that are no checkpoints."""
+        return len(self.passed_over) + sum(self.unrecognized.values())
+
+    @property
+    def _tally(self) -> str:
+        counts = Counter(
+            "with warnings"
+            if each.verdict is Verdict.HEALTHY and each.worst is Severity.WARNING
+            else each.verdict.value
+            for each in self.checkpoints
+        )
+        order = ("unreadable", "ill", "incomplete", "with warnings", "healthy")
+        words = ", ".join(f"{counts[word]:,} {word}" for word in order if counts[word])
+        return f" ({words})" if words else ""
 
     @property
     def summary_line(self) -> str:
@@ -233,18 +308,32 @@ class Report:
         unseen = sum(len(each.skipped) for each in self.checkpoints)
         return ", ".join(
             [
-                *([quantity(len(self.checkpoints), "checkpoint")] if several else []),
+                *([f"{quantity(len(self.checkpoints), 'checkpoint')}{self._tally}"] if several else []),
                 quantity(sum(len(each.tensors) for each in self.checkpoints), "tensor"),
                 quantity(self.rules, "rule"),
                 quantity(len(self.findings), "finding"),
                 *([quantity(len(self.diagnoses), "diagnosis", "diagnoses")] if self.diagnoses else []),
-                *([f"{self.hidden:,} hidden by config"] if self.hidden else []),
+                *hidden_in_words(self.hidden - self.known, self.known),
                 *([f"{unseen:,} not looked at"] if unseen else []),
-                *([f"{self.unreadable:,} unreadable"] if self.unreadable else []),
-                *([f"{quantity(len(self.passed_over), 'other file')} passed over"] if self.passed_over else []),
+                *([f"{self.unreadable:,} unreadable"] if self.unreadable and not several else []),
+                *([f"{quantity(self.others, 'other file')} passed over"] if self.others else []),
+                *(
+                    [f"{len(self.unsearched) - self.unlisted:,} left out"]
+                    if len(self.unsearched) > self.unlisted
+                    else []
+                ),
+                *([quantity(self.unlisted, "unreadable folder")] if self.unlisted else []),
                 *([quantity(self.crashes, "rule crash", "rule crashes")] if self.crashes else []),
+                *([f"{quantity(len(self.left_out), 'plugin')} left out"] if self.left_out else []),
+                *([printable(self.configuration)] if self.configuration else []),
             ]
         )
+
+
+def hidden_in_words(configured: int, known: int) -> list[str]:
+    """Return how many findings the configuration hides and how many a baseline, as in ``1 hidden by config``."""
+    counts = {"hidden by config": configured, "hidden by the baseline": known}
+    return [f"{count:,} {words}" for words, count in counts.items() if count]
 
 
 @dataclass(frozen=True)

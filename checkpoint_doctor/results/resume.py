@@ -15,7 +15,7 @@ OTHERS = frozenset(("FIL001", "OPT002", "OPT003", "OPT006", "OPT007", "OPT010"))
 """Rules that tell how a run resumes, beside the family RES: damage, state that does not fit the model, is empty or not
 finite, a rate of zero or below, and weights that are not those of the moments."""
 
-NOTHING = "there is no run to resume: it holds no state of an optimizer"
+NOTHING = "there is no run to resume: it does not hold a model and the state of its optimizer"
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,10 @@ class Resumption:
 def find_resumption(checkpoint: Checkpoint, findings: Sequence[Finding]) -> Resumption | None:
     """Return from where a run resumes; ``None`` where there is no run to resume.
 
-    There is one where an optimizer is, readable or not, and in the folder of a trainer that lacks it.
+    There is one where a model and an optimizer are, readable or not, and in the folder of a trainer that lacks it.
     """
+    if not checkpoint.tensors:
+        return None
     is_run = checkpoint.optimizers or checkpoint.missing
     if not is_run and not any(part.content is Content.OPTIMIZER for part in checkpoint.parts):
         return None

@@ -5,6 +5,7 @@ May import ``errors`` and ``text``.
 
 from checkpoint_doctor.sources.folder import Folder
 from checkpoint_doctor.sources.local_file import FileSource
-from checkpoint_doctor.sources.source import MemorySource, Section, Source
+from checkpoint_doctor.sources.search import Unsearched
+from checkpoint_doctor.sources.source import MemorySource, Section, Source, read_json
 
-__all__ = ["FileSource", "Folder", "MemorySource", "Section", "Source"]
+__all__ = ["FileSource", "Folder", "MemorySource", "Section", "Source", "Unsearched", "read_json"]

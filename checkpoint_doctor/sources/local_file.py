@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.sources.budget import Budget
 from checkpoint_doctor.sources.source import Source, read_exactly, too_short
 
 MOST_OPEN = 200
@@ -27,6 +28,7 @@ class FileSource:
         descriptor = self._open()
         status = os.fstat(descriptor)
         self.size = status.st_size
+        self.budget = Budget(self.name, self.size)
         self._identity = _identify(status)
         self._descriptor: int | None = None
         if not stat.S_ISREG(status.st_mode):

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from checkpoint_doctor.errors import NothingToExamine, UsageError
+from checkpoint_doctor.errors import NothingToExamine, UnreadableCheckpoint, UsageError
 from checkpoint_doctor.sources.folder import Folder
+from checkpoint_doctor.sources.patterns import ANY_FOLDERS, compile_pattern
+from checkpoint_doctor.text import quantity
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 
 SHARD, INDEX = ".safetensors", ".safetensors.index.json"
 
-
-Claim = Callable[[Folder], Collection[str]]
-"""Returns the names of the files and folders in a folder that are one checkpoint together; nothing where none are."""
+UNSPECIFIC = (".bin",)
+"""Endings under which programs of all kinds store data in formats of their own."""
 
 
 @dataclass(frozen=True)
@@ -25,63 +27,244 @@ class Candidate:
 
     path: str
     named: bool
+    is_expected: bool = True
+    """True where the path promises a checkpoint: somebody named it, or its ending belongs to checkpoints."""
 
 
-def find_candidates(uris: Sequence[str], suffixes: Sequence[str], claim: Claim = lambda folder: ()) -> list[Candidate]:
-    """Expand files, folders and globs to what is to be examined, each once, in a stable order.
+@dataclass(frozen=True)
+class Unsearched:
+    """A file or folder that a search did not look at, and why."""
 
-    Args:
-        uris: files, folders and globs.
-        suffixes: the file name endings, in any case, that a search through a folder looks for.
-        claim: says of each folder which of its files are one checkpoint. That folder is a candidate in their place.
+    path: str
+    why: str
+    on_purpose: bool = True
+    """False where it should have been looked at, and could not be."""
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What a search looks for; by default, any file with one of the endings."""
+
+    suffixes: Sequence[str] = ()
+    """File name endings, in any case, of files that are examined without a look at their content."""
+    recognizes: Callable[[str], bool] = lambda path: False
+    """True where the first bytes of the file at a path are those of a checkpoint; asked about all other files."""
+    claim: Callable[[Folder], Collection[str]] = lambda folder: ()
+    """Returns the names of the files and folders in a folder that are one checkpoint together; mostly none."""
+    excludes: Callable[[str], str] = lambda path: ""
+    """Returns why a file or folder is not to be examined; empty where it is."""
+    includes: Callable[[str], bool] = lambda path: True
+    """False for files that are not to be examined, because only others are."""
+
+
+@dataclass
+class Found:
+    """What files, folders and globs lead to."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    """Each once, in a stable order."""
+    unrecognized: Counter[str] = field(default_factory=Counter)
+    """How many other files there are, by their ending: their first bytes are those of no checkpoint."""
+    unsearched: list[Unsearched] = field(default_factory=list)
+
+    @property
+    def seen(self) -> int:
+        """How many files were looked at."""
+        return len(self.candidates) + self.unrecognized.total()
+
+    @property
+    def is_complete(self) -> bool:
+        """True where everything could be searched that should be."""
+        return all(each.on_purpose for each in self.unsearched)
+
+
+def find_candidates(uris: Sequence[str], criteria: Criteria) -> Found:
+    """Expand files, folders and globs to what is to be examined.
+
+    Files are named or recognized by their content; their ending only saves a look at it. Hidden folders (``.git``) and
+    links to folders are not entered, so a search always ends. What is named is examined whatever the patterns say.
 
     Raises:
-        NothingToExamine: a folder or glob holds no file that could be a checkpoint.
+        NothingToExamine: a folder or glob holds no file that could be a checkpoint, and all of it could be searched.
         UsageError: a URI is the address of a remote file.
     """
-    endings = tuple(suffix.lower() for suffix in suffixes)
-    found: dict[str, Candidate] = {}
+    search = _Search(criteria)
     for uri in uris:
-        for candidate in _expand(uri, endings, claim):
-            found.setdefault(candidate.path, candidate)
-    return list(found.values())
+        search.expand(uri)
+    return search.finish()
 
 
-def _expand(uri: str, suffixes: tuple[str, ...], claim: Claim) -> Iterator[Candidate]:
-    if ADDRESS.match(uri) and not os.path.lexists(uri):
-        raise UsageError(f"{uri} is an address, and only files on this machine are read", "download it first")
-    if os.path.isdir(uri):
-        inside = list(_search(uri, suffixes, claim))
-        if not inside:
-            raise NothingToExamine(
-                f"{uri} holds no checkpoint", f"files ending in {', '.join(sorted(suffixes))} are looked for"
+class _Search:
+    def __init__(self, criteria: Criteria) -> None:
+        self._criteria = criteria
+        self._suffixes = tuple(suffix.lower() for suffix in criteria.suffixes)
+        self._candidates: dict[str, Candidate] = {}
+        self._recognized: set[str] = set()
+        """Paths of the candidates that only their content shows."""
+        self._linked: set[tuple[int, int]] = set()
+        """Device and number of the files that links in the searched folders lead to."""
+        self._unrecognized: dict[str, str] = {}
+        """Path to ending, so that a file that several URIs lead to counts once."""
+        self._unsearched: dict[str, Unsearched] = {}
+
+    def expand(self, uri: str) -> None:
+        if ADDRESS.match(uri) and not os.path.lexists(uri):
+            raise UsageError(
+                f"{uri} is an address: remote files need the extra [remote], which this version does not have yet",
+                "download it first, and scan the file on this machine",
             )
-        yield from (Candidate(each.path, named=each.path == uri) for each in inside)
-    elif os.path.lexists(uri) or not any(letter in uri for letter in "*?["):
-        yield Candidate(uri, named=True)
-    else:
-        import glob
+        if os.path.isdir(uri):
+            self._require(self._search(uri, named=True), f"{uri} holds no checkpoint", uri)
+        elif os.path.lexists(uri) or not any(letter in uri for letter in "*?["):
+            self._candidates.setdefault(uri, Candidate(uri, named=True))
+        else:
+            matches = _match_glob(uri)
+            if not matches:
+                raise NothingToExamine(f"nothing matches {uri}", "check the pattern; quote it if the shell expands it")
+            for match in matches:
+                if os.path.isdir(match):
+                    self._search(match)
+                else:
+                    self._consider(match, os.path.basename(match))
 
-        matches = sorted(glob.glob(uri, recursive=True))
-        if not matches:
-            raise NothingToExamine(f"nothing matches {uri}", "check the pattern; quote it if the shell expands it")
-        for match in matches:
-            if os.path.isdir(match):
-                yield from _search(match, suffixes, claim)
-            else:
-                yield Candidate(match, named=False)
+    def finish(self) -> Found:
+        # A blob of a cache is examined under the name that a link gives it.
+        doubles = {path for path in self._recognized if self._linked and _identify(path) in self._linked}
+        return Found(
+            [each for path, each in self._candidates.items() if path not in doubles],
+            Counter(self._unrecognized.values()),
+            list(self._unsearched.values()),
+        )
+
+    def _require(self, count: int, message: str, uri: str) -> None:
+        """Make sure that a folder that was named has something in it, or something in it could not be searched.
+
+        Raises:
+            NothingToExamine: it has nothing.
+        """
+        inside = [each for each in self._unsearched.values() if _is_within(each.path, uri)]
+        if count or not all(each.on_purpose for each in inside):
+            return
+        looked_at = sum(_is_within(path, uri) for path in self._unrecognized)
+        left = f", and {quantity(len(inside), 'file or folder', 'files and folders')} not searched" if inside else ""
+        raise NothingToExamine(
+            message, f"{quantity(looked_at, 'file')} in it begin{'s' * (looked_at == 1)} as no checkpoint does{left}"
+        )
+
+    def _search(self, root: str, *, named: bool = False) -> int:
+        """Search a folder and return how many candidates it has."""
+        count = 0
+        for folder, folders, files in os.walk(root, onerror=self._note_failure):
+            claimed = self._claim(Folder(folder, frozenset(files), frozenset(folders)))
+            if claimed:
+                self._candidates.setdefault(folder, Candidate(folder, named=named and folder == root))
+            count += bool(claimed)
+            folders[:] = sorted(name for name in folders if name not in claimed and self._enters(folder, name, root))
+            has_index = any(name.lower().endswith(INDEX) for name in files)
+            for name in sorted(files):
+                path = os.path.join(folder, name)
+                if os.path.islink(path):
+                    self._linked.add(_identify(path))
+                # The shards of an index are examined through it, as the one model that they are.
+                is_shard = has_index and name.lower().endswith(SHARD)
+                if name not in claimed and not is_shard:
+                    count += self._consider(path, name)
+        return count
+
+    def _claim(self, folder: Folder) -> Collection[str]:
+        claimed = frozenset(self._criteria.claim(folder))
+        includes = self._criteria.includes
+        is_wanted = includes(folder.path) or any(includes(folder.locate(name)) for name in claimed)
+        return claimed if is_wanted else ()
+
+    def _consider(self, path: str, name: str) -> bool:
+        """Add a file that may be a checkpoint, and return whether it is one."""
+        is_known = name.lower().endswith(self._suffixes)
+        if reason := self._criteria.excludes(path):
+            if is_known:
+                self._leave_out(path, reason)
+            return False
+        if not self._criteria.includes(path):
+            return False
+        if not is_known:
+            try:
+                if not self._criteria.recognizes(path):
+                    self._unrecognized[path] = os.path.splitext(name)[1].lower()
+                    return False
+            except UnreadableCheckpoint as error:
+                self._leave_out(path, error.message.removeprefix(f"cannot open {path}: ").removeprefix(f"{path} "))
+                return False
+            self._recognized.add(path)
+        is_expected = is_known and not name.lower().endswith(UNSPECIFIC)
+        self._candidates.setdefault(path, Candidate(path, named=False, is_expected=is_expected))
+        return True
+
+    def _enters(self, folder: str, name: str, root: str) -> bool:
+        path = os.path.join(folder, name)
+        if reason := self._criteria.excludes(path):
+            self._leave_out(path, reason)
+        elif name.startswith("."):
+            self._leave_out(path, "hidden")
+        elif os.path.islink(path):
+            is_inside = _is_within(os.path.realpath(path), os.path.realpath(root))
+            self._leave_out(path, "a link to a folder that is searched" if is_inside else "a link to another folder")
+        else:
+            return True
+        return False
+
+    def _leave_out(self, path: str, why: str) -> None:
+        self._unsearched[path] = Unsearched(path, why)
+
+    def _note_failure(self, error: OSError) -> None:
+        path = str(error.filename)
+        self._unsearched[path] = Unsearched(path, (error.strerror or str(error)).lower(), on_purpose=False)
 
 
-def _search(folder: str, suffixes: tuple[str, ...], claim: Claim) -> Iterator[Candidate]:
-    for root, folders, files in os.walk(folder):
-        claimed = frozenset(claim(Folder(root, frozenset(files), frozenset(folders))))
-        if claimed:
-            yield Candidate(root, named=False)
-        folders[:] = sorted(each for each in folders if not each.startswith(".") and each not in claimed)
-        has_index = any(name.lower().endswith(INDEX) for name in files)
-        for name in sorted(files):
-            ending = name.lower()
-            # The shards of an index are examined through it, as the one model that they are.
-            is_shard = has_index and ending.endswith(SHARD)
-            if ending.endswith(suffixes) and not is_shard and name not in claimed:
-                yield Candidate(os.path.join(root, name), named=False)
+def _identify(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1
+    return status.st_dev, status.st_ino
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(os.path.join(folder, ""))
+
+
+def _match_glob(pattern: str) -> list[str]:
+    """Return the paths that a pattern of the shell matches, sorted; ``**`` follows no links, so that it always ends."""
+    import glob
+
+    base, crosses, rest = _split_at_any_folders(pattern)
+    if not crosses:
+        return sorted(glob.glob(pattern))
+    compiled = compile_pattern(rest)
+    found = []
+    for start in glob.glob(base) if base else [os.curdir]:
+        for path, names in _walk_visible(start):
+            if len(names) in compiled.match_beginnings(names):
+                found.append(path if base else os.path.join(*names))
+    return sorted(found)
+
+
+def _split_at_any_folders(pattern: str) -> tuple[str, bool, str]:
+    """Split a pattern before its first ``**``."""
+    names = pattern.split(os.sep)
+    if ANY_FOLDERS not in names:
+        return pattern, False, ""
+    position = names.index(ANY_FOLDERS)
+    return os.sep.join(names[:position]) or (os.sep if position else ""), True, "/".join(names[position:])
+
+
+def _walk_visible(start: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the path of everything in a folder that is not hidden, and its names from the folder on."""
+    for folder, folders, files in os.walk(start):
+        folders[:] = [
+            name for name in folders if not (name.startswith(".") or os.path.islink(os.path.join(folder, name)))
+        ]
+        within = os.path.relpath(folder, start)
+        above = [] if within == os.curdir else within.split(os.sep)
+        for name in (*folders, *files):
+            if not name.startswith("."):
+                yield os.path.join(folder, name), [*above, name]

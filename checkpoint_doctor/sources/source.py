@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.sources.budget import JSON, OBJECTS, Budget
 
 
 class Source(Protocol):
@@ -14,6 +15,8 @@ class Source(Protocol):
     """Its name in messages: a path, or a path and the member inside it."""
     size: int
     """Number of bytes."""
+    budget: Budget
+    """What reading it may cost: the budget of the file that it is a part of."""
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill a buffer with the bytes from an offset on.
@@ -42,6 +45,20 @@ def read_exactly(source: Source, offset: int, length: int) -> bytes:
     return bytes(buffer)
 
 
+def read_json(source: Source, offset: int = 0, length: int | None = None) -> bytes:
+    """Return the bytes of a JSON document; what parsing them takes is spent from the budget.
+
+    Raises:
+        UnreadableCheckpoint: as ``Source.read_into``, or it is more than the file may ask for.
+    """
+    length = source.size - offset if length is None else length
+    source.budget.spend(JSON, length)
+    content = source.read(offset, length)
+    # Each is one object at most, and a comma separates the others.
+    source.budget.spend(OBJECTS, sum(map(content.count, (b"{", b"[", b","))))
+    return content
+
+
 def too_short(source: Source, offset: int, length: int) -> UnreadableCheckpoint:
     """Return the error for a read beyond the end of a source."""
     return UnreadableCheckpoint(
@@ -51,11 +68,12 @@ def too_short(source: Source, offset: int, length: int) -> UnreadableCheckpoint:
 
 
 class MemorySource:
-    """Bytes in memory, such as an inflated zip member."""
+    """Bytes in memory, such as an inflated zip member; they spend from the budget of the file they come from."""
 
-    def __init__(self, name: str, content: bytes) -> None:
+    def __init__(self, name: str, content: bytes | bytearray, budget: Budget | None = None) -> None:
         self.name = name
         self.size = len(content)
+        self.budget = budget or Budget(name, len(content))
         self._content = memoryview(content)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -83,6 +101,7 @@ class Section:
             raise too_short(parent, start, size)
         self.name = name
         self.size = size
+        self.budget = parent.budget
         self.parent = parent
         self.start = start
 

@@ -7,7 +7,7 @@ from math import log
 import numpy as np
 
 from checkpoint_doctor.analyzers._evidence.moments import implied_gradient_norm
-from checkpoint_doctor.checkpoint import Moments, Optimizer
+from checkpoint_doctor.checkpoint import Moments, Optimizer, found_once
 from checkpoint_doctor.checkpoint.moment_decay import decay_rates_of
 
 LARGEST_RATIO = 1e-3
@@ -28,6 +28,7 @@ _FEWEST_UPDATES = 50
 _FEWEST_ENTRIES = 8
 
 
+@found_once
 def has_lifted_moments(optimizer: Optimizer) -> bool:
     """Return whether one huge gradient lifted all second moments, so that steps are nearly zero under live gradients.
 

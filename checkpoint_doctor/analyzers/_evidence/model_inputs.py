@@ -2,32 +2,66 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from math import isqrt
 
 from checkpoint_doctor.analyzers._evidence.readers import count_inputs, count_units
-from checkpoint_doctor.checkpoint import Checkpoint, Layer
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, found_once
 from checkpoint_doctor.layers import RECURRENT, WITH_UNITS, Kind, is_target
+
+MOST_SOURCES = 256
+"""Layers that are looked at as the source of another one."""
 
 
 def reads_model_inputs(layer: Layer, checkpoint: Checkpoint) -> bool:
     """Return whether a layer may be a first one: its inputs are not the units of a layer that is known."""
     if layer.previous is not None:
         return False
-    others = [other for other in checkpoint.layers if other is not layer and other.kind in WITH_UNITS]
-    if layer.is_output and others:
+    with_units = _layers_with_units(checkpoint)
+    if layer.is_output and (len(with_units) > 1 or layer not in with_units[:1]) and with_units:
         return False  # an output head whose source is not known
-    has_extractor = any("features_extractor" in other.name for other in others)
-    return not has_extractor or "features_extractor" in layer.name
+    return "features_extractor" in layer.name or not _has_extractor(checkpoint)
+
+
+@found_once
+def _layers_with_units(checkpoint: Checkpoint) -> list[Layer]:
+    return [layer for layer in checkpoint.layers if layer.kind in WITH_UNITS]
+
+
+@found_once
+def _has_extractor(checkpoint: Checkpoint) -> bool:
+    return any("features_extractor" in layer.name for layer in _layers_with_units(checkpoint))
 
 
 def possible_sources(layer: Layer, inputs: int, checkpoint: Checkpoint) -> list[Layer]:
-    """Return the layers before this one whose units may be its inputs, by their number."""
-    before = checkpoint.layers[: checkpoint.layers.index(layer)]
-    same = [each for each in before if each.kind in WITH_UNITS and each.component == layer.component]
-    return [each for each in same if not each.is_output and (units := count_units(each)) > 1 and inputs % units == 0]
+    """Return the layers before this one whose units may be its inputs, by their number; of many, the nearest."""
+    places = _places(checkpoint)
+    before: list[Layer] = []
+    for units, layers in _sources_by_units(checkpoint).get(layer.component, {}).items():
+        if inputs % units == 0:
+            end = bisect_left(layers, places[layer], key=places.__getitem__)
+            before += layers[max(0, end - MOST_SOURCES) : end]
+    return sorted(before, key=places.__getitem__)[-MOST_SOURCES:]
 
 
+@found_once
+def _places(checkpoint: Checkpoint) -> dict[Layer, int]:
+    return {layer: place for place, layer in enumerate(checkpoint.layers)}
+
+
+@found_once
+def _sources_by_units(checkpoint: Checkpoint) -> dict[str, dict[int, list[Layer]]]:
+    """Return the layers whose units another layer may read, in file order, by component and number of units."""
+    found: dict[str, dict[int, list[Layer]]] = {}
+    for layer in _layers_with_units(checkpoint):
+        units = count_units(layer)
+        if not layer.is_output and units > 1:
+            found.setdefault(layer.component, {}).setdefault(units, []).append(layer)
+    return found
+
+
+@found_once
 def find_first_layers(checkpoint: Checkpoint) -> list[Layer]:
     """Return the layers that are certain to read the model's inputs, in file order; those of target networks left out.
 
@@ -36,7 +70,7 @@ def find_first_layers(checkpoint: Checkpoint) -> list[Layer]:
     their component count.
     """
     first: list[Layer] = []
-    before: set[_Source] = set()
+    before = _Before()
     for layer in checkpoint.distinct_layers:
         scope = layer.component if checkpoint.format == "sb3" else ""
         inputs = count_inputs(layer)
@@ -44,30 +78,39 @@ def find_first_layers(checkpoint: Checkpoint) -> list[Layer]:
             layer.kind in WITH_UNITS
             and layer.previous is None
             and inputs
-            and not any(source.may_feed(inputs, scope) for source in before)
+            and not before.may_feed(inputs, scope)
             and reads_model_inputs(layer, checkpoint)
             and not is_target(layer.name)
         ):
             first.append(layer)
         outputs = _count_outputs(layer)
         if outputs > 1 and not (scope and layer.is_output) and not is_target(layer.name):
-            before.add(_Source(outputs, bool(layer.followers), scope))
+            before.add(outputs, bool(layer.followers), scope)
     return first
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What layers before another one may feed it."""
+class _Before:
+    """What the layers before another one may feed it. Only layers of the same scope are fed."""
 
-    outputs: int
-    has_reader: bool
-    scope: str
-    """Only layers of the same scope are fed."""
+    def __init__(self) -> None:
+        self._outputs: dict[str, set[int]] = {}
+        self._fewest_unread: dict[str, int] = {}
+
+    def add(self, outputs: int, has_reader: bool, scope: str) -> None:
+        """Add a layer."""
+        self._outputs.setdefault(scope, set()).add(outputs)
+        if not has_reader:
+            self._fewest_unread[scope] = min(outputs, self._fewest_unread.get(scope, outputs))
 
     def may_feed(self, inputs: int, scope: str) -> bool:
         """Return whether they may be all of a layer's inputs, or, joined with others, some of them."""
-        is_all = inputs % self.outputs == 0
-        return self.scope == scope and (is_all or (self.outputs < inputs and not self.has_reader))
+        if self._fewest_unread.get(scope, inputs) < inputs:
+            return True
+        outputs = self._outputs.get(scope, set())
+        if len(outputs) < isqrt(inputs):
+            return any(inputs % each == 0 for each in outputs)
+        divisors = (each for each in range(1, isqrt(inputs) + 1) if inputs % each == 0)
+        return any(each in outputs or inputs // each in outputs for each in divisors)
 
 
 def group_by_inputs(first: Sequence[Layer], checkpoint: Checkpoint) -> list[list[Layer]]:
@@ -77,12 +120,15 @@ def group_by_inputs(first: Sequence[Layer], checkpoint: Checkpoint) -> list[list
     """
     groups: list[list[Layer]] = []
     for layer in sorted(first, key=lambda each: -count_inputs(each)):
-        group = next((each for each in groups if _read_the_same(each[0], layer, checkpoint)), None)
+        # Other formats than SB3's only join equal numbers of inputs, which are beside each other.
+        candidates = groups if checkpoint.format == "sb3" else groups[-len(Kind) :]
+        group = next((each for each in candidates if _read_the_same(each[0], layer, checkpoint)), None)
         if group is None:
             groups.append([layer])
         else:
             group.append(layer)
-    return [sorted(group, key=first.index) for group in groups]
+    order = {layer: place for place, layer in enumerate(first)}
+    return [sorted(group, key=order.__getitem__) for group in groups]
 
 
 def _read_the_same(one: Layer, other: Layer, checkpoint: Checkpoint) -> bool:
@@ -97,11 +143,16 @@ def measured_input_rms(layer: Layer, checkpoint: Checkpoint) -> float | None:
     known = checkpoint.signals[layer.name].input_rms
     if known is not None:
         return known
+    return _input_rms_by_first_layer(checkpoint).get(layer)
+
+
+@found_once
+def _input_rms_by_first_layer(checkpoint: Checkpoint) -> dict[Layer, float | None]:
+    found: dict[Layer, float | None] = {}
     for group in group_by_inputs(find_first_layers(checkpoint), checkpoint):
-        sizes = [checkpoint.signals[each.name].input_rms for each in group]
-        if layer in group:
-            return max((size for size in sizes if size is not None), default=None)
-    return None
+        sizes = [size for each in group if (size := checkpoint.signals[each.name].input_rms) is not None]
+        found |= dict.fromkeys(group, max(sizes, default=None))
+    return found
 
 
 def _count_outputs(layer: Layer) -> int:

@@ -13,7 +13,7 @@ from enum import Enum
 import numpy as np
 
 from checkpoint_doctor.analyzers._evidence.training import rows_were_trained, untouched_level, was_left_out
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Moments, Optimizer, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Moments, Optimizer, Tensor, found_once
 from checkpoint_doctor.statistics.moments import ZeroTally, tally_zeros
 
 
@@ -120,17 +120,29 @@ def _explain_unheld(tensor: Tensor, checkpoint: Checkpoint, layer: Layer | None)
         return ZeroEvidence(
             Cause.UNKNOWN, None, f"the optimizer's state could not be matched to tensors ({unmatched})", held=False
         )
-    held = len({id(each) for each in checkpoint.moments.values()})
+    held = _count_held(checkpoint)
     sentence = f"no optimizer in the file holds it (they hold {held} other tensors)"
     component = layer.component if layer else ""
-    neighbours = (
-        each
-        for each in checkpoint.layers
-        if each.component == component and any(part.name in checkpoint.moments for part in each.tensors.values())
-    )
-    if not any(optimizer.has_state for optimizer in checkpoint.optimizers) or next(neighbours, None) is None:
+    if component not in _trained_components(checkpoint):
         return ZeroEvidence(Cause.UNKNOWN, None, sentence, _UNHELD_ADVICE, held=False)
     return ZeroEvidence(Cause.NEVER_TRAINED, None, f"{sentence}, so it was never trained", _UNHELD_ADVICE, held=False)
+
+
+@found_once
+def _count_held(checkpoint: Checkpoint) -> int:
+    return len({id(each) for each in checkpoint.moments.values()})
+
+
+@found_once
+def _trained_components(checkpoint: Checkpoint) -> set[str]:
+    """Return the components with a layer that an optimizer holds; none where no optimizer has state."""
+    if not any(optimizer.has_state for optimizer in checkpoint.optimizers):
+        return set()
+    return {
+        layer.component
+        for layer in checkpoint.layers
+        if any(part.name in checkpoint.moments for part in layer.tensors.values())
+    }
 
 
 def _explain_stateless(

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._zeros.by_design import is_fixed_transform
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import PROJECTIONS
 from checkpoint_doctor.statistics.values import distinct, median
 
@@ -99,14 +99,27 @@ def _name_distribution(magnitudes: NDArray, tensor: Tensor) -> str:
 
 
 def _name_mask(zero: NDArray, checkpoint: Checkpoint) -> str:
-    for tensor in checkpoint.distinct_tensors:
-        statistics = tensor.statistics
-        is_binary = tensor.shape == zero.shape and (statistics.minimum, statistics.maximum) == (0, 1)
-        if is_binary and np.array_equal(tensor.array == 0, zero):
-            return f"its zeros are those of {tensor.name}: a mask"
-    return ""
+    name = _masks(checkpoint).get(_digest(zero))
+    return f"its zeros are those of {name}: a mask" if name else ""
 
 
+@found_once
+def _masks(checkpoint: Checkpoint) -> dict[tuple[object, ...], str]:
+    """Return the names of the tensors of zeros and ones, by their shapes and the digests of their zeros."""
+    return {
+        _digest(tensor.array == 0): tensor.name
+        for tensor in reversed(checkpoint.distinct_tensors)
+        if (tensor.statistics.minimum, tensor.statistics.maximum) == (0, 1)
+    }
+
+
+def _digest(zero: NDArray) -> tuple[object, ...]:
+    import hashlib
+
+    return zero.shape, hashlib.blake2b(np.packbits(zero).tobytes(), digest_size=16).digest()
+
+
+@found_once
 def is_pruned(checkpoint: Checkpoint) -> bool:
     """True where zeros are scattered over most of a model's weights, as after pruning."""
     weights = [

@@ -7,14 +7,19 @@ through a zero weight, so layers before it that were trained show that it was no
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_default, shows_training
 from checkpoint_doctor.analyzers._zeros.severity import is_zero
-from checkpoint_doctor.checkpoint import Checkpoint, Layer
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, found_once
 from checkpoint_doctor.layers import DENSE, FEEDFORWARD, NORMS, RECURRENT, Kind
+
+MOST_NEIGHBOURS = 256
+"""Layers around another one that are looked at; what the nearest do not show, farther ones do not show either."""
 
 WAITING = "nothing in the file shows that it was ever in use"
 """Why the zeros of a waiting layer are no illness, as a clause that can follow another one."""
@@ -47,7 +52,7 @@ def excuse_zero_bias(layer: Layer, why: ZeroEvidence, checkpoint: Checkpoint) ->
         return "losses that compare outputs with one another do not see the bias of a single output"
     if why.cause is not Cause.UNKNOWN:
         return ""
-    if _may_be_rounded_away(layer) and not any(map(is_drawn_by_default, checkpoint.layers)):
+    if _may_be_rounded_away(layer) and not _has_default_draws(checkpoint):
         return "a norm may follow that subtracts it, and float16 rounds what is below 3e-8 to 0"
     return UNTRAINED if may_be_fixed(layer, checkpoint) else ""
 
@@ -65,6 +70,12 @@ def _may_be_rounded_away(layer: Layer) -> bool:
     return layer.kind is Kind.CONV and layer.bias is not None and layer.bias.dtype == "float16"
 
 
+@found_once
+def _has_default_draws(checkpoint: Checkpoint) -> bool:
+    return any(map(is_drawn_by_default, checkpoint.layers))
+
+
+@found_once
 def _is_without_biases(checkpoint: Checkpoint) -> bool:
     """True where trained norms have no bias and all others are zero, as where a conversion added what a model lacks."""
     norms = [each for each in checkpoint.layers if each.kind in NORMS]
@@ -84,10 +95,11 @@ def may_be_fixed(layer: Layer, checkpoint: Checkpoint) -> bool:
     online = checkpoint.online_tensors.get(layer.weight.name if layer.weight is not None else "")
     if online is not None:
         return may_be_fixed(checkpoint.layer_of[online], checkpoint)  # a target network is a copy
-    others = [each for each in checkpoint.layers if each.kind in DENSE and _is_live(each) and each is not layer]
-    if not others and layer.kind in FEEDFORWARD:
+    dense = _live_dense_layers(checkpoint)
+    if not any(each is not layer for each in dense.all) and layer.kind in FEEDFORWARD:
         return True
-    if not any(map(_has_live_bias, others)) or any(map(is_drawn_by_default, others)):
+    has_live_bias = any(each is not layer for each in dense.with_live_bias)
+    if not has_live_bias or any(each is not layer for each in dense.drawn_by_default):
         return False
     together = [live for each in _trained_with(layer, checkpoint) if (live := _has_live_bias(each)) is not None]
     if together:
@@ -99,19 +111,62 @@ def may_be_fixed(layer: Layer, checkpoint: Checkpoint) -> bool:
 
 def _may_be_only_head(layer: Layer, checkpoint: Checkpoint) -> bool:
     """True for a layer without a known reader in a file without another head, or another layer of its kind."""
-    others = [each for each in checkpoint.layers if each is not layer and _is_live(each)]
-    return not layer.followers and not any(
-        each.is_output or _are_siblings(layer, each) or _are_listed_heads(layer, each) for each in others
+    if layer.followers:
+        return False
+    places = _siblings_of(layer)
+    near = itertools.chain.from_iterable(_live_layers(checkpoint).get(place, ()) for place in places)
+    return not any(
+        each is not layer and (each.is_output or _are_siblings(layer, each) or _are_listed_heads(layer, each))
+        for each in itertools.islice(near, MOST_NEIGHBOURS)
     )
+
+
+def _siblings_of(layer: Layer) -> tuple[object, ...]:
+    """Return where layers stand that may be siblings of this one, or heads: in one module, or numbered like it."""
+    rows = layer.weight.shape[:1] if layer.weight is not None else ()
+    shape = layer.weight.shape if layer.weight is not None else ()
+    parent = _parent(layer)
+    return "output", (parent, shape) if parent else (re.sub(r"\d+", "", layer.name), shape), (parent, layer.kind, rows)
+
+
+@found_once
+def _live_layers(checkpoint: Checkpoint) -> dict[object, list[Layer]]:
+    """Return the layers with a weight that is not zero, by the places of ``_siblings_of``."""
+    found: dict[object, list[Layer]] = {}
+    for layer in filter(_is_live, checkpoint.layers):
+        _, *places = _siblings_of(layer)
+        for place in ["output", *places] if layer.is_output else places:
+            found.setdefault(place, []).append(layer)
+    return found
+
+
+@dataclass(frozen=True)
+class _LiveLayers:
+    """The dense layers whose weight is not zero."""
+
+    all: list[Layer]
+    with_live_bias: list[Layer]
+    drawn_by_default: list[Layer]
+
+
+@found_once
+def _live_dense_layers(checkpoint: Checkpoint) -> _LiveLayers:
+    live = [layer for layer in checkpoint.layers if layer.kind in DENSE and _is_live(layer)]
+    return _LiveLayers(live, list(filter(_has_live_bias, live)), list(filter(is_drawn_by_default, live)))
 
 
 def _trained_with(layer: Layer, checkpoint: Checkpoint) -> Iterator[Layer]:
     """Yield the layers that no gradient reaches without reaching this one too, or this one without them."""
     yield from _trained_through(layer, checkpoint)
-    behind = [layer]
-    for each in behind:
-        behind += [near for name in each.followers if (near := checkpoint.layer_by_name[name]) not in behind]
-    yield from behind[1:]
+    behind = {layer: None}
+    pending = [layer]
+    for each in pending:
+        new = [near for name in each.followers if (near := checkpoint.layer_by_name[name]) not in behind]
+        behind |= dict.fromkeys(new)
+        pending += new
+        if len(pending) > MOST_NEIGHBOURS:
+            break
+    yield from pending[1:]
 
 
 def _has_live_bias(layer: Layer) -> bool | None:
@@ -123,7 +178,14 @@ def _has_live_bias(layer: Layer) -> bool | None:
 
 
 def _trained_through(layer: Layer, checkpoint: Checkpoint) -> Iterator[Layer]:
-    """Yield the layers whose gradients come through this one alone, as far as names and shapes show it."""
+    """Yield the layers whose gradients come through this one alone, as far as names and shapes show it.
+
+    Of very many, only the nearest.
+    """
+    yield from itertools.islice(_all_trained_through(layer, checkpoint), MOST_NEIGHBOURS)
+
+
+def _all_trained_through(layer: Layer, checkpoint: Checkpoint) -> Iterator[Layer]:
     before = checkpoint.layer_by_name.get(layer.previous or "")
     reader = layer
     while before is not None and before.followers == (reader.name,):
@@ -131,9 +193,18 @@ def _trained_through(layer: Layer, checkpoint: Checkpoint) -> Iterator[Layer]:
         reader, before = before, checkpoint.layer_by_name.get(before.previous or "")
     if layer.name.rpartition(".")[2].isdigit():
         return
-    for other in checkpoint.layers:
-        if other is not layer and _parent(other) == _parent(layer) != "" and not _are_siblings(layer, other):
+    for other in _children(checkpoint).get(_parent(layer), ()) if _parent(layer) else ():
+        if other is not layer and not _are_siblings(layer, other):
             yield other
+
+
+@found_once
+def _children(checkpoint: Checkpoint) -> dict[str, list[Layer]]:
+    """Return the layers by the module that they are in."""
+    found: dict[str, list[Layer]] = {}
+    for layer in checkpoint.layers:
+        found.setdefault(_parent(layer), []).append(layer)
+    return found
 
 
 def _are_siblings(layer: Layer, other: Layer) -> bool:

@@ -20,7 +20,7 @@ from checkpoint_doctor.analyzers._evidence.model_inputs import (
 from checkpoint_doctor.analyzers._evidence.readers import input_weight
 from checkpoint_doctor.analyzers._evidence.tables import may_be_table
 from checkpoint_doctor.analyzers._repairs.recycling import recycle
-from checkpoint_doctor.checkpoint import Checkpoint, Layer
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, found_once
 from checkpoint_doctor.layers import FEEDFORWARD, WITH_UNITS, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
@@ -169,15 +169,21 @@ def _is_training_recorded(layer: Layer, activity: GradientActivity, checkpoint: 
     if not activity.inactive.all():
         return True
     weight = input_weight(layer)
-    optimizer = checkpoint.optimizer_of[weight.name] if weight else None
-    for other in checkpoint.layers:
-        other_weight = input_weight(other)
-        if other is layer or other_weight is None or checkpoint.optimizer_of.get(other_weight.name) is not optimizer:
-            continue
-        other_activity = unit_activity(other, checkpoint, ratio)
-        if other_activity is not None and not other_activity.inactive.all():
-            return True
-    return False
+    return weight is not None and checkpoint.optimizer_of[weight.name] in _recording_optimizers(checkpoint, ratio)
+
+
+@found_once
+def _recording_optimizers(checkpoint: Checkpoint, ratio: float) -> set[Optimizer]:
+    """Return the optimizers with a layer whose units receive gradients."""
+    found: set[Optimizer] = set()
+    for layer in checkpoint.layers:
+        weight = input_weight(layer)
+        optimizer = checkpoint.optimizer_of.get(weight.name) if weight else None
+        if optimizer is not None and optimizer not in found:
+            activity = unit_activity(layer, checkpoint, ratio)
+            if activity is not None and not activity.inactive.all():
+                found.add(optimizer)
+    return found
 
 
 def _describe(layer: Layer, activity: GradientActivity, causes: InactivityCauses | None, checkpoint: Checkpoint) -> str:

@@ -16,7 +16,7 @@ from checkpoint_doctor.analyzers._zeros.learned_weights import learned_weights
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._zeros.sparsity import NOTICEABLE, describe_sparsity, is_pruned, scattered_zeros
 from checkpoint_doctor.analyzers._zeros.waiting import WAITING, may_wait
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import FEEDFORWARD, PROJECTIONS, RECURRENT, Kind
 from checkpoint_doctor.layers.init_rules import OUTPUT_LIMIT, draw_uniform, fill
 from checkpoint_doctor.plugins.rule import rule
@@ -132,12 +132,17 @@ def _are_removed(layer: Layer, units: list[int], checkpoint: Checkpoint) -> bool
 
 
 def _is_tied_to_embedding(tensor: Tensor, checkpoint: Checkpoint) -> bool:
-    return bool(tensor.storage) and any(
-        tensor.is_tied_to(table)
+    return bool(tensor.storage) and (tensor.storage, tensor.storage_range) in _places_of_embeddings(checkpoint)
+
+
+@found_once
+def _places_of_embeddings(checkpoint: Checkpoint) -> set[tuple[str, tuple[int, int]]]:
+    return {
+        (table.storage, table.storage_range)
         for layer in checkpoint.layers
         if layer.kind is Kind.EMBEDDING
         for table in layer.tensors.values()
-    )
+    }
 
 
 def _are_recycled(tensor: Tensor, columns: list[int], checkpoint: Checkpoint) -> bool:
@@ -155,10 +160,18 @@ def _severity(
     scattered = scattered_zeros(tensor)[1] >= NOTICEABLE
     if scattered and (is_pruned(checkpoint) or describe_sparsity(tensor, layer, checkpoint, why)):
         return Severity.NOTE
-    weights = [each for layer in checkpoint.layers if layer.kind in PROJECTIONS for each in learned_weights(layer)]
-    cut = sum(bool(len(each.statistics.zero_rows) or len(each.statistics.zero_columns)) for each in weights)
-    is_cut_everywhere = len(weights) > 3 and cut > pruned * len(weights)
+    weights, cut = _count_cut_weights(checkpoint)
+    is_cut_everywhere = weights > 3 and cut > pruned * weights
     return Severity.NOTE if is_cut_everywhere and tensor.statistics.zero_fraction < 0.95 else None
+
+
+@found_once
+def _count_cut_weights(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Return the number of weights, and of those with a zero row or column."""
+    weights = [each for layer in checkpoint.layers if layer.kind in PROJECTIONS for each in learned_weights(layer)]
+    return len(weights), sum(
+        bool(len(each.statistics.zero_rows) or len(each.statistics.zero_columns)) for each in weights
+    )
 
 
 def _judge_table(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:

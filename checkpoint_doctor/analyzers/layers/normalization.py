@@ -11,7 +11,7 @@ from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.analyzers._zeros.causes import Cause
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_uniformly
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import NORMS, Kind
 from checkpoint_doctor.layers.init_rules import NORM_GAIN, fill_zeros
 from checkpoint_doctor.plugins.rule import rule
@@ -91,7 +91,12 @@ def _is_zero_centred(layer: Layer, checkpoint: Checkpoint) -> bool:
         return False
     if not is_zero(gain):
         return _is_around_zero(gain)
-    gains = [each.weight for each in checkpoint.layers if each.kind is layer.kind and each.weight is not None]
+    return _are_zero_centred(checkpoint, layer.kind)
+
+
+@found_once
+def _are_zero_centred(checkpoint: Checkpoint, kind: Kind) -> bool:
+    gains = [each.weight for each in checkpoint.layers if each.kind is kind and each.weight is not None]
     others = [each for each in gains if not is_zero(each)]
     return len(gains) > 1 and all(map(_is_around_zero, others))
 
@@ -124,15 +129,20 @@ def _starts_residual_at_zero(layer: Layer, checkpoint: Checkpoint) -> bool:
     """True for a zero BatchNorm that is the last of its block and the only zero one."""
     if layer.kind is not Kind.BATCH_NORM:
         return False
-    block = layer.name.rpartition(".")[0]
-    siblings = [
-        each
-        for each in checkpoint.layers
-        if each.kind is Kind.BATCH_NORM and each.name.rpartition(".")[0] == block and "downsample" not in each.name
-    ]
+    siblings = _batch_norms_by_block(checkpoint).get(layer.name.rpartition(".")[0], [])
     return len(siblings) > 1 and siblings[-1] is layer and not any(is_zero(each.weight) for each in siblings[:-1])
 
 
+@found_once
+def _batch_norms_by_block(checkpoint: Checkpoint) -> dict[str, list[Layer]]:
+    found: dict[str, list[Layer]] = {}
+    for layer in checkpoint.layers:
+        if layer.kind is Kind.BATCH_NORM and "downsample" not in layer.name:
+            found.setdefault(layer.name.rpartition(".")[0], []).append(layer)
+    return found
+
+
+@found_once
 def _is_slimmed(checkpoint: Checkpoint) -> bool:
     norms = [each for each in checkpoint.layers if each.kind is Kind.BATCH_NORM and each.weight is not None]
     with_zeros = sum(each.weight.statistics.zeros > 0 for each in norms if each.weight is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from checkpoint_doctor.analyzers._evidence.training import was_trained
@@ -52,12 +53,13 @@ def find_left_out(optimizer: Optimizer, checkpoint: Checkpoint) -> list[str]:
         return []
     layers = [layer for layer in checkpoint.distinct_layers if layer.kind in DENSE and layer.weight is not None]
     held = [layer for layer in layers if layer.weight and checkpoint.optimizer_of.get(layer.weight.name) is optimizer]
+    coverage = _Coverage(layers, held)
     heads = [
         layer
         for layer in layers
         if layer.is_output
         and not any(tensor.name in checkpoint.moments for tensor in layer.tensors.values())
-        and _is_mostly_held(layer, layers, held)
+        and coverage.holds_most_around(layer)
     ]
     if not heads:
         heads = _layers_of_forgotten_component(layers, optimizer, checkpoint)
@@ -86,11 +88,23 @@ def _layers_of_forgotten_component(
     ]
 
 
-def _is_mostly_held(head: Layer, layers: Sequence[Layer], held: Sequence[Layer]) -> bool:
-    others = [layer for layer in layers if head.component in ("", layer.component) and layer is not head]
-    own = [layer for layer in others if layer in held]
-    is_before = head.previous is None or any(layer.name == head.previous for layer in own)
-    return is_before and len(own) > 1 and 3 * len(own) >= 2 * len(others)
+class _Coverage:
+    """How many layers of each component an optimizer holds; the component ``""`` stands for all layers."""
+
+    def __init__(self, layers: Sequence[Layer], held: Sequence[Layer]) -> None:
+        self._all = Counter(layer.component for layer in layers if layer.component)
+        self._all[""] = len(layers)
+        self._held = Counter(layer.component for layer in held if layer.component)
+        self._held[""] = len(held)
+        self._components = {layer.name: layer.component for layer in held}
+
+    def holds_most_around(self, head: Layer) -> bool:
+        """Return whether it holds two thirds of the other layers of a head that it does not hold."""
+        own, others = self._held[head.component], self._all[head.component] - 1
+        is_before = head.previous is None or (
+            head.previous in self._components and head.component in ("", self._components[head.previous])
+        )
+        return is_before and own > 1 and 3 * own >= 2 * others
 
 
 def is_explained_elsewhere(tensor: Tensor, checkpoint: Checkpoint) -> bool:

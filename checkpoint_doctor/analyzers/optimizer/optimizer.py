@@ -10,7 +10,7 @@ from checkpoint_doctor.analyzers.optimizer._untrained_branches import (
     training_of_tensors,
     untrained_branches,
 )
-from checkpoint_doctor.analyzers.optimizer._unused_parts import explain_unused
+from checkpoint_doctor.analyzers.optimizer._unused_parts import TrainedLayers, explain_unused
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
 from checkpoint_doctor.layers.init_rules import fill
 from checkpoint_doctor.plugins.rule import rule
@@ -69,12 +69,13 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
     if not trained:
         return
     yield from _left_out(optimizer, checkpoint)
+    known = TrainedLayers(checkpoint, (name for name, each in was_tensor_trained.items() if each))
     for branch, names in untrained_branches(was_tensor_trained).items():
         tensors = [checkpoint.by_name[name] for name in names]
         if len(tensors) == 1 and is_explained_elsewhere(tensors[0], checkpoint):
             continue
         stateless = [name for name in names if not checkpoint.moments[name].state]
-        reason = explain_unused(branch, names, checkpoint, was_tensor_trained)
+        reason = explain_unused(branch, names, checkpoint, known)
         how = "it received no gradient" if len(stateless) == len(names) else "every gradient was exactly zero"
         after = f" in {steps:,} updates" if steps else ""
         subject = branch if len(names) == 1 else f"{branch} ({len(names)} tensors)"

@@ -27,6 +27,7 @@ from checkpoint_doctor.loaders._optimizers.matching import (
 from checkpoint_doctor.loaders._pickle.objects import Inert, StoredFloat
 from checkpoint_doctor.loaders._pickle.tensors import PickledTensor
 from checkpoint_doctor.loaders._storage.stored_values import StoredValues
+from checkpoint_doctor.sources.budget import OBJECTS, SETTINGS, Budget
 
 LIKE_PARAMETER = (
     "exp_avg",
@@ -42,6 +43,12 @@ LIKE_PARAMETER = (
     "ax",
 )
 """State entries of PyTorch's optimizers that have their parameter's shape."""
+
+
+SLOT_COST = 16
+"""Objects of the budget that one parameter of an optimizer counts as."""
+LONGEST_SETTING = 200
+"""Characters of the name of a setting that are kept."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,9 @@ def is_optimizer(value: object) -> bool:
     )
 
 
-def read_optimizer(name: str, state: Mapping[str, Any], parameters: Sequence[Tensor] | None) -> Optimizer:
+def read_optimizer(
+    name: str, state: Mapping[str, Any], parameters: Sequence[Tensor] | None, budget: Budget
+) -> Optimizer:
     """Read an optimizer whose parameters are known.
 
     ``parameters`` are the model's tensors that the optimizer holds, in its order; ``None`` where they are unknown.
@@ -78,7 +87,7 @@ def read_optimizer(name: str, state: Mapping[str, Any], parameters: Sequence[Ten
     Raises:
         UnreadableCheckpoint: a tensor of the state reaches beyond its storage or the file.
     """
-    groups, slots = _read(name, state)
+    groups, slots = _read(name, state, budget)
     if parameters is None:
         match = Match((None,) * len(slots), "the file does not tell which parameters it holds")
     else:
@@ -90,20 +99,26 @@ def identify_optimizer(
     name: str,
     state: Mapping[str, Any],
     models: Mapping[str, Sequence[Tensor]],
+    budget: Budget,
     leaves: Mapping[int, str] | None = None,
     kind: str | None = None,
     orders: Sequence[Mapping[str, Sequence[Tensor]]] | None = None,
 ) -> Optimizer:
     """Read an optimizer and find out which tensors it holds.
 
-    ``models`` maps the name of each state dict in the file to its tensors; ``leaves`` maps the ``id()`` of unpickled
-    tensors to their names, for whole pickled optimizers; ``kind`` is the optimizer's class where the file has it;
-    ``orders`` holds the possible orders of ``models`` where the file does not keep the model's own order.
+    Args:
+        name: where it was found.
+        state: its state dict.
+        models: name of each state dict in the file to its tensors.
+        budget: the file's.
+        leaves: ``id()`` of unpickled tensors to their names, for whole pickled optimizers.
+        kind: the optimizer's class where the file has it.
+        orders: the possible orders of ``models`` where the file does not keep the model's own order.
 
     Raises:
         UnreadableCheckpoint: a tensor of the state reaches beyond its storage or the file.
     """
-    groups, slots = _read(name, state)
+    groups, slots = _read(name, state, budget)
     stored = [group.get("param_names") for group in _groups_of(state)]
     shapes = [slot.shape for slot in slots]
     if slots and all(slot.parameter is not None for slot in slots):
@@ -122,7 +137,7 @@ def identify_optimizer(
             match = match_in_any_order(by_group, orders or [models], name)
     beside = _models_beside(name, models)
     if match.unmatched and 0 < len(beside) < len(models):
-        inside = identify_optimizer(name, state, beside, leaves, kind)
+        inside = identify_optimizer(name, state, beside, budget, leaves, kind)
         if not inside.unmatched:
             return inside
     return _assemble(name, state, groups, slots, match, kind)
@@ -158,20 +173,23 @@ def _groups_of(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [group for group in groups if isinstance(group, Mapping)] if isinstance(groups, list | tuple) else []
 
 
-def _read(name: str, state: Mapping[str, Any]) -> tuple[tuple[ParameterGroup, ...], list[_Slot]]:
+def _read(name: str, state: Mapping[str, Any], budget: Budget) -> tuple[tuple[ParameterGroup, ...], list[_Slot]]:
     entries = state.get("state")
     entries = entries if isinstance(entries, Mapping) else {}
     groups: list[ParameterGroup] = []
     slots: list[_Slot] = []
     for group in _groups_of(state):
         keys = group.get("params")
-        keys = list(keys) if isinstance(keys, list | tuple) else [keys]
+        keys = keys if isinstance(keys, list | tuple) else [keys]
+        budget.spend(OBJECTS, SLOT_COST * len(keys))
         first = len(slots)
         for key in keys:
             held = entries.get(key) if isinstance(key, int | str | PickledTensor) else None
             slots.append(_read_slot(f"{name}/state/{len(slots)}", key, held, group))
         options = {
-            str(option): plain(value) for option, value in group.items() if option not in ("params", "param_names")
+            shorten(option): plain(value, budget)
+            for option, value in group.items()
+            if option not in ("params", "param_names")
         }
         settings = dict(_patchable_options(f"{name}/param_groups/{len(groups)}", group))
         groups.append(ParameterGroup(options, tuple(range(first, len(slots))), settings))
@@ -207,24 +225,37 @@ def _read_slot(name: str, key: object, held: object, group: Mapping[str, Any]) -
 
 
 def _whole(value: object) -> int | None:
-    number = plain(value)
+    number = number_in(value)
     if isinstance(number, bool) or not isinstance(number, int | float) or not isfinite(number):
         return None
     return int(number)
 
 
-def plain(value: Any, depth: int = 3) -> Any:
-    """Return a setting as a number, a string, a short sequence or mapping of these, or else its type's name."""
+def number_in(value: Any) -> Any:
+    """Return a number, also where it is a tensor of one element; anything else as it is."""
     if isinstance(value, StoredFloat):
         return float(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, PickledTensor):
-        return _scalar(value)
+    return _scalar(value) if isinstance(value, PickledTensor) else value
+
+
+def shorten(key: object) -> str:
+    """Return the name of a setting."""
+    return key[:LONGEST_SETTING] if isinstance(key, str) else str(key)[:LONGEST_SETTING]
+
+
+def plain(value: Any, budget: Budget, depth: int = 3) -> Any:
+    """Return a setting as a number, a string, a short sequence or mapping of these, or else its type's name.
+
+    Raises:
+        UnreadableCheckpoint: the settings are longer than the file may ask for.
+    """
+    budget.spend(SETTINGS, _length_of(value))
+    if value is None or isinstance(value, bool | int | float | str | PickledTensor):
+        return number_in(value)
     if depth and isinstance(value, list | tuple) and len(value) <= 64:
-        return type(value)(plain(item, depth - 1) for item in value)
+        return type(value)(plain(item, budget, depth - 1) for item in value)
     if depth and isinstance(value, Mapping) and len(value) <= 256:
-        return {str(key)[:200]: plain(item, depth - 1) for key, item in value.items()}
+        return {shorten(key): plain(item, budget, depth - 1) for key, item in value.items()}
     if isinstance(value, Inert):
         # YAML libraries have number classes of their own, whose argument is the number.
         for argument in value.arguments:
@@ -232,6 +263,14 @@ def plain(value: Any, depth: int = 3) -> Any:
                 return argument
         return value.type_name
     return getattr(value, "name", None) or type(value).__name__
+
+
+def _length_of(value: Any) -> int:
+    """Return about how many characters a report takes for a value, without what is in it."""
+    if isinstance(value, str):
+        return len(value)
+    # Ten bits are three digits.
+    return 16 + value.bit_length() * 3 // 10 if isinstance(value, int) else 16
 
 
 def _scalar(tensor: PickledTensor) -> Any:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from checkpoint_doctor.loaders._pickle.objects import Global, StoredBytes, as_key
+from checkpoint_doctor.loaders._pickle.keys import read_keys
+from checkpoint_doctor.loaders._pickle.objects import Global, StoredBytes
+from checkpoint_doctor.sources.budget import Budget
 
 
-def make_dictionary(*arguments: Any, **entries: Any) -> dict[Any, Any]:
+@dataclass(frozen=True)
+class Spending:
+    """A stand-in whose first argument is the file's budget."""
+
+    make: Callable[..., Any]
+
+
+def make_dictionary(budget: Budget, *arguments: Any, **entries: Any) -> dict[Any, Any]:
     """Stand in for ``OrderedDict``, ``dict`` and ``Counter``."""
     if len(arguments) > 1:
         raise TypeError("too many arguments")
@@ -16,17 +27,19 @@ def make_dictionary(*arguments: Any, **entries: Any) -> dict[Any, Any]:
         return {**given, **entries}
     if not isinstance(given, list | tuple):
         raise TypeError("not a mapping or a list of pairs")
-    return {**{as_key(key): value for key, value in given}, **entries}
+    pairs = [(key, value) for key, value in given]
+    keys = read_keys((key for key, _ in pairs), budget)
+    return {**{key: value for key, (_, value) in zip(keys, pairs, strict=True)}, **entries}
 
 
-def make_default_dictionary(factory: Any = None, *arguments: Any) -> dict[Any, Any]:
+def make_default_dictionary(budget: Budget, factory: Any = None, *arguments: Any) -> dict[Any, Any]:
     """Stand in for ``defaultdict``; the factory is never called."""
-    return make_dictionary(*arguments)
+    return make_dictionary(budget, *arguments)
 
 
-def make_set(items: Any = ()) -> set[Any]:
+def make_set(budget: Budget, items: Any = ()) -> set[Any]:
     """Stand in for ``set`` and ``frozenset``."""
-    return set(map(as_key, _items(items)))
+    return set(read_keys(_items(items), budget))
 
 
 def make_list(items: Any = ()) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources.budget import PICKLED
 
 LONGEST_LINE = 16 << 20
 """Bytes of the longest line in a pickle of protocol 0."""
@@ -52,6 +53,15 @@ class Cursor:
         self._at = end
         return taken
 
+    def number(self, count: int) -> int:
+        """Return the next bytes as an unsigned integer. Raises as ``take``."""
+        at = self._at
+        end = at + count
+        if end > len(self._window):
+            return int.from_bytes(self.take(count), "little")
+        self._at = end
+        return int.from_bytes(self._window[at:end], "little")
+
     def skip(self, count: int) -> int:
         """Skip bytes without reading them and return the offset of the first. Raises as ``take``."""
         self._require(count)
@@ -97,5 +107,7 @@ class Cursor:
     def _refill(self, count: int) -> None:
         self._require(count)
         start = self.position
-        self._window = self.source.read(start, min(max(count, self._window_size), self.source.size - start))
+        size = min(max(count, self._window_size), self.source.size - start)
+        self.source.budget.spend(PICKLED, size)
+        self._window = self.source.read(start, size)
         self._start, self._at = start, 0

@@ -4,8 +4,8 @@ It runs the opcodes of protocols 0 to 5. Globals that describe data come from a 
 a ``Global``, and whatever the pickle would have built with it an ``Inert`` object that records arguments and state. No
 global is ever imported, and no method of an untrusted object is called.
 
-Work and memory are bounded by the number of bytes read: an object costs at least one opcode, and copies, deep keys and
-nested archives are subtracted from a ``Budget``.
+Work and memory are bounded by the file's budget: every byte that is read and every object that is built is subtracted
+from it, and so are copies, deep keys and nested archives.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Machine(MachineState):
                 opcode = next_byte()
                 self.opcodes += 1
                 if opcode == stop:
+                    self.charge()
                     return self.pop()
                 action = find_action(opcode)
                 if action is None:

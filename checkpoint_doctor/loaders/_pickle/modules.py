@@ -12,6 +12,8 @@ from checkpoint_doctor.loaders._pickle.tensors import PickledTensor
 from checkpoint_doctor.loaders._zip.member import Member
 
 DEEPEST_MODULE = 100
+LONGEST_PREFIX = 2000
+"""Characters of the path of a module; deeper ones are left out."""
 LONGEST_CODE = 4 << 20
 """Bytes of one TorchScript source file that are searched for declarations of parameters and buffers."""
 SCRIPT_MODULE = re.compile(r"^class (\w+)\(Module\):\n((?:  .*\n)*)", re.M)
@@ -42,7 +44,7 @@ def is_script_module(value: object) -> bool:
 
 def entries_of(module: Inert, prefix: str = "", inside: tuple[int, ...] = ()) -> Iterator[Entry]:
     """Yield a module's tensors in the order and under the keys of ``module.state_dict()``."""
-    if id(module) in inside or len(inside) > DEEPEST_MODULE:
+    if id(module) in inside or len(inside) > DEEPEST_MODULE or len(prefix) > LONGEST_PREFIX:
         return
     parts = module.attributes
     for key, value in parts["_parameters"].items():
@@ -68,7 +70,7 @@ class ScriptDeclarations:
 
     def entries_of(self, module: Inert, prefix: str = "", inside: tuple[int, ...] = ()) -> Iterator[Entry]:
         """Yield a compiled module's tensors under the keys of its ``state_dict()``."""
-        if id(module) in inside or len(inside) > DEEPEST_MODULE:
+        if id(module) in inside or len(inside) > DEEPEST_MODULE or len(prefix) > LONGEST_PREFIX:
             return
         parameters, buffers = self._declared(_script_class(module))
         attributes = module.attributes

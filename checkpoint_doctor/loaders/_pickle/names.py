@@ -48,11 +48,11 @@ TORCHSCRIPT_TAGS = ("build_intlist", "build_tensorlist", "build_doublelist", "bu
 """Functions of ``torch.jit._pickle``."""
 
 BUILTINS = {
-    "dict": plain.make_dictionary,
+    "dict": plain.Spending(plain.make_dictionary),
     "list": plain.make_list,
     "tuple": plain.make_tuple,
-    "set": plain.make_set,
-    "frozenset": plain.make_set,
+    "set": plain.Spending(plain.make_set),
+    "frozenset": plain.Spending(plain.make_set),
     "bytes": plain.make_bytes,
     "bytearray": plain.make_bytes,
     "int": plain.make_number,
@@ -109,9 +109,9 @@ def _list_numpy() -> Table:
 
 def _list_python() -> Table:
     return {
-        ("collections", "OrderedDict"): plain.make_dictionary,
-        ("collections", "Counter"): plain.make_dictionary,
-        ("collections", "defaultdict"): plain.make_default_dictionary,
+        ("collections", "OrderedDict"): plain.Spending(plain.make_dictionary),
+        ("collections", "Counter"): plain.Spending(plain.make_dictionary),
+        ("collections", "defaultdict"): plain.Spending(plain.make_default_dictionary),
         ("collections", "deque"): lambda items=(), *_: plain.make_list(items),
         ("_codecs", "encode"): plain.make_bytes,
         ("copyreg", "__newobj__"): plain.make_object,

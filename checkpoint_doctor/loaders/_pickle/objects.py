@@ -1,4 +1,4 @@
-"""Stand-ins for the objects in a pickle, and the budget that limits how many are built."""
+"""Stand-ins for the objects in a pickle."""
 
 from __future__ import annotations
 
@@ -7,17 +7,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
-from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources import MemorySource, Section, Source
+from checkpoint_doctor.sources.budget import COPIED, OBJECTS, Budget
 
-MOST_OBJECTS = 4_000_000
-"""Containers, objects and memo entries in one file, together at most about 500 MB; a model of 10,000 tensors has about
-150,000."""
 CALL_COST = 8
-"""How many of these an object of an unknown class counts as."""
-DEEPEST_KEY = 8
-WIDEST_KEY = 256
-"""Nesting and entries of a tuple used as a dictionary key; hashing it visits all of them."""
+"""How many objects of the budget an object of an unknown class counts as."""
 
 NO_ENTRIES: Mapping[Any, Any] = MappingProxyType({})
 """Shared by all objects without entries, so that millions of empty objects take little memory."""
@@ -25,35 +19,6 @@ NO_ENTRIES: Mapping[Any, Any] = MappingProxyType({})
 
 def _no_entries() -> Mapping[Any, Any]:
     return NO_ENTRIES
-
-
-class Budget:
-    """How many objects one file may still build, and how many bytes or entries it may still copy while building."""
-
-    def __init__(self, size: int, objects: int = MOST_OBJECTS) -> None:
-        self.most = self.objects = objects
-        self.copies = 8 * size + (1 << 20)
-
-    def count_objects(self, title: str, objects: int) -> None:
-        """Subtract objects from the budget.
-
-        Raises:
-            UnreadableCheckpoint: the file builds more than any checkpoint does.
-        """
-        self.objects -= objects
-        if self.objects < 0:
-            raise UnreadableCheckpoint(
-                f"{title} contains more than {self.most:,} Python objects, more than any checkpoint needs",
-                "save the model's tensors without the replay buffer or data set beside them",
-            )
-
-    def count_copies(self, title: str, entries: int) -> None:
-        """Subtract a copy of so many bytes or entries from the budget. Raises as ``count_objects``."""
-        self.copies -= entries
-        if self.copies < 0:
-            raise UnreadableCheckpoint(
-                f"{title} copies its own contents too often: it may be a decompression bomb", "do not load this file"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +75,14 @@ class Global:
     def call(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any] | None = None) -> Any:
         """Return the result of the table's stand-in, or an ``Inert`` object that records the call."""
         self.called = True
-        self.budget.count_objects("the pickle", CALL_COST)
+        self.budget.spend(OBJECTS, CALL_COST)
         if self.known is None:
             return Inert(self, arguments, keywords or NO_ENTRIES)
-        self.budget.count_copies("the pickle", sum(map(_length, arguments)))
+        self.budget.spend(COPIED, sum(map(_weigh, arguments)))
         result = self.known(*arguments, **(keywords or {}))
         if isinstance(result, int | float | bytes):
             # Plain numbers and bytes, as of NumPy scalars, take less memory than the object that was counted.
-            self.budget.objects += CALL_COST - 1
+            self.budget.spend(OBJECTS, 1 - CALL_COST)
         return result
 
 
@@ -164,32 +129,12 @@ class Buildable(Protocol):
         """Set the state."""
 
 
-def as_key(value: Any) -> Any:
-    """Return the dictionary key for an unpickled value.
-
-    Raises:
-        TypeError: the value cannot be hashed, or hashing it takes longer than any checkpoint needs.
-    """
-    if isinstance(value, StoredBytes):
-        return value.read()
-    if not isinstance(value, str):
-        _check_key(value, DEEPEST_KEY, [WIDEST_KEY])
-    return value
-
-
-def _check_key(value: Any, depth: int, left: list[int]) -> None:
-    left[0] -= 1
-    if depth == 0 or left[0] < 0:
-        raise TypeError("a key is nested too deeply")
-    if isinstance(value, int) and value.bit_length() > 64:
-        # Large integers can be chosen so that all of them have the same hash.
-        raise TypeError("a key is an integer of more than 64 bits")
-    if isinstance(value, tuple | frozenset):
-        for item in value:
-            _check_key(item, depth - 1, left)
-
-
-def _length(value: Any) -> int:
-    if isinstance(value, str | bytes | list | tuple | dict | set | frozenset | bytearray):
+def _weigh(value: Any) -> int:
+    """Return how many bytes a copy of a collection takes at most, or of a text."""
+    if isinstance(value, str | bytes | bytearray):
         return len(value)
+    if isinstance(value, list | tuple):
+        return 8 * len(value)
+    if isinstance(value, dict | set | frozenset):
+        return 64 * len(value)
     return value.size if isinstance(value, StoredBytes) else 0

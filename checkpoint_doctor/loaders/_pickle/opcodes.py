@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from checkpoint_doctor.loaders._pickle.cursor import EndOfPickle
-from checkpoint_doctor.loaders._pickle.objects import Buildable, Global, as_key
+from checkpoint_doctor.loaders._pickle.objects import Buildable, Global
 from checkpoint_doctor.loaders._pickle.state import LONGEST_INTEGER, LONGEST_TEXT, MARK, MachineState
+from checkpoint_doctor.sources.budget import COPIED
 
 HIGHEST_PROTOCOL = 5
 
@@ -149,6 +150,8 @@ def _set_state(state: MachineState) -> None:
     attributes = state.pop()
     target = state.top()
     if isinstance(target, Buildable):
+        if isinstance(attributes, tuple):  # old arrays copy the text that their bytes were written as
+            state.budget.spend(COPIED, sum(len(each) for each in attributes if isinstance(each, str)))
         target.build(attributes)
     elif not isinstance(target, dict | list | set | tuple | Global):
         raise TypeError("it takes no state")
@@ -176,7 +179,7 @@ ACTIONS: dict[int, Action] = {
     ord("T"): _push_sized_string,
     ord("U"): lambda s: s.push_python_2_string(s.cursor.take(s.cursor.byte())),
     ord("V"): _push_escaped_text,
-    ord("X"): lambda s: s.stack.append(s.read_text(s.read_number(4))),
+    ord("X"): lambda s: s.stack.append(s.read_text(s.cursor.number(4))),
     ord("a"): _append,
     ord("b"): _set_state,
     ord("c"): _push_global,
@@ -185,12 +188,12 @@ ACTIONS: dict[int, Action] = {
     ord("g"): lambda s: s.stack.append(s.memo[int(s.cursor.line()[:20])]),
     ord("h"): lambda s: s.stack.append(s.memo[s.cursor.byte()]),
     ord("i"): _build_instance,
-    ord("j"): lambda s: s.stack.append(s.memo[s.read_number(4)]),
+    ord("j"): lambda s: s.stack.append(s.memo[s.cursor.number(4)]),
     ord("l"): lambda s: s.push_container(s.pop_to_mark()),
     ord("o"): _build_object,
     ord("p"): lambda s: s.memoize(int(s.cursor.line()[:20])),
     ord("q"): lambda s: s.memoize(s.cursor.byte()),
-    ord("r"): lambda s: s.memoize(s.read_number(4)),
+    ord("r"): lambda s: s.memoize(s.cursor.number(4)),
     ord("s"): _set_item,
     ord("t"): lambda s: s.push_container(tuple(s.pop_to_mark())),
     ord("u"): _set_items,
@@ -216,7 +219,7 @@ ACTIONS: dict[int, Action] = {
     0x8E: lambda s: s.push_bytes(s.read_number(8)),
     0x8F: lambda s: s.push_container(set(), 8),
     0x90: _extend,
-    0x91: lambda s: s.push_container(frozenset(map(as_key, s.pop_to_mark())), 4),
+    0x91: lambda s: s.push_frozen_set(s.pop_to_mark()),
     0x92: _build_with_keywords,
     0x93: _push_stack_global,
     0x94: lambda s: s.memoize(len(s.memo)),

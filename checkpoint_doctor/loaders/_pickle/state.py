@@ -6,21 +6,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from struct import Struct
 from typing import Any
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._pickle.collections import Spending
 from checkpoint_doctor.loaders._pickle.cursor import DAMAGED, Cursor
+from checkpoint_doctor.loaders._pickle.keys import Hashes, is_salted, read_key, read_keys
 from checkpoint_doctor.loaders._pickle.objects import (
     CALL_COST,
     NO_ENTRIES,
-    Budget,
     Global,
     Inert,
     StoredBytes,
     StoredFloat,
-    as_key,
 )
+from checkpoint_doctor.sources.budget import OBJECTS, Budget
 
 LONGEST_TEXT = 256 << 20
 """Bytes of the longest string."""
@@ -29,11 +31,17 @@ LONGEST_INTEGER = 1024
 SETTINGS = frozenset({"lr", "initial_lr", "weight_decay", "eps", "momentum"})
 """Keys of an optimizer's options whose numbers keep their offset in the file, so that they can be patched."""
 
+CHARGED_TOGETHER = 1000
+"""Objects after which they are subtracted from the budget."""
+
 MARK = object()
 """The stack entry that the MARK opcode pushes."""
 
 NAME_FUNCTIONS = frozenset({"builtins.getattr", "__builtin__.getattr", "dill._dill._load_type", "dill.dill._load_type"})
 """Functions that a pickle calls to look up a class or method which later protocols store as one global."""
+
+GLOBAL_COST = 64
+"""How many objects of the budget a global counts as: it is looked up, judged and reported."""
 
 LONGEST_NAME = 1000
 """Characters of a global's name that is joined from parts."""
@@ -63,12 +71,14 @@ class MachineState:
         """How often a key was set again in the same dictionary."""
         self.opcodes = 0
         """Number of opcodes run."""
+        self._uncharged = 0
 
     def start(self, cursor: Cursor) -> None:
         """Begin to read a pickle with an empty stack and memo."""
         self.cursor = cursor
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self._hashes = Hashes()
         self._title = cursor.source.name
 
     def damaged(self, what: str) -> UnreadableCheckpoint:
@@ -82,9 +92,20 @@ class MachineState:
         raise self.damaged(f"it uses {feature}, which checkpoints never need")
 
     def push_container(self, value: Any, cost: int = 1) -> None:
-        """Push a new object and subtract it from the budget."""
-        self.budget.count_objects(self._title, cost)
+        """Push a new object and count it."""
+        self.count(cost)
         self.stack.append(value)
+
+    def count(self, objects: int) -> None:
+        """Count objects, which are subtracted from the budget together."""
+        self._uncharged += objects
+        if self._uncharged > CHARGED_TOGETHER:
+            self.charge()
+
+    def charge(self) -> None:
+        """Subtract the objects that were counted from the budget."""
+        objects, self._uncharged = self._uncharged, 0
+        self.budget.spend(OBJECTS, objects)
 
     def pop(self) -> Any:
         """Remove and return the topmost value."""
@@ -114,7 +135,7 @@ class MachineState:
 
     def read_number(self, size: int) -> int:
         """Read an unsigned integer."""
-        return int.from_bytes(self.cursor.take(size), "little")
+        return self.cursor.number(size)
 
     def read_text(self, size: int) -> str:
         """Read a UTF-8 string."""
@@ -153,8 +174,13 @@ class MachineState:
 
     def memoize(self, index: int) -> None:
         """Store the topmost value in the memo."""
-        self.budget.count_objects(self._title, 1)
-        self.memo[index] = self.top()
+        value = self.stack[-1]
+        if value is MARK:
+            raise ValueError("a value is missing above the mark")
+        self.memo[index] = value
+        self._uncharged += 1
+        if self._uncharged > CHARGED_TOGETHER:
+            self.charge()
 
     def push_persistent(self, identity: Any) -> None:
         """Push the object that a persistent id refers to."""
@@ -173,7 +199,9 @@ class MachineState:
         if not isinstance(entries, dict):
             raise TypeError("not a dictionary")
         for at in range(0, len(flat), 2):
-            key = as_key(flat[at])
+            key = flat[at]
+            if type(key) is not str:
+                key = self._read_key(key, entries)
             if key in entries:
                 self.duplicate_keys += 1
             entries[key] = flat[at + 1]
@@ -187,16 +215,28 @@ class MachineState:
         if isinstance(entries, list):
             entries.extend(items)
         elif isinstance(entries, set):
-            entries.update(map(as_key, items))
+            entries.update(self._read_key(item, entries) for item in items)
         else:
             raise TypeError("not a list")
+
+    def push_frozen_set(self, items: list[Any]) -> None:
+        """Push an immutable set."""
+        self.push_container(frozenset(read_keys(items, self.budget)), 4)
+
+    def _read_key(self, value: Any, collection: dict[Any, Any] | set[Any]) -> Any:
+        key = read_key(value, self.budget)
+        if not is_salted(key):
+            self._hashes.admit(collection, key)
+        return key
 
     def find(self, module: str, name: str) -> Any:
         """Return what a global stands for: the table's constant, or a ``Global``. Nothing is imported."""
         key = (module, name)
         known = self._table.get((PYTHON_2_MODULES.get(module, module), name))
+        if isinstance(known, Spending):
+            known = partial(known.make, self.budget)
         if (found := self.names.get(key)) is None:
-            self.budget.count_objects(self._title, 4)
+            self.budget.spend(OBJECTS, GLOBAL_COST)
             found = self.names[key] = Global(module, name, known if callable(known) else None, self.budget)
         return found if known is None or callable(known) else known
 
@@ -213,7 +253,7 @@ class MachineState:
                 self.names[callee.module, callee.name] = callee
             return callee.call(arguments, keywords)
         if isinstance(callee, Inert):
-            self.budget.count_objects(self._title, CALL_COST)
+            self.budget.spend(OBJECTS, CALL_COST)
             return Inert(callee, arguments, keywords or NO_ENTRIES)
         raise TypeError("not callable")
 
@@ -238,5 +278,5 @@ class MachineState:
             return None
         if named is owner:
             return found
-        self.budget.count_objects(self._title, CALL_COST)
+        self.budget.spend(OBJECTS, CALL_COST)
         return Inert(found, (owner,))

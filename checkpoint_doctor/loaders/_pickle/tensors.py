@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -15,13 +15,12 @@ from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._storage.dtypes import COMPLEX32, EXTENDED, PACKED, numpy_type, size_of
 from checkpoint_doctor.loaders._storage.stored_values import StoredValues, count_spanned, is_row_major
 from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources.budget import REPEATED, TENSORS
 from checkpoint_doctor.statistics.values import Values
 from checkpoint_doctor.text import shown
 
 MOST_AXES = 64
 """The limit of both PyTorch and NumPy."""
-LARGEST_EXPANSION = 64 << 20
-"""Bytes of a tensor whose view repeats its storage (such as ``expand``); a larger one is not examined."""
 
 
 @dataclass(eq=False)
@@ -35,6 +34,9 @@ class Memory:
     place: Callable[[], Source] | None = None
     """Returns the bytes as a source; ``None`` where the container does not contain them (or is not read yet)."""
     big_endian: bool = False
+    _viewed: int = 0
+    """Bytes of all different views that were allowed."""
+    _views: set[Hashable] = field(default_factory=set)
 
     @cached_property
     def source(self) -> Source:
@@ -46,6 +48,19 @@ class Memory:
         if self.place is None:
             raise UnreadableCheckpoint(f"storage {shown(self.name)} is not in the file", "take an earlier checkpoint")
         return self.place()
+
+    def allows(self, view: Hashable, size: int) -> bool:
+        """Return whether a view of so many bytes may be read, and spend from the file's budget what it repeats."""
+        if view in self._views:
+            return True
+        there = min(self.size, self.source.size)
+        repeated = max(0, self._viewed + size - there) - max(0, self._viewed - there)
+        if repeated > self.source.budget.left(REPEATED):
+            return False
+        self.source.budget.spend(REPEATED, repeated)
+        self._views.add(view)
+        self._viewed += size
+        return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +139,9 @@ class PickledTensor:
         """First byte of the tensor within its memory, and the byte after its last."""
         if self.storage is None:
             return 0, 0
-        start = self.storage.start + self.offset * size_of(self.stored_dtype or self.dtype)
-        return start, start + self.extent
+        item = size_of(self.stored_dtype or self.dtype)
+        start = self.storage.start + self.offset * item
+        return start, start + count_spanned(self.shape, self.strides) * item
 
     def as_tensor(self, name: str, is_buffer: bool = False) -> Tensor | Skipped:
         """Return the tensor with a name, or why it cannot be examined.
@@ -139,22 +155,26 @@ class PickledTensor:
             return Skipped(name, f"{self.dtype} packs several numbers into one byte, and such types are not unpacked")
         memory = self.storage.memory
         start, end = self.storage_range
+        extent = end - start
         limit = min(self.storage.start + self.storage.size, memory.size)
-        if end > limit and self.extent:
+        if end > limit and extent:
             raise UnreadableCheckpoint(
                 f"tensor {shown(name)} should take bytes {start:,} to {end:,} of storage {shown(memory.name)}, "
                 f"but the storage ends at byte {limit:,}",
                 "the file is damaged: copy it again, or take an earlier checkpoint",
             )
-        size = prod(self.shape) * size_of(self.dtype)
-        if size > max(4 * memory.size, LARGEST_EXPANSION) and size > self.extent:
-            return Skipped(name, f"it is an expanded view: its {self.extent:,} bytes would take {size:,} in memory")
-        if self.extent and memory.source.size < end:
+        if extent and memory.source.size < end:
             raise UnreadableCheckpoint(
                 f"tensor {shown(name)} should take bytes {start:,} to {end:,} of storage {shown(memory.name)}, "
                 f"but only {memory.source.size:,} bytes of the storage are in the file",
                 "the file is damaged: copy it again, or take an earlier checkpoint",
             )
+        memory.source.budget.spend(TENSORS, 1)
+        # A view with gaps is read with them, and rows without entries are still counted one by one.
+        size = max(prod(self.shape) * size_of(self.dtype), extent, 8 * self.shape[0] if 0 in self.shape else 0)
+        if not memory.allows((start, end, self.shape, self.strides, self.dtype), size):
+            what = f"its {extent:,} bytes would take {size:,} in memory" if size > extent else "views overlap"
+            return Skipped(name, f"{shown(memory.name)} is viewed too often: {what}")
         return Tensor(name, self.shape, self.dtype, self.values, memory.name, (start, end), is_buffer)
 
 

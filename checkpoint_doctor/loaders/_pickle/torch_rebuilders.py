@@ -40,6 +40,8 @@ class StorageType:
         """Return a storage in memory that contains the numbers."""
         if not isinstance(numbers, list | tuple):
             raise TypeError("a storage without a list of numbers")
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise TypeError("a storage of something other than numbers")
         content = np.asarray(numbers, numpy_type(self.dtype)).tobytes()
         source = RebuiltBytes("", content)
         return PickledStorage(Memory("", len(content), lambda: source), self.dtype, 0, len(content))

@@ -28,7 +28,7 @@ def count_spanned(shape: Sequence[int], strides: Sequence[int] | None) -> int:
     """Return the number of elements from the first to the last one of a view, gaps included."""
     if 0 in shape:
         return 0
-    if strides is None:
+    if strides is None or is_row_major(shape, strides):
         return prod(shape)
     return sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) + 1
 

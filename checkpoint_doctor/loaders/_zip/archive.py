@@ -12,9 +12,10 @@ from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._zip.directory import find_directory, has_directory, read_entries
 from checkpoint_doctor.loaders._zip.format import LOCAL_HEADER, LOCAL_SIGNATURE, is_tar
 from checkpoint_doctor.loaders._zip.local_headers import locate
-from checkpoint_doctor.loaders._zip.member import InflationBudget, Member
+from checkpoint_doctor.loaders._zip.member import Member
 from checkpoint_doctor.loaders._zip.saved_as_text import describe_saved_as_text, was_saved_as_text
 from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources.budget import REPEATED
 
 MOST_FLAWS = 50
 """Contradictions that are reported one by one; the others are counted."""
@@ -60,11 +61,8 @@ def open_archive(source: Source) -> ZipArchive:
 def _open(source: Source) -> ZipArchive:
     flaws: list[Flaw] = []
     directory = find_directory(source, flaws)
-    budget = InflationBudget()
     members: dict[str, Member] = {}
-    everything = [
-        locate(source, entry, directory.start, budget, flaws) for entry in read_entries(source, directory, flaws)
-    ]
+    everything = [locate(source, entry, directory.start, flaws) for entry in read_entries(source, directory, flaws)]
     everything.sort(key=lambda member: member.header_offset)
     for member in sorted(everything, key=lambda member: member.central_offset):
         if member.name in members:
@@ -72,7 +70,7 @@ def _open(source: Source) -> ZipArchive:
                 Flaw("two members have the same name, and libraries differ in which one they read", member.name)
             )
         members[member.name] = member
-    _check_overlaps(everything, flaws)
+    _check_overlaps(source, everything, flaws)
     if len(flaws) > MOST_FLAWS:
         flaws[MOST_FLAWS:] = [Flaw(f"{len(flaws) - MOST_FLAWS:,} more contradictions like these")]
     in_order = {
@@ -83,12 +81,15 @@ def _open(source: Source) -> ZipArchive:
     return ZipArchive(source, in_order, flaws)
 
 
-def _check_overlaps(members: list[Member], flaws: list[Flaw]) -> None:
-    reached = 0
+def _check_overlaps(source: Source, members: list[Member], flaws: list[Flaw]) -> None:
+    reached = repeated = 0
     for member in members:
+        end = member.data_offset + member.compressed_size
         if member.header_offset < reached:
             flaws.append(Flaw("it overlaps the member before it", member.name, reached, member.header_offset))
-        reached = max(reached, member.data_offset + member.compressed_size)
+            repeated += min(reached, end) - member.header_offset
+        reached = max(reached, end)
+    source.budget.spend(REPEATED, repeated)
 
 
 def list_names(source: Source) -> list[str]:

@@ -15,18 +15,17 @@ from checkpoint_doctor.loaders._zip.format import (
     LOCAL_SIGNATURE,
     damaged,
 )
-from checkpoint_doctor.loaders._zip.member import STORED, InflationBudget, Member
+from checkpoint_doctor.loaders._zip.member import STORED, Member
 from checkpoint_doctor.sources import Source
 
 
-def locate(source: Source, entry: CentralEntry, limit: int, budget: InflationBudget, flaws: list[Flaw]) -> Member:
+def locate(source: Source, entry: CentralEntry, limit: int, flaws: list[Flaw]) -> Member:
     """Find a member's bytes through its local header, and note where that contradicts the central directory.
 
     Args:
         source: the archive.
         entry: the member's entry in the central directory.
         limit: offset at which the members end.
-        budget: the archive's.
         flaws: contradictions are appended here.
 
     Raises:
@@ -60,7 +59,6 @@ def locate(source: Source, entry: CentralEntry, limit: int, budget: InflationBud
         data_offset=data_offset,
         central_offset=entry.central_offset,
         archive=source,
-        _budget=budget,
     )
 
 

@@ -8,27 +8,15 @@ from functools import cached_property
 
 from checkpoint_doctor.checkpoint import Flaw
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._zip.crc import crc32
 from checkpoint_doctor.loaders._zip.format import ENCRYPTED
 from checkpoint_doctor.loaders._zip.running_crc import SummedSection
 from checkpoint_doctor.sources import MemorySource, Section, Source
+from checkpoint_doctor.sources.budget import INFLATED
 
 STORED, DEFLATED = 0, 8
 METHODS = {9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 99: "AES"}
 """Names, for messages, of the compression methods that are not read (APPNOTE 4.4.5)."""
-
-LARGEST_INFLATED = 2 << 30
-"""Bytes that one compressed member may have in memory."""
-HIGH_RATIO = 100
-"""Compression ratio above which inflating is limited: trained weights shrink by a tenth, zeros by a factor of 1,000."""
-LARGEST_HIGH_RATIO = 128 << 20
-"""Bytes that the members of one archive with a high compression ratio may have in memory together."""
-
-
-@dataclass
-class InflationBudget:
-    """How many bytes the members of one archive with a high compression ratio may still inflate to."""
-
-    left: int = LARGEST_HIGH_RATIO
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +38,6 @@ class Member:
     central_offset: int
     """Offset of the entry in the central directory."""
     archive: Source = field(repr=False)
-    _budget: InflationBudget = field(repr=False)
 
     @property
     def is_stored(self) -> bool:
@@ -75,24 +62,15 @@ class Member:
                 f"{title} is compressed with {METHODS.get(self.method, f'method {self.method}')}, which is not read",
                 "unpack the archive and zip it again without compression (zip -0)",
             )
-        return InflatedMember(title, self._inflate(title))
+        return InflatedMember(title, self._inflate(title), self.archive.budget)
 
     @cached_property
     def damage(self) -> Flaw | None:
         """The result of ``check_crc``, computed at the first access."""
         return check_crc(self)
 
-    def _inflate(self, title: str) -> bytes:
-        limit = LARGEST_INFLATED
-        if self.size > HIGH_RATIO * self.compressed_size:
-            limit = self._budget.left
-            self._budget.left -= min(self.size, limit)
-        if self.size > limit:
-            raise UnreadableCheckpoint(
-                f"{title} would grow from {self.compressed_size:,} to {self.size:,} bytes: it may be a decompression "
-                "bomb",
-                "if you trust the file, unpack it and zip it again without compression (zip -0)",
-            )
+    def _inflate(self, title: str) -> bytearray:
+        self.archive.budget.spend(INFLATED, self.size)
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         content = bytearray()
         position, end = self.data_offset, self.data_offset + self.compressed_size
@@ -114,7 +92,7 @@ class Member:
             raise UnreadableCheckpoint(
                 f"{title} inflates to {found} bytes, but {self.size:,} are expected", "copy or download the file again"
             )
-        return bytes(content)
+        return content
 
 
 class StoredMember(SummedSection):
@@ -161,5 +139,5 @@ def _compute_crc(source: Source, block: int) -> int:
     for start in range(0, source.size, block):
         window = buffer[: min(block, source.size - start)]
         source.read_into(start, window)
-        checksum = zlib.crc32(window, checksum)
+        checksum = crc32(window, checksum)
     return checksum

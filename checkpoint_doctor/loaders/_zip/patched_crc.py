@@ -7,10 +7,10 @@ Bit order and polynomial are those of zlib (``crc32.c``, ``multmodp`` and ``x2nm
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable
 
 from checkpoint_doctor.checkpoint import Patch
+from checkpoint_doctor.loaders._zip.crc import crc32
 
 POLYNOMIAL = 0xEDB88320
 ONES = 0xFFFFFFFF
@@ -31,7 +31,7 @@ def checksum_after(checksum: int, start: int, size: int, patches: Iterable[Patch
     for patch in patches:
         end = patch.offset + len(patch.new)
         difference = _append_zeros(difference, end - position)
-        difference ^= zlib.crc32(patch.old) ^ zlib.crc32(patch.new)
+        difference ^= crc32(patch.old) ^ crc32(patch.new)
         position = end
     return checksum ^ _append_zeros(difference, start + size - position)
 
@@ -41,7 +41,7 @@ def _append_zeros(remainder: int, count: int) -> int:
         return remainder
     if count <= SHORT_GAP:
         # zlib inverts a checksum before and after, so the remainder is inverted to cancel that.
-        return zlib.crc32(bytes(count), remainder ^ ONES) ^ ONES
+        return crc32(bytes(count), remainder ^ ONES) ^ ONES
     power = 3  # x^(8 · count), by squaring from x^(2^3)
     while count:
         if count & 1:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-import zlib
 
+from checkpoint_doctor.loaders._zip.crc import crc32
 from checkpoint_doctor.sources import Section, Source
 
 
@@ -34,7 +34,7 @@ class RunningCrc:
             if offset == 0:
                 self._next = self._crc = 0
             if offset == self._next:
-                self._crc = zlib.crc32(content, self._crc)
+                self._crc = crc32(content, self._crc)
                 self._next += len(content)
         finally:
             self._lock.release()

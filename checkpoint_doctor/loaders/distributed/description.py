@@ -12,6 +12,7 @@ from checkpoint_doctor.loaders.distributed.tied import share_tied
 from checkpoint_doctor.loaders.torch.archive import Archive
 from checkpoint_doctor.loaders.torch.loader import describe
 from checkpoint_doctor.sources import Folder
+from checkpoint_doctor.sources.budget import Budget
 
 FORMAT = "distributed"
 
@@ -24,6 +25,7 @@ def describe_save(name: str, save: Save) -> Checkpoint:
     """
     archive = Archive(
         name=name,
+        budget=Budget(name, save.opcodes),  # there are at least as many bytes
         container="distributed",
         root=save.root,
         pickled_names=save.pickled_names,

@@ -17,7 +17,7 @@ from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle.cursor import Cursor
 from checkpoint_doctor.loaders._pickle.machine import Machine
 from checkpoint_doctor.loaders._pickle.names import TABLE
-from checkpoint_doctor.loaders._pickle.objects import Budget, Global
+from checkpoint_doctor.loaders._pickle.objects import Global
 from checkpoint_doctor.loaders._pickle.sharding import Record, make_record
 from checkpoint_doctor.loaders._pickle.state import PYTHON_2_MODULES
 from checkpoint_doctor.loaders._pickle.tensors import MOST_AXES
@@ -27,9 +27,6 @@ from checkpoint_doctor.loaders.distributed.names import MODULES
 from checkpoint_doctor.sources import Source
 from checkpoint_doctor.text import shown
 
-MOST_OBJECTS = 16_000_000
-"""Objects in a ``.metadata``, which are about 90 for each chunk: 170,000 chunks, such as 1,000 tensors with two moments
-on 56 ranks. Such metadata takes 0.7 GB, and a hostile one 1.2 GB at most (measured)."""
 LARGEST_PIECE = 1 << 62
 DEEPEST_PATH = 64
 
@@ -122,7 +119,7 @@ def read_metadata(source: Source, member: str = ".metadata") -> Metadata:
     """
     table = {**TABLE, **{name: partial(make_record, kind) for name, kind in CLASSES.items()}}
     names: dict[tuple[str, str], Global] = {}
-    machine = Machine(table, None, Budget(source.size, MOST_OBJECTS), names)
+    machine = Machine(table, None, source.budget, names)
     cursor = Cursor(source)
     root = machine.load(cursor)
     if not isinstance(root, Record) or root.kind != "Metadata":

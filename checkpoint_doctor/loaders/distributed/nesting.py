@@ -13,9 +13,12 @@ from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.loaders._optimizers.state import LIKE_PARAMETER, is_optimizer, plain
 from checkpoint_doctor.loaders._pickle.tensors import PickledTensor
 from checkpoint_doctor.loaders.distributed.assembly import Unread
+from checkpoint_doctor.sources.budget import Budget
 from checkpoint_doctor.text import quantity, shown
 
 LONGEST_KEY = 2000
+LONGEST_OPTIONS = 1000
+"""Characters of the options of one parameter."""
 ENTRIES = frozenset((*LIKE_PARAMETER, "step"))
 """Names of an optimizer's state entries."""
 STATE = re.compile(r"(?P<prefix>(?:.*?\.)?)state\.(?P<rest>.+)", re.S)
@@ -126,9 +129,10 @@ def _parse(key: Any) -> Iterator[tuple[str, str, str, bool]]:
 def _group(state: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the parameter groups: the parameters with equal options are one."""
     groups: dict[str, dict[str, Any]] = {}
+    budget = Budget("the optimizer", LONGEST_OPTIONS * len(options or state))
     for name in options or state:
         given = options.get(name, {})
-        label = repr(sorted((option, plain(value)) for option, value in given.items() if option != "params"))
+        label = repr(sorted((option, plain(value, budget)) for option, value in given.items() if option != "params"))
         groups.setdefault(label, {**given, "params": []})["params"].append(name)
     return list(groups.values())
 

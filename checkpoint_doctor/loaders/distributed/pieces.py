@@ -11,7 +11,6 @@ from typing import Any
 
 from checkpoint_doctor.checkpoint import Flaw, PickledName
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._pickle.objects import MOST_OBJECTS, Budget
 from checkpoint_doctor.loaders._pickle.tensors import Memory, PickledStorage, PickledTensor
 from checkpoint_doctor.loaders._zip.member import Member
 from checkpoint_doctor.loaders.distributed.metadata import Piece
@@ -20,8 +19,6 @@ from checkpoint_doctor.loaders.torch.archive import Archive, read_archive
 from checkpoint_doctor.sources import Section, Source
 from checkpoint_doctor.text import quantity
 
-OBJECTS_PER_PIECE = 200
-"""How many objects each piece may add to those of one file; the pickle of a tensor makes about 60."""
 SHORT_PIECE = 4096
 """Bytes up to which a piece is compared with those before it: flattened optimizers store equal options very often."""
 MOST_FLAWS = 50
@@ -53,9 +50,6 @@ class Pieces:
         for piece in pieces:
             by_file.setdefault(piece.file, set()).add(piece)
         self._files = {name: _open(open_file, name, held) for name, held in sorted(by_file.items())}
-        count = sum(len(file.pieces) for file in self._files.values())
-        size = sum(file.source.size for file in self._files.values() if file.source is not None)
-        self._budget = Budget(size, MOST_OBJECTS + OBJECTS_PER_PIECE * count)
         self._values: dict[Piece, Any] = {}
         self._equal: dict[bytes, Any] = {}
         self._tables: dict[tuple[str, int], Mapping[str, PickledTensor]] = {}
@@ -117,7 +111,7 @@ class Pieces:
         if content in self._equal:
             return self._equal[content]
         place = f"{piece.file}, byte {piece.offset:,}"
-        archive = read_archive(Section(place, source, piece.offset, piece.length), place, self._budget)
+        archive = read_archive(Section(place, source, piece.offset, piece.length), place)
         self._note(piece, place, archive)
         if content and not isinstance(archive.root, PickledTensor):
             self._equal[content] = archive.root

@@ -13,7 +13,7 @@ from typing import Any
 
 from checkpoint_doctor.checkpoint import Content, Flaw, Skipped
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._optimizers.state import is_optimizer, plain
+from checkpoint_doctor.loaders._optimizers.state import is_optimizer, number_in
 from checkpoint_doctor.loaders._pickle.modules import attributes_of
 from checkpoint_doctor.loaders._pickle.tensors import PickledTensor
 from checkpoint_doctor.loaders.folders.rank_files import SLICED, Ranks, read_files
@@ -94,7 +94,7 @@ def _read_rank(rank: str, found: Ranks) -> dict[str, Any]:
         state = wrapper if is_optimizer(wrapper) else wrapper.get("optimizer")
         scaler = wrapper.get("grad_scaler")
         if isinstance(scaler, Mapping) and "scale" in scaler:
-            branch["grad_scaler"] = {key: plain(value) for key, value in scaler.items()}
+            branch["grad_scaler"] = {key: number_in(value) for key, value in scaler.items()}
         if isinstance(state, Mapping) and is_optimizer(state) and _has_state(state):
             branch["optimizer"] = state
         elif file == "distrib_optim.pt":

@@ -29,6 +29,7 @@ from checkpoint_doctor.loaders.torch.loader import describe
 from checkpoint_doctor.loaders.torch.parts import describe_part, find_parts
 from checkpoint_doctor.loaders.torch.state_dicts import find_contents
 from checkpoint_doctor.sources import Folder, Source
+from checkpoint_doctor.sources.budget import Budget
 
 LONGEST_TEXT = 1 << 20
 """Bytes of such a file that are read."""
@@ -53,8 +54,8 @@ class _Opening:
     folder: Folder
     claimed: Claimed
     parts: list[Part] = field(default_factory=list)
-    optimizers: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
-    """Name and state dict, which are matched with the tensors when all are read."""
+    optimizers: list[tuple[str, Mapping[str, Any], Budget]] = field(default_factory=list)
+    """Name, state dict and budget of the file, which are matched with the tensors when all are read."""
     archives: list[Archive] = field(default_factory=list)
     flaws: list[Flaw] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -94,9 +95,9 @@ class _Opening:
         # safetensors sorts tensors by name; PyTorch's files keep the model's order.
         orders = possible_orders(models, settings.architecture) if model.format == "safetensors" else None
         optimizers = list(model.optimizers)
-        for name, state in self.optimizers:
+        for name, state, budget in self.optimizers:
             try:
-                optimizers.append(self._identify(name, state, models, orders))
+                optimizers.append(self._identify(name, state, models, budget, orders))
             except UnreadableCheckpoint as error:
                 self.flaws.append(Flaw(error.message, name))
         archives = self.archives
@@ -119,10 +120,15 @@ class _Opening:
         )
 
     def _identify(
-        self, name: str, state: Mapping[str, Any], models: Models, orders: Sequence[Models] | None
+        self,
+        name: str,
+        state: Mapping[str, Any],
+        models: Models,
+        budget: Budget,
+        orders: Sequence[Models] | None,
     ) -> Optimizer:
         """Match an optimizer with the weights; in a file beside a single model, it must be that model's."""
-        optimizer = identify_optimizer(name, state, models, orders=orders)
+        optimizer = identify_optimizer(name, state, models, budget, orders=orders)
         if optimizer.unmatched and not optimizer.mismatch and len(models) == 1:
             (tensors,) = models.values()
             return replace(optimizer, mismatch=describe_other_model(optimizer, tensors))
@@ -152,13 +158,14 @@ class _Opening:
         except UnreadableCheckpoint as error:
             self.flaws.append(Flaw(error.message, next(iter(contents))))
             return
-        self.archives.append(ranks.as_archive(self.folder.path))
+        archive = ranks.as_archive(self.folder.path)
+        self.archives.append(archive)
         self.skipped += ranks.skipped
         state = ranks.root.get("optimizer")
         if isinstance(state, Mapping):
-            self.optimizers.append(("optimizer", state))
+            self.optimizers.append(("optimizer", state, archive.budget))
         kept = (Content.SCHEDULER, Content.LOSS_SCALER)
-        self.parts += (part for part in find_parts(ranks.root) if part.content in kept)
+        self.parts += (part for part in find_parts(ranks.root, archive.budget) if part.content in kept)
 
     def _read(self, name: str, content: Content) -> None:
         """Read a part beside the weights; damage to it does not affect the others."""
@@ -184,10 +191,12 @@ class _Opening:
         self.archives.append(archive)
         stem = PurePath(part.file).stem
         optimizers = find_contents(archive).optimizers if part.content is Content.OPTIMIZER else ()
-        self.optimizers += [(f"{stem}/{each.path}" if each.path else stem, each.state) for each in optimizers]
+        self.optimizers += [
+            (f"{stem}/{each.path}" if each.path else stem, each.state, archive.budget) for each in optimizers
+        ]
         if part.content is Content.PROGRESS:
             self.counters |= read_counters(archive.root)
-        found = next(describe_part(part.name, archive.root), None)
+        found = next(describe_part(part.name, archive.root, archive.budget), None)
         if found is not None and found.content is not Content.STATE_DICT:
             return replace(found, file=part.file)
         if part.content is Content.OPTIMIZER and not optimizers:

@@ -9,9 +9,9 @@ from typing import Any
 
 from checkpoint_doctor.checkpoint import Content, Flaw, Part, PickledName, Skipped
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._pickle.objects import MOST_OBJECTS, Budget
 from checkpoint_doctor.loaders.torch.archive import Archive, read_archive
 from checkpoint_doctor.sources import Folder, Source
+from checkpoint_doctor.sources.budget import Budget
 
 DESCRIPTIONS = frozenset(
     (
@@ -23,11 +23,6 @@ DESCRIPTIONS = frozenset(
     )
 )
 """Classes in such files that only describe something."""
-
-OBJECTS_PER_FILE = 200_000
-"""How many objects each file may add to those of one; a rank of a model of 10,000 tensors has about as many."""
-MOST_OBJECTS_OF_ALL = 16_000_000
-"""Objects in all files together, about 2 GB."""
 
 SLICED = "each holds its slice of the tensors, and no file says along which axis: they are examined rank by rank"
 
@@ -47,6 +42,8 @@ class Ranks:
     skipped: list[Skipped] = field(default_factory=list)
     archives: list[Archive] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    size: int = 0
+    """Bytes of all files together."""
 
     def note(self, name: str, error: UnreadableCheckpoint) -> None:
         """Note that a file cannot be read."""
@@ -57,6 +54,7 @@ class Ranks:
         """Return all of it as the contents of one file with a name."""
         return Archive(
             name=name,
+            budget=Budget(name, self.size),
             container="ranks",
             root=self.root,
             pickled_names=tuple(_with_known(name) for each in self.archives for name in each.pickled_names),
@@ -75,11 +73,10 @@ def read_files(folder: Folder, contents: Mapping[str, Content]) -> Ranks:
             sources[name] = folder.open(name)
         except UnreadableCheckpoint as error:
             found.note(name, error)
-    objects = min(MOST_OBJECTS + OBJECTS_PER_FILE * len(sources), MOST_OBJECTS_OF_ALL)
-    budget = Budget(sum(source.size for source in sources.values()), objects)
+    found.size = sum(source.size for source in sources.values())
     for name, source in sources.items():
         try:
-            archive = read_archive(source, name, budget)
+            archive = read_archive(source, name)
         except UnreadableCheckpoint as error:
             found.note(name, error)
             continue

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._optimizers.state import plain
-from checkpoint_doctor.sources import Source
+from checkpoint_doctor.loaders._optimizers.state import number_in
+from checkpoint_doctor.sources import Source, read_json
 from checkpoint_doctor.text import shown
 
 LONGEST = 64 << 20
@@ -43,7 +43,7 @@ def read_side_file(name: str, source: Source) -> Mapping[str, Any]:
     if name not in READ or source.size > LONGEST:
         return {}
     try:
-        found = json.loads(source.read(0, source.size).decode("utf-8"))
+        found = json.loads(read_json(source).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UnreadableCheckpoint(f"{source.name} is not valid JSON: {shown(error)}", "copy it again") from None
     if not isinstance(found, dict):
@@ -82,7 +82,7 @@ def read_counters(state: object) -> dict[str, int]:
         return {}
     inner = state.get("counters")
     values = {**(inner if isinstance(inner, Mapping) else {}), **state}
-    found = {key: plain(values.get(key)) for key in COUNTERS_OF_RLLIB}
+    found = {key: number_in(values.get(key)) for key in COUNTERS_OF_RLLIB}
     return {key: int(value) for key, value in found.items() if isinstance(value, int | float) and value == value // 1}
 
 

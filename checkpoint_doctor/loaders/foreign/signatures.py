@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
+from checkpoint_doctor.errors import NotACheckpoint, UnknownFormat, UnreadableCheckpoint
 from checkpoint_doctor.loaders._zip.archive import is_zip
 from checkpoint_doctor.loaders._zip.format import is_tar
 from checkpoint_doctor.loaders._zip.saved_as_text import describe_saved_as_text, was_saved_as_text
@@ -66,7 +66,7 @@ def _name(source: Source) -> UnreadableCheckpoint:
     if is_zip(source):
         return name_zip(source)
     if not any(beginning):
-        return UnreadableCheckpoint(
+        return UnknownFormat(
             f"{source.name} begins with {len(beginning):,} zero bytes: its content was never written",
             "take an earlier checkpoint",
         )
@@ -80,7 +80,7 @@ def _name(source: Source) -> UnreadableCheckpoint:
     return (
         _name_by_structure(source, beginning)
         or _name_text(source, beginning)
-        or UnreadableCheckpoint(
+        or UnknownFormat(
             f"{source.name} has an unknown format: it begins with the bytes {beginning[:8].hex(' ')}",
             "if it was a checkpoint, its beginning is damaged: copy or download it again",
         )

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
 from checkpoint_doctor.loaders._zip.archive import open_archive
 from checkpoint_doctor.sources import Source
+from checkpoint_doctor.text import quantity
 
 CHECKPOINT_ENDINGS = (".pt", ".pth", ".ckpt", ".safetensors", ".zip", ".bin", ".th")
 EXPORTED_PROGRAM = {"archive_format", "model.json"}
@@ -57,4 +58,4 @@ def _recognize(names: Collection[str]) -> tuple[str, str]:
     if inside:
         shown = ", ".join(inside[:3]) + (f" and {len(inside) - 3:,} more" if len(inside) > 3 else "")
         return f"a zip archive that contains {shown}", "unpack it and scan the files in it"
-    return f"a zip archive of {len(names):,} files, none of them a checkpoint", "name a checkpoint file"
+    return f"a zip archive of {quantity(len(names), 'file')}, none of them a checkpoint", "name a checkpoint file"

@@ -7,6 +7,7 @@ library refuses every deviation, so each is reported with the expected and the f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -14,7 +15,8 @@ from typing import Any, NoReturn, TypeGuard
 
 from checkpoint_doctor.checkpoint import Flaw
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources import Source, read_json
+from checkpoint_doctor.sources.budget import TENSORS
 
 LONGEST_HEADER = 100_000_000
 """Bytes; ``MAX_HEADER_SIZE`` of the safetensors library."""
@@ -99,12 +101,13 @@ def read_header(source: Source) -> tuple[list[Entry], dict[str, str], int]:
             f"{source.name} is truncated inside its header: {8 + length:,} bytes expected, {source.size:,} found",
             "copy or download the file again",
         )
-    fields = parse_json(source, source.read(8, length), "the header")
+    fields = parse_json(source, read_json(source, 8, length), "the header")
     metadata = fields.pop("__metadata__", None)
     if metadata is None:
         metadata = {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         _refuse(source, "its __metadata__ does not map strings to strings")
+    source.budget.spend(TENSORS, len(fields))
     entries = [_read_entry(source, name, field) for name, field in fields.items()]
     entries.sort(key=lambda entry: (entry.begin, entry.end))
     return entries, metadata, 8 + length
@@ -166,7 +169,7 @@ def parse_json(source: Source, content: bytes, what: str) -> dict[str, Any]:
     try:
         text = content.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
-        if "\\ud" in text.lower():  # a lone surrogate, which the library refuses and which cannot be printed
+        if re.search(rb"\\u[dD]", content):  # a lone surrogate, which the library refuses and which cannot be printed
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         _refuse(source, f"{what} is nested too deeply")

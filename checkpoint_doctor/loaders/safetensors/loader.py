@@ -12,13 +12,11 @@ from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
 from checkpoint_doctor.loaders._storage.dtypes import numpy_type
 from checkpoint_doctor.loaders._storage.stored_values import StoredValues
 from checkpoint_doctor.loaders.safetensors import header
-from checkpoint_doctor.sources import FileSource, Source
+from checkpoint_doctor.sources import FileSource, Source, read_json
 from checkpoint_doctor.text import quantity
 
 MOST_SHARDS = 1000
 """Every shard stays open while its tensors may be read; the largest published models have about 200."""
-LONGEST_INDEX = 100_000_000
-"""Bytes; the same limit as the format has for its header."""
 
 
 @dataclass(frozen=True)
@@ -173,12 +171,7 @@ def read_index(source: Source) -> tuple[Mapping[str, str], dict[str, str]]:
     Raises:
         UnreadableCheckpoint: it is not an index, or names no tensor.
     """
-    if source.size > LONGEST_INDEX:
-        raise UnreadableCheckpoint(
-            f"{source.name} is an index of {source.size:,} bytes; more than {LONGEST_INDEX:,} are not read",
-            "an index of shards is a small JSON file",
-        )
-    index = header.parse_json(source, source.read(0, source.size), "the index")
+    index = header.parse_json(source, read_json(source), "the index")
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise UnreadableCheckpoint(

@@ -23,13 +23,14 @@ from checkpoint_doctor.loaders.sb3.pickled_settings import (
     read_name,
     read_number,
 )
+from checkpoint_doctor.sources import read_json
 
-LARGEST_DATA = 16 << 20
-"""Bytes. Published files have 10 to 60 KB; only those with stacked camera observations are larger."""
 MOST_ATTRIBUTES = 2000
 """Published files have about 60."""
 MOST_DESCRIBED = 100
 """Attributes of one described value that are kept."""
+DEEPEST_SETTING = 16
+"""Nested lists and mappings of a setting that are kept; published files have about 4."""
 LONGEST_TEXT = 400
 """Characters of a described attribute that are kept."""
 
@@ -60,7 +61,7 @@ class Settings:
     def hyperparameters(self) -> dict[str, Any]:
         """The settings of the run, in the file's order."""
         return {
-            attribute: value
+            attribute: _cut(value)
             for attribute, value in {**self.plain, **self.described}.items()
             if attribute not in RUNTIME
         }
@@ -74,9 +75,7 @@ class Settings:
 def read_settings(member: Member) -> Settings:
     """Read ``data``. What cannot be read is skipped with the reason, since the tensors do not depend on it."""
     try:
-        if member.size > LARGEST_DATA:
-            return _unread(member, f"it has {member.size:,} bytes; more than {LARGEST_DATA:,} are not read")
-        content = member.source.read(0, member.source.size)
+        content = read_json(member.source)
     except UnreadableCheckpoint as error:
         return _unread(member, error.message)
     import json
@@ -102,7 +101,7 @@ def _unread(member: Member, why: str) -> Settings:
 
 
 def _describe_all(data: Mapping[str, Any], member: Member) -> Settings:
-    reader = PickleReader(member.name, member.size)
+    reader = PickleReader(member.name)
     plain: dict[str, Any] = {}
     described: dict[str, Any] = {}
     called: dict[tuple[str, str], bool] = {}
@@ -152,6 +151,17 @@ def _read_train_frequency(root: Any) -> dict[str, Any] | None:
     if type(frequency) is not int or not isinstance(unit, Inert) or len(unit.arguments) != 1:
         return None
     return {"frequency": frequency, "unit": unit.arguments[0]} if isinstance(unit.arguments[0], str) else None
+
+
+def _cut(value: Any, depth: int = DEEPEST_SETTING) -> Any:
+    """Return a setting without what is nested too deeply for a report."""
+    if not isinstance(value, dict | list):
+        return value
+    if not depth:
+        return "…"
+    if isinstance(value, dict):
+        return {key: _cut(each, depth - 1) for key, each in value.items()}
+    return [_cut(each, depth - 1) for each in value]
 
 
 def _shorten(value: Any) -> Any:

@@ -152,9 +152,10 @@ class _Opening:
         self.checksums += [checksum_of(member) for member in archive.unchecked]
 
     def _name_optimizers(self, is_standard: bool) -> Iterator[Optimizer]:
+        budget = self.archive.source.budget
         for name, state in self.optimizers:
             try:
-                yield read_named_optimizer(name, state, self.tensors, is_standard=is_standard)
+                yield read_named_optimizer(name, state, self.tensors, budget, is_standard=is_standard)
             except UnreadableCheckpoint as error:
                 self.flaws.append(Flaw(error.message, f"{name}.pth"))
 

@@ -22,10 +22,11 @@ from typing import Any
 from checkpoint_doctor.checkpoint import Optimizer, Tensor
 from checkpoint_doctor.loaders._optimizers.matching import trainable
 from checkpoint_doctor.loaders._optimizers.state import identify_optimizer, read_optimizer
+from checkpoint_doctor.sources.budget import Budget
 
 
 def read_named_optimizer(
-    name: str, state: Mapping[str, Any], tensors: Sequence[Tensor], *, is_standard: bool
+    name: str, state: Mapping[str, Any], tensors: Sequence[Tensor], budget: Budget, *, is_standard: bool
 ) -> Optimizer:
     """Read an optimizer's state with its parameters' names, or with the reason why they are unknown.
 
@@ -33,6 +34,7 @@ def read_named_optimizer(
         name: the member's name without its ending, such as ``policy.optimizer``.
         state: the optimizer's state dict.
         tensors: the model's tensors in file order.
+        budget: the file's.
         is_standard: True where policy and features extractor are SB3's own classes, whose buffers are all known; then
             a wrong number of parameters is a mismatch and not an unknown buffer.
 
@@ -42,13 +44,13 @@ def read_named_optimizer(
     count = sum(len(group["params"]) for group in state["param_groups"] if isinstance(group["params"], list | tuple))
     candidates = list(_candidates(name, tensors))
     fitting = [each for each in candidates if len(each) == count]
-    optimizers = [read_optimizer(name, state, parameters) for parameters in fitting or candidates[:1]]
+    optimizers = [read_optimizer(name, state, parameters, budget) for parameters in fitting or candidates[:1]]
     for optimizer in optimizers:
         if not optimizer.mismatch:
             return optimizer
     if fitting or is_standard:
         return optimizers[0]
-    return identify_optimizer(name, state, {"policy": candidates[0]})
+    return identify_optimizer(name, state, {"policy": candidates[0]}, budget)
 
 
 def _candidates(name: str, tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -13,15 +13,14 @@ from checkpoint_doctor.checkpoint import PickledName
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle.cursor import Cursor
 from checkpoint_doctor.loaders._pickle.machine import Machine
-from checkpoint_doctor.loaders._pickle.objects import Budget, Global, Inert, StoredBytes
-from checkpoint_doctor.sources import MemorySource, Source
+from checkpoint_doctor.loaders._pickle.objects import Global, Inert, StoredBytes
+from checkpoint_doctor.sources import MemorySource
+from checkpoint_doctor.sources.budget import Budget
 
+LARGEST_SETTINGS = 1 << 20
+"""Bytes for which the settings have a budget, whatever the size of the file; published ones have 10 to 60 KB."""
 LARGEST_STRUCTURE = 10_000
 """Objects that are searched for the numbers of one schedule; the largest published one has about 50."""
-UNCOUNTED_BYTES = 1 << 20
-"""Bytes of pickles in one member whose opcodes are not counted; published files have 10 to 60 KB."""
-MOST_OPCODES = 500_000
-"""Opcodes that are read beyond those, which takes about a second."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +70,11 @@ class Pickled:
 
 
 class PickleReader:
-    """Reads the pickles of one member, which share one budget."""
+    """Reads the pickles of one member. They have a budget of their own, since the tensors do not depend on them."""
 
-    def __init__(self, member: str, size: int) -> None:
+    def __init__(self, member: str) -> None:
         self._member = member
-        self._budget = Budget(size)
-        self._uncounted = UNCOUNTED_BYTES
-        self._opcodes = [MOST_OPCODES]
+        self._budget = Budget(f"the member {member}", LARGEST_SETTINGS)
 
     def read(self, encoded: str) -> Pickled:
         """Read a pickle that is encoded as base64; what is wrong with it is in ``problem``."""
@@ -87,9 +84,7 @@ class PickleReader:
             content = binascii.a2b_base64(encoded)
         except ValueError as error:  # also raised for text beyond ASCII
             return Pickled(None, [], (), f"it is not valid base64: {error}")
-        source = MemorySource("the pickle", content)
-        self._uncounted -= len(content)
-        cursor = Cursor(source) if self._uncounted >= 0 else _CountingCursor(source, self._opcodes)
+        cursor = Cursor(MemorySource("the pickle", content, self._budget))
         machine = _CallRecorder({}, None, self._budget)
         root, problem = None, ""
         try:
@@ -98,22 +93,6 @@ class PickleReader:
             problem = error.message
         names = tuple(PickledName(each.module, each.name, self._member, each.called) for each in machine.names.values())
         return Pickled(root, machine.calls, names, problem)
-
-
-class _CountingCursor(Cursor):
-    """Refuses pickles that would take seconds to read; the machine reads every opcode with ``byte``."""
-
-    def __init__(self, source: Source, left: list[int]) -> None:
-        super().__init__(source)
-        self._left = left
-
-    def byte(self) -> int:
-        self._left[0] -= 1
-        if self._left[0] < 0:
-            raise UnreadableCheckpoint(
-                f"the pickles have more than {MOST_OPCODES:,} opcodes, which settings never need", ""
-            )
-        return super().byte()
 
 
 class _CallRecorder(Machine):

@@ -7,20 +7,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Flaw, PickledName
-from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
+from checkpoint_doctor.errors import NotACheckpoint, UnknownFormat, UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle.cursor import Cursor
 from checkpoint_doctor.loaders._pickle.machine import Machine
 from checkpoint_doctor.loaders._pickle.names import TABLE
-from checkpoint_doctor.loaders._pickle.objects import Budget, Global, RebuiltBytes, StoredBytes
+from checkpoint_doctor.loaders._pickle.objects import Global, RebuiltBytes, StoredBytes
 from checkpoint_doctor.loaders._pickle.state import PYTHON_2_MODULES
 from checkpoint_doctor.loaders._zip.archive import open_archive
 from checkpoint_doctor.loaders._zip.member import Member
 from checkpoint_doctor.loaders._zip.saved_as_text import describe_saved_as_text, was_saved_as_text
 from checkpoint_doctor.loaders.torch import legacy
-from checkpoint_doctor.loaders.torch.containers import find_pickle_member, recognize_readable
+from checkpoint_doctor.loaders.torch.containers import (
+    FEWEST_OPCODES,
+    find_pickle_member,
+    recognize_readable,
+    starts_pickle,
+)
 from checkpoint_doctor.loaders.torch.exported import read_exported
 from checkpoint_doctor.loaders.torch.storages import ZipStorages
 from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources.budget import Budget
 
 CHECKED_AT_ONCE = 64 << 10
 """Bytes up to which a member's CRC-32 is checked when the file is opened; larger members are left to the caller."""
@@ -38,6 +44,8 @@ class Archive:
 
     name: str
     """The file's name in messages."""
+    budget: Budget
+    """What the file may still ask for."""
     container: str
     """``zip``, ``legacy``, ``pickle`` or ``exported``."""
     root: Any
@@ -52,19 +60,20 @@ class Archive:
     """The zip's members without their common folder; empty for the other containers."""
 
 
-def read_archive(source: Source, member: str = "", budget: Budget | None = None) -> Archive:
+def read_archive(source: Source, member: str = "") -> Archive:
     """Read a PyTorch container; the values of its tensors are not read.
 
-    ``member`` is the name of the container inside an outer file; it is put before the names of storages. ``budget``
-    limits the objects of several containers together; by default a container has one of its own.
+    ``member`` is the name of the container inside an outer file; it is put before the names of storages.
 
     Raises:
         NotACheckpoint: it is the tar archive of the first releases.
         UnreadableCheckpoint: it is not a PyTorch container, or it is damaged; the message says where.
     """
-    reader = _Reader(source, f"{member}:" if member else "", member)
-    reader.budget = budget or reader.budget
-    return reader.read()
+    return _Reader(source, f"{member}:" if member else "", member).read()
+
+
+MOST_PICKLES = 1000
+"""Pickles in one file, which ``pickle.dump`` writes one after the other where it is called again on an open file."""
 
 
 class _Reader:
@@ -77,7 +86,7 @@ class _Reader:
         self.depth = depth
         self.flaws: list[Flaw] = []
         self.names: dict[tuple[str, str], Global] = {}
-        self.budget = Budget(source.size)
+        self.budget = source.budget
         self.opcodes = 0
         self.duplicate_keys = 0
         self.table = {**TABLE, ("torch.storage", "_load_from_bytes"): self._load_from_bytes}
@@ -124,15 +133,27 @@ class _Reader:
         cursor = Cursor(self.source)
         try:
             root = self.run(cursor, None)
-        except UnreadableCheckpoint:
+        except UnreadableCheckpoint as error:
+            if not self.names and self.opcodes <= FEWEST_OPCODES:  # three bytes do not prove that it is a pickle
+                raise UnknownFormat(error.message, error.hint) from None
             if JOBLIB_ARRAY not in self.names:
                 raise
             return self._finish("pickle", None)
-        if (rest := self.source.size - cursor.position) > 0:
-            self.flaws.append(
-                Flaw(f"{rest:,} bytes follow the end of the pickle", self.member, cursor.position, self.source.size)
-            )
-        return self._finish("pickle", root)
+        roots, end = [root], cursor.position
+        while starts_pickle(self.source.read(end, min(3, self.source.size - end))):
+            if len(roots) == MOST_PICKLES:
+                raise NotACheckpoint(
+                    f"{self.source.name} is recorded data: more than {MOST_PICKLES:,} pickles, one after the other",
+                    "name the file that the model itself was saved in",
+                )
+            try:
+                roots.append(self.run(cursor, None))
+            except UnreadableCheckpoint:
+                break
+            end = cursor.position
+        if (rest := self.source.size - end) > 0:
+            self.flaws.append(Flaw(f"{rest:,} bytes follow the end of the pickle", self.member, end, self.source.size))
+        return self._finish("pickle", roots if len(roots) > 1 else root)
 
     def _read_zip(self) -> Archive:
         archive = open_archive(self.source)
@@ -148,7 +169,7 @@ class _Reader:
         }
         self.flaws += archive.flaws
         unchecked = self._check_small(members)
-        storages = ZipStorages(self.source.name, members, self.prefix, self.flaws, self.budget)
+        storages = ZipStorages(members, self.prefix, self.flaws, self.budget)
         root = self.run(Cursor(members["data.pkl"].source), storages.find)
         return self._finish("zip", root, tuple(unchecked), members)
 
@@ -165,7 +186,7 @@ class _Reader:
         """Return the object in a file of ``torch.save`` that is a member of this archive."""
         name = f"{self.prefix}{member.name}"
         inner = _Reader(member.source, f"{name}:", name, self.depth + 1)
-        inner.names, inner.budget, inner.flaws = self.names, self.budget, self.flaws
+        inner.names, inner.flaws = self.names, self.flaws
         if recognize_readable(member.source) == "zip":
             return inner._read_zip().root
         return legacy.read(inner, member.source)
@@ -191,11 +212,11 @@ class _Reader:
             name = f"{self.prefix}byte {content.offset}"
             source = content.as_source(f"{self.source.name}, byte {content.offset}")
         elif isinstance(content, bytes):
-            name, source = "", RebuiltBytes(f"{self.source.name}, inside", content)
+            name, source = "", RebuiltBytes(f"{self.source.name}, inside", content, self.budget)
         else:
             raise TypeError("not bytes")
         inner = _Reader(source, f"{name}:" if name else "", self.member, self.depth + 1)
-        inner.names, inner.budget, inner.flaws = self.names, self.budget, self.flaws
+        inner.names, inner.flaws = self.names, self.flaws
         if not legacy.is_legacy(source):
             kind = recognize_readable(source)
             if kind != "zip":
@@ -227,6 +248,7 @@ class _Reader:
             unchecked=unchecked,
             opcodes=self.opcodes,
             members=members or {},
+            budget=self.budget,
         )
 
     def _is_known(self, module: str, name: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle.cursor import Cursor, EndOfPickle
 from checkpoint_doctor.loaders._pickle.machine import Machine
-from checkpoint_doctor.loaders._pickle.objects import Budget, Global, Inert
+from checkpoint_doctor.loaders._pickle.objects import Global, Inert
 from checkpoint_doctor.loaders._pickle.opcodes import ACTIONS, HIGHEST_PROTOCOL
 from checkpoint_doctor.loaders._zip.archive import ZipArchive, is_zip, open_archive
 from checkpoint_doctor.loaders._zip.format import is_tar
@@ -20,6 +20,8 @@ from checkpoint_doctor.sources import MemorySource, Source
 
 TAR_MEMBERS = (b"storages", b"tensors", b"pickle", b"sys_info")
 """Members of the tar archive that PyTorch wrote before 0.1.10."""
+PROTO = 0x80
+"""The opcode that a pickle begins with since protocol 2."""
 FEWEST_OPCODES = 20
 """A text file may begin with a few valid opcodes; a longer run of them is a truncated pickle."""
 
@@ -74,14 +76,19 @@ def _recognize_zip(source: Source, head: bytes) -> str | None:
     return "zip" if find_pickle_member(archive) is not None else None
 
 
+def starts_pickle(head: bytes) -> bool:
+    """Return whether bytes are the first ones of a pickle of protocol 2 or later; protocols 0 and 1 begin like text."""
+    return len(head) > 2 and head[0] == PROTO and 2 <= head[1] <= HIGHEST_PROTOCOL and head[2] in ACTIONS
+
+
 def _is_pickle(source: Source, head: bytes) -> bool:
-    if len(head) > 2 and head[0] == 0x80 and 1 <= head[1] <= HIGHEST_PROTOCOL:
-        return head[2] in ACTIONS
+    if starts_pickle(head):
+        return True
     if not head or head[0] not in b"(]}c)lid":
         return False
     # Protocols 0 and 1 have no signature and may begin like text, so the pickle itself is tried.
     beginning = MemorySource(source.name, source.read(0, min(1 << 16, source.size)))
-    machine = Machine({}, lambda identity: None, Budget(beginning.size))
+    machine = Machine({}, lambda identity: None, beginning.budget)
     try:
         return isinstance(machine.load(Cursor(beginning)), dict | list | tuple | Inert | Global)
     except EndOfPickle:

@@ -16,14 +16,13 @@ from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle.tensors import Memory, PickledStorage, PickledTensor, view
 from checkpoint_doctor.loaders._zip.archive import ZipArchive
 from checkpoint_doctor.loaders._zip.member import Member
+from checkpoint_doctor.sources import read_json
 from checkpoint_doctor.text import shown
 
 WEIGHTS = re.compile(r"(?P<root>(?:.*/)?)data/weights/(?P<model>[^/]+)_weights_config\.json")
 SAVED_WEIGHTS = re.compile(r"(?:.*/)?(?:data/weights/(?P<model>[^/]+)\.pt|serialized_state_dict\.(?:pt|json))")
 """State dicts as PyTorch 2.8, and 2.1 to 2.7, stored them."""
 PROGRAM = re.compile(r"(?:.*/)?(?:models/[^/]+\.json|serialized_exported_program\.json)")
-LONGEST_CONFIG = 64 << 20
-"""Bytes; a tensor takes about 300."""
 
 ELEMENT_TYPES = {
     1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
@@ -86,10 +85,8 @@ def _remember(path: str, stored: Member) -> Memory:
 
 
 def _read_config(member: Member) -> dict[str, Mapping[str, Any]]:
-    if member.size > LONGEST_CONFIG:
-        raise _damaged(member, f"has {member.size:,} bytes; at most {LONGEST_CONFIG:,} are read")
     try:
-        config = json.loads(member.source.read(0, member.size))["config"]
+        config = json.loads(read_json(member.source))["config"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _damaged(member, "is not a JSON object with a config") from None
     if not isinstance(config, dict) or not all(isinstance(entry, dict) for entry in config.values()):

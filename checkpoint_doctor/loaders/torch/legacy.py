@@ -12,11 +12,12 @@ from typing import Any, Protocol
 from checkpoint_doctor.checkpoint import Flaw
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle.cursor import Cursor
-from checkpoint_doctor.loaders._pickle.objects import Budget, Inert
+from checkpoint_doctor.loaders._pickle.objects import Inert
 from checkpoint_doctor.loaders._pickle.tensors import Memory, PickledStorage, PickledTensor
 from checkpoint_doctor.loaders._storage.dtypes import size_of
 from checkpoint_doctor.loaders.torch.storages import LARGEST_STORAGE, parse_storage_id
 from checkpoint_doctor.sources import Section, Source
+from checkpoint_doctor.sources.budget import OBJECTS, Budget
 from checkpoint_doctor.text import shown
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -116,7 +117,7 @@ class _Storages:
         item = size_of(wanted.dtype)
         memory = self._memories.get(key)
         if memory is None:
-            self._reader.budget.count_objects(self._reader.source.name, 4)
+            self._reader.budget.spend(OBJECTS, 4)
             memory = self._memories[key] = Memory(f"{self._reader.prefix}{str(key)[:200]}", wanted.size)
             self._element_sizes[key] = item
         if not wanted.rest or wanted.rest[0] is None:

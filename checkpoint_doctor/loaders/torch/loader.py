@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer, Patch, Skipped, Tensor
 from checkpoint_doctor.errors import NotACheckpoint
-from checkpoint_doctor.loaders._optimizers.state import identify_optimizer, plain
+from checkpoint_doctor.loaders._optimizers.state import identify_optimizer, number_in, plain, shorten
 from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._pickle.modules import attributes_of
 from checkpoint_doctor.loaders.torch.archive import Archive, read_archive
@@ -20,6 +21,7 @@ from checkpoint_doctor.loaders.torch.contents import name_other_content
 from checkpoint_doctor.loaders.torch.parts import find_parts
 from checkpoint_doctor.loaders.torch.state_dicts import Contents, find_contents
 from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources.budget import Budget
 
 SETTINGS = ("hyper_parameters", "hparams", "hyperparameters", "config", "cfg", "args", "opt", "options", "kwargs")
 """Keys under which training code stores its settings."""
@@ -78,7 +80,7 @@ def describe(archive: Archive, format: str) -> Checkpoint:
         UnreadableCheckpoint: a tensor reaches beyond its storage, or the storage beyond the file.
     """
     contents = find_contents(archive)
-    tensors, optimizers, skipped = _name_contents(contents)
+    tensors, optimizers, skipped = _name_contents(contents, archive.budget)
     other = name_other_content(archive.root, tensors, optimizers, archive.pickled_names)
     if other and not optimizers and not skipped and all(name.known for name in archive.pickled_names):
         raise NotACheckpoint(f"{archive.name} {other}", "name the file that the model itself was saved in")
@@ -86,12 +88,13 @@ def describe(archive: Archive, format: str) -> Checkpoint:
     return Checkpoint(
         path=archive.name,
         format=format,
-        tensors=tuple(tensors),
+        # Statistics, data and other arrays are not judged as weights; the file around them is.
+        tensors=() if other else tuple(tensors),
         optimizers=tuple(optimizers),
-        hyperparameters=_settings(top),
+        hyperparameters=_settings(top, archive.budget),
         step=_step(top),
         counters=_counters(top),
-        parts=tuple(find_parts(top)),
+        parts=tuple(find_parts(top, archive.budget)),
         versions=_versions(top),
         metadata={"container": archive.container, **({"content": other} if other else {})},
         flaws=archive.flaws,
@@ -101,7 +104,7 @@ def describe(archive: Archive, format: str) -> Checkpoint:
     )
 
 
-def _name_contents(contents: Contents) -> tuple[list[Tensor], list[Optimizer], list[Skipped]]:
+def _name_contents(contents: Contents, budget: Budget) -> tuple[list[Tensor], list[Optimizer], list[Skipped]]:
     """Return the tensors and optimizers with their names, and what cannot be examined."""
     tensors: list[Tensor] = []
     skipped: list[Skipped] = []
@@ -116,15 +119,15 @@ def _name_contents(contents: Contents) -> tuple[list[Tensor], list[Optimizer], l
         models.setdefault(path, []).append(tensor)
         names.setdefault(id(entry.tensor), name)
     optimizers = [
-        identify_optimizer(found.path or "optimizer", found.state, models, names, found.kind)
+        identify_optimizer(found.path or "optimizer", found.state, models, budget, names, found.kind)
         for found in contents.optimizers
     ]
     return tensors, optimizers, skipped + contents.skipped
 
 
-def _settings(top: Mapping[Any, Any]) -> dict[str, Any]:
+def _settings(top: Mapping[Any, Any], budget: Budget) -> dict[str, Any]:
     settings: dict[str, Any] = {
-        key: value
+        shorten(key): plain(value, budget)
         for key, value in top.items()
         if isinstance(key, str)
         and isinstance(value, bool | int | float | str)
@@ -135,20 +138,20 @@ def _settings(top: Mapping[Any, Any]) -> dict[str, Any]:
     for key in SETTINGS:
         given = top.get(key)
         inner = given if isinstance(given, dict) else attributes_of(given)
-        settings.update({str(name)[:200]: plain(value) for name, value in list(inner.items())[:1000]})
+        settings.update({shorten(name): plain(value, budget) for name, value in islice(inner.items(), 1000)})
     return settings
 
 
 def _step(top: Mapping[Any, Any]) -> int | None:
     for key in STEPS:
-        count = plain(top.get(key))
+        count = number_in(top.get(key))
         if isinstance(count, int) and not isinstance(count, bool):
             return count
     return None
 
 
 def _counters(top: Mapping[Any, Any]) -> dict[str, int]:
-    values = {key: plain(top.get(key)) for key in (*STEPS, "epoch", "epochs")}
+    values = {key: number_in(top.get(key)) for key in (*STEPS, "epoch", "epochs")}
     return {key: value for key, value in values.items() if isinstance(value, int) and not isinstance(value, bool)}
 
 

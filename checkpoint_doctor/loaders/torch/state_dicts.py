@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Skipped
@@ -258,5 +259,5 @@ def _may_be_optimizer(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(_may_be_optimizer(item) for item in value[:16] if not isinstance(item, list | tuple))
     if isinstance(value, Mapping):
-        return is_optimizer(value) or any(is_optimizer(item) for item in list(value.values())[:64])
+        return is_optimizer(value) or any(is_optimizer(item) for item in islice(value.values(), 64))
     return is_optimizer(attributes_of(value))

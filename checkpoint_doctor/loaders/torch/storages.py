@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Flaw
-from checkpoint_doctor.loaders._pickle.objects import Budget
 from checkpoint_doctor.loaders._pickle.tensors import Memory, PickledStorage
 from checkpoint_doctor.loaders._pickle.torch_rebuilders import storage_type
 from checkpoint_doctor.loaders._storage.dtypes import size_of
 from checkpoint_doctor.loaders._zip.member import Member
 from checkpoint_doctor.sources import MemorySource
+from checkpoint_doctor.sources.budget import OBJECTS, Budget
 
 LARGEST_STORAGE = 1 << 59
 """Elements of a storage."""
@@ -53,10 +53,7 @@ def parse_storage_id(identity: Any) -> StorageId:
 class ZipStorages:
     """The storages of a zip: each is a member ``data/<key>``."""
 
-    def __init__(
-        self, title: str, members: Mapping[str, Member], prefix: str, flaws: list[Flaw], budget: Budget
-    ) -> None:
-        self._title = title
+    def __init__(self, members: Mapping[str, Member], prefix: str, flaws: list[Flaw], budget: Budget) -> None:
         self._members = members
         self._prefix = prefix
         self._flaws = flaws
@@ -74,7 +71,7 @@ class ZipStorages:
         key = str(wanted.key)[:200]
         memory = self._memories.get(key)
         if memory is None:
-            self._budget.count_objects(self._title, 4)
+            self._budget.spend(OBJECTS, 4)
             memory = self._memories[key] = self._locate(key, wanted.size)
         return PickledStorage(memory, wanted.dtype, 0, wanted.size)
 

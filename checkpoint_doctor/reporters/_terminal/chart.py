@@ -10,7 +10,7 @@ from rich.text import Text
 
 from checkpoint_doctor.reporters._grouping import FindingGroup, group_findings
 from checkpoint_doctor.reporters._layers import Row, layer_rows
-from checkpoint_doctor.reporters._order import rank, worst_first
+from checkpoint_doctor.reporters._order import rank, worst_last
 from checkpoint_doctor.reporters._terminal.layer_table import draw_layers
 from checkpoint_doctor.reporters._terminal.layout import Column, Layout
 from checkpoint_doctor.reporters._terminal.styles import (
@@ -23,6 +23,7 @@ from checkpoint_doctor.reporters._wording import (
     describe,
     explained_in_words,
     figure,
+    names_in_words,
     one_line,
     particulars,
     parts_in_words,
@@ -30,14 +31,22 @@ from checkpoint_doctor.reporters._wording import (
     shape_in_words,
     subject_of,
     tally,
+    unrecognized_in_words,
+    unsearched_in_words,
 )
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.results.report import Examination, Page, Report, Verdict, hidden_in_words
 from checkpoint_doctor.text import printable, quantity
 
 FINDINGS_SHOWN = 25
 """How many findings of one checkpoint are shown in full, the worst first; the others are counted."""
+
+HEALTHY_LISTED = 5
+"""Of several checkpoints, up to so many healthy ones have a row each; more are counted in one row."""
+
+SAME_LISTED = 12
+"""How many names and patterns are listed of what a finding holds for as well."""
 
 SETTINGS = (
     "learning_rate", "gamma", "batch_size", "n_steps", "n_epochs", "gae_lambda", "ent_coef", "vf_coef",
@@ -50,27 +59,41 @@ def draw(report: Report, page: Page) -> str:
     """Draw the charts of a report.
 
     A single checkpoint always has a chart. Of several, only those with an error, a warning or something that could not
-    be looked at have one, or all on a verbose page; a table of all checkpoints, the worst first, follows.
+    be looked at have one, or all on a verbose page, and a table of all checkpoints follows. The worst come last, where
+    a terminal stops scrolling.
     """
     layout = Layout(page.width, page.color)
     several = len(report.checkpoints) != 1
-    for examination in report.checkpoints:
+    examinations = worst_last(report.checkpoints)
+    for examination in examinations:
         if not several or page.verbose or _needs_attention(examination):
             _draw_chart(layout, examination, page, with_layers=not several or page.verbose)
             if several:
                 layout.line()
-    if several and report.checkpoints:
-        _draw_summary(layout, report)
-    for passed in report.passed_over if page.verbose else ():
-        words = f"{printable(passed.what)} {one_line(passed.why)}"
-        layout.paragraph(_labelled("passed over", words), indent=0, hanging=2)
+    if several and examinations:
+        _draw_summary(layout, examinations, page)
+    _draw_others(layout, report, page)
     remarks = [remark for remark in report.remarks if remark.ignored is None]
-    if remarks:
+    if remarks or report.configuration:
         if report.checkpoints:
             layout.line()
         layout.line(Text("about this run", style="bold"))
+        if report.configuration:
+            layout.paragraph(Text(one_line(report.configuration)), indent=2, hanging=2)
         _draw_findings(layout, rank(remarks), "", page)
     return layout.render()
+
+
+def _draw_others(layout: Layout, report: Report, page: Page) -> None:
+    """Draw what a search passed over, which a verbose page shows, and what it did not look at."""
+    for passed in report.passed_over if page.verbose else ():
+        words = f"{printable(passed.what)} {one_line(passed.why)}"
+        layout.paragraph(_labelled("passed over", words), hanging=2)
+    if report.unrecognized and page.verbose:
+        layout.paragraph(_labelled("passed over", unrecognized_in_words(report)), hanging=2)
+    for words, on_purpose in unsearched_in_words(report, all_names=page.verbose):
+        style = "dim" if on_purpose else VERDICT_STYLES[Verdict.UNREADABLE]
+        layout.paragraph(Text.assemble(("not searched: ", style), words), hanging=2)
 
 
 def _needs_attention(examination: Examination) -> bool:
@@ -106,7 +129,7 @@ def _draw_chart(layout: Layout, examination: Examination, page: Page, *, with_la
         _draw_group(layout, layer, rows.get(layer or ""), members, page, advised)
     rest = [finding for each in groups[len(shown) :] for finding in each.members]
     if rest:
-        counts = Counter(f"{finding.code} {finding.name}" for finding in rest)
+        counts = Counter(finding.title for finding in rest)
         layout.line()
         layout.paragraph(
             Text(
@@ -148,12 +171,12 @@ def _draw_verdict(layout: Layout, examination: Examination, page: Page) -> None:
         for severity, style in SEVERITY_STYLES.items()
         if any(each.severity is severity for each in examination.alerts)
     )
-    hidden = sum(finding.ignored is not None for finding in examination.findings)
-    hint = "" if page.verbose else f" (--verbose shows {'it' if hidden == 1 else 'them'})"
+    hidden = ", ".join(hidden_in_words(examination.hidden - examination.known, examination.known))
+    hint = "" if page.verbose else f" (--verbose shows {'it' if examination.hidden == 1 else 'them'})"
     layout.paragraph(
         Text.assemble(
             counts if counts.plain else ("no findings", "green"),
-            (f"; {hidden:,} hidden by config{hint}" if hidden else "", "dim"),
+            (f"; {hidden}{hint}" if hidden else "", "dim"),
         ),
         indent=2,
         hanging=2,
@@ -166,7 +189,7 @@ def _draw_diagnosis(layout: Layout, diagnosis: Diagnosis, examination: Examinati
     layout.paragraph(
         Text.assemble(
             (f"{SEVERITY_SIGNS[diagnosis.severity]} {diagnosis.severity.label}", f"bold {style}"),
-            (f" {diagnosis.cause}", f"bold {style}"),
+            (f" {diagnosis.title}", f"bold {style}"),
             (f" ({diagnosis.certainty.label})", style),
             f" · {subject_of(diagnosis)}" if diagnosis.subject else "",
         ),
@@ -236,7 +259,7 @@ def _draw_finding_groups(
         layout.paragraph(
             Text.assemble(
                 (f"{SEVERITY_SIGNS[finding.severity]} {finding.severity.label}", f"bold {style}"),
-                (f" {finding.code} {finding.name}{count}", style),
+                (f" {finding.title}{count}", style),
                 subject,
             ),
             indent=2,
@@ -244,7 +267,7 @@ def _draw_finding_groups(
         )
         layout.paragraph(Text(one_line(finding.message)), indent=6)
         if each.others:
-            names = ", ".join(subject_of(other) for other in each.others)
+            names = names_in_words((subject_of(other) for other in each.others), SAME_LISTED)
             layout.paragraph(_labelled("the same holds for", names), indent=6, hanging=2)
         for label, words in particulars(finding, brief=not page.verbose):
             again = label == "advice" and words in advised
@@ -262,7 +285,7 @@ def _draw_hidden(layout: Layout, examination: Examination) -> None:
         layout.line()
     for finding in hidden:
         about = f" · {subject_of(finding)}" if subject_of(finding) else ""
-        text = Text(f"hidden: {finding.severity.label} {finding.code} {finding.name}{about}", style="dim")
+        text = Text(f"hidden: {finding.severity.label} {finding.title}{about}", style="dim")
         layout.paragraph(text.append(f" ({one_line(finding.ignored or '')})"), indent=2, hanging=2)
 
 
@@ -273,23 +296,29 @@ def _draw_versions(layout: Layout, examination: Examination) -> None:
         layout.paragraph(_labelled("saved with", one_line(words)), indent=2, hanging=2)
 
 
-def _draw_summary(layout: Layout, report: Report) -> None:
+def _draw_summary(layout: Layout, examinations: Sequence[Examination], page: Page) -> None:
     columns = (
         Column("verdict", 8), Column("errors", 7, right=True), Column("warnings", 6, right=True),
         Column("notes", 5, right=True), Column("hidden", 4, right=True), Column("checkpoint", 9),
     )  # fmt: skip
-    layout.table(columns, [_summary_cells(each) for each in worst_first(report.checkpoints)], folded=True)
+    healthy = [each for each in examinations if not _needs_attention(each)]
+    folded = len(healthy) > HEALTHY_LISTED and not page.verbose
+    rows = [_summary_cells(each) for each in examinations if not folded or _needs_attention(each)]
+    if folded:
+        words = f"{len(healthy):,} checkpoints without errors and warnings (--verbose lists them)"
+        verdict = Text(VERDICT_WORDS[Verdict.HEALTHY], style=VERDICT_STYLES[Verdict.HEALTHY])
+        rows.insert(0, [verdict, *(Text("–", style="dim") for _ in SEVERITY_STYLES), Text(""), Text(words)])
+    layout.table(columns, rows, folded=True)
 
 
 def _summary_cells(examination: Examination) -> list[Text]:
     counts = Counter(alert.severity for alert in examination.alerts)
-    hidden = sum(finding.ignored is not None for finding in examination.findings)
     return [
         Text(VERDICT_WORDS[examination.verdict], style=VERDICT_STYLES[examination.verdict]),
         *(
             Text(f"{counts[severity]:,}", style=style) if counts[severity] else Text("–", style="dim")
             for severity, style in SEVERITY_STYLES.items()
         ),
-        Text(f"{hidden:,}" if hidden else "", style="dim"),
+        Text(f"{examination.hidden:,}" if examination.hidden else "", style="dim"),
         Text(printable(examination.path)),
     ]

@@ -1,0 +1,142 @@
+"""A diagnosis always arrives: whatever became of the streams, the encoding, the working directory or the patience."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "checkpoint_doctor"]
+NAME = "mödel·模型.zip"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, fixtures: Path) -> Path:
+    shutil.copy(fixtures / "case_1_healthy.zip", tmp_path / "a.zip")
+    shutil.copy(fixtures / "case_1_head_v6.zip", tmp_path / NAME)
+    return tmp_path
+
+
+def shell(folder: Path, command: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a line of the shell in which ``ckdoc`` is a function."""
+    script = f'ckdoc() {{ "{sys.executable}" -m checkpoint_doctor "$@"; }}\n{command}'
+    return subprocess.run(
+        ["bash", "-c", script], cwd=folder, capture_output=True, timeout=60, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        ("ckdoc scan a.zip >&-", 2, "standard output is closed"),
+        ("ckdoc scan a.zip -o r.txt >&-", 0, "18 tensors"),
+        ("ckdoc scan a.zip 2>&-", 0, ""),
+        ("ckdoc scan *模型.zip 2>&-", 1, ""),
+        ("ckdoc scan a.zip <&- >&- 2>&-", 2, ""),
+        ("ckdoc fix a.zip >&-", 2, "standard output is closed"),
+        ("ckdoc rules >&-", 2, "standard output is closed"),
+        ("ckdoc scan a.zip > /dev/full", 2, "no space left"),
+        ("ckdoc scan a.zip 2> /dev/full", 0, ""),
+        ("ckdoc scan missing.zip 2>&-", 2, ""),
+        ("set -o pipefail; ckdoc scan a.zip -f json | true", 141, "closed it"),
+    ],
+)
+def test_closed_streams(command: str, code: int, words: str, folder: Path) -> None:
+    result = shell(folder, command)
+    assert result.returncode == code, result.stderr.decode()
+    said = (result.stdout + result.stderr).decode()
+    assert words in said
+    assert "Traceback" not in said
+    assert "bug" not in said
+    assert "Exception ignored" not in said
+
+
+def test_other_reports_are_written_where_nobody_reads_standard_output(folder: Path) -> None:
+    assert shell(folder, "ckdoc scan a.zip --report json=r.json >&-").returncode == 2
+    assert json.loads((folder / "r.json").read_text())["checkpoints"][0]["verdict"] == "healthy"
+
+
+ENVIRONMENTS = {
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "latin-1": {"PYTHONIOENCODING": "latin-1"},
+    "C": {"LC_ALL": "C"},
+    "plain C": {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+}
+
+
+@pytest.mark.parametrize("encoding", ENVIRONMENTS)
+def test_any_encoding_is_enough(encoding: str, folder: Path) -> None:
+    result = shell(folder, f"ckdoc scan '{NAME}'", **ENVIRONMENTS[encoding])
+    assert result.returncode == 1
+    assert b"ILL" in result.stdout
+    assert b"NRM001" in result.stdout
+    assert b"bug" not in result.stderr
+    assert shell(folder, f"ckdoc fix '{NAME}' -n", **ENVIRONMENTS[encoding]).returncode == 0
+    assert shell(folder, "ckdoc explain NET001", **ENVIRONMENTS[encoding]).returncode == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_programs_read_is_utf_8_in_any_encoding(encoding: str, folder: Path) -> None:
+    [found] = json.loads(shell(folder, f"ckdoc scan '{NAME}' -f json", **ENVIRONMENTS[encoding]).stdout)["checkpoints"]
+    assert found["path"] == NAME
+    [suite] = ElementTree.fromstring(shell(folder, f"ckdoc scan '{NAME}' -f junit", **ENVIRONMENTS[encoding]).stdout)
+    assert suite.get("name") == NAME
+    [repair] = json.loads(shell(folder, f"ckdoc fix '{NAME}' -n -f json", **ENVIRONMENTS[encoding]).stdout)[
+        "operations"
+    ]
+    assert repair["path"] == NAME
+
+
+@pytest.mark.parametrize("command", ["scan a.zip", "scan {0}/a.zip", "fix a.zip", "config"])
+def test_a_deleted_working_directory_is_said(command: str, folder: Path) -> None:
+    result = shell(folder, f"mkdir gone && cd gone && rmdir ../gone && ckdoc {command.format(folder)}")
+    assert result.returncode == 2
+    assert b"the working directory does not exist" in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+def test_an_interruption_of_the_imports_is_one_sentence(tmp_path: Path, fixtures: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    result = subprocess.run(
+        [*COMMAND, "scan", fixtures / "case_1_healthy.zip"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (128 + signal.SIGINT, "ckdoc: interrupted\n")
+
+
+def test_a_missing_library_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('no typer here')\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    result = subprocess.run(
+        [*COMMAND, "rules"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("ckdoc: a part of ckdoc is missing: no typer here\n")
+
+
+def test_a_working_directory_is_no_place_for_plugins(folder: Path) -> None:
+    (folder / "sneaky.py").write_text("raise SystemExit('loaded')\n")
+    (folder / "sneaky-1.0.dist-info").mkdir()
+    (folder / "sneaky-1.0.dist-info" / "entry_points.txt").write_text("[checkpoint_doctor.analyzers]\nx = sneaky\n")
+    (folder / "rich.py").write_text("raise SystemExit('loaded')\n")
+    result = shell(folder, "ckdoc scan a.zip && ckdoc plugins")
+    assert result.returncode == 0, result.stderr
+    assert b"sneaky" not in result.stdout + result.stderr
+    assert b"HEALTHY" in result.stdout
