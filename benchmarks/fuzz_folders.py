@@ -144,13 +144,16 @@ def examine(loaders: list[FolderLoader], place: Path) -> str:
     return "not claimed"
 
 
-def run(inputs: range, seed: int, report: Callable[[str], None]) -> Counter[str]:
-    """Try the inputs of these numbers; return how often each outcome came, defects included."""
+def run(inputs: range, seed: int, report: Callable[[str], None], endings: tuple[str, ...] = ("",)) -> Counter[str]:
+    """Try the inputs of these numbers; return how often each outcome came, defects included.
+
+    ``endings`` are those of the names of the sound folders that the inputs grow from.
+    """
     loaders = [loader for loader in load_loaders() if isinstance(loader, FolderLoader)]
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as temporary:
         place, made = Path(temporary) / "input", Path(temporary) / "made"
         made.mkdir()
-        originals = seeds(made)
+        originals = {name: files for name, files in seeds(made).items() if name.endswith(endings)}
         marker = Path(temporary) / "executed"
         trap = b"cos\nsystem\n(S'touch %s'\ntR." % str(marker).encode()
         report(f"{len(originals)} sound folders, {len(loaders)} loaders")

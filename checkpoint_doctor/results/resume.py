@@ -68,7 +68,7 @@ def find_resumption(checkpoint: Checkpoint, findings: Sequence[Finding]) -> Resu
 
 
 def _concerns_resuming(finding: Finding) -> bool:
-    return finding.ignored is None and (finding.code.startswith("RES") or finding.code in OTHERS)
+    return finding.counts and (finding.code.startswith("RES") or finding.code in OTHERS)
 
 
 def answer(resumption: Resumption | None, findings: Sequence[Finding], alerts: Iterable[Diagnosis | Finding]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._optimizers.state import number_in
+from checkpoint_doctor.loaders._optimizers.state import LARGEST_COUNT, number_in
 from checkpoint_doctor.sources import Source, read_json
 from checkpoint_doctor.text import shown
 
@@ -56,7 +56,7 @@ def read_settings(files: Mapping[str, Mapping[str, Any]]) -> Settings:
     config, adapter, progress = (files.get(name, {}) for name in READ)
     kind = _text(config, "model_type")
     step = progress.get("global_step")
-    if isinstance(step, bool) or not isinstance(step, int):
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < LARGEST_COUNT:
         step = None
     version = _text(config, "transformers_version")
     return Settings(
@@ -83,7 +83,11 @@ def read_counters(state: object) -> dict[str, int]:
     inner = state.get("counters")
     values = {**(inner if isinstance(inner, Mapping) else {}), **state}
     found = {key: number_in(values.get(key)) for key in COUNTERS_OF_RLLIB}
-    return {key: int(value) for key, value in found.items() if isinstance(value, int | float) and value == value // 1}
+    return {
+        key: int(value)
+        for key, value in found.items()
+        if isinstance(value, int | float) and 0 <= value < LARGEST_COUNT and value == value // 1
+    }
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:
