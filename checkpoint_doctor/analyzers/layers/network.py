@@ -12,9 +12,17 @@ from checkpoint_doctor.analyzers._evidence.tables import is_table
 from checkpoint_doctor.analyzers._repairs.recycling import recycle
 from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight, is_padded_head
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
+from checkpoint_doctor.analyzers._zeros.conditions import are_unseen_conditions
 from checkpoint_doctor.analyzers._zeros.learned_weights import learned_weights
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
-from checkpoint_doctor.analyzers._zeros.sparsity import NOTICEABLE, describe_sparsity, is_pruned, scattered_zeros
+from checkpoint_doctor.analyzers._zeros.sparsity import (
+    NOTICEABLE,
+    are_pruned_units,
+    are_removed,
+    describe_sparsity,
+    is_pruned,
+    scattered_zeros,
+)
 from checkpoint_doctor.analyzers._zeros.waiting import WAITING, may_wait
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import FEEDFORWARD, PROJECTIONS, RECURRENT, Kind
@@ -49,7 +57,8 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
         theirs (notes). An embedding's padding row is zero, and so are rows that fill up its table or a head to a
         power of two; pretrained word vectors may lack words, which should be checked. Rows of a table that were never
         looked up, and outgoing columns of units that were never active, are still zero where the layer started at zero
-        (notes), and so are units without incoming weights, bias and outgoing weights: they were removed. Units recycled
+        (notes), and so are units without incoming weights, bias and outgoing weights, which were removed, and units of
+        unknown cause here and there whose biases live, as ``torch.nn.utils.prune`` leaves them. Units recycled
         as in ReDo have zero outgoing columns until the next updates. Grouped and masked layers have zero blocks.
 
     What to do:
@@ -79,12 +88,16 @@ def _find_without_inputs(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, p
     if not units or _is_tied_to_embedding(tensor, checkpoint) or is_padded_head(layer, tensor, units):
         return
     judged, why = judge_zeros(tensor, checkpoint, layer, None if layer.transposed else statistics.zero_rows)
+    is_harmless = (
+        are_removed(layer, units, checkpoint)
+        or are_pruned_units(layer, units, why)
+        or (not layer.transposed and are_unseen_conditions(tensor, units, checkpoint))
+    )
     yield disconnected_units.finding(
         f"{quantity(len(units), 'unit')} of {count:,} {'has' if len(units) == 1 else 'have'} no incoming "
         f"weights: {why.sentence}",
         tensor,
-        severity=_severity(layer, checkpoint, tensor, pruned, why)
-        or (Severity.NOTE if _are_removed(layer, units, checkpoint) else None),
+        severity=Severity.NOTE if is_harmless else _severity(layer, checkpoint, tensor, pruned, why),
         evidence={"units": units, "layer_units": count, "side": "incoming", "cause": why.cause.value},
         repairs=_recycle_constant(layer, tensor, units, checkpoint),
         advice=why.advice if judged else "",
@@ -103,7 +116,7 @@ def _find_without_readers(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, 
         # The last layer of a branch may start at zero, and then keeps the columns of units that were never active.
         (layer.kind in FEEDFORWARD and not layer.followers and why.cause is not Cause.OVERWRITTEN)
         or _are_recycled(layer, tensor, units, checkpoint)
-        or (before is not None and _are_removed(before, units, checkpoint))
+        or (before is not None and are_removed(before, units, checkpoint))
     )
     yield disconnected_units.finding(
         f"{quantity(len(units), 'unit')} of {count:,} that this layer reads "
@@ -120,17 +133,6 @@ def _recycle_constant(layer: Layer, tensor: Tensor, rows: list[int], checkpoint:
         return []
     zero_units = rows if layer.bias is None else [row for row in rows if layer.bias.array[row] == 0]
     return recycle(layer, zero_units, checkpoint)
-
-
-def _are_removed(layer: Layer, units: list[int], checkpoint: Checkpoint) -> bool:
-    """True where units have neither incoming weights nor a bias nor outgoing weights: they were pruned as a whole."""
-    weight, bias = layer.weight, layer.bias
-    readers = [checkpoint.layer_by_name[name].weight for name in layer.followers]
-    if weight is None or layer.transposed or not readers:
-        return False
-    if not set(units) <= set(weight.statistics.zero_rows.tolist()) or (bias is not None and bias.array[units].any()):
-        return False
-    return all(each is not None and set(units) <= set(each.statistics.zero_columns.tolist()) for each in readers)
 
 
 def _is_tied_to_embedding(tensor: Tensor, checkpoint: Checkpoint) -> bool:

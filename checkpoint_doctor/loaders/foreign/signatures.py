@@ -54,8 +54,10 @@ def name_file(source: Source) -> UnreadableCheckpoint:
 
 def _name(source: Source) -> UnreadableCheckpoint:
     if source.size == 0:
-        return UnreadableCheckpoint(
-            f"{source.name} is empty (0 bytes)", "saving or copying it did not finish: take an earlier checkpoint"
+        return UnknownFormat(
+            f"{source.name} is empty (0 bytes)",
+            "saving or copying it did not finish: take an earlier checkpoint",
+            "empty",
         )
     beginning = source.read(0, min(LONGEST_BEGINNING, source.size))
     placeholder = _name_placeholder(source, beginning)
@@ -67,6 +69,7 @@ def _name(source: Source) -> UnreadableCheckpoint:
         return UnknownFormat(
             f"{source.name} begins with {len(beginning):,} zero bytes: its content was never written",
             "take an earlier checkpoint",
+            "zero bytes",
         )
     if was_saved_as_text(beginning):
         return describe_saved_as_text(source)
@@ -93,14 +96,17 @@ def _name_placeholder(source: Source, beginning: bytes) -> UnreadableCheckpoint 
         )
         size = fields.get("size", "")
         amount = f"{int(size):,} bytes" if size.isascii() and size.isdigit() and len(size) < 20 else "unknown size"
-        return UnreadableCheckpoint(
+        return UnknownFormat(
             f"{source.name} is a git-LFS pointer to the checkpoint ({fields.get('oid', 'no oid')[:71]}, {amount}), "
             "not the checkpoint itself",
             "fetch it with git lfs pull",
+            "a git-LFS pointer",
         )
     if source.size < 4096 and b"/annex/objects/" in beginning:
-        return UnreadableCheckpoint(
-            f"{source.name} is a git-annex pointer, not the checkpoint itself", "fetch it with git annex get"
+        return UnknownFormat(
+            f"{source.name} is a git-annex pointer, not the checkpoint itself",
+            "fetch it with git annex get",
+            "a git-annex pointer",
         )
     stripped = beginning.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
     if stripped.startswith((b"<!doctype html", b"<html", b"<head")):
