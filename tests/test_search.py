@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
+from checkpoint_doctor.cli.application import app
 from checkpoint_doctor.cli.scanning import verdict
 from checkpoint_doctor.config.file import load_config
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UsageError
@@ -333,3 +335,13 @@ class TestPatterns:
         with pytest.raises(NothingToExamine) as nothing:
             scan(["data"], config=config)
         assert nothing.value.hint.endswith("2 files and folders not searched")
+
+    def test_the_options_of_the_command_line_reach_the_search(
+        self, models: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for command in ("scan", "fix"):
+            result = CliRunner().invoke(app, [command, "--exclude", "data", "--include", "*.pt", "."])
+            assert result.exit_code == 0, result.output
+            assert "2 checkpoints" in result.output
+            assert "b.pt" not in result.output
+        assert CliRunner().invoke(app, ["scan", "--include", "*.zip", "."]).exit_code != 0
