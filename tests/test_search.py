@@ -235,6 +235,8 @@ def render(report: Report, name: str = "terminal", *, verbose: bool = False) -> 
 
 
 REPORTERS = sorted(discover().reporters)
+NAMING = set(REPORTERS) - {"statistics"}
+"""The reporters that name files; the other one counts."""
 
 
 class TestFoldersThatAreNotSearched:
@@ -252,7 +254,7 @@ class TestFoldersThatAreNotSearched:
         assert report.is_complete
         assert "3 left out" in report.summary_line
         for name in REPORTERS:
-            assert ".old" in render(report, name), name
+            assert (".old" if name in NAMING else "1 note not searched (hidden)") in render(report, name), name
         assert from_json(to_json(report)).unsearched == report.unsearched
 
     def test_loops_of_links_end(self, tmp_path: Path) -> None:
@@ -283,7 +285,7 @@ class TestFoldersThatAreNotSearched:
         assert verdict(report) == 2
         assert "1 unreadable folder" in report.summary_line
         for name in REPORTERS:
-            assert "locked" in render(report, name), name
+            assert "locked" in render(report, name) or name not in NAMING, name
             assert "permission denied" in render(report, name), name
 
     def test_a_folder_with_nothing_else_is_incomplete_too(self, locked: Path) -> None:
