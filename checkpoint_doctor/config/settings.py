@@ -76,6 +76,8 @@ class Section:
     fail_on: str | None = None
     files: tuple[str, ...] = ()
     """What is examined where the command line names nothing; relative to ``folder``."""
+    preview: bool | None = None
+    """Whether the findings of rules and causes in preview count."""
     exclude: tuple[str, ...] = ()
     """Patterns of files and folders that a search leaves out."""
     include: tuple[str, ...] | None = None
@@ -137,14 +139,6 @@ class Settings:
             options.update(section.options.get(rule.code, {}))
         return options
 
-    def severity(self, rule: Rule, found: Severity) -> Severity:
-        """The severity that counts where the rule found one.
-
-        What was set replaces the rule's own severity. Where the evidence argues for a worse one than that, what was set
-        is a minimum: it never makes a finding milder than its evidence.
-        """
-        return self._grade(rule.code, found, rule.severity)
-
     def ignore_reason(self, finding: Finding, path: str) -> str | None:
         """The reason of the first ignore that is about the finding, ``None`` where the finding counts.
 
@@ -158,12 +152,17 @@ class Settings:
         return next((ignore.reason for ignore in hiding), None)
 
     def judge(self, finding: Finding, path: str, usual: Severity | None = None) -> Finding:
-        """Give a finding the severity that counts, and the reason to hide it if there is one.
+        """Give a finding the severity that counts, the reason to hide it if there is one, and whether it counts at all.
 
         ``usual`` is the severity of its rule, where the finding may have another.
         """
         severity = self._grade(finding.code, finding.severity, usual or finding.severity)
-        return replace(finding, severity=severity, ignored=finding.ignored or self.ignore_reason(finding, path))
+        return replace(
+            finding,
+            severity=severity,
+            ignored=finding.ignored or self.ignore_reason(finding, path),
+            preview=finding.preview and not self.preview,
+        )
 
     def judge_diagnoses(
         self, diagnoses: Iterable[Diagnosis], findings: Sequence[Finding], path: str
@@ -187,15 +186,21 @@ class Settings:
         return None
 
     @property
+    def preview(self) -> bool:
+        """Whether the findings of rules and causes in preview count."""
+        return next((each.preview for each in reversed(self.sections) if each.preview is not None), False)
+
+    @property
     def fail_on(self) -> Severity | None:
         """The lowest severity that fails the run, ``None`` where none does."""
         return FAIL_ON[next((each.fail_on for each in reversed(self.sections) if each.fail_on), "error")]
 
-    def fails(self, severity: Severity) -> bool:
-        """True where a finding of that severity fails the run."""
-        return self.fail_on is not None and severity >= self.fail_on
-
     def _grade(self, code: str, found: Severity, usual: Severity) -> Severity:
+        """Return the severity that counts.
+
+        What was set replaces the rule's own severity. Where the evidence argues for a worse one than that, what was set
+        is a minimum: it never makes a finding milder than its evidence.
+        """
         chosen = self._severity(code, found) or found
         return max(chosen, found) if found > usual else chosen
 
