@@ -19,6 +19,7 @@ from checkpoint_doctor.plugins.self_checks import report_crash
 from checkpoint_doctor.results.findings import Finding, by_severity
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict, judge
 from checkpoint_doctor.results.resume import describe_resume
+from checkpoint_doctor.sources import Unsearched
 from checkpoint_doctor.sources.search import Criteria, Found, find_candidates
 from checkpoint_doctor.text import quantity
 
@@ -96,7 +97,7 @@ def scan(
             examination = _unreadable(candidate.path, error)
         except UnknownFormat as error:
             if not candidate.is_expected:
-                passed_over.append(Skipped(candidate.path, error.message.removeprefix(f"{candidate.path} ")))
+                found.unsearched.append(Unsearched(candidate.path, error.what))
                 continue
             examination = _unreadable(candidate.path, error)
         examinations.append(examination)

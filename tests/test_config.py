@@ -22,7 +22,7 @@ from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.config.unused import remark_unmatched_paths, remark_unused_ignores
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins.catalogue import discover
-from checkpoint_doctor.plugins.rule import rule
+from checkpoint_doctor.plugins.rule import Rule, rule
 from checkpoint_doctor.plugins.self_checks import RULES as OWN_RULES
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Report, Verdict
@@ -163,16 +163,18 @@ class TestSelection:
 class TestSeverity:
     def test_a_severity_replaces_the_one_that_was_found(self, folder: Path) -> None:
         settings = load('[severity]\nZER003 = "error"').for_path("model.zip")
-        assert settings.severity(zero_bias, Severity.NOTE) is Severity.ERROR
-        assert settings.severity(dormant_units, Severity.NOTE) is Severity.NOTE
         assert settings.judge(finding(), "model.zip").severity is Severity.ERROR
+        assert settings.judge(finding(code="NET001"), "model.zip").severity is Severity.WARNING
 
     def test_no_severity_makes_a_finding_milder_than_its_evidence(self, folder: Path) -> None:
         settings = load('[severity]\nNET001 = "warning"\nZER003 = "note"').for_path("model.zip")
-        argued = [settings.severity(dormant_units, each) for each in (Severity.NOTE, Severity.WARNING, Severity.ERROR)]
-        assert argued == [Severity.WARNING, Severity.WARNING, Severity.ERROR]
-        argued = [settings.severity(zero_bias, each) for each in (Severity.NOTE, Severity.WARNING, Severity.ERROR)]
-        assert argued == [Severity.NOTE, Severity.NOTE, Severity.ERROR]
+
+        def judged(rule: Rule) -> list[Severity]:
+            found = [replace(finding(code=rule.code), severity=each) for each in Severity]
+            return [settings.judge(each, "model.zip", rule.severity).severity for each in found]
+
+        assert judged(dormant_units) == [Severity.WARNING, Severity.WARNING, Severity.ERROR]
+        assert judged(zero_bias) == [Severity.NOTE, Severity.NOTE, Severity.ERROR]
         found = replace(finding(), severity=Severity.ERROR)
         assert settings.judge(found, "model.zip", Severity.WARNING).severity is Severity.ERROR
 
@@ -182,15 +184,15 @@ class TestSeverity:
             '[paths."runs/old".severity]\nZER003 = "note"'
         )
         found = {
-            path: config.for_path(path).severity(zero_bias, Severity.WARNING)
+            path: config.for_path(path).judge(finding(), path).severity
             for path in ("a.pt", "runs/a.pt", "runs/old/a.pt")
         }
         assert list(found.values()) == [Severity.ERROR, Severity.WARNING, Severity.NOTE]
 
     @pytest.mark.parametrize(("word", "fails"), [("error", "E"), ("warning", "WE"), ("note", "NWE"), ("never", "")])
     def test_fail_on_is_the_least_severity_that_fails(self, folder: Path, word: str, fails: str) -> None:
-        settings = load(f'fail-on = "{word}"').for_path("model.zip")
-        assert {each.name[0] for each in Severity if settings.fails(each)} == set(fails)
+        least = load(f'fail-on = "{word}"').fail_on
+        assert {each.name[0] for each in Severity if least is not None and each >= least} == set(fails)
 
 
 class TestOptions:

@@ -159,8 +159,8 @@ class TestContent:
         (tmp_path / "volume.raw").write_bytes(b"\x80\x04\x98" + np.random.default_rng(0).bytes(5000))
         report = scan([tmp_path])
         assert [Path(each.path).name for each in report.checkpoints] == ["model.pt"]
-        assert "is not a readable pickle" in report.passed_over[0].why
-        (tmp_path / "volume.raw").rename(tmp_path / "volume.pkl")
+        assert [each.why for each in report.unsearched] == ["of an unknown format"]
+        (tmp_path / "volume.raw").rename(tmp_path / "volume.pt")
         assert len(scan([tmp_path]).checkpoints) == 2
 
     def test_all_other_files_are_counted_by_their_ending_and_not_read(
@@ -196,9 +196,27 @@ class TestContent:
         (tmp_path / "tokens.bin").write_bytes(np.arange(50_000, 60_000, dtype=np.uint16).tobytes())
         report = scan([tmp_path])
         assert [Path(each.path).name for each in report.checkpoints] == ["pytorch_model.bin"]
-        assert "has an unknown format" in report.passed_over[0].why
+        assert [Path(each.path).name for each in report.unsearched] == ["tokens.bin"]
+        assert all("tokens.bin: of an unknown format" in render(report, name) for name in ("terminal", "markdown"))
         (named,) = scan([tmp_path / "tokens.bin"]).checkpoints
         assert named.verdict is Verdict.UNREADABLE
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"", bytes(99), b"version https://git-lfs.github.com/spec/v1\noid a\nsize 3\n"],
+        ids=["empty", "zeros", "pointer"],
+    )
+    def test_what_is_in_the_place_of_a_checkpoint_is_unreadable_where_the_name_promises_one(
+        self, content: bytes, tmp_path: Path
+    ) -> None:
+        save_model(tmp_path / "model.pt")
+        expected = ["a.pth.tar", "b.zip", "c.ckpt", "d.safetensors", "pytorch_model-1-of-2.bin", "pytorch_model.bin"]
+        other = ["a.tar", "b.pkl", "c.p", "train.bin"]
+        for name in (*expected, *other):
+            (tmp_path / name).write_bytes(content)
+        report = scan([tmp_path])
+        assert [Path(each.path).name for each in report.checkpoints if each.is_unreadable] == expected
+        assert [Path(each.path).name for each in report.unsearched] == other
 
     def test_a_blob_of_a_cache_is_examined_under_the_name_that_links_to_it(self, tmp_path: Path) -> None:
         (tmp_path / "blobs").mkdir()

@@ -175,7 +175,7 @@ def has_left_initial_interval(checkpoint: Checkpoint) -> bool:
         if layer.kind not in DENSE or weight is None or bias is None or not bias.statistics.absmax or not weight.size:
             continue
         counted += 1
-        bound = 1.02 * (weight.size / weight.shape[0]) ** -0.5
+        bound = 1.02 * max(weight.fan_in, 1) ** -0.5
         left += max(weight.statistics.absmax, bias.statistics.absmax) > bound
     return 2 * left > counted
 
@@ -196,12 +196,20 @@ def was_drawn_wide(tensor: Tensor, checkpoint: Checkpoint) -> bool:
 def is_fresh_part(finding: Finding, symptoms: Symptoms, checkpoint: Checkpoint) -> bool:
     """Return whether an OPT010 is about a part that is as drawn, and not about single vectors that were written.
 
-    Fresh matrices are one. So are gains of 1 beside biases of 0 in the same block, which is how blocks begin.
+    Fresh matrices are one. So are gains of 1 beside biases of 0 in the same block, which is how blocks begin. The
+    layers of a plain chain are no block.
     """
     fresh = [checkpoint.by_name[name] for name in names_of(finding) & checkpoint.by_name.keys()]
-    blocks = {tensor.name.rsplit(".", 2)[0] for tensor in fresh if tensor.name.count(".") > 1}
+    blocks = {block for tensor in fresh if (block := _block_of(checkpoint.layer_of[tensor.name].name))}
     zero = symptoms.of("ZER003", cause=OVERWRITTEN)
     return any(len(tensor.shape) > 1 for tensor in fresh) or any(about(zero, blocks))
+
+
+def _block_of(layer: str) -> str:
+    """Return the name of the block that a layer is a part of: of named parts, or a numbered one; empty without one."""
+    block, _, part = layer.rpartition(".")
+    is_chain = part.isdigit() and not block.rpartition(".")[2].isdigit()
+    return "" if is_chain else block
 
 
 def are_most_of_a_kind(findings: Iterable[Finding], checkpoint: Checkpoint) -> bool:

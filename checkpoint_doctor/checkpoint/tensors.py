@@ -9,6 +9,7 @@ from math import prod
 
 from numpy.typing import NDArray
 
+from checkpoint_doctor.layers import is_kernel
 from checkpoint_doctor.statistics.tensors import TensorStatistics, measure
 from checkpoint_doctor.statistics.values import Values
 
@@ -31,6 +32,9 @@ class Tensor:
     is_buffer: bool = False
     """True where the file marks it as a buffer and not a parameter."""
 
+    known_as: str = ""
+    """The name that its layer is inferred from, where the file's own name says less: ``0.kernel`` for ``arr_0``."""
+
     same_as: Tensor | None = None
     """Another tensor known to have the same numbers, which is measured in place of this one."""
 
@@ -48,6 +52,12 @@ class Tensor:
     def size(self) -> int:
         """Number of entries."""
         return prod(self.shape)
+
+    @property
+    def fan_in(self) -> int:
+        """Entries of a matrix or kernel that each output has, by its name: kernels have their outputs last."""
+        outputs = self.shape[-1 if is_kernel(self.known_as or self.name) else 0]
+        return self.size // outputs if outputs else 0
 
     @property
     def is_floating(self) -> bool:

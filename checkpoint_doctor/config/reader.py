@@ -22,7 +22,7 @@ SEVERITIES: Mapping[str, Severity | None] = {**{each.label: each for each in rev
 SECTION_KEYS = ("select", "ignore", "severity", "options")
 """What may be set for all checkpoints or for some paths."""
 
-FILE_KEYS = (*SECTION_KEYS, "fail-on", "exclude", "include", "paths")
+FILE_KEYS = (*SECTION_KEYS, "fail-on", "files", "exclude", "include", "paths")
 """What may be set at the top of a file."""
 
 IGNORE_KEYS = ("code", "path", "tensor", "reason")
@@ -98,7 +98,8 @@ class Reader:
             raise refuse(self._place("fail-on"), "severity", fail_on, FAIL_ON)
         general = self._read_section({key: table[key] for key in SECTION_KEYS if key in table}, "", None, fail_on)
         exclude, include = (self._strings(table[key], key) if key in table else None for key in ("exclude", "include"))
-        sections = [replace(general, exclude=exclude or (), include=include)]
+        files = self._strings(table["files"], "files") if "files" in table else ()
+        sections = [replace(general, files=files, exclude=exclude or (), include=include)]
         for pattern, values in self._table(table.get("paths", {}), "paths").items():
             key = f'paths."{pattern}"'
             if "fail-on" in self._table(values, key):

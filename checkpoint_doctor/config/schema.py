@@ -52,6 +52,8 @@ def _describe_effective(settings: Settings, rules: Sequence[Rule]) -> Iterator[R
     fail_on = next((each for each in sections if each.fail_on), None)
     yield Row("fail-on", fail_on.fail_on if fail_on else "error", fail_on.origin if fail_on else DEFAULT)
     for section in settings.sections:
+        if section.files:
+            yield Row("files", list(section.files), section.origin)
         if section.exclude:
             yield Row("exclude", list(section.exclude), section.origin)
     include = next((each for each in sections if each.include is not None), None)
@@ -129,6 +131,10 @@ def build_schema(rules: Sequence[Rule], causes: Sequence[Cause] = ()) -> dict[st
                     "description": "The lowest severity that fails the run.",
                     "enum": list(FAIL_ON),
                     "default": "error",
+                },
+                "files": {
+                    "description": "What `ckdoc scan` examines where the command line names nothing.",
+                    **_one_or_more({"type": "string", "minLength": 1}),
                 },
                 "exclude": {
                     "description": "Files and folders that a search leaves out.",

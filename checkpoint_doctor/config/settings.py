@@ -6,6 +6,7 @@ ones win, and each knows where it comes from. Files are read in ``config.file`` 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -73,6 +74,8 @@ class Section:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Code to option to value."""
     fail_on: str | None = None
+    files: tuple[str, ...] = ()
+    """What is examined where the command line names nothing; relative to ``folder``."""
     exclude: tuple[str, ...] = ()
     """Patterns of files and folders that a search leaves out."""
     include: tuple[str, ...] | None = None
@@ -134,14 +137,6 @@ class Settings:
             options.update(section.options.get(rule.code, {}))
         return options
 
-    def severity(self, rule: Rule, found: Severity) -> Severity:
-        """The severity that counts where the rule found one.
-
-        What was set replaces the rule's own severity. Where the evidence argues for a worse one than that, what was set
-        is a minimum: it never makes a finding milder than its evidence.
-        """
-        return self._grade(rule.code, found, rule.severity)
-
     def ignore_reason(self, finding: Finding, path: str) -> str | None:
         """The reason of the first ignore that is about the finding, ``None`` where the finding counts.
 
@@ -188,11 +183,12 @@ class Settings:
         """The lowest severity that fails the run, ``None`` where none does."""
         return FAIL_ON[next((each.fail_on for each in reversed(self.sections) if each.fail_on), "error")]
 
-    def fails(self, severity: Severity) -> bool:
-        """True where a finding of that severity fails the run."""
-        return self.fail_on is not None and severity >= self.fail_on
-
     def _grade(self, code: str, found: Severity, usual: Severity) -> Severity:
+        """Return the severity that counts.
+
+        What was set replaces the rule's own severity. Where the evidence argues for a worse one than that, what was set
+        is a minimum: it never makes a finding milder than its evidence.
+        """
         chosen = self._severity(code, found) or found
         return max(chosen, found) if found > usual else chosen
 
@@ -225,6 +221,12 @@ class Config:
     def files(self) -> Sequence[str]:
         """The files that sections come from."""
         return list(dict.fromkeys(each.origin for each in self.sections if each.origin != COMMAND_LINE))
+
+    @property
+    def examined(self) -> Sequence[str]:
+        """The files, folders and globs to examine where the command line names nothing."""
+        chosen = next((each for each in reversed(self.sections) if each.files), None)
+        return [os.path.join(chosen.folder, file) for file in chosen.files] if chosen else []
 
     def excludes(self, path: str) -> str:
         """Return why a search leaves out the file or folder at a path; empty where it does not."""

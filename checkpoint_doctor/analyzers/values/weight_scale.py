@@ -101,7 +101,7 @@ def _smaller_than_their_steps(weights: Sequence[Tensor], checkpoint: Checkpoint,
 def _is_vanished(tensor: Tensor, gain: float, rms: float) -> bool:
     if tensor.statistics.nonfinite:
         return False
-    return _rms(tensor) < rms and _rms(tensor) * sqrt(tensor.size // tensor.shape[0]) < gain
+    return _rms(tensor) < rms and _rms(tensor) * sqrt(tensor.fan_in) < gain
 
 
 def _report_vanished(tensor: Tensor, checkpoint: Checkpoint) -> Finding:

@@ -78,7 +78,8 @@ def describe(archive: Archive, format: str) -> Checkpoint:
     """
     contents = find_contents(archive)
     tensors, optimizers, skipped = _name_contents(contents, archive.budget)
-    other = name_other_content(archive.root, tensors, optimizers, archive.pickled_names)
+    is_pickle = archive.container == "pickle"
+    other = name_other_content(archive.root, tensors, optimizers, archive.pickled_names, is_pickle=is_pickle)
     if other and not optimizers and not skipped and all(name.known for name in archive.pickled_names):
         raise NotACheckpoint(f"{archive.name} {other}", "name the file that the model itself was saved in")
     top = archive.root if isinstance(archive.root, dict) else {}
