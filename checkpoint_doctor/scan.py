@@ -249,7 +249,7 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
         claims, crashes = collect_claims(checkpoint, findings, catalogue.causes)
     findings += [settings.judge(each, checkpoint.path) for each in crashes]
     findings.sort(key=by_severity)
-    chosen = choose_diagnoses(claims, findings)
+    chosen = choose_diagnoses(claims, findings, with_preview=settings.preview)
     diagnoses, judged = settings.judge_diagnoses(chosen, findings, checkpoint.path)
     return Examination(
         path=checkpoint.path,

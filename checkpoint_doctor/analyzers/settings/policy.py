@@ -147,7 +147,7 @@ def target_network(checkpoint: Checkpoint, *, unrelated: float = 0.2, least_upda
             )
             continue
         copies = [(checkpoint.by_name[target], checkpoint.by_name[online]) for target, online in names.items()]
-        updates = max((checkpoint.updates_of(online) or 0 for online in names.values()), default=0)
+        updates = max(checkpoint.updates_of(online) or 0 for online in names.values())
         if (
             updates >= least_updates
             and not any(map(name_of_average, names))
