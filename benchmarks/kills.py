@@ -118,12 +118,22 @@ def status_of(folder: Path) -> dict[str, tuple[int, ...]]:
     return {name: (each.st_ino, each.st_size, each.st_mtime_ns, each.st_mode) for name, each in found.items()}
 
 
+def heed_interruptions() -> None:
+    """Undo what a shell does to programs in the background, which then ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def stop_once(scene: Scene, folder: Path, name: str, moment: float) -> Iterator[str]:
     """Run a scene, stop it, and yield what is wrong with what is left; also what counts and is not wrong."""
     scene.fill(folder)
     inputs, before = read_folder(folder), status_of(folder)
     process = subprocess.Popen(
-        [*COMMAND, *scene.arguments], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *scene.arguments],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interruptions,
     )
     time.sleep(moment)
     process.send_signal(SIGNALS[name])
@@ -182,11 +192,11 @@ def main() -> int:
                     counts[name, found] += 1
                     if found.isupper():
                         print(f"trial {number}: {scene.name}, {name} after {moment:.3f} s: {found}", flush=True)
-            if number % 50 == 0:
-                print(f"{number} of {len(trials)}", flush=True)
-    for name in SIGNALS:
-        words = ", ".join(f"{count} {found}" for (each, found), count in sorted(counts.items()) if each == name)
-        print(f"{name}: {words}")
+            if number % 50 == 0 or number == len(trials):
+                print(f"{number} of {len(trials)}")
+                for each in SIGNALS:
+                    found = [f"{count} {words}" for (of, words), count in sorted(counts.items()) if of == each]
+                    print(f"  {each}: {', '.join(found)}", flush=True)
     return int(any(found.isupper() for _, found in counts))
 
 

@@ -134,12 +134,16 @@ class FixResult:
     @property
     def lasting(self) -> tuple[Diagnosis, ...]:
         """The diagnoses of what is repaired whose cause a repair does not remove, or that are still made afterwards."""
-        still = {each.cause for each in self.after.diagnoses if each.severity > Severity.NOTE} if self.after else set()
+        still = (
+            {each.cause for each in self.after.diagnoses if each.severity > Severity.NOTE and not each.preview}
+            if self.after
+            else set()
+        )
         return tuple(each for each in self.treated if each.prognosis is not Prognosis.CURED or each.cause in still)
 
     def leaves_illness(self, fail_on: Severity | None) -> bool:
         """Return whether something remains that fails a run: an alert, or the cause of what was repaired."""
-        shown = [finding for finding in self.remaining if finding.ignored is None]
+        shown = [finding for finding in self.remaining if finding.counts]
         alerts: Sequence[Alert] = self.after.alerts if self.after else shown
         return fail_on is not None and (bool(self.lasting) or any(alert.severity >= fail_on for alert in alerts))
 
@@ -321,9 +325,11 @@ class FixRun:
 
 
 def _find_treated(before: Examination, plan: Plan) -> Iterator[Diagnosis]:
-    """Yield the diagnoses of findings that a plan repairs."""
+    """Yield the diagnoses of findings that a plan repairs, without those in preview."""
     fixed = {id(finding) for finding in plan.fixed}
     for diagnosis in before.diagnoses:
+        if diagnosis.preview:
+            continue
         explained = (before.findings[position] for position in diagnosis.explains)
         if any(id(finding) in fixed for finding in explained):
             yield diagnosis

@@ -230,21 +230,26 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
     Raises:
         UnreadableCheckpoint: the bytes of a tensor that a rule needs cannot be read.
     """
+    import numpy as np
+
     findings: list[Finding] = []
     asked = [rule for rule in catalogue.rules if settings.selects(rule)]
-    for rule in asked:
-        try:
-            found = list(rule.examine(checkpoint, settings.options(rule)))
-        except (UnreadableCheckpoint, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # a rule may even call sys.exit
-            findings.append(settings.judge(report_crash(rule, error), checkpoint.path))
-            continue
-        findings += [settings.judge(_with_layer(each, checkpoint), checkpoint.path, rule.severity) for each in found]
-    claims, crashes = collect_claims(checkpoint, findings, catalogue.causes)
+    # What is reckoned with damaged numbers overflows or is NaN, and the rules go on from there.
+    with np.errstate(all="ignore"):
+        for rule in asked:
+            try:
+                found = list(rule.examine(checkpoint, settings.options(rule)))
+            except (UnreadableCheckpoint, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # a rule may even call sys.exit
+                findings.append(settings.judge(report_crash(rule, error), checkpoint.path))
+                continue
+            judged_by = checkpoint.path, rule.severity
+            findings += [settings.judge(_with_layer(each, checkpoint), *judged_by) for each in found]
+        claims, crashes = collect_claims(checkpoint, findings, catalogue.causes)
     findings += [settings.judge(each, checkpoint.path) for each in crashes]
     findings.sort(key=by_severity)
-    chosen = choose_diagnoses(claims, findings)
+    chosen = choose_diagnoses(claims, findings, with_preview=settings.preview)
     diagnoses, judged = settings.judge_diagnoses(chosen, findings, checkpoint.path)
     return Examination(
         path=checkpoint.path,

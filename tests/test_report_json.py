@@ -127,7 +127,7 @@ def test_the_names_other_programs_depend_on():
     assert checkpoint["findings"][3] == {
         "code": "ZER003", "name": "zero-bias", "severity": "error", "tensor": "actor.mu.bias", "layer": "actor.mu",
         "message": ZERO_BIAS.message, "evidence": {"zero_fraction": 1.0, "cause": "overwritten", "updates": 990000},
-        "advice": "Look for code that resets biases after training.", "fix": "safe", "ignored": None,
+        "advice": "Look for code that resets biases after training.", "fix": "safe", "ignored": None, "preview": False,
         "diagnosis": None,
     }  # fmt: skip
 

@@ -11,6 +11,7 @@ from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import DENSE, NORMS
 from checkpoint_doctor.plugins.cause import Symptoms
 from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.statistics.values import as_real
 
 _TAKES_TURNS = re.compile(r"(?:expert|head|task|adapter|branch|member|domain)\w*?[._](\d+)(?=[._]|$)", re.IGNORECASE)
 """Names of parts of which not all are used for every input, with the number of the part."""
@@ -136,7 +137,7 @@ def rows_were_trained_apart(name: str, checkpoint: Checkpoint, finding: Finding 
     second = moments.second if moments else None
     if second is None or len(second.shape) < 2 or second.shape[0] < 2 or second.statistics.nonfinite:
         return None
-    totals = second.array.astype(np.float64).reshape(second.shape[0], -1).sum(axis=1)
+    totals = as_real(second.array).reshape(second.shape[0], -1).sum(axis=1)
     if not totals.any():
         return None
     groups = (finding.evidence.get("groups") if finding else None) or [range(len(totals))]
@@ -240,7 +241,7 @@ def has_torn_page(tensor: Tensor) -> bool:
 
 def has_overflowed(finding: Finding, checkpoint: Checkpoint) -> bool:
     """Return whether a VAL001 is about infinities in float16, whose largest number is 65,504."""
-    tensor = checkpoint.by_name.get(finding.tensor or "")
+    tensor = checkpoint.find_tensor(finding.tensor)
     infinite = finding.evidence.get("infinite")
     return tensor is not None and tensor.dtype == "float16" and isinstance(infinite, int) and infinite > 0
 

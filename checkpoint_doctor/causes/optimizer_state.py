@@ -173,6 +173,6 @@ def _underflowing(symptoms: Symptoms, checkpoint: Checkpoint) -> list[Finding]:
 
 
 def _is_learned_and_all_nan(finding: Finding, checkpoint: Checkpoint) -> bool:
-    tensor = checkpoint.by_name.get(finding.tensor or "")
+    tensor = checkpoint.find_tensor(finding.tensor)
     is_statistic = finding.tensor is not None and finding.tensor.endswith(("running_mean", "running_var"))
     return tensor is not None and not is_statistic and tensor.statistics.nan == tensor.statistics.count

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from checkpoint_doctor.plugins.rule import Rule
 
 
+PREVIEW = "(in preview) "
+"""Before the summary of what is new and does not count yet."""
+
+
 class Listing(str, Enum):
     """How a list is printed."""
 
@@ -40,6 +44,7 @@ def rules(format: ListingOption = Listing.TABLE) -> None:
                 "code": rule.code,
                 "name": rule.name,
                 "severity": rule.severity.label,
+                "preview": rule.preview,
                 "summary": rule.summary,
                 "fix": rule.fix.value if rule.fix else None,
                 "options": dict(rule.options),
@@ -52,7 +57,10 @@ def rules(format: ListingOption = Listing.TABLE) -> None:
 
     show_table(
         ("code", "name", "severity", "finds"),
-        [(rule.code, rule.name, rule.severity.label, rule.summary) for rule in catalogue.rules],
+        [
+            (rule.code, rule.name, rule.severity.label, f"{PREVIEW if rule.preview else ''}{rule.summary}")
+            for rule in catalogue.rules
+        ],
         whole=("code", "name", "severity"),
     )
 
@@ -68,6 +76,7 @@ def causes(format: ListingOption = Listing.TABLE) -> None:
                 "name": cause.name,
                 "summary": cause.summary,
                 "prognosis": cause.prognosis.value,
+                "preview": cause.preview,
                 "package": cause.package,
             }
             for cause in known
@@ -77,7 +86,7 @@ def causes(format: ListingOption = Listing.TABLE) -> None:
 
     show_table(
         ("cause", "fix", "is"),
-        [(cause.name, cause.prognosis.value, cause.summary) for cause in known],
+        [(cause.name, cause.prognosis.value, f"{PREVIEW if cause.preview else ''}{cause.summary}") for cause in known],
         whole=("cause", "fix"),
     )
 

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.options import ConfigFile, Exclude, FailOn, Ignore, Include, Jobs, Quiet, Traceback, Uris
+from checkpoint_doctor.cli.options import (
+    ConfigFile,
+    Exclude,
+    FailOn,
+    Ignore,
+    Include,
+    Jobs,
+    Preview,
+    Quiet,
+    Traceback,
+    Uris,
+)
 from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, conclude, is_terminal, page_width, say, say_document
 from checkpoint_doctor.cli.scanning import prepare
 from checkpoint_doctor.text import printable
@@ -56,6 +67,7 @@ def fix(
         ),
     ] = None,
     config: ConfigFile = "",
+    preview: Preview = False,
     jobs: Jobs = 0,
     quiet: Quiet = False,
     traceback: Traceback = False,
@@ -65,7 +77,7 @@ def fix(
     from checkpoint_doctor.fix import FixOptions
     from checkpoint_doctor.fix import fix as repair
 
-    catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include)
+    catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include, preview=preview)
     options = FixOptions(recycle, unsafe, seed, notes=bool(select), force=force, dry_run=dry_run, output=output)
     with show_progress(quiet=quiet) as on_progress:
         results = repair(

@@ -42,6 +42,9 @@ Include = Annotated[
 ConfigFile = Annotated[
     str, typer.Option("--config", metavar="FILE", help="Use this configuration file instead of the nearest.")
 ]
+Preview = Annotated[
+    bool, typer.Option("--preview", help="Let the findings of rules and causes in preview count, as they will.")
+]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=0, metavar="N", help="Number of threads; 0 is one per core.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and the closing line.")]
 Traceback = Annotated[bool, typer.Option("--traceback", help="Show a traceback if ckdoc itself fails.")]

@@ -15,6 +15,7 @@ from checkpoint_doctor.cli.options import (
     Ignore,
     Include,
     Jobs,
+    Preview,
     Quiet,
     ScannedUris,
     Traceback,
@@ -67,6 +68,7 @@ def scan(
         typer.Option(help="Lowest severity that fails the run; error unless configured.", show_default=False),
     ] = None,
     config: ConfigFile = "",
+    preview: Preview = False,
     baseline: Annotated[str, typer.Option(metavar="FILE", help="Hide the findings that this baseline contains.")] = "",
     write_baseline: Annotated[
         str, typer.Option(metavar="FILE", help="Write all findings to this file as a baseline.")
@@ -86,7 +88,7 @@ def scan(
     from checkpoint_doctor.cli.progress import show_progress
     from checkpoint_doctor.scan import scan as examine
 
-    catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include)
+    catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include, preview=preview)
     uris = uris or list(settings.examined)
     if not uris:
         raise UsageError(
@@ -165,6 +167,8 @@ def prepare(
     fail_on: FailOn | None,
     exclude: list[str] | None,
     include: list[str] | None,
+    *,
+    preview: bool,
 ) -> tuple[Catalogue, Config]:
     """Find the plugins, warn of those that are left out, and read the configuration with the command line on top.
 
@@ -183,6 +187,7 @@ def prepare(
         select=split_selectors(select),
         ignore=split_selectors(ignore),
         fail_on=fail_on.value if fail_on else None,
+        preview=preview or None,
         exclude=exclude or (),
         include=include or (),
     )

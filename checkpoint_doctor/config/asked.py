@@ -60,6 +60,8 @@ def _list_silenced(report: Report, config: Config, rules: Sequence[Rule], sectio
     changed = {code for each in sections for code in each.options}
     if changed:
         yield f"options of {', '.join(sorted(changed))} set"
+    if any(each.exclude or each.include is not None for each in sections):
+        yield "files of a search left out by exclude or include"
     if config.fail_on is None and any(each.fail_on == "never" for each in sections):
         yield "fail-on never"
 

@@ -26,6 +26,7 @@ def load_config(
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
     fail_on: str | None = None,
+    preview: bool | None = None,
     exclude: Sequence[str] = (),
     include: Sequence[str] = (),
 ) -> Config:
@@ -33,7 +34,8 @@ def load_config(
 
     Without ``file`` the nearest ``ckdoc.toml`` or ``pyproject.toml`` with a section ``[tool.ckdoc]`` counts, from
     ``start`` upward. ``select`` and ``ignore`` name rules by code, by the beginning of a code or by name; ``ignore``
-    names causes too. ``exclude`` adds to the file's patterns, ``include`` replaces them.
+    names causes too. ``exclude`` adds to the file's patterns, ``include`` replaces them. ``preview`` says whether the
+    findings of rules and causes in preview count.
 
     Raises:
         UsageError: the file cannot be read, was found and is not to be trusted, or something in it or on the command
@@ -49,6 +51,7 @@ def load_config(
         select=tuple(names.read_selector(each, "--select") for each in select) or None,
         deselect=tuple(names.read_ignored(each, "--ignore") for each in ignore),
         fail_on=fail_on,
+        preview=preview,
         exclude=tuple(exclude),
         include=tuple(include) or None,
     )

@@ -22,7 +22,7 @@ SEVERITIES: Mapping[str, Severity | None] = {**{each.label: each for each in rev
 SECTION_KEYS = ("select", "ignore", "severity", "options")
 """What may be set for all checkpoints or for some paths."""
 
-FILE_KEYS = (*SECTION_KEYS, "fail-on", "files", "exclude", "include", "paths")
+FILE_KEYS = (*SECTION_KEYS, "fail-on", "preview", "files", "exclude", "include", "paths")
 """What may be set at the top of a file."""
 
 IGNORE_KEYS = ("code", "path", "tensor", "reason")
@@ -96,16 +96,20 @@ class Reader:
         fail_on = table.get("fail-on")
         if fail_on is not None and (not isinstance(fail_on, str) or fail_on not in FAIL_ON):
             raise refuse(self._place("fail-on"), "severity", fail_on, FAIL_ON)
+        preview = table.get("preview")
+        if preview is not None and not isinstance(preview, bool):
+            raise self._fault("preview", f"{_show(preview)} is neither true nor false", "write preview = true")
         general = self._read_section({key: table[key] for key in SECTION_KEYS if key in table}, "", None, fail_on)
         exclude, include = (self._strings(table[key], key) if key in table else None for key in ("exclude", "include"))
         files = self._strings(table["files"], "files") if "files" in table else ()
-        sections = [replace(general, files=files, exclude=exclude or (), include=include)]
+        sections = [replace(general, preview=preview, files=files, exclude=exclude or (), include=include)]
         for pattern, values in self._table(table.get("paths", {}), "paths").items():
             key = f'paths."{pattern}"'
-            if "fail-on" in self._table(values, key):
-                raise self._fault(
-                    f"{key}.fail-on", "fail-on is for the whole run", "set severities for these paths instead"
-                )
+            for name in ("fail-on", "preview"):
+                if name in self._table(values, key):
+                    raise self._fault(
+                        f"{key}.{name}", f"{name} is for the whole run", "set severities for these paths instead"
+                    )
             self._check_keys(values, SECTION_KEYS, key)
             sections.append(self._read_section(values, key + ".", pattern, None))
         return tuple(sections)

@@ -51,6 +51,8 @@ def _describe_effective(settings: Settings, rules: Sequence[Rule]) -> Iterator[R
             yield Row("--ignore", list(section.deselect), section.origin)
     fail_on = next((each for each in sections if each.fail_on), None)
     yield Row("fail-on", fail_on.fail_on if fail_on else "error", fail_on.origin if fail_on else DEFAULT)
+    preview = next((each for each in sections if each.preview is not None), None)
+    yield Row("preview", bool(preview and preview.preview), preview.origin if preview else DEFAULT)
     for section in settings.sections:
         if section.files:
             yield Row("files", list(section.files), section.origin)
@@ -135,6 +137,11 @@ def build_schema(rules: Sequence[Rule], causes: Sequence[Cause] = ()) -> dict[st
                 "files": {
                     "description": "What `ckdoc scan` examines where the command line names nothing.",
                     **_one_or_more({"type": "string", "minLength": 1}),
+                },
+                "preview": {
+                    "description": "Whether the findings of rules and causes in preview count.",
+                    "type": "boolean",
+                    "default": False,
                 },
                 "exclude": {
                     "description": "Files and folders that a search leaves out.",

@@ -76,6 +76,8 @@ class Section:
     fail_on: str | None = None
     files: tuple[str, ...] = ()
     """What is examined where the command line names nothing; relative to ``folder``."""
+    preview: bool | None = None
+    """Whether the findings of rules and causes in preview count."""
     exclude: tuple[str, ...] = ()
     """Patterns of files and folders that a search leaves out."""
     include: tuple[str, ...] | None = None
@@ -150,12 +152,17 @@ class Settings:
         return next((ignore.reason for ignore in hiding), None)
 
     def judge(self, finding: Finding, path: str, usual: Severity | None = None) -> Finding:
-        """Give a finding the severity that counts, and the reason to hide it if there is one.
+        """Give a finding the severity that counts, the reason to hide it if there is one, and whether it counts at all.
 
         ``usual`` is the severity of its rule, where the finding may have another.
         """
         severity = self._grade(finding.code, finding.severity, usual or finding.severity)
-        return replace(finding, severity=severity, ignored=finding.ignored or self.ignore_reason(finding, path))
+        return replace(
+            finding,
+            severity=severity,
+            ignored=finding.ignored or self.ignore_reason(finding, path),
+            preview=finding.preview and not self.preview,
+        )
 
     def judge_diagnoses(
         self, diagnoses: Iterable[Diagnosis], findings: Sequence[Finding], path: str
@@ -177,6 +184,11 @@ class Settings:
                 if section.hides_diagnosis(ignore, diagnosis, findings, path):
                     return ignore.reason
         return None
+
+    @property
+    def preview(self) -> bool:
+        """Whether the findings of rules and causes in preview count."""
+        return next((each.preview for each in reversed(self.sections) if each.preview is not None), False)
 
     @property
     def fail_on(self) -> Severity | None:

@@ -5,12 +5,16 @@ compete for the rest. A claim is better than another where it is more certain, a
 explains more: the errors count first, then the warnings, then the notes. A cause that only names an outcome
 (``is_outcome``) comes after all others. A claim whose proofs all belong to better claims falls, and a finding that
 nobody claims stays without a diagnosis.
+
+A cause in preview sees all findings and competes for what is left, and its diagnosis takes no finding away. The others
+do not see the findings of rules in preview, so that nothing new decides.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
 from checkpoint_doctor.checkpoint import Checkpoint
@@ -31,10 +35,14 @@ def collect_claims(
     Raises:
         UnreadableCheckpoint: the bytes of a tensor that a cause needs cannot be read.
     """
-    symptoms = Symptoms(finding for finding in findings if finding.ignored is None and not finding.is_about_ckdoc)
+    everything = [finding for finding in findings if finding.ignored is None and not finding.is_about_ckdoc]
+    shown = {True: Symptoms(everything), False: Symptoms(each for each in everything if each.counts)}
     claims: list[Claim] = []
     crashes = []
-    for cause in causes if symptoms else ():
+    for cause in causes:
+        symptoms = shown[cause.preview]
+        if not symptoms:
+            continue
         try:
             claims += list(cause.claims(checkpoint, symptoms))
         except (UnreadableCheckpoint, KeyboardInterrupt):
@@ -44,10 +52,24 @@ def collect_claims(
     return claims, crashes
 
 
-def choose_diagnoses(claims: Sequence[Claim], findings: Sequence[Finding]) -> tuple[Diagnosis, ...]:
-    """Return the diagnoses that win, the worst first. Each of the findings belongs to one of them at most."""
+def choose_diagnoses(
+    claims: Sequence[Claim], findings: Sequence[Finding], *, with_preview: bool = False
+) -> tuple[Diagnosis, ...]:
+    """Return the diagnoses that win, the worst first. Each of the findings belongs to one of them at most.
+
+    Causes in preview compete last, and their diagnoses are marked, unless ``with_preview`` lets them count.
+    """
+    unexplained = {id(finding) for finding in findings}
+    first = [claim for claim in claims if with_preview or not claim.cause.preview]
+    last = [claim for claim in claims if not with_preview and claim.cause.preview]
+    chosen = _compete(first, findings, unexplained)
+    chosen += [replace(each, preview=True) for each in _compete(last, findings, unexplained)]
+    return tuple(sorted(chosen, key=by_severity_and_certainty))
+
+
+def _compete(claims: Sequence[Claim], findings: Sequence[Finding], unexplained: set[int]) -> list[Diagnosis]:
+    """Return the diagnoses that win, and take what they explain out of what is unexplained."""
     positions = {id(finding): position for position, finding in enumerate(findings)}
-    unexplained = set(positions)
     chosen = []
     # The best first; among equal ones the first. What a claim explains can only become less while it waits, so only the
     # foremost is weighed again.
@@ -64,7 +86,7 @@ def choose_diagnoses(claims: Sequence[Claim], findings: Sequence[Finding]) -> tu
         explained = [each for each in (*claim.proof, *claim.consequences) if id(each) in unexplained]
         unexplained -= {id(each) for each in explained}
         chosen.append(_diagnose(claim, explained, positions))
-    return tuple(sorted(chosen, key=by_severity_and_certainty))
+    return chosen
 
 
 def _weigh(claim: Claim, unexplained: set[int]) -> tuple[int, ...]:

@@ -78,6 +78,8 @@ class Cause:
     explain: Callable[[Checkpoint, Symptoms], Iterable[Claim]]
     prognosis: Prognosis
     is_outcome: bool = False
+    preview: bool = False
+    """True for one minor version after it arrived: its diagnoses are shown and do not count."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -161,7 +163,7 @@ class Cause:
 
 
 def cause(
-    name: str, prognosis: Prognosis, *, is_outcome: bool = False
+    name: str, prognosis: Prognosis, *, is_outcome: bool = False, preview: bool = False
 ) -> Callable[[Callable[[Checkpoint, Symptoms], Iterable[Claim]]], Cause]:
     """Declare a cause: decorate a generator of claims and get the ``Cause`` under the same name.
 
@@ -170,13 +172,15 @@ def cause(
         prognosis: what ``ckdoc fix`` can do about it, unless a claim says otherwise.
         is_outcome: True for what became of units or values, such as ``exploded``. It only explains what no other cause
             does, whatever its certainty.
+        preview: True for the minor version that the cause arrives with: its diagnoses are shown beside the findings
+            that they explain, which go on counting by themselves, unless ``--preview`` lets it compete.
 
     Raises:
         ValueError: the name is not in kebab case.
     """
 
     def declare(explain: Callable[[Checkpoint, Symptoms], Iterable[Claim]]) -> Cause:
-        return Cause(name, explain, prognosis, is_outcome)
+        return Cause(name, explain, prognosis, is_outcome, preview)
 
     return declare
 

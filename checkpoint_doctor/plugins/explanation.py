@@ -28,6 +28,8 @@ FAMILIES = {
 }
 """What the three letters of a code stand for."""
 
+_PREVIEW = " · **in preview**: shown, and counted only with `--preview`"
+
 _FIXES = {
     Safety.SAFE: "`ckdoc fix` repairs it",
     Safety.ON_REQUEST: "`ckdoc fix --recycle` repairs it",
@@ -61,7 +63,7 @@ def explain_rule(rule: Rule) -> str:
         "",
         rule.summary,
         "",
-        f"**Severity** {rule.severity.label} · **Family** {name_family(rule)} · "
+        f"**Severity** {rule.severity.label}{_PREVIEW if rule.preview else ''} · **Family** {name_family(rule)} · "
         f"**Repair** {describe_repair(rule)} · **Package** {rule.package}",
     ]
     for heading in SECTIONS:
@@ -107,7 +109,7 @@ def explain_cause(cause: Cause) -> str:
         "",
         cause.summary,
         "",
-        f"**Repair** {PROGNOSES[cause.prognosis]} · **Package** {cause.package}",
+        f"**Repair** {PROGNOSES[cause.prognosis]} · **Package** {cause.package}{_PREVIEW if cause.preview else ''}",
     ]
     for heading, body in cause.sections.items():
         lines += ["", f"## {heading}", "", body]

@@ -38,6 +38,8 @@ class Rule:
     check: Callable[..., Iterable[Finding]]
     fix: Safety | None = None
     identity: Identity = field(default_factory=Identity)
+    preview: bool = False
+    """True for one minor version after it arrived: its findings are shown and do not count."""
 
     def __post_init__(self) -> None:
         if not _CODE.fullmatch(self.code):
@@ -127,6 +129,7 @@ class Rule:
             fix=min((repair.safety for repair in repairs), key=order.index, default=None),
             advice=advice,
             identity=self.identity,
+            preview=self.preview,
         )
 
 
@@ -140,6 +143,7 @@ def rule(
     part: tuple[str, ...] = (),
     worse: tuple[str, ...] = (),
     group_by: tuple[str, ...] | None = None,
+    preview: bool = False,
 ) -> Callable[[Callable[..., Iterable[Finding]]], Rule]:
     """Declare a rule: decorate a generator of findings and get the ``Rule`` under the same name.
 
@@ -153,13 +157,15 @@ def rule(
         worse: evidence that is worse when it is more: a larger number, a longer list. A known finding whose evidence
             grows counts again.
         group_by: evidence that several findings must share to be shown as one; ``None`` where each is shown by itself.
+        preview: True for the minor version that the rule arrives with: its findings are shown, and count only where
+            ``--preview`` asks for it.
 
     Raises:
         ValueError: the code is not three capitals and three digits, or the name is not in kebab case.
     """
 
     def declare(check: Callable[..., Iterable[Finding]]) -> Rule:
-        return Rule(code, name, severity, on, check, fix, Identity(part, worse, group_by))
+        return Rule(code, name, severity, on, check, fix, Identity(part, worse, group_by), preview)
 
     return declare
 

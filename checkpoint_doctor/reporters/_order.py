@@ -35,11 +35,11 @@ def rank(findings: Iterable[Finding]) -> list[Finding]:
 def rank_all(report: Report) -> list[tuple[Examination, Alert]]:
     """Return every diagnosis and every finding without one, with its checkpoint.
 
-    The worst of all come first and the hidden ones last.
+    The worst of all come first, then those in preview, and the hidden ones last.
     """
     pairs: list[tuple[Examination, Alert]] = []
     for examination in report.checkpoints:
         explained = examination.diagnosis_of
         pairs += [(examination, diagnosis) for diagnosis in examination.diagnoses]
         pairs += [(examination, each) for place, each in enumerate(examination.findings) if place not in explained]
-    return sorted(pairs, key=lambda pair: (pair[1].ignored is not None, -pair[1].severity))
+    return sorted(pairs, key=lambda pair: (pair[1].ignored is not None, pair[1].preview, -pair[1].severity))

@@ -67,8 +67,9 @@ def headline(alert: Alert) -> str:
 
 
 def title_of(alert: Alert) -> str:
-    """Return ``ZER003 zero-bias`` of a finding, ``unscaled-inputs (proven)`` of a diagnosis."""
-    return f"{alert.title} ({alert.certainty.label})" if isinstance(alert, Diagnosis) else alert.title
+    """Return ``ZER003 zero-bias`` of a finding, ``unscaled-inputs (proven)`` of a diagnosis; and what is in preview."""
+    title = f"{alert.title} ({alert.certainty.label})" if isinstance(alert, Diagnosis) else alert.title
+    return f"{title}, in preview" if alert.preview else title
 
 
 def explained_in_words(diagnosis: Diagnosis, examination: Examination) -> str:

@@ -66,6 +66,7 @@ def _annotate(report: Report) -> Iterator[tuple[str, str]]:
     for examination, alert in rank_all(report):
         if alert.ignored is None:
             level = "error" if alert in examination.crashes else _LEVELS[alert.severity]
+            level = "notice" if alert.preview else level
             message = _message(alert, examination)
             yield level, _command(level, message, file=_file(examination), title=title_of(alert))
     for remark in report.remarks:

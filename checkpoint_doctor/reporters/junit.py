@@ -147,7 +147,9 @@ def _causes_of(examination: Examination | None) -> Mapping[int, str]:
     """Return which cause explains a finding, by the finding's ``id``."""
     if examination is None:
         return {}
-    return {id(examination.findings[each]): one.title for one in examination.diagnoses for each in one.explains}
+    return {
+        id(examination.findings[each]): examination.diagnoses[at].title for each, at in examination.diagnosis_of.items()
+    }
 
 
 def _write_details(alert: Alert, examination: Examination | None = None) -> str:

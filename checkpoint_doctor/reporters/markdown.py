@@ -97,7 +97,7 @@ def _write_examination(examination: Examination) -> Iterator[str]:
         return
     yield f"{_escape(describe(examination))}: {tally(examination.alerts) or 'no findings'}\n"
     for diagnosis in examination.diagnoses:
-        if diagnosis.ignored is None:
+        if diagnosis.counts:
             yield _write_alert(diagnosis, examination)
             yield f"  - explains {_escape(explained_in_words(diagnosis, examination))}"
             for position in diagnosis.explains:
@@ -105,6 +105,8 @@ def _write_examination(examination: Examination) -> Iterator[str]:
                 yield f"    - {_head(finding)}: {_escape(finding.message)}"
     for finding in rank(examination.unexplained):
         yield _write_alert(finding)
+    for alert in examination.in_preview:
+        yield f"- in preview, not counted: {_head(alert)}: {_escape(alert.message)}"
     for finding in rank(each for each in examination.findings if each.ignored is not None):
         yield f"- hidden: {_head(finding)}: {_escape(finding.ignored or '')}"
     for skipped in examination.skipped:

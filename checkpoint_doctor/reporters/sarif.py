@@ -25,6 +25,7 @@ from checkpoint_doctor.reporters._wording import (
     unsearched_in_words,
 )
 from checkpoint_doctor.results.diagnosis import Diagnosis
+from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.identity import identify, identify_diagnosis
 from checkpoint_doctor.results.json import plain, write_json
 from checkpoint_doctor.results.report import Alert, Examination, Page, Report
@@ -161,13 +162,14 @@ def _write_result(
     result: dict[str, Any] = {
         "ruleId": identity.code,
         **({"ruleIndex": positions[identity.code]} if identity.code in positions else {}),
-        "level": alert.severity.label,
+        "level": Severity.NOTE.label if alert.preview else alert.severity.label,
         "message": {"text": join_sentences(headline(alert), one_line(alert.advice))},
         "locations": [_write_location(examination.path, _logical_location(alert, examination))],
         "partialFingerprints": {"primaryLocationLineHash": f"{key}:{repetitions[key]}"},
         "properties": {
             "name": alert.cause if isinstance(alert, Diagnosis) else alert.name,
             "evidence": _shorten_lists(plain(alert.evidence)),
+            **({"preview": True} if alert.preview else {}),
             **(
                 {"certainty": alert.certainty.label, "prognosis": alert.prognosis.value, "remedy": alert.remedy}
                 if isinstance(alert, Diagnosis)

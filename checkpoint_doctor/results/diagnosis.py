@@ -62,6 +62,13 @@ class Diagnosis:
     prognosis: Prognosis = Prognosis.POINTLESS
     ignored: str | None = None
     """The reason given for hiding it, ``None`` where it counts."""
+    preview: bool = False
+    """True where its cause is in preview: it is shown, and the findings that it explains count by themselves."""
+
+    @property
+    def counts(self) -> bool:
+        """True where it is neither hidden nor in preview."""
+        return self.ignored is None and not self.preview
 
     @property
     def title(self) -> str:

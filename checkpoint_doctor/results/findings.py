@@ -83,8 +83,15 @@ class Finding:
     """What to change in the training code or the data."""
     ignored: str | None = None
     """The reason given for hiding it, ``None`` where it counts."""
+    preview: bool = False
+    """True where its rule is in preview: it is shown, and decides nothing."""
     identity: Identity = field(default_factory=Identity, repr=False, compare=False)
     """What its rule declares about sameness, growth and grouping."""
+
+    @property
+    def counts(self) -> bool:
+        """True where it is neither hidden nor in preview."""
+        return self.ignored is None and not self.preview
 
     @property
     def is_about_ckdoc(self) -> bool:

@@ -155,6 +155,7 @@ def _write_finding(finding: Finding) -> dict[str, Any]:
         "advice": finding.advice,
         "fix": finding.fix.value if finding.fix else None,
         "ignored": finding.ignored,
+        "preview": finding.preview,
     }
 
 
@@ -172,6 +173,7 @@ def _write_diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
         "prognosis": diagnosis.prognosis.value,
         "explains": list(diagnosis.explains),
         "ignored": diagnosis.ignored,
+        "preview": diagnosis.preview,
     }
 
 

@@ -180,6 +180,7 @@ def _read_diagnosis(fields: _Fields, findings: int) -> Diagnosis:
         remedy=fields.take("remedy", str, ""),
         prognosis=fields.choose("prognosis", _PROGNOSES),
         ignored=fields.take("ignored", str, None),
+        preview=fields.take("preview", bool, False),
     )
 
 
@@ -220,4 +221,5 @@ def _read_finding(fields: _Fields) -> Finding:
         fix=fields.choose("fix", _SAFETIES, None),
         advice=fields.take("advice", str, ""),
         ignored=fields.take("ignored", str, None),
+        preview=fields.take("preview", bool, False),
     )

@@ -56,9 +56,9 @@ Alert = Diagnosis | Finding
 
 def list_alerts(findings: Sequence[Finding], diagnoses: Sequence[Diagnosis]) -> list[Alert]:
     """Return the diagnoses that count, and after them the findings that count and that no diagnosis explains."""
-    explained = {position for diagnosis in diagnoses for position in diagnosis.explains}
+    explained = {position for each in diagnoses if not each.preview for position in each.explains}
     alerts: list[Alert] = [*diagnoses, *(each for position, each in enumerate(findings) if position not in explained)]
-    return [alert for alert in alerts if alert.ignored is None]
+    return [alert for alert in alerts if alert.counts]
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,14 @@ class Examination:
 
     @property
     def counted(self) -> Iterator[Finding]:
-        """The findings that are not hidden."""
-        return (finding for finding in self.findings if finding.ignored is None)
+        """The findings that are neither hidden nor in preview."""
+        return (finding for finding in self.findings if finding.counts)
+
+    @property
+    def in_preview(self) -> Sequence[Alert]:
+        """The diagnoses and findings of causes and rules in preview that nothing hides: shown, and not counted."""
+        alerts: list[Alert] = [*self.diagnoses, *self.findings]
+        return [alert for alert in alerts if alert.preview and alert.ignored is None]
 
     @property
     def alerts(self) -> Sequence[Alert]:
@@ -162,8 +168,10 @@ class Examination:
 
     @cached_property
     def diagnosis_of(self) -> Mapping[int, int]:
-        """Position of a finding to the position of the diagnosis that explains it."""
-        return {finding: index for index, each in enumerate(self.diagnoses) for finding in each.explains}
+        """Position of a finding to the position of the diagnosis that explains it, and counts in its place."""
+        return {
+            finding: index for index, each in enumerate(self.diagnoses) if not each.preview for finding in each.explains
+        }
 
     @property
     def hidden(self) -> int:
@@ -230,7 +238,7 @@ class Report:
     @property
     def diagnoses(self) -> Sequence[Diagnosis]:
         """All diagnoses that count, in report order."""
-        return [each for examination in self.checkpoints for each in examination.diagnoses if each.ignored is None]
+        return [each for examination in self.checkpoints for each in examination.diagnoses if each.counts]
 
     @property
     def alerts(self) -> Sequence[Alert]:
@@ -240,7 +248,7 @@ class Report:
 
     def fails(self, alert: Alert) -> bool:
         """True for a diagnosis or a finding that counts and is at or above ``fail_on``."""
-        return alert.ignored is None and self.fail_on is not None and alert.severity >= self.fail_on
+        return alert.counts and self.fail_on is not None and alert.severity >= self.fail_on
 
     @property
     def failed(self) -> bool:
@@ -300,6 +308,7 @@ class Report:
         """What was examined and found, as in ``32 tensors, 41 rules, 2 findings, 1 hidden by config``."""
         several = len(self.checkpoints) != 1
         unseen = sum(len(each.skipped) for each in self.checkpoints)
+        in_preview = sum(len(each.in_preview) for each in self.checkpoints)
         return ", ".join(
             [
                 *([f"{quantity(len(self.checkpoints), 'checkpoint')}{self._tally}"] if several else []),
@@ -307,6 +316,7 @@ class Report:
                 quantity(self.rules, "rule"),
                 quantity(len(self.findings), "finding"),
                 *([quantity(len(self.diagnoses), "diagnosis", "diagnoses")] if self.diagnoses else []),
+                *([f"{in_preview:,} in preview"] if in_preview else []),
                 *hidden_in_words(self.hidden - self.known, self.known),
                 *([f"{unseen:,} not looked at"] if unseen else []),
                 *([f"{self.unreadable:,} unreadable"] if self.unreadable and not several else []),

@@ -33,9 +33,7 @@ def describe_resume(checkpoint: Checkpoint, findings: Sequence[Finding]) -> str:
         f" and {quantity(len(rates) - 2, 'other')}" if rates[2:] else ""
     )
     text = f"{where} with a learning rate of {shown}" if rates else where
-    found = [
-        each for each in findings if each.ignored is None and (each.code[:3] == "RES" or each.code in OF_OPTIMIZERS)
-    ]
+    found = [each for each in findings if each.counts and (each.code[:3] == "RES" or each.code in OF_OPTIMIZERS)]
     if not found:
         return text
     titles = ", ".join(dict.fromkeys(f"{each.code} {each.name}" for each in found))

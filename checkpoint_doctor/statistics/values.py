@@ -61,6 +61,12 @@ class InMemory:
         return self.array.copy()
 
 
+def as_real(numbers: NDArray) -> NDArray:
+    """Return numbers in double precision; of complex ones the magnitudes, as in the statistics."""
+    with np.errstate(invalid="ignore", over="ignore"):  # signalling NaN, and magnitudes beyond the largest number
+        return np.abs(numbers).astype(np.float64) if numbers.dtype.kind == "c" else numbers.astype(np.float64)
+
+
 def median(numbers: NDArray) -> float:
     """Return the median of a non-empty array of finite numbers.
 

@@ -77,7 +77,7 @@ def find_initial_parameters(
     sorted_ = InitialParameters()
     for index in group.indices:
         moments = optimizer.parameters[index]
-        tensor = checkpoint.by_name.get(moments.tensor or "")
+        tensor = checkpoint.find_tensor(moments.tensor)
         if tensor is None:
             return None
         if was_trained(tensor, checkpoint) and tensor.size:
@@ -142,6 +142,6 @@ def _is_uniform(tensor: Tensor, limit: float) -> bool:
 def matrices_of(optimizer: Optimizer, checkpoint: Checkpoint) -> Iterator[tuple[int, Tensor, Layer]]:
     """Yield the position, tensor and layer of each named parameter with two axes or more."""
     for moments in optimizer.parameters:
-        tensor = checkpoint.by_name.get(moments.tensor or "")
+        tensor = checkpoint.find_tensor(moments.tensor)
         if tensor is not None and len(tensor.shape) > 1 and tensor.size:
             yield moments.index, tensor, checkpoint.layer_of[tensor.name]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from checkpoint_doctor.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import FEEDFORWARD, NORMS, is_kernel
+from checkpoint_doctor.statistics.values import as_real
 
 FEWEST_DRAWS = 128
 """Entries from which a weight's distribution tells an initialisation from training."""
@@ -118,7 +119,7 @@ def _is_normal(tensor: Tensor) -> bool:
         return False
     if abs(statistics.mean) > STANDARD_ERRORS * statistics.std / draws:
         return False
-    scaled = (tensor.array.astype(np.float64).reshape(rows, columns) - statistics.mean) / statistics.std
+    scaled = (as_real(tensor.array).reshape(rows, columns) - statistics.mean) / statistics.std
     if abs(float((scaled**4).mean()) - 3) > STANDARD_ERRORS * sqrt(24) / draws:
         return False
     largest = float(np.linalg.svd(scaled, compute_uv=False)[0]) / (sqrt(rows) + sqrt(columns))
@@ -222,7 +223,7 @@ def _is_orthogonal(tensor: Tensor, largest: int = 4096) -> bool:
 
 
 def _has_orthogonal_lines(lines: NDArray, tolerance: float) -> bool:
-    wide = lines.astype(np.float64)
+    wide = as_real(lines)
     gram = wide @ wide.T
     scale = float(np.trace(gram)) / len(gram)
     return scale > 0 and bool(np.abs(gram - scale * np.eye(len(gram))).max() < tolerance * scale)

@@ -11,7 +11,7 @@ from checkpoint_doctor.analyzers._zeros.by_design import is_fixed_transform
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import PROJECTIONS
-from checkpoint_doctor.statistics.values import distinct, median
+from checkpoint_doctor.statistics.values import as_real, distinct, median
 
 PRUNED_SHARE = 0.5
 """Share of a model's large weights with scattered zeros from which the model counts as pruned. A fault affects one
@@ -74,7 +74,7 @@ def describe_sparsity(tensor: Tensor, layer: Layer, checkpoint: Checkpoint, why:
     array = tensor.array
     return (
         _name_pattern((array != 0).reshape(array.shape[0], -1))
-        or _name_distribution(np.abs(array[array != 0].astype(np.float64)), tensor)
+        or _name_distribution(np.abs(as_real(array[array != 0])), tensor)
         or _name_mask(array == 0, checkpoint)
     )
 

@@ -23,6 +23,8 @@ from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.text import estimate, quantity
 
+_MOST_UPDATES = 1e15
+"""The most updates that are spoken of: moments that do not decay tell of no end."""
 _LARGE_INPUTS = 10.0
 """RMS of a layer's inputs from which they may make its units dormant; the inputs of published agents lie below 6."""
 
@@ -171,12 +173,13 @@ def _updates_since(activity: GradientActivity) -> str:
 
 def _round(updates: float) -> int:
     """Round to two digits, since the number is an estimate."""
-    return int(float(f"{max(updates, 1.0):.1e}"))
+    return int(float(f"{min(max(updates, 1.0), _MOST_UPDATES):.1e}"))
 
 
 def _round_down(updates: float) -> int:
     """Round down to one digit, since the number is a lower bound."""
-    size: int = 10 ** int(log10(max(updates, 1.0)))
+    updates = min(max(updates, 1.0), _MOST_UPDATES)
+    size: int = 10 ** int(log10(updates))
     return int(updates) // size * size
 
 

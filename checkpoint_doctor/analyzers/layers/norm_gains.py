@@ -14,7 +14,7 @@ from checkpoint_doctor.layers import NORMS, Kind
 from checkpoint_doctor.layers.init_rules import NORM_GAIN, fill_zeros
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
-from checkpoint_doctor.statistics.values import median
+from checkpoint_doctor.statistics.values import as_real, median
 
 
 @rule(
@@ -100,19 +100,19 @@ def _are_zero_centred(checkpoint: Checkpoint, kind: Kind) -> bool:
 
 
 def _is_around_zero(gain: Tensor) -> bool:
-    values = gain.array[gain.array != 0].astype(np.float64)
+    values = as_real(gain.array[gain.array != 0])
     return bool(values.size) and median(np.abs(values)) < 0.5 and bool((values < 0).any())
 
 
 def _is_penalized(gain: Tensor, limit: float = 0.25) -> bool:
     """True where the median of the other gains is far below 1 too: a penalty shrinks all, and zeros are its end."""
-    values = np.abs(gain.array[gain.array != 0].astype(np.float64))
+    values = np.abs(as_real(gain.array[gain.array != 0]))
     return bool(values.size) and median(values) < limit
 
 
 def _shrinks_gradually(gain: Tensor) -> bool:
     """True where gains lead down to the zero ones without a gap, as a penalty on gains leaves them."""
-    values = np.abs(gain.array[gain.array != 0].astype(np.float64))
+    values = np.abs(as_real(gain.array[gain.array != 0]))
     return bool(values.size) and float(values.min()) < 0.05 * median(values)
 
 
@@ -143,7 +143,7 @@ def _is_slimmed(checkpoint: Checkpoint) -> bool:
 def _is_decayed(layer: Layer) -> bool:
     """True where the bias of each zero gain is almost zero: weight decay shrank both in an unused channel."""
     gain, bias = layer.weight, layer.bias
-    if gain is None or bias is None:
+    if gain is None or bias is None or gain.shape != bias.shape:
         return False
     return bool((np.abs(bias.array[gain.array == 0]) < 1e-3).all())
 

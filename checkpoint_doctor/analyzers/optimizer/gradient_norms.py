@@ -108,7 +108,7 @@ def _starved_components(optimizer: Optimizer, checkpoint: Checkpoint, smallest: 
     steps: dict[str, list[float]] = {}
     tensors: dict[str, list[str]] = {}
     for moments in optimizer.parameters:
-        tensor = checkpoint.by_name.get(moments.tensor or "")
+        tensor = checkpoint.find_tensor(moments.tensor)
         if tensor is None or len(tensor.shape) < 2 or (moments.step or 0) < _FEWEST_UPDATES:
             continue
         relative = relative_step(moments, optimizer)

@@ -14,6 +14,7 @@ from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import LEARNED_MATRICES, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.statistics.values import as_real
 
 _STATISTIC = re.compile(r"(^|[._])(mean|(?<!log_)std|var|variance|scale|shift|offset|minimum|maximum|min|max)s?$")
 """Names of vectors that describe data and are not learned."""
@@ -133,7 +134,7 @@ def value_spike(
         return
     if not tensor.is_floating or statistics.nonfinite or not _may_have_spike(tensor, ratio):
         return
-    magnitudes = np.abs(tensor.array.astype(np.float64)).reshape(-1)
+    magnitudes = np.abs(as_real(tensor.array)).reshape(-1)
     next_largest = _largest_below_gap(magnitudes, ratio)
     if next_largest is None:
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ LIKE_PARAMETER = (
 
 SLOT_COST = 16
 """Objects of the budget that one parameter of an optimizer counts as."""
+LARGEST_COUNT = 1 << 63
+"""Integers from which on nothing counts so far: settings and counters must be numbers that can be reckoned with."""
 LONGEST_SETTING = 200
 """Characters of the name of a setting that are kept."""
 
@@ -215,15 +217,17 @@ def _read_slot(name: str, key: object, held: object, group: Mapping[str, Any]) -
 
 def _whole(value: object) -> int | None:
     number = number_in(value)
-    if isinstance(number, bool) or not isinstance(number, int | float) or not isfinite(number):
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < LARGEST_COUNT:
         return None
     return int(number)
 
 
 def number_in(value: Any) -> Any:
-    """Return a number, also where it is a tensor of one element; anything else as it is."""
+    """Return a number, also where it is a tensor of one element; anything else, and what no counter holds, in words."""
     if isinstance(value, StoredFloat):
         return float(value)
+    if isinstance(value, int) and not -LARGEST_COUNT < value < LARGEST_COUNT:
+        return f"an integer of {value.bit_length():,} bits"
     return _scalar(value) if isinstance(value, PickledTensor) else value
 
 

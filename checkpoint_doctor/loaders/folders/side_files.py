@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._optimizers.state import LARGEST_COUNT
 from checkpoint_doctor.sources import Source, read_json
 from checkpoint_doctor.text import shown
 
@@ -51,7 +52,7 @@ def read_settings(files: Mapping[str, Mapping[str, Any]]) -> Settings:
     config, adapter, progress = (files.get(name, {}) for name in READ)
     kind = _text(config, "model_type")
     step = progress.get("global_step")
-    if isinstance(step, bool) or not isinstance(step, int):
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < LARGEST_COUNT:
         step = None
     version = _text(config, "transformers_version")
     return Settings(

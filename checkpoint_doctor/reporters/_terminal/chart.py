@@ -98,6 +98,7 @@ def _draw_others(layout: Layout, report: Report, page: Page) -> None:
 def _needs_attention(examination: Examination) -> bool:
     return (
         examination.verdict is not Verdict.HEALTHY
+        or bool(examination.in_preview)
         or bool(examination.skipped)
         or (examination.worst or Severity.NOTE) > Severity.NOTE
     )
@@ -113,7 +114,7 @@ def _draw_chart(layout: Layout, examination: Examination, page: Page, *, with_la
         _draw_settings(layout, examination, page)
     rows = {row.name: row for row in layer_rows(examination)}
     for diagnosis in examination.diagnoses:
-        if diagnosis.ignored is None:
+        if diagnosis.counts:
             layout.line()
             _draw_diagnosis(layout, diagnosis, examination, page)
     findings = rank(examination.unexplained)
@@ -138,6 +139,7 @@ def _draw_chart(layout: Layout, examination: Examination, page: Page, *, with_la
             ),
             indent=2,
         )
+    _draw_preview(layout, examination)
     if page.verbose:
         _draw_hidden(layout, examination)
         _draw_versions(layout, examination)
@@ -276,6 +278,19 @@ def _draw_finding_groups(
 
 def _labelled(label: str, words: str) -> Text:
     return Text.assemble((f"{label}: ", "green" if label == "fix" else "dim"), words)
+
+
+def _draw_preview(layout: Layout, examination: Examination) -> None:
+    if examination.in_preview:
+        layout.line()
+        layout.line(Text("  in preview: shown, not counted", style="bold"))
+    for alert in examination.in_preview:
+        head = (
+            f"{SEVERITY_SIGNS[alert.severity]} {alert.severity.label} {alert.title}",
+            SEVERITY_STYLES[alert.severity],
+        )
+        about = f" · {subject_of(alert)}" if alert.subject else ""
+        layout.paragraph(Text.assemble(head, f"{about}: {one_line(alert.message)}"), indent=2, hanging=4)
 
 
 def _draw_hidden(layout: Layout, examination: Examination) -> None:
