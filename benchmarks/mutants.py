@@ -47,7 +47,7 @@ EVIDENCE = f"evidence {RULES}"
 GENERAL = (f"{RULES} promises", "exit_codes", "fix")
 TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/files/containers.py": ("file_borders", RULES, PAGES),
-    "analyzers/files/_executable_names.py": ("file_borders", RULES),
+    "analyzers/files/_executable_names.py": ("evidence_limits file_borders", RULES),
     "analyzers/optimizer/_untrained_branches.py": ("untrained_branches optimizer_left_out", RULES),
     "analyzers/optimizer/optimizer.py": (
         "untrained_limits",
@@ -93,6 +93,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/_evidence/moments.py": ("optimizer_borders evidence", RULES),
     "analyzers/_evidence/training.py": (f"zero_causes {EVIDENCE}",),
     "analyzers/_evidence/nonfinite.py": ("file_borders", EVIDENCE),
+    "analyzers/_evidence/running_statistics.py": (f"evidence_limits {EVIDENCE}",),
     "analyzers/_evidence/replaced_moments.py": (f"evidence_limits {EVIDENCE}",),
     "analyzers/_evidence/*": (EVIDENCE,),
     "analyzers/values/nonfinite.py": ("nonfinite_limits", RULES, PAGES),
@@ -102,7 +103,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/_zeros/biases.py": (f"zero_causes parts_that_wait {EVIDENCE}",),
     "analyzers/_zeros/by_design.py": (f"evidence_limits zero_causes parts_that_wait {EVIDENCE}",),
     "analyzers/_zeros/severity.py": ("zero_causes", EVIDENCE),
-    "analyzers/_zeros/sparsity.py": ("sparsity", EVIDENCE),
+    "analyzers/_zeros/sparsity.py": ("evidence_limits sparsity", EVIDENCE),
     "analyzers/_zeros/waiting.py": (f"parts_that_wait {EVIDENCE}",),
     "analyzers/_zeros/*": (EVIDENCE,),
     "analyzers/layers/network.py": ("network_limits", RULES, PAGES),

@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.absent_gradients import updates_without_gradient
 from checkpoint_doctor.analyzers._evidence.replaced_moments import find_replaced
+from checkpoint_doctor.analyzers._evidence.running_statistics import never_ran
 from checkpoint_doctor.analyzers._zeros.by_design import is_padded_head
+from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
+from checkpoint_doctor.analyzers._zeros.sparsity import are_pruned_units
+from checkpoint_doctor.analyzers.files._executable_names import describes_settings
 from checkpoint_doctor.analyzers.layers.unused_rows import unused_rows
 from checkpoint_doctor.analyzers.optimizer._dispensable_parts import TrainedNetwork
 from checkpoint_doctor.analyzers.optimizer.second_moments import gradient_scale
 from checkpoint_doctor.analyzers.optimizer.step_sizes import nothing_moved
-from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
+from checkpoint_doctor.checkpoint import Checkpoint, Content, Optimizer, Part, PickledName
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 
@@ -211,3 +215,63 @@ def test_the_part_of_the_last_block_that_nothing_reads(blocks: int, last: int, e
     part = checkpoint.layer_by_name[f"blocks.{last}.skip"]
     network = TrainedNetwork(checkpoint, {layer for layer in checkpoint.layers if layer is not part})
     assert ("of the blocks before" in network.explain_dispensable([part])) == expected
+
+
+# Statistics that never ran, files of settings, units that were pruned
+
+
+@pytest.mark.parametrize(
+    ("mean", "variance", "batches", "expected"),
+    [
+        (0.0, 1.0, 0, True),
+        (0.0, 1.0, None, True),
+        (0.0, 1.0, 1, False),
+        (0.1, 1.0, 0, False),
+        (0.0, [1.0, 0.9], 0, False),
+        (0.0, [1.0, 1.1], 0, False),
+        (0.0, 0.5, 0, False),
+        (0.0, None, 0, False),
+        (None, 1.0, 0, False),
+    ],
+)
+def test_statistics_of_a_norm_that_never_ran(mean: Any, variance: Any, batches: int | None, expected: bool) -> None:
+    given = {"weight": 1.0, "bias": 0.0, "running_mean": mean, "running_var": variance}
+    tensors: dict[str, NDArray] = {
+        f"norm.{role}": np.resize(value, 4) for role, value in given.items() if value is not None
+    }
+    if batches is not None:
+        tensors["norm.num_batches_tracked"] = np.array(batches)
+    assert never_ran(build_checkpoint(tensors).layers[0]) is expected
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "expected"),
+    [
+        ("training_args.bin", Content.SETTINGS, True),
+        ("training_args.bin", Content.STATE_DICT, False),
+        ("other.bin", Content.SETTINGS, False),
+    ],
+)
+def test_files_of_settings_are_told_by_their_content(member: str, content: Content, expected: bool) -> None:
+    parts = [Part("training_args", content, file="training_args.bin")]
+    checkpoint = build_checkpoint({"0.weight": np.ones((2, 2))}, parts=parts)
+    name = PickledName("my_project", "Settings", member)
+    assert describes_settings(name, checkpoint) is expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "bias", "cause", "expected"),
+    [
+        ([1, 3, 5, 9], 0.5, Cause.UNKNOWN, True),
+        ([1, 3, 9], 0.5, Cause.UNKNOWN, False),
+        ([3, 4, 5, 6], 0.5, Cause.UNKNOWN, False),
+        ([3, 4, 5, 7], 0.5, Cause.UNKNOWN, True),
+        ([1, 3, 5, 9], 0.0, Cause.UNKNOWN, False),
+        ([1, 3, 5, 9], None, Cause.UNKNOWN, False),
+        ([1, 3, 5, 9], 0.5, Cause.OVERWRITTEN, False),
+    ],
+)
+def test_units_that_look_pruned(rows: list[int], bias: float | None, cause: Cause, expected: bool) -> None:
+    tensors = {"0.weight": np.ones((12, 4))} | ({} if bias is None else {"0.bias": np.full(12, bias)})
+    layer = build_checkpoint(tensors).layers[0]
+    assert are_pruned_units(layer, rows, ZeroEvidence(cause, None, "")) is expected

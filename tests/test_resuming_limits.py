@@ -116,6 +116,7 @@ def linear(bias: float) -> Tensors:
         (linear(0.2815), True),
         ({"net.weight": np.full((8, 16), 9.0)}, False),  # nothing says where a matrix began
         ({"scale": np.full(8, 9.0)}, False),
+        ({"group.bias": np.full(8, 9.0)}, False),
         (norm(0.0315) | {"norm.running_mean": np.full(8, 90.0)}, True),
     ],
 )

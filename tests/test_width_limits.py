@@ -161,10 +161,15 @@ def test_a_condition_that_was_not_given(checkpoint: Checkpoint, expected: bool) 
 
 
 def modulated(
-    *, units: int = 16, zero: tuple[int, ...] = (0, 1), numbers: tuple[int, ...] = (0, 1), other: int = 8
+    *,
+    units: int = 16,
+    zero: tuple[int, ...] = (0, 1),
+    numbers: tuple[int, ...] = (0, 1),
+    other: int = 8,
+    blocks: int = 2,
 ) -> Checkpoint:
     """A list of layers of eight units, beside another list some of whose layers are zero."""
-    tensors = {f"blocks.{number}.weight": np.ones((8 if number == 0 else other, 5)) for number in (0, 1)}
+    tensors = {f"blocks.{number}.weight": np.ones((8 if number == 0 else other, 5)) for number in range(blocks)}
     tensors |= {f"films.{number}.weight": np.full((units, 3), float(number not in zero)) for number in numbers}
     return build_checkpoint(tensors | {"last.weight": np.ones((7, 7))})
 
@@ -179,6 +184,7 @@ def modulated(
         (modulated(numbers=(0, 1, 2), zero=(0, 1, 2)), "films.0", False),
         (modulated(numbers=(0,)), "films.0", False),
         (modulated(other=4), "films.0", False),
+        (modulated(numbers=(0,), blocks=1), "films.0", False),
         (modulated(), "last", False),
         (modulated(), "blocks.0", False),
     ],
