@@ -198,6 +198,8 @@ def test_when_layers_have_left_the_initial_interval(layers: list[tuple[float, fl
 def test_the_initial_interval_depends_on_the_inputs() -> None:
     assert facts.has_left_initial_interval(dense((0.26, 0.1), inputs=16))
     assert not facts.has_left_initial_interval(dense((0.25, 0.1), inputs=16))
+    assert facts.has_left_initial_interval(dense((1.03, 0.1), inputs=1))
+    assert not facts.has_left_initial_interval(dense((1.01, 0.1), inputs=1))
 
 
 @pytest.mark.parametrize(
