@@ -19,6 +19,9 @@ anywhere in a line, some at its beginning; where a line is broken, any name can 
 """
 
 
+_NUMBER = re.compile(r"([0-9]{1,18})")
+
+
 def printable(text: str) -> str:
     r"""Escape what a terminal, an editor or a CI log would act on: ``\x1b``, ``\u202e``, ``\x3a:error``.
 
@@ -59,3 +62,9 @@ def estimate(number: float) -> str:
 def quantity(number: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun: ``1 finding``, ``2 findings``, ``0 findings``, ``1,234 findings``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def natural_key(text: str) -> tuple[tuple[int, str], ...]:
+    """Return a sort key that takes the numbers in a text as numbers: ``step_9.zip`` comes before ``step_10.zip``."""
+    parts = _NUMBER.split(text)
+    return tuple((int(part), "") if position % 2 else (-1, part) for position, part in enumerate(parts))

@@ -308,7 +308,7 @@ def test_the_baseline_hides_what_is_known_and_nothing_else(workspace: Path, path
     script = snippet("bash", "# baseline")
     result = run(["bash", "-e", "-c", script], workspace, PATH=path)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "hidden" in result.stderr
+    assert "hidden" in result.stdout
     shutil.copy(fixtures / "case_2_overwritten.zip", workspace / "models" / "new.zip")
     second = script.splitlines()[-1]
     assert run(["bash", "-e", "-c", second], workspace, PATH=path).returncode == 1
@@ -339,7 +339,7 @@ def test_a_hundred_checkpoints_are_one_command(tmp_path: Path, corpus: Path, fix
     after = getrusage(RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 8, "seconds of two cores' work"
 
-    assert "100 checkpoints" in result.stderr
+    assert "100 checkpoints" in result.stdout
     said = json.loads((tmp_path / "json.out").read_text())
     ill = {each["path"] for each in said["checkpoints"] if each["verdict"] != "healthy"}
     assert "models/sick.zip" in ill

@@ -314,7 +314,11 @@ def test_writing_json_costs_no_import_of_rich():
             "1 tensor, 1 rule, 0 findings",
         ),
         (ONE_ILL, "6 tensors, 41 rules, 3 findings, 1 hidden by config, 1 not looked at"),
-        (CLINIC, "4 checkpoints, 8 tensors, 41 rules, 6 findings, 1 hidden by config, 1 not looked at, 1 unreadable"),
+        (
+            CLINIC,
+            "4 checkpoints (1 unreadable, 1 ill, 1 with warnings, 1 healthy), 8 tensors, 41 rules, 6 findings, "
+            "1 hidden by config, 1 not looked at",
+        ),
         (
             Report(
                 (

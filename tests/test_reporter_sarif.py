@@ -104,7 +104,7 @@ def test_only_the_rules_given_are_listed_and_a_foreign_finding_still_counts():
 
 
 def test_our_rules_link_to_the_documentation_that_the_package_names(monkeypatch):
-    monkeypatch.setattr(sarif, "_find_rule_pages", lambda: "https://example.org/docs/rules")
+    monkeypatch.setattr(sarif, "find_docs", lambda: "https://example.org/docs")
     check = next(iter(RULES)).check
     monkeypatch.setattr(check, "__module__", "checkpoint_doctor.analyzers.files.containers")
     links = {rule["id"]: rule.get("helpUri") for rule in run_of(CLINIC)["tool"]["driver"]["rules"]}

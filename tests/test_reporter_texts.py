@@ -33,6 +33,10 @@ CASES = {
     "diagnosed.xml": ("junit", "diagnosed", Page()),
     "diagnosed-annotations.txt": ("github", "diagnosed", Page()),
     "diagnosed.md": ("markdown", "diagnosed", Page()),
+    "clinic-concise.txt": ("concise", "clinic", Page()),
+    "clinic-statistics.txt": ("statistics", "clinic", Page()),
+    "diagnosed-concise.txt": ("concise", "diagnosed", Page()),
+    "diagnosed-statistics.txt": ("statistics", "diagnosed", Page()),
     "clean-80.txt": ("terminal", "clean", Page(80)),
     "clean.json": ("json", "clean", Page()),
     "clean.sarif": ("sarif", "clean", Page()),
@@ -40,7 +44,7 @@ CASES = {
     "clean-annotations.txt": ("github", "clean", Page()),
     "clean.md": ("markdown", "clean", Page()),
 }
-FORMATS = ("terminal", "json", "sarif", "junit", "github", "markdown")
+FORMATS = ("terminal", "json", "sarif", "junit", "github", "markdown", "concise", "statistics")
 
 
 def render(form, report, page=Page()):  # noqa: B008

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from checkpoint_doctor.cli import catalogue, configuration, fixing, scanning
+from checkpoint_doctor.cli.help import Command
 from checkpoint_doctor.cli.output import say
 
 app = typer.Typer(
@@ -43,10 +44,10 @@ def start(
     """The checkpoint doctor: finds out what is wrong with a trained network from its checkpoint."""
 
 
-app.command()(scanning.scan)
-app.command()(fixing.fix)
-app.command()(catalogue.rules)
-app.command()(catalogue.causes)
-app.command()(catalogue.explain)
-app.command()(catalogue.plugins)
-app.command()(configuration.config)
+app.command(cls=Command)(scanning.scan)
+app.command(cls=Command)(fixing.fix)
+app.command(cls=Command)(catalogue.rules)
+app.command(cls=Command)(catalogue.causes)
+app.command(cls=Command)(catalogue.explain)
+app.command(cls=Command)(catalogue.plugins)
+app.command(cls=Command)(configuration.config)

@@ -21,7 +21,7 @@ from checkpoint_doctor.cli.options import (
     Traceback,
     Uris,
 )
-from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, is_terminal, page_width, remark, say, say_document
+from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, conclude, is_terminal, page_width, say, say_document
 from checkpoint_doctor.cli.scanning import prepare
 from checkpoint_doctor.text import printable
 
@@ -61,7 +61,10 @@ def fix(
     include: Include = None,
     fail_on: Annotated[
         FailOn | None,
-        typer.Option(help="Lowest severity of a remaining finding that fails the run.", show_default="error"),
+        typer.Option(
+            help="Lowest severity of a remaining finding that fails the run; error unless configured.",
+            show_default=False,
+        ),
     ] = None,
     config: ConfigFile = "",
     preview: Preview = False,
@@ -89,7 +92,7 @@ def fix(
         for result in results:
             say("\n".join(_draw(result)))
     if not quiet:
-        remark(_sum_up(results))
+        conclude(_sum_up(results), on_page=format is Form.TERMINAL)
     raise typer.Exit(FAILED if catalogue.left_out else _verdict(results, settings.fail_on))
 
 
@@ -103,12 +106,17 @@ def _verdict(results: Sequence[FixResult], fail_on: Severity | None) -> int:
 def _sum_up(results: Sequence[FixResult]) -> str:
     from collections import Counter
 
+    from checkpoint_doctor.fix import Outcome
+    from checkpoint_doctor.repair.changes import Purpose
     from checkpoint_doctor.text import quantity
 
     counts = Counter(result.outcome for result in results)
-    changes = sum(len(result.summary.changes) for result in results)
-    parts = [f"{number} {outcome.value}" for outcome, number in counts.items()]
-    return f"{quantity(len(results), 'checkpoint')}: {', '.join(parts)}; {quantity(changes, 'tensor')} to change"
+    parts = [f"{number:,} {outcome.value}" for outcome, number in counts.items()]
+    changes = [each for result in results for each in result.summary.changes]
+    moments = sum(each.purpose is Purpose.MOMENT for each in changes)
+    what = quantity(len(changes) - moments, "tensor") + (f" and {quantity(moments, 'moment')}" if moments else "")
+    done = "to change" if counts[Outcome.PLANNED] else "changed"
+    return f"{quantity(len(results), 'checkpoint')}: {', '.join(parts)}; {what} {done}"
 
 
 def _draw(result: FixResult) -> Iterator[str]:

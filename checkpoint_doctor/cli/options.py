@@ -21,6 +21,14 @@ Uris = Annotated[
     list[str],
     typer.Argument(metavar="URI...", help="Files, folders to search for checkpoints, globs.", show_default=False),
 ]
+ScannedUris = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[URI...]",
+        help="Files, folders to search for checkpoints, globs; those of the configuration where none is given.",
+        show_default=False,
+    ),
+]
 Ignore = Annotated[
     list[str] | None, typer.Option(metavar="CODE", help="Do not run these rules (code, family or name).")
 ]

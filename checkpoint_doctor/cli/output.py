@@ -100,6 +100,14 @@ def remark(text: str) -> None:
         _silence(sys.stderr)
 
 
+def conclude(text: str, *, on_page: bool) -> None:
+    """Print the closing line to standard error, or below a page for people that goes to a file or a pipe."""
+    if on_page and not is_terminal(sys.stdout):
+        say(text)
+    else:
+        remark(text)
+
+
 def complain(message: str, hint: str, code: int = FAILED) -> int:
     """Print an error in one sentence, with a hint, to standard error; return the exit code."""
     remark(f"ckdoc: {printable(message)}" + (f"\n  hint: {printable(hint)}" if hint else ""))

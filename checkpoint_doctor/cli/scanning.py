@@ -17,13 +17,26 @@ from checkpoint_doctor.cli.options import (
     Jobs,
     Preview,
     Quiet,
+    ScannedUris,
     Traceback,
-    Uris,
 )
-from checkpoint_doctor.cli.output import FAILED, HEALTHY, ILL, page_width, remark, say, say_document, wants_color
+from checkpoint_doctor.cli.output import (
+    FAILED,
+    HEALTHY,
+    ILL,
+    conclude,
+    page_width,
+    remark,
+    say,
+    say_document,
+    wants_color,
+)
 from checkpoint_doctor.cli.outputs import refuse_outputs, write
 from checkpoint_doctor.errors import DoctorError, UsageError
 from checkpoint_doctor.text import describe_error
+
+READ_BY_PEOPLE = ("terminal", "concise", "statistics")
+"""The formats whose page may end with the closing line."""
 
 if TYPE_CHECKING:
     from checkpoint_doctor.config.settings import Config
@@ -33,8 +46,10 @@ if TYPE_CHECKING:
 
 
 def scan(
-    uris: Uris,
-    format: Annotated[str, typer.Option("--format", "-f", help="Output format: terminal, json, sarif …")] = "terminal",
+    uris: ScannedUris = None,
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="Output format: terminal, concise, json, sarif …")
+    ] = "terminal",
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Write the report to a file instead of stdout.")
     ] = "",
@@ -49,7 +64,8 @@ def scan(
     exclude: Exclude = None,
     include: Include = None,
     fail_on: Annotated[
-        FailOn | None, typer.Option(help="Lowest severity that fails the run.", show_default="error")
+        FailOn | None,
+        typer.Option(help="Lowest severity that fails the run; error unless configured.", show_default=False),
     ] = None,
     config: ConfigFile = "",
     preview: Preview = False,
@@ -57,6 +73,9 @@ def scan(
     write_baseline: Annotated[
         str, typer.Option(metavar="FILE", help="Write all findings to this file as a baseline.")
     ] = "",
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Print how often each cause and rule spoke: --format statistics.")
+    ] = False,
     skip_foreign: Annotated[
         bool, typer.Option("--skip-foreign", help="Skip intact files that are not checkpoints.")
     ] = False,
@@ -70,12 +89,25 @@ def scan(
     from checkpoint_doctor.scan import scan as examine
 
     catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include, preview=preview)
+    uris = uris or list(settings.examined)
+    if not uris:
+        raise UsageError(
+            "nothing to examine is named",
+            "name files or folders, or set `files` in ckdoc.toml; see `ckdoc scan --help`",
+        )
+    if statistics:
+        if format not in ("terminal", "statistics"):
+            raise UsageError(
+                f"--statistics and --format {format} are two formats for one output",
+                f"for both, use --format {format} --report statistics=FILE",
+            )
+        format = "statistics"
     outputs = [(format, output), *(_split_report(each) for each in report or [])]
     outputs = [(name, "" if path == "-" else path) for name, path in outputs]
     for name, _ in outputs:
         check_format(name, catalogue)
     written = [*(path for _, path in outputs), write_baseline]
-    refuse_outputs(written, [*uris, *settings.files], tuple(catalogue.suffixes))
+    refuse_outputs(written, [*uris, *settings.origins], tuple(catalogue.suffixes))
     refuse_outputs([path for _, path in outputs], [baseline])
     known = _read_baseline(baseline) if baseline else None
     with show_progress(quiet=quiet) as on_progress:
@@ -97,12 +129,12 @@ def scan(
         text = render(result, catalogue, name, to_file=bool(path), verbose=verbose)
         if path:
             write(text, path)
-        elif name == "terminal":
+        elif name in READ_BY_PEOPLE:
             say(text)
         else:
             say_document(text)
     if not quiet:
-        remark(result.summary_line)
+        conclude(result.summary_line, on_page=format in READ_BY_PEOPLE and output in ("", "-"))
     raise typer.Exit(verdict(result))
 
 

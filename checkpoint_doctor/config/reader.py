@@ -22,7 +22,7 @@ SEVERITIES: Mapping[str, Severity | None] = {**{each.label: each for each in rev
 SECTION_KEYS = ("select", "ignore", "severity", "options")
 """What may be set for all checkpoints or for some paths."""
 
-FILE_KEYS = (*SECTION_KEYS, "fail-on", "preview", "exclude", "include", "paths")
+FILE_KEYS = (*SECTION_KEYS, "fail-on", "preview", "files", "exclude", "include", "paths")
 """What may be set at the top of a file."""
 
 IGNORE_KEYS = ("code", "path", "tensor", "reason")
@@ -101,7 +101,8 @@ class Reader:
             raise self._fault("preview", f"{_show(preview)} is neither true nor false", "write preview = true")
         general = self._read_section({key: table[key] for key in SECTION_KEYS if key in table}, "", None, fail_on)
         exclude, include = (self._strings(table[key], key) if key in table else None for key in ("exclude", "include"))
-        sections = [replace(general, preview=preview, exclude=exclude or (), include=include)]
+        files = self._strings(table["files"], "files") if "files" in table else ()
+        sections = [replace(general, preview=preview, files=files, exclude=exclude or (), include=include)]
         for pattern, values in self._table(table.get("paths", {}), "paths").items():
             key = f'paths."{pattern}"'
             for name in ("fail-on", "preview"):

@@ -54,6 +54,8 @@ def _describe_effective(settings: Settings, rules: Sequence[Rule]) -> Iterator[R
     preview = next((each for each in sections if each.preview is not None), None)
     yield Row("preview", bool(preview and preview.preview), preview.origin if preview else DEFAULT)
     for section in settings.sections:
+        if section.files:
+            yield Row("files", list(section.files), section.origin)
         if section.exclude:
             yield Row("exclude", list(section.exclude), section.origin)
     include = next((each for each in sections if each.include is not None), None)
@@ -136,6 +138,10 @@ def build_schema(rules: Sequence[Rule], causes: Sequence[Cause] = ()) -> dict[st
                     "description": "Whether the findings of rules and causes in preview count.",
                     "type": "boolean",
                     "default": False,
+                },
+                "files": {
+                    "description": "What `ckdoc scan` examines where the command line names nothing.",
+                    **_one_or_more({"type": "string", "minLength": 1}),
                 },
                 "exclude": {
                     "description": "Files and folders that a search leaves out.",

@@ -6,6 +6,7 @@ ones win, and each knows where it comes from. Files are read in ``config.file`` 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -75,6 +76,8 @@ class Section:
     fail_on: str | None = None
     preview: bool | None = None
     """Whether the findings of rules and causes in preview count."""
+    files: tuple[str, ...] = ()
+    """What is examined where the command line names nothing; relative to ``folder``."""
     exclude: tuple[str, ...] = ()
     """Patterns of files and folders that a search leaves out."""
     include: tuple[str, ...] | None = None
@@ -234,9 +237,15 @@ class Config:
         return self.general.fail_on
 
     @property
-    def files(self) -> Sequence[str]:
-        """The files that sections come from."""
+    def origins(self) -> Sequence[str]:
+        """The configuration files that sections come from."""
         return list(dict.fromkeys(each.origin for each in self.sections if each.origin != COMMAND_LINE))
+
+    @property
+    def examined(self) -> Sequence[str]:
+        """The files, folders and globs to examine where the command line names nothing."""
+        chosen = next((each for each in reversed(self.sections) if each.files), None)
+        return [os.path.join(chosen.folder, file) for file in chosen.files] if chosen else []
 
     def excludes(self, path: str) -> str:
         """Return why a search leaves out the file or folder at a path; empty where it does not."""

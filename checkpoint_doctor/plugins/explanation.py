@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.rule import SECTIONS, Rule
@@ -34,6 +35,15 @@ _FIXES = {
     Safety.ON_REQUEST: "`ckdoc fix --recycle` repairs it",
     Safety.UNSAFE: "`ckdoc fix --unsafe` repairs it, and the old values are lost",
 }
+
+
+@cache
+def find_docs() -> str | None:
+    """Return the address of the docs without a slash at its end, if the installed package names one."""
+    from importlib.metadata import metadata
+
+    urls = dict(entry.split(", ", 1) for entry in metadata("checkpoint-doctor").get_all("Project-URL") or ())
+    return urls["Documentation"].rstrip("/") if "Documentation" in urls else None
 
 
 def name_family(rule: Rule) -> str:

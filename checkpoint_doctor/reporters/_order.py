@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from checkpoint_doctor.results.findings import Finding, Severity, by_severity
 from checkpoint_doctor.results.report import Alert, Examination, Report, Verdict
+from checkpoint_doctor.text import natural_key
 
 
 def worst_first(examinations: Iterable[Examination]) -> list[Examination]:
@@ -18,6 +19,12 @@ def worst_first(examinations: Iterable[Examination]) -> list[Examination]:
         return (position, *(-counts[severity] for severity in sorted(Severity, reverse=True)))
 
     return sorted(examinations, key=badness)
+
+
+def worst_last(examinations: Iterable[Examination]) -> list[Examination]:
+    """Sort checkpoints so that the worst end a page that scrolls, otherwise by path, numbers in it as numbers."""
+    by_path = sorted(examinations, key=lambda examination: natural_key(examination.path), reverse=True)
+    return worst_first(by_path)[::-1]
 
 
 def rank(findings: Iterable[Finding]) -> list[Finding]:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Skipped
+from checkpoint_doctor.reporters._names import fold_names
 from checkpoint_doctor.results.diagnosis import Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.report import IN_BASELINE, Alert, Examination, Report
@@ -54,9 +55,13 @@ def shape_in_words(shape: Sequence[int]) -> str:
 
 def subject_of(alert: Alert) -> str:
     """Return what a diagnosis or a finding is about, a tensor or a layer; ``""`` for the whole checkpoint."""
-    subject = printable(alert.subject or "")
-    # A colon may follow it, and two of them begin a command.
-    return f"{subject[:-1]}\\x3a" if subject.endswith(":") else subject
+    return before_colon(alert.subject or "")
+
+
+def before_colon(name: str) -> str:
+    """Return a name as it may stand before a colon: two colons would begin a command in a log."""
+    name = printable(name)
+    return f"{name[:-1]}\\x3a" if name.endswith(":") else name
 
 
 def headline(alert: Alert) -> str:
@@ -217,7 +222,16 @@ def _value_in_words(key: str, value: Any) -> str:
     return str(value)
 
 
+def names_in_words(names: Iterable[str], listed: int = LISTED) -> str:
+    """List names short: those that differ in one number as one, the rest counted: ``a.{0–3}.bias, b … and 2 more``."""
+    folded = fold_names(names)
+    rest = sum(count for _, count in folded[listed:])
+    return ", ".join(name for name, _ in folded[:listed]) + (f" … and {rest:,} more" if rest else "")
+
+
 def _list_in_words(key: str, values: Sequence[Any]) -> str:
+    if values and all(isinstance(each, str) for each in values):
+        return names_in_words(values)
     runs = _find_runs(values)
     if len(runs) > LISTED and all(type(each) in (int, float) for each in values) and not _are_indices(values):
         low, high = _value_in_words(key, min(values)), _value_in_words(key, max(values))

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from checkpoint_doctor import __version__
+from checkpoint_doctor.plugins.explanation import find_docs
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.reporters._artifacts import artifact_path, artifact_uri
 from checkpoint_doctor.reporters._order import rank_all
@@ -105,13 +105,13 @@ def _write_invocation(report: Report, left_out: int) -> dict[str, Any]:
 
 def _write_rule(rule: Rule) -> dict[str, Any]:
     sections = list(rule.sections.items())
-    pages = _find_rule_pages()
+    docs = find_docs()
     return {
         "id": rule.code,
         "name": "".join(word.capitalize() for word in rule.name.split("-")),
         "shortDescription": {"text": rule.summary or rule.name},
         "fullDescription": {"text": rule.sections.get("Why it matters") or rule.summary or rule.name},
-        **({"helpUri": f"{pages}/{rule.code}/"} if pages and rule.package == "checkpoint_doctor" else {}),
+        **({"helpUri": f"{docs}/rules/{rule.code}/"} if docs and rule.package == "checkpoint_doctor" else {}),
         "help": {
             "text": "\n\n".join([rule.summary, *(f"{heading}:\n{body}" for heading, body in sections)]).strip()
             or rule.name,
@@ -149,15 +149,6 @@ def _write_cause(diagnosis: Diagnosis) -> dict[str, Any]:
         "defaultConfiguration": {"level": diagnosis.severity.label},
         "properties": {"tags": ["checkpoint", "diagnosis"]},
     }
-
-
-@cache
-def _find_rule_pages() -> str | None:
-    """Return the address under which our rules' pages lie, if the package names its documentation."""
-    from importlib.metadata import metadata
-
-    urls = dict(entry.split(", ", 1) for entry in metadata("checkpoint-doctor").get_all("Project-URL") or ())
-    return f"{urls['Documentation'].rstrip('/')}/rules" if "Documentation" in urls else None
 
 
 def _write_result(

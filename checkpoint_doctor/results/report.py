@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -291,6 +292,18 @@ class Report:
         return len(self.passed_over) + sum(self.unrecognized.values())
 
     @property
+    def _tally(self) -> str:
+        counts = Counter(
+            "with warnings"
+            if each.verdict is Verdict.HEALTHY and each.worst is Severity.WARNING
+            else each.verdict.value
+            for each in self.checkpoints
+        )
+        order = ("unreadable", "ill", "incomplete", "with warnings", "healthy")
+        words = ", ".join(f"{counts[word]:,} {word}" for word in order if counts[word])
+        return f" ({words})" if words else ""
+
+    @property
     def summary_line(self) -> str:
         """What was examined and found, as in ``32 tensors, 41 rules, 2 findings, 1 hidden by config``."""
         several = len(self.checkpoints) != 1
@@ -298,7 +311,7 @@ class Report:
         in_preview = sum(len(each.in_preview) for each in self.checkpoints)
         return ", ".join(
             [
-                *([quantity(len(self.checkpoints), "checkpoint")] if several else []),
+                *([f"{quantity(len(self.checkpoints), 'checkpoint')}{self._tally}"] if several else []),
                 quantity(sum(len(each.tensors) for each in self.checkpoints), "tensor"),
                 quantity(self.rules, "rule"),
                 quantity(len(self.findings), "finding"),
@@ -306,7 +319,7 @@ class Report:
                 *([f"{in_preview:,} in preview"] if in_preview else []),
                 *hidden_in_words(self.hidden - self.known, self.known),
                 *([f"{unseen:,} not looked at"] if unseen else []),
-                *([f"{self.unreadable:,} unreadable"] if self.unreadable else []),
+                *([f"{self.unreadable:,} unreadable"] if self.unreadable and not several else []),
                 *([f"{quantity(self.others, 'other file')} passed over"] if self.others else []),
                 *(
                     [f"{len(self.unsearched) - self.unlisted:,} left out"]

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from checkpoint_doctor.reporters._grouping import FindingGroup, group_findings
 from checkpoint_doctor.reporters._layers import Row, layer_rows
-from checkpoint_doctor.reporters._order import rank, worst_first
+from checkpoint_doctor.reporters._order import rank, worst_last
 from checkpoint_doctor.reporters._terminal.layer_table import draw_layers
 from checkpoint_doctor.reporters._terminal.layout import Column, Layout
 from checkpoint_doctor.reporters._terminal.styles import (
@@ -23,6 +23,7 @@ from checkpoint_doctor.reporters._wording import (
     describe,
     explained_in_words,
     figure,
+    names_in_words,
     one_line,
     particulars,
     parts_in_words,
@@ -40,6 +41,12 @@ from checkpoint_doctor.text import printable, quantity
 FINDINGS_SHOWN = 25
 """How many findings of one checkpoint are shown in full, the worst first; the others are counted."""
 
+HEALTHY_LISTED = 5
+"""Of several checkpoints, up to so many healthy ones have a row each; more are counted in one row."""
+
+SAME_LISTED = 12
+"""How many names and patterns are listed of what a finding holds for as well."""
+
 SETTINGS = (
     "learning_rate", "gamma", "batch_size", "n_steps", "n_epochs", "gae_lambda", "ent_coef", "vf_coef",
     "max_grad_norm", "tau", "weight_decay",
@@ -51,17 +58,19 @@ def draw(report: Report, page: Page) -> str:
     """Draw the charts of a report.
 
     A single checkpoint always has a chart. Of several, only those with an error, a warning or something that could not
-    be looked at have one, or all on a verbose page; a table of all checkpoints, the worst first, follows.
+    be looked at have one, or all on a verbose page, and a table of all checkpoints follows. The worst come last, where
+    a terminal stops scrolling.
     """
     layout = Layout(page.width, page.color)
     several = len(report.checkpoints) != 1
-    for examination in report.checkpoints:
+    examinations = worst_last(report.checkpoints)
+    for examination in examinations:
         if not several or page.verbose or _needs_attention(examination):
             _draw_chart(layout, examination, page, with_layers=not several or page.verbose)
             if several:
                 layout.line()
-    if several and report.checkpoints:
-        _draw_summary(layout, report)
+    if several and examinations:
+        _draw_summary(layout, examinations, page)
     _draw_others(layout, report, page)
     remarks = [remark for remark in report.remarks if remark.ignored is None]
     if remarks or report.configuration:
@@ -259,7 +268,7 @@ def _draw_finding_groups(
         )
         layout.paragraph(Text(one_line(finding.message)), indent=6)
         if each.others:
-            names = ", ".join(subject_of(other) for other in each.others)
+            names = names_in_words((subject_of(other) for other in each.others), SAME_LISTED)
             layout.paragraph(_labelled("the same holds for", names), indent=6, hanging=2)
         for label, words in particulars(finding, brief=not page.verbose):
             again = label == "advice" and words in advised
@@ -301,12 +310,19 @@ def _draw_versions(layout: Layout, examination: Examination) -> None:
         layout.paragraph(_labelled("saved with", one_line(words)), indent=2, hanging=2)
 
 
-def _draw_summary(layout: Layout, report: Report) -> None:
+def _draw_summary(layout: Layout, examinations: Sequence[Examination], page: Page) -> None:
     columns = (
         Column("verdict", 8), Column("errors", 7, right=True), Column("warnings", 6, right=True),
         Column("notes", 5, right=True), Column("hidden", 4, right=True), Column("checkpoint", 9),
     )  # fmt: skip
-    layout.table(columns, [_summary_cells(each) for each in worst_first(report.checkpoints)], folded=True)
+    healthy = [each for each in examinations if not _needs_attention(each)]
+    folded = len(healthy) > HEALTHY_LISTED and not page.verbose
+    rows = [_summary_cells(each) for each in examinations if not folded or _needs_attention(each)]
+    if folded:
+        words = f"{len(healthy):,} checkpoints without errors and warnings (--verbose lists them)"
+        verdict = Text(VERDICT_WORDS[Verdict.HEALTHY], style=VERDICT_STYLES[Verdict.HEALTHY])
+        rows.insert(0, [verdict, *(Text("–", style="dim") for _ in SEVERITY_STYLES), Text(""), Text(words)])
+    layout.table(columns, rows, folded=True)
 
 
 def _summary_cells(examination: Examination) -> list[Text]:

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.segment import Segment
 from rich.text import Text
 
+from checkpoint_doctor.reporters._names import shorten_name
+
 GAP = 2
 """Blank columns between the columns of a table."""
 
@@ -82,7 +84,7 @@ class Layout:
         for row in [header, *rows]:
             line = Text(" " * indent)
             for index in sorted([*others, *([] if folded else [elastic])]):
-                cell = shorten(row[index], widths[index])
+                cell = shorten(row[index], widths[index], is_name=index == elastic)
                 cell.align("right" if columns[index].right else "left", widths[index])
                 line += cell + " " * GAP
             if folded:
@@ -124,11 +126,11 @@ def _find_breaks(text: str, first_room: int, room: int) -> list[int]:
     return breaks
 
 
-def shorten(text: Text, width: int) -> Text:
-    """Shorten a text to a width in terminal columns by cutting its middle, since names differ at their ends."""
+def shorten(text: Text, width: int, *, is_name: bool = False) -> Text:
+    """Shorten a text to a width in terminal columns: a tensor's name by its parts, else by cutting its end."""
     if text.cell_len <= width:
         return text.copy()
-    tail = max(width - 1, 0) * 3 // 5
-    end = set_cell_size(text.plain[::-1], tail)[::-1].strip()
-    start = set_cell_size(text.plain, max(width - 1 - cell_len(end), 0)).rstrip()
-    return Text(f"{start}…{end}", style=text.style or (text.spans[0].style if text.spans else ""))
+    style = text.style or (text.spans[0].style if text.spans else "")
+    if is_name:
+        return Text(shorten_name(text.plain, width), style=style)
+    return Text(f"{set_cell_size(text.plain, max(width - 1, 0)).rstrip()}…", style=style)

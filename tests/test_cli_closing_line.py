@@ -1,0 +1,55 @@
+"""Where the closing line goes, and the formats that are one line for each finding or rule."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ILL = "case_1_head_v6.zip"
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "checkpoint_doctor", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("format", ["terminal", "concise", "statistics"])
+def test_a_page_for_people_that_is_piped_ends_with_the_closing_line(format: str, fixtures: Path) -> None:
+    result = run("scan", fixtures / ILL, "--format", format)
+    assert result.stdout.splitlines()[-1].startswith("18 tensors, ")
+    assert result.stderr == ""
+
+
+def test_a_page_for_programs_is_left_alone(fixtures: Path, tmp_path: Path) -> None:
+    result = run("scan", fixtures / ILL, "--format", "json")
+    json.loads(result.stdout)
+    assert result.stderr.startswith("18 tensors, ")
+    written = run("scan", fixtures / ILL, "--output", tmp_path / "page.txt")
+    assert written.stdout == ""
+    assert written.stderr.startswith("18 tensors, ")
+    assert "18 tensors, " not in (tmp_path / "page.txt").read_text().splitlines()[-1]
+
+
+def test_quiet_leaves_it_out(fixtures: Path) -> None:
+    result = run("scan", fixtures / ILL, "--quiet", "--format", "concise")
+    assert all(line.startswith(str(fixtures / ILL)) for line in result.stdout.splitlines())
+
+
+def test_fix_counts_tensors_and_moments_apart(fixtures: Path, tmp_path: Path) -> None:
+    planned = run("fix", fixtures / ILL, "--dry-run").stdout.splitlines()[-1]
+    assert planned == "1 checkpoint: 1 planned; 1 tensor and 2 moments to change"
+    fixed = run("fix", fixtures / ILL, "--output", tmp_path / "well.zip").stdout.splitlines()[-1]
+    assert fixed == "1 checkpoint: 1 fixed; 1 tensor and 2 moments changed"
+
+
+def test_statistics_are_a_format_with_an_option_of_their_own(fixtures: Path) -> None:
+    counted = run("scan", fixtures / ILL, "--statistics").stdout
+    assert counted.splitlines()[0] == "1 error   overwritten (proven) in 1 checkpoint"
+    assert counted == run("scan", fixtures / ILL, "--format", "statistics").stdout
+    refused = run("scan", fixtures / ILL, "--statistics", "--format", "json")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--report statistics=FILE" in refused.stderr

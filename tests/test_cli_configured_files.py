@@ -1,0 +1,48 @@
+"""What is examined where the command line names nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def scan(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "checkpoint_doctor", "scan", *arguments, "--format", "concise"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def project(tmp_path: Path, fixtures: Path) -> Path:
+    """A folder with a healthy checkpoint beside an ill one, and a folder without any."""
+    for folder, name in (("well", "case_1_healthy.zip"), ("ill", "case_1_head_v6.zip")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.zip").write_bytes((fixtures / name).read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize(("files", "code"), [('"well"', 0), ('["well", "ill"]', 1), ('["*/model.zip"]', 1)])
+def test_the_files_of_the_configuration_are_examined(files: str, code: int, project: Path) -> None:
+    (project / "ckdoc.toml").write_text(f"files = {files}\n")
+    assert scan(project).returncode == code
+    assert scan(project / "well").returncode == code  # the paths start at the configuration's folder
+    assert scan(project, "well").returncode == 0  # what is named counts
+
+
+def test_without_files_anywhere_it_says_what_to_do(project: Path) -> None:
+    (project / "ckdoc.toml").write_text("")
+    result = scan(project)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "nothing to examine is named" in result.stderr
+    assert "`files`" in result.stderr
+
+
+@pytest.mark.parametrize("files", ["[1]", "3", '[""]'])
+def test_files_of_another_type_are_refused(files: str, project: Path) -> None:
+    (project / "ckdoc.toml").write_text(f"files = {files}\n")
+    result = scan(project)
+    assert result.returncode == 2
+    assert "files" in result.stderr
+    assert "Traceback" not in result.stderr
