@@ -220,3 +220,30 @@ def test_parameters_at_a_rate_of_zero_have_a_reason_not_to_move() -> None:
     assert reported(replace(checkpoint, optimizers=(replace(optimizer, groups=(moving, biasless)),))) == []
     # A parameter of no group makes no steps.
     assert reported(replace(checkpoint, optimizers=(replace(optimizer, groups=(moving,)),))) == ["norm1.weight"]
+
+
+def with_state(name: str, checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
+    """The checkpoint with another state of one parameter."""
+    (optimizer,) = checkpoint.optimizers
+    parameters = tuple(replace(each, **changes) if each.tensor == name else each for each in optimizer.parameters)
+    return replace(checkpoint, optimizers=(replace(optimizer, parameters=parameters),))
+
+
+def test_speed_is_the_step_and_not_the_gradient() -> None:
+    """A gradient a twentieth as large makes the same step under a root a twentieth as large."""
+    tensors = norm("norm1", 1.0) | norm("norm2", 1.2)
+    state = {
+        f"norm{number}.{role}": {"step": 300, "exp_avg": np.full(8, size), "exp_avg_sq": np.full(8, 100 * size**2)}
+        for number, size in ((1, 5e-5), (2, 1e-3))
+        for role in ("weight", "bias")
+    }
+    assert reported(build_checkpoint(tensors, optimizer=state)) == ["norm1.weight"]
+
+
+def test_a_step_of_unknown_size_is_that_of_the_rate() -> None:
+    checkpoint = run(TENSORS, {"norm1": 1e-6}, updates=None, step=60)
+    assert reported(checkpoint) == ["norm1.weight"]
+    root = 0.01 / (1 - 0.999**300) ** 0.5
+    for times, speaks in ((9.5, True), (10.5, False)):
+        checkpoint = replace(run(TENSORS, {"norm2": times * root}), step=300)
+        assert reported(with_state("norm1.weight", checkpoint, step=None)) == ["norm1.weight"] * speaks

@@ -146,6 +146,17 @@ def test_every_step_is_bounded_up_to_a_hundred_thousand_updates() -> None:
     assert not messages(moments_out_of_step, run(100_001, 700_007, norm(500.0)))
 
 
+def test_a_parameter_without_a_name_or_a_rate_tells_nothing() -> None:
+    checkpoint = run(10, 70, norm(0.0315))
+    (optimizer,) = checkpoint.optimizers
+    unknown = replace(optimizer, parameters=tuple(replace(each, tensor=None) for each in optimizer.parameters))
+    assert not messages(moments_out_of_step, replace(checkpoint, optimizers=(unknown,)))
+    loose = replace(optimizer, groups=(replace(optimizer.groups[0], indices=()),))
+    assert not messages(moments_out_of_step, replace(checkpoint, optimizers=(loose,)))
+    empty = run(10, 70, norm(0.0) | {"other.bias": np.zeros(0)})
+    assert not messages(moments_out_of_step, empty)
+
+
 @pytest.mark.parametrize(
     ("settings", "speaks"),
     [({}, True), ({"algorithm": "PPO"}, False), ({"hyperparameters": {"gamma": 0.99}}, False)],

@@ -197,6 +197,9 @@ def test_updates_of_the_file_count_as_well() -> None:
     schedule = {"last_epoch": 7, "_last_lr": [1e-3]}
     assert causes(run(schedule)) == ["position"]
     assert causes(replace(run(schedule), updates=8)) == []
+    # A schedule that was never stepped, where the file counts its updates.
+    assert causes(replace(run({**schedule, "last_epoch": 0}), updates=300)) == ["position"]
+    assert causes(replace(run({**schedule, "last_epoch": -1}), updates=300)) == []
 
 
 def test_a_schedule_without_a_position_is_not_compared() -> None:

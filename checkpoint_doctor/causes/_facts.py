@@ -258,7 +258,7 @@ def has_trained_twin(finding: Finding, checkpoint: Checkpoint) -> bool:
         return False
     own = set(names)
     for number in _TAKES_TURNS.finditer(names[0]):
-        place = names[0][: number.start(1)], names[0][number.end(1) :], checkpoint.by_name[names[0]].shape
+        place = names[0][: number.start(1)], names[0][number.end() :], checkpoint.by_name[names[0]].shape
         if any(twin not in own for twin in _trained_twins(checkpoint).get(place, ())):
             return True
     return False
@@ -271,7 +271,7 @@ def _trained_twins(checkpoint: Checkpoint) -> dict[tuple[str, str, tuple[int, ..
     for tensor in checkpoint.tensors:
         if has_gradient(tensor.name, checkpoint):
             for number in _TAKES_TURNS.finditer(tensor.name):
-                place = tensor.name[: number.start(1)], tensor.name[number.end(1) :], tensor.shape
+                place = tensor.name[: number.start(1)], tensor.name[number.end() :], tensor.shape
                 found.setdefault(place, []).append(tensor.name)
     return found
 

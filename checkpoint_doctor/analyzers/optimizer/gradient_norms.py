@@ -116,7 +116,7 @@ def _starved_components(optimizer: Optimizer, checkpoint: Checkpoint, smallest: 
             component = checkpoint.layer_of[tensor.name].component
             steps.setdefault(component, []).append(relative)
             tensors.setdefault(component, []).append(tensor.name)
-    fastest = max((median(values) for values in steps.values()), default=0.0)
+    fastest = max(map(median, steps.values()), default=0.0)
     for component, values in steps.items():
         names = set(tensors[component])
         own = tuple(moments for moments in optimizer.parameters if moments.tensor in names)
@@ -142,9 +142,8 @@ def _share_below_epsilon(optimizer: Optimizer) -> float | None:
     below = active = 0.0
     for moments in optimizer.parameters:
         group, correction = optimizer.group_of(moments.index), second_moment_correction(moments, optimizer)
-        statistics = moments.statistics if correction else None
-        epsilon = group.number("eps") if group else 0.0
-        if statistics is None or correction is None or not epsilon:
+        statistics, epsilon = moments.statistics, group.number("eps") if group else 0.0
+        if statistics is None or not correction or not epsilon:
             continue
         entries = statistics.count - statistics.untouched
         below += entries * statistics.live_below(epsilon * sqrt(correction))
