@@ -289,17 +289,23 @@ def examine(loaders: list[Loader], content: bytes) -> str:
         if not loader.recognizes(source):
             continue
         try:
-            _read_all(loader.open(source))
+            read_all(loader.open(source))
             outcome = f"read by {loader.name}"
         except DoctorError as error:
             outcome = f"refused by {loader.name}"
-            if not error.message or "\n" in error.message or len(error.message) > 2000:
-                raise AssertionError(f"not one sentence: {error.message[:200]!r}") from None
+            check_message(error.message)
         break
     return outcome
 
 
-def _read_all(checkpoint: Checkpoint) -> None:
+def check_message(message: str) -> None:
+    """Raise ``AssertionError`` where what users would see is not one sentence."""
+    if not message or "\n" in message or len(message) > 2000:
+        raise AssertionError(f"not one sentence: {message[:200]!r}")
+
+
+def read_all(checkpoint: Checkpoint) -> None:
+    """Measure every tensor, the optimizers' among them."""
     for tensor in checkpoint.tensors:
         measure(tensor.values)
     for optimizer in checkpoint.optimizers:
@@ -316,28 +322,47 @@ def _stop(signal_number: int, frame: object) -> None:
     raise Hang
 
 
+Attempt = Callable[[int], tuple[str, Callable[[], str]]]
+"""Makes the input of a number: a word on where it comes from, and what offers it to the loaders."""
+
+
 def run(inputs: range, seed: int, report: Callable[[str], None], endings: tuple[str, ...] = ("",)) -> Counter[str]:
     """Try the inputs of these numbers; return how often each outcome came, defects included.
 
     ``endings`` are those of the sound files that the inputs grow from.
     """
     originals = {name: content for name, content in seeds().items() if name.endswith(endings)}
-    catalogue = discover(lazily=False)
-    if catalogue.broken:
-        raise SystemExit(f"some plugins cannot be loaded: {catalogue.broken}")
-    loaders = catalogue.loaders
-    outcomes: Counter[str] = Counter()
-    signal.signal(signal.SIGPROF, _stop)
+    loaders = load_loaders()
     for content in originals.values():
         examine(loaders, content)
     report(f"{len(originals)} sound files, {len(loaders)} loaders, {_peak():.0f} MiB before the first input")
+
+    def attempt(number: int) -> tuple[str, Callable[[], str]]:
+        origin, content = make_input(number, seed, originals)
+        return origin, lambda: examine(loaders, content)
+
+    return try_all(inputs, attempt, report)
+
+
+def load_loaders() -> list[Loader]:
+    """Return the loaders. Raises ``SystemExit`` where one is broken."""
+    catalogue = discover(lazily=False)
+    if catalogue.broken:
+        raise SystemExit(f"some plugins cannot be loaded: {catalogue.broken}")
+    return list(catalogue.loaders)
+
+
+def try_all(inputs: range, attempt: Attempt, report: Callable[[str], None]) -> Counter[str]:
+    """Make every attempt; return how often each outcome came, defects included."""
+    outcomes: Counter[str] = Counter()
+    signal.signal(signal.SIGPROF, _stop)
     slowest, reached = 0.0, _peak()
     for number in inputs:
-        origin, content = make_input(number, seed, originals)
+        origin, offer = attempt(number)
         start = time.process_time()
         signal.setitimer(signal.ITIMER_PROF, 5 * SLOWEST)
         try:
-            outcomes[examine(loaders, content)] += 1
+            outcomes[offer()] += 1
         except Hang:
             outcomes["DEFECT: hang"] += 1
             report(f"input {number} ({origin}) was stopped after {5 * SLOWEST:.0f} s")
@@ -360,17 +385,17 @@ def run(inputs: range, seed: int, report: Callable[[str], None], endings: tuple[
     return outcomes
 
 
-def main() -> int:
+def main(description: str | None = __doc__, make: Callable[..., Counter[str]] = run, inputs: int = 50_000) -> int:
     """Run from the command line; the exit code is 1 where there was a defect."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=50_000)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=inputs)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--from", dest="endings", help="sound files to begin with, by their endings: .onnx,.gguf")
     parser.add_argument("--only", type=int, help="try this one input again")
     options = parser.parse_args()
     numbers = range(options.inputs) if options.only is None else range(options.only, options.only + 1)
     endings = tuple(options.endings.split(",")) if options.endings else ("",)
-    outcomes = run(numbers, options.seed, lambda line: print(line, flush=True), endings)
+    outcomes = make(numbers, options.seed, lambda line: print(line, flush=True), endings)
     for outcome, count in sorted(outcomes.items()):
         print(f"{count:>8,}  {outcome}")
     return 1 if any(outcome.startswith("DEFECT") for outcome in outcomes) else 0

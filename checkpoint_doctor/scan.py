@@ -18,7 +18,7 @@ from checkpoint_doctor.plugins.opening import claim_folder, discover_working, op
 from checkpoint_doctor.plugins.self_checks import report_crash
 from checkpoint_doctor.results.findings import Finding, by_severity
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict, judge
-from checkpoint_doctor.results.resume import describe_resume
+from checkpoint_doctor.results.resume import find_resumption
 from checkpoint_doctor.sources import Unsearched
 from checkpoint_doctor.sources.search import Criteria, Found, find_candidates
 from checkpoint_doctor.text import quantity
@@ -266,7 +266,7 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
         skipped=checkpoint.skipped,
         parts=checkpoint.files,
         layout=checkpoint.layout,
-        resume=describe_resume(checkpoint, judged),
+        resumption=find_resumption(checkpoint, judged),
         asked=tuple(rule.code for rule in asked),
         content=str(checkpoint.metadata.get("content", "")),
     )

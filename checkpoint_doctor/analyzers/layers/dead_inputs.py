@@ -41,12 +41,11 @@ def dead_inputs(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         The gradient of a weight is its unit's gradient times its input. So a second moment of exactly zero in a whole
         column means that the input was zero whenever there was a gradient.
     """
-    if layer.kind not in WITH_UNITS or not reads_model_inputs(layer, checkpoint):
+    columns = input_activity(layer, checkpoint, INACTIVE_RATIO) if layer.kind in WITH_UNITS else None
+    if columns is None or not columns.never_active.any() or not reads_model_inputs(layer, checkpoint):
         return
-    columns, units = (activity(layer, checkpoint, INACTIVE_RATIO) for activity in (input_activity, unit_activity))
-    if columns is None or units is None:
-        return
-    if not columns.never_active.any() or units.never_active.all():
+    units = unit_activity(layer, checkpoint, INACTIVE_RATIO)
+    if units is None or units.never_active.all():
         return
     sources = possible_sources(layer, columns.never_active.size, checkpoint)
     if any(_are_dead_units(columns.never_active, source, checkpoint) for source in sources):

@@ -137,7 +137,18 @@ def identify_optimizer(
             match = match_by_shape(by_group, orders[0] if orders else models, name)
         else:
             match = match_in_any_order(by_group, orders or [models], name)
+    beside = _models_beside(name, models)
+    if match.unmatched and 0 < len(beside) < len(models):
+        inside = identify_optimizer(name, state, beside, budget, leaves, kind)
+        if not inside.unmatched:
+            return inside
     return _assemble(name, state, groups, slots, match, kind)
+
+
+def _models_beside(name: str, models: Mapping[str, Sequence[Tensor]]) -> dict[str, Sequence[Tensor]]:
+    """Return the state dicts that lie in the same wrapper as an optimizer, as in ``mp_rank_00``."""
+    wrapper, slash, _ = name.rpartition("/")
+    return {path: each for path, each in models.items() if slash and path.rpartition("/")[0] == wrapper}
 
 
 def _fits_names(given: object, group: ParameterGroup) -> bool:

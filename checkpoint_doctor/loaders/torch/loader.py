@@ -25,7 +25,10 @@ from checkpoint_doctor.sources.budget import Budget
 
 SETTINGS = ("hyper_parameters", "hparams", "hyperparameters", "config", "cfg", "args", "opt", "options", "kwargs")
 """Keys under which training code stores its settings."""
-STEPS = ("global_step", "num_timesteps", "total_steps", "training_step", "step", "steps", "iteration", "iter", "it")
+STEPS = (
+    "global_step", "num_timesteps", "global_timestep", "total_steps", "training_step", "step", "steps", "iteration",
+    "iter", "it",
+)  # fmt: skip
 """Keys under which training code stores its step count, the most specific first."""
 PROGRESS = frozenset((*STEPS, "epoch", "epochs", "version"))
 """Keys beside the settings that describe the state of the run."""
