@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
-from checkpoint_doctor.checkpoint import Checkpoint, Content, Flaw, Optimizer, Part, PickledName, Skipped
+from checkpoint_doctor.checkpoint import Checkpoint, Checksum, Content, Flaw, Optimizer, Part, PickledName, Skipped
 from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
 from checkpoint_doctor.loaders._optimizers.foreign import describe_other_model
 from checkpoint_doctor.loaders._optimizers.parameter_order import possible_orders
 from checkpoint_doctor.loaders._optimizers.state import identify_optimizer
 from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._pickle.modules import attributes_of
+from checkpoint_doctor.loaders._zip.member import Member
 from checkpoint_doctor.loaders.distributed.description import open_saves
 from checkpoint_doctor.loaders.distributed.names import find_saves
 from checkpoint_doctor.loaders.folders import megatron
@@ -113,7 +114,7 @@ class _Opening:
             metadata={**model.metadata, **settings.metadata},
             parts=(*self.parts, *model.parts),
             flaws=(*model.flaws, *self.flaws, *(flaw for each in archives for flaw in _flaws_of(each))),
-            checksums=(*model.checksums, *(checksum_of(member) for each in archives for member in each.unchecked)),
+            checksums=(*model.checksums, *(_checksum_of(member) for each in archives for member in each.unchecked)),
             pickled_names=(*model.pickled_names, *(name for each in archives for name in _names_of(each))),
             skipped=(*model.skipped, *self.skipped),
             missing=tuple(find_missing(layout, self.claimed, self.texts, self.folder)),
@@ -208,6 +209,19 @@ class _Opening:
         return {
             key: value for part in self.parts if part.content is Content.SETTINGS for key, value in part.values.items()
         }
+
+
+def _checksum_of(member: Member) -> Checksum:
+    """Return the checksum of a member of a file beside the weights; where it cannot be verified, that file is damaged."""
+    checksum = checksum_of(member)
+
+    def verify() -> Flaw | None:
+        try:
+            return checksum.verify()
+        except UnreadableCheckpoint as error:
+            return Flaw(error.message, member.name)
+
+    return replace(checksum, verify=verify)
 
 
 def _plain_attributes(value: object) -> dict[str, Any]:
