@@ -11,7 +11,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpoint_doctor.checkpoint import Tensor
@@ -409,6 +409,7 @@ class TestMistakes:
         with pytest.raises(UsageError, match=r"^ckdoc.toml (is|holds) "):
             load_config(RULES)
 
+    @settings(deadline=None)  # a schema is built for each table
     @given(
         st.recursive(
             st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(WORDS),
@@ -557,3 +558,33 @@ class TestPathPatterns:
     @given(st.text(alphabet="ab*?[]!^-/.\\|&~", max_size=12), st.text(alphabet="ab/.", min_size=1, max_size=8))
     def test_no_pattern_is_an_error(self, pattern: str, path: str) -> None:
         match_path(pattern, path)
+
+
+class TestSearching:
+    TEXT = 'exclude = ["data/**", "old"]\ninclude = "*.pt"'
+
+    def test_the_table_shows_the_patterns_with_their_origin(self, folder: Path) -> None:
+        rows = describe_config(load(self.TEXT, exclude=["tmp"]), RULES)
+        shown = [(row.key, row.value, row.origin) for row in rows if row.key in ("exclude", "include")]
+        assert shown == [
+            ("exclude", ["data/**", "old"], "ckdoc.toml"),
+            ("exclude", ["tmp"], "command line"),
+            ("include", ["*.pt"], "ckdoc.toml"),
+        ]
+
+    def test_the_schema_knows_them(self) -> None:
+        validator = jsonschema.Draft202012Validator(build_schema(RULES))
+        assert validator.is_valid({"exclude": ["data/**"], "include": "*.pt"})
+        assert not validator.is_valid({"exclude": [3]})
+        assert not validator.is_valid({"paths": {"a": {"exclude": "b"}}})
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("exclude = 3", "ckdoc.toml: exclude: 3 is neither a string nor a list of strings"),
+            ('include = [""]', "ckdoc.toml: include: [''] is neither a string nor a list of strings"),
+            ('[paths."a"]\nexclude = "b"', "there is no key 'exclude'"),
+        ],
+    )
+    def test_what_is_no_pattern_is_refused(self, folder: Path, text: str, message: str) -> None:
+        assert message in refusal(text).message

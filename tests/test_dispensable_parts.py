@@ -50,13 +50,14 @@ def images(*, ran: bool) -> Weights:
     return first | norm("first.1", 12, ran=True) | second | norm("second.1", 12, ran=ran) | linear("head", 12, 4)
 
 
-def blocks(part: str) -> Weights:
+def blocks(part: str, count: int = 3) -> Weights:
     weights: Weights = {}
-    for number in range(3):
+    for number in range(count):
         weights |= linear(f"blocks.{number}.dilated", 24, 48) | linear(f"blocks.{number}.{part}", 24, 24)
     return weights | linear("end", 24, 4)
 
 
+IMAGES = {"stem.weight": draw(8, 1, 3, 3), "extra.weight": draw(6, 8, 3, 3)}
 TRUNK = linear("trunk.0", 16, 64) | linear("trunk.2", 64, 64)
 STAGES = linear("stem", 16, 48) | linear("stages.0", 48, 48) | linear("stages.1", 48, 48)
 TOWERS = linear("left.0", 6, 20) | linear("left.2", 20, 16) | linear("right.0", 6, 20) | linear("right.2", 20, 16)
@@ -79,6 +80,9 @@ POINTS = {"places": draw(60, 2), "colors": draw(60, 1, 3), "details": np.zeros((
         ({**POINTS, "details": np.zeros((1, 3))}, "details", ""),
         (blocks("residual"), "blocks.2.residual", "the same part of the blocks before"),
         (blocks("residual"), "blocks.1.residual", ""),
+        (blocks("residual", count=1), "blocks.0.residual", ""),
+        (IMAGES | linear("head", 6 * 9, 4), "extra", ""),
+        (IMAGES | linear("head", 8 * 7, 4), "extra", "another out"),
         (TRUNK | linear("head", 64, 4) | linear("other.0", 64, 32) | linear("other.2", 32, 7), "other", "another out"),
         (TRUNK | linear("other.0", 64, 32) | linear("other.2", 32, 64) | linear("head", 64, 4), "other", ""),
         (TRUNK | linear("other.0", 16, 32) | linear("other.2", 32, 7) | linear("head", 64, 4), "other", ""),
@@ -95,7 +99,8 @@ POINTS = {"places": draw(60, 2), "colors": draw(60, 1, 3), "details": np.zeros((
         "a stage that never ran", "a stage that ran",
         "a residual stage that adds zeros", "a residual stage", "the only head, which is zero",
         "zeros for each point", "numbers for each point", "a single row of zeros",
-        "what the last block hands on", "what a block in the middle hands on",
+        "what the last block hands on", "what a block in the middle hands on", "what the only block hands on",
+        "a convolution that the head can read flattened", "a convolution that the head cannot read",
         "a second decoder", "layers in front of the head", "layers that read the inputs",
         "a copy for later", "one of two towers side by side", "one of two towers that are added",
         "a second adapter", "an encoder that no layer can read", "an encoder that the head can read",

@@ -80,6 +80,7 @@ def test_what_stands_where_a_checkpoint_should_be(content: bytes, says: str) -> 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
+        ("Cada lição está aqui".encode("latin-1") * 9 + b"x" * 99, "text file that begins with 'Cada lição está aqui"),
         (b"404: Not Found", "text file that begins with '404: Not Found'"),
         (json.dumps({"hidden_size": 768}).encode(), "JSON file"),
         (zipped("data", "parameter_list", "parameters"), "Stable-Baselines 2 (TensorFlow)"),

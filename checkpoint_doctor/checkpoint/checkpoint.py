@@ -157,7 +157,7 @@ class Checkpoint:
             for target, online in pairs
             if online is not None
             and online.shape == target.shape
-            and online.dtype.startswith("complex") == target.dtype.startswith("complex")
+            and (online.is_floating, online.is_complex) == (target.is_floating, target.is_complex)
         }
         # Odd names may make two tensors follow each other, and then neither is a copy.
         return {target: online for target, online in found.items() if online not in found}

@@ -18,7 +18,7 @@ from checkpoint_doctor.checkpoint.tensors import Tensor
 from checkpoint_doctor.layers import PROJECTIONS, RECURRENT, Kind
 from checkpoint_doctor.layers.attention import is_key_bias
 from checkpoint_doctor.statistics import signal
-from checkpoint_doctor.statistics.values import as_real
+from checkpoint_doctor.statistics.values import as_real, square
 
 if TYPE_CHECKING:
     from checkpoint_doctor.checkpoint.checkpoint import Checkpoint
@@ -230,8 +230,8 @@ def _weight_decay_share(tensor: Tensor, inputs: int, checkpoint: Checkpoint) -> 
     correction, statistics = second_moment_correction(moments, optimizer), moments.statistics
     if not decay or not correction or statistics is None or not statistics.total:
         return 0.0
-    squares = max((tensor.statistics.norm or 0.0) ** 2, tensor.size / (3.0 * inputs))
-    return decay**2 * squares / (statistics.total / correction)
+    squares = max(square(tensor.statistics.norm or 0.0), tensor.size / (3.0 * inputs))
+    return square(decay) * squares / (statistics.total / correction)
 
 
 def _read_hidden(layer: Layer, checkpoint: Checkpoint) -> float | None:

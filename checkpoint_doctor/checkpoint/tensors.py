@@ -64,6 +64,11 @@ class Tensor:
         """True for real and complex floating-point types."""
         return self.dtype.startswith(("float", "bfloat", "complex"))
 
+    @property
+    def is_complex(self) -> bool:
+        """True for complex types, whose numbers have no order."""
+        return self.dtype.startswith("complex")
+
     def is_tied_to(self, other: Tensor) -> bool:
         """Return whether both tensors are the same bytes of one storage."""
         return bool(self.storage) and (self.storage, self.storage_range) == (other.storage, other.storage_range)

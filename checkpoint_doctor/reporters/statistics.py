@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from checkpoint_doctor.plugins.rule import Rule
-from checkpoint_doctor.reporters._wording import title_of
+from checkpoint_doctor.reporters._wording import one_line, title_of
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.report import Page, Report
 from checkpoint_doctor.text import quantity
@@ -25,6 +25,9 @@ class StatisticsReporter:
                 counts[key] += 1
                 holders.setdefault(key, set()).add(position)
         counts.update((each.severity, each.title) for each in report.remarks if each.ignored is None)
+        for each in report.unsearched:
+            severity = Severity.NOTE if each.on_purpose else Severity.ERROR
+            counts[severity, f"not searched ({one_line(each.why)})"] += 1
         order = sorted(counts, key=lambda key: (-key[0], -counts[key], key[1]))
         width = max((len(f"{count:,}") for count in counts.values()), default=0)
         return "".join(

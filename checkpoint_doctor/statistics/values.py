@@ -67,6 +67,11 @@ def as_real(numbers: NDArray) -> NDArray:
         return np.abs(numbers).astype(np.float64) if numbers.dtype.kind == "c" else numbers.astype(np.float64)
 
 
+def square(number: float) -> float:
+    """Return a number times itself: infinity where that overflows, and a power would raise an error."""
+    return number * number
+
+
 def median(numbers: NDArray) -> float:
     """Return the median of a non-empty array of finite numbers.
 

@@ -10,7 +10,7 @@ import numpy as np
 from checkpoint_doctor.checkpoint import Moments, Optimizer
 from checkpoint_doctor.checkpoint.moment_decay import decay_rates_of, second_moment_correction
 from checkpoint_doctor.statistics import signal
-from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, as_real
+from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, as_real, square
 
 _READ_AGAIN = 1 << 16
 """Entries of the largest moments that are read a second time."""
@@ -44,7 +44,7 @@ def effective_step(optimizer: Optimizer) -> float | None:
         step = relative_step(moments, optimizer)
         if step is not None:
             size = prod(moments.state["exp_avg"].shape)
-            squares += step**2 * size
+            squares += square(step) * size
             entries += size
     return sqrt(squares / entries) if entries else None
 
@@ -63,9 +63,9 @@ def relative_step(moments: Moments, optimizer: Optimizer) -> float | None:
     if first.size > _READ_AGAIN and statistics is not None and not statistics.nonfinite_second:
         return signal.relative_step(statistics, (settings.first, settings.second), settings.epsilon)
     squares = 0.0
-    for mean, square in zip(first.values.blocks(BLOCK_ELEMENTS), second.values.blocks(BLOCK_ELEMENTS), strict=True):
+    for mean, squared in zip(first.values.blocks(BLOCK_ELEMENTS), second.values.blocks(BLOCK_ELEMENTS), strict=True):
         with np.errstate(all="ignore"):
-            root = np.sqrt(as_real(square) / settings.second) + settings.epsilon
+            root = np.sqrt(as_real(squared) / settings.second) + settings.epsilon
             step = np.nan_to_num(as_real(mean) / settings.first / root, nan=0.0, posinf=0.0, neginf=0.0)
         squares += float(np.dot(step, step))
     return sqrt(squares / first.size)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from checkpoint_doctor.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import FEEDFORWARD, NORMS, is_kernel
-from checkpoint_doctor.statistics.values import as_real
+from checkpoint_doctor.statistics.values import as_real, square
 
 FEWEST_DRAWS = 128
 """Entries from which a weight's distribution tells an initialisation from training."""
@@ -95,7 +95,7 @@ def _is_uniform(tensor: Tensor, limit: float) -> bool:
     statistics, draws = tensor.statistics, sqrt(tensor.size)
     if statistics.mean is None or statistics.std is None:
         return False
-    mean, variance = statistics.mean / limit, (statistics.std / limit) ** 2
+    mean, variance = statistics.mean / limit, square(statistics.std / limit)
     return bool(
         1 - 10 / tensor.size <= statistics.absmax / limit <= 1 + _rounding(tensor)
         and abs(mean) < STANDARD_ERRORS * sqrt(1 / 3) / draws
@@ -157,7 +157,7 @@ def _is_cut_off_normal(tensor: Tensor, deviation: float) -> bool:
     return bool(
         1 - 44 / tensor.size <= statistics.absmax / limit <= 1 + _rounding(tensor)
         and abs(statistics.mean) < STANDARD_ERRORS * deviation / draws
-        and abs((statistics.std / deviation) ** 2 - 1) < STANDARD_ERRORS * sqrt(1.37) / draws
+        and abs(square(statistics.std / deviation) - 1) < STANDARD_ERRORS * sqrt(1.37) / draws
     )
 
 
@@ -201,7 +201,9 @@ def is_drawn_uniformly(layer: Layer, gain: Tensor) -> bool:
     if statistics.mean is None or statistics.std is None or not 0 <= statistics.minimum <= statistics.maximum <= 1:
         return False
     draws = sqrt(gain.size)
-    return bool(abs(statistics.mean - 0.5) < 4 * 0.289 / draws and abs(statistics.std**2 - 1 / 12) < 4 * 0.0745 / draws)
+    return bool(
+        abs(statistics.mean - 0.5) < 4 * 0.289 / draws and abs(square(statistics.std) - 1 / 12) < 4 * 0.0745 / draws
+    )
 
 
 _TOLERANCE = {"float64": 1e-5, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}

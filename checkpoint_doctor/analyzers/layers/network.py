@@ -29,6 +29,7 @@ from checkpoint_doctor.layers import FEEDFORWARD, PROJECTIONS, RECURRENT, Kind
 from checkpoint_doctor.layers.init_rules import OUTPUT_LIMIT, draw_uniform, fill
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
+from checkpoint_doctor.statistics.values import square
 from checkpoint_doctor.text import quantity
 
 _SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
@@ -311,7 +312,7 @@ def _effective_rank(tensor: Tensor, delta: float, limit: float) -> int | None:
     matrix = (wide / tensor.statistics.absmax).astype(np.float32)
     gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
     # The participation ratio needs one product, and it bounds the effective rank from below.
-    participation = float(np.trace(gram)) ** 2 / float(np.einsum("ij,ij->", gram, gram))
+    participation = square(float(np.trace(gram))) / float(np.einsum("ij,ij->", gram, gram))
     if participation > limit:
         return None
     values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0))

@@ -14,7 +14,7 @@ from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import LEARNED_MATRICES, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.statistics.values import as_real
+from checkpoint_doctor.statistics.values import as_real, square
 
 _STATISTIC = re.compile(r"(^|[._])(mean|(?<!log_)std|var|variance|scale|shift|offset|minimum|maximum|min|max)s?$")
 """Names of vectors that describe data and are not learned."""
@@ -162,7 +162,7 @@ def _may_have_spike(tensor: Tensor, ratio: float) -> bool:
         return False
     # Shares of the norm, since the squares of large values overflow.
     largest = statistics.absmax / statistics.norm
-    return largest >= 0.9 * ratio * sqrt(max(1.0 - largest**2, 0.0) / statistics.count)
+    return largest >= 0.9 * ratio * sqrt(max(1.0 - square(largest), 0.0) / statistics.count)
 
 
 def _largest_below_gap(magnitudes: NDArray, ratio: float) -> float | None:

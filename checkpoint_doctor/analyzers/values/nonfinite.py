@@ -79,7 +79,11 @@ def _is_mask(tensor: Tensor, checkpoint: Checkpoint) -> bool:
 
     Quantisation observers and metrics start their smallest value at +inf and their largest at -inf.
     """
-    if tensor.statistics.nan or checkpoint.layer_of[tensor.name].kind not in (Kind.BUFFER, Kind.PARAMETER):
+    if (
+        tensor.is_complex
+        or tensor.statistics.nan
+        or checkpoint.layer_of[tensor.name].kind not in (Kind.BUFFER, Kind.PARAMETER)
+    ):
         return False
     if tensor.name in checkpoint.moments or len(tensor.shape) > 1:
         is_below_zero = (tensor.statistics.maximum or 0) <= 0 and not np.isposinf(tensor.array).any()

@@ -10,8 +10,8 @@ from checkpoint_doctor.loaders._trees.leaves import Leaf, Path
 
 ROOTS = ("opt_state", "optimizer_state", "optimizer", "opt")
 """Keys under which training states keep the optimizer's state."""
-MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "trace": "momentum_buffer"}
-"""Fields of optax's states (``ScaleByAdamState``, ``TraceState``) to the keys of PyTorch's."""
+MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "nu_max": "max_exp_avg_sq", "trace": "momentum_buffer"}
+"""Fields of optax's states (``ScaleByAdamState``, ``ScaleByAmsgradState``, ``TraceState``) to the keys of PyTorch's."""
 COUNT, SETTINGS, LEARNING_RATE = "count", "hyperparams", "learning_rate"
 
 
