@@ -212,7 +212,7 @@ class _Opening:
 
 
 def _checksum_of(member: Member) -> Checksum:
-    """Return the checksum of a member of a file beside the weights; where it cannot be verified, that file is damaged."""
+    """Return the checksum of a member of a side file; one that cannot be verified is damage to that file."""
     checksum = checksum_of(member)
 
     def verify() -> Flaw | None:
