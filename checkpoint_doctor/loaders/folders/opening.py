@@ -14,7 +14,6 @@ from checkpoint_doctor.loaders._optimizers.parameter_order import possible_order
 from checkpoint_doctor.loaders._optimizers.state import identify_optimizer
 from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._pickle.modules import attributes_of
-from checkpoint_doctor.loaders._zip.member import Member
 from checkpoint_doctor.loaders.distributed.description import open_saves
 from checkpoint_doctor.loaders.distributed.names import find_saves
 from checkpoint_doctor.loaders.folders import megatron
@@ -114,7 +113,10 @@ class _Opening:
             metadata={**model.metadata, **settings.metadata},
             parts=(*self.parts, *model.parts),
             flaws=(*model.flaws, *self.flaws, *(flaw for each in archives for flaw in _flaws_of(each))),
-            checksums=(*model.checksums, *(_checksum_of(member) for each in archives for member in each.unchecked)),
+            checksums=(
+                *(map(_as_damage, model.checksums) if of_ranks else model.checksums),
+                *(_as_damage(checksum_of(member)) for each in archives for member in each.unchecked),
+            ),
             pickled_names=(*model.pickled_names, *(name for each in archives for name in _names_of(each))),
             skipped=(*model.skipped, *self.skipped),
             missing=tuple(find_missing(layout, self.claimed, self.texts, self.folder)),
@@ -211,15 +213,14 @@ class _Opening:
         }
 
 
-def _checksum_of(member: Member) -> Checksum:
-    """Return the checksum of a member of a side file; one that cannot be verified is damage to that file."""
-    checksum = checksum_of(member)
+def _as_damage(checksum: Checksum) -> Checksum:
+    """Return a checksum of one file of several: where it cannot be verified, that is damage to this file alone."""
 
     def verify() -> Flaw | None:
         try:
             return checksum.verify()
         except UnreadableCheckpoint as error:
-            return Flaw(error.message, member.name)
+            return Flaw(error.message)
 
     return replace(checksum, verify=verify)
 
