@@ -1,9 +1,9 @@
 """Feeds damaged, lying and random files to every loader and counts what must never happen.
 
-Run as ``python -m benchmarks.fuzz [--inputs 50000] [--seed 0]``. Each input is offered to every loader in this
-process: ``recognizes``, ``open``, and one pass over every tensor (the model's and the optimizers'). A loader may
-refuse with a ``DoctorError``; any other exception, more than two seconds, or more than 500 MiB of memory is a defect,
-printed with the number of the input. The same seed and number make the same input again: ``--only NUMBER``.
+Run as ``python -m benchmarks.fuzz [--inputs 50000] [--seed 0] [--from .onnx,.gguf]``. Each input is offered to every
+loader in this process: ``recognizes``, ``open``, and one pass over every tensor (the model's and the optimizers'). A
+loader may refuse with a ``DoctorError``; any other exception, more than two seconds, or more than 500 MiB of memory is
+a defect, printed with the number of the input. The same seed and number make the same input again: ``--only NUMBER``.
 
 The inputs grow from small checkpoints of each format: truncated, bytes flipped, numbers replaced by extreme ones,
 pieces moved; inside archives also with right checksums, so that damage reaches the readers behind them; and pickles
@@ -57,6 +57,7 @@ def seeds() -> dict[str, bytes]:
         found[f"arrays.{protocol}.pkl"] = pickle.dumps(OrderedDict(arrays), protocol)
     found.update(_torch_seeds())
     found.update(_safetensors_seeds(arrays))
+    found.update(_other_seeds())
     return {name: content for name, content in found.items() if len(content) < 1 << 20}
 
 
@@ -98,6 +99,78 @@ def _safetensors_seeds(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, 
 
     yield "model.safetensors", save(dict(arrays), metadata={"format": "pt"})
     yield "index.json", b'{"metadata": {"total_size": 8}, "weight_map": {"a": "model.safetensors", "b": "../x"}}'
+
+
+def _other_seeds() -> Iterator[tuple[str, bytes]]:
+    """Yield models in the formats of other libraries than PyTorch, written byte by byte or by NumPy and h5py."""
+    generator = np.random.default_rng(0)
+    kernels = {f"Dense_{place}": generator.normal(0, 0.1, (8, 8)).astype(np.float32) for place in range(3)}
+    for name, save in (("stored.npz", np.savez), ("deflated.npz", np.savez_compressed)):
+        buffer = io.BytesIO()
+        save(buffer, **{f"{module}/kernel": kernel for module, kernel in kernels.items()})
+        yield name, buffer.getvalue()
+    yield "model.gguf", _write_gguf(kernels)
+    yield "model.onnx", _write_onnx(kernels)
+    yield "state.msgpack", _write_flax(kernels)
+    try:
+        import h5py
+    except ImportError:
+        return
+    for name, options in (("plain", {}), ("packed", {"compression": "gzip"})):
+        buffer = io.BytesIO()
+        with h5py.File(buffer, "w") as file:
+            for module, kernel in kernels.items():
+                file.create_dataset(f"layers/{module}/vars/0", data=kernel, **options)
+        yield f"{name}.weights.h5", buffer.getvalue()
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as zipped:
+            zipped.writestr("metadata.json", '{"keras_version": "3.15.1"}')
+            zipped.writestr("model.weights.h5", buffer.getvalue())
+        yield f"{name}.keras", archive.getvalue()
+
+
+def _write_gguf(kernels: Mapping[str, np.ndarray]) -> bytes:
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    settings = text("general.architecture") + struct.pack("<I", 8) + text("llama")
+    settings += text("tokens") + struct.pack("<IIQ", 9, 8, 2) + text("a") + text("b")
+    header, content = struct.pack("<4sIQQ", b"GGUF", 3, len(kernels) + 1, 2) + settings, b""
+    for name, kernel in kernels.items():
+        header += text(f"{name}.weight") + struct.pack("<IQQIQ", 2, *reversed(kernel.shape), 0, len(content))
+        content += kernel.tobytes()
+    header += text("packed.weight") + struct.pack("<IQQIQ", 2, 32, 2, 8, len(content))
+    return header + bytes(-len(header) % 32) + content + bytes(68)
+
+
+def _write_onnx(kernels: Mapping[str, np.ndarray]) -> bytes:
+    def field(number: int, content: bytes) -> bytes:
+        size = len(content)
+        return bytes([number << 3 | 2, *([size & 0x7F | 0x80, size >> 7] if size > 127 else [size])]) + content
+
+    graph = b""
+    for name, kernel in kernels.items():
+        graph += field(1, field(1, b"x") + field(1, name.encode()) + field(2, b"y") + field(4, b"MatMul"))
+        graph += field(5, b"\x08\x08\x08\x08\x10\x01" + field(8, name.encode()) + field(9, kernel.tobytes()))
+    graph += field(5, b"\x08\x03\x10\x07" + field(8, b"shape") + field(7, b"\x01\x80\x01\x05"))
+    return b"\x08\x08" + field(2, b"fuzz") + field(7, graph)
+
+
+def _write_flax(kernels: Mapping[str, np.ndarray]) -> bytes:
+    def text(value: str) -> bytes:
+        return bytes([0xA0 + len(value)]) + value.encode()
+
+    def tree(leaf: str) -> bytes:
+        found = bytes([0x80 + len(kernels)])
+        for name, kernel in kernels.items():
+            content = (
+                b"\x93\x92\x08\x08" + text("float32") + b"\xc5" + struct.pack(">H", kernel.nbytes) + kernel.tobytes()
+            )
+            found += text(name) + b"\x81" + text(leaf) + b"\xc8" + struct.pack(">HB", len(content), 1) + content
+        return found
+
+    moments = b"\x83" + text("mu") + tree("kernel") + text("nu") + tree("kernel") + text("count") + b"\x07"
+    return b"\x83" + text("step") + b"\x07" + text("params") + tree("kernel") + text("opt_state") + moments
 
 
 def mutate(content: bytes, chance: random.Random) -> bytes:
@@ -197,7 +270,7 @@ def make_input(number: int, seed: int, originals: Mapping[str, bytes]) -> tuple[
     """Return the input of a number with a word on where it comes from."""
     chance = random.Random(f"{seed}/{number}")
     kind = chance.random()
-    if kind < 0.15:
+    if kind < 0.15 and any(name.endswith(".pkl") for name in originals):
         return "assembled pickle", assemble(chance)
     name = chance.choice(sorted(originals))
     if kind < 0.25:
@@ -216,17 +289,23 @@ def examine(loaders: list[Loader], content: bytes) -> str:
         if not loader.recognizes(source):
             continue
         try:
-            _read_all(loader.open(source))
+            read_all(loader.open(source))
             outcome = f"read by {loader.name}"
         except DoctorError as error:
             outcome = f"refused by {loader.name}"
-            if not error.message or "\n" in error.message or len(error.message) > 2000:
-                raise AssertionError(f"not one sentence: {error.message[:200]!r}") from None
+            check_message(error.message)
         break
     return outcome
 
 
-def _read_all(checkpoint: Checkpoint) -> None:
+def check_message(message: str) -> None:
+    """Raise ``AssertionError`` where what users would see is not one sentence."""
+    if not message or "\n" in message or len(message) > 2000:
+        raise AssertionError(f"not one sentence: {message[:200]!r}")
+
+
+def read_all(checkpoint: Checkpoint) -> None:
+    """Measure every tensor, the optimizers' among them."""
     for tensor in checkpoint.tensors:
         measure(tensor.values)
     for optimizer in checkpoint.optimizers:
@@ -243,25 +322,47 @@ def _stop(signal_number: int, frame: object) -> None:
     raise Hang
 
 
-def run(inputs: range, seed: int, report: Callable[[str], None]) -> Counter[str]:
-    """Try the inputs of these numbers; return how often each outcome came, defects included."""
-    originals = seeds()
-    catalogue = discover(lazily=False)
-    if catalogue.broken:
-        raise SystemExit(f"some plugins cannot be loaded: {catalogue.broken}")
-    loaders = catalogue.loaders
-    outcomes: Counter[str] = Counter()
-    signal.signal(signal.SIGPROF, _stop)
+Attempt = Callable[[int], tuple[str, Callable[[], str]]]
+"""Makes the input of a number: a word on where it comes from, and what offers it to the loaders."""
+
+
+def run(inputs: range, seed: int, report: Callable[[str], None], endings: tuple[str, ...] = ("",)) -> Counter[str]:
+    """Try the inputs of these numbers; return how often each outcome came, defects included.
+
+    ``endings`` are those of the sound files that the inputs grow from.
+    """
+    originals = {name: content for name, content in seeds().items() if name.endswith(endings)}
+    loaders = load_loaders()
     for content in originals.values():
         examine(loaders, content)
     report(f"{len(originals)} sound files, {len(loaders)} loaders, {_peak():.0f} MiB before the first input")
+
+    def attempt(number: int) -> tuple[str, Callable[[], str]]:
+        origin, content = make_input(number, seed, originals)
+        return origin, lambda: examine(loaders, content)
+
+    return try_all(inputs, attempt, report)
+
+
+def load_loaders() -> list[Loader]:
+    """Return the loaders. Raises ``SystemExit`` where one is broken."""
+    catalogue = discover(lazily=False)
+    if catalogue.broken:
+        raise SystemExit(f"some plugins cannot be loaded: {catalogue.broken}")
+    return list(catalogue.loaders)
+
+
+def try_all(inputs: range, attempt: Attempt, report: Callable[[str], None]) -> Counter[str]:
+    """Make every attempt; return how often each outcome came, defects included."""
+    outcomes: Counter[str] = Counter()
+    signal.signal(signal.SIGPROF, _stop)
     slowest, reached = 0.0, _peak()
     for number in inputs:
-        origin, content = make_input(number, seed, originals)
+        origin, offer = attempt(number)
         start = time.process_time()
         signal.setitimer(signal.ITIMER_PROF, 5 * SLOWEST)
         try:
-            outcomes[examine(loaders, content)] += 1
+            outcomes[offer()] += 1
         except Hang:
             outcomes["DEFECT: hang"] += 1
             report(f"input {number} ({origin}) was stopped after {5 * SLOWEST:.0f} s")
@@ -284,15 +385,17 @@ def run(inputs: range, seed: int, report: Callable[[str], None]) -> Counter[str]
     return outcomes
 
 
-def main() -> int:
+def main(description: str | None = __doc__, make: Callable[..., Counter[str]] = run, inputs: int = 50_000) -> int:
     """Run from the command line; the exit code is 1 where there was a defect."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=50_000)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=inputs)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--from", dest="endings", help="sound files to begin with, by their endings: .onnx,.gguf")
     parser.add_argument("--only", type=int, help="try this one input again")
     options = parser.parse_args()
     numbers = range(options.inputs) if options.only is None else range(options.only, options.only + 1)
-    outcomes = run(numbers, options.seed, lambda line: print(line, flush=True))
+    endings = tuple(options.endings.split(",")) if options.endings else ("",)
+    outcomes = make(numbers, options.seed, lambda line: print(line, flush=True), endings)
     for outcome, count in sorted(outcomes.items()):
         print(f"{count:>8,}  {outcome}")
     return 1 if any(outcome.startswith("DEFECT") for outcome in outcomes) else 0

@@ -6,6 +6,7 @@ import io
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping
+from math import prod
 
 import numpy as np
 
@@ -131,7 +132,7 @@ def encode(value: object, storages: dict[str, bytes]) -> bytes:
         value = np.asarray(value)
         key = str(len(storages))
         storages[key] = value.tobytes()
-        strides = [stride // value.itemsize for stride in np.ascontiguousarray(value).strides]
+        strides = [prod(value.shape[axis + 1 :]) for axis in range(value.ndim)]
         return tensor(storage(key, value.size, STORAGES[value.dtype.name]), value.shape, strides)
     raise TypeError(f"no code for {type(value).__name__}")
 

@@ -75,6 +75,11 @@ def untouched(place: int, size: int, random: Random) -> tuple[float, ...]:
     return (1e-4,) * size if place // 2 % 2 else (0.0,) * size
 
 
+def left_out(place: int, size: int, random: Random) -> tuple[float, ...]:
+    """Return second moments of every second layer, and none of the others."""
+    return (1e-4,) * size if place // 2 % 2 else ()
+
+
 def alive(place: int, size: int, random: Random) -> tuple[float, ...]:
     """Return ordinary second moments."""
     return tuple(abs(each) + 1e-4 for each in drawn(place, size, random))
@@ -108,6 +113,7 @@ KINDS: dict[str, tuple[Callable[[int], str], Values, Values | None]] = {
     "dead inputs": (in_a_row, drawn, dead_input),
     "dead units": (in_blocks, drawn, dead_unit),
     "untrained": (in_blocks, drawn, untouched),
+    "left out": (in_blocks, drawn, left_out),
     "overwritten": (in_blocks, zero, alive),
 }
 """Names of the layers, their values, and the values of their second moments, if any."""
@@ -152,7 +158,7 @@ def make(kind: str, tensors: int) -> bytes:
             ),
         )
         for place, axes in places
-        for second in [moments(place, 2**axes, random)]
+        if (second := moments(place, 2**axes, random))
     )
     group = mapping([(text("params"), listed(number(place) for place, _ in places)), (text("lr"), number(1))])
     optimizer = mapping([(text("state"), state), (text("param_groups"), listed([group]))])

@@ -24,7 +24,14 @@ class NotACheckpoint(UnreadableCheckpoint):
 
 
 class UnknownFormat(UnreadableCheckpoint):
-    """Nothing in the file says what it is: a damaged checkpoint, or data in a format of its own."""
+    """Nothing in the file says what it is: a checkpoint that was damaged or never written, or data of another kind.
+
+    ``what`` says in a few words what there is in its place.
+    """
+
+    def __init__(self, message: str, hint: str = "", what: str = "of an unknown format") -> None:
+        super().__init__(message, hint)
+        self.what = what
 
 
 class UsageError(DoctorError):

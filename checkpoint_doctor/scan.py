@@ -18,7 +18,8 @@ from checkpoint_doctor.plugins.opening import claim_folder, discover_working, op
 from checkpoint_doctor.plugins.self_checks import report_crash
 from checkpoint_doctor.results.findings import Finding, by_severity
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict, judge
-from checkpoint_doctor.results.resume import describe_resume
+from checkpoint_doctor.results.resume import find_resumption
+from checkpoint_doctor.sources import Unsearched
 from checkpoint_doctor.sources.search import Criteria, Found, find_candidates
 from checkpoint_doctor.text import quantity
 
@@ -96,7 +97,7 @@ def scan(
             examination = _unreadable(candidate.path, error)
         except UnknownFormat as error:
             if not candidate.is_expected:
-                passed_over.append(Skipped(candidate.path, error.message.removeprefix(f"{candidate.path} ")))
+                found.unsearched.append(Unsearched(candidate.path, error.what))
                 continue
             examination = _unreadable(candidate.path, error)
         examinations.append(examination)
@@ -229,18 +230,23 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
     Raises:
         UnreadableCheckpoint: the bytes of a tensor that a rule needs cannot be read.
     """
+    import numpy as np
+
     findings: list[Finding] = []
     asked = [rule for rule in catalogue.rules if settings.selects(rule)]
-    for rule in asked:
-        try:
-            found = list(rule.examine(checkpoint, settings.options(rule)))
-        except (UnreadableCheckpoint, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # a rule may even call sys.exit
-            findings.append(settings.judge(report_crash(rule, error), checkpoint.path))
-            continue
-        findings += [settings.judge(_with_layer(each, checkpoint), checkpoint.path, rule.severity) for each in found]
-    claims, crashes = collect_claims(checkpoint, findings, catalogue.causes)
+    # What is reckoned with damaged numbers overflows or is NaN, and the rules go on from there.
+    with np.errstate(all="ignore"):
+        for rule in asked:
+            try:
+                found = list(rule.examine(checkpoint, settings.options(rule)))
+            except (UnreadableCheckpoint, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # a rule may even call sys.exit
+                findings.append(settings.judge(report_crash(rule, error), checkpoint.path))
+                continue
+            judged_by = checkpoint.path, rule.severity
+            findings += [settings.judge(_with_layer(each, checkpoint), *judged_by) for each in found]
+        claims, crashes = collect_claims(checkpoint, findings, catalogue.causes)
     findings += [settings.judge(each, checkpoint.path) for each in crashes]
     findings.sort(key=by_severity)
     chosen = choose_diagnoses(claims, findings, with_preview=settings.preview)
@@ -260,7 +266,7 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
         skipped=checkpoint.skipped,
         parts=checkpoint.files,
         layout=checkpoint.layout,
-        resume=describe_resume(checkpoint, judged),
+        resumption=find_resumption(checkpoint, judged),
         asked=tuple(rule.code for rule in asked),
         content=str(checkpoint.metadata.get("content", "")),
     )

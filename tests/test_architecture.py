@@ -38,3 +38,13 @@ def test_a_scan_imports_no_framework(fixtures: Path) -> None:
     packages = {name.partition(".")[0] for name in imported}
     assert not packages & {"torch", "stable_baselines3", "sb3_contrib", "gymnasium", "pandas", "scipy"}
     assert "numpy.ma" not in imported, "some functions of NumPy import it, which costs a tenth of a small scan"
+
+
+def test_a_scan_of_a_file_does_not_import_what_reads_folders(fixtures: Path) -> None:
+    result = run(sys.executable, "-c", SCAN_AND_LIST, str(fixtures / "case_1_head_v6.zip"))
+    loaders = "checkpoint_doctor.loaders"
+    of_folders = {
+        each for each in result.stdout.split() if each.startswith((f"{loaders}.folders.", f"{loaders}.distributed."))
+    }
+    names = {f"{loaders}.{each}" for each in ("folders.loader", "distributed.loader", "distributed.names")}
+    assert of_folders == names

@@ -163,7 +163,7 @@ REACHED: Mapping[str, tuple[Checkpoint, list[str]]] = {
         trained(network(), {"net.6": None}), ["not-in-optimizer likely OPT001"]
     ),
     "one of two heads has no state": (
-        trained(network() | linear("other", 3, 10), {"other": None}), ["detached likely OPT001"]
+        trained(network() | linear("other", 3, 10), {"other": None}), ["unused-part likely OPT001"]
     ),
     "an agent's head has no state": (
         trained(network(), {"net.6": None}, algorithm="DQN"), ["detached likely OPT001"]

@@ -93,6 +93,16 @@ def blocks(**changes: NDArray) -> Weights:
     return weights | linear("head", 4, 16) | {name.replace("__", "."): array for name, array in changes.items()}
 
 
+CHAIN = {"b.0.fc": "net.0", "b.0.norm": "net.1", "b.1.fc": "net.3", "b.1.norm": "net.4", "head": "net.6"}
+NUMBERED = {"b.0.fc": "b.0.0", "b.0.norm": "b.0.1", "b.1.fc": "b.1.0", "b.1.norm": "b.1.1", "head": "head"}
+
+
+def renamed(weights: Weights, names: Mapping[str, str]) -> Weights:
+    """The same tensors in layers with other names."""
+    parts = {name: name.rpartition(".") for name in weights}
+    return {f"{names[layer]}.{role}": weights[name] for name, (layer, _, role) in parts.items()}
+
+
 def copied() -> Weights:
     weights: Weights = {}
     for number in range(3):
@@ -194,6 +204,12 @@ SHOWN: Mapping[str, tuple[Checkpoint, list[str]]] = {
     ),
     "gains of 1 beside trained biases": (
         trained(blocks(b__0__norm__weight=np.ones(16, np.float32))), ["overwritten proven OPT010"]
+    ),
+    "gains of 1 beside biases of 0 in the same chain": (
+        trained(renamed(blocks(**FRESH_BLOCK), CHAIN)), ["overwritten proven OPT010 ZER003"]
+    ),
+    "gains of 1 beside biases of 0 in a numbered block without names": (
+        trained(renamed(blocks(**FRESH_BLOCK), NUMBERED)), ["partial-load proven OPT010 ZER003"]
     ),
     "everything is as drawn": (trained(as_drawn()), ["saved-wrong-object proven OPT009"]),
     # Impossible values

@@ -11,7 +11,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpoint_doctor.checkpoint import Tensor
@@ -22,7 +22,7 @@ from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.config.unused import remark_unmatched_paths, remark_unused_ignores
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins.catalogue import discover
-from checkpoint_doctor.plugins.rule import rule
+from checkpoint_doctor.plugins.rule import Rule, rule
 from checkpoint_doctor.plugins.self_checks import RULES as OWN_RULES
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Report, Verdict
@@ -163,16 +163,18 @@ class TestSelection:
 class TestSeverity:
     def test_a_severity_replaces_the_one_that_was_found(self, folder: Path) -> None:
         settings = load('[severity]\nZER003 = "error"').for_path("model.zip")
-        assert settings.severity(zero_bias, Severity.NOTE) is Severity.ERROR
-        assert settings.severity(dormant_units, Severity.NOTE) is Severity.NOTE
         assert settings.judge(finding(), "model.zip").severity is Severity.ERROR
+        assert settings.judge(finding(code="NET001"), "model.zip").severity is Severity.WARNING
 
     def test_no_severity_makes_a_finding_milder_than_its_evidence(self, folder: Path) -> None:
         settings = load('[severity]\nNET001 = "warning"\nZER003 = "note"').for_path("model.zip")
-        argued = [settings.severity(dormant_units, each) for each in (Severity.NOTE, Severity.WARNING, Severity.ERROR)]
-        assert argued == [Severity.WARNING, Severity.WARNING, Severity.ERROR]
-        argued = [settings.severity(zero_bias, each) for each in (Severity.NOTE, Severity.WARNING, Severity.ERROR)]
-        assert argued == [Severity.NOTE, Severity.NOTE, Severity.ERROR]
+
+        def judged(rule: Rule) -> list[Severity]:
+            found = [replace(finding(code=rule.code), severity=each) for each in Severity]
+            return [settings.judge(each, "model.zip", rule.severity).severity for each in found]
+
+        assert judged(dormant_units) == [Severity.WARNING, Severity.WARNING, Severity.ERROR]
+        assert judged(zero_bias) == [Severity.NOTE, Severity.NOTE, Severity.ERROR]
         found = replace(finding(), severity=Severity.ERROR)
         assert settings.judge(found, "model.zip", Severity.WARNING).severity is Severity.ERROR
 
@@ -182,15 +184,15 @@ class TestSeverity:
             '[paths."runs/old".severity]\nZER003 = "note"'
         )
         found = {
-            path: config.for_path(path).severity(zero_bias, Severity.WARNING)
+            path: config.for_path(path).judge(finding(), path).severity
             for path in ("a.pt", "runs/a.pt", "runs/old/a.pt")
         }
         assert list(found.values()) == [Severity.ERROR, Severity.WARNING, Severity.NOTE]
 
     @pytest.mark.parametrize(("word", "fails"), [("error", "E"), ("warning", "WE"), ("note", "NWE"), ("never", "")])
     def test_fail_on_is_the_least_severity_that_fails(self, folder: Path, word: str, fails: str) -> None:
-        settings = load(f'fail-on = "{word}"').for_path("model.zip")
-        assert {each.name[0] for each in Severity if settings.fails(each)} == set(fails)
+        least = load(f'fail-on = "{word}"').fail_on
+        assert {each.name[0] for each in Severity if least is not None and each >= least} == set(fails)
 
 
 class TestOptions:
@@ -407,6 +409,7 @@ class TestMistakes:
         with pytest.raises(UsageError, match=r"^ckdoc.toml (is|holds) "):
             load_config(RULES)
 
+    @settings(deadline=None)  # a schema is built for each table
     @given(
         st.recursive(
             st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(WORDS),
@@ -555,3 +558,33 @@ class TestPathPatterns:
     @given(st.text(alphabet="ab*?[]!^-/.\\|&~", max_size=12), st.text(alphabet="ab/.", min_size=1, max_size=8))
     def test_no_pattern_is_an_error(self, pattern: str, path: str) -> None:
         match_path(pattern, path)
+
+
+class TestSearching:
+    TEXT = 'exclude = ["data/**", "old"]\ninclude = "*.pt"'
+
+    def test_the_table_shows_the_patterns_with_their_origin(self, folder: Path) -> None:
+        rows = describe_config(load(self.TEXT, exclude=["tmp"]), RULES)
+        shown = [(row.key, row.value, row.origin) for row in rows if row.key in ("exclude", "include")]
+        assert shown == [
+            ("exclude", ["data/**", "old"], "ckdoc.toml"),
+            ("exclude", ["tmp"], "command line"),
+            ("include", ["*.pt"], "ckdoc.toml"),
+        ]
+
+    def test_the_schema_knows_them(self) -> None:
+        validator = jsonschema.Draft202012Validator(build_schema(RULES))
+        assert validator.is_valid({"exclude": ["data/**"], "include": "*.pt"})
+        assert not validator.is_valid({"exclude": [3]})
+        assert not validator.is_valid({"paths": {"a": {"exclude": "b"}}})
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("exclude = 3", "ckdoc.toml: exclude: 3 is neither a string nor a list of strings"),
+            ('include = [""]', "ckdoc.toml: include: [''] is neither a string nor a list of strings"),
+            ('[paths."a"]\nexclude = "b"', "there is no key 'exclude'"),
+        ],
+    )
+    def test_what_is_no_pattern_is_refused(self, folder: Path, text: str, message: str) -> None:
+        assert message in refusal(text).message

@@ -418,7 +418,9 @@ def test_the_folders_of_accelerate_are_one_checkpoint(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tmp_path / "run")
     assert_equal(checkpoint, state["model"])
     assert {moments.tensor for moments in checkpoint.optimizers[0].parameters} == set(state["optim"]["state"])
-    assert "optimizer_0/__0_0.distcp" in {part.file for part in checkpoint.files}
+    files = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert {part.file for part in checkpoint.files} == files
+    assert not scan([tmp_path]).passed_over
     (tmp_path / "run" / "optimizer_0" / ".metadata").unlink()
     damaged = open_checkpoint(tmp_path / "run")
     assert_equal(damaged, state["model"])

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from checkpoint_doctor.analyzers.layers.dormant_units import dead_inputs, dormant_units
+from checkpoint_doctor.analyzers.layers.dead_inputs import dead_inputs
+from checkpoint_doctor.analyzers.layers.dormant_units import dormant_units
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.results.findings import Finding, Severity
 from tests.live_models import OUTPUTS, batches, checkpoint_of, train

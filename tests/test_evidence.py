@@ -28,7 +28,7 @@ from checkpoint_doctor.analyzers._repairs.recycling import recycle
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_orthogonally
 from checkpoint_doctor.analyzers.values import zeros
-from checkpoint_doctor.analyzers.values.values import nonfinite_values
+from checkpoint_doctor.analyzers.values.nonfinite import nonfinite_values
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.checkpoint.moment_decay import DecayRates, decay_rates_of, second_moment_correction
 from checkpoint_doctor.layers import Kind

@@ -14,7 +14,7 @@ from checkpoint_doctor.analyzers._evidence.nonfinite import describe_nonfinite
 from checkpoint_doctor.analyzers.files import containers
 from checkpoint_doctor.analyzers.files._executable_names import can_execute, describes_settings
 from checkpoint_doctor.analyzers.layers import adapters, recurrent
-from checkpoint_doctor.analyzers.values import values
+from checkpoint_doctor.analyzers.values import nonfinite
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, PickledName
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.testing import build_checkpoint
@@ -330,7 +330,7 @@ def test_moments_that_are_not_finite_are_told(key: str, value: float, count: int
     state: dict[str, Any] = {each: np.ones((8, 12)) for each in {"exp_avg", "exp_avg_sq", key}}
     state[key][2, 3] = value
     checkpoint = build_checkpoint(mlp(), optimizer={"net.2.weight": {"step": 9, **state}})
-    findings = found(values.nonfinite_values, checkpoint)
+    findings = found(nonfinite.nonfinite_values, checkpoint)
     assert [(each.severity, each.tensor, each.evidence["moment"]) for each in findings] == [
         (ERROR, "net.2.weight", key)
     ] * count
@@ -345,6 +345,6 @@ def test_moments_of_an_unknown_parameter_are_told_by_its_position() -> None:
     checkpoint = build_checkpoint(mlp(), optimizer={"net.2.weight": state})
     (whole,) = checkpoint.optimizers
     nameless = replace(whole, parameters=(replace(whole.parameters[0], tensor=None),))
-    (finding,) = values.nonfinite_values.examine(replace(checkpoint, optimizers=(nameless,)))
+    (finding,) = nonfinite.nonfinite_values.examine(replace(checkpoint, optimizers=(nameless,)))
     assert (finding.tensor, finding.evidence["parameter"]) == (None, "parameter 0")
     assert "in exp_avg of parameter 0 of optimizer" in finding.message

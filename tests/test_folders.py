@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import json
 import pickle
@@ -181,7 +182,7 @@ def test_without_the_optimizer_or_the_scheduler_a_note_says_that_resuming_begins
     (finding,) = [each for each in examination.findings if each.code == "RES006"]
     assert finding.severity is Severity.NOTE
     assert finding.message.startswith(f"{name} is not in the folder: Trainer resumes with a new optimizer")
-    assert "RES006 missing-companion" in examination.resume
+    assert "RES006 missing-companion" in examination.resume_answer
     assert examination.verdict is Verdict.HEALTHY
 
 
@@ -190,7 +191,7 @@ def test_a_model_without_a_run_misses_nothing(folder: Path, tmp_path: Path) -> N
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
         (path / name).unlink()
     examination = examine(path)
-    assert examination.resume == ""
+    assert examination.resumption is None
     assert not examination.findings
 
 
@@ -234,7 +235,7 @@ def test_a_scheduler_of_another_run_is_named(folder: Path, tmp_path: Path) -> No
     torch.save({**state, "_last_lr": [1e-5, 1e-5]}, path / "scheduler.pt")
     examination = examine(path)
     assert "RES001" in codes(examination)
-    assert "not as it was: RES001 schedule-mismatch" in examination.resume
+    assert "(RES001 schedule-mismatch)" in examination.resume_answer
 
 
 def test_an_optimizer_of_another_model_gets_no_names_and_the_weights_are_judged(folder: Path, tmp_path: Path) -> None:
@@ -569,8 +570,17 @@ def test_lightnings_side_files_are_no_checkpoints(tmp_path: Path, trained: Any) 
     }  # fmt: skip
     torch.save(state, version / "checkpoints" / "epoch=1-step=40.ckpt")
     examination = examine(tmp_path)
-    assert (Path(examination.path).name, examination.verdict) == ("epoch=1-step=40.ckpt", Verdict.HEALTHY)
-    assert examination.step == 40
+    assert (examination.path, examination.layout, examination.verdict) == (str(version), "lightning", Verdict.HEALTHY)
+    assert {part.file: part.content.word for part in examination.parts} == {
+        "checkpoints/epoch=1-step=40.ckpt": "weights",
+        "hparams.yaml": "settings",
+        "metrics.csv": "evaluations",
+    }
+    assert examination.resume_answer == "resumes at step 40 with a learning rate of 0.0015"
+    torch.save(state, version / "checkpoints" / "last.ckpt")
+    report = scan([tmp_path], catalogue=CATALOGUE)
+    assert [Path(each.path).name for each in report.checkpoints] == ["epoch=1-step=40.ckpt", "last.ckpt"]
+    assert not report.passed_over
 
 
 def test_a_folder_of_thousands_of_other_files_is_searched_in_a_moment(folder: Path, tmp_path: Path) -> None:
@@ -596,7 +606,8 @@ def save_policy(folder: Path, *, learner: bool) -> tuple[nn.Module, Path]:
     weights = {name: each.numpy() for name, each in model.state_dict().items()}
     state = optimizer.state_dict()
     state["state"] = {key: {name: each.numpy() for name, each in held.items()} for key, held in state["state"].items()}
-    files: dict[str, Any] = {"algorithm_state.pkl": {"training_iteration": 6}}
+    counters = collections.defaultdict(int, {"num_env_steps_sampled": 480, "num_env_steps_trained": 480})
+    files: dict[str, Any] = {"algorithm_state.pkl": {"training_iteration": 6, "counters": counters}}
     if learner:
         root = "learner_group/learner"
         files[f"{root}/rl_module/default_policy/module_state.pkl"] = weights
@@ -620,5 +631,8 @@ def test_an_algorithm_of_rllib_is_one_checkpoint_with_its_optimizer(learner: boo
     assert {part.file for part in examination.parts} == {
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
     }
-    (optimizer,) = opened(folder).optimizers
+    checkpoint = opened(folder)
+    (optimizer,) = checkpoint.optimizers
     assert [each.tensor for each in optimizer.parameters] == [name for name, _ in model.named_parameters()]
+    assert (checkpoint.step, checkpoint.counters["training_iteration"]) == (480, 6)
+    assert examination.resume_answer == "resumes at step 480 with a learning rate of 0.001"

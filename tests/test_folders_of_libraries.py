@@ -1,4 +1,4 @@
-"""Folders written by transformers, PEFT and accelerate themselves, where these are installed (see docs/testing.md)."""
+"""Folders written by transformers, PEFT and accelerate themselves, where these are installed (see tests/README.md)."""
 
 from __future__ import annotations
 
@@ -157,3 +157,45 @@ def test_accelerates_models_have_their_optimizers(safe: bool, tmp_path: Path) ->
         [f"{stem}/{name}" for name, _ in encoder.named_parameters()],
         [f"{stem}_1/{name}" for name, _ in head.named_parameters()],
     ]
+
+
+def test_a_run_of_lightning_is_one_checkpoint_with_its_settings_and_metrics(tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning")
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.loggers import CSVLogger
+
+    class Regression(lightning.LightningModule):  # type: ignore[misc]
+        def __init__(self, rate: float = 1e-2) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+            self.net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+
+        def training_step(self, batch: Any, _: int) -> torch.Tensor:
+            loss = (self.net(batch[0]) - batch[0][:, :2] * 2 + 1).square().mean()
+            self.log("loss", loss)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.Adam(self.parameters(), self.hparams.rate)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 4)]
+
+    torch.manual_seed(0)
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(256, 4)), batch_size=32)
+    trainer = lightning.Trainer(
+        max_epochs=6, accelerator="cpu", logger=CSVLogger(tmp_path), callbacks=[ModelCheckpoint()],
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+    )  # fmt: skip
+    model = Regression()
+    trainer.fit(model, data)
+    (examination,) = scan([tmp_path], catalogue=CATALOGUE).checkpoints
+    assert (examination.verdict, examination.layout) == (Verdict.HEALTHY, "lightning")
+    assert {part.content.word for part in examination.parts} == {"weights", "settings", "evaluations"}
+    assert examination.resume_answer == "resumes at step 48 with a learning rate of 0.001"
+    checkpoint = open_checkpoint(examination.path, CATALOGUE)
+    assert [each.tensor for each in checkpoint.optimizers[0].parameters] == [
+        name for name, _ in model.named_parameters()
+    ]
+    trainer.save_checkpoint(Path(examination.path) / "checkpoints" / "last.ckpt")
+    report = scan([tmp_path], catalogue=CATALOGUE)
+    assert [Path(each.path).suffix for each in report.checkpoints] == [".ckpt", ".ckpt"]
+    assert not report.failed

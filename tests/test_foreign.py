@@ -12,7 +12,6 @@ import zipfile
 import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -37,18 +36,6 @@ def zipped(*names: str) -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         for each in names:
             archive.writestr(each, "content")
-    return buffer.getvalue()
-
-
-def npz() -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, a=np.ones(3), b=np.ones(2))
-    return buffer.getvalue()
-
-
-def npy() -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.ones(3))
     return buffer.getvalue()
 
 
@@ -93,29 +80,18 @@ def test_what_stands_where_a_checkpoint_should_be(content: bytes, says: str) -> 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
+        ("Cada lição está aqui".encode("latin-1") * 9 + b"x" * 99, "text file that begins with 'Cada lição está aqui"),
         (b"404: Not Found", "text file that begins with '404: Not Found'"),
         (json.dumps({"hidden_size": 768}).encode(), "JSON file"),
         (zipped("data", "parameter_list", "parameters"), "Stable-Baselines 2 (TensorFlow)"),
         (zipped("notes.txt", "b.csv"), "zip archive of 2 files, none of them a checkpoint"),
         (zipped("run/model.pt", "run/notes.txt"), "zip archive that contains run/model.pt"),
         (zipped("best/policy.pth", "best/data"), "Stable-Baselines3 model is in best/"),
-        (zipped("config.json", "model.weights.h5"), "Keras model"),
         (zipped("model/saved_model.pb"), "TensorFlow SavedModel"),
         (zipped(), "empty zip archive"),
-        (npz(), "NumPy archive (.npz) of 2 arrays"),
-        (npy(), "NumPy array"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(100) + b"keras_version", "Keras model (HDF5)"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5 file"),
-        (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0:\x14" + bytes(20) + b"B\x02\x10\x11", "ONNX model"),
-        (b"\x08\x0e:\x14" + bytes(20), "ONNX model"),
-        (b"\x08\x08\x12\x00:\xac\x02" + bytes(300), "ONNX model"),
-        (b"\x81\xa6params\x81\xa1w\xc7\x09\x01\x93" + bytes(8), "Flax checkpoint"),
-        (b"\x83\xa4step\x05\xa6params\x81\xa1w\xc8\x01\x00\x01\x93" + bytes(255), "Flax checkpoint"),
-        (b"\xde\x00\x10\xd9\x28" + b"n" * 40 + b"\x81\xa1w\xc9\x00\x01\x00\x00\x01\x93" + bytes(99), "Flax checkpoint"),
         (zlib.compress(pickle.dumps(list(range(99)))), "a pickle compressed with zlib, as joblib writes it"),
         (zlib.compress(b"text" * 99), "compressed with zlib"),
         (lzma.compress(pickle.dumps(list(range(99))), lzma.FORMAT_ALONE), "a pickle compressed with LZMA"),
-        (b"GGUF\x03\0\0\0" + bytes(30), "GGUF model"),
         (b"\x08\x01\x12\x80\x01" + bytes(50), "TensorFlow SavedModel"),
         (b"\x1c\0\0\0TFL3" + bytes(50), "TensorFlow Lite"),
         (tar(), "tar archive"),
@@ -135,7 +111,6 @@ def test_sound_files_of_other_kinds(content: bytes, says: str) -> None:
     "content",
     [
         b"\x08\x0e" + bytes(30),
-        b"\x08\x0e:\xff\xff\xff\xff\x0f" + bytes(30),
         b"\x08\x0e\x12\x03abc" + b"\xde\xad",
         b"\x81\xa6params\x81\xa1w\xff\xff",
         b"\x78\x9c" + b"\xff" * 50,

@@ -143,8 +143,9 @@ def test_a_healthy_one_passes_with_one_entry_for_each_checkpoint(repository: Pat
     assert [each for each in report.alerts if each.severity.label == "error"] == []
     assert verdict(report) == 0
     whys = {Path(each.what).name: each.why for each in report.passed_over}
-    assert {"scaler.joblib", "scaler.pkl", "forest.pickle", "expert.pkl", "tokens.bin", "images.tar"} <= whys.keys()
+    assert {"scaler.joblib", "scaler.pkl", "forest.pickle", "expert.pkl", "images.tar"} <= whys.keys()
     assert whys["scaler.joblib"] == whys["scaler.pkl"] == "is a joblib file"
+    assert [Path(each.path).name for each in report.unsearched] == ["tokens.bin"]
     assert report.unrecognized[".jpg"] == report.unrecognized[".png"] == 12
 
 

@@ -21,6 +21,16 @@ from checkpoint_doctor.scan import scan
 ARRAY = np.full(5, 3e7, np.float32)
 
 
+RANDOM = np.random.default_rng(0)
+LAYERS = [RANDOM.normal(0, 0.3, shape) for shape in ((8, 16), 16, (16, 4), 4)]
+"""What ``get_weights()`` of a Keras model with two dense layers returns."""
+
+BRANCHING = [
+    (8, 4, 3, 3), 8, (16, 8, 3, 3), 16, (4, 16, 1, 1), 4, (144, 36), 36, (2, 16, 1, 1), 2, (72, 64), 64, (64, 1), 1,
+]  # fmt: skip
+"""Convolutions with two heads, as lists of a network's weights have them."""
+
+
 def object_of(module: str, name: str) -> bytes:
     """Return the pickle of an object of a class that is not installed, with an array of large values in it."""
     array = pickle.dumps(ARRAY, 2)[2:-1]
@@ -55,6 +65,14 @@ NO_MODEL = {
     "scheduler": ({"step_size": 5, "last_epoch": 3}, "contains no tensors: a dictionary with step_size, last_epoch"),
     "expert": (pickle.dumps({"obs": ARRAY, "acts": ARRAY, "dones": ARRAY > 0}), "is recorded data (obs, acts, dones…)"),
     "episodes": (pickle.dumps([{"observations": ARRAY, "rewards": ARRAY}] * 2), "is recorded data (0/observations"),
+    "memory": (pickle.dumps([{"state": ARRAY, "action": 1, "reward": 0.5}] * 3), "is recorded data (0/state, 1/state"),
+    "split": (pickle.dumps({"train": ARRAY, "test": ARRAY}), "is recorded data (train, test…)"),
+    "array": (pickle.dumps(ARRAY), "is data: arrays whose names"),
+    "inputs and labels": (pickle.dumps([np.ones((5, 3)), np.ones(5)]), "is data: arrays whose names"),
+    "splits": (pickle.dumps([np.ones(each) for each in ((160, 8), 160, (40, 8), 40)]), "is data: arrays whose names"),
+    "episodes by name": (pickle.dumps({"ep0": np.ones((5, 3)), "ep1": np.ones((5, 3))}), "(ep0, ep1) are those of no"),
+    "images": ((torch.ones(9, 4, 4, dtype=torch.uint8), torch.arange(9)), "is data: arrays whose names (0, 1)"),
+    "generator": (pickle.dumps(np.random.default_rng(0)), "is data: arrays whose names"),
     "data set": ({"x_train": torch.ones(9, 3), "y_train": torch.ones(9)}, "is recorded data (x_train, y_train…)"),
     "random states": (
         {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()},
@@ -122,12 +140,19 @@ def test_broken_moments_of_an_optimizer_alone_are_reported(tmp_path: Path) -> No
     [
         {"mask_head.weight": torch.randn(4, 8), "mask_head.bias": torch.randn(4)},
         {"x": torch.nn.Linear(8, 4).state_dict()},
+        pickle.dumps({"fc1_w": LAYERS[0], "fc1_b": LAYERS[1]}),
+        pickle.dumps({"layer_1/kernel:0": LAYERS[0]}),
+        pickle.dumps({"Wxh": LAYERS[0], "bh": LAYERS[1]}),
+        pickle.dumps({"policy": {"hidden": LAYERS[0]}}),
+        pickle.dumps(LAYERS),
+        pickle.dumps([LAYERS[0].T, LAYERS[1], LAYERS[2].T, LAYERS[3]]),
+        pickle.dumps([RANDOM.normal(0, 0.1, shape) for shape in BRANCHING]),
         {"actions": torch.randn(4, 8), "fc.weight": torch.randn(4, 8)},
         {"model": torch.nn.Linear(8, 4).state_dict(), "scaler": {"obs": torch.ones(3)}},
     ],
 )
 def test_a_model_stays_a_model_whatever_its_keys_resemble(value: Any, tmp_path: Path) -> None:
-    torch.save(value, tmp_path / "model.pt")
+    saved(value, tmp_path / "model.pt")
     (found,) = scan([tmp_path]).checkpoints
     assert found.tensors
 

@@ -12,7 +12,7 @@ from checkpoint_doctor import Severity
 from checkpoint_doctor.analyzers._zeros.initial_draws import shows_training
 from checkpoint_doctor.analyzers.layers.adapters import no_op_adapter
 from checkpoint_doctor.analyzers.layers.network import disconnected_units, zero_output_layer
-from checkpoint_doctor.analyzers.layers.normalization import norm_gain_zeros
+from checkpoint_doctor.analyzers.layers.norm_gains import norm_gain_zeros
 from checkpoint_doctor.analyzers.layers.recurrent import gate_bias_collapse
 from checkpoint_doctor.analyzers.optimizer.optimizer import untrained_tensor
 from checkpoint_doctor.analyzers.values.zeros import bias_collapse, zero_bias, zero_weights
@@ -216,6 +216,10 @@ def state_of(weight: NDArray) -> dict[str, object]:
         ({**TRUNK, "blocks.0.weight": trained(64, 64), "blocks.1.weight": fresh(64, 64)}, "blocks.1", ""),
         ({"backbone.weight": trained(64, 16), "head.weight": trained(4, 64)}, "backbone", "frozen"),
         ({"backbone.weight": fresh(64, 16), "head.weight": trained(4, 64)}, "backbone", ""),
+        ({"backbone.0.weight": fresh(64, 16), "backbone.2.weight": trained(64, 64), "head.weight": trained(4, 64)},
+         "backbone", "frozen"),
+        ({"backbone.0.weight": fresh(64, 16), "backbone.2.weight": trained(64, 64), "backbone.4.weight": fresh(64, 64),
+          "head.weight": trained(4, 64)}, "backbone", ""),
         ({"first.weight": trained(16, 16), "lost.weight": trained(64, 16), "head.weight": trained(4, 64)}, "lost", ""),
         ({"actor.0.weight": trained(64, 16), "critic.0.weight": fresh(64, 16)}, "critic", "did without it"),
         ({"actor.0.weight": fresh(64, 16), "critic.0.weight": trained(64, 16)}, "actor", ""),

@@ -181,10 +181,12 @@ def test_the_installed_example_works(with_packages: Callable, installed: Path, w
     assert [each["ruleId"] for each in sarif["runs"][0]["results"]] == ["tokens-without-decay"]
 
 
-def test_without_the_example_its_files_are_nothing_we_know(with_packages: Callable, weights: Path) -> None:
-    result = with_packages()("scan", "weights.npz")
-    assert result.returncode == 2
-    assert "weights.npz" in result.stdout + result.stderr
+def test_the_loader_of_the_example_comes_before_our_own_of_the_same_format(
+    with_packages: Callable, installed: Path, weights: Path
+) -> None:
+    for packages, expected in (((), "numpy"), ((installed,), "npz")):
+        report = json.loads(with_packages(*packages)("scan", "weights.npz", "--format", "json").stdout)
+        assert [each["format"] for each in report["checkpoints"]] == [expected]
 
 
 # --- a rule that crashes ----------------------------------------------------------------------------------------------

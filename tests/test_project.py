@@ -16,7 +16,7 @@ from conftest import ROOT
 
 import checkpoint_doctor
 from checkpoint_doctor import discover, testing
-from checkpoint_doctor.analyzers.values import values
+from checkpoint_doctor.analyzers.values import extremes
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SOURCE = PROJECT["urls"]["Source"]
@@ -65,7 +65,7 @@ def test_the_api_reference_has_every_public_name() -> None:
         assert shown is getattr(checkpoint_doctor, attribute), name
 
 
-@pytest.mark.parametrize("loader", ["sb3", "torch", "safetensors"])
+@pytest.mark.parametrize("loader", ["sb3", "torch", "safetensors", "numpy", "gguf", "onnx", "keras", "flax"])
 def test_the_page_of_a_format_names_the_files_that_are_looked_at(loader: str) -> None:
     page = (ROOT / "docs" / "formats" / f"{loader}.md").read_text(encoding="utf-8")
     [found] = [each for each in discover().loaders if each.name == loader]
@@ -74,11 +74,11 @@ def test_the_page_of_a_format_names_the_files_that_are_looked_at(loader: str) ->
 
 def test_the_rule_in_the_guide_passes_the_tests_in_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
     rule_code, test_code = re.findall(r"```python\n(.*?)```", CONTRIBUTING, re.DOTALL)
-    written: dict[str, Any] = {"__name__": values.__name__}
+    written: dict[str, Any] = {"__name__": extremes.__name__}
     exec(rule_code, written)
     rule = written["subnormal_weights"]
     assert rule.code not in {each.code for each in discover().rules}, "the example's code is taken"
-    monkeypatch.setattr(values, "subnormal_weights", rule, raising=False)
+    monkeypatch.setattr(extremes, "subnormal_weights", rule, raising=False)
     tests: dict[str, Any] = {"__name__": "test_in_the_guide"}
     exec(test_code, tests)
     functions = [each for name, each in tests.items() if name.startswith("test_")]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers.files import containers
 from checkpoint_doctor.analyzers.layers import recurrent
-from checkpoint_doctor.analyzers.values import values, zeros
+from checkpoint_doctor.analyzers.values import constants, extremes, nonfinite, zeros
 from checkpoint_doctor.checkpoint import Checkpoint, PickledName
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
@@ -161,43 +161,43 @@ SILENT: Mapping[str, tuple[Rule, Weights | Checkpoint]] = {
     ),
     # Values
     "minus infinity in a mask": (
-        values.nonfinite_values, mlp(attn_mask=np.array([[0, -np.inf], [0, 0]], np.float32))
+        nonfinite.nonfinite_values, mlp(attn_mask=np.array([[0, -np.inf], [0, 0]], np.float32))
     ),
     "running statistics of any scale": (
-        values.exploded_values, {"bn.weight": draw(4), "bn.bias": draw(4), "bn.running_var": np.full(4, 1e7)}
+        extremes.exploded_values, {"bn.weight": draw(4), "bn.bias": draw(4), "bn.running_var": np.full(4, 1e7)}
     ),
-    "buffers of any scale": (values.exploded_values, mlp(position_ids=np.full((4, 4), 1e8, np.float32))),
-    "counts of any size": (values.exploded_values, mlp(net__0__weight=np.full((12, 6), 10**9))),
-    "a matrix without entries": (values.exploded_values, mlp(net__0__weight=np.zeros((0, 6), np.float32))),
-    "a value head with the scale of the returns": (values.exploded_values, mlp(net__4__weight=np.full((4, 8), 30.0))),
-    "a vector with a giant": (values.value_spike, mlp(net__0__bias=np.array([1] * 40 + [900], np.float32))),
-    "a spike among integers": (values.value_spike, mlp(net__0__weight=np.array([1] * 71 + [900]).reshape(12, 6))),
-    "a spike in a norm": (values.value_spike, {"norm.weight": np.array([1.0] * 40 + [900.0])}),
+    "buffers of any scale": (extremes.exploded_values, mlp(position_ids=np.full((4, 4), 1e8, np.float32))),
+    "counts of any size": (extremes.exploded_values, mlp(net__0__weight=np.full((12, 6), 10**9))),
+    "a matrix without entries": (extremes.exploded_values, mlp(net__0__weight=np.zeros((0, 6), np.float32))),
+    "a value head with the scale of the returns": (extremes.exploded_values, mlp(net__4__weight=np.full((4, 8), 30.0))),
+    "a vector with a giant": (extremes.value_spike, mlp(net__0__bias=np.array([1] * 40 + [900], np.float32))),
+    "a spike among integers": (extremes.value_spike, mlp(net__0__weight=np.array([1] * 71 + [900]).reshape(12, 6))),
+    "a spike in a norm": (extremes.value_spike, {"norm.weight": np.array([1.0] * 40 + [900.0])}),
     "one entry and otherwise zeros": (
-        values.value_spike, mlp(net__0__weight=np.eye(1, 72, dtype=np.float32).reshape(12, 6))
+        extremes.value_spike, mlp(net__0__weight=np.eye(1, 72, dtype=np.float32).reshape(12, 6))
     ),
     "a spike among infinities": (
-        values.value_spike,
+        extremes.value_spike,
         mlp(net__0__weight=np.array([np.inf, 900, *[1.0] * 70], np.float32).reshape(12, 6)),
     ),
-    "bfloat16's range is wide": (values.near_overflow, mlp(net__0__bias=np.full(12, 65_000, np.float32))),
-    "a mask's lowest value": (values.near_overflow, {"mask": np.array([0, -65_504], np.float16)}),
-    "a constant bias": (values.constant_tensor, mlp(net__0__bias=np.full(12, 0.5))),
-    "a matrix of zeros is another rule's": (values.constant_tensor, mlp(net__0__weight=np.zeros((12, 6)))),
-    "a matrix of NaN is another rule's": (values.constant_tensor, mlp(net__0__weight=np.full((12, 6), np.nan))),
+    "bfloat16's range is wide": (extremes.near_overflow, mlp(net__0__bias=np.full(12, 65_000, np.float32))),
+    "a mask's lowest value": (extremes.near_overflow, {"mask": np.array([0, -65_504], np.float16)}),
+    "a constant bias": (constants.constant_tensor, mlp(net__0__bias=np.full(12, 0.5))),
+    "a matrix of zeros is another rule's": (constants.constant_tensor, mlp(net__0__weight=np.zeros((12, 6)))),
+    "a matrix of NaN is another rule's": (constants.constant_tensor, mlp(net__0__weight=np.full((12, 6), np.nan))),
     "all alike but for a NaN": (
-        values.constant_tensor, mlp(net__0__weight=np.array([np.nan, *[0.5] * 71]).reshape(12, 6))
+        constants.constant_tensor, mlp(net__0__weight=np.array([np.nan, *[0.5] * 71]).reshape(12, 6))
     ),
     "an observer that has seen nothing": (
-        values.nonfinite_values, mlp(observer__min_val=np.array([np.inf]), observer__max_val=np.array([-np.inf, 2]))
+        nonfinite.nonfinite_values, mlp(observer__min_val=np.array([np.inf]), observer__max_val=np.array([-np.inf, 2]))
     ),
     "a head whose bias has the scale of the targets": (
-        values.exploded_values, mlp(net__4__weight=np.full((4, 8), 300.0), net__4__bias=np.full(4, -100_001.0))
+        extremes.exploded_values, mlp(net__4__weight=np.full((4, 8), 300.0), net__4__bias=np.full(4, -100_001.0))
     ),
-    "offsets by index": (values.exploded_values, mlp(energies__weight=np.linspace(-4e4, 0, 50).reshape(50, 1))),
-    "a scale of the data": (values.exploded_values, mlp(target_std=np.array([5000.0]))),
+    "offsets by index": (extremes.exploded_values, mlp(energies__weight=np.linspace(-4e4, 0, 50).reshape(50, 1))),
+    "a scale of the data": (extremes.exploded_values, mlp(target_std=np.array([5000.0]))),
     "what no optimizer holds": (
-        values.exploded_values, trained(mlp(net__2__weight=np.full((8, 12), 300.0)), without=("net.2.weight",))
+        extremes.exploded_values, trained(mlp(net__2__weight=np.full((8, 12), 300.0)), without=("net.2.weight",))
     ),
     # Zeros
     "zero weights that were never trained": (
@@ -294,39 +294,40 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
         {"gate": "forget", "spectral_radius": 0.0},
     ),
     "minus infinity beside numbers above zero": (
-        values.nonfinite_values, mlp(attn_mask=np.array([[0.5, -np.inf], [0, 0]], np.float32)), ERROR, "attn_mask",
+        nonfinite.nonfinite_values, mlp(attn_mask=np.array([[0.5, -np.inf], [0, 0]], np.float32)), ERROR, "attn_mask",
         {"nan": 0, "infinite": 1, "count": 4, "first_index": [0, 1]},
     ),
     "NaN in a mask": (
-        values.nonfinite_values, mlp(attn_mask=np.array([[np.nan, -np.inf], [0, 0]], np.float32)), ERROR, "attn_mask",
+        nonfinite.nonfinite_values, mlp(attn_mask=np.array([[np.nan, -np.inf], [0, 0]], np.float32)), ERROR,
+        "attn_mask",
         {"nan": 1, "infinite": 1, "count": 4, "first_index": [0, 0]},
     ),
     "minus infinity in a weight": (
-        values.nonfinite_values, mlp(net__0__bias=np.full(12, -np.inf)), ERROR, "net.0.bias",
+        nonfinite.nonfinite_values, mlp(net__0__bias=np.full(12, -np.inf)), ERROR, "net.0.bias",
         {"nan": 0, "infinite": 12, "count": 12, "first_index": [0]},
     ),
     "an exploded layer": (
-        values.exploded_values, mlp(net__2__weight=np.full((8, 12), 300.0)), WARNING, "net.2.weight",
+        extremes.exploded_values, mlp(net__2__weight=np.full((8, 12), 300.0)), WARNING, "net.2.weight",
         {"largest": 300.0, "rms": 300.0, "gain": 300.0 * np.sqrt(12)},
     ),
     "a hidden layer drawn too wide": (
-        values.exploded_values, mlp(net__2__weight=np.full((8, 12), 30.0)), WARNING, "net.2.weight",
+        extremes.exploded_values, mlp(net__2__weight=np.full((8, 12), 30.0)), WARNING, "net.2.weight",
         {"largest": 30.0, "rms": 30.0, "gain": 30.0 * np.sqrt(12)},
     ),
     "an exploded scalar": (
-        values.exploded_values, mlp(log_alpha=np.array(-2000.0)), WARNING, "log_alpha",
+        extremes.exploded_values, mlp(log_alpha=np.array(-2000.0)), WARNING, "log_alpha",
         {"largest": 2000.0, "rms": 2000.0, "gain": 0.0},
     ),
     "a spike": (
-        values.value_spike, mlp(net__0__weight=np.array([1.0] * 71 + [-900]).reshape(12, 6)), WARNING, "net.0.weight",
+        extremes.value_spike, mlp(net__0__weight=np.array([1.0] * 71 + [-900]).reshape(12, 6)), WARNING, "net.0.weight",
         {"indices": [[11, 5]], "largest": 900.0, "next_largest": 1.0},
     ),
     "a spike in a table of its own": (
-        values.value_spike, {"pos": np.array([1.0] * 71 + [900]).reshape(1, 12, 6)}, WARNING, "pos",
+        extremes.value_spike, {"pos": np.array([1.0] * 71 + [900]).reshape(1, 12, 6)}, WARNING, "pos",
         {"indices": [[0, 11, 5]], "largest": 900.0, "next_largest": 1.0},
     ),
     "a constant matrix": (
-        values.constant_tensor, mlp(net__2__weight=np.full((8, 12), -0.5)), WARNING, "net.2.weight", {"value": -0.5}
+        constants.constant_tensor, mlp(net__2__weight=np.full((8, 12), -0.5)), WARNING, "net.2.weight", {"value": -0.5}
     ),
     "a zero matrix": (
         zeros.zero_weights, mlp(net__2__weight=np.zeros((8, 12))), WARNING, "net.2.weight",
@@ -390,7 +391,7 @@ def test_it_says_what_is_wrong_and_where(name: str):
 def test_how_many_values_are_nan_tells_where_they_come_from(count: int, size: int, words: str):
     array = np.ones(size, np.float32)
     array[:count] = np.nan
-    (finding,) = found(values.nonfinite_values, mlp(net__0__bias=array))
+    (finding,) = found(nonfinite.nonfinite_values, mlp(net__0__bias=array))
     assert words in finding.message
     assert finding.evidence["first_index"] == [0]
 
@@ -438,7 +439,7 @@ def test_the_collapse_of_biases_is_an_error_where_its_cause_is_shown(
 def test_a_moment_that_is_not_finite_is_told_with_its_place():
     weights = mlp(log_alpha=np.array(0.5))
     subject = trained(weights, {"log_alpha": np.nan})
-    findings = list(values.nonfinite_values.examine(subject))
+    findings = list(nonfinite.nonfinite_values.examine(subject))
     assert [(each.tensor, each.evidence["moment"], each.evidence["first_index"]) for each in findings] == [
         ("log_alpha", "exp_avg", []),
         ("log_alpha", "exp_avg_sq", []),
@@ -460,7 +461,16 @@ def test_classes_in_the_settings_of_an_agent_are_no_news(format: str, member: st
     assert [each.severity for each in found(containers.unsafe_pickle, checkpoint)] == ([] if silent else [NOTE])
 
 
-@pytest.mark.xfail(strict=True, reason="only finite values are asked whether they are above zero")
 def test_infinity_above_zero_is_not_taken_for_a_mask():
-    (finding,) = found(values.nonfinite_values, mlp(attn_mask=np.array([[0, -np.inf], [np.inf, 0]], np.float32)))
+    (finding,) = found(nonfinite.nonfinite_values, mlp(attn_mask=np.array([[0, -np.inf], [np.inf, 0]], np.float32)))
     assert told(finding) == (ERROR, "attn_mask")
+
+
+@pytest.mark.parametrize(("updates", "severity"), [(0, NOTE), (300, WARNING), (None, WARNING)])
+def test_equal_values_before_the_first_update_are_a_note(updates: int | None, severity: Severity):
+    weights = {"net.weight": np.full((4, 12), 1 / 12, np.float32), "net.bias": np.zeros(4, np.float32)}
+    state = None if updates is None else {name: {} for name in weights}
+    if updates:
+        state = {name: {"step": updates, "exp_avg_sq": np.ones(each.shape)} for name, each in weights.items()}
+    (finding,) = findings_of(constants.constant_tensor, build_checkpoint(weights, optimizer=state, step=updates or 0))
+    assert finding.severity is severity

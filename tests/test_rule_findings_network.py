@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers.layers import copies, network, normalization
+from checkpoint_doctor.analyzers.layers import copies, network, norm_gains, norm_statistics
 from checkpoint_doctor.analyzers.values import zeros
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.rule import Rule
@@ -117,64 +117,64 @@ SILENT: Mapping[str, tuple[Rule, Weights | Checkpoint]] = {
     ),
     "an embedding has no rank to keep": (network.rank_collapse, {"embedding.weight": np.ones((32, 32))}),
     # Norms
-    "zeros in a weight that is no norm's": (normalization.norm_gain_zeros, mlp(net__0__weight=np.zeros((12, 6)))),
-    "zeros in a norm of integers": (normalization.norm_gain_zeros, norm([0, 1, 2, 3], dtype=np.int64)),
-    "a norm of NaN": (normalization.norm_gain_drift, norm([np.nan, 100.0, *[1.0] * 8])),
-    "a linear layer of large weights": (normalization.norm_gain_drift, mlp(net__0__weight=-100 * np.ones((12, 6)))),
-    "zeros are not negative": (normalization.norm_gain_drift, norm([0.0] * 5 + [1.0] * 5)),
-    "zero-centred norms have both signs": (normalization.norm_gain_drift, zero_centred(CENTRED, CENTRED)),
-    "statistics of a trained norm": (normalization.norm_statistics, batch_norm()),
-    "statistics of a fresh norm": (normalization.norm_statistics, batch_norm(**FRESH, weight=np.ones(8))),
+    "zeros in a weight that is no norm's": (norm_gains.norm_gain_zeros, mlp(net__0__weight=np.zeros((12, 6)))),
+    "zeros in a norm of integers": (norm_gains.norm_gain_zeros, norm([0, 1, 2, 3], dtype=np.int64)),
+    "a norm of NaN": (norm_gains.norm_gain_drift, norm([np.nan, 100.0, *[1.0] * 8])),
+    "a linear layer of large weights": (norm_gains.norm_gain_drift, mlp(net__0__weight=-100 * np.ones((12, 6)))),
+    "zeros are not negative": (norm_gains.norm_gain_drift, norm([0.0] * 5 + [1.0] * 5)),
+    "zero-centred norms have both signs": (norm_gains.norm_gain_drift, zero_centred(CENTRED, CENTRED)),
+    "statistics of a trained norm": (norm_statistics.norm_statistics, batch_norm()),
+    "statistics of a fresh norm": (norm_statistics.norm_statistics, batch_norm(**FRESH, weight=np.ones(8))),
     "statistics before the first update": (
-        normalization.norm_statistics,
+        norm_statistics.norm_statistics,
         build_checkpoint(batch_norm(**FRESH), optimizer={"bn.weight": {}, "bn.bias": {}}, updates=0),
     ),
-    "gains as DCGAN draws them": (normalization.norm_statistics, batch_norm(**FRESH, weight=DCGAN)),
+    "gains as DCGAN draws them": (norm_statistics.norm_statistics, batch_norm(**FRESH, weight=DCGAN)),
     "gains of zero that were never trained": (
-        normalization.norm_gain_zeros,
+        norm_gains.norm_gain_zeros,
         trained(norm(np.zeros(8)) | mlp(), {"norm.weight": 0.0, "norm.bias": 0.0}),
     ),
-    "zero-centred gains of which some are zero": (normalization.norm_gain_zeros, zero_centred(zeroed(CENTRED, [2, 5]))),
-    "zero gains beside zero-centred ones": (normalization.norm_gain_zeros, zero_centred(np.zeros(16), CENTRED)),
+    "zero-centred gains of which some are zero": (norm_gains.norm_gain_zeros, zero_centred(zeroed(CENTRED, [2, 5]))),
+    "zero gains beside zero-centred ones": (norm_gains.norm_gain_zeros, zero_centred(np.zeros(16), CENTRED)),
     "a zero head that no optimizer holds": (
         network.zero_output_layer,
         trained(mlp(net__4__weight=np.zeros((4, 8))), without=("net.4.weight", "net.4.bias")),
     ),
     "a mean that has moved": (
-        normalization.norm_statistics, batch_norm(**FRESH | {"running_mean": np.linspace(0, 1, 8)})
+        norm_statistics.norm_statistics, batch_norm(**FRESH | {"running_mean": np.linspace(0, 1, 8)})
     ),
     "a variance that has moved": (
-        normalization.norm_statistics, batch_norm(**FRESH | {"running_var": np.linspace(0.9, 1, 8)})
+        norm_statistics.norm_statistics, batch_norm(**FRESH | {"running_var": np.linspace(0.9, 1, 8)})
     ),
     "a gain as PyTorch drew it once": (
-        normalization.norm_statistics, batch_norm(**FRESH, weight=UNIFORM, bias=np.zeros(8))
+        norm_statistics.norm_statistics, batch_norm(**FRESH, weight=UNIFORM, bias=np.zeros(8))
     ),
     "a single gain as PyTorch drew it once": (
-        normalization.norm_statistics,
+        norm_statistics.norm_statistics,
         {"bn.weight": np.array([0.5]), "bn.bias": np.zeros(1), "bn.running_mean": np.zeros(1),
          "bn.running_var": np.ones(1)},
     ),
-    "a norm without gain": (normalization.norm_statistics, batch_norm(**FRESH, weight=None, bias=None)),
+    "a norm without gain": (norm_statistics.norm_statistics, batch_norm(**FRESH, weight=None, bias=None)),
     "moments of zero beside fresh statistics": (
-        normalization.norm_statistics,
+        norm_statistics.norm_statistics,
         trained(batch_norm(**FRESH, weight=np.ones(8)), {"bn.weight": 0.0}, without=(
             "bn.running_mean", "bn.running_var", "bn.num_batches_tracked"
         )),
     ),
-    "a norm without channels": (normalization.norm_statistics, batch_norm(running_var=np.zeros(0))),
-    "a gain of ones without gradient": (normalization.low_precision_stall, half_precision_gain(0.0)),
+    "a norm without channels": (norm_statistics.norm_statistics, batch_norm(running_var=np.zeros(0))),
+    "a gain of ones without gradient": (norm_gains.low_precision_stall, half_precision_gain(0.0)),
     "a gain of ones in single precision": (
-        normalization.low_precision_stall, half_precision_gain(1e-4, dtype=np.float32)
+        norm_gains.low_precision_stall, half_precision_gain(1e-4, dtype=np.float32)
     ),
-    "a gain that has moved": (normalization.low_precision_stall, half_precision_gain(1e-4, last=1.0078125)),
+    "a gain that has moved": (norm_gains.low_precision_stall, half_precision_gain(1e-4, last=1.0078125)),
     "a gain of twos": (
-        normalization.low_precision_stall, trained(norm([2.0] * 8, dtype=ml_dtypes.bfloat16), {"norm.weight": 1e-4})
+        norm_gains.low_precision_stall, trained(norm([2.0] * 8, dtype=ml_dtypes.bfloat16), {"norm.weight": 1e-4})
     ),
     "a gain of ones without moments": (
-        normalization.low_precision_stall, build_checkpoint(norm([1.0] * 8, dtype=ml_dtypes.bfloat16))
+        norm_gains.low_precision_stall, build_checkpoint(norm([1.0] * 8, dtype=ml_dtypes.bfloat16))
     ),
     "a linear layer of ones": (
-        normalization.low_precision_stall, trained(mlp(net__2__weight=np.ones((8, 12), ml_dtypes.bfloat16)))
+        norm_gains.low_precision_stall, trained(mlp(net__2__weight=np.ones((8, 12), ml_dtypes.bfloat16)))
     ),
 }  # fmt: skip
 
@@ -253,119 +253,120 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
         {"effective_rank": 1, "size": 32},
     ),
     "zero gains": (
-        normalization.norm_gain_zeros, norm(zeroed(np.linspace(1, 2, 10), [2, 5])), WARNING, "norm.weight",
+        norm_gains.norm_gain_zeros, norm(zeroed(np.linspace(1, 2, 10), [2, 5])), WARNING, "norm.weight",
         {"zero_fraction": 0.2, "units": [2, 5], "cause": "unknown"},
     ),
     "dead channels that were overwritten": (
-        normalization.norm_gain_zeros,
+        norm_gains.norm_gain_zeros,
         trained(batch_norm(weight=zeroed(np.linspace(1, 2, 8), 2), bias=np.zeros(8)), without=(
             "bn.running_mean", "bn.running_var", "bn.num_batches_tracked"
         )),
         WARNING, "bn.weight", {"zero_fraction": 0.125, "units": [2], "cause": "overwritten"},
     ),
     "a lone batch norm of zeros": (
-        normalization.norm_gain_zeros, batch_norm(weight=np.zeros(8)), WARNING, "bn.weight",
+        norm_gains.norm_gain_zeros, batch_norm(weight=np.zeros(8)), WARNING, "bn.weight",
         {"zero_fraction": 1.0, "units": list(range(8)), "cause": "unknown"},
     ),
     "a lone batch norm of zeros that was overwritten": (
-        normalization.norm_gain_zeros,
+        norm_gains.norm_gain_zeros,
         trained(batch_norm(weight=np.zeros(8)), without=(
             "bn.running_mean", "bn.running_var", "bn.num_batches_tracked"
         )),
         ERROR, "bn.weight", {"zero_fraction": 1.0, "units": list(range(8)), "cause": "overwritten"},
     ),
     "gains that lead down to zero": (
-        normalization.norm_gain_zeros, batch_norm(weight=[0, 0.01, *np.linspace(0.5, 1.5, 6)]), NOTE, "bn.weight",
+        norm_gains.norm_gain_zeros, batch_norm(weight=[0, 0.01, *np.linspace(0.5, 1.5, 6)]), NOTE, "bn.weight",
         {"zero_fraction": 0.125, "units": [0], "cause": "unknown"},
     ),
     "zero gains alone": (
-        normalization.norm_gain_zeros, zero_centred(np.zeros(16)), WARNING, "layers.0.input_layernorm.weight",
+        norm_gains.norm_gain_zeros, zero_centred(np.zeros(16)), WARNING, "layers.0.input_layernorm.weight",
         {"zero_fraction": 1.0, "units": list(range(16)), "cause": "unknown"},
     ),
     "zero gains beside ones that are not zero-centred": (
-        normalization.norm_gain_zeros, zero_centred(np.zeros(16), 1 + CENTRED), WARNING,
+        norm_gains.norm_gain_zeros, zero_centred(np.zeros(16), 1 + CENTRED), WARNING,
         "layers.0.input_layernorm.weight", {"zero_fraction": 1.0, "units": list(range(16)), "cause": "unknown"},
     ),
     "small gains of one sign": (
-        normalization.norm_gain_zeros, zero_centred(zeroed(0.5 + CENTRED, 2)), WARNING,
+        norm_gains.norm_gain_zeros, zero_centred(zeroed(0.5 + CENTRED, 2)), WARNING,
         "layers.0.input_layernorm.weight", {"zero_fraction": 0.0625, "units": [2], "cause": "unknown"},
     ),
     "a dead channel": (
-        normalization.norm_gain_zeros, batch_norm(weight=zeroed(np.linspace(1, 2, 8), 2), bias=np.zeros(8)), NOTE,
+        norm_gains.norm_gain_zeros, batch_norm(weight=zeroed(np.linspace(1, 2, 8), 2), bias=np.zeros(8)), NOTE,
         "bn.weight", {"zero_fraction": 0.125, "units": [2], "cause": "unknown"},
     ),
     "a channel without gain whose bias is alive": (
-        normalization.norm_gain_zeros, batch_norm(weight=zeroed(np.linspace(1, 2, 8), 2)), WARNING,
+        norm_gains.norm_gain_zeros, batch_norm(weight=zeroed(np.linspace(1, 2, 8), 2)), WARNING,
         "bn.weight", {"zero_fraction": 0.125, "units": [2], "cause": "unknown"},
     ),
     "a layer norm with zeros decayed with its bias": (
-        normalization.norm_gain_zeros, norm(zeroed(np.linspace(1, 2, 10), [2, 5]), bias=0), WARNING, "norm.weight",
+        norm_gains.norm_gain_zeros, norm(zeroed(np.linspace(1, 2, 10), [2, 5]), bias=0), WARNING, "norm.weight",
         {"zero_fraction": 0.2, "units": [2, 5], "cause": "unknown"},
     ),
     "large gains": (
-        normalization.norm_gain_drift, norm([-30, *[1.0] * 9]), NOTE, "norm.weight", {"largest": 30.0}
+        norm_gains.norm_gain_drift, norm([-30, *[1.0] * 9]), NOTE, "norm.weight", {"largest": 30.0}
     ),
     "flipped gains": (
-        normalization.norm_gain_drift, norm([-1.0] * 3 + [1.0] * 7), NOTE, "norm.weight", {"negative": 0.3}
+        norm_gains.norm_gain_drift, norm([-1.0] * 3 + [1.0] * 7), NOTE, "norm.weight", {"negative": 0.3}
     ),
     "a negative variance": (
-        normalization.norm_statistics, batch_norm(running_var=[1, -0.5, 0, 1, -0.25, 1, 1, 1]), ERROR, "bn.running_var",
+        norm_statistics.norm_statistics, batch_norm(running_var=[1, -0.5, 0, 1, -0.25, 1, 1, 1]), ERROR,
+        "bn.running_var",
         {"cause": "negative", "negative": 2, "minimum": -0.5},
     ),
     "channels that never vary": (
-        normalization.norm_statistics, batch_norm(running_var=[1, 0, 0, 1, 2, 1, 1, 1]), NOTE, "bn.running_var",
+        norm_statistics.norm_statistics, batch_norm(running_var=[1, 0, 0, 1, 2, 1, 1, 1]), NOTE, "bn.running_var",
         {"cause": "zero", "units": [1, 2]},
     ),
     "no channel varies": (
-        normalization.norm_statistics, batch_norm(running_var=np.zeros(8)), ERROR, "bn.running_var",
+        norm_statistics.norm_statistics, batch_norm(running_var=np.zeros(8)), ERROR, "bn.running_var",
         {"cause": "zero", "units": list(range(8))},
     ),
     "statistics that did not move in a batch": (
-        normalization.norm_statistics, batch_norm(**FRESH | {"num_batches_tracked": np.array(1)}), WARNING,
+        norm_statistics.norm_statistics, batch_norm(**FRESH | {"num_batches_tracked": np.array(1)}), WARNING,
         "bn.running_var", {"cause": "momentum 0", "batches": 1},
     ),
     "statistics that did not move while the gain was trained": (
-        normalization.norm_statistics,
+        norm_statistics.norm_statistics,
         trained(batch_norm(**FRESH | {"num_batches_tracked": np.array(900)}), without=(
             "bn.running_mean", "bn.running_var", "bn.num_batches_tracked"
         )),
         ERROR, "bn.running_var", {"cause": "momentum 0", "batches": 900},
     ),
     "statistics that were never updated": (
-        normalization.norm_statistics, batch_norm(**FRESH), WARNING, "bn.running_var", {"cause": "never updated"}
+        norm_statistics.norm_statistics, batch_norm(**FRESH), WARNING, "bn.running_var", {"cause": "never updated"}
     ),
     "statistics that were never updated, of a file without counts": (
-        normalization.norm_statistics, batch_norm(**FRESH | {"num_batches_tracked": None}), WARNING, "bn.running_var",
+        norm_statistics.norm_statistics, batch_norm(**FRESH | {"num_batches_tracked": None}), WARNING, "bn.running_var",
         {"cause": "never updated"},
     ),
     "a uniform gain beside a bias that was trained": (
-        normalization.norm_statistics, batch_norm(**FRESH, weight=UNIFORM), WARNING, "bn.running_var",
+        norm_statistics.norm_statistics, batch_norm(**FRESH, weight=UNIFORM), WARNING, "bn.running_var",
         {"cause": "never updated"},
     ),
     "a uniform gain without bias": (
-        normalization.norm_statistics, batch_norm(**FRESH, weight=UNIFORM, bias=None), WARNING, "bn.running_var",
+        norm_statistics.norm_statistics, batch_norm(**FRESH, weight=UNIFORM, bias=None), WARNING, "bn.running_var",
         {"cause": "never updated"},
     ),
     "gains beyond a uniform draw": (
-        normalization.norm_statistics, batch_norm(**FRESH, weight=UNIFORM + 0.1, bias=np.zeros(8)), WARNING,
+        norm_statistics.norm_statistics, batch_norm(**FRESH, weight=UNIFORM + 0.1, bias=np.zeros(8)), WARNING,
         "bn.running_var", {"cause": "never updated"},
     ),
     "gains below a uniform draw": (
-        normalization.norm_statistics, batch_norm(**FRESH, weight=UNIFORM - 0.1, bias=np.zeros(8)), WARNING,
+        norm_statistics.norm_statistics, batch_norm(**FRESH, weight=UNIFORM - 0.1, bias=np.zeros(8)), WARNING,
         "bn.running_var", {"cause": "never updated"},
     ),
     "gains of one that received gradient": (
-        normalization.norm_statistics,
+        norm_statistics.norm_statistics,
         trained(batch_norm(**FRESH, weight=np.ones(8)), without=(
             "bn.running_mean", "bn.running_var", "bn.num_batches_tracked"
         )),
         ERROR, "bn.running_var", {"cause": "never updated"},
     ),
     "a gain that bfloat16 rounds away": (
-        normalization.low_precision_stall, half_precision_gain(1e-4), WARNING, "norm.weight", {"updates": 1000}
+        norm_gains.low_precision_stall, half_precision_gain(1e-4), WARNING, "norm.weight", {"updates": 1000}
     ),
     "a gain that float16 rounds away": (
-        normalization.low_precision_stall, half_precision_gain(1e-4, dtype=np.float16), WARNING, "norm.weight",
+        norm_gains.low_precision_stall, half_precision_gain(1e-4, dtype=np.float16), WARNING, "norm.weight",
         {"updates": 1000},
     ),
 }  # fmt: skip

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.gradient_activity import unit_activity
 from checkpoint_doctor.analyzers._evidence.inactivity_causes import find_inactivity_causes
+from checkpoint_doctor.analyzers.layers import dead_inputs
 from checkpoint_doctor.analyzers.layers import dormant_units as silence
 from checkpoint_doctor.analyzers.optimizer import gradient_norms, optimizer
 from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, ParameterGroup, Tensor
@@ -471,7 +472,7 @@ def test_moments_that_are_not_finite_tell_nothing():
     ids=["some", "all", "not any more", "of a later layer", "of units that never learned", "none", "of the only layer"],
 )
 def test_inputs_that_never_carried_a_signal(subject: Checkpoint, inputs: list[int] | None):
-    findings = found(silence.dead_inputs, subject)
+    findings = found(dead_inputs.dead_inputs, subject)
     severity = WARNING if inputs is not None and len(inputs) == 10 else NOTE
     assert [told(each) for each in findings] == ([] if inputs is None else [(severity, "net.0")])
     for each in findings:
@@ -481,15 +482,15 @@ def test_inputs_that_never_carried_a_signal(subject: Checkpoint, inputs: list[in
 
 def test_ranges_of_inputs_are_shortened():
     unfed = (0, 1, 3, 5, 7, 9, 11, 13, 15, 17)
-    (finding,) = found(silence.dead_inputs, layered(20, 8, 6, 4, unfed={0: unfed}))
+    (finding,) = found(dead_inputs.dead_inputs, layered(20, 8, 6, 4, unfed={0: unfed}))
     assert "(0–1, 3, 5, 7, 9, 11, 13, 15 …)" in finding.message
-    (finding,) = found(silence.dead_inputs, layered(20, 8, 6, 4, unfed={0: unfed[:-1]}))
+    (finding,) = found(dead_inputs.dead_inputs, layered(20, 8, 6, 4, unfed={0: unfed[:-1]}))
     assert "(0–1, 3, 5, 7, 9, 11, 13, 15)" in finding.message
 
 
 def test_without_an_optimizer_nothing_is_said():
     assert dormant(build_checkpoint(mlp())) == []
-    assert found(silence.dead_inputs, build_checkpoint(mlp())) == []
+    assert found(dead_inputs.dead_inputs, build_checkpoint(mlp())) == []
 
 
 def test_parameters_keep_their_optimizers():

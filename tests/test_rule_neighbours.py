@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers.layers import copies, network, normalization
-from checkpoint_doctor.analyzers.values import values, weight_scale, zeros
+from checkpoint_doctor.analyzers.layers import copies, network, norm_gains
+from checkpoint_doctor.analyzers.values import constants, extremes, nonfinite, weight_scale, zeros
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity
@@ -117,31 +117,35 @@ def with_entry(value: float, index: tuple[int, ...] = (3, 4), scale: float = 0.1
 
 
 VALUES: Mapping[str, Case] = {
-    "a mask of minus infinity": (values.nonfinite_values, buffer([[-INF, 0], [0, -INF]], "attn_mask"), None),
-    "a mask with positive numbers": (values.nonfinite_values, buffer([[-INF, 1], [0, -INF]], "attn_mask"), ERROR),
-    "a mask with NaN": (values.nonfinite_values, buffer([[NAN, 0], [0, -INF]], "attn_mask"), ERROR),
-    "a matrix that is no buffer": (values.nonfinite_values, buffer([[-INF, 0], [0, -INF]], "table"), ERROR),
-    "an extreme before its first value": (values.nonfinite_values, buffer([INF, INF], "mask"), None),
-    "a lowest extreme": (values.nonfinite_values, buffer([-INF, -INF], "mask"), None),
-    "infinity of both signs": (values.nonfinite_values, buffer([INF, -INF], "mask"), ERROR),
-    "both signs under an extreme's name": (values.nonfinite_values, buffer([INF, -INF, 0], "observer.min_val"), ERROR),
-    "one channel before its first value": (values.nonfinite_values, buffer([INF, 0.5], "observer.min_val"), None),
-    "one infinite entry of another name": (values.nonfinite_values, buffer([INF, 0.5], "observer.other"), ERROR),
-    "zero beside an infinity of another name": (values.nonfinite_values, buffer([INF, 0.0], "observer.other"), ERROR),
-    "one entry among all": (values.value_spike, with_entry(20.0), WARNING),
-    "a cut draw": (values.value_spike, with_entry(2.0, scale=0.01), None),
-    "a cut negative draw": (values.value_spike, with_entry(-2.0, scale=0.01), None),
-    "beyond a cut draw": (values.value_spike, with_entry(2.2, scale=0.01), WARNING),
-    "an infinite entry": (values.value_spike, with_entry(INF), None),
-    "a magnitude of weight normalisation": (
-        values.constant_tensor, {"net.0.weight_g": np.ones((8, 1)), "net.0.weight_v": draw(8, 4)}, None
+    "a mask of minus infinity": (nonfinite.nonfinite_values, buffer([[-INF, 0], [0, -INF]], "attn_mask"), None),
+    "a mask with positive numbers": (nonfinite.nonfinite_values, buffer([[-INF, 1], [0, -INF]], "attn_mask"), ERROR),
+    "a mask with NaN": (nonfinite.nonfinite_values, buffer([[NAN, 0], [0, -INF]], "attn_mask"), ERROR),
+    "a matrix that is no buffer": (nonfinite.nonfinite_values, buffer([[-INF, 0], [0, -INF]], "table"), ERROR),
+    "an extreme before its first value": (nonfinite.nonfinite_values, buffer([INF, INF], "mask"), None),
+    "a lowest extreme": (nonfinite.nonfinite_values, buffer([-INF, -INF], "mask"), None),
+    "infinity of both signs": (nonfinite.nonfinite_values, buffer([INF, -INF], "mask"), ERROR),
+    "both signs under an extreme's name": (
+        nonfinite.nonfinite_values, buffer([INF, -INF, 0], "observer.min_val"), ERROR
     ),
-    "a constant matrix": (values.constant_tensor, {"net.0.weight": np.ones((2, 2))}, WARNING),
-    "a constant matrix of three entries": (values.constant_tensor, {"net.0.weight": np.ones((3, 1))}, None),
-    "a constant of zero": (values.constant_tensor, {"net.0.weight": np.zeros((8, 8))}, None),
-    "nearly constant": (values.constant_tensor, {"net.0.weight": np.where(np.eye(8) == 1, 1.001, 1)}, None),
-    "a constant vector": (values.constant_tensor, {"net.0.weight": draw(8, 8), "net.0.bias": np.ones(8)}, None),
-    "a constant with NaN": (values.constant_tensor, {"net.0.weight": np.where(np.eye(8) == 1, NAN, 1.0)}, None),
+    "one channel before its first value": (nonfinite.nonfinite_values, buffer([INF, 0.5], "observer.min_val"), None),
+    "one infinite entry of another name": (nonfinite.nonfinite_values, buffer([INF, 0.5], "observer.other"), ERROR),
+    "zero beside an infinity of another name": (
+        nonfinite.nonfinite_values, buffer([INF, 0.0], "observer.other"), ERROR
+    ),
+    "one entry among all": (extremes.value_spike, with_entry(20.0), WARNING),
+    "a cut draw": (extremes.value_spike, with_entry(2.0, scale=0.01), None),
+    "a cut negative draw": (extremes.value_spike, with_entry(-2.0, scale=0.01), None),
+    "beyond a cut draw": (extremes.value_spike, with_entry(2.2, scale=0.01), WARNING),
+    "an infinite entry": (extremes.value_spike, with_entry(INF), None),
+    "a magnitude of weight normalisation": (
+        constants.constant_tensor, {"net.0.weight_g": np.ones((8, 1)), "net.0.weight_v": draw(8, 4)}, None
+    ),
+    "a constant matrix": (constants.constant_tensor, {"net.0.weight": np.ones((2, 2))}, WARNING),
+    "a constant matrix of three entries": (constants.constant_tensor, {"net.0.weight": np.ones((3, 1))}, None),
+    "a constant of zero": (constants.constant_tensor, {"net.0.weight": np.zeros((8, 8))}, None),
+    "nearly constant": (constants.constant_tensor, {"net.0.weight": np.where(np.eye(8) == 1, 1.001, 1)}, None),
+    "a constant vector": (constants.constant_tensor, {"net.0.weight": draw(8, 8), "net.0.bias": np.ones(8)}, None),
+    "a constant with NaN": (constants.constant_tensor, {"net.0.weight": np.where(np.eye(8) == 1, NAN, 1.0)}, None),
 }  # fmt: skip
 
 
@@ -169,32 +173,32 @@ def rms(*gains: Any) -> Weights:
 
 
 NORMS: Mapping[str, Case] = {
-    "the last norm of a block starts at zero": (normalization.norm_gain_zeros, batch_norms(ONES, DEAD), None),
-    "the first norm of a block is zero": (normalization.norm_gain_zeros, batch_norms(DEAD, ONES), WARNING),
-    "one zero gain": (normalization.norm_gain_zeros, batch_norms(HOLED), WARNING),
-    "one zero gain whose bias is nearly zero": (normalization.norm_gain_zeros, batch_norms(HOLED, bias=0.9e-3), NOTE),
-    "one zero gain whose bias is small": (normalization.norm_gain_zeros, batch_norms(HOLED, bias=1.1e-3), WARNING),
-    "one zero gain whose bias is negative": (normalization.norm_gain_zeros, batch_norms(HOLED, bias=-1.1e-3), WARNING),
+    "the last norm of a block starts at zero": (norm_gains.norm_gain_zeros, batch_norms(ONES, DEAD), None),
+    "the first norm of a block is zero": (norm_gains.norm_gain_zeros, batch_norms(DEAD, ONES), WARNING),
+    "one zero gain": (norm_gains.norm_gain_zeros, batch_norms(HOLED), WARNING),
+    "one zero gain whose bias is nearly zero": (norm_gains.norm_gain_zeros, batch_norms(HOLED, bias=0.9e-3), NOTE),
+    "one zero gain whose bias is small": (norm_gains.norm_gain_zeros, batch_norms(HOLED, bias=1.1e-3), WARNING),
+    "one zero gain whose bias is negative": (norm_gains.norm_gain_zeros, batch_norms(HOLED, bias=-1.1e-3), WARNING),
     "gains down to a twentieth": (
-        normalization.norm_gain_zeros, batch_norms([0, 0.049, *np.full(6, 1.0)]), NOTE
+        norm_gains.norm_gain_zeros, batch_norms([0, 0.049, *np.full(6, 1.0)]), NOTE
     ),
     "gains above a twentieth": (
-        normalization.norm_gain_zeros, batch_norms([0, 0.051, *np.full(6, 1.0)]), WARNING
+        norm_gains.norm_gain_zeros, batch_norms([0, 0.051, *np.full(6, 1.0)]), WARNING
     ),
-    "a dead share below the error": (normalization.norm_gain_zeros, batch_norms([0, 0, *ONES[2:]], bias=0), NOTE),
-    "a dead share above the error": (normalization.norm_gain_zeros, batch_norms([0, 0, 0, *ONES[3:]], bias=0), WARNING),
+    "a dead share below the error": (norm_gains.norm_gain_zeros, batch_norms([0, 0, *ONES[2:]], bias=0), NOTE),
+    "a dead share above the error": (norm_gains.norm_gain_zeros, batch_norms([0, 0, 0, *ONES[3:]], bias=0), WARNING),
     "one zero gain without bias": (
-        normalization.norm_gain_zeros,
+        norm_gains.norm_gain_zeros,
         {name: array for name, array in batch_norms(HOLED).items() if not name.endswith("bias")}, WARNING,
     ),
-    "a norm without channels that are zero": (normalization.norm_gain_zeros, batch_norms(ONES), None),
+    "a norm without channels that are zero": (norm_gains.norm_gain_zeros, batch_norms(ONES), None),
 }  # fmt: skip
 
 
 def slimmed(*holed: bool) -> list[Severity]:
     gains = [HOLED if each else ONES for each in holed]
     weights = {name: array for n, gain in enumerate(gains) for name, array in batch_norms(gain, prefix=f"b{n}").items()}
-    return [each.severity for each in found(normalization.norm_gain_zeros, weights)]
+    return [each.severity for each in found(norm_gains.norm_gain_zeros, weights)]
 
 
 def test_zeros_in_most_of_three_batch_norms_are_slimming() -> None:
@@ -205,14 +209,14 @@ def test_zeros_in_most_of_three_batch_norms_are_slimming() -> None:
 
 
 def test_two_zero_norms_in_a_block_do_not_start_a_residual() -> None:
-    assert [each.severity for each in found(normalization.norm_gain_zeros, batch_norms(DEAD, DEAD))] == [WARNING] * 2
-    assert [each.tensor for each in found(normalization.norm_gain_zeros, batch_norms(ONES, DEAD, ONES))] == [
+    assert [each.severity for each in found(norm_gains.norm_gain_zeros, batch_norms(DEAD, DEAD))] == [WARNING] * 2
+    assert [each.tensor for each in found(norm_gains.norm_gain_zeros, batch_norms(ONES, DEAD, ONES))] == [
         "block.bn2.weight"
     ]
     weights = batch_norms(ONES, DEAD) | {
         name.replace("block.bn1", "block.downsample_bn"): array for name, array in batch_norms(ONES).items()
     }
-    assert found(normalization.norm_gain_zeros, weights) == []
+    assert found(norm_gains.norm_gain_zeros, weights) == []
 
 
 @pytest.mark.parametrize("name", [*UNITS, *VALUES, *NORMS])
@@ -487,7 +491,7 @@ EXPLODED: Mapping[str, tuple[Weights, Severity | None]] = {
 @pytest.mark.parametrize("name", EXPLODED)
 def test_exploded_values_and_their_neighbours(name: str) -> None:
     weights, severity = EXPLODED[name]
-    findings = found(values.exploded_values, weights)
+    findings = found(extremes.exploded_values, weights)
     assert [each.severity for each in findings] == ([] if severity is None else [severity])
     for each in findings:
         array = weights[each.tensor or ""]
@@ -498,8 +502,8 @@ def test_exploded_values_and_their_neighbours(name: str) -> None:
 
 def test_what_no_optimizer_holds_may_have_any_scale() -> None:
     weights = mlp(net__2__weight=peaked(101, 8, 12))
-    assert len(found(values.exploded_values, trained(weights))) == 1
-    assert found(values.exploded_values, trained(weights, without=("net.2.weight",))) == []
+    assert len(found(extremes.exploded_values, trained(weights))) == 1
+    assert found(extremes.exploded_values, trained(weights, without=("net.2.weight",))) == []
 
 
 @pytest.mark.parametrize(("size", "few"), [(20_000, 2), (19_999, 1)])
@@ -507,7 +511,7 @@ def test_one_in_ten_thousand_entries_may_be_spikes(size: int, few: int) -> None:
     for count in (few, few + 1):
         array = np.resize(draw(100, 50) * 0.1, (1, size)).copy()
         array[0, :count] = 50.0
-        findings = found(values.value_spike, {"0.weight": array})
+        findings = found(extremes.value_spike, {"0.weight": array})
         assert [len(each.evidence["indices"]) for each in findings] == ([count] if count <= few else [])
 
 
@@ -521,4 +525,4 @@ def test_one_in_ten_thousand_entries_may_be_spikes(size: int, few: int) -> None:
     ids=["32 entries", "31 entries", "32 rows", "a vector", "beside zeros", "beside equals"],
 )  # fmt: skip
 def test_a_spike_needs_others_around(weight: NDArray, speaks: bool) -> None:
-    assert len(found(values.value_spike, {"0.weight": weight})) == speaks
+    assert len(found(extremes.value_spike, {"0.weight": weight})) == speaks

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers.files import containers
-from checkpoint_doctor.analyzers.layers import copies, network, normalization, recurrent
+from checkpoint_doctor.analyzers.layers import copies, network, norm_gains, norm_statistics, recurrent
 from checkpoint_doctor.analyzers.optimizer import optimizer
-from checkpoint_doctor.analyzers.values import values, zeros
+from checkpoint_doctor.analyzers.values import constants, extremes, nonfinite, zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, PickledName
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity
@@ -143,18 +143,18 @@ def trained(weights: Weights, **seconds: float | None) -> Checkpoint:
 
 FAMILY = {
     "values": [
-        values.nonfinite_values,
-        values.exploded_values,
-        values.value_spike,
-        values.near_overflow,
-        values.constant_tensor,
+        nonfinite.nonfinite_values,
+        extremes.exploded_values,
+        extremes.value_spike,
+        extremes.near_overflow,
+        constants.constant_tensor,
     ],
     "zeros": [zeros.zero_weights, zeros.partial_zeros, zeros.zero_bias, zeros.bias_collapse],
     "norms": [
-        normalization.norm_gain_zeros,
-        normalization.norm_gain_drift,
-        normalization.norm_statistics,
-        normalization.low_precision_stall,
+        norm_gains.norm_gain_zeros,
+        norm_gains.norm_gain_drift,
+        norm_statistics.norm_statistics,
+        norm_gains.low_precision_stall,
     ],
     "gates": [
         recurrent.forget_gate_bias,
@@ -239,36 +239,38 @@ def test_what_is_normal_has_no_finding(name: str):
 
 
 ILL: Mapping[str, tuple[Rule, Weights | Checkpoint, str, Severity]] = {
-    "one NaN": (values.nonfinite_values, changed("net.2.weight", put((1, 2), np.nan)), "net.2.weight", ERROR),
-    "one infinity": (values.nonfinite_values, changed("net.2.bias", put(3, -np.inf)), "net.2.bias", ERROR),
+    "one NaN": (nonfinite.nonfinite_values, changed("net.2.weight", put((1, 2), np.nan)), "net.2.weight", ERROR),
+    "one infinity": (nonfinite.nonfinite_values, changed("net.2.bias", put(3, -np.inf)), "net.2.bias", ERROR),
     "NaN in a running mean": (
-        values.nonfinite_values,
+        nonfinite.nonfinite_values,
         changed("bn1.running_mean", put(0, np.nan), batch_norm_net()),
         "bn1.running_mean",
         ERROR,
     ),
     "a layer times a thousand": (
-        values.exploded_values,
+        extremes.exploded_values,
         changed("net.2.weight", scale(1000)),
         "net.2.weight",
         WARNING,
     ),
     "a bias of a million and one": (
-        values.exploded_values,
+        extremes.exploded_values,
         changed("net.0.bias", put(0, 1_000_001)),
         "net.0.bias",
         ERROR,
     ),
-    "a weight of 1.5e24": (values.exploded_values, changed("net.0.weight", put((0, 0), 1.5e24)), "net.0.weight", ERROR),
-    "a flipped exponent": (values.value_spike, changed("net.2.weight", put((4, 4), 300)), "net.2.weight", WARNING),
+    "a weight of 1.5e24": (
+        extremes.exploded_values, changed("net.0.weight", put((0, 0), 1.5e24)), "net.0.weight", ERROR
+    ),
+    "a flipped exponent": (extremes.value_spike, changed("net.2.weight", put((4, 4), 300)), "net.2.weight", WARNING),
     "float16 at its end": (
-        values.near_overflow,
+        extremes.near_overflow,
         {"net.0.weight": np.full((4, 4), 65_000, np.float16) * np.eye(4, dtype=np.float16)},
         "net.0.weight",
         WARNING,
     ),
     "a constant matrix": (
-        values.constant_tensor,
+        constants.constant_tensor,
         mlp(net__2__weight=np.full((32, 32), 0.1, np.float32)),
         "net.2.weight",
         WARNING,
@@ -290,49 +292,49 @@ ILL: Mapping[str, tuple[Rule, Weights | Checkpoint, str, Severity]] = {
     ),
     "a zero bias": (zeros.zero_bias, changed("net.2.bias", put(..., 0)), "net.2.bias", WARNING),
     "30.9 % of a gain": (
-        normalization.norm_gain_zeros,
+        norm_gains.norm_gain_zeros,
         changed("head.1.weight", scatter(0.309), layer_norm_mlp()),
         "head.1.weight",
         WARNING,
     ),
     "30.9 % of a gain that was trained": (
-        normalization.norm_gain_zeros,
+        norm_gains.norm_gain_zeros,
         trained(changed("head.1.weight", scatter(0.309), layer_norm_mlp())),
         "head.1.weight",
         ERROR,
     ),
     "a whole gain": (
-        normalization.norm_gain_zeros,
+        norm_gains.norm_gain_zeros,
         changed("head.1.weight", put(..., 0), layer_norm_mlp()),
         "head.1.weight",
         WARNING,
     ),
     "a whole gain that was trained": (
-        normalization.norm_gain_zeros,
+        norm_gains.norm_gain_zeros,
         trained(changed("head.1.weight", put(..., 0), layer_norm_mlp())),
         "head.1.weight",
         ERROR,
     ),
     "one entry of a gain": (
-        normalization.norm_gain_zeros,
+        norm_gains.norm_gain_zeros,
         changed("head.1.weight", put(5, 0), layer_norm_mlp()),
         "head.1.weight",
         WARNING,
     ),
     "a gain of a hundred": (
-        normalization.norm_gain_drift,
+        norm_gains.norm_gain_drift,
         changed("head.1.weight", put(5, 100), layer_norm_mlp()),
         "head.1.weight",
         NOTE,
     ),
     "a negative variance": (
-        normalization.norm_statistics,
+        norm_statistics.norm_statistics,
         changed("bn1.running_var", put(2, -0.1), batch_norm_net()),
         "bn1.running_var",
         ERROR,
     ),
     "statistics never updated": (
-        normalization.norm_statistics,
+        norm_statistics.norm_statistics,
         batch_norm_net(
             bn1__running_mean=np.zeros(16, np.float32),
             bn1__running_var=np.ones(16, np.float32),
@@ -342,7 +344,7 @@ ILL: Mapping[str, tuple[Rule, Weights | Checkpoint, str, Severity]] = {
         WARNING,
     ),
     "statistics never updated beside a trained gain": (
-        normalization.norm_statistics,
+        norm_statistics.norm_statistics,
         trained(
             batch_norm_net(
                 bn1__running_mean=np.zeros(16, np.float32),
@@ -407,7 +409,7 @@ def test_what_is_ill_is_found_on_its_tensor(name: str):
 
 
 def test_the_first_nonfinite_value_is_placed_and_counted():
-    (finding,) = findings_of(values.nonfinite_values, build_checkpoint(ILL["one NaN"][1]))
+    (finding,) = findings_of(nonfinite.nonfinite_values, build_checkpoint(ILL["one NaN"][1]))
     assert finding.evidence["first_index"] == [1, 2]
     assert "1 NaN of 1,024 values, first NaN at [1, 2]" in finding.message
     assert "only a few" in finding.message
@@ -415,12 +417,12 @@ def test_the_first_nonfinite_value_is_placed_and_counted():
 
 def test_all_nan_has_another_explanation_than_one_nan():
     weights = mlp(net__2__weight=np.full((32, 32), np.nan, np.float32))
-    (finding,) = findings_of(values.nonfinite_values, build_checkpoint(weights))
+    (finding,) = findings_of(nonfinite.nonfinite_values, build_checkpoint(weights))
     assert "every entry is NaN" in finding.message
 
 
 def test_a_spike_is_placed():
-    (finding,) = findings_of(values.value_spike, build_checkpoint(ILL["a flipped exponent"][1]))
+    (finding,) = findings_of(extremes.value_spike, build_checkpoint(ILL["a flipped exponent"][1]))
     assert finding.evidence["indices"] == [[4, 4]]
 
 
@@ -573,7 +575,7 @@ def test_a_zero_bias_is_repaired_to_small_uniform_values():
 
 def test_zero_gains_become_one_and_the_others_stay():
     weights = changed("head.1.weight", scatter(0.309), layer_norm_mlp())
-    new = reinitialised(normalization.norm_gain_zeros, weights)["head.1.weight"]
+    new = reinitialised(norm_gains.norm_gain_zeros, weights)["head.1.weight"]
     old = weights["head.1.weight"]
     assert (new[old == 0] == 1.0).all()
     assert (new[old != 0] == old[old != 0]).all()
@@ -614,9 +616,9 @@ def test_a_zero_head_is_repaired_within_three_thousandths():
 
 def test_a_gain_that_bfloat16_rounds_away_is_found():
     weights = layer_norm_mlp() | {"head.1.weight": np.ones(32, ml_dtypes.bfloat16)}
-    found = findings_of(normalization.low_precision_stall, trained(weights))
+    found = findings_of(norm_gains.low_precision_stall, trained(weights))
     assert [finding.tensor for finding in found] == ["head.1.weight"]
-    assert findings_of(normalization.low_precision_stall, build_checkpoint(weights)) == []
+    assert findings_of(norm_gains.low_precision_stall, build_checkpoint(weights)) == []
 
 
 def test_a_zero_initialised_residual_gamma_has_no_finding_and_an_overwritten_one_has():
@@ -631,9 +633,9 @@ def test_a_zero_initialised_residual_gamma_has_no_finding_and_an_overwritten_one
             f"bn{number}.running_var": np.ones(8, np.float32) * 0.5,
         }.items()
     }
-    assert findings_of(normalization.norm_gain_zeros, build_checkpoint(block)) == []
+    assert findings_of(norm_gains.norm_gain_zeros, build_checkpoint(block)) == []
     block["layer1.0.bn1.weight"] = np.zeros(8, np.float32)
-    assert {finding.tensor for finding in findings_of(normalization.norm_gain_zeros, build_checkpoint(block))} == {
+    assert {finding.tensor for finding in findings_of(norm_gains.norm_gain_zeros, build_checkpoint(block))} == {
         "layer1.0.bn1.weight",
         "layer1.0.bn2.weight",
     }
@@ -701,18 +703,18 @@ def test_a_recurrent_layer_times_a_thousand_is_found_though_its_inputs_are_few()
         f"gru.{role}_l0": random.uniform(-1 / 16, 1 / 16, size=shape).astype(np.float32)
         for role, shape in {"weight_ih": (768, 4), "weight_hh": (768, 256), "bias_ih": 768, "bias_hh": 768}.items()
     }
-    assert findings_of(values.exploded_values, build_checkpoint(weights)) == []
+    assert findings_of(extremes.exploded_values, build_checkpoint(weights)) == []
     weights = changed("gru.weight_ih_l0", scale(1000), weights)
-    assert [finding.tensor for finding in findings_of(values.exploded_values, build_checkpoint(weights))] == [
+    assert [finding.tensor for finding in findings_of(extremes.exploded_values, build_checkpoint(weights))] == [
         "gru.weight_ih_l0"
     ]
 
 
 def test_a_spike_in_a_parameter_of_its_own_is_found():
     positions = np.random.default_rng(7).normal(0, 0.02, size=(1, 16, 32)).astype(np.float32)
-    assert findings_of(values.value_spike, build_checkpoint({"pos": positions})) == []
+    assert findings_of(extremes.value_spike, build_checkpoint({"pos": positions})) == []
     positions[0, 3, 3] = 200
-    assert [each.tensor for each in findings_of(values.value_spike, build_checkpoint({"pos": positions}))] == ["pos"]
+    assert [each.tensor for each in findings_of(extremes.value_spike, build_checkpoint({"pos": positions}))] == ["pos"]
 
 
 @pytest.mark.parametrize(

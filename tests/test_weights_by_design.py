@@ -9,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor import Checkpoint, Severity
-from checkpoint_doctor.analyzers.layers.dormant_units import dead_inputs
+from checkpoint_doctor.analyzers.layers.dead_inputs import dead_inputs
 from checkpoint_doctor.analyzers.layers.network import disconnected_units
-from checkpoint_doctor.analyzers.values.values import constant_tensor, value_spike
+from checkpoint_doctor.analyzers.values.constants import constant_tensor
+from checkpoint_doctor.analyzers.values.extremes import value_spike
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 NOTE, WARNING = Severity.NOTE, Severity.WARNING

@@ -11,6 +11,7 @@ from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import DENSE, NORMS
 from checkpoint_doctor.plugins.cause import Symptoms
 from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.statistics.values import as_real
 
 _TAKES_TURNS = re.compile(r"(?:expert|head|task|adapter|branch|member|domain)\w*?[._](\d+)(?=[._]|$)", re.IGNORECASE)
 """Names of parts of which not all are used for every input, with the number of the part."""
@@ -136,7 +137,7 @@ def rows_were_trained_apart(name: str, checkpoint: Checkpoint, finding: Finding 
     second = moments.second if moments else None
     if second is None or len(second.shape) < 2 or second.shape[0] < 2 or second.statistics.nonfinite:
         return None
-    totals = second.array.astype(np.float64).reshape(second.shape[0], -1).sum(axis=1)
+    totals = as_real(second.array).reshape(second.shape[0], -1).sum(axis=1)
     if not totals.any():
         return None
     groups = (finding.evidence.get("groups") if finding else None) or [range(len(totals))]
@@ -174,7 +175,7 @@ def has_left_initial_interval(checkpoint: Checkpoint) -> bool:
         if layer.kind not in DENSE or weight is None or bias is None or not bias.statistics.absmax or not weight.size:
             continue
         counted += 1
-        bound = 1.02 * (weight.size / weight.shape[0]) ** -0.5
+        bound = 1.02 * max(weight.fan_in, 1) ** -0.5
         left += max(weight.statistics.absmax, bias.statistics.absmax) > bound
     return 2 * left > counted
 
@@ -195,12 +196,20 @@ def was_drawn_wide(tensor: Tensor, checkpoint: Checkpoint) -> bool:
 def is_fresh_part(finding: Finding, symptoms: Symptoms, checkpoint: Checkpoint) -> bool:
     """Return whether an OPT010 is about a part that is as drawn, and not about single vectors that were written.
 
-    Fresh matrices are one. So are gains of 1 beside biases of 0 in the same block, which is how blocks begin.
+    Fresh matrices are one. So are gains of 1 beside biases of 0 in the same block, which is how blocks begin. The
+    layers of a plain chain are no block.
     """
     fresh = [checkpoint.by_name[name] for name in names_of(finding) & checkpoint.by_name.keys()]
-    blocks = {tensor.name.rsplit(".", 2)[0] for tensor in fresh if tensor.name.count(".") > 1}
+    blocks = {block for tensor in fresh if (block := _block_of(checkpoint.layer_of[tensor.name].name))}
     zero = symptoms.of("ZER003", cause=OVERWRITTEN)
     return any(len(tensor.shape) > 1 for tensor in fresh) or any(about(zero, blocks))
+
+
+def _block_of(layer: str) -> str:
+    """Return the name of the block that a layer is a part of: of named parts, or a numbered one; empty without one."""
+    block, _, part = layer.rpartition(".")
+    is_chain = part.isdigit() and not block.rpartition(".")[2].isdigit()
+    return "" if is_chain else block
 
 
 def are_most_of_a_kind(findings: Iterable[Finding], checkpoint: Checkpoint) -> bool:
@@ -232,7 +241,7 @@ def has_torn_page(tensor: Tensor) -> bool:
 
 def has_overflowed(finding: Finding, checkpoint: Checkpoint) -> bool:
     """Return whether a VAL001 is about infinities in float16, whose largest number is 65,504."""
-    tensor = checkpoint.by_name.get(finding.tensor or "")
+    tensor = checkpoint.find_tensor(finding.tensor)
     infinite = finding.evidence.get("infinite")
     return tensor is not None and tensor.dtype == "float16" and isinstance(infinite, int) and infinite > 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from checkpoint_doctor.causes._remedies import AVERAGE_BUFFERS, UPDATE_AVERAGE
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
@@ -33,14 +34,14 @@ def average_not_updated(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[
     """
     for finding in symptoms.of("RES004"):
         if not _TARGETS.search(str(finding.evidence.get("average"))):
-            yield average_not_updated.claim([finding], remedy="averaged_model.update_parameters(model)")
+            yield average_not_updated.claim([finding], remedy=UPDATE_AVERAGE.line(checkpoint))
     statistics = [each for each in symptoms.of("NRM003") if _AVERAGES.search(each.tensor or "")]
     if statistics and len(statistics) == len(symptoms.of("NRM003")):
         yield average_not_updated.claim(
             statistics,
             "the running statistics of the average were never updated, and those of the model were: an average of the "
             "parameters leaves buffers out",
-            remedy="AveragedModel(model, use_buffers=True)",
+            remedy=AVERAGE_BUFFERS.line(checkpoint),
         )
 
 

@@ -19,6 +19,7 @@ from checkpoint_doctor.causes._facts import (
     reads_zeros,
     received_zero_gradients,
 )
+from checkpoint_doctor.causes._remedies import HOLD_ALL, STEP_WITH_GRADIENT, UNFREEZE
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, found_once
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
@@ -61,7 +62,7 @@ def no_gradient(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
                 *about(never_trained(symptoms), names_of(finding)),
                 *symptoms.of("NET001", "NET008", "RES002", "RES005"),
             ],
-            remedy="optimizer.zero_grad(); loss.backward(); optimizer.step()",
+            remedy=STEP_WITH_GRADIENT.line(checkpoint),
         )
     for finding in symptoms.of("OPT006", cause="stopped"):
         yield no_gradient.claim(
@@ -77,6 +78,7 @@ def no_gradient(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
             adapters,
             consequences=[*never_trained(symptoms), *symptoms.of("OPT001", "OPT009")],
             certainty=Certainty.LIKELY if checkpoint.optimizers else Certainty.POSSIBLE,
+            remedy=STEP_WITH_GRADIENT.line(checkpoint),
         )
 
 
@@ -175,7 +177,7 @@ def frozen(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
             _describe("was held out of training: the gradient passed through it and did not change it", findings),
             consequences=about(never_trained(symptoms), {name for each in findings for name in names_of(each)}),
             certainty=Certainty.LIKELY,
-            remedy="for parameter in part.parameters(): parameter.requires_grad_(True)",
+            remedy=UNFREEZE.line(checkpoint),
         )
 
 
@@ -205,7 +207,7 @@ def not_in_optimizer(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cla
             [finding],
             consequences=[*untouched.about(names_of(finding)), *symptoms.of("NET001")],
             certainty=Certainty.PROVEN if finding in left_out else Certainty.LIKELY,
-            remedy="optimizer.add_param_group({'params': model.part.parameters()})",
+            remedy=HOLD_ALL.line(checkpoint),
         )
 
 

@@ -17,6 +17,7 @@ from checkpoint_doctor.causes._facts import (
     rows_were_trained_apart,
     was_drawn_wide,
 )
+from checkpoint_doctor.causes._remedies import LOAD_ALL
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
@@ -165,7 +166,7 @@ def partial_load(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
                 consequences=symptoms.of(
                     "NET003", "NRM001", "RNN001", "RNN002", "ZER001", "ZER003", "ZER004", cause=OVERWRITTEN
                 ),
-                remedy="missing, unexpected = model.load_state_dict(state, strict=True)",
+                remedy=LOAD_ALL.line(checkpoint),
             )
 
 

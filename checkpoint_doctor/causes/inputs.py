@@ -12,6 +12,7 @@ from checkpoint_doctor.causes._facts import (
     names_of,
     never_trained,
 )
+from checkpoint_doctor.causes._remedies import SCALE_INPUTS, SCALE_TARGETS
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 from checkpoint_doctor.layers import NORMS
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
@@ -55,7 +56,7 @@ def unscaled_inputs(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Clai
             ],
             certainty=Certainty.PROVEN if has_effect else Certainty.POSSIBLE,
             subject=findings[0].subject,
-            remedy=_scale_inputs(checkpoint),
+            remedy=SCALE_INPUTS.line(checkpoint),
         )
 
 
@@ -136,9 +137,7 @@ def reward_scale(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
             proof,
             consequences=[*failing_training(symptoms), *symptoms.of("OPT007")],
             certainty=Certainty.PROVEN if symptoms.of("OPT012") else Certainty.LIKELY,
-            remedy="env = VecNormalize(env, norm_reward=True)"
-            if checkpoint.format == "sb3"
-            else "target = (target - mean) / std",
+            remedy=SCALE_TARGETS.line(checkpoint),
         )
 
 
@@ -171,13 +170,6 @@ def nonfinite_data(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim
                 "data",
                 consequences=spoiled,
             )
-
-
-def _scale_inputs(checkpoint: Checkpoint) -> str:
-    """Return the line that scales inputs, in the terms of the library that wrote the file."""
-    if checkpoint.format == "sb3":
-        return 'env = VecNormalize(env)  # and env.save("vecnormalize.pkl") beside the model'
-    return "x = (x - mean) / std  # of the training data, saved with the model"
 
 
 def _first_still_norm(checkpoint: Checkpoint) -> Layer | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from checkpoint_doctor.causes._remedies import FRESH_STATISTICS
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Prognosis
@@ -35,5 +36,5 @@ def norm_statistics(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Clai
             f"{findings[0].subject}{several}: {findings[0].message}",
             consequences=symptoms.of("VAL001", "NRM002"),
             prognosis=Prognosis.RELIEVED,
-            remedy="torch.optim.swa_utils.update_bn(loader, model)",
+            remedy=FRESH_STATISTICS.line(checkpoint),
         )

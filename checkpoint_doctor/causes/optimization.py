@@ -11,6 +11,16 @@ from checkpoint_doctor.causes._facts import (
     number_of,
     settings_of,
 )
+from checkpoint_doctor.causes._remedies import (
+    LITTLE_DECAY,
+    LOWER_RATE,
+    MINIMIZE,
+    ORDINARY_RATE,
+    PLAN_SCHEDULE,
+    SMALL_EPSILON,
+    USUAL_BETAS,
+    clip_gradients,
+)
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
@@ -61,6 +71,7 @@ def learning_rate_too_high(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterat
             consequences=[*failing_training(symptoms), *symptoms.of("VAL003", "ZER002")],
             certainty=Certainty.PROVEN if proof else Certainty.LIKELY,
             evidence={"learning_rate": rate} if not proof else None,
+            remedy=LOWER_RATE.line(checkpoint),
         )
 
 
@@ -84,7 +95,9 @@ def learning_rate_too_low(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterato
     for finding in symptoms.of("OPT009", cause="learning rate"):
         if not _is_scheduled(finding, checkpoint):
             yield learning_rate_too_low.claim(
-                [finding], consequences=symptoms.of("OPT003", "OPT005", "OPT008", "ZER003", "ZER004")
+                [finding],
+                consequences=symptoms.of("OPT003", "OPT005", "OPT008", "ZER003", "ZER004"),
+                remedy=ORDINARY_RATE.line(checkpoint),
             )
 
 
@@ -114,6 +127,7 @@ def schedule(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
             consequences=symptoms.of("OPT003", "OPT008", "FIL004"),
             certainty=Certainty.LIKELY if finding in warming else Certainty.PROVEN,
             prognosis=Prognosis.RELIEVED if finding in negative else None,
+            remedy=PLAN_SCHEDULE.line(checkpoint),
         )
 
 
@@ -145,7 +159,7 @@ def clip_too_small(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim
             proof,
             consequences=symptoms.of("OPT004", "OPT005", "OPT008", "ZER003", "ZER004"),
             certainty=Certainty.PROVEN if clipped else Certainty.LIKELY,
-            remedy="torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=0.5)",
+            remedy=clip_gradients(checkpoint),
         )
 
 
@@ -170,7 +184,7 @@ def epsilon_too_large(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cl
             yield epsilon_too_large.claim(
                 [finding],
                 consequences=symptoms.of("OPT008", "OPT009"),
-                remedy="torch.optim.Adam(model.parameters(), lr=..., eps=1e-8)",
+                remedy=SMALL_EPSILON.line(checkpoint),
             )
 
 
@@ -198,7 +212,7 @@ def weight_decay_too_strong(checkpoint: Checkpoint, symptoms: Symptoms) -> Itera
             f"a weight decay of {decay:g} removes the weights faster than the gradient builds them",
             consequences=[*failing_training(symptoms), *symptoms.of("VAL006", "NRM002", "ZER002")],
             evidence={"weight_decay": decay},
-            remedy="torch.optim.AdamW(model.parameters(), lr=..., weight_decay=0.01)",
+            remedy=LITTLE_DECAY.line(checkpoint),
         )
 
 
@@ -227,14 +241,14 @@ def optimizer_settings(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[C
             "the optimizer was made with maximize=True: it raised the loss",
             consequences=failing_training(symptoms),
             evidence={"maximize": True},
-            remedy="torch.optim.Adam(model.parameters(), lr=..., maximize=False)",
+            remedy=MINIMIZE.line(checkpoint),
         )
     findings = symptoms.of("HYP005")
     if findings:
         yield optimizer_settings.claim(
             findings,
             consequences=failing_training(symptoms),
-            remedy="torch.optim.Adam(model.parameters(), lr=..., betas=(0.9, 0.999))",
+            remedy=USUAL_BETAS.line(checkpoint),
         )
 
 

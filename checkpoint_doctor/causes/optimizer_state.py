@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from checkpoint_doctor.causes._facts import about, failing_training, has_left_initial_interval, has_overflowed, names_of
+from checkpoint_doctor.causes._remedies import MIXED_PRECISION, NEW_STATE, OLD_STATE, REFUSE_NONFINITE
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
@@ -34,7 +35,7 @@ def poisoned_moments(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cla
         yield poisoned_moments.claim(
             findings,
             consequences=symptoms.of("NET001", "OPT004", "OPT005", "OPT008"),
-            remedy="optimizer.state.clear()",
+            remedy=NEW_STATE.line(checkpoint, str(findings[0].evidence.get("optimizer"))),
         )
 
 
@@ -65,7 +66,7 @@ def nonfinite_gradient(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[C
             evidence={
                 "tensors": sorted({name for each in moments for name in names_of(each)} & checkpoint.by_name.keys())
             },
-            remedy="torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)",
+            remedy=REFUSE_NONFINITE.line(checkpoint),
         )
     else:
         spoiled = [each for each in symptoms.of("VAL001") if _is_learned_and_all_nan(each, checkpoint)]
@@ -107,7 +108,11 @@ def low_precision(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
     proof = [*scaled, *symptoms.of("NRM004", "OPT011", "VAL004"), *halves, *_underflowing(symptoms, checkpoint)]
     proof += [each for each in symptoms.of("VAL001") if has_overflowed(each, checkpoint)]
     if proof:
-        yield low_precision.claim(proof, consequences=symptoms.of("OPT005", "OPT008", "OPT006", "RES002"))
+        yield low_precision.claim(
+            proof,
+            consequences=symptoms.of("OPT005", "OPT008", "OPT006", "RES002"),
+            remedy=MIXED_PRECISION.line(checkpoint),
+        )
 
 
 @cause("optimizer-reset", Prognosis.POINTLESS)
@@ -133,7 +138,7 @@ def optimizer_reset(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Clai
             [finding],
             certainty=Certainty.LIKELY,
             consequences=symptoms.of("OPT008"),
-            remedy="optimizer.load_state_dict(checkpoint['optimizer'])",
+            remedy=OLD_STATE.line(checkpoint),
         )
 
 
@@ -168,6 +173,6 @@ def _underflowing(symptoms: Symptoms, checkpoint: Checkpoint) -> list[Finding]:
 
 
 def _is_learned_and_all_nan(finding: Finding, checkpoint: Checkpoint) -> bool:
-    tensor = checkpoint.by_name.get(finding.tensor or "")
+    tensor = checkpoint.find_tensor(finding.tensor)
     is_statistic = finding.tensor is not None and finding.tensor.endswith(("running_mean", "running_var"))
     return tensor is not None and not is_statistic and tensor.statistics.nan == tensor.statistics.count

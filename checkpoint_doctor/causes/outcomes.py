@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from checkpoint_doctor.causes._facts import never_trained, reads_zeros
+from checkpoint_doctor.causes._remedies import clip_gradients
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
@@ -99,6 +100,7 @@ def exploded(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
             f"weights have exploded: {findings[0].subject}: {findings[0].message}",
             consequences=symptoms.of("NET001", "NET005", "OPT004", "OPT007", "OPT008", "RNN005", "VAL003"),
             certainty=Certainty.PROVEN if findings[0].severity is Severity.ERROR else Certainty.LIKELY,
+            remedy=clip_gradients(checkpoint),
         )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from checkpoint_doctor.causes._facts import (
+    NEVER_TRAINED,
     Named,
     about,
     has_trained_twin,
@@ -14,6 +15,7 @@ from checkpoint_doctor.causes._facts import (
     names_of,
     never_trained,
 )
+from checkpoint_doctor.causes._remedies import FIT_VOCABULARY
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.layers import RECURRENT, Kind
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
@@ -32,7 +34,8 @@ def unused_part(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
 
     How we know:
         The whole part has no state, or second moments of exactly zero, and a part with the same shapes and a name that
-        differs in its number only was trained.
+        differs in its number only was trained; or the layers that were trained do without the part: it never ran, it
+        ends in zeros, or none of them can read its output.
 
     What else it could be:
         A branch that is detached from the loss by mistake.
@@ -43,16 +46,22 @@ def unused_part(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
     References:
         Rule OPT001.
     """
-    findings = [each for each in symptoms.of("OPT001", cause="never trained") if has_trained_twin(each, checkpoint)]
+    findings = [each for each in symptoms.of("OPT001", cause=NEVER_TRAINED) if has_trained_twin(each, checkpoint)]
+    waiting = list(symptoms.of("OPT001", "OPT006", cause="waiting"))
+    if waiting:
+        names = [str(each.evidence.get("branch") or each.evidence.get("optimizer")) for each in waiting]
+        yield unused_part.claim(
+            waiting,
+            f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''} had no turn so far, and the rest does without",
+            consequences=_around(waiting, symptoms),
+            certainty=Certainty.LIKELY,
+        )
     if findings:
         names = [str(each.evidence.get("branch") or each.subject) for each in findings]
         yield unused_part.claim(
             findings,
             f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''} never had a turn: others of the kind were trained",
-            consequences=[
-                *(each for finding in findings for each in about(never_trained(symptoms), names_of(finding))),
-                *(each for each in symptoms.of("OPT001") if _ROUTERS.search(str(each.evidence.get("branch")))),
-            ],
+            consequences=_around(findings, symptoms),
             certainty=Certainty.LIKELY,
         )
 
@@ -78,7 +87,12 @@ def unused_rows(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
     others = Named(symptoms.of(*_ABOUT_ROWS))
     for finding in symptoms.of("NET007"):
         if not _is_masked(finding, checkpoint) and not _is_single_token(finding):
-            yield unused_rows.claim([finding], consequences=others.about(names_of(finding)))
+            is_vocabulary = any(layer.kind is Kind.EMBEDDING for layer in layers_of(finding, checkpoint))
+            yield unused_rows.claim(
+                [finding],
+                consequences=others.about(names_of(finding)),
+                remedy=FIT_VOCABULARY.line(checkpoint) if is_vocabulary else "",
+            )
 
 
 @cause("masked", Prognosis.POINTLESS)
@@ -127,7 +141,7 @@ def unused_recurrence(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cl
         Rule OPT001; RNN004 for the backward direction.
     """
     others = Named(symptoms.of("RNN004", "RNN005", "NET007"))
-    for finding in symptoms.of("OPT001", cause="never trained"):
+    for finding in symptoms.of("OPT001", cause=(NEVER_TRAINED, "waiting")):
         names = [str(each) for each in finding.evidence.get("tensors", ())]
         layers = layers_of(finding, checkpoint)
         if names and all("weight_hh" in name for name in names) and all(each.kind in RECURRENT for each in layers):
@@ -139,6 +153,12 @@ def unused_recurrence(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Cl
     reverse = symptoms.of("RNN004", cause="one step")
     if reverse:
         yield unused_recurrence.claim(reverse, certainty=Certainty.LIKELY)
+
+
+def _around(parts: Iterable[Finding], symptoms: Symptoms) -> Iterator[Finding]:
+    """Yield what else is said of parts that had no turn, and of the router that did not choose them."""
+    yield from about(never_trained(symptoms), {name for each in parts for name in names_of(each)})
+    yield from (each for each in symptoms.of("OPT001") if _ROUTERS.search(str(each.evidence.get("branch"))))
 
 
 def _is_masked(finding: Finding, checkpoint: Checkpoint) -> bool:

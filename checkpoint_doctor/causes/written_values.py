@@ -16,6 +16,7 @@ from checkpoint_doctor.causes._facts import (
     rows_were_trained_apart,
     was_drawn_wide,
 )
+from checkpoint_doctor.causes._remedies import KEEP_BEST, SAVE_STATE
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
@@ -126,11 +127,11 @@ def saved_wrong_object(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[C
                 *symptoms.of("NRM003", cause="never updated"),
                 *symptoms.of("NET009"),
             ],
-            remedy="best = copy.deepcopy(model.state_dict())",
+            remedy=KEEP_BEST.line(checkpoint),
         )
     for finding in symptoms.of("RES007"):
         yield saved_wrong_object.claim(
-            [finding], consequences=symptoms.of("FIL002", "OPT002"), remedy="optimizer.state_dict()"
+            [finding], consequences=symptoms.of("FIL002", "OPT002"), remedy=SAVE_STATE.line(checkpoint)
         )
 
 

@@ -69,6 +69,10 @@ class Checkpoint:
         """The model's tensors by name."""
         return {tensor.name: tensor for tensor in self.tensors}
 
+    def find_tensor(self, name: str | None) -> Tensor | None:
+        """Return the model's tensor of a name, ``None`` where there is none or no name. A name may be empty."""
+        return None if name is None else self.by_name.get(name)
+
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The tensors grouped into layers; every tensor belongs to exactly one."""
@@ -146,10 +150,17 @@ class Checkpoint:
     @cached_property
     def online_tensors(self) -> Mapping[str, str]:
         """Name of a target network's tensor to the tensor of the online network that it follows."""
-        pairs = ((tensor, self.by_name.get(online_name(tensor.name, self.by_name) or "")) for tensor in self.tensors)
-        return {
-            target.name: online.name for target, online in pairs if online is not None and online.shape == target.shape
+        names = ((tensor, online_name(tensor.name, self.by_name)) for tensor in self.tensors)
+        pairs = ((tensor, self.by_name.get(name)) for tensor, name in names if name is not None)
+        found = {
+            target.name: online.name
+            for target, online in pairs
+            if online is not None
+            and online.shape == target.shape
+            and (online.is_floating, online.is_complex) == (target.is_floating, target.is_complex)
         }
+        # Odd names may make two tensors follow each other, and then neither is a copy.
+        return {target: online for target, online in found.items() if online not in found}
 
     @cached_property
     def facts(self) -> dict[Hashable, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from checkpoint_doctor.checkpoint.tensors import Tensor
@@ -44,10 +44,13 @@ class Layer:
 
 def build_layers(by_name: Mapping[str, Tensor]) -> tuple[Layer, ...]:
     """Group tensors into layers; every tensor belongs to exactly one."""
+    known = {tensor.known_as or name: tensor for name, tensor in by_name.items()}
+    if len(known) == len(by_name):
+        by_name = known
     return tuple(
         Layer(
             name=outline.name,
-            kind=outline.kind,
+            kind=_as_marked(outline.kind, [by_name[name] for name in outline.parts.values()]),
             tensors={role: by_name[name] for role, name in outline.parts.items()},
             component=outline.component,
             is_output=outline.is_output,
@@ -58,3 +61,8 @@ def build_layers(by_name: Mapping[str, Tensor]) -> tuple[Layer, ...]:
         )
         for outline in infer_layers({name: (tensor.shape, tensor.dtype) for name, tensor in by_name.items()})
     )
+
+
+def _as_marked(kind: Kind, tensors: Sequence[Tensor]) -> Kind:
+    """Return ``BUFFER`` for a tensor of its own that the file marks as one."""
+    return Kind.BUFFER if kind is Kind.PARAMETER and all(tensor.is_buffer for tensor in tensors) else kind

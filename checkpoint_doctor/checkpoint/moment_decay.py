@@ -63,7 +63,7 @@ def second_moment_correction(moments: Moments, optimizer: Optimizer) -> float | 
     rates = decay_rates_of(moments, optimizer)
     if rates is None or not rates.second:
         return None
-    remaining = exp(-2.0 * rates.second * moments.step)
+    remaining = exp(min(0.0, -2.0 * rates.second * moments.step))
     group = optimizer.group_of(moments.index)
     # torch.optim.RMSprop starts at 0.0 and has ``foreach`` since 1.12. RMSpropTFLike has not and starts at 1.0: the
     # correction is unknown until that no longer matters.

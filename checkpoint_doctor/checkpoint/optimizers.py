@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import isnan
 from typing import Any
 
 from checkpoint_doctor.checkpoint.tensors import Tensor
@@ -85,19 +86,22 @@ class ParameterGroup:
     settings: Mapping[str, Tensor] = field(default_factory=dict)
     """The options that are stored as one number which can be patched, as tensors of shape ``()``."""
 
+    def number(self, option: str, default: float = 0.0) -> float:
+        """Return an option that is a number; the default for anything else, and for NaN."""
+        value = self.options.get(option)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or isnan(value):
+            return default
+        return float(value)
+
     @property
     def learning_rate(self) -> float:
         """The learning rate; 1.0 where the group has none."""
-        value = self.options.get("lr")
-        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 1.0
+        return self.number("lr", 1.0)
 
     @property
     def largest_learning_rate(self) -> float:
         """The size of the learning rate, or of the one that a schedule began with (``initial_lr``) if it was larger."""
-        initial = self.options.get("initial_lr")
-        if not isinstance(initial, (int, float)) or isinstance(initial, bool):
-            initial = 0.0
-        return max(abs(self.learning_rate), float(initial))
+        return max(abs(self.learning_rate), self.number("initial_lr"))
 
 
 @dataclass(frozen=True, eq=False)

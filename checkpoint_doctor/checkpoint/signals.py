@@ -18,6 +18,7 @@ from checkpoint_doctor.checkpoint.tensors import Tensor
 from checkpoint_doctor.layers import PROJECTIONS, RECURRENT, Kind
 from checkpoint_doctor.layers.attention import is_key_bias
 from checkpoint_doctor.statistics import signal
+from checkpoint_doctor.statistics.values import as_real, square
 
 if TYPE_CHECKING:
     from checkpoint_doctor.checkpoint.checkpoint import Checkpoint
@@ -133,7 +134,7 @@ def update_ratio(tensor: Tensor, checkpoint: Checkpoint) -> float | None:
     if not optimizer.takes_adam_steps or not rates.first or not moments.step:
         return None
     first = 1.0 if rates.first == inf else 1.0 - exp(-rates.first * moments.step)
-    step = signal.relative_step(statistics, (first, correction), float(group.options.get("eps") or 0.0))
+    step = signal.relative_step(statistics, (first, correction), group.number("eps"))
     return abs(group.learning_rate) * step / size
 
 
@@ -229,8 +230,8 @@ def _weight_decay_share(tensor: Tensor, inputs: int, checkpoint: Checkpoint) -> 
     correction, statistics = second_moment_correction(moments, optimizer), moments.statistics
     if not decay or not correction or statistics is None or not statistics.total:
         return 0.0
-    squares = max((tensor.statistics.norm or 0.0) ** 2, tensor.size / (3.0 * inputs))
-    return decay**2 * squares / (statistics.total / correction)
+    squares = max(square(tensor.statistics.norm or 0.0), tensor.size / (3.0 * inputs))
+    return square(decay) * squares / (statistics.total / correction)
 
 
 def _read_hidden(layer: Layer, checkpoint: Checkpoint) -> float | None:
@@ -247,7 +248,7 @@ def _read_features(layer: Layer, weight: Tensor, bias: NDArray, checkpoint: Chec
     second = checkpoint.moments[weight.name].second
     if second is None or weight.size > LARGEST_READ:
         return None
-    array = np.abs(second.array.astype(np.float64))
+    array = np.abs(as_real(second.array))
     squares = signal.feature_squares(array.T if layer.transposed else array, bias)
     if squares is None:
         return None

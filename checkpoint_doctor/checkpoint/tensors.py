@@ -9,6 +9,7 @@ from math import prod
 
 from numpy.typing import NDArray
 
+from checkpoint_doctor.layers import is_kernel
 from checkpoint_doctor.statistics.tensors import TensorStatistics, measure
 from checkpoint_doctor.statistics.values import Values
 
@@ -31,6 +32,9 @@ class Tensor:
     is_buffer: bool = False
     """True where the file marks it as a buffer and not a parameter."""
 
+    known_as: str = ""
+    """The name that its layer is inferred from, where the file's own name says less: ``0.kernel`` for ``arr_0``."""
+
     same_as: Tensor | None = None
     """Another tensor known to have the same numbers, which is measured in place of this one."""
 
@@ -50,9 +54,20 @@ class Tensor:
         return prod(self.shape)
 
     @property
+    def fan_in(self) -> int:
+        """Entries of a matrix or kernel that each output has, by its name: kernels have their outputs last."""
+        outputs = self.shape[-1 if is_kernel(self.known_as or self.name) else 0]
+        return self.size // outputs if outputs else 0
+
+    @property
     def is_floating(self) -> bool:
         """True for real and complex floating-point types."""
         return self.dtype.startswith(("float", "bfloat", "complex"))
+
+    @property
+    def is_complex(self) -> bool:
+        """True for complex types, whose numbers have no order."""
+        return self.dtype.startswith("complex")
 
     def is_tied_to(self, other: Tensor) -> bool:
         """Return whether both tensors are the same bytes of one storage."""

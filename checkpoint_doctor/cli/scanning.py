@@ -45,6 +45,10 @@ if TYPE_CHECKING:
     from checkpoint_doctor.results.report import Report
 
 
+ANSWERS = ("terminal", "json")
+"""The formats that say whether a run resumes."""
+
+
 def scan(
     uris: ScannedUris = None,
     format: Annotated[
@@ -79,6 +83,9 @@ def scan(
     skip_foreign: Annotated[
         bool, typer.Option("--skip-foreign", help="Skip intact files that are not checkpoints.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Answer in one line per checkpoint whether its run resumes.")
+    ] = False,
     jobs: Jobs = 0,
     quiet: Quiet = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all layers and hidden findings.")] = False,
@@ -106,6 +113,8 @@ def scan(
     outputs = [(name, "" if path == "-" else path) for name, path in outputs]
     for name, _ in outputs:
         check_format(name, catalogue)
+        if resume and name not in ANSWERS:
+            raise UsageError(f"--resume is not answered as {name}", f"choose one of {', '.join(ANSWERS)}")
     written = [*(path for _, path in outputs), write_baseline]
     refuse_outputs(written, [*uris, *settings.origins], tuple(catalogue.suffixes))
     refuse_outputs([path for _, path in outputs], [baseline])
@@ -126,7 +135,7 @@ def scan(
         _write_baseline(result, write_baseline)
     # Files come first: nobody may be there to read standard output.
     for name, path in sorted(outputs, key=lambda each: not each[1]):
-        text = render(result, catalogue, name, to_file=bool(path), verbose=verbose)
+        text = render(result, catalogue, name, to_file=bool(path), verbose=verbose, resume=resume)
         if path:
             write(text, path)
         elif name in READ_BY_PEOPLE:
@@ -204,7 +213,7 @@ def verdict(report: Report) -> int:
     return ILL if report.failed else HEALTHY
 
 
-def render(report: Report, catalogue: Catalogue, name: str, *, to_file: bool, verbose: bool) -> str:
+def render(report: Report, catalogue: Catalogue, name: str, *, to_file: bool, verbose: bool, resume: bool) -> str:
     """Render a report in a format for standard output or for a file.
 
     Raises:
@@ -213,7 +222,7 @@ def render(report: Report, catalogue: Catalogue, name: str, *, to_file: bool, ve
     from checkpoint_doctor.results.report import Page
 
     color = wants_color(sys.stdout) and not to_file
-    page = Page(width=80 if to_file else page_width(), color=color, verbose=verbose)
+    page = Page(width=80 if to_file else page_width(), color=color, verbose=verbose, resume=resume)
     try:
         return catalogue.reporters[name].render(report, catalogue.rules, page)
     except (DoctorError, KeyboardInterrupt):

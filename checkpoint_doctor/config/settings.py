@@ -139,14 +139,6 @@ class Settings:
             options.update(section.options.get(rule.code, {}))
         return options
 
-    def severity(self, rule: Rule, found: Severity) -> Severity:
-        """The severity that counts where the rule found one.
-
-        What was set replaces the rule's own severity. Where the evidence argues for a worse one than that, what was set
-        is a minimum: it never makes a finding milder than its evidence.
-        """
-        return self._grade(rule.code, found, rule.severity)
-
     def ignore_reason(self, finding: Finding, path: str) -> str | None:
         """The reason of the first ignore that is about the finding, ``None`` where the finding counts.
 
@@ -203,11 +195,12 @@ class Settings:
         """The lowest severity that fails the run, ``None`` where none does."""
         return FAIL_ON[next((each.fail_on for each in reversed(self.sections) if each.fail_on), "error")]
 
-    def fails(self, severity: Severity) -> bool:
-        """True where a finding of that severity fails the run."""
-        return self.fail_on is not None and severity >= self.fail_on
-
     def _grade(self, code: str, found: Severity, usual: Severity) -> Severity:
+        """Return the severity that counts.
+
+        What was set replaces the rule's own severity. Where the evidence argues for a worse one than that, what was set
+        is a minimum: it never makes a finding milder than its evidence.
+        """
         chosen = self._severity(code, found) or found
         return max(chosen, found) if found > usual else chosen
 

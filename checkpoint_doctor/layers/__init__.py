@@ -21,6 +21,7 @@ from checkpoint_doctor.layers.kinds import (
     WITH_UNITS,
     Kind,
 )
+from checkpoint_doctor.layers.names import is_kernel
 from checkpoint_doctor.layers.outlines import Outline, Shapes
 from checkpoint_doctor.layers.outputs import find_outputs
 
@@ -40,6 +41,7 @@ __all__ = [
     "count_blocks",
     "gate_slices",
     "infer_layers",
+    "is_kernel",
     "is_target",
     "online_name",
 ]

@@ -88,7 +88,7 @@ _PART_WORDS = frozenset(
     {
         *("actor", "critic", "critics", "policy", "pi", "value", "v", "q", "qs", "qf", "vf", "qnet", "dqn", "ac"),
         *("agent", "net", "nets", "network", "networks", "model", "nn", "encoder", "projector", "quantile"),
-        *("advantage", "state", "dict"),
+        *("advantage", "state", "dict", "params"),
     }
 )
 """Words that may stand beside ``target`` in the name of a target network. Beside other words, ``target`` may mean a
@@ -98,7 +98,7 @@ _TARGET = re.compile(
 )
 _AVERAGED = re.compile(
     r"(?:(?P<before>model|net|network|unet|\w+_model)_)?(?:ema|polyak|averaged?|swa)"
-    r"(?:_(?P<after>model|net|network|unet|weights|state_dict))?"
+    r"(?:_(?P<after>model|net|network|unet|weights|params|state_dict))?"
 )
 
 

@@ -135,8 +135,10 @@ def _is_alias(leaf: str, module: str, members: Members, shapes: Shapes) -> bool:
         shape = shapes[members[gain]][0]
         return len(shape) == 1 and shape == shapes[members[offset]][0]
 
-    if leaf in ("kernel", "embedding"):
+    if leaf in ("kernel", "embedding", "embeddings"):
         return is_matrix(leaf)
+    if leaf in ("moving_mean", "moving_variance"):
+        return "moving_mean" in members and "moving_variance" in members
     if leaf in ("ra_mean", "ra_var", "steps"):
         return "ra_mean" in members and "ra_var" in members
     if leaf == "w":

@@ -68,7 +68,7 @@ def within(rows: slice, rule: InitRule) -> InitRule:
     """Return an init rule that applies another to some rows (first axis) and keeps the other rows."""
 
     def replace(old: NDArray, random: Generator) -> NDArray:
-        new = old.astype(np.float64)
+        new = old.astype(np.result_type(old, np.float64))
         new[rows] = rule(old[rows], random)
         return new
 
@@ -82,7 +82,7 @@ def at_lines(lines: Sequence[int], axis: int, rule: InitRule) -> InitRule:
     """
 
     def replace(old: NDArray, random: Generator) -> NDArray:
-        new = old.astype(np.float64)
+        new = old.astype(np.result_type(old, np.float64))
         places = (slice(None),) * axis + (list(lines),)
         new[places] = rule(old, random)[places]
         return new

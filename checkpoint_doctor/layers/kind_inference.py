@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from checkpoint_doctor.layers.kinds import Kind
-from checkpoint_doctor.layers.names import label_of, words
+from checkpoint_doctor.layers.names import is_kernel, label_of, words
 from checkpoint_doctor.layers.outlines import Draft
 
 _NORM = re.compile(r"norm|(?<![a-z])(ln|bn|gn)(?![a-z])|^(ln|bn|gn)s?(?![a-z])|rms")
@@ -16,7 +16,7 @@ _GROUP = re.compile(r"(group|instance)_?norm|(?<![a-z])gns?(?![a-z])")
 _LAYER = re.compile(r"layer_?norm|(?<![a-z])lns?(?![a-z])")
 
 _EMBEDDING = re.compile(
-    r"(?x) .*emb(s|ed|eds|edded|edder|edders|edding|eddings)?(_?\d+)? | wte | wpe | shared | relative_attention_bias"
+    r"(?x) .*emb(s|d|ed|eds|edded|edder|edders|edding|eddings)?(_?\d+)? | wte | wpe | shared | relative_attention_bias"
     r"| .*_embedder_.*"
     r"| .*emb(ed|eds|edding|eddings)?_(tokens?|positions?|words?|in|layer|table|weights?|types?)(_?\d+)?"
     r"| (token|position|segment|char|word|item|user|entity|relation)s? | .*_marker | codebook(_?\d+)?"
@@ -132,7 +132,7 @@ def _infer_matrix(draft: Draft, shape: tuple[int, ...]) -> None:
         _plain(label)
     ):
         draft.kind = Kind.ATTENTION
-    elif draft.parts.get("weight", "").endswith((".embedding", "/embedding")) or (
+    elif draft.parts.get("weight", "").endswith((".embedding", "/embedding", ".embeddings", "/embeddings")) or (
         bias is None and len(draft.shapes) == 1 and _is_embedding_label(label)
     ):
         draft.kind = Kind.EMBEDDING
@@ -142,7 +142,7 @@ def _infer_matrix(draft: Draft, shape: tuple[int, ...]) -> None:
         return
     if bias is not None and len(bias) == 1 and shape[0] != shape[1]:
         draft.transposed = bias[0] == shape[1]
-    elif draft.parts.get("weight", "").endswith(("kernel", ".w", "/w")):
+    elif is_kernel(draft.parts.get("weight", "")) or draft.parts.get("weight", "").endswith((".w", "/w")):
         draft.transposed = True
 
 
@@ -154,6 +154,9 @@ def _is_embedding_label(label: str) -> bool:
 
 def _infer_kernel(draft: Draft, shape: tuple[int, ...]) -> None:
     """Set the kind of a layer with a kernel. A transposed convolution's bias has the length of the second dimension."""
+    if is_kernel(draft.parts.get("weight", "")):
+        draft.kind, draft.transposed = Kind.KERNEL, True
+        return
     label = _plain(label_of(draft.path))
     bias = draft.shapes.get("bias")
     if (bias is not None and len(bias) != 1) or "bilinear" in label:

@@ -10,6 +10,9 @@ class Kind(str, Enum):
 
     LINEAR = "linear"
     CONV = "conv"
+    KERNEL = "kernel"
+    """A kernel of three or more axes that is stored with its outputs last (Keras, Flax): a convolution, or a dense
+    layer over several axes. It is judged as a whole; units and inputs are not told apart in it."""
     EMBEDDING = "embedding"
     LSTM = "lstm"
     GRU = "gru"
@@ -40,9 +43,8 @@ FEEDFORWARD = frozenset({Kind.LINEAR, Kind.CONV})
 WITH_UNITS = FEEDFORWARD | RECURRENT
 """Layers whose units can be dormant one by one. Each unit has weights of its own for every input."""
 
-PROJECTIONS = WITH_UNITS | {Kind.ATTENTION}
-"""Layers that multiply their inputs by a matrix or kernel, with one row (in a recurrent layer one row for each gate) of
-weights for every output."""
+PROJECTIONS = WITH_UNITS | {Kind.ATTENTION, Kind.KERNEL}
+"""Layers that multiply their inputs by a matrix or kernel."""
 
 DENSE = PROJECTIONS | {Kind.EMBEDDING}
 """Layers of the network whose weights hold no exact zeros after training. Norms, adapters, bare parameters and buffers

@@ -32,6 +32,9 @@ ALIASES = {
     "b": "bias",
     "kernel": "weight",
     "embedding": "weight",
+    "embeddings": "weight",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
     "ra_mean": "running_mean",
     "ra_var": "running_var",
     "steps": "num_batches_tracked",
@@ -68,9 +71,15 @@ def words(name: str) -> tuple[str, ...]:
 
 
 def split(name: str) -> tuple[str, str]:
-    """Split a tensor's name at the last dot or slash into its module's name and its own."""
+    """Split a tensor's name at the last dot or slash into its module's and its own, without TensorFlow's ``:0``."""
+    name = name.removesuffix(":0")
     at = max(name.rfind("."), name.rfind("/"))
     return (name[:at], name[at + 1 :]) if at >= 0 else ("", name)
+
+
+def is_kernel(name: str) -> bool:
+    """Tell whether a tensor is a kernel by its name, as Keras, Flax and TensorFlow call them: its outputs come last."""
+    return split(name)[1] == "kernel"
 
 
 def path_of(module: str) -> tuple[str, ...]:

@@ -115,6 +115,12 @@ class Draft:
             return
         elif self.kind is Kind.EMBEDDING:
             self.outputs = shape[1]
+        elif self.kind is Kind.KERNEL:
+            bias = self.shapes.get("bias", shape[-1:])
+            if bias == shape[-1:]:
+                self.inputs, self.outputs = shape[-2:]
+            elif bias == shape[-2:-1]:  # a transposed convolution of Keras
+                self.outputs, self.inputs = shape[-2:]
         elif self.kind in FEEDFORWARD or self.kind is Kind.ATTENTION:
             self.outputs, self.inputs = shape[:2]
             if self.transposed:

@@ -7,6 +7,8 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoint_doctor.statistics.values import as_real
+
 EPSILON = 1e-8
 """Adam's ``eps`` by default: a root of the second moment below it has no say in the size of a step."""
 
@@ -18,7 +20,7 @@ def typical_square(values: NDArray, repaired: NDArray, *, least: float) -> float
     gradient ever came. Where most have faded below ``least`` since their last gradient, which those of dead units do,
     the median of the others serves: the faded would send repaired entries off with steps far too large.
     """
-    wide = widen(values)
+    wide = as_real(values)
     healthy = np.isfinite(wide) & (wide != 0)
     pools = (healthy & ~repaired, healthy)
     typical = next((float(np.median(wide[pool])) for pool in pools if pool.any()), 0.0)
@@ -41,7 +43,7 @@ def round_toward_zero(wide: NDArray, old: NDArray) -> NDArray:
     """
     with np.errstate(all="ignore"):
         rounded = wide.astype(old.dtype)
-        if wide.dtype.kind != "c" and old.dtype != np.float64:
+        if "c" not in (wide.dtype.kind, old.dtype.kind) and old.dtype != np.float64:
             larger = np.abs(rounded.astype(np.float64)) > np.abs(wide)
             if larger.any():
                 rounded[larger] = np.nextafter(rounded[larger], np.zeros((), old.dtype))
@@ -58,4 +60,5 @@ def differs(old: NDArray, new: NDArray) -> NDArray:
 
 def widen(values: NDArray) -> NDArray:
     """Return values in the type that is reckoned with: double precision, real or complex."""
-    return values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        return values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)

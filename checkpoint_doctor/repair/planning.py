@@ -49,9 +49,11 @@ def plan_repairs(
     Findings below ``least``, hidden ones and those in preview are passed over. Each tensor has a random generator of
     its own, seeded by ``seed`` and the tensor's name, so that its values do not depend on what else is repaired.
     """
-    return _Planner(checkpoint, allowed, seed).plan(
-        sorted((each for each in findings if each.counts and each.severity >= least), key=lambda each: each.code)
-    )
+    # Old values may be anything, and new ones are not: those that would be are refused by the verification.
+    with np.errstate(all="ignore"):
+        return _Planner(checkpoint, allowed, seed).plan(
+            sorted((each for each in findings if each.counts and each.severity >= least), key=lambda each: each.code)
+        )
 
 
 class _Planner:
@@ -138,7 +140,7 @@ class _Planner:
 
     def _online_tensor(self, work: _Work) -> Tensor | None:
         """Return the tensor that a target network's follows; ``None`` where it follows none, or its own bytes."""
-        online = self.checkpoint.by_name.get(self.checkpoint.online_tensors.get(work.tensor.name, ""))
+        online = self.checkpoint.find_tensor(self.checkpoint.online_tensors.get(work.tensor.name))
         return None if online is None or self._tied(online)[0] == work.tensor.name else online
 
     def _apply(self, work: _Work) -> None:
@@ -211,7 +213,7 @@ class _Planner:
                         yield change
 
     def _canonical(self, moments: Moments) -> str:
-        tensor = self.checkpoint.by_name.get(moments.tensor or "")
+        tensor = self.checkpoint.find_tensor(moments.tensor)
         return "" if tensor is None else self._tied(tensor)[0]
 
     def _change_moment(self, key: str, tensor: Tensor, along: Change | None) -> Change | None:

@@ -30,6 +30,8 @@ class SideEffects:
     asked for it says of the layers that read them, in the target network too."""
     newly_judged: frozenset[str] = frozenset()
     """Layers that could not be judged before, since they or their neighbours had values that are not finite."""
+    was_not_finite: bool = False
+    """True where some values or moments were not finite, so that nothing could be said of the whole file either."""
 
     def allows(self, finding: Finding) -> bool:
         """Return whether a finding may be there after the repair. Notes always may."""
@@ -39,6 +41,8 @@ class SideEffects:
         if severity <= self.still_ill.get(finding.subject or "", Severity.NOTE):
             return True
         if (finding.code, finding.tensor) in self.same_rule or finding.layer in self.newly_judged:
+            return True
+        if finding.subject is None and self.was_not_finite:
             return True
         causes = list(_causes(finding))
         return bool(causes) and all(severity <= self.still_true.get(cause, Severity.NOTE) for cause in causes)
@@ -55,6 +59,8 @@ def declare_side_effects(checkpoint: Checkpoint, before: Iterable[Finding], plan
         known[key] = max(finding.severity, known.get(key, Severity.NOTE))
         if finding.subject is not None and key not in fixed:
             still_ill[finding.subject] = max(finding.severity, still_ill.get(finding.subject, Severity.NOTE))
+        for name in _listed(finding, checkpoint) if key not in fixed else ():
+            still_ill[name] = max(finding.severity, still_ill.get(name, Severity.NOTE))
         for cause in _causes(finding):
             still_true[cause] = max(finding.severity, still_true.get(cause, Severity.NOTE))
     rules = {change.tensor.name: change.rules for change in plan.changes}
@@ -66,6 +72,22 @@ def declare_side_effects(checkpoint: Checkpoint, before: Iterable[Finding], plan
             (code, change.tensor.name) for change in plan.changes for code in change.rules + rules.get(change.of, ())
         ),
         newly_judged=find_unjudged_layers(checkpoint),
+        was_not_finite=_has_nonfinite(checkpoint),
+    )
+
+
+def _listed(finding: Finding, checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield the tensors that a finding lists, and their layers."""
+    listed = finding.evidence.get("tensors")
+    for name in listed if isinstance(listed, list) else ():
+        if name in checkpoint.layer_of:
+            yield from (name, checkpoint.layer_of[name].name)
+
+
+def _has_nonfinite(checkpoint: Checkpoint) -> bool:
+    moments = (each.statistics for optimizer in checkpoint.optimizers for each in optimizer.parameters)
+    return any(tensor.statistics.nonfinite for tensor in checkpoint.tensors) or any(
+        each is not None and (each.nonfinite_first or each.nonfinite_second) for each in moments
     )
 
 

@@ -135,11 +135,18 @@ def check_simulation(simulated: Iterable[Finding], again: Plan, allowed: SideEff
         RepairFailed: a fixed finding is still there, or there is a new one that the plan does not declare.
     """
     for finding in again.fixed:
-        raise bug(f"{finding.code} is still found in {finding.subject or 'the copy'}")
+        raise RepairFailed(
+            f"{finding.code} is still found in {finding.subject or 'the copy'} after the repairs; nothing was written",
+            "choose fewer repairs with --select, or take an earlier checkpoint",
+        )
     for finding in simulated:
         if not finding.preview and not allowed.allows(finding):
             place = finding.subject or "the copy"
-            raise bug(f"the repair would bring a new illness, {finding.code} in {place}: {finding.message}")
+            raise RepairFailed(
+                f"the repairs would bring a new illness, {finding.code} in {place}: {finding.message}; nothing was "
+                "written",
+                "choose fewer repairs with --select, or take an earlier checkpoint",
+            )
 
 
 def compare_findings(simulated: Iterable[Finding], found: Iterable[Finding]) -> None:

@@ -73,7 +73,7 @@ def _summarize(name: str, tensors: Sequence[TensorRecord], findings: Sequence[Fi
         updates=(min(counts), max(counts)) if counts else None,
         zeros=sum(tensor.zeros for tensor in tensors) / entries if entries else 0.0,
         nonfinite=sum(tensor.nonfinite for tensor in tensors),
-        rms=hypot(*(tensor.norm or 0.0 for tensor in measured)) / sqrt(finite) if finite else None,
+        rms=hypot(*((tensor.norm or 0.0) / sqrt(finite) for tensor in measured)) if finite else None,
         input_rms=_first(tensor.input_rms for tensor in tensors),
         gradient_rms=_first(tensor.gradient_rms for tensor in tensors),
         update_ratio=_first(tensor.update_ratio for tensor in tensors),

@@ -20,7 +20,8 @@ LISTED = 6
 BRIEF = 160
 """Characters of evidence in a brief text."""
 
-_FORMATS = {"sb3": "SB3", "torch": "PyTorch"}
+_FORMATS = {"sb3": "SB3", "torch": "PyTorch", "folders": ""}
+"""A folder of ranks is described by its layout alone."""
 
 _FIXES = {
     Safety.SAFE: ("safe", "`ckdoc fix`"),
@@ -191,6 +192,16 @@ def parts_in_words(examination: Examination) -> str:
         f"{word} ({', '.join(names[:2])}{f' and {len(names) - 2:,} more' if len(names) > 2 else ''})"
         for word, names in files.items()
     )
+
+
+def resumption_in_words(examination: Examination) -> str:
+    """Say from where a run resumes, and name the findings that speak against it; empty where there is no run."""
+    resumption = examination.resumption
+    if resumption is None:
+        return ""
+    titles = ", ".join(dict.fromkeys(examination.findings[position].title for position in resumption.problems))
+    word = "but see" if resumption.goes_on(examination.findings) else "not as it was"
+    return f"{resumption.describe()}; {word}: {titles}" if titles else resumption.describe()
 
 
 def evidence_in_words(evidence: Mapping[str, Any], length: int | None = None) -> str:

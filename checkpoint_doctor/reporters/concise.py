@@ -8,6 +8,7 @@ from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.reporters._order import rank, worst_last
 from checkpoint_doctor.reporters._wording import before_colon, headline, one_line, skipped_in_words, title_of
 from checkpoint_doctor.results.report import Alert, Examination, Page, Report
+from checkpoint_doctor.sources import Unsearched
 
 
 class ConciseReporter:
@@ -16,10 +17,17 @@ class ConciseReporter:
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
         """Return the lines, those of the worst checkpoint last; nothing where nothing was found."""
         lines = [line for examination in worst_last(report.checkpoints) for line in _write(examination)]
+        lines += [_write_unsearched(each) for each in report.unsearched]
         remarks = rank(remark for remark in report.remarks if remark.ignored is None)
         lines += [f"ckdoc: {each.severity.label} {each.title} {headline(each)}" for each in remarks]
         lines += [f"ckdoc: {one_line(report.configuration)}"] if report.configuration else []
         return "".join(f"{line}\n" for line in lines)
+
+
+def _write_unsearched(left_out: Unsearched) -> str:
+    if left_out.on_purpose:
+        return f"{before_colon(left_out.path)}: skipped {one_line(left_out.why)}"
+    return f"{before_colon(left_out.path)}: error unreadable {one_line(left_out.why)}"
 
 
 def _write(examination: Examination) -> Iterator[str]:

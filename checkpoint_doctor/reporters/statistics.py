@@ -25,6 +25,9 @@ class StatisticsReporter:
                 counts[key] += 1
                 holders.setdefault(key, set()).add(position)
         counts.update((each.severity, each.title) for each in report.remarks if each.ignored is None)
+        for each in report.unsearched:
+            severity = Severity.NOTE if each.on_purpose else Severity.ERROR
+            counts[severity, f"not searched ({one_line(each.why)})"] += 1
         order = sorted(counts, key=lambda key: (-key[0], -counts[key], key[1]))
         width = max((len(f"{count:,}") for count in counts.values()), default=0)
         lines = "".join(

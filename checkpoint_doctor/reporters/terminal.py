@@ -5,18 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from checkpoint_doctor.plugins.rule import Rule
-from checkpoint_doctor.results.report import Page, Report
+from checkpoint_doctor.results.report import Examination, Page, Report
+from checkpoint_doctor.text import printable
 
 
 class TerminalReporter:
     """Draws a chart for each checkpoint that is not clean, and a table of all where there are several."""
 
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
-        """Return the charts with the width of the page."""
+        """Return the charts with the width of the page, or one line for each checkpoint where that is asked for."""
+        if page.resume:
+            return "".join(f"{printable(each.path)}: {_answer(each)}\n" for each in report.checkpoints)
         # Importing rich takes longer than a small scan, and the other formats do not need it.
         from checkpoint_doctor.reporters._terminal.chart import draw
 
         return draw(report, page)
+
+
+def _answer(examination: Examination) -> str:
+    """Return whether a run resumes from a checkpoint, in one line."""
+    from checkpoint_doctor.reporters._wording import one_line
+
+    if examination.is_unreadable:
+        error = (examination.error or "it could not be read").removeprefix(f"{examination.path} ")
+        return f"does not resume, because it is unreadable: {one_line(error)}"
+    return one_line(examination.resume_answer)
 
 
 reporter = TerminalReporter()

@@ -110,9 +110,22 @@ def _write_examination(examination: Examination) -> dict[str, Any]:
         ],
         "skipped": [{"what": each.what, "why": each.why} for each in examination.skipped],
         "layout": examination.layout,
-        "resume": examination.resume,
+        "resume": _write_resumption(examination),
         "content": examination.content,
         "parts": [{"file": each.file, "content": each.content.word} for each in examination.parts],
+    }
+
+
+def _write_resumption(examination: Examination) -> dict[str, Any] | None:
+    resumption = examination.resumption
+    if resumption is None:
+        return None
+    return {
+        "step": plain(resumption.step),
+        "learning_rates": list(resumption.learning_rates),
+        "goes_on": resumption.goes_on(examination.findings),
+        "problems": list(resumption.problems),
+        "answer": examination.resume_answer,
     }
 
 

@@ -12,6 +12,7 @@ from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.json import NEVER, SCHEMA_VERSION
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict
+from checkpoint_doctor.results.resume import Resumption
 from checkpoint_doctor.sources import Unsearched
 
 _Choice = TypeVar("_Choice")
@@ -144,11 +145,25 @@ def _read_examination(fields: _Fields) -> Examination:
         diagnoses=tuple(_read_diagnosis(each, len(findings)) for each in fields.records("diagnoses", [])),
         skipped=tuple(Skipped(each.take("what", str), each.take("why", str)) for each in fields.records("skipped", [])),
         layout=fields.take("layout", str, ""),
-        resume=fields.take("resume", str, ""),
+        resumption=_read_resumption(fields, len(findings)),
         content=fields.take("content", str, ""),
         parts=tuple(_read_part(each) for each in fields.records("parts", [])),
         asked=_read_codes(fields),
     )
+
+
+def _read_resumption(fields: _Fields, findings: int) -> Resumption | None:
+    found = fields.take("resume", dict, None)
+    if found is None:
+        return None
+    inner = _Fields(found, fields.path("resume"))
+    problems = inner.take("problems", list)
+    if not all(type(each) is int and 0 <= each < findings for each in problems):
+        raise inner.refusal("problems", "a list of positions in findings", problems)
+    rates = inner.take("learning_rates", list)
+    if not all(type(each) in (int, float) for each in rates):
+        raise inner.refusal("learning_rates", "a list of numbers", rates)
+    return Resumption(inner.take("step", int, None), tuple(map(float, rates)), tuple(problems))
 
 
 def _read_codes(fields: _Fields) -> tuple[str, ...] | None:

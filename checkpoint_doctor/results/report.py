@@ -15,6 +15,7 @@ from checkpoint_doctor.checkpoint import Part, Skipped
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.resume import Resumption, answer
 from checkpoint_doctor.sources import Unsearched
 from checkpoint_doctor.text import printable, quantity
 
@@ -123,8 +124,8 @@ class Examination:
     skipped: tuple[Skipped, ...] = ()
     parts: tuple[Part, ...] = ()
     """The files of a folder that is one checkpoint; empty for a single file."""
-    resume: str = ""
-    """From where a run resumes, or what keeps it from going on as it was; empty where there is no run to resume."""
+    resumption: Resumption | None = None
+    """From where a run resumes; ``None`` where there is no run to resume."""
     asked: tuple[str, ...] | None = None
     """Codes of the rules that were run on it; ``None`` where that is not known."""
     content: str = ""
@@ -165,6 +166,11 @@ class Examination:
     def unexplained(self) -> Sequence[Finding]:
         """The findings that count and that no diagnosis explains."""
         return [alert for alert in self.alerts if isinstance(alert, Finding)]
+
+    @property
+    def resume_answer(self) -> str:
+        """Whether a run resumes, in one line: from where, or what would go wrong."""
+        return answer(self.resumption, self.findings, self.alerts)
 
     @cached_property
     def diagnosis_of(self) -> Mapping[int, int]:
@@ -349,3 +355,5 @@ class Page:
     color: bool = False
     verbose: bool = False
     """True where all layers and hidden findings are shown."""
+    resume: bool = False
+    """True where all that is asked is whether each run resumes: one line per checkpoint."""

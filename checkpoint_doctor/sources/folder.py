@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources.local_file import FileSource
@@ -18,6 +18,7 @@ class Folder:
     """Names of the files directly in it, links among them."""
     folders: frozenset[str] = frozenset()
     """Names of the folders directly in it."""
+    _entered: dict[str, Folder] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Folder:
@@ -57,7 +58,9 @@ class Folder:
         return FileSource(self.locate(name))
 
     def enter(self, name: str) -> Folder:
-        """List a folder directly in it. Raises as ``read``."""
+        """List a folder directly in it, once. Raises as ``read``."""
         if name not in self.folders:
             raise UnreadableCheckpoint(f"{self.path} has no folder {name!r}", "copy the whole folder of the checkpoint")
-        return Folder.read(self.locate(name))
+        if name not in self._entered:
+            self._entered[name] = Folder.read(self.locate(name))
+        return self._entered[name]

@@ -17,8 +17,8 @@ ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 
 SHARD, INDEX = ".safetensors", ".safetensors.index.json"
 
-UNSPECIFIC = (".bin",)
-"""Endings under which programs of all kinds store data in formats of their own."""
+UNSPECIFIC = re.compile(r".*(?<!\.pth)\.tar|(?!(pytorch|adapter)_model).*\.(bin|pkl|pickle|p)", re.I | re.S)
+"""Names under which programs of all kinds store data, and so do a few that store models."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class _Search:
                 self._leave_out(path, error.message.removeprefix(f"cannot open {path}: ").removeprefix(f"{path} "))
                 return False
             self._recognized.add(path)
-        is_expected = is_known and not name.lower().endswith(UNSPECIFIC)
+        is_expected = is_known and UNSPECIFIC.fullmatch(name) is None
         self._candidates.setdefault(path, Candidate(path, named=False, is_expected=is_expected))
         return True
 

@@ -78,9 +78,10 @@ class MomentStatistics:
     def live_below(self, magnitude: float) -> float:
         """Return the share (0 to 1) of live entries below a magnitude, which is rounded down to a power of two."""
         live = int(self.exponents.sum())
-        if magnitude <= 0 or not live:
+        if not magnitude > 0 or not live:
             return 0.0
-        return int(self.exponents[: max(int(np.floor(np.log2(magnitude))) + 150, 0)].sum()) / live
+        place = min(float(np.floor(np.log2(magnitude))) + 150, len(self.exponents))
+        return int(self.exponents[: max(int(place), 0)].sum()) / live
 
 
 @dataclass(frozen=True)

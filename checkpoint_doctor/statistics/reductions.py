@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import sqrt
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,8 +20,9 @@ class Totals:
         self.first_nonfinite: int | None = None
         self.minimum: float | int | None = None
         self.maximum: float | int | None = None
-        self.sum = 0.0
-        self.squares = 0.0
+        self.sum: float | np.longdouble = 0.0
+        self.squares: float | np.longdouble = 0.0
+        """In extended precision where they have overflowed."""
         self.row_squares: list[NDArray] = []
         self.row_sums: list[NDArray] = []
         self.zero_rows: list[NDArray] = []
@@ -66,7 +65,8 @@ class Totals:
         summed = grid.astype(np.float64) if self.exact else grid
         row_squares = np.vecdot(summed, summed)
         row_sums = np.vecdot(summed, np.ones(summed.shape[1], dtype=summed.dtype))
-        squares, total = float(row_squares.sum(dtype=np.float64)), float(row_sums.sum(dtype=np.float64))
+        squares: float | np.longdouble = float(row_squares.sum(dtype=np.float64))
+        total: float | np.longdouble = float(row_sums.sum(dtype=np.float64))
         if not np.isfinite(squares):
             row_squares, squares, total = self._sum_finite(grid)
         self.squares += squares
@@ -77,7 +77,7 @@ class Totals:
             self.row_squares.append(row_squares)
             self.row_sums.append(row_sums)
 
-    def _sum_finite(self, grid: NDArray) -> tuple[NDArray, float, float]:
+    def _sum_finite(self, grid: NDArray) -> tuple[NDArray, np.longdouble, np.longdouble]:
         """Sum the finite entries of a block whose squares overflow, and count the others."""
         finite = np.isfinite(grid)
         nan = int(np.count_nonzero(np.isnan(grid)))
@@ -88,7 +88,7 @@ class Totals:
         self.infinite += lost - nan
         wide = np.where(finite, grid, 0).astype(np.longdouble)
         row_squares = (wide * wide).sum(axis=1)
-        return row_squares.astype(np.float64), float(row_squares.sum()), float(wide.sum())
+        return row_squares, row_squares.sum(), wide.sum()
 
     def _find_zero_rows_and_columns(self, grid: NDArray, zeros: int) -> None:
         start = self.count // self.length
@@ -109,7 +109,8 @@ class Totals:
         self.infinite += lost - nan
         self.zeros += int(block.size - np.count_nonzero(block))
         magnitudes = np.abs(np.where(finite, block, 0)).astype(np.float64)
-        self.squares += float(np.dot(magnitudes, magnitudes))
+        squares = float(np.dot(magnitudes, magnitudes))
+        self.squares += squares if np.isfinite(squares) else (magnitudes.astype(np.longdouble) ** 2).sum()
         self.ordered = False
 
     @property
@@ -120,7 +121,7 @@ class Totals:
     @property
     def mean(self) -> float | None:
         """Mean of the finite entries, ``None`` where there is none or they are complex."""
-        return self.sum / self.finite if self.finite and self.ordered else None
+        return float(self.sum / self.finite) if self.finite and self.ordered else None
 
     @property
     def std(self) -> float | None:
@@ -129,12 +130,24 @@ class Totals:
             return None
         if self.minimum is not None and self.minimum == self.maximum:
             return 0.0
-        return sqrt(max(0.0, self.squares / self.finite - self.mean * self.mean))
+        mean = self.sum / self.finite
+        return _clipped(np.sqrt(max(0.0, self.squares / self.finite - mean * mean)))
+
+    @property
+    def norm(self) -> float | None:
+        """Euclidean norm of the finite entries, ``None`` where there is none."""
+        return _clipped(np.sqrt(self.squares)) if self.finite else None
 
     @property
     def row_norms(self) -> NDArray | None:
         """Euclidean norm of each row."""
-        return np.sqrt(np.concatenate(self.row_squares)) if self.row_squares else None
+        if not self.row_squares:
+            return None
+        norms: NDArray = np.sqrt(np.concatenate(self.row_squares))
+        if norms.dtype != np.longdouble:
+            return norms
+        clipped: NDArray = norms.astype(np.float64).clip(max=_LARGEST)
+        return clipped
 
     def list_zero_rows(self) -> NDArray:
         """Return the indices of the rows that are exactly zero."""
@@ -163,6 +176,14 @@ class Totals:
         _, which, counts = np.unique(signatures[usable], return_inverse=True, return_counts=True)
         suspects = {int(row) for row in usable[counts[which] > 1]}
         return _confirm_duplicates(values, suspects, self.length) if suspects else ()
+
+
+_LARGEST = float(np.finfo(np.float64).max)
+
+
+def _clipped(number: float | np.longdouble) -> float:
+    """Return a number as a float that is not infinite, since it is a figure of numbers that are not."""
+    return float(min(number, _LARGEST))
 
 
 def _find_extremes(block: NDArray) -> tuple[float, float, float]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoint_doctor.statistics.moments import MomentStatistics
+from checkpoint_doctor.statistics.values import as_real
 
 LIVE_SHARE = 1e-6
 """Second moment of a bias entry, as a share of the layer's largest, above which its unit still learns. Those of a dead
@@ -111,10 +112,10 @@ def goes_with_bias(weight_mean: NDArray, weight: NDArray, bias_mean: NDArray, bi
     live = find_live_units(bias)
     if live.sum() < _FEWEST_UNITS_TO_AGREE:
         return False
-    columns = weight[live].reshape(int(live.sum()), -1)
+    columns = as_real(weight[live]).reshape(int(live.sum()), -1)
     largest = int(columns.sum(axis=0, dtype=np.float64).argmax())
-    one = weight_mean[live].reshape(columns.shape)[:, largest].astype(np.float64)
-    other = bias_mean[live].astype(np.float64)
+    one = as_real(weight_mean[live].reshape(columns.shape)[:, largest])
+    other = as_real(bias_mean[live])
     norms = float(np.linalg.norm(one) * np.linalg.norm(other))
     return norms > 0 and abs(float(one @ other)) > _AGREEMENT * norms
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +95,7 @@ def measure(values: Values) -> TensorStatistics:
             maximum=totals.maximum,
             mean=totals.mean,
             std=totals.std,
-            norm=sqrt(totals.squares) if totals.finite else None,
+            norm=totals.norm,
             row_norms=totals.row_norms,
             zero_rows=totals.list_zero_rows(),
             zero_columns=totals.list_zero_columns(values.shape),

@@ -61,6 +61,17 @@ class InMemory:
         return self.array.copy()
 
 
+def as_real(numbers: NDArray) -> NDArray:
+    """Return numbers in double precision; of complex ones the magnitudes, as in the statistics."""
+    with np.errstate(invalid="ignore", over="ignore"):  # signalling NaN, and magnitudes beyond the largest number
+        return np.abs(numbers).astype(np.float64) if numbers.dtype.kind == "c" else numbers.astype(np.float64)
+
+
+def square(number: float) -> float:
+    """Return a number times itself: infinity where that overflows, and a power would raise an error."""
+    return number * number
+
+
 def median(numbers: NDArray) -> float:
     """Return the median of a non-empty array of finite numbers.
 

@@ -10,6 +10,7 @@ from checkpoint_doctor.analyzers._evidence.training import untouched_level
 from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer
 from checkpoint_doctor.checkpoint.moment_decay import decay_rates_of
 from checkpoint_doctor.statistics.moments import INACTIVE_RATIO
+from checkpoint_doctor.statistics.values import as_real
 
 _FEWEST_ENTRIES = 64
 """Entries below which a first moment may be parallel to the weights by chance."""
@@ -45,12 +46,14 @@ def holds_decay_alone(optimizer: Optimizer, checkpoint: Checkpoint) -> bool:
             if not _is_untouched(moments, optimizer):
                 return False
             continue
-        tensor = checkpoint.by_name.get(moments.tensor or "")
+        tensor = checkpoint.find_tensor(moments.tensor)
         if first is None or tensor is None or tensor.shape != first.shape:
             return False
-        mean, values = first.array.astype(np.float64).reshape(-1), tensor.array.astype(np.float64).reshape(-1)
-        size = sqrt(float(mean @ mean)) * sqrt(float(values @ values))
-        if mean.any() and not (size and float(mean @ values) >= _PARALLEL * size):
+        mean, values = as_real(first.array).reshape(-1), as_real(tensor.array).reshape(-1)
+        with np.errstate(all="ignore"):
+            size = sqrt(float(mean @ mean)) * sqrt(float(values @ values))
+            is_parallel = bool(size and float(mean @ values) >= _PARALLEL * size)
+        if mean.any() and not is_parallel:
             return False
         entries += values.size
     return entries >= _FEWEST_ENTRIES

@@ -202,7 +202,7 @@ def _measure(lines: _Lines, moments: Moments, optimizer: Optimizer, ratio: float
         if floored.any() and rates.second and lines.second is not None:
             lower = _updates_from(lines.second, ~inactive, rates.second)
             since = np.where(floored, np.fmax(since, lower), since)
-        needed = max(updates, -log(limit) / rate)
+        needed = max(updates, -log(limit) / rate if limit > 0 else inf)
     # Half as many updates again as it takes to tell a unit without any gradient from an active one.
     if moments.step is not None and moments.step < 1.5 * needed:
         inactive = never

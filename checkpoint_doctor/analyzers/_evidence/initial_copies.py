@@ -9,6 +9,7 @@ import numpy as np
 
 from checkpoint_doctor.analyzers._evidence.initial_parameters import InitialParameters, default_limit, sort_parameter
 from checkpoint_doctor.checkpoint import Checkpoint, Tensor
+from checkpoint_doctor.statistics.values import as_real
 
 _AVERAGE = re.compile(
     r"(?i)(?:^|(?<=[._/]))(?:(?:\w+_)?(?:ema|polyak|averaged?|swa|shadow)(?:_\w+)?|encoder_k|key_encoder|momentum_encoder)(?=[._/])"
@@ -51,5 +52,5 @@ def _count_outside(one: Tensor, other: Tensor, share: float, checkpoint: Checkpo
     limit = default_limit(checkpoint.layer_of[other.name])
     if limit is None or len(one.shape) < 2 or one.statistics.nonfinite or other.statistics.nonfinite:
         return 0
-    copy, online = one.array.astype(np.float64), other.array.astype(np.float64)
+    copy, online = as_real(one.array), as_real(other.array)
     return int((np.abs(copy + share * (online - copy)) > limit * (1 + 1e-6)).sum())

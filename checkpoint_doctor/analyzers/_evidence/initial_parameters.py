@@ -9,6 +9,7 @@ from math import sqrt
 from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, ParameterGroup, Tensor
 from checkpoint_doctor.layers import NORMS, RECURRENT, WITH_UNITS
+from checkpoint_doctor.statistics.values import square
 
 STILL = 1e-6
 """Distance from exactly 1 (gains) or 0 (biases) up to which a parameter has not moved: rounding of a float32 1.0 is
@@ -77,7 +78,7 @@ def find_initial_parameters(
     sorted_ = InitialParameters()
     for index in group.indices:
         moments = optimizer.parameters[index]
-        tensor = checkpoint.by_name.get(moments.tensor or "")
+        tensor = checkpoint.find_tensor(moments.tensor)
         if tensor is None:
             return None
         if was_trained(tensor, checkpoint) and tensor.size:
@@ -132,7 +133,7 @@ def _is_uniform(tensor: Tensor, limit: float) -> bool:
     if statistics.mean is None or statistics.std is None or statistics.absmax > limit * (1 + STILL):
         return False
     draws = sqrt(tensor.size)
-    mean, variance = statistics.mean / limit, (statistics.std / limit) ** 2
+    mean, variance = statistics.mean / limit, square(statistics.std / limit)
     return bool(
         abs(mean) < _STANDARD_ERRORS * sqrt(1 / 3) / draws
         and abs(variance - 1 / 3) < _STANDARD_ERRORS * sqrt(4 / 45) / draws + 1 / (3 * tensor.size)
@@ -142,6 +143,6 @@ def _is_uniform(tensor: Tensor, limit: float) -> bool:
 def matrices_of(optimizer: Optimizer, checkpoint: Checkpoint) -> Iterator[tuple[int, Tensor, Layer]]:
     """Yield the position, tensor and layer of each named parameter with two axes or more."""
     for moments in optimizer.parameters:
-        tensor = checkpoint.by_name.get(moments.tensor or "")
+        tensor = checkpoint.find_tensor(moments.tensor)
         if tensor is not None and len(tensor.shape) > 1 and tensor.size:
             yield moments.index, tensor, checkpoint.layer_of[tensor.name]

@@ -9,6 +9,7 @@ import numpy as np
 from checkpoint_doctor.analyzers._evidence.moments import implied_gradient_norm
 from checkpoint_doctor.checkpoint import Moments, Optimizer, found_once
 from checkpoint_doctor.checkpoint.moment_decay import decay_rates_of
+from checkpoint_doctor.statistics.values import as_real
 
 LARGEST_RATIO = 1e-3
 """Largest |m| over largest √v of a tensor, below which its second moments do not belong to its gradients. Published
@@ -64,7 +65,7 @@ def _is_live(moments: Moments) -> bool:
     if first is None or second is None or first.size < _FEWEST_ENTRIES:
         return False
     with np.errstate(all="ignore"):
-        mean, root = np.abs(first.array.astype(np.float64)), np.sqrt(second.array.astype(np.float64))
+        mean, root = np.abs(as_real(first.array)), np.sqrt(as_real(second.array))
     used = (mean > 0) & (root > 0) & np.isfinite(root)
     if used.sum() < _FEWEST_ENTRIES or mean[used].max() < _LIVE_FIRST:
         return False

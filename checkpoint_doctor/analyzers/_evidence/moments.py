@@ -10,7 +10,7 @@ import numpy as np
 from checkpoint_doctor.checkpoint import Moments, Optimizer
 from checkpoint_doctor.checkpoint.moment_decay import decay_rates_of, second_moment_correction
 from checkpoint_doctor.statistics import signal
-from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS
+from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, as_real, square
 
 _READ_AGAIN = 1 << 16
 """Entries of the largest moments that are read a second time."""
@@ -44,7 +44,7 @@ def effective_step(optimizer: Optimizer) -> float | None:
         step = relative_step(moments, optimizer)
         if step is not None:
             size = prod(moments.state["exp_avg"].shape)
-            squares += step**2 * size
+            squares += square(step) * size
             entries += size
     return sqrt(squares / entries) if entries else None
 
@@ -63,10 +63,10 @@ def relative_step(moments: Moments, optimizer: Optimizer) -> float | None:
     if first.size > _READ_AGAIN and statistics is not None and not statistics.nonfinite_second:
         return signal.relative_step(statistics, (settings.first, settings.second), settings.epsilon)
     squares = 0.0
-    for mean, square in zip(first.values.blocks(BLOCK_ELEMENTS), second.values.blocks(BLOCK_ELEMENTS), strict=True):
+    for mean, squared in zip(first.values.blocks(BLOCK_ELEMENTS), second.values.blocks(BLOCK_ELEMENTS), strict=True):
         with np.errstate(all="ignore"):
-            root = np.sqrt(square.astype(np.float64) / settings.second) + settings.epsilon
-            step = np.nan_to_num(mean.astype(np.float64) / settings.first / root, nan=0.0, posinf=0.0, neginf=0.0)
+            root = np.sqrt(as_real(squared) / settings.second) + settings.epsilon
+            step = np.nan_to_num(as_real(mean) / settings.first / root, nan=0.0, posinf=0.0, neginf=0.0)
         squares += float(np.dot(step, step))
     return sqrt(squares / first.size)
 
@@ -101,4 +101,4 @@ def _step_settings(moments: Moments, optimizer: Optimizer) -> _StepSettings | No
     group = optimizer.group_of(moments.index)
     if not (correction and rates and rates.first and group and moments.step) or "exp_avg" not in moments.state:
         return None
-    return _StepSettings(1.0 - exp(-rates.first * moments.step), correction, float(group.options.get("eps") or 0.0))
+    return _StepSettings(1.0 - exp(-rates.first * moments.step), correction, group.number("eps"))

@@ -52,7 +52,7 @@ def _nonfinite_finding(
     checkpoint: Checkpoint, rule: Rule, optimizer: Optimizer, moments: Moments, key: str, tensor: Tensor
 ) -> Finding:
     statistics = tensor.statistics
-    subject = checkpoint.by_name.get(moments.tensor or "")
+    subject = checkpoint.find_tensor(moments.tensor)
     owner = "" if subject else f" of parameter {moments.index}"
     return rule.finding(
         f"{describe_nonfinite(tensor, f' in {key}{owner} of {optimizer.name}')}: the next update makes the weights "

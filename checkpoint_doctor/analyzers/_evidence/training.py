@@ -32,7 +32,7 @@ def was_trained(tensor: Tensor, checkpoint: Checkpoint, rows: slice | NDArray = 
         return False
     moments = checkpoint.moments.get(tensor.name)
     if moments is None or not moments.state:
-        online = checkpoint.by_name.get(checkpoint.online_tensors.get(tensor.name, ""))
+        online = checkpoint.find_tensor(checkpoint.online_tensors.get(tensor.name))
         if online is not None:
             return was_trained(online, checkpoint, rows)
     if moments is None:
@@ -61,12 +61,12 @@ def untouched_level(moments: Moments, optimizer: Optimizer, *, of_root: bool = F
     group = optimizer.group_of(moments.index)
     options = group.options if group else {}
     if "exp_inf" in moments.state:
-        return float(options.get("eps") or 0.0) * 1.001
+        return max(0.0, group.number("eps")) * 1.001 if group else 0.0
     level: float | None = 0.0
     if "sum" in moments.state:
-        level = float(options.get("initial_accumulator_value") or 0.0) * (1.0 + 1e-6)
+        level = max(0.0, group.number("initial_accumulator_value")) * (1.0 + 1e-6) if group else 0.0
     elif "square_avg" in moments.state and "foreach" not in options:
-        level = _start_at_one(moments, float(options.get("alpha") or 0.0))
+        level = _start_at_one(moments, group.number("alpha") if group else 0.0)
     return level**0.5 if of_root and level else level
 
 
@@ -89,7 +89,7 @@ def _start_at_one(moments: Moments, alpha: float) -> float | None:
     values show the start. While 1e-12 or more remains, float32 loses the squares of small gradients in it.
     """
     step, rows = moments.step or 0, moments.statistics.row_second if moments.statistics else None
-    remaining = alpha**step
+    remaining = alpha**step if 0.0 <= alpha <= 1.0 else 0.0
     # Below float32's smallest normal number, the remainder no longer decays by α.
     if rows is None or not rows.size or not step or remaining < 1e-37 or float(rows.min()) < 0.999 * remaining**0.5:
         return 0.0

@@ -9,6 +9,7 @@ import numpy as np
 from checkpoint_doctor.analyzers._evidence.initial_parameters import default_limit
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
 from checkpoint_doctor.layers import NORMS, WITH_UNITS
+from checkpoint_doctor.statistics.values import as_real
 
 _LARGEST_STEP = 3.0
 """Largest mean step of an entry in units of the learning rate: Adam's bound is (1 − β1)/√(1 − β2) = 3.2 for one step,
@@ -37,14 +38,14 @@ def find_travelled_farther(optimizer: Optimizer, checkpoint: Checkpoint, updates
 
 def _farther(optimizer: Optimizer, checkpoint: Checkpoint, steps: float) -> Iterator[str]:
     for moments in optimizer.parameters:
-        tensor, group = checkpoint.by_name.get(moments.tensor or ""), optimizer.group_of(moments.index)
+        tensor, group = checkpoint.find_tensor(moments.tensor), optimizer.group_of(moments.index)
         if tensor is None or group is None or len(tensor.shape) != 1 or tensor.statistics.nonfinite or not tensor.size:
             continue
         layer = checkpoint.layer_of[tensor.name]
         role = next((role for role, each in layer.tensors.items() if each is tensor), "")
         reach = group.largest_learning_rate * steps
         if layer.kind in NORMS and role in ("weight", "bias"):
-            distance = float(np.abs(tensor.array.astype(np.float64) - (role == "weight")).max())
+            distance = float(np.abs(as_real(tensor.array) - (role == "weight")).max())
         elif role.startswith("bias") and layer.kind in WITH_UNITS:
             distance = tensor.statistics.absmax - (default_limit(layer) or np.inf)
         else:

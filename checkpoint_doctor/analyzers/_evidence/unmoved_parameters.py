@@ -47,7 +47,7 @@ def find_unmoved(optimizer: Optimizer, checkpoint: Checkpoint) -> Unmoved | None
         if (found := find_initial_parameters(group, optimizer, checkpoint)) is not None
     }
     still = [number for number in initial if abs(groups[number].learning_rate) * steps < _ROUNDING]
-    if len(initial) == len(groups):
+    if initial and len(initial) == len(groups):
         everything = reduce(or_, initial.values())
         cause = _find_cause(everything, optimizer, steps, still, len(groups))
         if cause:

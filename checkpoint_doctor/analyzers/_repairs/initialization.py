@@ -118,6 +118,8 @@ def _bias(layer: Layer, *, is_zero: bool) -> Initialization | None:
 
 
 def _fan_in(weight: Tensor, layer: Layer) -> int:
+    if layer.kind is Kind.KERNEL:
+        return weight.fan_in
     if layer.transposed and len(weight.shape) == 2:
         return weight.shape[0]
     return prod(weight.shape[1:])

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_bias
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
-from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_transformers, is_drawn_orthogonally
+from checkpoint_doctor.analyzers._zeros.initial_draws import (
+    is_drawn_by_kernel_default,
+    is_drawn_by_transformers,
+    is_drawn_orthogonally,
+)
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._zeros.waiting import excuse_zero_bias
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
@@ -57,4 +61,8 @@ def _is_zero_bias(tensor: Tensor, layer: Layer) -> bool:
 
 
 def _is_normal(tensor: Tensor, layer: Layer, checkpoint: Checkpoint) -> bool:
-    return explain_zero_bias(tensor, layer, checkpoint) is not None or is_drawn_by_transformers(layer)
+    return (
+        explain_zero_bias(tensor, layer, checkpoint) is not None
+        or is_drawn_by_transformers(layer)
+        or is_drawn_by_kernel_default(layer)
+    )

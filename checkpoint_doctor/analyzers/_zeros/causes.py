@@ -90,7 +90,7 @@ def explain_zeros(
         return ZeroEvidence(Cause.UNKNOWN, None, f"{reason}, so the cause is unknown", held=False)
     moments = checkpoint.moments.get(tensor.name)
     if moments is None or not moments.state:
-        online = checkpoint.by_name.get(checkpoint.online_tensors.get(tensor.name, ""))
+        online = checkpoint.find_tensor(checkpoint.online_tensors.get(tensor.name))
         if online is not None:
             return _explain_target(online, checkpoint, rows)
     if moments is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,7 @@ from checkpoint_doctor.analyzers._zeros.by_design import is_fixed_transform
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import PROJECTIONS
-from checkpoint_doctor.statistics.values import distinct, median
+from checkpoint_doctor.statistics.values import as_real, distinct, median
 
 PRUNED_SHARE = 0.5
 """Share of a model's large weights with scattered zeros from which the model counts as pruned. A fault affects one
@@ -33,6 +35,9 @@ FEWEST = 64
 
 MOST_LEVELS = 16
 """Distinct magnitudes up to which values lie on a grid: 4-bit integers have 8, or 16 with a zero point."""
+
+_FEWEST_PRUNED = 4
+"""Zero rows from which it shows whether they are one run."""
 
 SAMPLE = 1 << 16
 """Entries in which distinct magnitudes are counted."""
@@ -69,7 +74,7 @@ def describe_sparsity(tensor: Tensor, layer: Layer, checkpoint: Checkpoint, why:
     array = tensor.array
     return (
         _name_pattern((array != 0).reshape(array.shape[0], -1))
-        or _name_distribution(np.abs(array[array != 0].astype(np.float64)), tensor)
+        or _name_distribution(np.abs(as_real(array[array != 0])), tensor)
         or _name_mask(array == 0, checkpoint)
     )
 
@@ -151,3 +156,26 @@ def _name_pattern(nonzero: NDArray) -> str:
     if len(unique) < rows and rows >= 8 and not (order[:-1] & ~order[1:]).any():
         return "each row's non-zero inputs include those of the row before: an autoregressive mask"
     return ""
+
+
+def are_removed(layer: Layer, units: list[int], checkpoint: Checkpoint) -> bool:
+    """Tell whether units have neither incoming weights nor a bias nor outgoing weights: they were pruned as a whole."""
+    weight, bias = layer.weight, layer.bias
+    readers = [checkpoint.layer_by_name[name].weight for name in layer.followers]
+    if weight is None or layer.transposed or not readers:
+        return False
+    if not set(units) <= set(weight.statistics.zero_rows.tolist()) or (bias is not None and bias.array[units].any()):
+        return False
+    return all(each is not None and set(units) <= set(each.statistics.zero_columns.tolist()) for each in readers)
+
+
+def are_pruned_units(layer: Layer, rows: Sequence[int], why: ZeroEvidence) -> bool:
+    """Tell whether zero rows of unknown cause look like units that were pruned by the size of their weights.
+
+    ``torch.nn.utils.prune.ln_structured`` removes them wherever they are and leaves their biases. Code that resets
+    units sets the biases too, and a slice or a torn write is one run of rows.
+    """
+    if why.cause is not Cause.UNKNOWN or layer.bias is None or len(rows) < _FEWEST_PRUNED:
+        return False
+    is_one_run = rows[-1] - rows[0] == len(rows) - 1
+    return not is_one_run and bool(layer.bias.array[list(rows)].all())

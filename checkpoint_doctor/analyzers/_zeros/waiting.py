@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
+from checkpoint_doctor.analyzers._zeros.conditions import may_modulate
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_default, shows_training
 from checkpoint_doctor.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, found_once
@@ -35,9 +36,10 @@ def may_wait(layer: Layer, checkpoint: Checkpoint) -> bool:
     """Tell whether a layer whose weight is zero may have these zeros from its initialisation, for want of use.
 
     Not so inside a chain, nor where it may be the only head of the file: a model with a constant output is not in use.
+    Layers that scale and shift others begin at zero, and stay there while their condition is not in use.
     Nor where a layer before it, or another one of its module, was trained: its gradients came through this weight.
     """
-    if _is_second_factor(layer, checkpoint):
+    if _is_second_factor(layer, checkpoint) or may_modulate(layer, checkpoint):
         return True
     if layer.followers or _may_be_only_head(layer, checkpoint):
         return False

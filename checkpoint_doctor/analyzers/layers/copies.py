@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.analyzers._repairs.initialization import initialization_of
+from checkpoint_doctor.analyzers._zeros.conditions import are_unseen_conditions
 from checkpoint_doctor.analyzers._zeros.learned_weights import learned_weights
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import DENSE, Kind
@@ -34,7 +35,8 @@ def duplicate_units(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
 
     When it is normal:
         Embedding rows of new words that all got the mean vector; repeated key and value heads in converted models. A
-        head that starts at zero keeps the rows of classes that are not in the data equal (a note). Filters that no
+        head that starts at zero keeps the rows of classes that are not in the data equal (a note), and so does the
+        table of gains of a conditional norm. Filters that no
         optimizer holds, and kernels that are the same in every channel (a blur), are fixed and not checked; neither are
         rows of one or two inputs in half precision, which can be equal by chance.
 
@@ -45,14 +47,15 @@ def duplicate_units(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     References:
         Goodfellow, Bengio and Courville, Deep Learning, 8.4; Chen et al. 1511.05641 (Net2Net adds noise for this).
     """
-    if layer.kind not in DENSE:
-        return
+    if layer.kind not in DENSE or layer.transposed:
+        return  # rows of a transposed weight are inputs
     for tensor in learned_weights(layer):
         groups = [list(group) for group in tensor.statistics.duplicate_rows]
         if not groups or not _should_have_distinct_rows(tensor) or _is_fixed(layer, tensor, checkpoint):
             continue
         copies = sum(len(group) - 1 for group in groups)
         is_unseen = layer.is_output and copies < tensor.shape[0] - 1 and _have_equal_moments(tensor, groups, checkpoint)
+        is_unseen = is_unseen or are_unseen_conditions(tensor, [row for group in groups for row in group], checkpoint)
         yield duplicate_units.finding(
             f"{quantity(copies, 'row')} of {tensor.shape[0]:,} {'is a copy' if copies == 1 else 'are copies'} "
             f"of another (such as {groups[0][0]} and {groups[0][1]}): these units compute the same"

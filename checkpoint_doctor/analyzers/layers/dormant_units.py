@@ -1,21 +1,18 @@
-"""Units and inputs that receive no gradient."""
+"""Units that receive no gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import log10
 
 import numpy as np
-from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.activations import RECTIFIERS, SQUASHERS, activation_of
-from checkpoint_doctor.analyzers._evidence.gradient_activity import GradientActivity, input_activity, unit_activity
+from checkpoint_doctor.analyzers._evidence.gradient_activity import GradientActivity, unit_activity
 from checkpoint_doctor.analyzers._evidence.inactivity_causes import InactivityCauses, find_inactivity_causes
 from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments
 from checkpoint_doctor.analyzers._evidence.model_inputs import (
     measured_input_rms,
-    possible_sources,
-    reads_model_inputs,
 )
 from checkpoint_doctor.analyzers._evidence.readers import input_weight
 from checkpoint_doctor.analyzers._evidence.tables import may_be_table
@@ -26,6 +23,8 @@ from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.text import estimate, quantity
 
+_MOST_UPDATES = 1e15
+"""The most updates that are spoken of: moments that do not decay tell of no end."""
 _LARGE_INPUTS = 10.0
 """RMS of a layer's inputs from which they may make its units dormant; the inputs of published agents lie below 6."""
 
@@ -91,57 +90,6 @@ def dormant_units(
     )
 
 
-@rule("NET006", "dead-inputs", Severity.NOTE, on=Layer, worse=("inputs",))
-def dead_inputs(layer: Layer, checkpoint: Checkpoint, *, ratio: float = 1e-4) -> Iterator[Finding]:
-    """Input columns of a first layer never received a gradient: those inputs were zero all along, or masked.
-
-    Why it matters:
-        The weights of such an input are still the random initial ones. When the input becomes active (a feature that
-        was constant, a mask that is removed), they add noise to every unit at once, and training can collapse.
-
-    When it is normal:
-        One-hot inputs that never occurred, padding, unused entries of an observation. It is a warning where all inputs
-        were zero: the layer has learned a bias and nothing else.
-
-    What to do:
-        Check these inputs in the data: a constant zero, a feature scaled to zero, a mask that is always on. Remove
-        them, or normalise the groups of features separately before they become active.
-
-    References:
-        The gradient of a weight is its unit's gradient times its input. So a second moment of exactly zero in a whole
-        column means that the input was zero whenever there was a gradient. ``ratio`` only serves to tell whether the
-        layer's units learn at all.
-    """
-    if layer.kind not in WITH_UNITS or not reads_model_inputs(layer, checkpoint):
-        return
-    columns, units = input_activity(layer, checkpoint, ratio), unit_activity(layer, checkpoint, ratio)
-    if columns is None or units is None:
-        return
-    if not columns.never_active.any() or units.never_active.all():
-        return
-    sources = possible_sources(layer, columns.never_active.size, checkpoint)
-    if any(_are_dead_units(columns.never_active, source, checkpoint, ratio) for source in sources):
-        return
-    inputs = np.flatnonzero(columns.never_active).tolist()
-    after = f" in {columns.step:,} updates" if columns.step else ""
-    if columns.never_active.all():
-        message = f"all {len(inputs):,} inputs were always zero{after}: only the layer's bias received gradients"
-    else:
-        message = (
-            f"{len(inputs):,} of {columns.never_active.size:,} inputs ({_ranges(inputs)}) were always zero{after}: "
-            f"their weights never received a gradient"
-        )
-    yield dead_inputs.finding(
-        message,
-        layer,
-        severity=Severity.WARNING if columns.never_active.all() and not sources else None,
-        evidence={"inputs": inputs, "layer_inputs": columns.never_active.size, "updates": columns.step},
-        advice="Look at what these inputs are: features of the data that are always zero, or outputs of another layer."
-        if sources
-        else "Check these inputs in the data: they were constantly zero, or masked. Their weights are untrained.",
-    )
-
-
 def _may_be_unread(layer: Layer, activity: GradientActivity) -> bool:
     """True where idle units may be rows that were never looked up, or outputs that a mask leaves unread."""
     if layer.kind in FEEDFORWARD and not layer.followers and not activity.stopped.any():
@@ -154,15 +102,6 @@ def _has_lifted_moments(layer: Layer, checkpoint: Checkpoint) -> bool:
     weight = input_weight(layer)
     optimizer = checkpoint.optimizer_of.get(weight.name) if weight else None
     return optimizer is not None and has_lifted_moments(optimizer)
-
-
-def _are_dead_units(never_active: NDArray, source: Layer, checkpoint: Checkpoint, ratio: float) -> bool:
-    """True where the inputs without gradient are units of another layer that are inactive: NET001 is about these."""
-    units = unit_activity(source, checkpoint, ratio)
-    if units is None:
-        return False
-    repeats = never_active.size // max(units.inactive.size, 1)
-    return bool(np.repeat(units.inactive, repeats)[never_active].all())
 
 
 def _is_training_recorded(layer: Layer, activity: GradientActivity, checkpoint: Checkpoint, ratio: float) -> bool:
@@ -234,12 +173,13 @@ def _updates_since(activity: GradientActivity) -> str:
 
 def _round(updates: float) -> int:
     """Round to two digits, since the number is an estimate."""
-    return int(float(f"{max(updates, 1.0):.1e}"))
+    return int(float(f"{min(max(updates, 1.0), _MOST_UPDATES):.1e}"))
 
 
 def _round_down(updates: float) -> int:
     """Round down to one digit, since the number is a lower bound."""
-    size: int = 10 ** int(log10(max(updates, 1.0)))
+    updates = min(max(updates, 1.0), _MOST_UPDATES)
+    size: int = 10 ** int(log10(updates))
     return int(updates) // size * size
 
 
@@ -301,15 +241,3 @@ def _recycle_dead(layer: Layer, causes: InactivityCauses | None, checkpoint: Che
     if causes is None or activation_of(layer, checkpoint) in SQUASHERS:
         return []
     return recycle(layer, np.flatnonzero(causes.dead).tolist(), checkpoint)
-
-
-def _ranges(indices: Sequence[int]) -> str:
-    """Format indices as ranges: ``3, 40–49``."""
-    parts: list[list[int]] = []
-    for index in indices:
-        if parts and index == parts[-1][-1] + 1:
-            parts[-1][1:] = [index]
-        else:
-            parts.append([index])
-    shown = [f"{part[0]}–{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts[:8]]
-    return ", ".join(shown) + (" …" if len(parts) > 8 else "")

@@ -12,15 +12,24 @@ from checkpoint_doctor.analyzers._evidence.tables import is_table
 from checkpoint_doctor.analyzers._repairs.recycling import recycle
 from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight, is_padded_head
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
+from checkpoint_doctor.analyzers._zeros.conditions import are_unseen_conditions
 from checkpoint_doctor.analyzers._zeros.learned_weights import learned_weights
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
-from checkpoint_doctor.analyzers._zeros.sparsity import NOTICEABLE, describe_sparsity, is_pruned, scattered_zeros
+from checkpoint_doctor.analyzers._zeros.sparsity import (
+    NOTICEABLE,
+    are_pruned_units,
+    are_removed,
+    describe_sparsity,
+    is_pruned,
+    scattered_zeros,
+)
 from checkpoint_doctor.analyzers._zeros.waiting import WAITING, may_wait
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import FEEDFORWARD, PROJECTIONS, RECURRENT, Kind
 from checkpoint_doctor.layers.init_rules import OUTPUT_LIMIT, draw_uniform, fill
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
+from checkpoint_doctor.statistics.values import square
 from checkpoint_doctor.text import quantity
 
 _SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
@@ -49,7 +58,8 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
         theirs (notes). An embedding's padding row is zero, and so are rows that fill up its table or a head to a
         power of two; pretrained word vectors may lack words, which should be checked. Rows of a table that were never
         looked up, and outgoing columns of units that were never active, are still zero where the layer started at zero
-        (notes), and so are units without incoming weights, bias and outgoing weights: they were removed. Units recycled
+        (notes), and so are units without incoming weights, bias and outgoing weights, which were removed, and units of
+        unknown cause here and there whose biases live, as ``torch.nn.utils.prune`` leaves them. Units recycled
         as in ReDo have zero outgoing columns until the next updates. Grouped and masked layers have zero blocks.
 
     What to do:
@@ -64,51 +74,57 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
     if is_table(layer, checkpoint):
         yield from _judge_table(layer, checkpoint)
         return
-    if layer.kind not in PROJECTIONS:
+    if layer.kind not in PROJECTIONS or layer.kind is Kind.KERNEL:
         return
     for tensor in learned_weights(layer):
         if not is_zero(tensor):
-            yield from _find_zero_rows(layer, tensor, checkpoint, pruned)
-            yield from _find_zero_columns(layer, tensor, checkpoint, pruned)
+            yield from _find_without_inputs(layer, tensor, checkpoint, pruned)
+            yield from _find_without_readers(layer, tensor, checkpoint, pruned)
 
 
-def _find_zero_rows(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, pruned: float) -> Iterator[Finding]:
-    rows = tensor.statistics.zero_rows.tolist()
+def _find_without_inputs(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, pruned: float) -> Iterator[Finding]:
+    statistics, count = tensor.statistics, tensor.shape[1 if layer.transposed else 0]
+    units = (statistics.zero_columns if layer.transposed else statistics.zero_rows).tolist()
     # Zero rows of a tied embedding are padding, or words without a vector.
-    if not rows or _is_tied_to_embedding(tensor, checkpoint) or is_padded_head(layer, tensor, rows):
+    if not units or _is_tied_to_embedding(tensor, checkpoint) or is_padded_head(layer, tensor, units):
         return
-    judged, why = judge_zeros(tensor, checkpoint, layer, tensor.statistics.zero_rows)
+    judged, why = judge_zeros(tensor, checkpoint, layer, None if layer.transposed else statistics.zero_rows)
+    is_harmless = (
+        are_removed(layer, units, checkpoint)
+        or are_pruned_units(layer, units, why)
+        or (not layer.transposed and are_unseen_conditions(tensor, units, checkpoint))
+    )
     yield disconnected_units.finding(
-        f"{quantity(len(rows), 'unit')} of {tensor.shape[0]:,} {'has' if len(rows) == 1 else 'have'} no incoming "
+        f"{quantity(len(units), 'unit')} of {count:,} {'has' if len(units) == 1 else 'have'} no incoming "
         f"weights: {why.sentence}",
         tensor,
-        severity=_severity(layer, checkpoint, tensor, pruned, why)
-        or (Severity.NOTE if _are_removed(layer, rows, checkpoint) else None),
-        evidence={"units": rows, "layer_units": tensor.shape[0], "side": "incoming", "cause": why.cause.value},
-        repairs=_recycle_constant(layer, tensor, rows, checkpoint),
+        severity=Severity.NOTE if is_harmless else _severity(layer, checkpoint, tensor, pruned, why),
+        evidence={"units": units, "layer_units": count, "side": "incoming", "cause": why.cause.value},
+        repairs=_recycle_constant(layer, tensor, units, checkpoint),
         advice=why.advice if judged else "",
     )
 
 
-def _find_zero_columns(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, pruned: float) -> Iterator[Finding]:
-    columns = tensor.statistics.zero_columns.tolist()
-    # The columns of a first layer are inputs of the model and not units; NET006 is about them.
-    if not columns or (layer.previous is None and layer.kind not in RECURRENT):
+def _find_without_readers(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, pruned: float) -> Iterator[Finding]:
+    statistics, count = tensor.statistics, tensor.shape[0 if layer.transposed else 1]
+    units = (statistics.zero_rows if layer.transposed else statistics.zero_columns).tolist()
+    # What a first layer reads are inputs of the model and not units; NET006 is about them.
+    if not units or (layer.previous is None and layer.kind not in RECURRENT):
         return
     why = explain_zeros(tensor, checkpoint, layer=layer)
     before = checkpoint.layer_by_name.get(layer.previous or "")
     is_harmless = (
         # The last layer of a branch may start at zero, and then keeps the columns of units that were never active.
         (layer.kind in FEEDFORWARD and not layer.followers and why.cause is not Cause.OVERWRITTEN)
-        or _are_recycled(tensor, columns, checkpoint)
-        or (before is not None and _are_removed(before, columns, checkpoint))
+        or _are_recycled(layer, tensor, units, checkpoint)
+        or (before is not None and are_removed(before, units, checkpoint))
     )
     yield disconnected_units.finding(
-        f"{quantity(len(columns), 'unit')} of {tensor.shape[1]:,} that this layer reads "
-        f"{'has' if len(columns) == 1 else 'have'} no outgoing weights here",
+        f"{quantity(len(units), 'unit')} of {count:,} that this layer reads "
+        f"{'has' if len(units) == 1 else 'have'} no outgoing weights here",
         tensor,
         severity=Severity.NOTE if is_harmless else _severity(layer, checkpoint, tensor, pruned, why),
-        evidence={"units": columns, "layer_units": tensor.shape[1], "side": "outgoing"},
+        evidence={"units": units, "layer_units": count, "side": "outgoing"},
     )
 
 
@@ -118,17 +134,6 @@ def _recycle_constant(layer: Layer, tensor: Tensor, rows: list[int], checkpoint:
         return []
     zero_units = rows if layer.bias is None else [row for row in rows if layer.bias.array[row] == 0]
     return recycle(layer, zero_units, checkpoint)
-
-
-def _are_removed(layer: Layer, units: list[int], checkpoint: Checkpoint) -> bool:
-    """True where units have neither incoming weights nor a bias nor outgoing weights: they were pruned as a whole."""
-    weight, bias = layer.weight, layer.bias
-    readers = [checkpoint.layer_by_name[name].weight for name in layer.followers]
-    if weight is None or layer.transposed or not readers:
-        return False
-    if not set(units) <= set(weight.statistics.zero_rows.tolist()) or (bias is not None and bias.array[units].any()):
-        return False
-    return all(each is not None and set(units) <= set(each.statistics.zero_columns.tolist()) for each in readers)
 
 
 def _is_tied_to_embedding(tensor: Tensor, checkpoint: Checkpoint) -> bool:
@@ -145,12 +150,14 @@ def _places_of_embeddings(checkpoint: Checkpoint) -> set[tuple[str, tuple[int, i
     }
 
 
-def _are_recycled(tensor: Tensor, columns: list[int], checkpoint: Checkpoint) -> bool:
+def _are_recycled(layer: Layer, tensor: Tensor, units: list[int], checkpoint: Checkpoint) -> bool:
     """True where the optimizer's moments show that units were recycled and not updated since."""
     name = checkpoint.online_tensors.get(tensor.name, tensor.name)
     moments = checkpoint.moments.get(name)
-    replaced = None if moments is None else find_replaced(moments, checkpoint.optimizer_of[name], along_rows=False)
-    return replaced is not None and bool(replaced[columns].all())
+    replaced = (
+        None if moments is None else find_replaced(moments, checkpoint.optimizer_of[name], along_rows=layer.transposed)
+    )
+    return replaced is not None and bool(replaced[units].all())
 
 
 def _severity(
@@ -305,7 +312,7 @@ def _effective_rank(tensor: Tensor, delta: float, limit: float) -> int | None:
     matrix = (wide / tensor.statistics.absmax).astype(np.float32)
     gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
     # The participation ratio needs one product, and it bounds the effective rank from below.
-    participation = float(np.trace(gram)) ** 2 / float(np.einsum("ij,ij->", gram, gram))
+    participation = square(float(np.trace(gram))) / float(np.einsum("ij,ij->", gram, gram))
     if participation > limit:
         return None
     values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0))

@@ -18,6 +18,7 @@ from checkpoint_doctor.layers import RECURRENT, SIGMOID_GATES, Kind
 from checkpoint_doctor.layers.init_rules import BIAS_LIMIT, FORGET_BIAS, fill, within
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
+from checkpoint_doctor.statistics.values import as_real
 
 
 def _effective_bias(layer: Layer) -> NDArray | None:
@@ -26,7 +27,7 @@ def _effective_bias(layer: Layer) -> NDArray | None:
         return None
     if any(bias.statistics.nonfinite for bias in biases):
         return None
-    total: NDArray = np.sum([bias.array.astype(np.float64) for bias in biases], axis=0)
+    total: NDArray = np.sum([as_real(bias.array) for bias in biases], axis=0)
     return total
 
 
@@ -246,11 +247,12 @@ def recurrent_norm(layer: Layer, *, largest: float = 50.0, smallest: float = 1e-
     if weight is None or weight.statistics.nonfinite or weight.statistics.row_norms is None or weight.shape[0] == 0:
         return
     for gate, rows in gates.items():
-        frobenius = float(np.sqrt((weight.statistics.row_norms[rows].astype(np.float64) ** 2).sum()))
+        with np.errstate(over="ignore"):
+            frobenius = float(np.linalg.norm(as_real(weight.statistics.row_norms[rows])))
         # The Frobenius norm bounds the radius from above, and ordinary weights have no tiny one: few need eigenvalues.
         if smallest * 100 <= frobenius <= largest or frobenius == 0 or rows.stop - rows.start != weight.shape[1]:
             continue
-        radius = float(np.abs(np.linalg.eigvals(weight.array[rows].astype(np.float64))).max())
+        radius = float(np.abs(np.linalg.eigvals(as_real(weight.array[rows]))).max())
         if radius > largest or radius < smallest:
             yield recurrent_norm.finding(
                 f"the {gate} gate's hidden-to-hidden weights have a spectral radius of {radius:.3g}",

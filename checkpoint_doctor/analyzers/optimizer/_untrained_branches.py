@@ -22,7 +22,7 @@ def training_of_tensors(optimizer: Optimizer, checkpoint: Checkpoint) -> dict[st
     return dict.fromkeys(unknown, None) | {
         tensor.name: was_trained(tensor, checkpoint)
         for moments in optimizer.parameters
-        if (tensor := checkpoint.by_name.get(moments.tensor or "")) is not None
+        if (tensor := checkpoint.find_tensor(moments.tensor)) is not None
         and tensor.size
         and not _is_setting(tensor, moments, checkpoint)
     }

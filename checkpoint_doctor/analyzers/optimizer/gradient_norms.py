@@ -86,7 +86,7 @@ def epsilon_dominated(
         return
     size_of_step = effective_step(optimizer)
     size = "" if size_of_step is None else f"; its steps are {size_of_step:.2g} of the learning rate on average"
-    epsilons = [rate for group in optimizer.groups if (rate := _number(group.options.get("eps")))]
+    epsilons = [rate for group in optimizer.groups if (rate := group.number("eps"))]
     limit = _SLOW if max(epsilons) >= large else step
     is_stopping = size_of_step is not None and below >= _NEARLY_ALL and size_of_step < limit
     yield epsilon_dominated.finding(
@@ -108,7 +108,7 @@ def _starved_components(optimizer: Optimizer, checkpoint: Checkpoint, smallest: 
     steps: dict[str, list[float]] = {}
     tensors: dict[str, list[str]] = {}
     for moments in optimizer.parameters:
-        tensor = checkpoint.by_name.get(moments.tensor or "")
+        tensor = checkpoint.find_tensor(moments.tensor)
         if tensor is None or len(tensor.shape) < 2 or (moments.step or 0) < _FEWEST_UPDATES:
             continue
         relative = relative_step(moments, optimizer)
@@ -143,7 +143,7 @@ def _share_below_epsilon(optimizer: Optimizer) -> float | None:
     for moments in optimizer.parameters:
         group, correction = optimizer.group_of(moments.index), second_moment_correction(moments, optimizer)
         statistics = moments.statistics if correction else None
-        epsilon = _number(group.options.get("eps")) if group else None
+        epsilon = group.number("eps") if group else 0.0
         if statistics is None or correction is None or not epsilon:
             continue
         entries = statistics.count - statistics.untouched

@@ -12,6 +12,7 @@ from checkpoint_doctor.analyzers._evidence.absent_gradients import (
     updates_without_gradient,
 )
 from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments
+from checkpoint_doctor.analyzers._evidence.widths import judges_the_rest
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
@@ -29,7 +30,8 @@ def no_gradient(checkpoint: Checkpoint, *, least_updates: int = 10) -> Iterator[
     When it is normal:
         In a checkpoint from before the first update. SGD without momentum has no state and is not judged. An optimizer
         for a part that is trained later, or a file whose optimizer state was removed to save space, has no state: a
-        warning. Gradients that stopped are a warning as well: a hinge loss is 0 once all samples are on their side.
+        warning, and a note for a discriminator that joins an autoencoder later. Gradients that stopped are a warning as
+        well: a hinge loss is 0 once all samples are on their side.
 
     What to do:
         Moments that are exactly zero: look for ``zero_grad`` between ``backward`` and ``step``, a detached loss, a loss
@@ -124,12 +126,13 @@ def _without_state(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: 
     is_agent = (
         checkpoint.format == "sb3" and bool(sibling) and optimizer.name in ("actor.optimizer", "critic.optimizer")
     )
+    waits = not is_agent and judges_the_rest(optimizer, checkpoint)
     yield no_gradient.finding(
         f"{optimizer.name} has no state for any of its {quantity(len(optimizer.parameters), 'parameter')}: it made no "
-        f"update with a gradient, {beside}",
-        severity=Severity.ERROR if is_agent else Severity.WARNING,
+        f"update with a gradient, {beside}" + ("; it holds what reads the others' output, and may join later" * waits),
+        severity=Severity.ERROR if is_agent else Severity.NOTE if waits else Severity.WARNING,
         evidence={
-            "cause": "empty state",
+            "cause": "waiting" if waits else "empty state",
             "optimizer": optimizer.name,
             "updates": updates,
             "sibling": sibling or None,

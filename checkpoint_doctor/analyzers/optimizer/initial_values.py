@@ -89,11 +89,11 @@ def initial_values(
 def _fresh_weights(optimizer: Optimizer, checkpoint: Checkpoint, expected: float, least_updates: int) -> Iterator[str]:
     """Yield weights that are as drawn, where those that moved tell how many of their entries should not be."""
     weights = list(_weights(optimizer, checkpoint, least_updates))
-    rates = [each.outside / each.reach for each in weights if each.outside and not each.is_initial and each.reach]
+    rates = [each.outside / each.reach for each in weights if each.outside]
     if rates:
         typical = median(rates)
         for each in weights:
-            if each.is_initial and not each.outside and typical * each.reach >= expected:
+            if each.is_initial and typical * each.reach >= expected:
                 yield each.tensor.name
 
 
@@ -126,7 +126,9 @@ def _fresh_gains(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: in
         speed = _speed(moments, optimizer)
         if layer.kind not in NORMS or layer.weight is not tensor or not speed:
             continue
-        low, high = statistics.minimum or 0.0, statistics.maximum or 0.0
+        low, high = statistics.minimum, statistics.maximum
+        assert low is not None
+        assert high is not None
         distance = max(abs(high - 1), abs(low - 1))
         if distance <= STILL:
             still.append((tensor.name, speed))
@@ -137,10 +139,8 @@ def _fresh_gains(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: in
 
 def _trained(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: int) -> Iterator[tuple[Moments, Tensor]]:
     for moments in optimizer.parameters:
-        tensor = checkpoint.by_name.get(moments.tensor or "")
-        if tensor is None or not tensor.size or tensor.dtype not in ("float32", "float64"):
-            continue
-        if tensor.statistics.nonfinite:
+        tensor = checkpoint.find_tensor(moments.tensor)
+        if tensor is None or tensor.dtype not in ("float32", "float64") or tensor.statistics.nonfinite:
             continue
         steps = moments.step if moments.step is not None else checkpoint.step or 0
         if steps >= least_updates and was_trained(tensor, checkpoint):

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from checkpoint_doctor.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.analyzers.optimizer._untrained_branches import (
     find_left_out,
     is_explained_elsewhere,
     training_of_tensors,
     untrained_branches,
 )
-from checkpoint_doctor.analyzers.optimizer._unused_parts import TrainedLayers, explain_unused
+from checkpoint_doctor.analyzers.optimizer._unused_parts import (
+    FROZEN,
+    TrainedLayers,
+    all_candidates_were_trained,
+    explain_unused,
+)
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
+from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.layers.init_rules import fill
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
@@ -45,9 +52,11 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
         Parts that are left out for a reason are notes that name it: a frozen backbone, whose values are not initial
         ones; heads, experts, adapters and norms of domains beside others of their kind that were trained; a value
         network beside a cloned policy; mask tokens, poolers and offsets; the recurrent weight of a backward direction
-        of which only the last step is read. Target networks, TRPO's policy and the target half in DQN files before 2.4
-        are in their optimizer but never updated by it; they are not reported. Neither are settings stored as
-        parameters: integers and single numbers without state (bit widths, shifts, thresholds of quantized training).
+        of which only the last step is read. So are parts that the trained layers do without, as sizes and values show:
+        they never ran, they end in zeros, or no trained layer behind them can read their output; and biases without an
+        optimizer that are all zero. Target networks, TRPO's policy and the target half in DQN files before 2.4 are in
+        their optimizer but never updated by it; they are not reported. Neither are settings stored as parameters:
+        integers and single numbers without state (bit widths, shifts, thresholds of quantized training).
 
     What to do:
         If it should learn, look for ``requires_grad=False``, ``.detach()``, ``torch.no_grad()``, or a loss that does
@@ -65,19 +74,22 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
     was_tensor_trained = training_of_tensors(optimizer, checkpoint)
     trained = sum(each is True for each in was_tensor_trained.values())
     if optimizer.unmatched and steps:
-        yield from _unnamed_without_state(optimizer, steps)
+        yield from _unnamed_without_state(optimizer, checkpoint, steps)
     if not trained:
         return
     yield from _left_out(optimizer, checkpoint)
+    branches = untrained_branches(was_tensor_trained)
     known = TrainedLayers(checkpoint, (name for name, each in was_tensor_trained.items() if each))
-    for branch, names in untrained_branches(was_tensor_trained).items():
+    reasons = explain_unused(branches, checkpoint, known)
+    for branch, names in branches.items():
         tensors = [checkpoint.by_name[name] for name in names]
         if len(tensors) == 1 and is_explained_elsewhere(tensors[0], checkpoint):
             continue
         stateless = [name for name in names if not checkpoint.moments[name].state]
-        reason = explain_unused(branch, names, checkpoint, known)
+        reason = reasons[branch]
         how = "it received no gradient" if len(stateless) == len(names) else "every gradient was exactly zero"
         after = f" in {steps:,} updates" if steps else ""
+        waits = bool(reason) and reason != FROZEN and not _took_part(names, checkpoint)
         subject = branch if len(names) == 1 else f"{branch} ({len(names)} tensors)"
         yield untrained_tensor.finding(
             f"{subject} was never trained{after} although {optimizer.name} holds it and trained {trained} others: "
@@ -85,26 +97,41 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
             tensors[0] if len(tensors) == 1 else checkpoint.layer_by_name.get(branch),
             severity=Severity.NOTE if reason else None,
             evidence={
-                "cause": "never trained",
+                "cause": "waiting" if waits else "never trained",
                 "optimizer": optimizer.name,
                 "branch": branch,
                 "tensors": names,
                 "without_state": stateless,
                 "updates": steps or None,
             },
-            advice="" if reason else _NO_GRADIENT if stateless else _ZERO_GRADIENT,
+            advice=_ZERO_GRADIENT if not stateless else "" if reason == FROZEN else _NO_GRADIENT,
         )
 
 
-def _unnamed_without_state(optimizer: Optimizer, steps: int) -> Iterator[Finding]:
+def _took_part(names: Sequence[str], checkpoint: Checkpoint) -> bool:
+    """True for a factor of an adapter whose other factor was in the loss."""
+    layers = {checkpoint.layer_of[name] for name in names}
+    return any(
+        layer.kind is Kind.LORA
+        and any(
+            checkpoint.moments[each.name].state for each in layer.tensors.values() if each.name in checkpoint.moments
+        )
+        for layer in layers
+    )
+
+
+def _unnamed_without_state(optimizer: Optimizer, checkpoint: Checkpoint, steps: int) -> Iterator[Finding]:
     """Yield a finding about parameters without state whose names are not known: their number still tells."""
     unnamed = [moments for moments in optimizer.parameters if moments.tensor is None]
     stateless = [moments.index for moments in unnamed if not moments.state]
     if len(stateless) < _FEWEST_UNNAMED or len(stateless) == len(optimizer.parameters):
         return
+    is_frozen = all_candidates_were_trained(checkpoint)
     yield untrained_tensor.finding(
         f"{len(stateless):,} of {len(optimizer.parameters):,} parameters of {optimizer.name} have no state after "
-        f"{steps:,} updates: they received no gradient (which ones is not known: {optimizer.unmatched})",
+        f"{steps:,} updates: they received no gradient (which ones is not known: {optimizer.unmatched})"
+        + ("; no weight that they may be has initial values" if is_frozen else ""),
+        severity=Severity.NOTE if is_frozen else None,
         evidence={
             "cause": "never trained",
             "optimizer": optimizer.name,
@@ -121,10 +148,13 @@ def _left_out(optimizer: Optimizer, checkpoint: Checkpoint) -> Iterator[Finding]
     """Yield a finding about a head or about biases that no optimizer holds, although one trains the rest."""
     names = find_left_out(optimizer, checkpoint)
     if names:
+        is_without_effect = all(is_zero(checkpoint.by_name[name]) for name in names)
         what = names[0] if len(names) == 1 else f"{names[0]} and {quantity(len(names) - 1, 'other tensor')}"
         verb = "is" if len(names) == 1 else "are"
         yield untrained_tensor.finding(
-            f"{what} {verb} held by no optimizer, although {optimizer.name} trains most layers around",
+            f"{what} {verb} held by no optimizer, although {optimizer.name} trains most layers around"
+            + ("; their zeros add nothing, as in a model without biases" if is_without_effect else ""),
+            severity=Severity.NOTE if is_without_effect else None,
             evidence={
                 "cause": "not in an optimizer",
                 "optimizer": optimizer.name,

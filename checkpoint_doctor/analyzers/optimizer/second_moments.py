@@ -17,6 +17,7 @@ from checkpoint_doctor.checkpoint.moment_decay import decay_rates_of
 from checkpoint_doctor.layers.init_rules import fill_typical
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
+from checkpoint_doctor.statistics.values import as_real
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -175,7 +176,7 @@ def gradient_scale(optimizer: Optimizer, checkpoint: Checkpoint, *, largest: flo
 
 
 def _is_bias(moments: Moments, checkpoint: Checkpoint) -> bool:
-    tensor = checkpoint.by_name.get(moments.tensor or "")
+    tensor = checkpoint.find_tensor(moments.tensor)
     return tensor is not None and checkpoint.layer_of[tensor.name].bias is tensor
 
 
@@ -202,7 +203,7 @@ def _lower_to_present(optimizer: Optimizer) -> list[Repair]:
 
 def _fill_with_square(first: Tensor, factor: float) -> Callable[[NDArray, Generator], NDArray]:
     def replace_all(old: NDArray, random: Generator) -> NDArray:
-        return np.full_like(old, factor * float(np.mean(np.square(first.array.astype(np.float64)))))
+        return np.full_like(old, factor * float(np.mean(np.square(as_real(first.array)))))
 
     return replace_all
 

@@ -159,4 +159,4 @@ def _rms(tensor: Tensor) -> float:
 
 
 def _gain(tensor: Tensor) -> float:
-    return _rms(tensor) * sqrt(tensor.size // tensor.shape[0])
+    return _rms(tensor) * sqrt(tensor.fan_in)

@@ -22,6 +22,9 @@ _ACCUMULATED = frozenset((2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128)
 _YOUNG = 20
 """Updates up to which that is no explanation: few save so early."""
 
+_COUNTING_UPDATES = frozenset(("transformers", "peft", "deepspeed"))
+"""Layouts of folders whose ``global_step`` counts the optimizer's updates."""
+
 _AGENT = re.compile(r"(?i)(^|[._/])(actor|critic|policy|value_net|q_net|qf\d*|q_network|log_?std|action_net)([._/]|$)")
 _AGENT_SETTINGS = frozenset(
     ("gamma", "gae_lambda", "ent_coef", "env_id", "num_envs", "n_envs", "total_timesteps", "buffer_size")
@@ -49,8 +52,10 @@ def moments_out_of_step(checkpoint: Checkpoint, *, accumulated: int = 128) -> It
         The file's counter is compared with the largest step among the moments. Proofs: a schedule that has made as many
         steps as the file counts, or weights that are farther from their initial interval than the counted updates can
         have moved them (an Adam step moves an entry by at most about the learning rate), unless the ratio is a usual
-        number of accumulated batches. ``accumulated``: published training code accumulates 64 at most. gpt-neox issue
-        291, lightly-train issue 892 and schnetpack issue 785 are about such states.
+        number of accumulated batches. In the folders of transformers and DeepSpeed, whose ``global_step`` counts the
+        updates, an optimizer that counts more belongs to another run. ``accumulated``: published training code
+        accumulates 64 at most. gpt-neox issue 291, lightly-train issue 892 and schnetpack issue 785 are about such
+        states.
     """
     counted = {each.name: count for each in checkpoint.optimizers if (count := count_updates(each))}
     key = next((key for key in _COUNTERS_OF_UPDATES if key in checkpoint.counters), None)
@@ -58,6 +63,12 @@ def moments_out_of_step(checkpoint: Checkpoint, *, accumulated: int = 128) -> It
         return
     name, updates = max(counted.items(), key=lambda pair: pair[1])
     counter = checkpoint.counters[key]
+    if updates > counter + 1 and checkpoint.layout in _COUNTING_UPDATES:
+        yield moments_out_of_step.finding(
+            f"{name} counts {updates:,} updates where the run counts {counter:,} ({key}): it belongs to another run",
+            evidence={"optimizer": name, "updates": updates, "counter": key, "counted": counter, "tensors": []},
+            advice="Copy the optimizer and the weights from the same checkpoint.",
+        )
     if counter < 2 * updates or counter - updates < 10:
         return
     positions = (part.values.get("last_epoch") for part in checkpoint.parts if part.content is Content.SCHEDULER)

@@ -61,12 +61,12 @@ def learning_rate_range(
 
 def _is_large_for(group: ParameterGroup, rate: float, optimizer: Optimizer, checkpoint: Checkpoint) -> bool:
     """Return whether a group holds weights of layers, and the rate is no small share of their size."""
-    tensors = [checkpoint.by_name.get(optimizer.parameters[index].tensor or "") for index in group.indices]
-    weights = [each for each in tensors if each is not None and len(each.shape) > 1 and each.statistics.norm]
+    tensors = [checkpoint.find_tensor(optimizer.parameters[index].tensor) for index in group.indices]
     sizes = [
-        (each.statistics.norm or 0.0) / sqrt(each.size)
-        for each in weights
-        if checkpoint.layer_of[each.name].kind in DENSE
+        norm / sqrt(each.size)
+        for each in tensors
+        if each is not None and len(each.shape) > 1 and checkpoint.layer_of[each.name].kind in DENSE
+        if (norm := each.statistics.norm)
     ]
     return bool(sizes) and rate > _SMALL_SHARE * median(sizes)
 

@@ -13,6 +13,7 @@ from checkpoint_doctor.analyzers._evidence.initial_copies import is_still_initia
 from checkpoint_doctor.checkpoint import Checkpoint, Tensor
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.statistics.values import as_real
 
 _AGENT_SETTINGS = frozenset(
     ("ent_coef", "entropy_coef", "gae_lambda", "lam", "tau", "buffer_size", "learning_starts", "target_update_interval")
@@ -45,7 +46,7 @@ def log_std_range(tensor: Tensor, *, smallest: float = -10.0, largest: float = 1
     statistics = tensor.statistics
     if not _LOG_STD.search(tensor.name) or not tensor.is_floating or statistics.nonfinite or not tensor.size:
         return
-    values = tensor.array.astype(np.float64).reshape(-1)
+    values = as_real(tensor.array).reshape(-1)
     below, above = int((values < smallest).sum()), int((values > largest).sum())
     if below:
         yield log_std_range.finding(
@@ -85,7 +86,7 @@ def entropy_coefficient(checkpoint: Checkpoint, *, smallest: float = 1e-6, large
     """
     learned = next((tensor for tensor in checkpoint.tensors if tensor.name.endswith("log_ent_coef")), None)
     if learned is not None and learned.size == 1 and not learned.statistics.nonfinite:
-        value, subject, least = exp(min(float(learned.array.reshape(-1)[0]), 700.0)), learned, smallest
+        value, subject, least = exp(min(float(as_real(learned.array).reshape(-1)[0]), 700.0)), learned, smallest
     else:
         setting = checkpoint.hyperparameters.get("ent_coef")
         if not isinstance(setting, (int, float)) or isinstance(setting, bool):
@@ -146,7 +147,7 @@ def target_network(checkpoint: Checkpoint, *, unrelated: float = 0.2, least_upda
             )
             continue
         copies = [(checkpoint.by_name[target], checkpoint.by_name[online]) for target, online in names.items()]
-        updates = max((checkpoint.updates_of(online) or 0 for online in names.values()), default=0)
+        updates = max(checkpoint.updates_of(online) or 0 for online in names.values())
         if (
             updates >= least_updates
             and not any(map(name_of_average, names))
@@ -187,7 +188,7 @@ def _cosine(checkpoint: Checkpoint, names: Mapping[str, str]) -> float | None:
         target, online = checkpoint.by_name[target_name], checkpoint.by_name[online_name]
         if len(target.shape) < 2 or target.statistics.nonfinite or online.statistics.nonfinite:
             continue
-        left, right = (each.array.astype(np.float64).reshape(-1) for each in (target, online))
+        left, right = (as_real(each.array).reshape(-1) for each in (target, online))
         with np.errstate(over="ignore", invalid="ignore"):
             length = (float(left @ left) * float(right @ right)) ** 0.5
             if 0 < length < inf:

@@ -15,7 +15,7 @@ from checkpoint_doctor.analyzers._zeros.learned_weights import all_learned_weigh
 from checkpoint_doctor.checkpoint import Checkpoint, Tensor
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, distinct
+from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, as_real, distinct
 from checkpoint_doctor.text import quantity
 
 _SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
@@ -101,7 +101,7 @@ def _smaller_than_their_steps(weights: Sequence[Tensor], checkpoint: Checkpoint,
 def _is_vanished(tensor: Tensor, gain: float, rms: float) -> bool:
     if tensor.statistics.nonfinite:
         return False
-    return _rms(tensor) < rms and _rms(tensor) * sqrt(tensor.size // tensor.shape[0]) < gain
+    return _rms(tensor) < rms and _rms(tensor) * sqrt(tensor.fan_in) < gain
 
 
 def _report_vanished(tensor: Tensor, checkpoint: Checkpoint) -> Finding:
@@ -181,7 +181,7 @@ def _find_grid(tensor: Tensor, steps: float) -> float | None:
     """Return the coarsest power of ten of which all values are multiples, ``None`` where there is none."""
     if tensor.dtype not in ("float32", "float64") or tensor.statistics.nonfinite or not tensor.statistics.norm:
         return None
-    sample = next(tensor.values.blocks(_SAMPLE)).astype(np.float64)
+    sample = as_real(next(tensor.values.blocks(_SAMPLE)))
     magnitudes = distinct(np.abs(sample[sample != 0]))
     if magnitudes.size < _FEWEST_MAGNITUDES or not 1e-30 < _rms(tensor) < 1e30:
         return None
@@ -195,7 +195,7 @@ def _find_grid(tensor: Tensor, steps: float) -> float | None:
         # Fixed-point weights are multiples of a power of two; 1/8 is a multiple of 0.001 too.
         if exponent < 0 and _is_on(magnitudes, 2.0 ** np.ceil(np.log2(grid)), precision):
             return None
-        blocks = (np.abs(block.astype(np.float64)) for block in tensor.values.blocks(BLOCK_ELEMENTS))
+        blocks = (np.abs(as_real(block)) for block in tensor.values.blocks(BLOCK_ELEMENTS))
         return grid if all(_is_on(block, grid, precision) for block in blocks) else None
     return None
 
@@ -204,7 +204,7 @@ def _has_grid_of(tensor: Tensor, grid: float) -> bool:
     if tensor.dtype not in ("float32", "float64") or tensor.statistics.nonfinite or not tensor.statistics.norm:
         return False
     precision = float(np.finfo(np.dtype(tensor.dtype)).eps)
-    blocks = (np.abs(block.astype(np.float64)) for block in tensor.values.blocks(BLOCK_ELEMENTS))
+    blocks = (np.abs(as_real(block)) for block in tensor.values.blocks(BLOCK_ELEMENTS))
     return all(_is_on(block, grid, precision) for block in blocks)
 
 

@@ -123,9 +123,10 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
 
     When it is normal:
         Before the first update, where biases start at zero (SB3's on-policy algorithms). Norm biases, key biases of
-        attention, biases in front of a BatchNorm, untrained transformers, and networks whose matrices all still are
-        their orthogonal initial values. Networks trained without biases, and the bias of a single output, which losses
-        that compare outputs do not see, are notes. Gradient clipping and learning rates do not make a bias zero.
+        attention, biases in front of a BatchNorm, untrained transformers, layers of Keras and Flax whose kernels still
+        are initial draws, and networks whose matrices all still are their orthogonal initial values. Networks trained
+        without biases, and the bias of a single output, which losses that compare outputs do not see, are notes.
+        Gradient clipping and learning rates do not make a bias zero.
 
     What to do:
         Remove the cause that the message names: normalise inputs that saturate units, unfreeze the layer or pass it to

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ LIKE_PARAMETER = (
 
 SLOT_COST = 16
 """Objects of the budget that one parameter of an optimizer counts as."""
+LARGEST_COUNT = 1 << 63
+"""Integers from which on nothing counts so far: settings and counters must be numbers that can be reckoned with."""
 LONGEST_SETTING = 200
 """Characters of the name of a setting that are kept."""
 
@@ -135,7 +137,18 @@ def identify_optimizer(
             match = match_by_shape(by_group, orders[0] if orders else models, name)
         else:
             match = match_in_any_order(by_group, orders or [models], name)
+    beside = _models_beside(name, models)
+    if match.unmatched and 0 < len(beside) < len(models):
+        inside = identify_optimizer(name, state, beside, budget, leaves, kind)
+        if not inside.unmatched:
+            return inside
     return _assemble(name, state, groups, slots, match, kind)
+
+
+def _models_beside(name: str, models: Mapping[str, Sequence[Tensor]]) -> dict[str, Sequence[Tensor]]:
+    """Return the state dicts that lie in the same wrapper as an optimizer, as in ``mp_rank_00``."""
+    wrapper, slash, _ = name.rpartition("/")
+    return {path: each for path, each in models.items() if slash and path.rpartition("/")[0] == wrapper}
 
 
 def _fits_names(given: object, group: ParameterGroup) -> bool:
@@ -215,15 +228,17 @@ def _read_slot(name: str, key: object, held: object, group: Mapping[str, Any]) -
 
 def _whole(value: object) -> int | None:
     number = number_in(value)
-    if isinstance(number, bool) or not isinstance(number, int | float) or not isfinite(number):
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < LARGEST_COUNT:
         return None
     return int(number)
 
 
 def number_in(value: Any) -> Any:
-    """Return a number, also where it is a tensor of one element; anything else as it is."""
+    """Return a number, also where it is a tensor of one element; anything else, and what no counter holds, in words."""
     if isinstance(value, StoredFloat):
         return float(value)
+    if isinstance(value, int) and not -LARGEST_COUNT < value < LARGEST_COUNT:
+        return f"an integer of {value.bit_length():,} bits"
     return _scalar(value) if isinstance(value, PickledTensor) else value
 
 

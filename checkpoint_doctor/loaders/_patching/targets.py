@@ -12,7 +12,7 @@ from checkpoint_doctor.checkpoint import Tensor
 from checkpoint_doctor.errors import RepairFailed
 from checkpoint_doctor.loaders._patching.places import Place, locate
 from checkpoint_doctor.loaders._patching.rounding import cast, find_kept, refuse_losses
-from checkpoint_doctor.loaders._pickle.tensors import ConvertedValues
+from checkpoint_doctor.loaders._storage.converted_values import ConvertedValues
 from checkpoint_doctor.loaders._storage.stored_values import StoredValues
 from checkpoint_doctor.text import shown
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
 import numpy as np
-from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Skipped, Tensor
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._storage.dtypes import COMPLEX32, EXTENDED, PACKED, numpy_type, size_of
+from checkpoint_doctor.loaders._storage.converted_values import Conversion, ConvertedValues, cast, raw_type
+from checkpoint_doctor.loaders._storage.dtypes import PACKED, numpy_type, size_of
 from checkpoint_doctor.loaders._storage.stored_values import StoredValues, count_spanned, is_row_major
 from checkpoint_doctor.sources import Source
 from checkpoint_doctor.sources.budget import REPEATED, TENSORS
@@ -119,10 +119,10 @@ class PickledTensor:
         memory = self.storage.memory
         dtype = self.stored_dtype or self.dtype
         strides = None if is_row_major(self.shape, self.strides) else self.strides
-        raw, conversions = _raw_type(dtype, memory.big_endian, strides is not None)
+        raw, conversions = raw_type(dtype, memory.big_endian, strides is not None)
         stored = StoredValues(memory.source, self.storage_range[0], raw, self.shape, strides)
         if self.stored_dtype:
-            conversions.append(_cast(numpy_type(self.stored_dtype), numpy_type(self.dtype)))
+            conversions.append(cast(numpy_type(self.stored_dtype), numpy_type(self.dtype)))
         if self.is_conjugated:
             conversions.append(Conversion(np.conjugate, np.conjugate))
         if self.is_negated:
@@ -211,77 +211,3 @@ def dimensions(shape: object) -> tuple[int, ...]:
     if any(size < 0 for size in shape) or prod(max(size, 1) for size in shape) >= 1 << 59:
         raise ValueError("a shape has a negative or too large size")
     return tuple(int(size) for size in shape)
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """A pair of functions between values as stored and values as PyTorch loads them, both flat."""
-
-    decode: Callable[[NDArray], NDArray]
-    encode: Callable[[NDArray], NDArray]
-
-
-@dataclass(frozen=True)
-class ConvertedValues:
-    """Values that are converted after reading: from the other byte order, from complex32, or by a conjugate bit."""
-
-    stored: StoredValues
-    conversions: tuple[Conversion, ...] = field(repr=False)
-    dtype: np.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """See ``Values.shape``."""
-        return self.stored.shape
-
-    def blocks(self, elements: int) -> Iterator[NDArray]:
-        """See ``Values.blocks``."""
-        for block in self.stored.blocks(elements):
-            yield self.decode(block)
-
-    def read(self) -> NDArray:
-        """See ``Values.read``."""
-        return self.decode(self.stored.read().reshape(-1)).reshape(self.shape)
-
-    def decode(self, block: NDArray) -> NDArray:
-        """Return the values of flat numbers in their stored form."""
-        for conversion in self.conversions:
-            block = conversion.decode(block)
-        return block
-
-    def encode(self, block: NDArray) -> NDArray:
-        """Return the stored form of flat values: the inverse of ``decode``."""
-        for conversion in reversed(self.conversions):
-            block = conversion.encode(block)
-        return block
-
-
-def _raw_type(dtype: str, is_big_endian: bool, has_strides: bool) -> tuple[np.dtype, list[Conversion]]:
-    """Return the NumPy type to read from the file, and the conversions to the wanted type."""
-    order = ">" if is_big_endian else "<"
-    if dtype == COMPLEX32:
-        # Two float16 per element; in the other byte order each of them is swapped.
-        halves = Conversion(
-            lambda block: block.view(f"{order}f2").astype(np.float32).view(np.complex64),
-            lambda block: block.view(np.float32).astype(f"{order}f2").view("u4"),
-        )
-        return np.dtype("u4"), [halves]
-    target = numpy_type(dtype)
-    if dtype in EXTENDED and (has_strides or (is_big_endian and target.itemsize > 1)):
-        # NumPy neither swaps the bytes of ml_dtypes' types nor makes strided views of them.
-        bits = f"u{target.itemsize}"
-        swapped = np.dtype(order + bits)
-        return swapped, [
-            Conversion(
-                lambda block: block.astype(bits).view(target),
-                lambda block: block.view(bits).astype(swapped),
-            )
-        ]
-    if not is_big_endian or target.itemsize == 1:
-        return target, []
-    foreign = target.newbyteorder(">")
-    return foreign, [_cast(foreign, target)]
-
-
-def _cast(stored: np.dtype, wanted: np.dtype) -> Conversion:
-    return Conversion(lambda block: block.astype(wanted), lambda block: block.astype(stored))

@@ -23,22 +23,21 @@ from checkpoint_doctor.loaders._pickle.state import PYTHON_2_MODULES
 from checkpoint_doctor.loaders._pickle.tensors import MOST_AXES
 from checkpoint_doctor.loaders._pickle.torch_rebuilders import ElementType
 from checkpoint_doctor.loaders._storage.chunked_values import Chunk, Shape
+from checkpoint_doctor.loaders.distributed.names import MODULES
 from checkpoint_doctor.sources import Source
 from checkpoint_doctor.text import shown
 
 LARGEST_PIECE = 1 << 62
 DEEPEST_PATH = 64
 
-_SAVING = "torch.distributed.checkpoint"
-_OLD_SAVING = "torch.distributed._shard.checkpoint"
 _RECORDS = (
     "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "MetadataIndex",
     "TensorProperties", "StorageMeta", "_MEM_FORMAT_ENCODING",
 )  # fmt: skip
 _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
 CLASSES = {
-    **{(f"{package}.metadata", name): name for package in (_SAVING, _OLD_SAVING) for name in _RECORDS},
-    **{(f"{package}.filesystem", "_StorageInfo"): "_StorageInfo" for package in (_SAVING, _OLD_SAVING)},
+    **{(f"{package}.metadata", name): name for package in MODULES for name in _RECORDS},
+    **{(f"{package}.filesystem", "_StorageInfo"): "_StorageInfo" for package in MODULES},
     **{(module, name): "Path" for module in ("pathlib", "pathlib._local") for name in _PATHS},
 }
 """The classes of which the pickle consists, besides those of ``sharding.DESCRIPTIONS``, in PyTorch 1.13 to 2.13."""
@@ -108,16 +107,6 @@ def merge_metadata(parts: Iterable[tuple[str, Metadata]]) -> Metadata:
         if entry is not None:
             merged.entries[key] = replace(entry, chunks=tuple(chunks[key]))
     return merged
-
-
-def is_metadata(source: Source) -> bool:
-    """Return whether a pickle begins with the class of the metadata.
-
-    Raises:
-        UnreadableCheckpoint: the bytes cannot be read.
-    """
-    head = source.read(0, min(200, source.size))
-    return head[:1] == b"\x80" and any(f"{each}.metadata".encode() in head for each in (_SAVING, _OLD_SAVING))
 
 
 def read_metadata(source: Source, member: str = ".metadata") -> Metadata:

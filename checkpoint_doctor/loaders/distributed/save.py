@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,17 +10,13 @@ from checkpoint_doctor.checkpoint import Content, Flaw, Part, PickledName, Skipp
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._zip.member import Member
 from checkpoint_doctor.loaders.distributed.assembly import assemble
-from checkpoint_doctor.loaders.distributed.metadata import Metadata, is_metadata, merge_metadata, read_metadata
+from checkpoint_doctor.loaders.distributed.metadata import Metadata, merge_metadata, read_metadata
+from checkpoint_doctor.loaders.distributed.names import METADATA, PIECES, RANK_METADATA, find_shards
 from checkpoint_doctor.loaders.distributed.nesting import drop_incomplete, restore
 from checkpoint_doctor.loaders.distributed.pieces import OpenFile, Pieces
-from checkpoint_doctor.loaders.distributed.sharded_safetensors import find_shards, read_shards
+from checkpoint_doctor.loaders.distributed.sharded_safetensors import read_shards
 from checkpoint_doctor.sources import Folder
 from checkpoint_doctor.text import quantity
-
-METADATA = ".metadata"
-PIECES = ".distcp"
-RANK_METADATA = re.compile(r"__(\d{1,6})\.metadata")
-"""What each rank writes for itself where the ranks do not communicate (``use_collectives=False``)."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +43,6 @@ class Save:
             flaws=tuple(replace(flaw, member=f"{folder}/{flaw.member}") for flaw in self.flaws),
             pickled_names=tuple(replace(name, member=f"{folder}/{name.member}") for name in self.pickled_names),
         )
-
-
-def find_files(folder: Folder) -> set[str]:
-    """Return the names of the files in a folder that belong to a distributed save; empty where there is none.
-
-    Raises:
-        UnreadableCheckpoint: a ``.metadata`` without pieces cannot be opened.
-    """
-    pieces = {name for name in folder.files if name.endswith(PIECES)}
-    described = {name for name in folder.files if RANK_METADATA.fullmatch(name)}
-    if METADATA in folder.files and (pieces or is_metadata(folder.open(METADATA))):
-        described.add(METADATA)
-    return pieces | described or set(find_shards(folder.files))
 
 
 def read_folder(folder: Folder) -> Save:

@@ -6,25 +6,19 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Mapping
 from typing import Any, TypeGuard
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._storage.chunked_values import Chunk
 from checkpoint_doctor.loaders.distributed.metadata import Metadata, Piece, StoredTensor, merge_metadata
+from checkpoint_doctor.loaders.distributed.names import SHARD
 from checkpoint_doctor.loaders.safetensors import header
 from checkpoint_doctor.sources import Folder, Source
 from checkpoint_doctor.text import shown
 
-SHARD = re.compile(r"shard-(\d{5,9})-model-\d{5,9}-of-\d{5,9}\.safetensors")
 PLACES = "DCP_SHARDING_INFO"
 """Key of the header's metadata under which the offsets of its chunks are."""
-
-
-def find_shards(files: Collection[str]) -> list[str]:
-    """Return the names of the files that have the form of a rank's safetensors file, in the order of the ranks."""
-    return sorted(name for name in files if SHARD.fullmatch(name))
 
 
 def read_shards(folder: Folder, names: Collection[str]) -> Metadata:

@@ -13,6 +13,9 @@ from typing import Protocol
 
 from checkpoint_doctor.checkpoint import Content
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders.distributed import names as distributed
+from checkpoint_doctor.loaders.folders import megatron
+from checkpoint_doctor.loaders.folders.deepspeed import files as deepspeed
 from checkpoint_doctor.sources import Folder
 
 Claimed = Mapping[str, Content]
@@ -56,16 +59,24 @@ class FlatLayout:
         claimed = {name: Content.INDEX if name.endswith(".json") else Content.WEIGHTS for name in weights}
         for content, pattern in self.others.items():
             claimed |= {name: content for name in _matching(pattern, folder) if name not in claimed}
-        return claimed
+        return claimed | _find_deepspeed(folder)
 
 
 def _matching(pattern: str | re.Pattern[str], folder: Folder) -> list[str]:
-    return sorted((name for name in folder.files if re.fullmatch(pattern, name)), key=_in_order)
+    return sorted((name for name in folder.files if re.fullmatch(pattern, name)), key=deepspeed.natural)
 
 
-def _in_order(name: str) -> list[tuple[int, str]]:
-    """Sort ``model_2`` before ``model_10``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+def _find_deepspeed(folder: Folder) -> dict[str, Content]:
+    """Return the files of DeepSpeed in the folder that it made in a folder of another library; empty for several."""
+    inside = [name for name in folder.folders if deepspeed.FOLDER.fullmatch(name)]
+    if len(inside) != 1:
+        return {}
+    try:
+        found = deepspeed.find_files(folder.enter(inside[0]).files)
+    except UnreadableCheckpoint:
+        return {}
+    latest = {"latest": Content.PROGRESS} if found and "latest" in folder.files else {}
+    return {f"{inside[0]}/{name}": content for name, content in found.items()} | latest
 
 
 _TOKENIZER = (
@@ -81,6 +92,85 @@ _TRAINER = _patterns(
     SETTINGS=r"training_args\.bin|config\.json|generation_config\.json|adapter_config\.json",
     TOKENIZER=_TOKENIZER,
 )
+
+
+_ACCELERATE = _patterns(
+    OPTIMIZER=r"optimizer(_\d+)?\.bin",
+    SCHEDULER=r"scheduler(_\d+)?\.bin",
+    LOSS_SCALER=r"scaler\.pt",
+    RANDOM_STATE=r"random_states_\d+\.pkl",
+    PROGRESS=r"sampler(_\d+)?\.bin|dl_state_dict(_\d+)?\.bin|custom_checkpoint_\d+\.pkl",
+    SETTINGS=r"config\.json",
+)
+
+
+def _find_beside(folder: Folder) -> dict[str, Content]:
+    """Return the files that the Trainer and accelerate write beside weights."""
+    patterns = (*_TRAINER.items(), *_ACCELERATE.items())
+    return {name: content for content, pattern in patterns for name in _matching(pattern, folder)}
+
+
+@dataclass(frozen=True)
+class DeepSpeedLayout:
+    """The files of DeepSpeed's ranks, or the folder of a library that left saving to it."""
+
+    name: str = "deepspeed"
+
+    def claim(self, folder: Folder) -> Claimed:
+        """See ``Layout.claim``."""
+        found = deepspeed.find_files(folder.files)
+        if found:
+            return found
+        found = _find_deepspeed(folder)
+        beside = _find_beside(folder) if found else {}
+        return {**found, **beside} if beside else {}
+
+
+@dataclass(frozen=True)
+class ShardedLayout:
+    """What accelerate, and the Trainer through it, save with FSDP: distributed saves in folders of their own."""
+
+    name: str = "accelerate"
+
+    def claim(self, folder: Folder) -> Claimed:
+        """See ``Layout.claim``."""
+        found: dict[str, Content] = {}
+        for name in distributed.find_saves(folder) if any(map(distributed.MODEL.fullmatch, folder.folders)) else ():
+            content = Content.WEIGHTS if distributed.MODEL.fullmatch(name) else Content.OPTIMIZER
+            found |= {f"{name}/{file}": content for file in sorted(distributed.find_files(folder.enter(name)))}
+        return {**found, **_find_beside(folder)} if found else {}
+
+
+@dataclass(frozen=True)
+class MegatronLayout:
+    """``iter_0001000`` of Megatron-LM: a folder for each model-parallel rank."""
+
+    name: str = "megatron"
+
+    def claim(self, folder: Folder) -> Claimed:
+        """See ``Layout.claim``."""
+        return megatron.find_ranks(folder)
+
+
+@dataclass(frozen=True)
+class LightningLayout:
+    """``version_0`` of Lightning's loggers: one checkpoint, with the settings and the metrics beside its folder."""
+
+    name: str = "lightning"
+
+    def claim(self, folder: Folder) -> Claimed:
+        """See ``Layout.claim``."""
+        if "hparams.yaml" not in folder.files or "checkpoints" not in folder.folders:
+            return {}
+        try:
+            saved = [name for name in folder.enter("checkpoints").files if name.endswith(".ckpt")]
+        except UnreadableCheckpoint:
+            return {}
+        if len(saved) != 1:
+            return {}  # several checkpoints of one run
+        beside = {"hparams.yaml": Content.SETTINGS, "metrics.csv": Content.EVALUATIONS}
+        parts = {name: content for name, content in beside.items() if name in folder.files}
+        return {f"checkpoints/{saved[0]}": Content.WEIGHTS, **parts}
 
 
 @dataclass(frozen=True)
@@ -159,14 +249,7 @@ LAYOUTS: tuple[Layout, ...] = (
             r"pytorch_model(_\d+)?\.bin|pytorch_model(_\d+)?\.bin\.index\.json|pytorch_model(_\d+)?-\d+-of-\d+\.bin",
         ),
         marks=re.compile(r"random_states_\d+\.pkl"),
-        others=_patterns(
-            OPTIMIZER=r"optimizer(_\d+)?\.bin",
-            SCHEDULER=r"scheduler(_\d+)?\.bin",
-            LOSS_SCALER=r"scaler\.pt",
-            RANDOM_STATE=r"random_states_\d+\.pkl",
-            PROGRESS=r"sampler(_\d+)?\.bin|dl_state_dict(_\d+)?\.bin|custom_checkpoint_\d+\.pkl",
-            SETTINGS=r"config\.json",
-        ),
+        others=_ACCELERATE,
     ),
     FlatLayout(
         name="transformers",
@@ -177,6 +260,10 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=re.compile(r"config\.json|training_args\.bin|trainer_state\.json|optimizer\.(pt|bin)"),
         others=_TRAINER,
     ),
+    DeepSpeedLayout(),
+    ShardedLayout(),
+    MegatronLayout(),
+    LightningLayout(),
     RlZooLayout(),
     RllibLayout(),
 )

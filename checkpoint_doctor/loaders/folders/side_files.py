@@ -8,11 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._optimizers.state import LARGEST_COUNT, number_in
 from checkpoint_doctor.sources import Source, read_json
 from checkpoint_doctor.text import shown
 
 LONGEST = 64 << 20
 """Bytes of a JSON file that is read; a trainer's log of a million steps takes about 150 MB and is passed over."""
+
+STEPS_OF_RLLIB = ("num_env_steps_sampled_lifetime", "num_env_steps_sampled", "global_timestep")
+"""Counters of environment steps in the state of RLlib's algorithms, before and since Ray's new learner."""
+COUNTERS_OF_RLLIB = (*STEPS_OF_RLLIB, "num_env_steps_trained_lifetime", "num_env_steps_trained", "training_iteration")
 
 READ = ("config.json", "adapter_config.json", "trainer_state.json")
 
@@ -51,7 +56,7 @@ def read_settings(files: Mapping[str, Mapping[str, Any]]) -> Settings:
     config, adapter, progress = (files.get(name, {}) for name in READ)
     kind = _text(config, "model_type")
     step = progress.get("global_step")
-    if isinstance(step, bool) or not isinstance(step, int):
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < LARGEST_COUNT:
         step = None
     version = _text(config, "transformers_version")
     return Settings(
@@ -69,6 +74,20 @@ def read_settings(files: Mapping[str, Mapping[str, Any]]) -> Settings:
             if value
         },
     )
+
+
+def read_counters(state: object) -> dict[str, int]:
+    """Return the counters in the state of an RLlib algorithm; older versions have most of them under ``counters``."""
+    if not isinstance(state, Mapping):
+        return {}
+    inner = state.get("counters")
+    values = {**(inner if isinstance(inner, Mapping) else {}), **state}
+    found = {key: number_in(values.get(key)) for key in COUNTERS_OF_RLLIB}
+    return {
+        key: int(value)
+        for key, value in found.items()
+        if isinstance(value, int | float) and 0 <= value < LARGEST_COUNT and value == value // 1
+    }
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:

@@ -114,9 +114,14 @@ def _find_missing(model: _Model) -> list[Flaw]:
     if not numbers:
         return []
     flaws = [Flaw("the index of its shards is missing, and no library loads them without it", model.name)]
-    missing = int(numbers[0][3]) - len({int(found[2]) for found in numbers})
-    if missing > 0:
-        flaws.append(Flaw(f"{quantity(missing, 'shard')} of {int(numbers[0][3]):,} missing", model.name))
+    counts = sorted({int(found[3]) for found in numbers})
+    if len(counts) > 1:
+        flaws.append(
+            Flaw(f"its shards are those of several saves, of {' and of '.join(map(str, counts))} shards", model.name)
+        )
+    missing = counts[0] - len({int(found[2]) for found in numbers})
+    if missing > 0 and len(counts) == 1:
+        flaws.append(Flaw(f"{quantity(missing, 'shard')} of {counts[0]:,} missing", model.name))
     return flaws
 
 

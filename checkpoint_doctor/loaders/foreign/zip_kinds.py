@@ -41,10 +41,6 @@ def _recognize(names: Collection[str]) -> tuple[str, str]:
         )
     if "saved_model.pb" in leaves:
         return "a zipped TensorFlow SavedModel", "convert it to safetensors or to a PyTorch state dict first"
-    if "model.weights.h5" in leaves:
-        return "a Keras model (.keras)", "convert it to safetensors or to a PyTorch state dict first"
-    if all(name.endswith(".npy") for name in names):
-        return f"a NumPy archive (.npz) of {len(names):,} arrays", "convert it to safetensors first"
     if "[Content_Types].xml" in names:
         return "an Office document", "name a checkpoint file"
     nested = next((name for name in names if name.endswith("/policy.pth")), None)

@@ -14,6 +14,7 @@ from typing import Any
 
 from checkpoint_doctor.checkpoint import PickledName, Skipped
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.loaders._optimizers.state import number_in
 from checkpoint_doctor.loaders._pickle.objects import Inert
 from checkpoint_doctor.loaders._zip.member import Member
 from checkpoint_doctor.loaders.sb3.pickled_settings import (
@@ -61,7 +62,7 @@ class Settings:
     def hyperparameters(self) -> dict[str, Any]:
         """The settings of the run, in the file's order."""
         return {
-            attribute: _cut(value)
+            attribute: value
             for attribute, value in {**self.plain, **self.described}.items()
             if attribute not in RUNTIME
         }
@@ -108,7 +109,7 @@ def _describe_all(data: Mapping[str, Any], member: Member) -> Settings:
     skipped: list[Skipped] = []
     for attribute, value in data.items():
         if not isinstance(value, dict) or not isinstance(value.get(":serialized:"), str):
-            plain[attribute] = value
+            plain[attribute] = _cut(value)
             continue
         pickled = reader.read(value[":serialized:"])
         if pickled.problem:
@@ -116,7 +117,7 @@ def _describe_all(data: Mapping[str, Any], member: Member) -> Settings:
         for name in pickled.names:
             key = (name.module, name.name)
             called[key] = called.get(key, False) or name.called
-        number = read_number(pickled.root)
+        number = number_in(read_number(pickled.root))
         if number is not None:
             plain[attribute] = number
         else:
@@ -136,7 +137,7 @@ def _describe(value: Mapping[str, Any], pickled: Pickled) -> Any:
     if frequency is not None:
         return frequency
     attributes = {
-        key: _shorten(text)
+        key: _cut(_shorten(text))
         for key, text in islice(value.items(), MOST_DESCRIBED)
         if key not in (":type:", ":serialized:")
     }
@@ -156,7 +157,7 @@ def _read_train_frequency(root: Any) -> dict[str, Any] | None:
 def _cut(value: Any, depth: int = DEEPEST_SETTING) -> Any:
     """Return a setting without what is nested too deeply for a report."""
     if not isinstance(value, dict | list):
-        return value
+        return number_in(value)
     if not depth:
         return "…"
     if isinstance(value, dict):

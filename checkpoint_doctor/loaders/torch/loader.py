@@ -25,7 +25,10 @@ from checkpoint_doctor.sources.budget import Budget
 
 SETTINGS = ("hyper_parameters", "hparams", "hyperparameters", "config", "cfg", "args", "opt", "options", "kwargs")
 """Keys under which training code stores its settings."""
-STEPS = ("global_step", "num_timesteps", "total_steps", "training_step", "step", "steps", "iteration", "iter", "it")
+STEPS = (
+    "global_step", "num_timesteps", "global_timestep", "total_steps", "training_step", "step", "steps", "iteration",
+    "iter", "it",
+)  # fmt: skip
 """Keys under which training code stores its step count, the most specific first."""
 PROGRESS = frozenset((*STEPS, "epoch", "epochs", "version"))
 """Keys beside the settings that describe the state of the run."""
@@ -78,7 +81,8 @@ def describe(archive: Archive, format: str) -> Checkpoint:
     """
     contents = find_contents(archive)
     tensors, optimizers, skipped = _name_contents(contents, archive.budget)
-    other = name_other_content(archive.root, tensors, optimizers, archive.pickled_names)
+    is_pickle = archive.container == "pickle"
+    other = name_other_content(archive.root, tensors, optimizers, archive.pickled_names, is_pickle=is_pickle)
     if other and not optimizers and not skipped and all(name.known for name in archive.pickled_names):
         raise NotACheckpoint(f"{archive.name} {other}", "name the file that the model itself was saved in")
     top = archive.root if isinstance(archive.root, dict) else {}

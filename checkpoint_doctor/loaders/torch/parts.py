@@ -19,8 +19,10 @@ MOST_VALUES = 64
 
 _SCHEDULER = ({"last_epoch", "_step_count"}, {"last_epoch", "_last_lr"}, {"num_bad_epochs", "patience"})
 """Fields of which each set is found in the schedulers of PyTorch and in nothing else."""
-_LOSS_SCALER = ({"scale", "growth_factor"}, {"cur_scale", "cur_iter"}, {"loss_scale", "unskipped"})
-"""The same for the loss scalers of PyTorch, DeepSpeed and Apex."""
+_LOSS_SCALER = (
+    {"scale", "growth_factor"}, {"cur_scale", "cur_iter"}, {"loss_scale", "unskipped"}, {"scale", "growth_tracker"},
+)  # fmt: skip
+"""The same for the loss scalers of PyTorch, DeepSpeed, Apex and Megatron-LM."""
 
 
 def find_parts(top: Mapping[Any, Any], budget: Budget) -> Iterator[Part]:

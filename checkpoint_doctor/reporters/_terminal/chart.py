@@ -27,6 +27,7 @@ from checkpoint_doctor.reporters._wording import (
     one_line,
     particulars,
     parts_in_words,
+    resumption_in_words,
     shape_in_words,
     subject_of,
     tally,
@@ -108,8 +109,8 @@ def _draw_chart(layout: Layout, examination: Examination, page: Page, *, with_la
     _draw_verdict(layout, examination, page)
     if examination.parts:
         layout.paragraph(_labelled("parts", parts_in_words(examination)), indent=2, hanging=2)
-    if examination.resume:
-        layout.paragraph(_labelled("resumes", one_line(examination.resume)), indent=2, hanging=2)
+    if examination.resumption:
+        layout.paragraph(_labelled("resumes", resumption_in_words(examination)), indent=2, hanging=2)
     if with_layers:
         _draw_settings(layout, examination, page)
     rows = {row.name: row for row in layer_rows(examination)}

@@ -1,4 +1,4 @@
-"""Damaged and extreme values."""
+"""Values that are far larger than trained ones, or than the others of their tensor, or near the end of their type."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from math import inf, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.nonfinite import describe_nonfinite, first_nonfinite_index, nonfinite_moments
-from checkpoint_doctor.analyzers._repairs.initialization import reinitialise, reinitialise_nonfinite
 from checkpoint_doctor.analyzers._zeros.sparsity import is_fixed
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import LEARNED_MATRICES, Kind
 from checkpoint_doctor.plugins.rule import rule
-from checkpoint_doctor.results.findings import Finding, Safety, Severity
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.statistics.values import as_real, square
 
 _STATISTIC = re.compile(r"(^|[._])(mean|(?<!log_)std|var|variance|scale|shift|offset|minimum|maximum|min|max)s?$")
 """Names of vectors that describe data and are not learned."""
@@ -24,87 +23,11 @@ _TARGET_SCALE = 100.0
 """Factor beyond the limit for vectors from which an output's bias has the scale of its targets. A layer that something
 multiplied by a thousand stays below it, since trained biases are at most 5."""
 
-_EXTREME = re.compile(r"(^|[._])(min|max|minimum|maximum|lowest|highest|best)(_?vals?|_?values?)?$")
-"""Names of the smallest or largest value seen so far."""
-
 _TRUNCATION = 2.0
 """Where ``trunc_normal_`` of timm and of torch cut by default, in units of the values and not of their deviation."""
 
 _WIDE_RMS = 3.0
 """RMS of a weight above which it is not scaled by the code around it (equalised learning rates keep it near 1)."""
-
-_MAGNITUDES = ("weight_g", "parametrizations.weight.original0")
-"""Names of the magnitudes of weight normalisation, which have the shape of a matrix with one column."""
-
-
-@rule(
-    "VAL001",
-    "nonfinite-values",
-    Severity.ERROR,
-    on=Checkpoint,
-    fix=Safety.UNSAFE,
-    part=("optimizer", "moment", "parameter"),
-    worse=("nan", "infinite"),
-)
-def nonfinite_values(checkpoint: Checkpoint) -> Iterator[Finding]:
-    """Weights, buffers or the optimizer's moments contain NaN or infinity.
-
-    Why it matters:
-        One such entry makes every output that depends on it NaN, and the next update makes all weights NaN. If training
-        continues, it overwrites the last finite checkpoint.
-
-    When it is normal:
-        Attention masks hold minus infinity on purpose; such buffers are not reported.
-
-    What to do:
-        Go back to the last finite checkpoint and resume with a lower learning rate. A few NaN among finite values come
-        from one infinite gradient: check the input or the loss of that step. NaN in every entry come from a loss that
-        was NaN: check ``torch.isfinite(loss)`` before ``backward`` and before saving. ``ckdoc fix --unsafe``
-        reinitialises the entries by the layer's init rule; what they had learned is lost.
-
-    References:
-        Measured: one infinite gradient through ``clip_grad_norm_`` makes only its own entry NaN, one NaN gradient
-        makes all of them NaN in one step. habitat-lab issue 2226; rl-baselines3-zoo issues 156 and 427.
-    """
-    for tensor in checkpoint.distinct_tensors:
-        statistics = tensor.statistics
-        if not statistics.nonfinite or _is_mask(tensor, checkpoint):
-            continue
-        yield nonfinite_values.finding(
-            f"{describe_nonfinite(tensor)}: {_explain_count(tensor)}",
-            tensor,
-            evidence={
-                "nan": statistics.nan,
-                "infinite": statistics.infinite,
-                "count": statistics.count,
-                "first_index": first_nonfinite_index(tensor),
-            },
-            repairs=reinitialise_nonfinite(tensor, checkpoint.layer_of[tensor.name], checkpoint),
-        )
-    yield from nonfinite_moments(checkpoint, nonfinite_values)
-
-
-def _explain_count(tensor: Tensor) -> str:
-    statistics = tensor.statistics
-    if statistics.nan == statistics.count:
-        return "every entry is NaN, as after a NaN loss"
-    if statistics.nonfinite <= max(4, statistics.count // 100):
-        return "only a few, as after one infinite gradient or in a damaged file"
-    return f"{statistics.nonfinite / statistics.count:.1%} of the tensor"
-
-
-def _is_mask(tensor: Tensor, checkpoint: Checkpoint) -> bool:
-    """True for a buffer that holds infinity on purpose: an attention mask, or an extreme before its first value.
-
-    Quantisation observers and metrics start their smallest value at +inf and their largest at -inf.
-    """
-    if tensor.statistics.nan or checkpoint.layer_of[tensor.name].kind not in (Kind.BUFFER, Kind.PARAMETER):
-        return False
-    if tensor.name in checkpoint.moments or len(tensor.shape) > 1:
-        return (tensor.statistics.maximum or 0) <= 0 and checkpoint.layer_of[tensor.name].kind is Kind.BUFFER
-    infinite = tensor.array[np.isinf(tensor.array)]
-    one_sign = bool((infinite > 0).all() or (infinite < 0).all())
-    return one_sign and (infinite.size == tensor.size or _EXTREME.search(tensor.name) is not None)
 
 
 @rule("VAL002", "exploded-values", Severity.WARNING, on=Tensor, worse=("largest",))
@@ -178,7 +101,7 @@ def _has_scale_of_data(tensor: Tensor, layer: Layer, vector: float) -> bool:
 
 def _fan_in(tensor: Tensor, layer: Layer) -> int:
     """Return the fan-in of the init rule: inputs of a unit, or hidden units of a recurrent layer if these are more."""
-    fan_in = tensor.size // tensor.shape[0]
+    fan_in = tensor.fan_in
     hidden = layer.tensors.get("weight_hh")
     return max(fan_in, hidden.shape[1]) if hidden is not None and len(hidden.shape) == 2 else fan_in
 
@@ -211,7 +134,7 @@ def value_spike(
         return
     if not tensor.is_floating or statistics.nonfinite or not _may_have_spike(tensor, ratio):
         return
-    magnitudes = np.abs(tensor.array.astype(np.float64)).reshape(-1)
+    magnitudes = np.abs(as_real(tensor.array)).reshape(-1)
     next_largest = _largest_below_gap(magnitudes, ratio)
     if next_largest is None:
         return
@@ -239,7 +162,7 @@ def _may_have_spike(tensor: Tensor, ratio: float) -> bool:
         return False
     # Shares of the norm, since the squares of large values overflow.
     largest = statistics.absmax / statistics.norm
-    return largest >= 0.9 * ratio * sqrt(max(1.0 - largest**2, 0.0) / statistics.count)
+    return largest >= 0.9 * ratio * sqrt(max(1.0 - square(largest), 0.0) / statistics.count)
 
 
 def _largest_below_gap(magnitudes: NDArray, ratio: float) -> float | None:
@@ -273,38 +196,4 @@ def near_overflow(tensor: Tensor, *, limit: float = 60_000.0) -> Iterator[Findin
             f"values reach {maximum:,.0f}; the largest float16 number is 65,504",
             tensor,
             evidence={"largest": float(maximum)},
-        )
-
-
-@rule("VAL005", "constant-tensor", Severity.WARNING, on=Tensor, fix=Safety.UNSAFE, group_by=("value",))
-def constant_tensor(tensor: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]:
-    """All entries of a weight matrix are the same non-zero number.
-
-    Why it matters:
-        Units with equal weights compute the same and receive the same gradient, so they stay equal: the layer is
-        equivalent to a single unit. The usual reason is ``fill_`` or ``ones_`` in an init function.
-
-    When it is normal:
-        Averaging and blur kernels are constant by design and usually frozen. Norm gains start at 1 and are not checked,
-        nor are the magnitudes of weight normalisation (``weight_g``), which DINO freezes at 1.
-
-    What to do:
-        Initialise the weights at random (``kaiming_uniform_``, ``orthogonal_``) and train again. ``ckdoc fix --unsafe``
-        reinitialises them by the layer's init rule.
-
-    References:
-        Goodfellow, Bengio and Courville, Deep Learning, 8.4: parameters must break symmetry between units.
-    """
-    statistics, layer = tensor.statistics, checkpoint.layer_of[tensor.name]
-    if layer.kind not in LEARNED_MATRICES or len(tensor.shape) < 2 or tensor.size < 4:
-        return
-    if tensor.name.endswith(_MAGNITUDES):
-        return
-    if statistics.minimum is not None and statistics.minimum == statistics.maximum != 0 and not statistics.nonfinite:
-        value = float(statistics.minimum)
-        yield constant_tensor.finding(
-            f"all {statistics.count:,} values are {value:.4g}: its units stay equal during training",
-            tensor,
-            evidence={"value": value},
-            repairs=reinitialise(tensor, layer, checkpoint),
         )

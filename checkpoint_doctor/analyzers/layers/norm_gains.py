@@ -1,22 +1,20 @@
-"""Normalisation layers: LayerNorm, RMSNorm, BatchNorm, GroupNorm."""
+"""Gains of normalisation layers: LayerNorm, RMSNorm, BatchNorm, GroupNorm."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import sqrt
 
 import numpy as np
 
-from checkpoint_doctor.analyzers._evidence.training import was_trained
+from checkpoint_doctor.analyzers._evidence.running_statistics import never_ran
 from checkpoint_doctor.analyzers._zeros.causes import Cause
-from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_uniformly
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import NORMS, Kind
 from checkpoint_doctor.layers.init_rules import NORM_GAIN, fill_zeros
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
-from checkpoint_doctor.statistics.values import median
+from checkpoint_doctor.statistics.values import as_real, median
 
 
 @rule(
@@ -64,7 +62,7 @@ def norm_gain_zeros(layer: Layer, checkpoint: Checkpoint, *, error: float = 0.30
     overwritten = why.cause is Cause.OVERWRITTEN
     slimmed = _is_slimmed(checkpoint)
     decayed = share < error and (_is_decayed(layer) or _shrinks_gradually(gain))
-    is_harmless = _is_penalized(gain) or (not overwritten and (slimmed or decayed or _never_used(layer)))
+    is_harmless = _is_penalized(gain) or (not overwritten and (slimmed or decayed or never_ran(layer)))
     if layer.kind is Kind.BATCH_NORM and is_harmless:
         severity = Severity.NOTE
     else:
@@ -102,26 +100,19 @@ def _are_zero_centred(checkpoint: Checkpoint, kind: Kind) -> bool:
 
 
 def _is_around_zero(gain: Tensor) -> bool:
-    values = gain.array[gain.array != 0].astype(np.float64)
+    values = as_real(gain.array[gain.array != 0])
     return bool(values.size) and median(np.abs(values)) < 0.5 and bool((values < 0).any())
 
 
 def _is_penalized(gain: Tensor, limit: float = 0.25) -> bool:
     """True where the median of the other gains is far below 1 too: a penalty shrinks all, and zeros are its end."""
-    values = np.abs(gain.array[gain.array != 0].astype(np.float64))
+    values = np.abs(as_real(gain.array[gain.array != 0]))
     return bool(values.size) and median(values) < limit
-
-
-def _never_used(layer: Layer) -> bool:
-    """True where the running statistics are the initial ones and no batch was counted."""
-    variance, counter = layer.tensors.get("running_var"), layer.tensors.get("num_batches_tracked")
-    is_initial = variance is not None and variance.statistics.minimum == variance.statistics.maximum == 1
-    return is_initial and is_zero(layer.tensors.get("running_mean")) and (counter is None or is_zero(counter))
 
 
 def _shrinks_gradually(gain: Tensor) -> bool:
     """True where gains lead down to the zero ones without a gap, as a penalty on gains leaves them."""
-    values = np.abs(gain.array[gain.array != 0].astype(np.float64))
+    values = np.abs(as_real(gain.array[gain.array != 0]))
     return bool(values.size) and float(values.min()) < 0.05 * median(values)
 
 
@@ -152,7 +143,7 @@ def _is_slimmed(checkpoint: Checkpoint) -> bool:
 def _is_decayed(layer: Layer) -> bool:
     """True where the bias of each zero gain is almost zero: weight decay shrank both in an unused channel."""
     gain, bias = layer.weight, layer.bias
-    if gain is None or bias is None:
+    if gain is None or bias is None or gain.shape != bias.shape:
         return False
     return bool((np.abs(bias.array[gain.array == 0]) < 1e-3).all())
 
@@ -192,89 +183,6 @@ def norm_gain_drift(
         yield norm_gain_drift.finding(
             f"{negative:.0%} of the gains are negative; they start at 1", gain, evidence={"negative": negative}
         )
-
-
-@rule(
-    "NRM003",
-    "norm-statistics",
-    Severity.ERROR,
-    on=Layer,
-    part=("cause",),
-    worse=("negative", "units"),
-    group_by=("cause",),
-)
-def norm_statistics(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
-    """A BatchNorm's running statistics are impossible, or were never updated while the weights were trained.
-
-    Why it matters:
-        In evaluation mode, the running statistics replace the batch's statistics. A negative variance gives NaN.
-        Statistics that are still 0 and 1 beside trained weights give a network that works in training mode only.
-
-    When it is normal:
-        Before the first batch, and in a norm that the network never calls. A variance of exactly zero in some channels
-        means that these channels are constant, which is a note.
-
-    What to do:
-        Estimate them again: run a few hundred batches in ``train()`` mode without gradient steps. Look for
-        ``track_running_stats=False``, ``momentum=0``, or a norm that was always in ``eval()`` mode.
-
-    References:
-        Ioffe and Szegedy 1502.03167; ``torch.nn.BatchNorm2d`` (running mean 0, running variance 1, one count per batch;
-        up to PyTorch 1.1 the gain was drawn from U(0, 1), pytorch issue 12259).
-    """
-    variance = layer.tensors.get("running_var")
-    if variance is None or not variance.size:
-        return
-    statistics = variance.statistics
-    if statistics.minimum is not None and statistics.minimum < 0:
-        with np.errstate(invalid="ignore"):
-            negative = int((variance.array < 0).sum())
-        yield norm_statistics.finding(
-            f"the running variance is negative in {negative} of {statistics.count} channels "
-            f"(down to {statistics.minimum:.3g})",
-            variance,
-            evidence={"cause": "negative", "negative": negative, "minimum": float(statistics.minimum)},
-        )
-    elif statistics.zeros:
-        everywhere = statistics.zeros == statistics.count
-        yield norm_statistics.finding(
-            f"the running variance is exactly zero in {statistics.zeros} of {statistics.count} channels"
-            + ("" if everywhere else ": these channels are constant"),
-            variance,
-            severity=Severity.ERROR if everywhere else Severity.NOTE,
-            evidence={"cause": "zero", "units": [int(each) for each in np.flatnonzero(variance.array == 0)]},
-        )
-    elif statistics.minimum == statistics.maximum == 1 and is_zero(layer.tensors.get("running_mean")):
-        yield from _judge_initial_statistics(layer, variance, checkpoint)
-
-
-def _judge_initial_statistics(layer: Layer, variance: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]:
-    counter, gain = layer.tensors.get("num_batches_tracked"), layer.weight
-    batches = int(counter.statistics.maximum or 0) if counter is not None else 0
-    trained = None if gain is None else was_trained(gain, checkpoint)
-    if batches:
-        yield norm_statistics.finding(
-            f"the running statistics are still mean 0 and variance 1 after {batches:,} batches: their momentum is 0",
-            variance,
-            severity=Severity.ERROR if trained else Severity.WARNING,
-            evidence={"cause": "momentum 0", "batches": batches},
-        )
-    elif trained or (trained is None and gain is not None and _is_changed(layer, gain)):
-        yield norm_statistics.finding(
-            "the running statistics are still mean 0 and variance 1, though the layer's gain was trained",
-            variance,
-            severity=Severity.ERROR if trained else Severity.WARNING,
-            evidence={"cause": "never updated"},
-        )
-
-
-def _is_changed(layer: Layer, gain: Tensor) -> bool:
-    """True where a gain is none of the usual initial values: 1, 0, U(0, 1), or DCGAN's N(1, 0.02)."""
-    statistics = gain.statistics
-    if statistics.minimum == statistics.maximum or statistics.mean is None or statistics.std is None:
-        return False
-    is_dcgan = abs(statistics.mean - 1) < 0.02 and abs(statistics.std - 0.02) < 4 * 0.02 / sqrt(2 * gain.size)
-    return not is_dcgan and not is_drawn_uniformly(layer, gain)
 
 
 @rule("NRM004", "low-precision-stall", Severity.WARNING, on=Layer, group_by=("updates",))
