@@ -135,12 +135,13 @@ def examine(loaders: list[FolderLoader], place: Path) -> str:
             try:
                 opened = loader.open_folder(folder)
                 read_all(opened)
+                damage = opened.damage
             except DoctorError as error:
                 check_message(error.message)
                 return f"refused by {name}"
-            for message in (*(each.message for each in opened.flaws), *(each.why for each in opened.skipped)):
+            for message in (*(each.message for each in damage), *(each.why for each in opened.skipped)):
                 check_message(message)
-            return f"read by {name}" + (", with flaws" if opened.damage else "")
+            return f"read by {name}" + (", with flaws" if damage else "")
     return "not claimed"
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,21 @@ def test_unusual_optimizers_of_this_model_are_no_others(missing: str, trained: A
     torch.save({"state": state, "param_groups": [group]}, folder / "optimizer.pt")
     torch.save({"last_epoch": 40, "_step_count": 41, "_last_lr": [0.0015]}, folder / "scheduler.pt")
     assert "OPT002" not in {each.code for each in examine(folder).findings}
+
+
+def test_an_optimizer_in_a_compression_that_is_not_read_leaves_the_weights_examined(folder: Path) -> None:
+    path = folder / "optimizer.pt"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            is_data = "/data/" in name
+            archive.writestr(name, content, zipfile.ZIP_LZMA if is_data else zipfile.ZIP_STORED)
+        archive.writestr("archive/data/999", bytes(70_000), zipfile.ZIP_LZMA)
+    examination = examine(folder)
+    assert examination.verdict is Verdict.ILL
+    assert any("LZMA" in each.message or "method 14" in each.message for each in examination.findings)
+    assert len(examination.tensors) == TENSORS
 
 
 def test_of_two_optimizers_for_one_model_the_one_that_is_loaded_counts(folder: Path) -> None:

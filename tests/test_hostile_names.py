@@ -32,8 +32,8 @@ PIECES = (
     "\U000e0041", "\U000e007f", "layers.0.weight", "a/b", "x" * 60, "|", "`", "<b>", "%0A", "%3A", "{0}", "[bold]",
 )  # fmt: skip
 NAMES = st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=6).map("".join)
-FORMATS = ("terminal", "json", "sarif", "junit", "github", "markdown")
-REPORTERS = {form: discover().reporters[form] for form in FORMATS}
+REPORTERS = discover().reporters
+FORMATS = sorted(REPORTERS)
 
 ACTED_ON = re.compile(
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"

@@ -34,7 +34,7 @@ from checkpoint_doctor.results.json import to_json
 from checkpoint_doctor.results.json_reading import from_json
 from checkpoint_doctor.results.report import Page
 
-FORMATS = ("terminal", "json", "sarif", "junit", "github", "markdown")
+FORMATS = ("terminal", "json", "sarif", "junit", "github", "markdown", "concise", "statistics")
 
 
 @rule("ACM001", "new-illness", Severity.ERROR, on=Tensor, preview=True)
@@ -163,6 +163,8 @@ def test_every_report_marks_it(form: str, file: Path) -> None:
             "title=ACM001 new-illness%2C in preview",
             "title=new-cause (proven)%2C in preview",
         ),
+        "concise": ("error ACM001 new-illness, in preview 0.bias", "new-cause (proven), in preview"),
+        "statistics": ("2 error   ACM001 new-illness, in preview", "1 note    new-cause (proven), in preview"),
         "markdown": ("in preview, not counted: error **ACM001** new-illness", "new-cause"),
     }
     for each in words[form]:

@@ -213,7 +213,7 @@ class TestContent:
     ) -> None:
         save_model(tmp_path / "model.pt")
         expected = ["a.pth.tar", "b.zip", "c.ckpt", "d.safetensors", "pytorch_model-1-of-2.bin", "pytorch_model.bin"]
-        other = ["a.tar", "b.pkl", "c.p", "train.bin"]
+        other = ["a.tar", "b.pkl", "c.p", "rollout.npz", "train.bin"]
         for name in (*expected, *other):
             (tmp_path / name).write_bytes(content)
         report = scan([tmp_path])

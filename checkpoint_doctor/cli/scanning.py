@@ -116,7 +116,7 @@ def scan(
         if resume and name not in ANSWERS:
             raise UsageError(f"--resume is not answered as {name}", f"choose one of {', '.join(ANSWERS)}")
     written = [*(path for _, path in outputs), write_baseline]
-    refuse_outputs(written, [*uris, *settings.files], tuple(catalogue.suffixes))
+    refuse_outputs(written, [*uris, *settings.origins], tuple(catalogue.suffixes))
     refuse_outputs([path for _, path in outputs], [baseline])
     known = _read_baseline(baseline) if baseline else None
     with show_progress(quiet=quiet) as on_progress:

@@ -230,8 +230,8 @@ class Config:
         return self.general.fail_on
 
     @property
-    def files(self) -> Sequence[str]:
-        """The files that sections come from."""
+    def origins(self) -> Sequence[str]:
+        """The configuration files that sections come from."""
         return list(dict.fromkeys(each.origin for each in self.sections if each.origin != COMMAND_LINE))
 
     @property

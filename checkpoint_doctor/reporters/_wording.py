@@ -56,9 +56,13 @@ def shape_in_words(shape: Sequence[int]) -> str:
 
 def subject_of(alert: Alert) -> str:
     """Return what a diagnosis or a finding is about, a tensor or a layer; ``""`` for the whole checkpoint."""
-    subject = printable(alert.subject or "")
-    # A colon may follow it, and two of them begin a command.
-    return f"{subject[:-1]}\\x3a" if subject.endswith(":") else subject
+    return before_colon(alert.subject or "")
+
+
+def before_colon(name: str) -> str:
+    """Return a name as it may stand before a colon: two colons would begin a command in a log."""
+    name = printable(name)
+    return f"{name[:-1]}\\x3a" if name.endswith(":") else name
 
 
 def headline(alert: Alert) -> str:

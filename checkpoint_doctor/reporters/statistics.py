@@ -20,7 +20,7 @@ class StatisticsReporter:
         counts: Counter[tuple[Severity, str]] = Counter()
         holders: dict[tuple[Severity, str], set[int]] = {}
         for position, examination in enumerate(report.checkpoints):
-            keys = [(alert.severity, title_of(alert)) for alert in examination.alerts]
+            keys = [(alert.severity, title_of(alert)) for alert in (*examination.alerts, *examination.in_preview)]
             for key in keys or ([(Severity.ERROR, "unreadable")] if examination.is_unreadable else []):
                 counts[key] += 1
                 holders.setdefault(key, set()).add(position)
@@ -30,11 +30,12 @@ class StatisticsReporter:
             counts[severity, f"not searched ({one_line(each.why)})"] += 1
         order = sorted(counts, key=lambda key: (-key[0], -counts[key], key[1]))
         width = max((len(f"{count:,}") for count in counts.values()), default=0)
-        return "".join(
+        lines = "".join(
             f"{counts[key]:>{width},} {key[0].label:<7} {key[1]}"
             + (f" in {quantity(len(holders[key]), 'checkpoint')}\n" if key in holders else "\n")
             for key in order
         )
+        return lines + (f"{one_line(report.configuration)}\n" if report.configuration else "")
 
 
 reporter = StatisticsReporter()

@@ -17,7 +17,9 @@ ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 
 SHARD, INDEX = ".safetensors", ".safetensors.index.json"
 
-UNSPECIFIC = re.compile(r".*(?<!\.pth)\.tar|(?!(pytorch|adapter)_model).*\.(bin|pkl|pickle|p)", re.I | re.S)
+UNSPECIFIC = re.compile(
+    r".*(?<!\.pth)\.tar|(?!(pytorch|adapter)_model).*(?<!\.weights)\.(bin|pkl|pickle|p|npy|npz|h5|hdf5)", re.I | re.S
+)
 """Names under which programs of all kinds store data, and so do a few that store models."""
 
 

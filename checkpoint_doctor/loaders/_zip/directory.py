@@ -25,13 +25,14 @@ from checkpoint_doctor.loaders._zip.format import (
 )
 from checkpoint_doctor.loaders._zip.truncated import describe_truncation
 from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources.budget import OBJECTS
 
 LONGEST_COMMENT = 0xFFFF
 MOST_CANDIDATES = 64
 """How many signatures at the end of a file are tried as its end record."""
 
-MOST_MEMBERS = 200_000
-"""The largest published checkpoints have about ten thousand storages."""
+MEMBER_COST = 4
+"""Objects of the budget that a member counts as, each time that the directory is read."""
 LARGEST_DIRECTORY = 64 << 20
 
 
@@ -127,10 +128,9 @@ def read_entries(source: Source, directory: Directory, flaws: list[Flaw]) -> Ite
         entry, position = _read_entry(source, directory, content, position, count + 1)
         if _leaves_folder(entry.name):
             flaws.append(Flaw("its name would leave the folder it is unpacked into", entry.name))
+        source.budget.spend(OBJECTS, MEMBER_COST)
         yield entry
         count += 1
-        if count > MOST_MEMBERS:
-            raise damaged(source, f"it has more than {MOST_MEMBERS:,} members")
     if count != directory.count and count & 0xFFFF != directory.count:
         flaws.append(
             Flaw("the number of members in the directory differs from the recorded one", "", directory.count, count)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
-from checkpoint_doctor.checkpoint import Checkpoint, Content, Flaw, Optimizer, Part, PickledName, Skipped
+from checkpoint_doctor.checkpoint import Checkpoint, Checksum, Content, Flaw, Optimizer, Part, PickledName, Skipped
 from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
 from checkpoint_doctor.loaders._optimizers.foreign import describe_other_model
 from checkpoint_doctor.loaders._optimizers.parameter_order import possible_orders
@@ -113,7 +113,10 @@ class _Opening:
             metadata={**model.metadata, **settings.metadata},
             parts=(*self.parts, *model.parts),
             flaws=(*model.flaws, *self.flaws, *(flaw for each in archives for flaw in _flaws_of(each))),
-            checksums=(*model.checksums, *(checksum_of(member) for each in archives for member in each.unchecked)),
+            checksums=(
+                *(map(_as_damage, model.checksums) if of_ranks else model.checksums),
+                *(_as_damage(checksum_of(member)) for each in archives for member in each.unchecked),
+            ),
             pickled_names=(*model.pickled_names, *(name for each in archives for name in _names_of(each))),
             skipped=(*model.skipped, *self.skipped),
             missing=tuple(find_missing(layout, self.claimed, self.texts, self.folder)),
@@ -208,6 +211,18 @@ class _Opening:
         return {
             key: value for part in self.parts if part.content is Content.SETTINGS for key, value in part.values.items()
         }
+
+
+def _as_damage(checksum: Checksum) -> Checksum:
+    """Return a checksum of one file of several: where it cannot be verified, that is damage to this file alone."""
+
+    def verify() -> Flaw | None:
+        try:
+            return checksum.verify()
+        except UnreadableCheckpoint as error:
+            return Flaw(error.message)
+
+    return replace(checksum, verify=verify)
 
 
 def _plain_attributes(value: object) -> dict[str, Any]:
