@@ -398,9 +398,9 @@ def test_a_wide_page_has_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_run_is_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = FixResult("other.pt", Outcome.NOTHING)
     told = invoked(monkeypatch, FIXED, replace(FIXED, summary=Summary((change(), change()))), nothing)
-    assert told.stderr.strip() == "3 checkpoints: 2 fixed, 1 nothing to fix; 3 tensors to change"
-    assert invoked(monkeypatch, nothing).stderr.strip() == "1 checkpoint: 1 nothing to fix; 0 tensors to change"
-    assert invoked(monkeypatch, nothing, arguments=("--quiet",)).stderr == ""
+    assert told.stdout.splitlines()[-1] == "3 checkpoints: 2 fixed, 1 nothing to fix; 3 tensors changed"
+    assert invoked(monkeypatch, nothing).stdout.splitlines()[-1] == "1 checkpoint: 1 nothing to fix; 0 tensors changed"
+    assert "0 tensors changed" not in invoked(monkeypatch, nothing, arguments=("--quiet",)).output
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.results.resume import Resumption
 from checkpoint_doctor.scan import Progress
 
 PIECES = (
@@ -102,7 +103,8 @@ def reports(draw: st.DrawFn) -> Report:
                 diagnoses=(diagnosis,) if explained else (),
                 skipped=(Skipped(draw(name), draw(name)),),
                 parts=(Part(draw(name), Content.WEIGHTS, file=draw(name)),),
-                resume=draw(name),
+                resumption=Resumption(step=3, learning_rates=(0.5,)),
+                content=draw(name),
             )
         )
     return Report(

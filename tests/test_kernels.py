@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers.layers import copies, network
-from checkpoint_doctor.analyzers.values import values, zeros
+from checkpoint_doctor.analyzers.values import extremes, zeros
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.testing import build_checkpoint, findings_of
@@ -78,9 +78,9 @@ def test_equal_rows_of_a_kernel_are_inputs_and_no_copies() -> None:
 
 def test_the_scale_of_a_kernel_is_that_of_its_outputs() -> None:
     wide = {"conv/kernel": 28 * draw(3, 3, 4, 512), "conv/bias": draw(512), "out/kernel": draw(512, 2)}
-    assert findings_of(values.exploded_values, build_checkpoint(wide)) == []
+    assert findings_of(extremes.exploded_values, build_checkpoint(wide)) == []
     tall = {"conv.weight": wide["conv/kernel"], "out.weight": draw(2, 512)}
-    assert [each.tensor for each in findings_of(values.exploded_values, build_checkpoint(tall))] == ["conv.weight"]
+    assert [each.tensor for each in findings_of(extremes.exploded_values, build_checkpoint(tall))] == ["conv.weight"]
 
 
 def draw_by_keras(*shape: int) -> NDArray[np.float64]:

@@ -244,8 +244,8 @@ def test_any_views_get_any_values_that_can_hold_together(views, dtype, container
 
 
 ARRAYS = {
-    "large": np.arange(600, dtype=np.float32).reshape(20, 30),
-    "single": np.array([0.5], np.float32),
+    "large.weight": np.arange(600, dtype=np.float32).reshape(20, 30),
+    "large.bias": np.array([0.5], np.float32),
     "fortran": np.asfortranarray(np.arange(6, dtype=np.float64).reshape(2, 3)),
     "big_endian": np.arange(5, dtype=">f4"),
     "half": np.arange(5, dtype=np.float16),
