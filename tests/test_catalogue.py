@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from checkpoint_doctor import Rule, Safety, discover
+from checkpoint_doctor import Rule, Safety, discover, load_config
 from checkpoint_doctor.plugins.explanation import FAMILIES, explain_rule
 from checkpoint_doctor.testing import check_rule
 
@@ -168,3 +168,12 @@ def test_a_real_bash_completes_a_code(tmp_path: Path) -> None:
     )
     result = subprocess.run(["bash", script], capture_output=True, text=True, timeout=60)
     assert result.stdout.split() == [f"VAL00{digit}" for digit in range(1, 8)], result.stderr
+
+
+@pytest.mark.parametrize("rule", [each for each in discover().rules if each.options], ids=lambda each: each.code)
+def test_the_options_that_explain_prints_are_a_configuration(rule: Rule, tmp_path: Path) -> None:
+    page = explain_rule(rule)
+    (table,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "ckdoc.toml").write_text(table)
+    settings = load_config([rule], file=str(tmp_path / "ckdoc.toml")).general
+    assert settings.options(rule) == dict(rule.options)

@@ -72,7 +72,8 @@ def explain_rule(rule: Rule) -> str:
     if rule.options:
         lines += ["", "## Options", "", "| option | default |", "|---|---|"]
         lines += [f"| `{_spell(name)}` | `{_as_toml(default)}` |" for name, default in rule.options.items()]
-        lines += ["", "```toml", f"[tool.ckdoc.options.{rule.code}]"]
+        lines += ["", "In `ckdoc.toml`; in `pyproject.toml` the table begins with `tool.ckdoc.`:", ""]
+        lines += ["```toml", f"[options.{rule.code}]"]
         lines += [f"{_spell(name)} = {_as_toml(default)}" for name, default in rule.options.items()]
         lines += ["```"]
     return "\n".join(lines) + "\n"
