@@ -72,8 +72,8 @@ def _run_command() -> int:
         return app(standalone_mode=False) or 0
     except typer.Exit as exit_:
         return exit_.exit_code
-    except ReaderGone as error:
-        return complain(error.message, error.hint, CLOSED_PIPE)
+    except ReaderGone:  # as with every other program before `head`: nobody wants to hear of it
+        return CLOSED_PIPE
     except NothingToExamine as error:
         return complain(error.message, error.hint, NOTHING)
     except DoctorError as error:
