@@ -64,7 +64,7 @@ def quantity(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def natural_key(text: str) -> tuple[tuple[int, str], ...]:
+def natural_key(text: str) -> tuple[tuple[tuple[int, str], ...], str]:
     """Return a sort key that takes the numbers in a text as numbers: ``step_9.zip`` comes before ``step_10.zip``."""
-    parts = _NUMBER.split(text)
-    return tuple((int(part), "") if position % 2 else (-1, part) for position, part in enumerate(parts))
+    parts = enumerate(_NUMBER.split(text))
+    return tuple((int(part), "") if position % 2 else (-1, part) for position, part in parts), text

@@ -347,3 +347,14 @@ class TestPatterns:
             assert "2 checkpoints" in result.output
             assert "b.pt" not in result.output
         assert CliRunner().invoke(app, ["scan", "--include", "*.zip", "."]).exit_code != 0
+
+
+def test_numbers_in_names_are_sorted_as_numbers(tmp_path: Path) -> None:
+    for step in (100, 9, 10):
+        (tmp_path / f"step_{step}").mkdir()
+        for epoch in (2, 11, 1):
+            save_model(tmp_path / f"step_{step}" / f"epoch{epoch}.pt")
+    expected = [f"step_{step}/epoch{epoch}.pt" for step in (9, 10, 100) for epoch in (1, 2, 11)]
+    for uri in (tmp_path, tmp_path / "*", tmp_path / "**" / "*.pt"):
+        paths = [Path(each.path).relative_to(tmp_path).as_posix() for each in scan([uri]).checkpoints]
+        assert paths == expected

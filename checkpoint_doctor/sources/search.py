@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from checkpoint_doctor.errors import NothingToExamine, UnreadableCheckpoint, UsageError
 from checkpoint_doctor.sources.folder import Folder
 from checkpoint_doctor.sources.patterns import ANY_FOLDERS, compile_pattern
-from checkpoint_doctor.text import quantity
+from checkpoint_doctor.text import natural_key, quantity
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 
@@ -161,9 +161,10 @@ class _Search:
             if claimed:
                 self._candidates.setdefault(folder, Candidate(folder, named=named and folder == root))
             count += bool(claimed)
-            folders[:] = sorted(name for name in folders if name not in claimed and self._enters(folder, name, root))
+            entered = (name for name in folders if name not in claimed and self._enters(folder, name, root))
+            folders[:] = sorted(entered, key=natural_key)
             has_index = any(name.lower().endswith(INDEX) for name in files)
-            for name in sorted(files):
+            for name in sorted(files, key=natural_key):
                 path = os.path.join(folder, name)
                 if os.path.islink(path):
                     self._linked.add(_identify(path))
@@ -240,14 +241,14 @@ def _match_glob(pattern: str) -> list[str]:
 
     base, crosses, rest = _split_at_any_folders(pattern)
     if not crosses:
-        return sorted(glob.glob(pattern))
+        return sorted(glob.glob(pattern), key=natural_key)
     compiled = compile_pattern(rest)
     found = []
     for start in glob.glob(base) if base else [os.curdir]:
         for path, names in _walk_visible(start):
             if len(names) in compiled.match_beginnings(names):
                 found.append(path if base else os.path.join(*names))
-    return sorted(found)
+    return sorted(found, key=natural_key)
 
 
 def _split_at_any_folders(pattern: str) -> tuple[str, bool, str]:
