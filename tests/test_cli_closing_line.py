@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,18 @@ def test_a_page_for_programs_is_left_alone(fixtures: Path, tmp_path: Path) -> No
     assert written.stdout == ""
     assert written.stderr.startswith("18 tensors, ")
     assert "18 tensors, " not in (tmp_path / "page.txt").read_text().splitlines()[-1]
+
+
+def test_on_a_terminal_it_is_no_part_of_the_page(fixtures: Path) -> None:
+    ours, terminal = os.openpty()
+    command = [sys.executable, "-m", "checkpoint_doctor", "scan", str(fixtures / ILL), "--format", "concise"]
+    result = subprocess.run(command, stdout=terminal, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(terminal)
+    page = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert page.startswith(str(fixtures / ILL))
+    assert "18 tensors, " not in page
+    assert result.stderr.splitlines()[-1].startswith("18 tensors, ")
 
 
 def test_quiet_leaves_it_out(fixtures: Path) -> None:

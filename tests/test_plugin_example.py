@@ -272,6 +272,19 @@ def test_a_loader_that_cannot_even_look_leaves_the_file_to_the_others(
     assert "a surprise" in with_packages(site)("scan", str(fixtures / "case_1_head_v6.zip")).stdout
 
 
+def test_a_search_passes_over_nothing_that_a_loader_could_not_look_at(
+    with_packages: Callable, tmp_path: Path, fixtures: Path
+) -> None:
+    code = LOADER.format(recognizes='raise KeyError("a surprise")')
+    site = pretend_to_install(tmp_path, "acmeblind", code, loaders="aaa = acmeblind:loader")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "weights.dat").write_bytes(bytes(range(256)) * 9)
+    result = with_packages(site)("scan", "models", "--format", "json")
+    assert result.returncode == 2
+    (examination,) = json.loads(result.stdout)["checkpoints"]
+    assert "a surprise" in examination["error"]
+
+
 def test_a_loader_that_crashes_costs_its_own_files_only(
     with_packages: Callable, tmp_path: Path, fixtures: Path
 ) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Skipped
-from checkpoint_doctor.errors import DoctorError, NotACheckpoint, UnreadableCheckpoint, UsageError
+from checkpoint_doctor.errors import DoctorError, NotACheckpoint, UnknownFormat, UnreadableCheckpoint, UsageError
 from checkpoint_doctor.plugins.catalogue import LAST_LOADER, Catalogue, discover
 from checkpoint_doctor.plugins.protocols import FolderLoader, Loader
 from checkpoint_doctor.sources import FileSource, Folder, Source
@@ -38,7 +38,7 @@ def open_checkpoint(path: str | os.PathLike[str], catalogue: Catalogue | None = 
         if recognized:
             try:
                 opened = _open(loader, source)
-            except NotACheckpoint as error:
+            except (NotACheckpoint, UnknownFormat) as error:
                 if unable:  # it may be one, of a kind that only the loader with the bug knows
                     words = f"{error.message}, and {unable[0].what} {unable[0].why}"
                     raise UnreadableCheckpoint(words, "`ckdoc plugins` names the package of the loader") from None

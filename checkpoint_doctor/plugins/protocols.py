@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NoReturn, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
+from checkpoint_doctor.errors import NotACheckpoint
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.report import Page, Report
 from checkpoint_doctor.sources import Folder, Source
@@ -86,3 +87,19 @@ class Reporter(Protocol):
 
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
         """Return the whole output; the command line writes it."""
+
+
+class FoldersOnly:
+    """What a loader answers about files where all of its checkpoints are folders."""
+
+    def recognizes(self, source: Source) -> bool:
+        """Return false: a file by itself is for the loader of its format."""
+        return False
+
+    def open(self, source: Source) -> NoReturn:
+        """Raise: there is no file that this loader recognizes.
+
+        Raises:
+            NotACheckpoint: always.
+        """
+        raise NotACheckpoint(f"{source.name} is not a folder", "name the folder that it is in")

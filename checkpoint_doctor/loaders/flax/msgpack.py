@@ -34,7 +34,6 @@ MOST_AXES = 64
 LARGEST_SIZE = 1 << 62
 ARRAY, COMPLEX, SCALAR = 1, 2, 3
 """Types of extensions (``flax.serialization._MsgpackExtType``)."""
-CHUNKED = "__msgpack_chunked_array__"
 FIRST_ARRAY = re.compile(rb"(?:\xc7.|\xc8..|\xc9....)\x01\x93", re.S)
 """An extension of type 1 that begins with a list of three."""
 

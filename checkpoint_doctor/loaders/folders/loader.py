@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
 from checkpoint_doctor.errors import NotACheckpoint, RepairFailed
+from checkpoint_doctor.plugins.protocols import FoldersOnly
 from checkpoint_doctor.sources import Folder, Source
 
 
 @dataclass(frozen=True)
-class FolderLoader:
+class FolderLoader(FoldersOnly):
     """Opens folders as transformers, PEFT, accelerate, DeepSpeed, the RL Zoo and others write them.
 
     The checkpoint has the format of its weights, whose loader also patches it, or the format of this loader where the
@@ -23,18 +23,6 @@ class FolderLoader:
 
     name: str = "folders"
     suffixes: tuple[str, ...] = ()
-
-    def recognizes(self, source: Source) -> bool:
-        """Return false: a file by itself is for the loader of its format."""
-        return False
-
-    def open(self, source: Source) -> NoReturn:
-        """Raise: there is nothing that this loader recognizes.
-
-        Raises:
-            NotACheckpoint: always.
-        """
-        raise NotACheckpoint(f"{source.name} is not a folder", "name the folder that it is in")
 
     def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
         """See ``Loader.patch``. What several ranks saved is examined, not patched."""

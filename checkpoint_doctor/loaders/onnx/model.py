@@ -16,7 +16,7 @@ MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25
 """Field numbers of ``ModelProto`` and their wire types."""
 GRAPH = 7
 PRODUCER, PRODUCER_VERSION = 2, 3
-NODE, GRAPH_NAME, INITIALIZER, SPARSE_INITIALIZER = 1, 2, 5, 15
+NODE, INITIALIZER, SPARSE_INITIALIZER = 1, 5, 15
 MOST_FIELDS = 10_000
 """Fields of a model. It has one graph; only functions and metadata are repeated."""
 MOST_AXES = 64

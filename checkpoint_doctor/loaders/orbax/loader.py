@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Flaw, Part, Patch, Tensor
-from checkpoint_doctor.errors import NotACheckpoint, RepairFailed, UnreadableCheckpoint
+from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
+from checkpoint_doctor.plugins.protocols import FoldersOnly
 from checkpoint_doctor.sources import Folder, Source
 
 if TYPE_CHECKING:
@@ -26,23 +27,11 @@ UNNAMED = ("default", "state")
 
 
 @dataclass(frozen=True)
-class OrbaxLoader:
+class OrbaxLoader(FoldersOnly):
     """Opens what Orbax's checkpointers write, by themselves or as a step of a ``CheckpointManager``."""
 
     name: str = "orbax"
     suffixes: tuple[str, ...] = ()
-
-    def recognizes(self, source: Source) -> bool:
-        """Return false: a checkpoint of Orbax is a folder."""
-        return False
-
-    def open(self, source: Source) -> NoReturn:
-        """Raise: there is nothing that this loader recognizes.
-
-        Raises:
-            NotACheckpoint: always.
-        """
-        raise NotACheckpoint(f"{source.name} is not a folder", "name the folder that it is in")
 
     def claim_folder(self, folder: Folder) -> Collection[str]:
         """See ``FolderLoader.claim_folder``."""
