@@ -69,7 +69,7 @@ def test_without_the_library_one_sentence_says_what_to_install(tmp_path: Path, m
         ("[]", "no tree_metadata"),
         ({"tree_metadata": {"a": 3}}, "no keys or no type"),
         ({"tree_metadata": {"a": {"key_metadata": [], "value_metadata": {}}}}, "no keys or no type"),
-        ({"tree_metadata": {"a": {"key_metadata": [{"key": 3}], "value_metadata": {}}}}, "a key is no text"),
+        ({"tree_metadata": {"a": {"key_metadata": [{"key": 3}], "value_metadata": {}}}}, "a key is not text"),
         (metadata(("..", "secret")), "not a name in its own folder"),
         (metadata(("/etc/passwd",)), "not a name in its own folder"),
     ],

@@ -104,7 +104,9 @@ def test_a_missing_rank_is_said_and_the_model_is_examined_without_it(stage: int,
     assert examination.resumption is not None
     assert "FIL001" in examination.resume_answer
     assert {each.name for each in examination.tensors} == set(trained[0].state_dict())
-    assert [each.why for each in examination.skipped] == ["rank 1 of 3 is missing, and has a part of everything"]
+    assert [each.why for each in examination.skipped] == [
+        "rank 1 of 3 is missing, and each rank holds a part of every moment"
+    ]
 
 
 def test_a_missing_rank_of_zero_3_leaves_no_weight(trained: Any, tmp_path: Path) -> None:

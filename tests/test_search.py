@@ -188,7 +188,7 @@ class TestContent:
         assert read < 50 * 20_000
         assert from_json(to_json(report)).unrecognized == report.unrecognized
         verbose, brief = (render(report, verbose=verbose) for verbose in (True, False))
-        assert "52 files that begin as no checkpoint does: 50 .jpg, 1 without an ending, 1 .py" in verbose
+        assert "52 files that begin unlike any checkpoint: 50 .jpg, 1 without an ending, 1 .py" in verbose
         assert "passed over" not in brief
 
     def test_data_in_a_format_of_its_own_is_passed_over_under_an_ending_that_everybody_uses(

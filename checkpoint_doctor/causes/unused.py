@@ -52,7 +52,7 @@ def unused_part(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
         names = [str(each.evidence.get("branch") or each.evidence.get("optimizer")) for each in waiting]
         yield unused_part.claim(
             waiting,
-            f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''} had no turn so far, and the rest does without",
+            f"not used so far: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}; the rest works without",
             consequences=_around(waiting, symptoms),
             certainty=Certainty.LIKELY,
         )

@@ -145,7 +145,7 @@ def unrecognized_in_words(report: Report) -> str:
     counts = Counter(report.unrecognized)
     endings = [f"{count:,} {printable(ending) or 'without an ending'}" for ending, count in counts.most_common()]
     verb = "begins" if counts.total() == 1 else "begin"
-    return f"{quantity(counts.total(), 'file')} that {verb} as no checkpoint does: {list_names(endings)}"
+    return f"{quantity(counts.total(), 'file')} that {verb} unlike any checkpoint: {list_names(endings)}"
 
 
 def hidden_by(alert: Alert) -> str:

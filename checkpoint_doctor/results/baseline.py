@@ -207,7 +207,7 @@ def _read_entry(entry: Any) -> tuple[Entry, Extent]:
     if not all(type(value) in (int, float) and not isnan(value) for value in figures.values()):
         raise ValueError("figures holds what is no number")
     if not all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in names.values()):
-        raise ValueError("names holds what is no list of names")
+        raise ValueError("names holds what is not a list of names")
     severity = _take(entry, "severity", str)
     if severity not in _SEVERITIES:
         raise ValueError(f"there is no severity {severity!r}")

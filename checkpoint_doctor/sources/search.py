@@ -150,7 +150,7 @@ class _Search:
         looked_at = sum(_is_within(path, uri) for path in self._unrecognized)
         left = f", and {quantity(len(inside), 'file or folder', 'files and folders')} not searched" if inside else ""
         raise NothingToExamine(
-            message, f"{quantity(looked_at, 'file')} in it begin{'s' * (looked_at == 1)} as no checkpoint does{left}"
+            message, f"{quantity(looked_at, 'file')} in it begin{'s' * (looked_at == 1)} unlike any checkpoint{left}"
         )
 
     def _search(self, root: str, *, named: bool = False) -> int:

@@ -105,7 +105,7 @@ class _Reader:
     def _read_text(self) -> str:
         length = self._text_length(self.cursor.byte())
         if length is None or length > LONGEST_TEXT:
-            _refuse(self.source, f"a key before its byte {self.cursor.position:,} is no text")
+            _refuse(self.source, f"a key before its byte {self.cursor.position:,} is not text")
         return self.cursor.take(length).decode("utf-8", "replace")
 
     def _read_number(self, kind: int) -> int | float:
@@ -114,7 +114,7 @@ class _Reader:
         codes = {0xCA: "f", 0xCB: "d", 0xCC: "B", 0xCD: "H", 0xCE: "I", 0xCF: "Q"}
         codes |= {0xD0: "b", 0xD1: "h", 0xD2: "i", 0xD3: "q"}
         if kind not in codes:
-            _refuse(self.source, f"byte {self.cursor.position - 1:,} is {kind:#x}, which is no type of msgpack")
+            _refuse(self.source, f"byte {self.cursor.position - 1:,} is {kind:#x}, which is not a type of msgpack")
         code = ">" + codes[kind]
         number: int | float = struct.unpack(code, self.cursor.take(struct.calcsize(code)))[0]
         return number
@@ -131,7 +131,7 @@ class _Reader:
                 self.leaves.append(Leaf(path, (), "", None, f"extensions of type {kind} are not known"))
             return
         if length < 4 or self.cursor.byte() != 0x93:
-            _refuse(self.source, f"the array {shown('/'.join(path))} is no list of shape, type and bytes")
+            _refuse(self.source, f"the array {shown('/'.join(path))} is not a list of shape, type and bytes")
         shape = self._read_shape(path)
         dtype = self._read_text()
         header = self.cursor.byte()
@@ -144,11 +144,11 @@ class _Reader:
     def _read_shape(self, path: Path) -> tuple[int, ...]:
         axes = self._count(self.cursor.byte(), 0x90, (0xDC, 0xDD))
         if axes is None or axes > MOST_AXES:
-            _refuse(self.source, f"the shape of the array {shown('/'.join(path))} is no list of sizes")
+            _refuse(self.source, f"the shape of the array {shown('/'.join(path))} is not a list of sizes")
         shape = tuple(self._read_number(self.cursor.byte()) for _ in range(axes))
         sizes = tuple(size for size in shape if isinstance(size, int) and size >= 0)
         if len(sizes) != len(shape) or prod(size for size in sizes if size) > LARGEST_SIZE:
-            _refuse(self.source, f"the shape of the array {shown('/'.join(path))} is no list of sizes")
+            _refuse(self.source, f"the shape of the array {shown('/'.join(path))} is not a list of sizes")
         return sizes
 
     def _place(self, path: Path, shape: tuple[int, ...], dtype: str, start: int, size: int) -> Leaf:

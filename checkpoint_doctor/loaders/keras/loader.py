@@ -111,7 +111,7 @@ def _has_words_of_keras(source: Source) -> bool:
 
 
 def _name_data(source: Source) -> NotACheckpoint:
-    return NotACheckpoint(f"{source.name} is an HDF5 file of data, and no model of Keras", "name the model's own file")
+    return NotACheckpoint(f"{source.name} is an HDF5 file of data, not a Keras model", "name the model's own file")
 
 
 def _read_versions(archive: ZipArchive) -> dict[str, str]:

@@ -51,7 +51,7 @@ def read_leaves(tree: Tree, prefix: tuple[str, ...]) -> Iterator[Leaf]:
         yield _as_leaf(path, store)
     for entry in tree.entries:
         if not entry.is_array:
-            yield Leaf((*prefix, *entry.path), (), "", None, "it is no array")
+            yield Leaf((*prefix, *entry.path), (), "", None, "it is not an array")
 
 
 def _describe(entry: Entry, tree: Tree) -> dict[str, Any]:

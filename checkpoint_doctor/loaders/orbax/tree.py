@@ -78,7 +78,7 @@ def _read_entry(source: Source, field: Any) -> Entry:
     path = tuple(each.get("key") if isinstance(each, dict) else None for each in keys)
     names = tuple(each for each in path if isinstance(each, str))
     if len(names) < len(path):
-        _refuse(source, "a key is no text")
+        _refuse(source, "a key is not text")
     if any(name in ("", ".", "..") or set(name) & set("/\\\0") for name in names):
         _refuse(source, f"the key {shown('/'.join(names))!r} is not a name in its own folder")
     return Entry(names, value.get("value_type") in ARRAYS)

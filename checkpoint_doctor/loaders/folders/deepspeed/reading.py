@@ -82,7 +82,7 @@ class _Reading:
             self.found.flaws.append(Flaw(_describe_absent(absent, ranks), f"mp_rank_{rank.number:02}"))
         if lost:
             why = f"rank {lost[0]} of {ranks:,} {'is missing' if lost[0] in absent else 'cannot be read'}"
-            self.found.skipped.append(Skipped("the optimizer", f"{why}, and has a part of everything"))
+            self.found.skipped.append(Skipped("the optimizer", f"{why}, and each rank holds a part of every moment"))
             return without_partitions(first, rank.is_divided, why)
         found = stitch(list(models.values()), [partitions[number] for number in range(ranks)])
         if found.problem:
