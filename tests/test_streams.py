@@ -116,6 +116,8 @@ def test_an_interruption_of_the_imports_is_one_sentence(tmp_path: Path, fixtures
         timeout=30,
         env={**os.environ, "PYTHONPATH": path},
         check=False,
+        # A shell starts what it runs in the background with interrupts ignored, and a test run may be that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert (result.returncode, result.stderr) == (128 + signal.SIGINT, "ckdoc: interrupted\n")
 
