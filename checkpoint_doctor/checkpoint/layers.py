@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint.tensors import Tensor
 from checkpoint_doctor.layers import Kind, infer_layers
 
 
-@dataclass(frozen=True, eq=False)
-class Layer:
+class Layer(Struct, frozen=True, eq=False):
     """The tensors of one module, and its kind."""
 
     name: str

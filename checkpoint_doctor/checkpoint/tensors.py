@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.layers import is_kernel
@@ -14,8 +14,7 @@ from checkpoint_doctor.statistics.tensors import TensorStatistics, measure
 from checkpoint_doctor.statistics.values import Values
 
 
-@dataclass(frozen=True, eq=False)
-class Tensor:
+class Tensor(Struct, frozen=True, eq=False, dict=True):
     """A named tensor whose values are read lazily."""
 
     name: str

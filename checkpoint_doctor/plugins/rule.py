@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, Tensor
 from checkpoint_doctor.plugins.declaration import read_sections, read_summary
@@ -23,8 +24,7 @@ _CODE = re.compile(r"[A-Z]{3}\d{3}")
 _NAME = re.compile(r"[a-z]+(-[a-z0-9]+)*")
 
 
-@dataclass(frozen=True, eq=False)
-class Rule:
+class Rule(Struct, frozen=True, eq=False, dict=True):
     """One check with its identity, its explanation and its options.
 
     ``check`` takes the subject, optionally the whole checkpoint as a second positional argument, and the rule's options

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from math import prod
 from os.path import join
 from typing import Any
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import Part, Skipped
 from checkpoint_doctor.layers import Kind
@@ -62,8 +63,7 @@ def list_alerts(findings: Sequence[Finding], diagnoses: Sequence[Diagnosis]) -> 
     return [alert for alert in alerts if alert.counts]
 
 
-@dataclass(frozen=True)
-class TensorRecord:
+class TensorRecord(Struct, frozen=True):
     """A tensor's line in a report."""
 
     name: str
@@ -100,8 +100,7 @@ class TensorRecord:
         return self.kind == Kind.BUFFER or self.name.endswith(("running_mean", "running_var", "num_batches_tracked"))
 
 
-@dataclass(frozen=True)
-class Examination:
+class Examination(Struct, frozen=True, dict=True):
     """What a run found in one checkpoint."""
 
     path: str
@@ -195,8 +194,7 @@ class Examination:
         return max((alert.severity for alert in self.alerts), default=None)
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(Struct, frozen=True):
     """What a run found in all its checkpoints."""
 
     checkpoints: tuple[Examination, ...]
@@ -346,8 +344,7 @@ def hidden_in_words(configured: int, known: int) -> list[str]:
     return [f"{count:,} {words}" for words, count in counts.items() if count]
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(Struct, frozen=True):
     """What a reporter is told about where its text goes."""
 
     width: int = 80
