@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,10 @@ WELL_WRITTEN = """An embedding value is far larger than the others.
         None yet.
     """
 
+DESCRIBED = WELL_WRITTEN.replace(
+    "    References:", "    Options:\n        limit: The largest value that is fine.\n\n    References:"
+)
+
 
 def declare(check, doc: str = WELL_WRITTEN, **options):
     check.__doc__ = doc
@@ -40,7 +45,7 @@ def large_values(tensor: Tensor, *, limit: float = 10.0) -> Iterator[Finding]:
         yield huge_embedding.finding(f"the largest value is {tensor.statistics.absmax:.1f}", tensor)
 
 
-huge_embedding = declare(large_values)
+huge_embedding = declare(large_values, DESCRIBED)
 
 
 def named(name: str):
@@ -95,7 +100,25 @@ def test_a_rule_is_asked_with_its_options() -> None:
 
 
 def test_a_well_declared_rule_passes() -> None:
-    check_rule(huge_embedding)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_rule(huge_embedding)
+
+
+def test_an_option_without_a_description_is_a_warning() -> None:
+    def check(tensor: Tensor, *, limit: float = 1.0, share: float = 0.5) -> Iterator[Finding]:
+        yield from ()
+
+    with pytest.warns(UserWarning, match="ACM001 huge-embedding: the docstring does not say what the option share"):
+        check_rule(declare(check, DESCRIBED))
+
+
+def test_the_description_of_an_option_that_is_not_there_is_named() -> None:
+    def check(tensor: Tensor) -> Iterator[Finding]:
+        yield from ()
+
+    with pytest.raises(AssertionError, match="describes the option 'limit', which the rule does not have"):
+        check_rule(declare(check, DESCRIBED))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 from checkpoint_doctor.plugins.cause import Cause
@@ -29,6 +30,8 @@ FAMILIES = {
 """What the three letters of a code stand for."""
 
 _PREVIEW = " · **in preview**: shown, and counted only with `--preview`"
+
+_OPTIONS = "The defaults, as `ckdoc.toml` takes them. In `pyproject.toml` the table begins with `tool.ckdoc.`"
 
 _FIXES = {
     Safety.SAFE: "`ckdoc fix` repairs it",
@@ -70,13 +73,16 @@ def explain_rule(rule: Rule) -> str:
         if heading in rule.sections:
             lines += ["", f"## {heading}", "", rule.sections[heading]]
     if rule.options:
-        lines += ["", "## Options", "", "| option | default |", "|---|---|"]
-        lines += [f"| `{_spell(name)}` | `{_as_toml(default)}` |" for name, default in rule.options.items()]
-        lines += ["", "In `ckdoc.toml`; in `pyproject.toml` the table begins with `tool.ckdoc.`:", ""]
-        lines += ["```toml", f"[options.{rule.code}]"]
-        lines += [f"{_spell(name)} = {_as_toml(default)}" for name, default in rule.options.items()]
-        lines += ["```"]
+        lines += ["", "## Options", "", _OPTIONS, "", "```toml", f"[options.{rule.code}]", *_list_options(rule), "```"]
     return "\n".join(lines) + "\n"
+
+
+def _list_options(rule: Rule) -> Iterator[str]:
+    for name, default in rule.options.items():
+        yield from textwrap.wrap(
+            rule.option_descriptions.get(name, ""), width=118, initial_indent="# ", subsequent_indent="# "
+        )
+        yield f"{_spell(name)} = {_as_toml(default)}"
 
 
 def explain_index(rules: Iterable[Rule]) -> str:

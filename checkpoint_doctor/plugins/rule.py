@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, Tensor
-from checkpoint_doctor.plugins.declaration import read_sections, read_summary
+from checkpoint_doctor.plugins.declaration import read_descriptions, read_sections, read_summary
 from checkpoint_doctor.results.findings import Finding, Identity, Repair, Safety, Severity
 
 Subject = Tensor | Layer | Optimizer | Checkpoint
@@ -18,6 +18,9 @@ Subject = Tensor | Layer | Optimizer | Checkpoint
 
 SECTIONS = ("Why it matters", "When it is normal", "What to do", "References")
 """The headings of a rule's docstring, in order, after the first line that says what it finds."""
+
+OPTIONS = "Options"
+"""The heading of one more section, before the last, of a rule that has options: ``name: what it is`` for each."""
 
 _CODE = re.compile(r"[A-Z]{3}\d{3}")
 _NAME = re.compile(r"[a-z]+(-[a-z0-9]+)*")
@@ -76,7 +79,13 @@ class Rule:
     @cached_property
     def sections(self) -> Mapping[str, str]:
         """The docstring's sections by heading, in the order of ``SECTIONS``; missing ones are left out."""
-        return read_sections(self.check, SECTIONS)
+        found = read_sections(self.check, (*SECTIONS, OPTIONS))
+        return {heading: body for heading, body in found.items() if heading != OPTIONS}
+
+    @cached_property
+    def option_descriptions(self) -> Mapping[str, str]:
+        """What each option means, by its name, as the docstring's section *Options* says."""
+        return read_descriptions(read_sections(self.check, (*SECTIONS, OPTIONS)).get(OPTIONS, ""))
 
     def examine(self, checkpoint: Checkpoint, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
         """Call the rule with every subject of its kind in a checkpoint, once for those with several names.
