@@ -58,6 +58,12 @@ def test_a_rule_that_promises_repairs_says_so_when_explained(rule: Rule) -> None
     assert ("--recycle" in text.partition("## ")[0]) is (rule.fix is Safety.ON_REQUEST)
 
 
+def test_a_rule_whose_severity_rises_says_how_far() -> None:
+    pages = {rule.code: explain_rule(rule) for rule in RULES}
+    assert "**Severity** note, up to error ·" in pages["NET001"]
+    assert "**Severity** note ·" in pages["NET005"]
+
+
 # --- as a person sees it ----------------------------------------------------------------------------------------------
 
 
@@ -65,7 +71,8 @@ def test_rules_are_listed_one_a_line() -> None:
     lines = ckdoc("rules").stdout.splitlines()
     assert [line.split("\t")[0] for line in lines] == [rule.code for rule in CATALOGUE.rules]
     [row] = [row for row in json.loads(ckdoc("rules", "--format", "json").stdout) if row["code"] == "ZER002"]
-    assert row["name"] == "partial-zeros"
+    assert (row["name"], row["severity"], row["worst"]) == ("partial-zeros", "warning", "error")
+    assert ["ZER002", "partial-zeros", "warning", "error"] in [line.split("\t")[:4] for line in lines]
     assert row["options"] == {"warning": 0.1, "error": 0.3}
 
 

@@ -164,10 +164,22 @@ def test_a_signature_that_cannot_be_configured_is_named() -> None:
             check_rule(declare(check))
 
 
+def test_findings_rise_as_far_as_the_rule_declares() -> None:
+    def check(tensor: Tensor) -> Iterator[Finding]:
+        yield declared.finding("ill", tensor, severity=Severity.ERROR)
+
+    declared = declare(check, worst=Severity.ERROR)
+    [finding] = findings_of(declared, build_checkpoint({"a": np.ones(3)}))
+    assert finding.severity is Severity.ERROR
+    with pytest.raises(ValueError, match="worse than the rule's severity, warning"):
+        declare(check, worst=Severity.WARNING)
+
+
 @pytest.mark.parametrize(
     ("build", "complaint"),
     [
         (lambda it, tensor: Finding("XYZ001", "other", Severity.NOTE, "something"), "XYZ001"),
+        (lambda it, tensor: it.finding("ill", tensor, severity=Severity.ERROR), "declare worst=Severity.ERROR"),
         (lambda it, tensor: it.finding("two\nlines", tensor), "not one line"),
         (lambda it, tensor: it.finding("small", tensor, evidence={"size": np.float32(2)}), "float32"),
         (lambda it, tensor: it.finding("small", tensor, evidence={"units": [1, {2}]}), "set"),

@@ -44,6 +44,7 @@ def rules(format: ListingOption = Listing.TABLE) -> None:
                 "code": rule.code,
                 "name": rule.name,
                 "severity": rule.severity.label,
+                "worst": (rule.worst or rule.severity).label,
                 "preview": rule.preview,
                 "summary": rule.summary,
                 "fix": rule.fix.value if rule.fix else None,
@@ -56,12 +57,18 @@ def rules(format: ListingOption = Listing.TABLE) -> None:
     from checkpoint_doctor.cli.drawing import show_table
 
     show_table(
-        ("code", "name", "severity", "finds"),
+        ("code", "name", "severity", "up to", "finds"),
         [
-            (rule.code, rule.name, rule.severity.label, f"{PREVIEW if rule.preview else ''}{rule.summary}")
+            (
+                rule.code,
+                rule.name,
+                rule.severity.label,
+                rule.worst.label if rule.worst else "",
+                f"{PREVIEW if rule.preview else ''}{rule.summary}",
+            )
             for rule in catalogue.rules
         ],
-        whole=("code", "name", "severity"),
+        whole=("code", "name", "severity", "up to"),
     )
 
 
@@ -103,7 +110,13 @@ def explain(
 ) -> None:
     """Explain a rule or a cause: what it is, how it is known, when it is normal, what to do."""
     from checkpoint_doctor.plugins.catalogue import discover
-    from checkpoint_doctor.plugins.explanation import describe_repair, explain_cause, explain_rule, name_family
+    from checkpoint_doctor.plugins.explanation import (
+        describe_repair,
+        describe_severity,
+        explain_cause,
+        explain_rule,
+        name_family,
+    )
     from checkpoint_doctor.plugins.rule import Rule
 
     catalogue = discover()
@@ -114,7 +127,7 @@ def explain(
     from checkpoint_doctor.cli.drawing import show_cause, show_rule
 
     if isinstance(found, Rule):
-        show_rule(found, name_family(found), describe_repair(found))
+        show_rule(found, describe_severity(found), name_family(found), describe_repair(found))
     else:
         show_cause(found)
 

@@ -50,7 +50,7 @@ def show_table(
     say(_draw(table))
 
 
-def show_rule(rule: Rule, family: str, repair: str) -> None:
+def show_rule(rule: Rule, severity: str, family: str, repair: str) -> None:
     """Print a rule's explanation as a page for reading."""
     from rich.console import Group
     from rich.markdown import Markdown
@@ -58,9 +58,7 @@ def show_rule(rule: Rule, family: str, repair: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    title = Text.assemble(
-        (f"{rule.code} {rule.name}", "bold"), "  ", (rule.severity.label, SEVERITY_STYLES[rule.severity.label])
-    )
+    title = Text.assemble((f"{rule.code} {rule.name}", "bold"), "  ", (severity, SEVERITY_STYLES[rule.severity.label]))
     parts = _draw_sections(title, rule.summary, rule.sections)
     if rule.options:
         parts += ["", Text.assemble(("Options", "bold"), (f"  in [options.{rule.code}] of ckdoc.toml", "dim"))]

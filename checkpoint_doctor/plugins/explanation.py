@@ -59,6 +59,11 @@ def describe_repair(rule: Rule) -> str:
     return _FIXES[rule.fix] if rule.fix else "none"
 
 
+def describe_severity(rule: Rule) -> str:
+    """Return a rule's severity, and how far its findings can rise: ``note, up to error``."""
+    return rule.severity.label + (f", up to {rule.worst.label}" if rule.worst else "")
+
+
 def explain_rule(rule: Rule) -> str:
     """Return a rule's explanation as Markdown: identity, sections, options with their defaults."""
     lines = [
@@ -66,7 +71,7 @@ def explain_rule(rule: Rule) -> str:
         "",
         rule.summary,
         "",
-        f"**Severity** {rule.severity.label}{_PREVIEW if rule.preview else ''} · **Family** {name_family(rule)} · "
+        f"**Severity** {describe_severity(rule)}{_PREVIEW if rule.preview else ''} · **Family** {name_family(rule)} · "
         f"**Repair** {describe_repair(rule)} · **Package** {rule.package}",
     ]
     for heading in SECTIONS:
@@ -95,7 +100,7 @@ def explain_index(rules: Iterable[Rule]) -> str:
             lines += ["", f"## {family}: {name_family(members[0])}", ""]
             lines += ["| code | name | severity | finds |", "|---|---|---|---|"]
         lines += [
-            f"| [{each.code}]({each.code}.md) | {each.name} | {each.severity.label} | {each.summary} |"
+            f"| [{each.code}]({each.code}.md) | {each.name} | {describe_severity(each)} | {each.summary} |"
             for each in members
         ]
     return "\n".join(lines) + "\n"

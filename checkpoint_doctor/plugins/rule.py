@@ -43,12 +43,16 @@ class Rule:
     identity: Identity = field(default_factory=Identity)
     preview: bool = False
     """True for one minor version after it arrived: its findings are shown and do not count."""
+    worst: Severity | None = None
+    """The severity that the evidence can raise its findings to; ``None`` where none is worse than ``severity``."""
 
     def __post_init__(self) -> None:
         if not _CODE.fullmatch(self.code):
             raise ValueError(f"a rule's code is three capitals and three digits, not {self.code!r}")
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"a rule's name is lower-case words joined by hyphens, not {self.name!r}")
+        if self.worst is not None and self.worst <= self.severity:
+            raise ValueError(f"worst must be worse than the rule's severity, {self.severity.label}")
 
     @cached_property
     def options(self) -> Mapping[str, Any]:
@@ -121,8 +125,9 @@ class Rule:
     ) -> Finding:
         """Build a finding of this rule about a subject.
 
-        ``severity`` overrides the rule's own. ``evidence`` takes plain JSON values (str, int, float, bool, None, lists
-        and dicts of them). Repairs make the finding fixable; ``advice`` says what to change upstream.
+        ``severity`` overrides the rule's own; it may be milder, or as bad as the rule's ``worst``. ``evidence`` takes
+        plain JSON values (str, int, float, bool, None, lists and dicts of them). Repairs make the finding fixable;
+        ``advice`` says what to change upstream.
         """
         repairs = tuple(repairs)
         order = (Safety.SAFE, Safety.ON_REQUEST, Safety.UNSAFE)
@@ -153,6 +158,7 @@ def rule(
     worse: tuple[str, ...] = (),
     group_by: tuple[str, ...] | None = None,
     preview: bool = False,
+    worst: Severity | None = None,
 ) -> Callable[[Callable[..., Iterable[Finding]]], Rule]:
     """Declare a rule: decorate a generator of findings and get the ``Rule`` under the same name.
 
@@ -168,13 +174,15 @@ def rule(
         group_by: evidence that several findings must share to be shown as one; ``None`` where each is shown by itself.
         preview: True for the minor version that the rule arrives with: its findings are shown, and count only where
             ``--preview`` asks for it.
+        worst: the severity that the evidence can raise its findings to, ``None`` where none is worse than ``severity``.
 
     Raises:
-        ValueError: the code is not three capitals and three digits, or the name is not in kebab case.
+        ValueError: the code is not three capitals and three digits, the name is not in kebab case, or ``worst`` is not
+            worse than ``severity``.
     """
 
     def declare(check: Callable[..., Iterable[Finding]]) -> Rule:
-        return Rule(code, name, severity, on, check, fix, Identity(part, worse, group_by), preview)
+        return Rule(code, name, severity, on, check, fix, Identity(part, worse, group_by), preview, worst)
 
     return declare
 

@@ -19,7 +19,8 @@ def findings_of(rule: Rule, checkpoint: Checkpoint, **options: Any) -> list[Find
 
     Raises:
         AssertionError: the rule has no such option, or a finding is invalid: it names or repairs a tensor or layer that
-            the checkpoint does not have, its evidence is not plain JSON, or it has the same identity as another one.
+            the checkpoint does not have, it is worse than the rule's ``worst``, its evidence is not plain JSON, or it
+            has the same identity as another one.
     """
     unknown = sorted(options.keys() - rule.options.keys())
     assert not unknown, f"{rule.code} has no option {unknown[0]!r}; it has {', '.join(rule.options) or 'none'}"
@@ -77,6 +78,8 @@ def _judge_finding(finding: Finding, rule: Rule, checkpoint: Checkpoint) -> Iter
         yield f"a finding has the code {finding.code} {finding.name}: build it with {rule.check.__name__}.finding(…)"
     if not finding.message.strip() or "\n" in finding.message:
         yield f"the message {finding.message!r} is not one line of text"
+    if finding.severity > (rule.worst or rule.severity):
+        yield f"a finding has the severity {finding.severity.label}: declare worst=Severity.{finding.severity.name}"
     if finding.tensor is not None and finding.tensor not in checkpoint.by_name:
         yield f"a finding is about the tensor {finding.tensor!r}, which the checkpoint does not have"
     if finding.layer is not None and finding.layer not in checkpoint.layer_by_name:

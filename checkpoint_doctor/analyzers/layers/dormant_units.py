@@ -29,7 +29,15 @@ _LARGE_INPUTS = 10.0
 """RMS of a layer's inputs from which they may make its units dormant; the inputs of published agents lie below 6."""
 
 
-@rule("NET001", "dormant-units", Severity.NOTE, on=Layer, fix=Safety.ON_REQUEST, worse=("units", "dormant_fraction"))
+@rule(
+    "NET001",
+    "dormant-units",
+    Severity.NOTE,
+    worst=Severity.ERROR,
+    on=Layer,
+    fix=Safety.ON_REQUEST,
+    worse=("units", "dormant_fraction"),
+)
 def dormant_units(
     layer: Layer,
     checkpoint: Checkpoint,

@@ -25,7 +25,15 @@ _LISTED = 4
 """Features that a message lists one by one."""
 
 
-@rule("INP001", "input-scale", Severity.NOTE, on=Checkpoint, part=("cause", "layer"), worse=("input_rms",))
+@rule(
+    "INP001",
+    "input-scale",
+    Severity.NOTE,
+    worst=Severity.ERROR,
+    on=Checkpoint,
+    part=("cause", "layer"),
+    worse=("input_rms",),
+)
 def input_scale(
     checkpoint: Checkpoint,
     *,

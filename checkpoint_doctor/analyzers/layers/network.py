@@ -218,7 +218,15 @@ def _describe_rows(why: ZeroEvidence, is_harmless: bool) -> str:
     return why.sentence if why.cause is Cause.OVERWRITTEN else "words without a vector"
 
 
-@rule("NET003", "zero-output-layer", Severity.WARNING, on=Layer, fix=Safety.SAFE, group_by=("cause", "updates"))
+@rule(
+    "NET003",
+    "zero-output-layer",
+    Severity.WARNING,
+    worst=Severity.ERROR,
+    on=Layer,
+    fix=Safety.SAFE,
+    group_by=("cause", "updates"),
+)
 def zero_output_layer(layer: Layer, checkpoint: Checkpoint, *, limit: float = OUTPUT_LIMIT) -> Iterator[Finding]:
     """An output head has weights that are all exactly zero.
 

@@ -21,6 +21,7 @@ from checkpoint_doctor.statistics.values import as_real, median
     "NRM001",
     "norm-gain-zeros",
     Severity.WARNING,
+    worst=Severity.ERROR,
     on=Layer,
     fix=Safety.SAFE,
     worse=("zero_fraction", "units"),

@@ -34,7 +34,7 @@ _EMBEDDING_ADVICE = (
 _RECURRENT_ADVICE = "Check whether the hidden state is masked, sliced or reset between the steps."
 
 
-@rule("NET007", "unused-rows", Severity.NOTE, on=Layer, part=("tensor",), worse=("rows",))
+@rule("NET007", "unused-rows", Severity.NOTE, worst=Severity.WARNING, on=Layer, part=("tensor",), worse=("rows",))
 def unused_rows(
     layer: Layer,
     checkpoint: Checkpoint,

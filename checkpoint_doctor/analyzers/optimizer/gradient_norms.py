@@ -56,7 +56,15 @@ def clip_saturated(optimizer: Optimizer, checkpoint: Checkpoint, *, tolerance: f
         )
 
 
-@rule("OPT005", "epsilon-dominated", Severity.NOTE, on=Optimizer, part=("optimizer", "component"), worse=("share",))
+@rule(
+    "OPT005",
+    "epsilon-dominated",
+    Severity.NOTE,
+    worst=Severity.WARNING,
+    on=Optimizer,
+    part=("optimizer", "component"),
+    worse=("share",),
+)
 def epsilon_dominated(
     optimizer: Optimizer, checkpoint: Checkpoint, *, share: float = 0.5, step: float = 1e-3, large: float = 0.01
 ) -> Iterator[Finding]:

@@ -198,6 +198,7 @@ def optimizer_mismatch(optimizer: Optimizer) -> Iterator[Finding]:
     "OPT003",
     "learning-rate-at-save",
     Severity.NOTE,
+    worst=Severity.WARNING,
     on=Optimizer,
     fix=Safety.SAFE,
     part=("optimizer",),

@@ -113,7 +113,7 @@ def entropy_coefficient(checkpoint: Checkpoint, *, smallest: float = 1e-6, large
     )
 
 
-@rule("POL003", "target-network", Severity.WARNING, on=Checkpoint, part=("component",))
+@rule("POL003", "target-network", Severity.WARNING, worst=Severity.ERROR, on=Checkpoint, part=("component",))
 def target_network(checkpoint: Checkpoint, *, unrelated: float = 0.2, least_updates: int = 100) -> Iterator[Finding]:
     """A target network does not follow its online network.
 

@@ -30,7 +30,7 @@ _WIDE_RMS = 3.0
 """RMS of a weight above which it is not scaled by the code around it (equalised learning rates keep it near 1)."""
 
 
-@rule("VAL002", "exploded-values", Severity.WARNING, on=Tensor, worse=("largest",))
+@rule("VAL002", "exploded-values", Severity.WARNING, worst=Severity.ERROR, on=Tensor, worse=("largest",))
 def exploded_values(
     tensor: Tensor,
     checkpoint: Checkpoint,

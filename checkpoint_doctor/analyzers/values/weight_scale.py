@@ -30,7 +30,7 @@ _QUANTIZED = re.compile(r"(?i)quant|observer|zero_point|codebook|packed|(^|[._])
 """Names of what a quantised layer holds beside its weight."""
 
 
-@rule("VAL006", "vanished-values", Severity.WARNING, on=Checkpoint, group_by=("denormal",))
+@rule("VAL006", "vanished-values", Severity.WARNING, worst=Severity.ERROR, on=Checkpoint, group_by=("denormal",))
 def vanished_values(
     checkpoint: Checkpoint, *, gain: float = 1e-6, rms: float = 1e-8, steps: float = 0.01
 ) -> Iterator[Finding]:
@@ -134,7 +134,7 @@ def _is_denormal(tensor: Tensor) -> bool:
     return tensor.dtype != "float16" and 0 < tensor.statistics.absmax < _SMALLEST_NORMAL
 
 
-@rule("VAL007", "gridded-values", Severity.NOTE, on=Checkpoint, worse=("tensors",))
+@rule("VAL007", "gridded-values", Severity.NOTE, worst=Severity.WARNING, on=Checkpoint, worse=("tensors",))
 def gridded_values(checkpoint: Checkpoint, *, steps: float = 256.0, smallest: int = 64) -> Iterator[Finding]:
     """All values of a weight are multiples of a coarse decimal step, such as 0.01.
 

@@ -62,7 +62,7 @@ def zero_weights(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         )
 
 
-@rule("ZER002", "partial-zeros", Severity.WARNING, on=Layer, worse=("zero_fraction", "zeros"))
+@rule("ZER002", "partial-zeros", Severity.WARNING, worst=Severity.ERROR, on=Layer, worse=("zero_fraction", "zeros"))
 def partial_zeros(
     layer: Layer, checkpoint: Checkpoint, *, warning: float = 0.10, error: float = 0.30
 ) -> Iterator[Finding]:
@@ -113,7 +113,15 @@ def partial_zeros(
         )
 
 
-@rule("ZER003", "zero-bias", Severity.WARNING, on=Checkpoint, fix=Safety.SAFE, group_by=("cause", "updates"))
+@rule(
+    "ZER003",
+    "zero-bias",
+    Severity.WARNING,
+    worst=Severity.ERROR,
+    on=Checkpoint,
+    fix=Safety.SAFE,
+    group_by=("cause", "updates"),
+)
 def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[Finding]:
     """A bias is exactly zero after training.
 
@@ -169,6 +177,7 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
     "ZER004",
     "bias-collapse",
     Severity.WARNING,
+    worst=Severity.ERROR,
     on=Checkpoint,
     fix=Safety.SAFE,
     worse=("biases", "zeros", "zero_fraction", "layers", "tensors"),
