@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -264,11 +265,16 @@ def test_a_loader_that_trips_over_a_short_file_is_named(small_file: Path) -> Non
         check_loader(Wrapped(open=careless, recognizes=begins_well), small_file)
 
 
-def test_a_loader_may_refuse_to_patch(small_file: Path) -> None:
+def test_a_loader_may_refuse_to_patch_what_it_says_cannot_be_patched(small_file: Path) -> None:
     def refuse(checkpoint, changes):
         raise RepairFailed("not this format")
 
-    check_loader(Wrapped(patch=refuse), small_file)
+    def opened(source):
+        return replace(named("safetensors").open(source), is_patchable=False)
+
+    check_loader(Wrapped(patch=refuse, open=opened), small_file)
+    with pytest.raises(AssertionError, match=r"patching b\.\w+ is refused \(not this format\).*is_patchable=False"):
+        check_loader(Wrapped(patch=refuse), small_file)
 
 
 # --- reporters --------------------------------------------------------------------------------------------------------

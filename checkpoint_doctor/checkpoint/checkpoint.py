@@ -53,6 +53,8 @@ class Checkpoint:
     skipped: tuple[Skipped, ...] = ()
     missing: tuple[Missing, ...] = ()
     """Files that a run needs to go on and that are not in the folder."""
+    is_patchable: bool = True
+    """False where nothing in it can be changed in place, as in a compressed file: no finding then promises a repair."""
 
     @cached_property
     def damage(self) -> tuple[Flaw, ...]:
