@@ -23,11 +23,13 @@ class Checkpoint:
     """An opened checkpoint: its tensors, layers, optimizers and settings, and the state of its file."""
 
     path: str
+    """Where it was opened from, as the reports name it."""
     format: str
     """Name of the loader that opened it: ``sb3``, ``torch``, ``safetensors`` …"""
     tensors: tuple[Tensor, ...]
     """The model's own tensors, in file order."""
     optimizers: tuple[Optimizer, ...] = ()
+    """The optimizers in the file; empty where there is none."""
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     """Settings in the file, as plain values; a setting that is stored as code is described and not executed."""
     layout: str = ""
@@ -49,8 +51,11 @@ class Checkpoint:
     flaws: tuple[Flaw, ...] = ()
     """Damage found while opening; ``damage`` also verifies the checksums."""
     checksums: tuple[Checksum, ...] = ()
+    """The checksums that the container stores."""
     pickled_names: tuple[PickledName, ...] = ()
+    """The globals in the file's pickles, those that describe data included."""
     skipped: tuple[Skipped, ...] = ()
+    """What in the file could not be looked at."""
     missing: tuple[Missing, ...] = ()
     """Files that a run needs to go on and that are not in the folder."""
     is_patchable: bool = True

@@ -16,6 +16,7 @@ class Layer:
     name: str
     """The module's dotted name, such as ``mlp_extractor.policy_net.0``."""
     kind: Kind
+    """What it computes, as far as names and shapes tell."""
     tensors: Mapping[str, Tensor]
     """Role (``weight``, ``bias``, ``weight_ih``, ``running_var`` …) to tensor."""
     component: str

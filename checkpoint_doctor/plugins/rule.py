@@ -35,12 +35,19 @@ class Rule:
     """
 
     code: str
+    """Three capitals and three digits, such as ``ZER003``."""
     name: str
+    """The illness in lower-case words joined by hyphens, such as ``zero-bias``."""
     severity: Severity
+    """What its findings have unless they say otherwise."""
     on: type[Subject]
+    """What it is called with, one at a time."""
     check: Callable[..., Iterable[Finding]]
+    """The decorated function."""
     fix: Safety | None = None
+    """When its repairs may be made; ``None`` where its findings carry none."""
     identity: Identity = field(default_factory=Identity)
+    """What it declares about sameness, growth and grouping of its findings."""
     preview: bool = False
     """True for one minor version after it arrived: its findings are shown and do not count."""
     worst: Severity | None = None

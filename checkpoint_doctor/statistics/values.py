@@ -39,6 +39,7 @@ class InMemory:
     """``Values`` of an array in memory."""
 
     array: NDArray
+    """The array."""
 
     @property
     def shape(self) -> tuple[int, ...]:
