@@ -152,22 +152,6 @@ def test_every_command_has_help() -> None:
 # --- shells -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("shell", "environment", "expected"),
-    [
-        ("bash", {"COMP_WORDS": "ckdoc expl", "COMP_CWORD": "1"}, "explain"),
-        ("bash", {"COMP_WORDS": "ckdoc explain ZER00", "COMP_CWORD": "2"}, "ZER003"),
-        ("bash", {"COMP_WORDS": "ckdoc explain zero-b", "COMP_CWORD": "2"}, "zero-bias"),
-        ("zsh", {"_TYPER_COMPLETE_ARGS": "ckdoc scan --fail"}, "--fail-on"),
-        ("fish", {"_TYPER_COMPLETE_ARGS": "ckdoc explain NET0", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}, "NET001"),
-    ],
-)
-def test_the_shell_completes_commands_options_and_rules(shell: str, environment: dict, expected: str) -> None:
-    result = ckdoc(_CKDOC_COMPLETE=f"complete_{shell}", **environment)
-    assert expected in result.stdout
-    assert "Traceback" not in result.stderr
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
 def test_a_real_bash_completes_a_code(tmp_path: Path) -> None:
     script = tmp_path / "complete.sh"

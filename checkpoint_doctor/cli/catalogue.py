@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from checkpoint_doctor.cli.completion import complete_explained
 from checkpoint_doctor.cli.output import is_terminal, say
 from checkpoint_doctor.errors import UsageError
 
@@ -104,7 +105,7 @@ def explain(
         typer.Argument(
             metavar="CODE|NAME",
             help="A rule's code or name, or a cause's name.",
-            autocompletion=lambda: _complete_explained(),
+            autocompletion=complete_explained,
         ),
     ],
 ) -> None:
@@ -167,17 +168,6 @@ def _find_explained(wanted: str, catalogue: Catalogue) -> Rule | Cause:
         f"there is no rule or cause {wanted!r}",
         f"did you mean {near[0]}?" if near else "`ckdoc rules` and `ckdoc causes` list them all",
     )
-
-
-def _complete_explained() -> list[tuple[str, str]]:
-    from checkpoint_doctor.plugins.catalogue import discover
-
-    catalogue = discover()
-    return [
-        *((rule.code, rule.name) for rule in catalogue.rules),
-        *((rule.name, rule.code) for rule in catalogue.rules),
-        *((cause.name, cause.summary) for cause in catalogue.causes),
-    ]
 
 
 def _say_json(rows: Iterable[object]) -> None:

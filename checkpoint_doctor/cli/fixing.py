@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from checkpoint_doctor.cli.completion import complete_rules
 from checkpoint_doctor.cli.options import (
     ConfigFile,
     Exclude,
@@ -54,7 +55,10 @@ def fix(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing result, never the input.")] = False,
     format: Annotated[Form, typer.Option("--format", "-f", help="How to print the result.")] = Form.TERMINAL,
     select: Annotated[
-        list[str] | None, typer.Option(metavar="CODE", help="Fix only findings of these rules, notes included.")
+        list[str] | None,
+        typer.Option(
+            metavar="CODE", help="Fix only findings of these rules, notes included.", autocompletion=complete_rules
+        ),
     ] = None,
     ignore: Ignore = None,
     exclude: Exclude = None,
