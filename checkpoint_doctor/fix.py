@@ -75,11 +75,13 @@ class FixOptions(Struct, frozen=True):
     unsafe: bool = False
     """Also reinitialise unrecoverable values."""
     seed: int = 0
+    """Seed of the random numbers; the same seed gives the same bytes."""
     notes: bool = False
     """Also fix findings of note level."""
     force: bool = False
     """Replace an existing result."""
     dry_run: bool = False
+    """Plan and simulate only; nothing is written."""
     output: str = ""
     """The result's name, or an existing folder for it; empty for beside the input."""
 
@@ -103,6 +105,7 @@ class Outcome(Enum):
     """What came of one checkpoint."""
 
     FIXED = "fixed"
+    """The result was written and verified."""
     RELIEVED = "relieved"
     """The result was written and verified, but a cause of what was repaired lies in code or data, and remains."""
     PLANNED = "planned"
@@ -117,11 +120,15 @@ class FixResult(Struct, frozen=True):
     """What a run found, planned and wrote for one checkpoint."""
 
     path: str
+    """The input."""
     outcome: Outcome
+    """What came of it."""
     examination: Examination | None = None
     """What was found before."""
     summary: Summary = field(default_factory=Summary)
+    """Numbers of what is repaired."""
     output: str | None = None
+    """Where the result was written; ``None`` where nothing was."""
     remaining: tuple[Finding, ...] = ()
     """What is still found afterwards (in a dry run: what would be)."""
     treated: tuple[Diagnosis, ...] = ()
@@ -129,8 +136,11 @@ class FixResult(Struct, frozen=True):
     after: Examination | None = None
     """What is found afterwards (in a dry run: what would be); ``None`` where the checkpoint could not be examined."""
     record: Mapping[str, Any] = field(default_factory=dict)
+    """The record of the repairs, as it is written beside the result."""
     error: str | None = None
+    """Why it failed; ``None`` where it did not."""
     hint: str = ""
+    """What to do about the error; empty where nothing is known."""
 
     @property
     def lasting(self) -> tuple[Diagnosis, ...]:

@@ -248,6 +248,8 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
                 continue
             judged_by = checkpoint.path, rule.severity
             findings += [settings.judge(_with_layer(each, checkpoint), *judged_by) for each in found]
+        if not checkpoint.is_patchable:
+            findings = [replace(each, fix=None) for each in findings]
         claims, crashes = collect_claims(checkpoint, findings, catalogue.causes)
     findings += [settings.judge(each, checkpoint.path) for each in crashes]
     findings.sort(key=by_severity)

@@ -471,6 +471,12 @@ class TestSchema:
         schema = build_schema(discover().rules)
         jsonschema.Draft202012Validator.check_schema(schema)
         assert "CKD001" in schema["properties"]["severity"]["properties"]
+        share = schema["properties"]["options"]["properties"]["ZER002"]["properties"]["warning"]
+        assert share == {
+            "type": "number",
+            "default": 0.1,
+            "description": "The share of zeros from which it is reported; this project's experience.",
+        }
 
     def test_it_takes_what_the_reader_takes_and_refuses_what_it_refuses(self, folder: Path) -> None:
         validator = jsonschema.Draft202012Validator(build_schema(RULES))

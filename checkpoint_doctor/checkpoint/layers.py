@@ -18,6 +18,7 @@ class Layer(Struct, frozen=True, eq=False, dict=True):
     name: str
     """The module's dotted name, such as ``mlp_extractor.policy_net.0``."""
     kind: Kind
+    """What it computes, as far as names and shapes tell."""
     tensors: Mapping[str, Tensor]
     """Role (``weight``, ``bias``, ``weight_ih``, ``running_var`` …) to tensor."""
     component: str

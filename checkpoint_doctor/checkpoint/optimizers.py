@@ -112,7 +112,9 @@ class Optimizer(Struct, frozen=True, eq=False, dict=True):
     kind: str | None
     """``Adam`` and its family, ``RMSprop``, ``SGD``, ``Adagrad`` … as far as its state and options identify it."""
     groups: tuple[ParameterGroup, ...]
+    """Its parameter groups, with their options."""
     parameters: tuple[Moments, ...]
+    """The state of each parameter, in the optimizer's order."""
     unmatched: str = ""
     """Why some parameters have no tensor's name; empty where all have one."""
     mismatch: str = ""

@@ -20,6 +20,7 @@ class Tensor(Struct, frozen=True, eq=False, dict=True):
     name: str
     """The key in the state dict, with its member's or wrapper's name and a ``/`` before it where a file has several."""
     shape: tuple[int, ...]
+    """Its shape; ``()`` for a single number."""
     dtype: str
     """The element type as PyTorch prints it, without ``torch.``: ``float32``, ``bfloat16``, ``qint8`` …"""
     values: Values

@@ -183,8 +183,13 @@ def _options_schema(rule: Rule) -> dict[str, Any]:
     properties = {}
     for option, default in rule.options.items():
         for spelling in dict.fromkeys((_spell(option), option)):
-            properties[spelling] = {**_type_of(default), "default": _plain(default)}
+            properties[spelling] = {**_type_of(default), **_describe(rule, option), "default": _plain(default)}
     return _table(properties)
+
+
+def _describe(rule: Rule, option: str) -> dict[str, Any]:
+    description = rule.option_descriptions.get(option)
+    return {"description": description} if description else {}
 
 
 def _type_of(default: object) -> dict[str, Any]:

@@ -23,12 +23,15 @@ class EntryPoint(Struct, frozen=True):
     """A name that an installed package gives to one of its objects."""
 
     group: str
+    """Such as ``checkpoint_doctor.analyzers``."""
     name: str
+    """The name in the group: of a loader or a reporter its own."""
     value: str
     """What it names: ``package.module`` or ``package.module:attribute``."""
     distribution: str
     """The installed package that it comes from, as ``pip`` calls it."""
     version: str
+    """The version of that package."""
 
     def load(self) -> object:
         """Import the module and return what the value names: the module itself or something in it.

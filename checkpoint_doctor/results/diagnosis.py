@@ -45,8 +45,11 @@ class Diagnosis(Struct, frozen=True):
     cause: str
     """The cause's name, such as ``unscaled-inputs``."""
     certainty: Certainty
+    """How well the cause is known."""
     severity: Severity
+    """That of the worst finding that it explains, unless the cause says otherwise."""
     message: str
+    """What is wrong, in one sentence."""
     explains: tuple[int, ...]
     """Positions in the examination's findings, those that prove it first."""
     summary: str = ""
@@ -60,6 +63,7 @@ class Diagnosis(Struct, frozen=True):
     remedy: str = ""
     """The line of code to write, where it is known; empty otherwise."""
     prognosis: Prognosis = Prognosis.POINTLESS
+    """What ``ckdoc fix`` can do about it."""
     ignored: str | None = None
     """The reason given for hiding it, ``None`` where it counts."""
     preview: bool = False

@@ -19,8 +19,11 @@ class Severity(IntEnum):
     """How bad a finding is. Ordered, so that severities can be compared."""
 
     NOTE = 1
+    """Worth knowing; it may be on purpose."""
     WARNING = 2
+    """Probably wrong; a person should look."""
     ERROR = 3
+    """Wrong: the checkpoint is ill."""
 
     @property
     def label(self) -> str:
@@ -49,6 +52,7 @@ class Repair(Struct, frozen=True, eq=False):
     renew: Callable[[NDArray, Generator], NDArray]
     """Old values to new ones: same shape; float32 or wider, rounded to the tensor's type by the writer."""
     safety: Safety = Safety.SAFE
+    """When it may be applied."""
 
 
 class Identity(Struct, frozen=True):
@@ -66,14 +70,21 @@ class Finding(Struct, frozen=True):
     """What a rule found. Built with ``Rule.finding``, so that no analyzer repeats its code and name."""
 
     code: str
+    """The rule's code, such as ``ZER003``."""
     name: str
+    """The rule's name, such as ``zero-bias``."""
     severity: Severity
+    """How bad it is."""
     message: str
+    """What was found, in one line."""
     tensor: str | None = None
+    """The tensor that it is about; ``None`` where it is about a layer or the whole checkpoint."""
     layer: str | None = None
+    """The layer that it is about; in a report also that of the tensor."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
     """Plain JSON values; indices in it are complete."""
     repairs: tuple[Repair, ...] = ()
+    """What ``ckdoc fix`` would change."""
     fix: Safety | None = None
     """When ``ckdoc fix`` may repair it; ``None`` where there is no repair."""
     advice: str = ""

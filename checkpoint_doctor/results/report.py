@@ -35,10 +35,13 @@ class Verdict(Enum):
     """The outcome for one checkpoint."""
 
     HEALTHY = "healthy"
+    """No error counts."""
     ILL = "ill"
+    """A diagnosis or an unexplained finding is an error."""
     INCOMPLETE = "incomplete"
     """A rule crashed on it, and nothing else was found that makes it ill."""
     UNREADABLE = "unreadable"
+    """It could not be opened, or not be read to its end."""
 
 
 def judge(findings: Sequence[Finding], diagnoses: Sequence[Diagnosis] = ()) -> Verdict:
@@ -67,19 +70,31 @@ class TensorRecord(Struct, frozen=True):
     """A tensor's line in a report."""
 
     name: str
+    """The tensor's name."""
     shape: tuple[int, ...]
+    """Its shape."""
     dtype: str
+    """Its element type, such as ``float32``."""
     kind: str
+    """The kind of its layer, such as ``linear``."""
     layer: str
+    """The name of its layer."""
     updates: int | None
     """Updates an optimizer counted for it; ``None`` where no optimizer holds it."""
     zeros: int
+    """Entries that are exactly zero."""
     nonfinite: int
+    """Entries that are NaN or infinite."""
     minimum: float | int | None
+    """Smallest finite entry; ``None`` where there is none."""
     maximum: float | int | None
+    """Largest finite entry; ``None`` where there is none."""
     mean: float | None
+    """Mean of the finite entries."""
     std: float | None
+    """Population standard deviation of the finite entries."""
     norm: float | None
+    """Euclidean norm of the finite entries."""
     input_rms: float | None = None
     """Of a weight: root mean square of its layer's inputs; ``None`` where the moments do not show it."""
     gradient_rms: float | None = None
@@ -104,23 +119,35 @@ class Examination(Struct, frozen=True, dict=True):
     """What a run found in one checkpoint."""
 
     path: str
+    """Where the checkpoint was opened from."""
     format: str | None
+    """The name of the loader that opened it; ``None`` where none did."""
     verdict: Verdict
+    """The outcome."""
     error: str | None = None
+    """Why it could not be examined; ``None`` where it was."""
     hint: str = ""
+    """What to do about the error; empty where nothing is known."""
     layout: str = ""
     """The library whose layout a folder has; empty for a single file."""
     algorithm: str | None = None
+    """The training algorithm, where it can be inferred."""
     step: int | None = None
+    """Environment or training steps at the time of saving, where the file counts them."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    """Package to the version with which the file was saved."""
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     """The settings stored beside the tensors, as plain values."""
     layers: int = 0
+    """Number of layers."""
     tensors: tuple[TensorRecord, ...] = ()
+    """One record for each of the model's tensors."""
     findings: tuple[Finding, ...] = ()
+    """What the rules found, hidden findings included, the worst first."""
     diagnoses: tuple[Diagnosis, ...] = ()
     """The worst first; their ``explains`` are positions in ``findings``."""
     skipped: tuple[Skipped, ...] = ()
+    """What could not be looked at."""
     parts: tuple[Part, ...] = ()
     """The files of a folder that is one checkpoint; empty for a single file."""
     resumption: Resumption | None = None
@@ -198,6 +225,7 @@ class Report(Struct, frozen=True):
     """What a run found in all its checkpoints."""
 
     checkpoints: tuple[Examination, ...]
+    """One examination for each checkpoint, in the order of the run."""
     rules: int
     """How many rules were asked."""
     fail_on: Severity | None = Severity.ERROR
@@ -350,6 +378,7 @@ class Page(Struct, frozen=True):
     width: int = 80
     """Columns."""
     color: bool = False
+    """True where colours are wanted."""
     verbose: bool = False
     """True where all layers and hidden findings are shown."""
     resume: bool = False

@@ -15,6 +15,7 @@ class Folder(Struct, frozen=True, dict=True):
     """The names of the files and folders in a folder. Nothing is opened before it is asked for."""
 
     path: str
+    """Its path, as it was given."""
     files: frozenset[str] = frozenset()
     """Names of the files directly in it, links among them."""
     folders: frozenset[str] = frozenset()

@@ -40,7 +40,9 @@ class Unsearched(Struct, frozen=True):
     """A file or folder that a search did not look at, and why."""
 
     path: str
+    """The file or folder."""
     why: str
+    """The reason, as the second half of a sentence."""
     on_purpose: bool = True
     """False where it should have been looked at, and could not be."""
 

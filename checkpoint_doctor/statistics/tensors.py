@@ -32,8 +32,11 @@ class TensorStatistics(Struct, frozen=True):
     first_nonfinite: int | None
     """Flat, row-major index of the first NaN or infinity."""
     minimum: float | int | None
+    """Smallest finite entry."""
     maximum: float | int | None
+    """Largest finite entry."""
     mean: float | None
+    """Mean of the finite entries."""
     std: float | None
     """Population standard deviation (divided by the number of finite entries)."""
     norm: float | None

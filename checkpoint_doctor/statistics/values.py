@@ -38,6 +38,7 @@ class InMemory(Struct, frozen=True):
     """``Values`` of an array in memory."""
 
     array: NDArray
+    """The array."""
 
     @property
     def shape(self) -> tuple[int, ...]:

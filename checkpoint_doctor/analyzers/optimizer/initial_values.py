@@ -60,12 +60,15 @@ def initial_values(
         keys), and for a call of ``reset_parameters`` or ``apply(init_weights)`` after loading. A head that is new on
         purpose needs new moments as well: create the optimizer after the model is complete.
 
+    Options:
+        expected: The number of entries that should have left the initial interval by now where none has; from 10 on,
+            chance explains it once in 20,000.
+        least_updates: The number of updates from which tensors are judged; before, little has moved.
+
     References:
         PyTorch draws weights of linear, convolutional and recurrent layers from ±1/√fan_in (recurrent: ±1/√hidden);
         gains start at exactly 1. The entries that trained layers of the same optimizer have outside of that interval,
-        in units of their speed (lr · RMS(m̂/√v̂)), give the number that this tensor should have outside: ``expected``
-        or more where there is none, so that chance explains it once in 20,000. ``least_updates``: before, little has
-        moved.
+        in units of their speed (lr · RMS(m̂/√v̂)), give the number that this tensor should have outside.
     """
     if optimizer.mismatch or find_unmoved(optimizer, checkpoint) is not None:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
@@ -45,7 +46,8 @@ class FolderLoader(FoldersOnly, Struct, frozen=True):
         layout, claimed = find_layout(folder)
         if not claimed:
             raise NotACheckpoint(f"the files of {folder.path} are not one checkpoint", "name a file in it")
-        return open_parts(folder, layout, claimed)
+        opened = open_parts(folder, layout, claimed)
+        return replace(opened, is_patchable=opened.is_patchable and opened.format != self.name)
 
 
 loader = FolderLoader()

@@ -56,6 +56,8 @@ class KerasLoader(Struct, frozen=True):
         return self._build(source.name, _read(archive.members[WEIGHTS].source), archive)
 
     def _build(self, path: str, parameters: Parameters, archive: ZipArchive | None = None) -> Checkpoint:
+        from checkpoint_doctor.loaders.keras.hdf5 import PackedValues
+
         rate = parameters.learning_rate
         return Checkpoint(
             path=path,
@@ -67,6 +69,7 @@ class KerasLoader(Struct, frozen=True):
             flaws=tuple(archive.flaws) if archive is not None else (),
             checksums=tuple(checksum_of(each) for each in archive.members.values()) if archive is not None else (),
             skipped=tuple(parameters.skipped),
+            is_patchable=any(not isinstance(each.values, PackedValues) for each in parameters.tensors),
         )
 
     def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:

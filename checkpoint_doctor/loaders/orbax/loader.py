@@ -65,6 +65,7 @@ class OrbaxLoader(FoldersOnly, Struct, frozen=True):
             opened,
             step=opened.step if opened.step is not None else step,
             parts=tuple(_list_parts(items)),
+            is_patchable=False,
             flaws=tuple(Flaw(f"its array {leaf.name} cannot be read: {leaf.problem}", leaf.name) for leaf in lost),
         )
 
