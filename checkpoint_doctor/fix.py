@@ -55,6 +55,7 @@ from checkpoint_doctor.scan import (
     run_rules,
     within_file,
 )
+from checkpoint_doctor.sources.search import Uris
 from checkpoint_doctor.text import quantity
 
 MOST_ROUNDS = 4
@@ -149,7 +150,7 @@ class FixResult:
 
 
 def fix(
-    uris: Sequence[str | os.PathLike[str]],
+    uris: Uris,
     options: FixOptions | None = None,
     *,
     catalogue: Catalogue | None = None,

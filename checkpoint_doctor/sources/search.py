@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from checkpoint_doctor.errors import NothingToExamine, UnreadableCheckpoint, UsageError
 from checkpoint_doctor.sources.folder import Folder
 from checkpoint_doctor.sources.patterns import ANY_FOLDERS, compile_pattern
 from checkpoint_doctor.text import natural_key, quantity
+
+Uris = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+"""One file, folder or glob, or several."""
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 
@@ -78,6 +81,11 @@ class Found:
     def is_complete(self) -> bool:
         """True where everything could be searched that should be."""
         return all(each.on_purpose for each in self.unsearched)
+
+
+def list_uris(uris: Uris) -> list[str]:
+    """Return URIs as text, each of them; a single one is a list of one, never a list of its letters."""
+    return [os.fspath(uris)] if isinstance(uris, str | os.PathLike) else [os.fspath(uri) for uri in uris]
 
 
 def find_candidates(uris: Sequence[str], criteria: Criteria) -> Found:
