@@ -127,6 +127,7 @@ def scan(
             jobs=jobs or None,
             on_progress=on_progress,
             skip_foreign=skip_foreign,
+            histograms=any(draws_histograms(name, catalogue) for name, _ in outputs),
         )
     if known:
         result = _hide_known(result, known, settings, catalogue)
@@ -244,6 +245,14 @@ def check_format(name: str, catalogue: Catalogue) -> None:
     """
     if name not in catalogue.reporters:
         raise UsageError(f"there is no format {name!r}", f"choose one of {', '.join(catalogue.reporters)}")
+
+
+def draws_histograms(name: str, catalogue: Catalogue) -> bool:
+    """Return whether the reports of a format draw how the values of ill tensors are distributed."""
+    from checkpoint_doctor.plugins.protocols import HistogramReporter
+
+    reporter = catalogue.reporters[name]
+    return isinstance(reporter, HistogramReporter) and reporter.draws_histograms
 
 
 def split_selectors(values: list[str] | None) -> list[str]:
