@@ -29,6 +29,7 @@ ScannedUris = Annotated[
         show_default=False,
     ),
 ]
+Select = Annotated[list[str] | None, typer.Option(metavar="CODE", help="Run only these rules (code, family or name).")]
 Ignore = Annotated[
     list[str] | None, typer.Option(metavar="CODE", help="Do not run these rules (code, family or name).")
 ]

@@ -16,6 +16,7 @@ from checkpoint_doctor.cli.output import (
     FAILED,
     NOTHING,
     ReaderGone,
+    Stopped,
     complain,
     guard_streams,
     remark,
@@ -59,6 +60,8 @@ def run() -> int:
     gc.disable()
     try:
         code = _run_command()
+    except Stopped as stopped:
+        return settle_streams(stopped.code)
     except KeyboardInterrupt:
         code = 130
     if stop.received is not None or code == 130:
@@ -84,7 +87,7 @@ def _run_command() -> int:
         if "_CKDOC_COMPLETE" in os.environ:  # the shell asked for completions, which end so
             raise
         return complain(f"something ended the program with sys.exit({exit_.code!r})", "look at `ckdoc plugins`")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         raise
     except BaseException as error:
         return _explain_unforeseen(error)

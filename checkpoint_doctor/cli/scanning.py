@@ -18,6 +18,7 @@ from checkpoint_doctor.cli.options import (
     Preview,
     Quiet,
     ScannedUris,
+    Select,
     Traceback,
 )
 from checkpoint_doctor.cli.output import (
@@ -61,9 +62,7 @@ def scan(
         list[str] | None,
         typer.Option("--report", metavar="FORMAT=FILE", help="Also write a report in this format to this file."),
     ] = None,
-    select: Annotated[
-        list[str] | None, typer.Option(metavar="CODE", help="Run only these rules (code, family or name).")
-    ] = None,
+    select: Select = None,
     ignore: Ignore = None,
     exclude: Exclude = None,
     include: Include = None,
