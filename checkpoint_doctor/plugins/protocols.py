@@ -99,6 +99,14 @@ class SeriesReporter(Protocol):
         """Return the whole output; the command line writes it."""
 
 
+@runtime_checkable
+class HistogramReporter(Protocol):
+    """What a reporter can do besides, if it draws how the values of ill tensors are distributed."""
+
+    draws_histograms: bool
+    """True where tensors with findings need a ``histogram``, which costs another pass over each of them."""
+
+
 class FoldersOnly:
     """What a loader answers about files where all of its checkpoints are folders."""
 

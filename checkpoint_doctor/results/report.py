@@ -8,7 +8,7 @@ from enum import Enum
 from functools import cached_property
 from math import prod
 from os.path import join
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
@@ -19,6 +19,9 @@ from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.resume import Resumption, answer
 from checkpoint_doctor.sources import Unsearched
 from checkpoint_doctor.text import printable, quantity
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.statistics.histogram import Histogram
 
 RULE_CRASHED = "CKD001"
 """Code of the finding about a rule that crashed."""
@@ -103,6 +106,8 @@ class TensorRecord(Struct, frozen=True):
     """Of a weight: norm of its next update over its own norm."""
     tied_to: str | None = None
     """Name of an earlier tensor of the very same bytes; ``None`` where this is the first, or the only one."""
+    histogram: Histogram | None = None
+    """How its values are distributed; ``None`` where no report asked for it."""
 
     @property
     def size(self) -> int:
