@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.config.asked import find_asked
@@ -55,6 +57,7 @@ from checkpoint_doctor.scan import (
     run_rules,
     within_file,
 )
+from checkpoint_doctor.sources.search import Uris
 from checkpoint_doctor.text import quantity
 
 MOST_ROUNDS = 4
@@ -64,8 +67,7 @@ ENDING = "_FIXED"
 """Goes between the stem and the suffix of the input's name."""
 
 
-@dataclass(frozen=True)
-class FixOptions:
+class FixOptions(Struct, frozen=True):
     """What ``ckdoc fix`` may do, and where the results go."""
 
     recycle: bool = False
@@ -114,8 +116,7 @@ class Outcome(Enum):
     """It could not be read, or the result could not be written or verified."""
 
 
-@dataclass(frozen=True)
-class FixResult:
+class FixResult(Struct, frozen=True):
     """What a run found, planned and wrote for one checkpoint."""
 
     path: str
@@ -159,7 +160,7 @@ class FixResult:
 
 
 def fix(
-    uris: Sequence[str | os.PathLike[str]],
+    uris: Uris,
     options: FixOptions | None = None,
     *,
     catalogue: Catalogue | None = None,
@@ -218,8 +219,7 @@ def _failure(path: str, error: DoctorError) -> FixResult:
     return FixResult(path, Outcome.FAILED, record=record, error=error.message, hint=error.hint)
 
 
-@dataclass(frozen=True)
-class FixRun:
+class FixRun(Struct, frozen=True):
     """The repair of one checkpoint."""
 
     path: str

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import is_
 from typing import Any, TypeVar
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint.contents import Checksum, Flaw, Missing, Part, PickledName, Skipped
 from checkpoint_doctor.checkpoint.layers import Layer, build_layers
@@ -18,8 +20,7 @@ from checkpoint_doctor.layers import online_name
 Held = TypeVar("Held")
 
 
-@dataclass(frozen=True, eq=False)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True, eq=False, dict=True):
     """An opened checkpoint: its tensors, layers, optimizers and settings, and the state of its file."""
 
     path: str

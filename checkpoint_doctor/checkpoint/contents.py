@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from msgspec import Struct, field
 
-@dataclass(frozen=True)
-class Flaw:
+
+class Flaw(Struct, frozen=True):
     """Damage to the file with which a loader could still open it."""
 
     message: str
@@ -23,8 +23,7 @@ class Flaw:
     """What the file has instead."""
 
 
-@dataclass(frozen=True, eq=False)
-class Checksum:
+class Checksum(Struct, frozen=True, eq=False, dict=True):
     """A stored checksum. Verifying it takes a pass over the bytes, so it is done at the first access of ``flaw``."""
 
     size: int
@@ -44,8 +43,7 @@ class Checksum:
         return self.verify() if self.same_as is None else self.same_as.flaw
 
 
-@dataclass(frozen=True)
-class PickledName:
+class PickledName(Struct, frozen=True):
     """A global (class or function) in one of the file's pickles. It was recorded, never imported."""
 
     module: str
@@ -101,8 +99,7 @@ class Content(StrEnum):
         return self.name.lower().replace("_", " ")
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Struct, frozen=True):
     """What stands under one key of a file, or a file of a folder that is one checkpoint."""
 
     name: str
@@ -119,8 +116,7 @@ class Part:
     """Where it is a file of a folder: the file's path in the folder."""
 
 
-@dataclass(frozen=True)
-class Skipped:
+class Skipped(Struct, frozen=True):
     """Something that could not be looked at, and why."""
 
     what: str
@@ -129,8 +125,7 @@ class Skipped:
     """The reason, as the second half of a sentence: ``its type is unknown``."""
 
 
-@dataclass(frozen=True)
-class Missing:
+class Missing(Struct, frozen=True):
     """A file that belongs to a checkpoint and is not there."""
 
     file: str
@@ -139,8 +134,7 @@ class Missing:
     """What happens without it, as a sentence of its own."""
 
 
-@dataclass(frozen=True)
-class Patch:
+class Patch(Struct, frozen=True):
     """Bytes to replace in a file, with the bytes that are there before."""
 
     offset: int

@@ -31,6 +31,10 @@ ScannedUris = Annotated[
         show_default=False,
     ),
 ]
+Select = Annotated[
+    list[str] | None,
+    typer.Option(metavar="CODE", help="Run only these rules (code, family or name).", autocompletion=complete_rules),
+]
 Ignore = Annotated[
     list[str] | None,
     typer.Option(metavar="CODE", help="Do not run these rules (code, family or name).", autocompletion=complete_rules),

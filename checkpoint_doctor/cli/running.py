@@ -16,6 +16,7 @@ from checkpoint_doctor.cli.output import (
     FAILED,
     NOTHING,
     ReaderGone,
+    Stopped,
     complain,
     guard_streams,
     remark,
@@ -62,6 +63,8 @@ def run() -> int:
     gc.disable()
     try:
         code = _run_command()
+    except Stopped as stopped:
+        return settle_streams(stopped.code)
     except KeyboardInterrupt:
         code = 130
     if stop.received is not None or code == 130:
@@ -90,7 +93,7 @@ def _run_command() -> int:
         if _is_about_completion():  # ends so, and so do the options that show and install it
             raise
         return complain(f"something ended the program with sys.exit({exit_.code!r})", "look at `ckdoc plugins`")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         raise
     except BaseException as error:
         return _explain_unforeseen(error)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.completion import complete_formats, complete_reports, complete_rules
+from checkpoint_doctor.cli.completion import complete_formats, complete_reports
 from checkpoint_doctor.cli.options import (
     ConfigFile,
     Exclude,
@@ -19,6 +19,7 @@ from checkpoint_doctor.cli.options import (
     Preview,
     Quiet,
     ScannedUris,
+    Select,
     Traceback,
 )
 from checkpoint_doctor.cli.output import (
@@ -74,12 +75,7 @@ def scan(
             autocompletion=complete_reports,
         ),
     ] = None,
-    select: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CODE", help="Run only these rules (code, family or name).", autocompletion=complete_rules
-        ),
-    ] = None,
+    select: Select = None,
     ignore: Ignore = None,
     exclude: Exclude = None,
     include: Include = None,
@@ -143,6 +139,7 @@ def scan(
             jobs=jobs or None,
             on_progress=on_progress,
             skip_foreign=skip_foreign,
+            histograms=any(draws_histograms(name, catalogue) for name, _ in outputs),
         )
     if known:
         result = _hide_known(result, known, settings, catalogue)
@@ -260,6 +257,14 @@ def check_format(name: str, catalogue: Catalogue) -> None:
     """
     if name not in catalogue.reporters:
         raise UsageError(f"there is no format {name!r}", f"choose one of {', '.join(catalogue.reporters)}")
+
+
+def draws_histograms(name: str, catalogue: Catalogue) -> bool:
+    """Return whether the reports of a format draw how the values of ill tensors are distributed."""
+    from checkpoint_doctor.plugins.protocols import HistogramReporter
+
+    reporter = catalogue.reporters[name]
+    return isinstance(reporter, HistogramReporter) and reporter.draws_histograms
 
 
 def split_selectors(values: list[str] | None) -> list[str]:

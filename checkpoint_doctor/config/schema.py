@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from checkpoint_doctor.config.settings import ALL, FAIL_ON, OFF, Config, Section, Settings
 from checkpoint_doctor.plugins.cause import Cause
@@ -15,8 +16,7 @@ DEFAULT = "default"
 """The origin of values that are not set anywhere."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(Struct, frozen=True):
     """One effective value and where it comes from."""
 
     key: str

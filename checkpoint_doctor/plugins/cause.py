@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
 from typing import Any
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.declaration import read_sections, read_summary
@@ -48,8 +49,7 @@ class Symptoms(Sequence[Finding]):
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Claim:
+class Claim(Struct, frozen=True, eq=False):
     """A cause's claim to explain some findings. Claims of all causes compete; see ``diagnosis``."""
 
     cause: Cause
@@ -76,8 +76,7 @@ class Claim:
     """What ``ckdoc fix`` can do about it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Cause:
+class Cause(Struct, frozen=True, eq=False, dict=True):
     """One cause of illness with its explanation.
 
     ``explain`` takes a checkpoint and the symptoms found in it, and yields claims.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Any
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.text import printable
@@ -38,8 +39,7 @@ class Prognosis(Enum):
     """A repair of the values does not last, or there is nothing to repair."""
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Struct, frozen=True):
     """One illness: a cause, how it is known, and the findings that it explains."""
 
     cause: str

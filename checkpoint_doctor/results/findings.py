@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from checkpoint_doctor.text import printable
@@ -42,8 +42,7 @@ class Safety(Enum):
     """With ``--unsafe``: the old values are lost, and cannot be recovered."""
 
 
-@dataclass(frozen=True, eq=False)
-class Repair:
+class Repair(Struct, frozen=True, eq=False):
     """A documented init rule for one tensor."""
 
     tensor: str
@@ -56,8 +55,7 @@ class Repair:
     """When it may be applied."""
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """What a rule declares about its findings, as names of their evidence."""
 
     part: tuple[str, ...] = ()
@@ -68,8 +66,7 @@ class Identity:
     """Evidence that several findings must share to be shown as one; ``None`` where each is shown by itself."""
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """What a rule found. Built with ``Rule.finding``, so that no analyzer repeats its code and name."""
 
     code: str
@@ -96,7 +93,7 @@ class Finding:
     """The reason given for hiding it, ``None`` where it counts."""
     preview: bool = False
     """True where its rule is in preview: it is shown, and decides nothing."""
-    identity: Identity = field(default_factory=Identity, repr=False, compare=False)
+    identity: Identity = Identity()
     """What its rule declares about sameness, growth and grouping."""
 
     @property

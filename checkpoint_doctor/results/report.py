@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from math import prod
 from os.path import join
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import Part, Skipped
 from checkpoint_doctor.layers import Kind
@@ -18,6 +19,9 @@ from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.resume import Resumption, answer
 from checkpoint_doctor.sources import Unsearched
 from checkpoint_doctor.text import printable, quantity
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.statistics.histogram import Histogram
 
 RULE_CRASHED = "CKD001"
 """Code of the finding about a rule that crashed."""
@@ -65,8 +69,7 @@ def list_alerts(findings: Sequence[Finding], diagnoses: Sequence[Diagnosis]) -> 
     return [alert for alert in alerts if alert.counts]
 
 
-@dataclass(frozen=True)
-class TensorRecord:
+class TensorRecord(Struct, frozen=True):
     """A tensor's line in a report."""
 
     name: str
@@ -103,6 +106,8 @@ class TensorRecord:
     """Of a weight: norm of its next update over its own norm."""
     tied_to: str | None = None
     """Name of an earlier tensor of the very same bytes; ``None`` where this is the first, or the only one."""
+    histogram: Histogram | None = None
+    """How its values are distributed; ``None`` where no report asked for it."""
 
     @property
     def size(self) -> int:
@@ -115,8 +120,7 @@ class TensorRecord:
         return self.kind == Kind.BUFFER or self.name.endswith(("running_mean", "running_var", "num_batches_tracked"))
 
 
-@dataclass(frozen=True)
-class Examination:
+class Examination(Struct, frozen=True, dict=True):
     """What a run found in one checkpoint."""
 
     path: str
@@ -222,8 +226,7 @@ class Examination:
         return max((alert.severity for alert in self.alerts), default=None)
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(Struct, frozen=True):
     """What a run found in all its checkpoints."""
 
     checkpoints: tuple[Examination, ...]
@@ -374,8 +377,7 @@ def hidden_in_words(configured: int, known: int) -> list[str]:
     return [f"{count:,} {words}" for words, count in counts.items() if count]
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(Struct, frozen=True):
     """What a reporter is told about where its text goes."""
 
     width: int = 80
@@ -386,3 +388,7 @@ class Page:
     """True where all layers and hidden findings are shown."""
     resume: bool = False
     """True where all that is asked is whether each run resumes: one line per checkpoint."""
+    ascii_only: bool = False
+    """True where the output cannot show block characters."""
+    tensors: tuple[str, ...] = ()
+    """Patterns of the tensors that are shown of a series; all where there are none."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.statistics.reductions import Totals
 from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, Values
 
 
-@dataclass(frozen=True)
-class TensorStatistics:
+class TensorStatistics(Struct, frozen=True):
     """Statistics of a tensor's values.
 
     Minimum, maximum, mean, standard deviation and norm are taken over the finite entries, so that one NaN does not

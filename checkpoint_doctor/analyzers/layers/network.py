@@ -13,7 +13,6 @@ from checkpoint_doctor.analyzers._repairs.recycling import recycle
 from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight, is_padded_head
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
 from checkpoint_doctor.analyzers._zeros.conditions import are_unseen_conditions
-from checkpoint_doctor.analyzers._zeros.learned_weights import learned_weights
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._zeros.sparsity import (
     NOTICEABLE,
@@ -80,7 +79,7 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
         return
     if layer.kind not in PROJECTIONS or layer.kind is Kind.KERNEL:
         return
-    for tensor in learned_weights(layer):
+    for tensor in layer.learned_weights:
         if not is_zero(tensor):
             yield from _find_without_inputs(layer, tensor, checkpoint, pruned)
             yield from _find_without_readers(layer, tensor, checkpoint, pruned)
@@ -179,14 +178,14 @@ def _severity(
 @found_once
 def _count_cut_weights(checkpoint: Checkpoint) -> tuple[int, int]:
     """Return the number of weights, and of those with a zero row or column."""
-    weights = [each for layer in checkpoint.layers if layer.kind in PROJECTIONS for each in learned_weights(layer)]
+    weights = [each for layer in checkpoint.layers if layer.kind in PROJECTIONS for each in layer.learned_weights]
     return len(weights), sum(
         bool(len(each.statistics.zero_rows) or len(each.statistics.zero_columns)) for each in weights
     )
 
 
 def _judge_table(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
-    for tensor in learned_weights(layer):
+    for tensor in layer.learned_weights:
         rows = tensor.statistics.zero_rows.tolist()
         last = tensor.shape[0] - 1
         # Rows that fill the table up to a round number, then the padding row.
@@ -310,7 +309,7 @@ def rank_collapse(
     """
     if layer.kind not in PROJECTIONS:
         return
-    for tensor in learned_weights(layer):
+    for tensor in layer.learned_weights:
         rows = tensor.shape[0]
         columns = tensor.size // rows if rows else 0
         size = min(rows, columns)

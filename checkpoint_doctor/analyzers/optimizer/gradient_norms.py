@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from math import sqrt
 from statistics import median
+
+from msgspec.structs import replace
 
 from checkpoint_doctor.analyzers._evidence.moments import effective_step, implied_gradient_norm, relative_step
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
+from msgspec import Struct
 
 from checkpoint_doctor.analyzers._evidence.absent_gradients import count_updates
 from checkpoint_doctor.analyzers._evidence.initial_parameters import STILL, default_limit, sort_parameter
@@ -28,8 +28,7 @@ _COMPARABLE = 0.1
 _FEWEST_ENTRIES = 64
 
 
-@dataclass(frozen=True)
-class _Weight:
+class _Weight(Struct, frozen=True):
     """A weight matrix that the optimizer trained, and how far it is from PyTorch's initial distribution."""
 
     tensor: Tensor

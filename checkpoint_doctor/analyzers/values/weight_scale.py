@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.moments import largest_relative_step, relative_step
 from checkpoint_doctor.analyzers._evidence.training import was_trained
-from checkpoint_doctor.analyzers._zeros.learned_weights import all_learned_weights
 from checkpoint_doctor.checkpoint import Checkpoint, Tensor
+from checkpoint_doctor.layers import DENSE
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, as_real, distinct
@@ -62,7 +62,7 @@ def vanished_values(
         Measured on 496 matrices of 65 published checkpoints. IEEE 754: the smallest normal number of float32 and
         bfloat16 is 1.2e-38.
     """
-    weights = [each for each in all_learned_weights(checkpoint) if each.statistics.absmax > 0]
+    weights = [each for each in _network_weights(checkpoint) if each.statistics.absmax > 0]
     vanished = [each for each in weights if _is_vanished(each, gain, rms)]
     if len(vanished) == len(weights) > 1:
         largest = max(map(_rms, vanished))
@@ -159,7 +159,7 @@ def gridded_values(checkpoint: Checkpoint, *, steps: float = 256.0, smallest: in
     References:
         Nine digits identify every float32 (IEEE 754, 5.12.2).
     """
-    weights = [each for each in all_learned_weights(checkpoint) if each.size >= smallest]
+    weights = [each for each in _network_weights(checkpoint) if each.size >= smallest]
     grids = {each.name: grid for each in weights if (grid := _find_grid(each, steps)) is not None}
     if not grids or _says_quantized(checkpoint):
         return
@@ -228,3 +228,10 @@ def _says_quantized(checkpoint: Checkpoint) -> bool:
         _QUANTIZED.search(tensor.name) or (len(tensor.shape) > 1 and tensor.dtype.startswith(("q", "int8", "uint8")))
         for tensor in checkpoint.tensors
     )
+
+
+def _network_weights(checkpoint: Checkpoint) -> Iterator[Tensor]:
+    """Yield the matrices and kernels of a network's layers, each once; adapters, norms and buffers are left out."""
+    for layer in checkpoint.distinct_layers:
+        if layer.kind in DENSE:
+            yield from layer.learned_weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Flaw, Part
 from checkpoint_doctor.errors import UnreadableCheckpoint

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
@@ -28,8 +28,7 @@ LONGEST_BEGINNING = 1 << 20
 LONGEST_METADATA = 1 << 16
 
 
-@dataclass(frozen=True)
-class KerasLoader:
+class KerasLoader(Struct, frozen=True):
     """Opens ``*.keras``, ``*.weights.h5`` and ``*.h5``."""
 
     name: str = "keras"

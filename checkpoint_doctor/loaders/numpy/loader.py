@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Skipped, Tensor
@@ -24,8 +25,7 @@ SIGNATURE = b"\x93NUMPY"
 ENDING = ".npy"
 
 
-@dataclass(frozen=True)
-class NumpyLoader:
+class NumpyLoader(Struct, frozen=True):
     """Opens what ``numpy.savez`` and ``savez_compressed`` write where it is a model, and names other arrays."""
 
     name: str = "numpy"
