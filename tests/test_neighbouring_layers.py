@@ -15,11 +15,14 @@ from checkpoint_doctor.analyzers._evidence.initial_copies import _count_outside
 from checkpoint_doctor.analyzers._evidence.model_inputs import find_first_layers
 from checkpoint_doctor.analyzers._evidence.readers import count_inputs, count_units
 from checkpoint_doctor.analyzers._evidence.tables import is_table
+from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.analyzers._evidence.travel import find_travelled_farther
 from checkpoint_doctor.analyzers._evidence.widths import widths_given
-from checkpoint_doctor.analyzers._zeros.waiting import _are_listed_heads, _are_siblings, _is_second_factor
+from checkpoint_doctor.analyzers._zeros.by_design import is_padded_head
+from checkpoint_doctor.analyzers._zeros.waiting import _are_listed_heads, _are_siblings, _is_live, _is_second_factor
 from checkpoint_doctor.analyzers.layers.copies import duplicate_units
-from checkpoint_doctor.analyzers.optimizer._unused_parts import _are_alternatives
+from checkpoint_doctor.analyzers.optimizer._dispensable_parts import TrainedNetwork
+from checkpoint_doctor.analyzers.optimizer._unused_parts import _are_alternatives, all_candidates_were_trained
 from checkpoint_doctor.analyzers.values.nonfinite import nonfinite_values
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
@@ -194,6 +197,66 @@ def test_a_bias_of_another_kind_may_begin_anywhere() -> None:
     state = {name: {"step": 9, "exp_avg": each, "exp_avg_sq": each} for name, each in weights.items()}
     checkpoint = build_checkpoint(weights, optimizer=state, optimizer_options=BETAS)
     assert find_travelled_farther(checkpoint.optimizers[0], checkpoint, 9) == ["net.bias"]
+    spoiled = build_checkpoint(
+        weights | {"net.bias": np.array([np.inf] + [50.0] * 5)}, optimizer=state, optimizer_options=BETAS
+    )
+    assert find_travelled_farther(spoiled.optimizers[0], spoiled, 9) == []
+
+
+def test_a_target_network_was_trained_as_its_online_network_was() -> None:
+    weights = {f"{name}.{n}.weight": draw(8, 8, seed=n) for name in ("q_net", "q_net_target") for n in (0, 2)}
+    ones = np.ones((8, 8))
+    state: dict[str, Any] = {"q_net.0.weight": {"step": 9, "exp_avg": ones, "exp_avg_sq": ones}, "q_net.2.weight": {}}
+    state |= {"q_net_target.0.weight": {}, "q_net_target.2.weight": {}}
+    checkpoint = build_checkpoint(weights, optimizer=state, updates=9)
+    assert {name: was_trained(checkpoint.by_name[name], checkpoint) for name in weights} == {
+        "q_net.0.weight": True,
+        "q_net.2.weight": False,
+        "q_net_target.0.weight": True,
+        "q_net_target.2.weight": False,
+    }
+
+
+def strong(rows: int, columns: int, seed: int = 0) -> NDArray:
+    """A weight with a strong direction, as training leaves it."""
+    random = np.random.default_rng(seed)
+    return fresh(rows, columns, seed) + np.outer(random.normal(size=rows), random.normal(size=columns)) / columns**0.5
+
+
+def fresh(rows: int, columns: int, seed: int = 0) -> NDArray:
+    """A weight as PyTorch draws it."""
+    return np.random.default_rng(seed).uniform(-1, 1, (rows, columns)) / columns**0.5
+
+
+@pytest.mark.parametrize(("moved", "initial", "expected"), [(3, 0, True), (3, 1, True), (2, 1, False), (0, 1, False)])
+def test_what_no_optimizer_holds_was_trained_before_where_few_values_are_initial(
+    moved: int, initial: int, expected: bool
+) -> None:
+    weights = {f"a.{n}.weight": strong(64, 32 + n, n) for n in range(moved)}
+    weights |= {f"b.{n}.weight": fresh(64, 32 + n, n) for n in range(initial)}
+    assert all_candidates_were_trained(build_checkpoint(weights)) is expected
+
+
+def test_a_layer_is_live_by_its_matrices() -> None:
+    (layer,) = layers(net=(4, 6)).values()
+    zero, ones = (build_checkpoint({"x": each}).tensors[0] for each in (np.zeros((4, 6)), np.ones(4)))
+    assert _is_live(layer)
+    assert not _is_live(replace(layer, tensors={"weight": zero, "weight_g": ones, "bias": ones}))
+
+
+def test_a_head_whose_outputs_come_last_is_filled_up_there() -> None:
+    checkpoint = build_checkpoint({"net.0.weight": draw(5, 4), "net.2.weight": draw(16, 5)})
+    head = checkpoint.layers[-1]
+    tensor = build_checkpoint({"x": draw(5, 16)}).tensors[0]
+    assert is_padded_head(replace(head, transposed=True), tensor, [15])
+    assert not is_padded_head(head, tensor, [15])
+
+
+def test_a_table_has_no_twin() -> None:
+    names = {"embedding.weight": (50, 6), "net.0.weight": (8, 6), "net.2.weight": (4, 8)}
+    checkpoint = build_checkpoint({name: draw(*shape) for name, shape in names.items()})
+    table, *trained = checkpoint.layers
+    assert TrainedNetwork(checkpoint, set(trained))._has_twin([table]) is False
 
 
 def test_other_moments_are_reported_where_they_are_not_finite() -> None:
