@@ -104,7 +104,10 @@ def test_layers_of_equal_shapes_in_one_module_are_siblings(one: Any, other: Any,
 def test_unlinked_members_of_a_list_with_as_many_outputs_are_heads(one: Any, other: Any, expected: bool) -> None:
     first, second = (replace(each, previous=None, followers=()) for each in layers(**one, **other).values())
     assert _are_listed_heads(first, second) is expected
-    assert _are_listed_heads(first, replace(second, followers=("x",))) is False
+    for changes in ({"followers": ("x",)}, {"previous": "x"}, {"kind": Kind.CONV}, {"tensors": {}}):
+        assert _are_listed_heads(first, replace(second, **changes)) is False
+    for changes in ({"previous": "x"}, {"tensors": {}}):
+        assert _are_listed_heads(replace(first, **changes), second) is False
 
 
 @pytest.mark.parametrize(
@@ -159,6 +162,8 @@ def test_a_copy_of_numbers_that_are_not_finite_says_nothing() -> None:
     checkpoint = build_checkpoint({"net.weight": 99 * draw(6, 4), "copy.weight": np.zeros((6, 4), np.float32)})
     copy, online = checkpoint.by_name["copy.weight"], checkpoint.by_name["net.weight"]
     assert _count_outside(copy, online, 1.0, checkpoint) == 24
+    biased = build_checkpoint({"net.weight": draw(6, 4), "net.bias": np.full(6, 99.0), "copy.bias": np.zeros(6)})
+    assert _count_outside(biased.by_name["copy.bias"], biased.by_name["net.bias"], 1.0, biased) == 0
     spoiled = build_checkpoint({"net.weight": np.where(np.eye(6, 4), np.inf, 99.0), "copy.weight": np.zeros((6, 4))})
     copy, online = spoiled.by_name["copy.weight"], spoiled.by_name["net.weight"]
     assert _count_outside(copy, online, 1.0, spoiled) == 0
@@ -235,6 +240,9 @@ def test_what_no_optimizer_holds_was_trained_before_where_few_values_are_initial
     weights = {f"a.{n}.weight": strong(64, 32 + n, n) for n in range(moved)}
     weights |= {f"b.{n}.weight": fresh(64, 32 + n, n) for n in range(initial)}
     assert all_candidates_were_trained(build_checkpoint(weights)) is expected
+    held = {f"c.{n}.weight": fresh(64, 48 + n, n) for n in range(4)}
+    state = {name: {"step": 1, "exp_avg": each, "exp_avg_sq": each**2} for name, each in held.items()}
+    assert all_candidates_were_trained(build_checkpoint(weights | held, optimizer=state)) is expected
 
 
 def test_a_layer_is_live_by_its_matrices() -> None:
