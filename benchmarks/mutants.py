@@ -82,7 +82,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/layers/dead_inputs.py": ("dormant_limits dormant_tables", RULES, PAGES),
     "causes/_remedies.py": ("remedies",),
     "analyzers/optimizer/_unused_parts.py": (
-        f"neighbouring_layers parts_that_wait {RULES} untrained_branches optimizer_left_out",
+        f"neighbouring_layers dispensable_parts parts_that_wait {RULES} untrained_branches optimizer_left_out",
     ),
     "analyzers/_evidence/absent_gradients.py": (
         "neighbouring_layers evidence_limits absent_gradients",
