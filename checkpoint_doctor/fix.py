@@ -264,6 +264,8 @@ class FixRun(Struct, frozen=True):
             treated = tuple(_find_treated(before, plan))
             result = replace(result, output=str(target), remaining=simulated.findings, after=simulated, treated=treated)
             if self.options.dry_run:
+                if not checkpoint.is_patchable:
+                    loader.patch(checkpoint, plan.new_values)  # refuses, and says why
                 return self._finished(replace(result, outcome=Outcome.PLANNED))
             self.cross_check.start(checkpoint.format, plan.changes)
             job = Job(
