@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from functools import partial
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, LayerSignal, Skipped, Tensor
 from checkpoint_doctor.config.asked import describe_silence, find_asked
@@ -20,7 +22,7 @@ from checkpoint_doctor.results.findings import Finding, by_severity
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict, judge
 from checkpoint_doctor.results.resume import find_resumption
 from checkpoint_doctor.sources import Unsearched
-from checkpoint_doctor.sources.search import Criteria, Found, find_candidates
+from checkpoint_doctor.sources.search import Criteria, Found, Uris, find_candidates, list_uris
 from checkpoint_doctor.text import quantity
 
 __all__ = ["Progress", "ProgressCallback", "examine", "measure_checkpoint", "open_checkpoint", "run_rules", "scan"]
@@ -36,8 +38,7 @@ LARGEST_DRAWN = 1 << 26
 """Entries of a tensor beyond which its histogram is not counted: 67 million take about a second (measured)."""
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """How far a run has come."""
 
     path: str
@@ -59,7 +60,7 @@ MeasuredCallback = Callable[[int, int], None]
 
 
 def scan(
-    uris: Sequence[str | os.PathLike[str]],
+    uris: Uris,
     *,
     catalogue: Catalogue | None = None,
     config: Config | None = None,
@@ -71,7 +72,7 @@ def scan(
     """Examine every checkpoint that the URIs name or contain.
 
     Args:
-        uris: files, folders that are one checkpoint or are searched for checkpoints, and globs.
+        uris: one or several files, folders that are one checkpoint or are searched for checkpoints, and globs.
         catalogue: the plugins to use, by default all that are installed.
         config: which rules to run and what to hide, by default nothing is hidden.
         jobs: threads, by default one per core.
@@ -86,6 +87,7 @@ def scan(
     """
     catalogue = catalogue or discover_working()
     config = config or Config()
+    uris = list_uris(uris)
     found = find_checkpoints(uris, catalogue, config)
     candidates = found.candidates
     asked = find_asked([candidate.path for candidate in candidates], config, catalogue.rules)
@@ -125,13 +127,13 @@ def scan(
         unsearched=tuple(found.unsearched),
         asked=asked,
     )
-    searched = [os.fspath(uri) for uri in uris if os.path.isdir(uri)]
+    searched = [uri for uri in uris if os.path.isdir(uri)]
     report = remark_unused_ignores(report, config, catalogue.rules, catalogue.causes)
     report = remark_unmatched_paths(report, config, searched)
     return replace(report, configuration=describe_silence(report, config, catalogue.rules))
 
 
-def find_checkpoints(uris: Sequence[str | os.PathLike[str]], catalogue: Catalogue, config: Config) -> Found:
+def find_checkpoints(uris: Uris, catalogue: Catalogue, config: Config) -> Found:
     """Find what files, folders and globs lead to: what a loader claims or recognizes and no pattern leaves out.
 
     Raises:
@@ -145,7 +147,7 @@ def find_checkpoints(uris: Sequence[str | os.PathLike[str]], catalogue: Catalogu
         excludes=config.excludes,
         includes=config.includes,
     )
-    return find_candidates([os.fspath(uri) for uri in uris], criteria)
+    return find_candidates(list_uris(uris), criteria)
 
 
 def within_file(on_progress: ProgressCallback | None, path: str, number: int, of: int) -> MeasuredCallback | None:
@@ -288,6 +290,8 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
                 continue
             judged_by = checkpoint.path, rule.severity
             findings += [settings.judge(_with_layer(each, checkpoint), *judged_by) for each in found]
+        if not checkpoint.is_patchable:
+            findings = [replace(each, fix=None) for each in findings]
         claims, crashes = collect_claims(checkpoint, findings, catalogue.causes)
     findings += [settings.judge(each, checkpoint.path) for each in crashes]
     findings.sort(key=by_severity)

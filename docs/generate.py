@@ -1,8 +1,8 @@
 """Write what the docs derive from elsewhere: ``make docs``. A test fails where they have drifted.
 
-These are the pages under ``docs/rules`` and ``docs/causes``, the chart in the README and its pictures, the list of
-folders and files in ``docs/architecture.md``, and wherever the repository's address or the version stands: both are set
-in one place, ``Source`` of ``[project.urls]`` in pyproject.toml and ``__version__``.
+These are the pages under ``docs/rules`` and ``docs/causes``, the API reference, the chart in the README and its
+pictures, the list of folders and files in ``docs/architecture.md``, and wherever the repository's address or the version
+stands: both are set in one place, ``Source`` of ``[project.urls]`` in pyproject.toml and ``__version__``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+
+import api_reference
 
 from checkpoint_doctor import Page, __version__, discover, scan
 from checkpoint_doctor.plugins.explanation import explain_cause, explain_causes, explain_index, explain_rule
@@ -25,6 +27,7 @@ PICTURES = ROOT / "docs" / "pictures"
 PROJECT = ROOT / "pyproject.toml"
 PACKAGE = ROOT / "checkpoint_doctor"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+API = ROOT / "docs" / "api.md"
 ADDRESSED = (PROJECT, ROOT / "SECURITY.md", ROOT / "docs" / "ci.md", ROOT / ".github" / "ISSUE_TEMPLATE" / "config.yml")
 """Files beside the README in which the repository's address stands."""
 
@@ -162,6 +165,7 @@ def main() -> None:
     texts |= {CAUSES / name: text for name, text in render_causes().items()}
     texts |= {PICTURES / name: text for name, text in render_pictures().items()}
     texts |= render_addressed() | {README: render_readme(), ARCHITECTURE: render_architecture()}
+    texts[API] = api_reference.render()
     for page in (*RULES.glob("*.md"), *CAUSES.glob("*.md")):
         if page not in texts:
             page.unlink()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.layers import is_kernel
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from checkpoint_doctor.statistics.histogram import Histogram
 
 
-@dataclass(frozen=True, eq=False)
-class Tensor:
+class Tensor(Struct, frozen=True, eq=False, dict=True):
     """A named tensor whose values are read lazily."""
 
     name: str
     """The key in the state dict, with its member's or wrapper's name and a ``/`` before it where a file has several."""
     shape: tuple[int, ...]
+    """Its shape; ``()`` for a single number."""
     dtype: str
     """The element type as PyTorch prints it, without ``torch.``: ``float32``, ``bfloat16``, ``qint8`` …"""
     values: Values

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from checkpoint_doctor.cli.completion import complete_formats, complete_reports
 from checkpoint_doctor.cli.options import (
     ConfigFile,
     Exclude,
@@ -53,14 +54,26 @@ ANSWERS = ("terminal", "json")
 def scan(
     uris: ScannedUris = None,
     format: Annotated[
-        str, typer.Option("--format", "-f", help="Output format: terminal, concise, json, sarif …")
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help="Output format: terminal, concise, json, sarif …",
+            autocompletion=complete_formats,
+        ),
     ] = "terminal",
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Write the report to a file instead of stdout.")
     ] = "",
     report: Annotated[
         list[str] | None,
-        typer.Option("--report", metavar="FORMAT=FILE", help="Also write a report in this format to this file."),
+        typer.Option(
+            "--report",
+            metavar="FORMAT=FILE",
+            help="Also write a report in this format to this file.",
+            autocompletion=complete_reports,
+        ),
     ] = None,
     select: Select = None,
     ignore: Ignore = None,

@@ -40,7 +40,8 @@ class Loader(Protocol):
         overlap and do not change its size; a file that needs none is left out.
 
         Raises:
-            RepairFailed: the format or this file cannot be patched in place; the message says why.
+            RepairFailed: the format or this file cannot be patched in place; the message says why. Such a checkpoint is
+                opened with ``is_patchable=False``.
             UnreadableCheckpoint: the file can no longer be read.
         """
 
