@@ -277,7 +277,7 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
     import numpy as np
 
     findings: list[Finding] = []
-    asked = [rule for rule in catalogue.rules if settings.selects(rule)]
+    asked = [rule for rule in catalogue.rules if rule.examines_checkpoints and settings.selects(rule)]
     # What is reckoned with damaged numbers overflows or is NaN, and the rules go on from there.
     with np.errstate(all="ignore"):
         for rule in asked:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnknownFormat
@@ -35,8 +37,7 @@ SIGNS_IN_FOLDERS = SIGNS | {"RES006"}
 """The same for a folder that is a checkpoint: a part of it is missing."""
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Struct, frozen=True):
     """How a folder is watched; times are in seconds."""
 
     interval: float = 1.0
@@ -52,8 +53,7 @@ class Options:
     jobs: int | None = None
 
 
-@dataclass(frozen=True)
-class Arrival:
+class Arrival(Struct, frozen=True):
     """A checkpoint that was written, and examined when it was whole."""
 
     examination: Examination
@@ -67,15 +67,13 @@ class Arrival:
     """The path of the checkpoint before it; ``None`` for the first of its network."""
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(Struct, frozen=True):
     """A file that was deleted before it could be examined, or the folder itself."""
 
     path: str
 
 
-@dataclass(frozen=True)
-class Stall:
+class Stall(Struct, frozen=True):
     """Nothing new came for too long."""
 
     seconds: float
@@ -106,8 +104,7 @@ def watch(
     return _Watch(os.fspath(path), options, catalogue or discover_working(), config or Config()).run()
 
 
-@dataclass(frozen=True)
-class _Pending:
+class _Pending(Struct, frozen=True):
     """A checkpoint that is being written, or may be."""
 
     files: Mapping[str, Fingerprint]

@@ -1,8 +1,8 @@
 """Write what the docs derive from elsewhere: ``make docs``. A test fails where they have drifted.
 
 These are the pages under ``docs/rules`` and ``docs/causes``, the API reference, the chart in the README and its
-pictures, the list of folders and files in ``docs/architecture.md``, and wherever the repository's address or the version
-stands: both are set in one place, ``Source`` of ``[project.urls]`` in pyproject.toml and ``__version__``.
+pictures, the list of folders and files in ``docs/architecture.md``, and wherever the repository's address or the
+version stands: both are set in one place, ``Source`` of ``[project.urls]`` in pyproject.toml and ``__version__``.
 """
 
 from __future__ import annotations

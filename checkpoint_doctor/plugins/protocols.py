@@ -11,6 +11,7 @@ from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
 from checkpoint_doctor.errors import NotACheckpoint
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.report import Page, Report
+from checkpoint_doctor.results.series_report import SeriesReport
 from checkpoint_doctor.sources import Folder, Source
 
 
@@ -96,6 +97,14 @@ class HistogramReporter(Protocol):
 
     draws_histograms: bool
     """True where tensors with findings need a ``histogram``, which costs another pass over each of them."""
+
+
+@runtime_checkable
+class SeriesReporter(Protocol):
+    """What a reporter can do besides, if its format shows series of checkpoints: ``ckdoc compare``."""
+
+    def render_series(self, report: SeriesReport, rules: Sequence[Rule], page: Page) -> str:
+        """Return the whole output; the command line writes it."""
 
 
 class FoldersOnly:

@@ -10,12 +10,15 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, Series, Tensor, TensorSeries
 from checkpoint_doctor.plugins.declaration import read_descriptions, read_sections, read_summary
 from checkpoint_doctor.results.findings import Finding, Identity, Repair, Safety, Severity
 
-Subject = Tensor | Layer | Optimizer | Checkpoint
+Subject = Tensor | Layer | Optimizer | Checkpoint | Series
 """What a rule may be called with, one at a time."""
+
+PARTS_OF_CHECKPOINTS = (Tensor, Layer, Optimizer, Checkpoint)
+"""The subjects of rules that a scan runs; the others are examined by commands of their own."""
 
 SECTIONS = ("Why it matters", "When it is normal", "What to do", "References")
 """The headings of a rule's docstring, in order, after the first line that says what it finds."""
@@ -73,6 +76,11 @@ class Rule(Struct, frozen=True, eq=False, dict=True):
         return sum(each.kind is not each.KEYWORD_ONLY for each in parameters) > 1
 
     @property
+    def examines_checkpoints(self) -> bool:
+        """True where a scan runs it; False for rules about a series of checkpoints."""
+        return self.on in PARTS_OF_CHECKPOINTS
+
+    @property
     def package(self) -> str:
         """The top-level package that the rule comes from."""
         return self.check.__module__.partition(".")[0]
@@ -98,20 +106,22 @@ class Rule(Struct, frozen=True, eq=False, dict=True):
         """What each option means, by its name, as the docstring's section *Options* says."""
         return read_descriptions(read_sections(self.check, (*SECTIONS, OPTIONS)).get(OPTIONS, ""))
 
-    def examine(self, checkpoint: Checkpoint, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
-        """Call the rule with every subject of its kind in a checkpoint, once for those with several names.
+    def examine(self, examined: Checkpoint | Series, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
+        """Call the rule with every subject of its kind in a checkpoint, once for those with several names, or a series.
 
         Raises:
             TypeError: it yields something else than findings.
         """
-        for subject in self._subjects(checkpoint):
-            arguments = (subject, checkpoint) if self._wants_checkpoint else (subject,)
+        for subject in self._subjects(examined):
+            arguments = (subject, examined) if self._wants_checkpoint else (subject,)
             for finding in self.check(*arguments, **(options or {})):
                 if not isinstance(finding, Finding):
                     raise TypeError(f"it yields {type(finding).__name__}, and not a finding")
                 yield finding
 
-    def _subjects(self, checkpoint: Checkpoint) -> Iterable[Subject]:
+    def _subjects(self, checkpoint: Checkpoint | Series) -> Iterable[Subject]:
+        if isinstance(checkpoint, Series) or self.on is Series:
+            return (checkpoint,) if isinstance(checkpoint, self.on) else ()
         if self.on is Tensor:
             return checkpoint.distinct_tensors
         if self.on is Layer:
@@ -123,7 +133,7 @@ class Rule(Struct, frozen=True, eq=False, dict=True):
     def finding(
         self,
         message: str,
-        subject: Subject | None = None,
+        subject: Subject | TensorSeries | None = None,
         *,
         severity: Severity | None = None,
         evidence: Mapping[str, Any] | None = None,
@@ -143,7 +153,7 @@ class Rule(Struct, frozen=True, eq=False, dict=True):
             name=self.name,
             severity=self.severity if severity is None else severity,
             message=message,
-            tensor=subject.name if isinstance(subject, Tensor) else None,
+            tensor=subject.name if isinstance(subject, (Tensor, TensorSeries)) else None,
             layer=subject.name if isinstance(subject, Layer) else None,
             evidence=dict(evidence or {}),
             repairs=repairs,

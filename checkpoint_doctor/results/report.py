@@ -388,3 +388,7 @@ class Page(Struct, frozen=True):
     """True where all layers and hidden findings are shown."""
     resume: bool = False
     """True where all that is asked is whether each run resumes: one line per checkpoint."""
+    ascii_only: bool = False
+    """True where the output cannot show block characters."""
+    tensors: tuple[str, ...] = ()
+    """Patterns of the tensors that are shown of a series; all where there are none."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.statistics.tensors import TensorStatistics
@@ -17,8 +16,7 @@ SPREAD = 6.0
 """Standard deviations around the mean that the bins cover at most: outliers must not squeeze the rest into one."""
 
 
-@dataclass(frozen=True)
-class Histogram:
+class Histogram(Struct, frozen=True):
     """How the finite values of a tensor are distributed; exact zeros are counted apart from their neighbours."""
 
     low: float

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 from markupsafe import Markup
+from msgspec import Struct
 
 from checkpoint_doctor.reporters._grouping import FindingGroup, group_findings
 from checkpoint_doctor.reporters._layers import Row, choose_remarkable, layer_rows
@@ -59,8 +59,7 @@ class Detail(Enum):
     """The worst of what is wrong, in a sentence each."""
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(Struct, frozen=True):
     """A diagnosis, or a finding with the others of its kind."""
 
     alert: Alert

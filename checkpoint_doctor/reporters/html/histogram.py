@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from checkpoint_doctor.reporters._wording import figure, percentage
 from checkpoint_doctor.results.report import TensorRecord
@@ -13,8 +13,7 @@ HEIGHT = 30.0
 """Height of a drawing in units; a bin is one wide."""
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(Struct, frozen=True):
     """The drawing of one tensor's values."""
 
     name: str
