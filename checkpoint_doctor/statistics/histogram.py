@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from msgspec import Struct
 from numpy.typing import NDArray
 
-from checkpoint_doctor.statistics.tensors import TensorStatistics
+from checkpoint_doctor.statistics.tensors import Histogram, TensorStatistics
 from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, Values
 
 BINS = 48
@@ -14,23 +13,6 @@ BINS = 48
 
 SPREAD = 6.0
 """Standard deviations around the mean that the bins cover at most: outliers must not squeeze the rest into one."""
-
-
-class Histogram(Struct, frozen=True):
-    """How the finite values of a tensor are distributed; exact zeros are counted apart from their neighbours."""
-
-    low: float
-    """Left edge of the first bin."""
-    high: float
-    """Right edge of the last bin."""
-    counts: tuple[int, ...]
-    """Values in each bin, without exact zeros."""
-    zeros: int
-    """Values that are exactly zero."""
-    below: int
-    """Values left of the first bin."""
-    above: int
-    """Values right of the last bin."""
 
 
 def count_values(values: Values, statistics: TensorStatistics) -> Histogram | None:

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from checkpoint_doctor.reporters._wording import figure, percentage
 from checkpoint_doctor.results.report import TensorRecord
-from checkpoint_doctor.statistics.histogram import Histogram
+from checkpoint_doctor.statistics.tensors import Histogram
 from checkpoint_doctor.text import quantity
 
 HEIGHT = 30.0
