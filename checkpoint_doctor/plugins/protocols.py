@@ -92,19 +92,19 @@ class Reporter(Protocol):
 
 
 @runtime_checkable
-class HistogramReporter(Protocol):
-    """What a reporter can do besides, if it draws how the values of ill tensors are distributed."""
-
-    draws_histograms: bool
-    """True where tensors with findings need a ``histogram``, which costs another pass over each of them."""
-
-
-@runtime_checkable
 class SeriesReporter(Protocol):
     """What a reporter can do besides, if its format shows series of checkpoints: ``ckdoc compare``."""
 
     def render_series(self, report: SeriesReport, rules: Sequence[Rule], page: Page) -> str:
         """Return the whole output; the command line writes it."""
+
+
+@runtime_checkable
+class HistogramReporter(Protocol):
+    """What a reporter can do besides, if it draws how the values of ill tensors are distributed."""
+
+    draws_histograms: bool
+    """True where tensors with findings need a ``histogram``, which costs another pass over each of them."""
 
 
 class FoldersOnly:
