@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from checkpoint_doctor.config.globs import match_path, should_match
 from checkpoint_doctor.config.settings import Config

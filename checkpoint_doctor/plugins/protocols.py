@@ -41,7 +41,8 @@ class Loader(Protocol):
         overlap and do not change its size; a file that needs none is left out.
 
         Raises:
-            RepairFailed: the format or this file cannot be patched in place; the message says why.
+            RepairFailed: the format or this file cannot be patched in place; the message says why. Such a checkpoint is
+                opened with ``is_patchable=False``.
             UnreadableCheckpoint: the file can no longer be read.
         """
 
@@ -96,6 +97,14 @@ class SeriesReporter(Protocol):
 
     def render_series(self, report: SeriesReport, rules: Sequence[Rule], page: Page) -> str:
         """Return the whole output; the command line writes it."""
+
+
+@runtime_checkable
+class HistogramReporter(Protocol):
+    """What a reporter can do besides, if it draws how the values of ill tensors are distributed."""
+
+    draws_histograms: bool
+    """True where tensors with findings need a ``histogram``, which costs another pass over each of them."""
 
 
 class FoldersOnly:

@@ -6,7 +6,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.errors import NothingToExamine, UnreadableCheckpoint, UsageError
 from checkpoint_doctor.sources.folder import Folder
@@ -26,8 +27,7 @@ UNSPECIFIC = re.compile(
 """Names under which programs of all kinds store data, and so do a few that store models."""
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """The path of a file, or of a folder that is one checkpoint, and whether it was named or found by a search."""
 
     path: str
@@ -36,18 +36,18 @@ class Candidate:
     """True where the path promises a checkpoint: somebody named it, or its ending belongs to checkpoints."""
 
 
-@dataclass(frozen=True)
-class Unsearched:
+class Unsearched(Struct, frozen=True):
     """A file or folder that a search did not look at, and why."""
 
     path: str
+    """The file or folder."""
     why: str
+    """The reason, as the second half of a sentence."""
     on_purpose: bool = True
     """False where it should have been looked at, and could not be."""
 
 
-@dataclass(frozen=True)
-class Criteria:
+class Criteria(Struct, frozen=True):
     """What a search looks for; by default, any file with one of the endings."""
 
     suffixes: Sequence[str] = ()
@@ -62,8 +62,7 @@ class Criteria:
     """False for files that are not to be examined, because only others are."""
 
 
-@dataclass
-class Found:
+class Found(Struct):
     """What files, folders and globs lead to."""
 
     candidates: list[Candidate] = field(default_factory=list)
