@@ -26,6 +26,8 @@ class TensorFigures:
     """Norm of the difference to the checkpoint before, over the norm there (where that is 0, over the norm here)."""
     still_fraction: float = nan
     """Share of the entries that have the very bits that they have in the checkpoint before."""
+    still_columns: float = nan
+    """Share of a matrix' columns (inputs) in which every entry has the bits of the checkpoint before."""
     dormant_fraction: float = nan
     """Of a hidden layer's weight: share of the units that receive no gradient, as the moments show."""
     vanished_fraction: float = nan
@@ -33,7 +35,7 @@ class TensorFigures:
     scattered_fraction: float = nan
     """The same without the entries that dormant units explain: whole rows, and inputs that a layer before it gives."""
     untouched_columns: float = nan
-    """Share of the columns (inputs) whose second moment is exactly zero: no gradient ever reached them."""
+    """Share of the columns (inputs) whose moments are exactly zero: no gradient ever reached them."""
     input_rms: float = nan
     gradient_rms: float = nan
     update_ratio: float = nan
@@ -77,6 +79,19 @@ class TensorSeries:
         """True for a tensor of floating-point numbers that is learned, and not kept or copied."""
         return self.dtype.startswith(("float", "bfloat", "complex")) and not self.is_statistic and not self.is_copy
 
+    @cached_property
+    def moves(self) -> NDArray:
+        """Norm of the difference to the checkpoint before; NaN for the first one."""
+        norms = self["norm"]
+        before = np.concatenate(([nan], norms[:-1]))
+        moved: NDArray = self["change"] * np.where(before == 0, norms, before)
+        return moved
+
+    @property
+    def is_matrix(self) -> bool:
+        """True for weights with inputs and outputs: two axes or more."""
+        return len(self.shape) > 1
+
     def __getitem__(self, figure: str) -> NDArray:
         """Return the values of a figure."""
         return self.figures[figure]
@@ -89,7 +104,7 @@ class ColumnRecord:
     vanished: NDArray
     """No entry of the column has a first moment that is alive."""
     untouched: NDArray
-    """The second moments of the column are exactly zero."""
+    """The moments of the column are exactly zero."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,8 +98,7 @@ def compare_neighbours(earlier: Checkpoint, later: Checkpoint, measured: Mapping
     for name, each in measured.items():
         before, after = earlier.find_tensor(name), later.find_tensor(name)
         if before is not None and after is not None:
-            change, still = measure_change(before, after)
-            compared[name] = replace(each, figures=replace(each.figures, change=change, still_fraction=still))
+            compared[name] = replace(each, figures=replace(each.figures, **vars(measure_change(before, after))))
     return compared
 
 

@@ -62,7 +62,7 @@ def count_vanished(first: Values, second: Values | None) -> VanishedMoments:
         for block in first.blocks(elements):
             size = np.abs(block.astype(np.float32) if block.dtype.itemsize < 4 else block)
             spread = None if second is None else np.sqrt(np.abs(next(partners).astype(size.dtype, copy=False)))
-            gone = size == 0 if spread is None else ~(size >= INACTIVE_RATIO * spread) | (spread == 0)
+            gone = size == 0 if spread is None else (size < INACTIVE_RATIO * spread) | (spread == 0)
             gone = gone.reshape(-1, width)
             rows[start : start + len(gone)] = gone.sum(axis=1)
             columns += gone.sum(axis=0)
