@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Series, Skipped
 from checkpoint_doctor.checkpoint.series_builder import (

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from math import nan, prod
 from typing import Any
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
-class TensorFigures:
+class TensorFigures(Struct, frozen=True):
     """What a series keeps of one tensor in one checkpoint. NaN stands for what is not known."""
 
     zero_fraction: float = nan
@@ -44,12 +43,11 @@ class TensorFigures:
     """Updates that an optimizer counted."""
 
 
-FIGURES = tuple(TensorFigures.__dataclass_fields__)
+FIGURES = TensorFigures.__struct_fields__
 """The names of the figures."""
 
 
-@dataclass(frozen=True, eq=False)
-class TensorSeries:
+class TensorSeries(Struct, frozen=True, eq=False, dict=True):
     """One tensor through a series. Every figure is an array with one value a checkpoint, NaN where it is not known."""
 
     name: str
@@ -97,8 +95,7 @@ class TensorSeries:
         return self.figures[figure]
 
 
-@dataclass(frozen=True, eq=False)
-class ColumnRecord:
+class ColumnRecord(Struct, frozen=True, eq=False):
     """Which columns (inputs) of a weight receive no gradient in one checkpoint, as indices along the second axis."""
 
     vanished: NDArray
@@ -107,8 +104,7 @@ class ColumnRecord:
     """The moments of the column are exactly zero."""
 
 
-@dataclass(frozen=True, eq=False)
-class Point:
+class Point(Struct, frozen=True, eq=False):
     """One checkpoint of a series."""
 
     path: str
@@ -120,8 +116,7 @@ class Point:
     """Its settings as plain values, those of the optimizer's first group under ``optimizer.lr`` …"""
 
 
-@dataclass(frozen=True, eq=False)
-class Series:
+class Series(Struct, frozen=True, eq=False, dict=True):
     """The checkpoints of one run, in the order of training."""
 
     points: tuple[Point, ...]

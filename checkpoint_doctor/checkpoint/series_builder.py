@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from checkpoint_doctor.checkpoint.checkpoint import Checkpoint
 from checkpoint_doctor.checkpoint.series import FIGURES, ColumnRecord, Point, Series, TensorFigures, TensorSeries
@@ -14,8 +15,7 @@ from checkpoint_doctor.checkpoint.series_figures import Measured, measure_change
 from checkpoint_doctor.layers import online_name
 
 
-@dataclass(frozen=True, eq=False)
-class TensorOutline:
+class TensorOutline(Struct, frozen=True, eq=False):
     """What does not change about a tensor in a series."""
 
     name: str
@@ -27,14 +27,14 @@ class TensorOutline:
     is_output: bool = False
 
 
-@dataclass
 class SeriesBuilder:
     """Collects the figures of one checkpoint after the other."""
 
-    points: list[Point] = field(default_factory=list)
-    _outlines: dict[str, TensorOutline] = field(default_factory=dict)
-    _rows: dict[str, list[TensorFigures]] = field(default_factory=dict)
-    _columns: dict[str, tuple[ColumnRecord | None, ColumnRecord | None]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+        self._outlines: dict[str, TensorOutline] = {}
+        self._rows: dict[str, list[TensorFigures]] = {}
+        self._columns: dict[str, tuple[ColumnRecord | None, ColumnRecord | None]] = {}
 
     def add(self, point: Point, outlines: Sequence[TensorOutline], measured: Mapping[str, Measured]) -> None:
         """Add a checkpoint. The series keeps the tensors that all checkpoints have in the same shape."""
@@ -59,7 +59,7 @@ class SeriesBuilder:
             values = np.array(rows, dtype=np.float64).T
             tensors.append(
                 TensorSeries(
-                    **{key: getattr(outline, key) for key in asdict(outline)},
+                    **asdict(outline),
                     is_copy=online_name(name, self._outlines) is not None,
                     figures=dict(zip(FIGURES, values, strict=True)),
                     columns=self._columns.get(name, (None, None)),
@@ -98,7 +98,7 @@ def compare_neighbours(earlier: Checkpoint, later: Checkpoint, measured: Mapping
     for name, each in measured.items():
         before, after = earlier.find_tensor(name), later.find_tensor(name)
         if before is not None and after is not None:
-            compared[name] = replace(each, figures=replace(each.figures, **vars(measure_change(before, after))))
+            compared[name] = replace(each, figures=replace(each.figures, **asdict(measure_change(before, after))))
     return compared
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import nan, prod, sqrt
 
 import numpy as np
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint.checkpoint import Checkpoint
 from checkpoint_doctor.checkpoint.layers import Layer
@@ -21,8 +21,7 @@ WIDEST = 1 << 16
 """Columns of the widest matrix whose columns are looked at one by one."""
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
+class Measured(Struct, frozen=True, eq=False):
     """A tensor's figures in one checkpoint."""
 
     figures: TensorFigures
@@ -38,8 +37,7 @@ def measure_point(checkpoint: Checkpoint) -> dict[str, Measured]:
     return {tensor.name: _measure(tensor, checkpoint) for tensor in checkpoint.distinct_tensors}
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(Struct, frozen=True):
     """How far a tensor has moved between two checkpoints."""
 
     change: float = nan

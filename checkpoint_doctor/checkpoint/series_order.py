@@ -6,8 +6,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.text import natural_key
 
@@ -19,8 +20,7 @@ LISTED_ON_COMMAND_LINE = "command line"
 _NUMBERS = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")
 
 
-@dataclass(frozen=True, eq=False)
-class Heading:
+class Heading(Struct, frozen=True, eq=False):
     """What the order and the grouping need of a checkpoint, before any number in it is read."""
 
     path: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis
@@ -17,8 +18,7 @@ Values = tuple[float | None, ...]
 """One value a checkpoint; ``None`` where it is not known."""
 
 
-@dataclass(frozen=True)
-class PointRecord:
+class PointRecord(Struct, frozen=True):
     """One checkpoint of a series."""
 
     path: str
@@ -37,8 +37,7 @@ class PointRecord:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class TensorRow:
+class TensorRow(Struct, frozen=True):
     """One tensor through a series."""
 
     name: str
@@ -61,8 +60,7 @@ class TensorRow:
     updates: Values
 
 
-@dataclass(frozen=True)
-class Illness:
+class Illness(Struct, frozen=True):
     """A diagnosis, or a finding that no diagnosis explains, through a series."""
 
     name: str
@@ -82,8 +80,7 @@ class Illness:
     """Positions of all checkpoints that have it."""
 
 
-@dataclass(frozen=True)
-class SettingRow:
+class SettingRow(Struct, frozen=True):
     """A setting that is not the same in all checkpoints of a series."""
 
     name: str
@@ -91,8 +88,7 @@ class SettingRow:
     """One plain value a checkpoint; ``None`` where it has none."""
 
 
-@dataclass(frozen=True)
-class SeriesRecord:
+class SeriesRecord(Struct, frozen=True):
     """What was found in the checkpoints of one run."""
 
     ordered_by: str
@@ -130,8 +126,7 @@ class SeriesRecord:
         return next((place for place, point in enumerate(self.points) if point.path == path), None)
 
 
-@dataclass(frozen=True)
-class SeriesReport:
+class SeriesReport(Struct, frozen=True):
     """What a comparison found."""
 
     series: tuple[SeriesRecord, ...]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.statistics.moments import INACTIVE_RATIO
 from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, Values
 
 
-@dataclass(frozen=True, eq=False)
-class VanishedMoments:
+class VanishedMoments(Struct, frozen=True, eq=False):
     """Counts of the entries without a living first moment. Rows and columns are those of the flattened matrix."""
 
     count: int

@@ -38,6 +38,10 @@ def dormant_units_growing(series: Series, *, points: float = 20.0) -> Iterator[F
         Look at what happened at the named checkpoint: a learning rate, a change of the data, a large update. Recycle
         the units (``ckdoc fix --recycle``) if the training is to go on.
 
+    Options:
+        points: The rise of the share of dormant units, in percentage points, from which it is reported; chosen, above
+            what the healthy runs of the benchmark show.
+
     References:
         Sokar et al., The dormant neuron phenomenon in deep reinforcement learning, 2302.12902.
     """
@@ -74,6 +78,11 @@ def gradient_vanishing(series: Series, *, points: float = 10.0, points_of_error:
     What to do:
         Look at the inputs of the named columns: are they constant, masked, or of another scale since the named
         checkpoint? Normalise groups of features of different scales by themselves.
+
+    Options:
+        points: The rise of the share of vanished entries, in percentage points, that is a warning; the share is below 1
+            % in the healthy runs of the benchmark.
+        points_of_error: The rise that is an error.
 
     References:
         docs/signal-profile.md of this project.
@@ -124,6 +133,10 @@ def waking_inputs(series: Series, *, points: float = 5.0) -> Iterator[Finding]:
     What to do:
         Find out why these inputs were constant before. Normalise them by themselves, scale down their initial weights,
         or lower the learning rate where they wake up.
+
+    Options:
+        points: The share of the inputs, in percent, that must wake up at one checkpoint; chosen, so that rare
+            categories that come one by one are passed over.
 
     References:
         docs/signal-profile.md of this project.

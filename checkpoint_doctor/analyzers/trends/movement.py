@@ -132,6 +132,11 @@ def update_norm_doubling(series: Series, *, ratio: float = 6.0, share: float = 0
         Look at the learning rate in the named checkpoint and the one before, and at what was resumed there. Go back to
         the checkpoint before, and clip the norm of the gradients.
 
+    Options:
+        ratio: How many times as far as ever before a tensor must have moved; 1.6 at most in the healthy runs of the
+            benchmark.
+        share: The part of its norm that it must have moved at once.
+
     References:
         benchmarks/series.py of this project; https://github.com/DLR-RM/rl-baselines3-zoo/issues/322 on divergence.
     """
@@ -163,6 +168,11 @@ def rewritten_tensor(series: Series, *, ratio: float = 6.0, share: float = 0.25)
     What to do:
         Look for code that runs between these two checkpoints: a second call of the initialisation, a partly loaded
         state dict, a reset in a callback.
+
+    Options:
+        ratio: How many times as far as ever before a tensor must have moved; 1.6 at most in the healthy runs of the
+            benchmark. Of a matrix that moved by 70 % of its norm, 2.5 times is enough.
+        share: The part of its norm that a matrix must have moved at once, and twice that for a vector.
 
     References:
         benchmarks/series.py of this project.

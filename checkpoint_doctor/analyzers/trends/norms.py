@@ -42,6 +42,9 @@ def norm_explosion(series: Series, *, growth: float = 100.0) -> Iterator[Finding
         Look for code that multiplies weights, for a learning rate that is too high, and for targets that grow. Add
         weight decay or clip the norm of the gradients.
 
+    Options:
+        growth: The factor within the series from which a growth counts without a beginning.
+
     References:
         docs/compare.md of this project; https://github.com/DLR-RM/rl-baselines3-zoo/issues/322.
     """

@@ -35,6 +35,10 @@ def hyperparameter_drift(series: Series, *, saves: int = 3) -> Iterator[Finding]
     What to do:
         Set the setting anew after loading, and report the bug to the library.
 
+    Options:
+        saves: The number of neighbouring pairs of checkpoints, up to the last, in which the setting must change;
+            chosen, since what changes once or twice was changed by somebody.
+
     References:
         https://github.com/Stable-Baselines-Team/stable-baselines3-contrib/issues/258.
     """

@@ -35,6 +35,10 @@ def zeros_growing(series: Series, *, points: float = 10.0, points_of_error: floa
     What to do:
         Look for code that runs at the named checkpoint and writes zeros, such as ``bias.data.zero_()`` in a callback.
 
+    Options:
+        points: The rise of the share of zeros, in percentage points, that is a warning; gradient descent leaves none.
+        points_of_error: The rise that is an error.
+
     References:
         docs/compare.md of this project, on when a change counts.
     """
@@ -88,6 +92,9 @@ def zeros_healing(series: Series, *, points: float = 10.0) -> Iterator[Finding]:
 
     What to do:
         Nothing.
+
+    Options:
+        points: The fall of the share of zeros, in percentage points, from which it is said.
 
     References:
         A published PPO run whose first bias has 30 % zeros at its first checkpoint and none at its seventh.
