@@ -70,7 +70,8 @@ def write_document(report: Report, rules: Sequence[Rule]) -> str:
     return str(
         render(
             "page.html",
-            report=report,
+            summary=report.summary_line,
+            configuration=report.configuration,
             title=_name_page(examinations),
             version=__version__,
             overview=None if single or not examinations else overview,

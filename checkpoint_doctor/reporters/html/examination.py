@@ -152,7 +152,7 @@ def _show_diagnosis(diagnosis: Diagnosis, examination: Examination, detail: Deta
         diagnosis.title,
         diagnosis.certainty.label,
         subject_of(diagnosis),
-        () if detail is Detail.BRIEF else _name_particulars(diagnosis, examination),
+        () if detail is Detail.BRIEF else name_particulars(diagnosis, examination),
         explains=explained_in_words(diagnosis, examination),
         explained=() if detail is Detail.BRIEF else tuple(explained[: detail.value]),
     )
@@ -165,12 +165,13 @@ def _show_group(group: FindingGroup, detail: Detail) -> Card:
 
 
 def _show_alert(alert: Alert, detail: Detail) -> Card:
-    given = () if detail is Detail.BRIEF else _name_particulars(alert, None)
+    given = () if detail is Detail.BRIEF else name_particulars(alert, None)
     code = alert.code if isinstance(alert, Finding) else ""
     return Card(alert, alert.title, "", subject_of(alert), given, code=code)
 
 
-def _name_particulars(alert: Alert, examination: Examination | None) -> tuple[tuple[str, str], ...]:
+def name_particulars(alert: Alert, examination: Examination | None) -> tuple[tuple[str, str], ...]:
+    """Return the evidence, the advice and the outlook for a repair, each with its label."""
     return tuple((LABELS[label], words) for label, words in particulars(alert, examination))
 
 
