@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from msgspec.structs import replace
 from sample_reports import CLINIC, DIAGNOSED, HEALTHY, ILL, REPORTS, RULES, record
 from test_hostile_names import reports
 from test_outputs import ckdoc
