@@ -51,11 +51,15 @@ class TensorSeries(Struct, frozen=True, eq=False, dict=True):
     """One tensor through a series. Every figure is an array with one value a checkpoint, NaN where it is not known."""
 
     name: str
+    """Its name in the checkpoints."""
     shape: tuple[int, ...]
+    """Its shape, the same in all of them."""
     dtype: str
+    """Its element type in the first one, as PyTorch prints it, without ``torch.``."""
     kind: str
     """Kind of its layer: ``linear``, ``layer norm`` …"""
     layer: str
+    """Name of its layer."""
     is_statistic: bool
     """True for what is kept and not learned: a buffer, or running statistics."""
     is_copy: bool
@@ -120,6 +124,7 @@ class Series(Struct, frozen=True, eq=False, dict=True):
     """The checkpoints of one run, in the order of training."""
 
     points: tuple[Point, ...]
+    """The checkpoints: their paths, steps, updates and settings."""
     tensors: tuple[TensorSeries, ...]
     """Those that every checkpoint has, in file order."""
     ordered_by: str

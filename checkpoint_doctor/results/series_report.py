@@ -130,9 +130,11 @@ class SeriesReport(Struct, frozen=True):
     """What a comparison found."""
 
     series: tuple[SeriesRecord, ...]
+    """One for each run: its checkpoints, tensors, findings, and diagnoses over time."""
     rules: int
     """How many rules were asked, those about series and those about each checkpoint."""
     fail_on: Severity | None = Severity.ERROR
+    """The lowest severity that fails the comparison; ``None`` where none does."""
     unreadable: tuple[Examination, ...] = ()
     """What could not be read, of all series and of none."""
     left_out: tuple[Skipped, ...] = ()
@@ -140,7 +142,17 @@ class SeriesReport(Struct, frozen=True):
     passed_over: tuple[Skipped, ...] = ()
     """Files that a search came across and that are no checkpoints."""
     unsearched: tuple[Unsearched, ...] = ()
+    """Files and folders that a search did not look at, and why."""
     remarks: tuple[Finding, ...] = ()
+    """Findings about the comparison and not about a series, such as a plugin that is broken."""
+
+    @property
+    def files(self) -> Iterator[str]:
+        """The checkpoints, what could not be read, and what was left out."""
+        for record in self.series:
+            yield from (point.path for point in record.points)
+        yield from (each.path for each in self.unreadable)
+        yield from (each.what for each in self.left_out)
 
     @property
     def findings(self) -> Sequence[Finding]:

@@ -29,11 +29,14 @@ times as far as ever before, after their second interval."""
 VECTOR_MOVE = 0.3
 """RMS of the move of a bias over 1/√fan-in (PyTorch draws biases from ±1/√fan-in, which is 0.58 of it) that counts."""
 
+STOPPED_WITHIN = 0.3
+"""Part of the move before it from which on a last move is so short that the tensor stopped on the way."""
+
 SMALLEST_VECTOR = 4
 """Entries of the smallest vector whose jumps count: of fewer, one gradient can move all."""
 
 
-@rule("TRD003", "frozen-tensor", Severity.WARNING, on=Series, worse=("checkpoints",), group_by=("onset_path", "all"))
+@rule("TRD003", "frozen-tensor", Severity.WARNING, on=Series, worse=("checkpoints",), group_by=("onset_path",))
 def frozen_tensor(series: Series) -> Iterator[Finding]:
     """A tensor that moved before no longer changes by a single bit.
 
@@ -59,9 +62,13 @@ def frozen_tensor(series: Series) -> Iterator[Finding]:
     if len(series.points) < 3 or not tensors:
         return
     still = {tensor.name: tensor["still_fraction"][1:] == 1.0 for tensor in tensors}
-    if len(tensors) > (never := sum(each.all() for each in still.values())) > 0:
+    if len(tensors) > (never := sum(bool(each.all()) for each in still.values())) > 0:
         yield from _note_never_moved(series, tensors, still)
-    onsets = {name: onset for name, each in still.items() if (onset := _find_freeze(each)) is not None}
+    onsets = {
+        tensor.name: onset
+        for tensor in tensors
+        if (onset := _find_freeze(still[tensor.name], tensor.moves[1:])) is not None
+    }
     for tensor in tensors:
         if (onset := onsets.get(tensor.name)) is None or tensor["zero_fraction"][-1] == 1.0:
             continue
@@ -70,10 +77,10 @@ def frozen_tensor(series: Series) -> Iterator[Finding]:
         severity, why = _judge_freeze(tensor, onset, is_everything=everything)
         others = "like all other trained tensors" if everything else "while others move on"
         yield frozen_tensor.finding(
-            f"no bit of it has changed since the checkpoint before {series.name_point(onset)}, {others}{why}",
+            f"it stopped moving by {series.name_point(onset)}, and no bit of it changes any more, {others}{why}",
             tensor,
             severity=severity,
-            evidence={**series.place(onset), "checkpoints": len(series.points) - onset, "all": everything},
+            evidence={**series.place(onset), "checkpoints": len(series.points) - onset, "whole_network": everything},
             advice=(
                 "Look at the learning rate and the optimizer's parameter groups from that checkpoint on."
                 if everything
@@ -88,19 +95,22 @@ def _note_never_moved(series: Series, tensors: list[TensorSeries], still: Mappin
         f"{quantity(len(never), 'tensor')} of {len(tensors):,} never changed in this series: frozen, maybe on purpose",
         never[0],
         severity=Severity.NOTE,
-        evidence={**series.place(0), "tensors": [tensor.name for tensor in never], "all": False},
+        evidence={**series.place(0), "tensors": [tensor.name for tensor in never], "whole_network": False},
     )
 
 
-def _find_freeze(still: NDArray) -> int | None:
+def _find_freeze(still: NDArray, moves: NDArray) -> int | None:
     """Return the position of the first checkpoint of those at the end that nothing changed for.
 
-    ``None`` where the last one moved, where it never moved, or where it rested before and went on.
+    It is the one before where most of the way to that one was without a move, too. ``None`` where the last checkpoint
+    moved, where it never moved, or where it rested before and went on.
     """
     moved = np.flatnonzero(~still)
     if not moved.size or moved[-1] == len(still) - 1 or still[moved[0] : moved[-1]].any() or len(moved) < 2:
         return None
-    return int(moved[-1]) + 2
+    last = int(moved[-1])
+    stopped_within = moves[last] <= STOPPED_WITHIN * moves[last - 1]
+    return last + 1 if stopped_within else last + 2
 
 
 def _judge_freeze(tensor: TensorSeries, onset: int, *, is_everything: bool) -> tuple[Severity, str]:
