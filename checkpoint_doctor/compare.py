@@ -245,7 +245,7 @@ class _Comparison:
         series = builder.build(ordered_by)
         if any(heading in self.reports for heading in ordered):
             remarks = [*remarks, "figures from reports do not say what changed between neighbours"]
-        record = record_series(series, kept, last.findings, self._run_trend_rules(series))
+        record = record_series(series, kept, last.findings, run_trend_rules(series, self.catalogue, self.config))
         appeared, vanished = _list_new(ordered[0].shapes, ordered[-1].shapes)
         yield replace(record, remarks=tuple(remarks), appeared=appeared, vanished=vanished)
 
@@ -276,27 +276,29 @@ class _Comparison:
         builder.add(point, outline_tensors(checkpoint), measured)
         return checkpoint, keep(examination, point)
 
-    def _run_trend_rules(self, series: Series) -> list[Finding]:
-        import numpy as np
 
-        settings, findings = self.config.general, list[Finding]()
-        with np.errstate(all="ignore"):
-            for rule in self.catalogue.rules:
-                if rule.on is not Series or not settings.selects(rule):
-                    continue
-                try:
-                    found = list(rule.examine(series, settings.options(rule)))
-                except KeyboardInterrupt:
-                    raise
-                except BaseException as error:  # a rule may even call sys.exit
-                    findings.append(report_crash(rule, error))
-                    continue
-                layers = {tensor.name: tensor.layer for tensor in series.tensors}
-                for each in found:
-                    path = str(each.evidence.get("onset_path", ""))
-                    judged = self.config.for_path(path).judge(each, path, rule.severity)
-                    findings.append(replace(judged, layer=judged.layer or layers.get(judged.tensor or "")))
-        return findings
+def run_trend_rules(series: Series, catalogue: Catalogue, config: Config) -> list[Finding]:
+    """Run every selected rule about series; one that crashes becomes a finding, and the others go on."""
+    import numpy as np
+
+    settings, findings = config.general, list[Finding]()
+    with np.errstate(all="ignore"):
+        for rule in catalogue.rules:
+            if rule.on is not Series or not settings.selects(rule):
+                continue
+            try:
+                found = list(rule.examine(series, settings.options(rule)))
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a rule may even call sys.exit
+                findings.append(report_crash(rule, error))
+                continue
+            layers = {tensor.name: tensor.layer for tensor in series.tensors}
+            for each in found:
+                path = str(each.evidence.get("onset_path", ""))
+                judged = config.for_path(path).judge(each, path, rule.severity)
+                findings.append(replace(judged, layer=judged.layer or layers.get(judged.tensor or "")))
+    return findings
 
 
 def _identify(path: str) -> tuple[int, int] | str:

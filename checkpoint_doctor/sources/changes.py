@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
+
+from checkpoint_doctor.sources.search import INDEX, SHARD
+
+TICK = 0.25
+"""Seconds for which events are waited for at a time; what is sooner is waited for by itself."""
 
 Fingerprint = tuple[int, int, int]
 """Number, size in bytes and time of the last change in nanoseconds of a file."""
@@ -44,6 +49,27 @@ def age_of(fingerprints: Mapping[str, Fingerprint]) -> float:
     return max(0.0, time.time() - newest / 1e9)
 
 
+def files_of(checkpoint: str, fingerprints: Mapping[str, Fingerprint]) -> dict[str, Fingerprint]:
+    """Return the files that a checkpoint is made of: itself, those in its folder, or an index and its shards."""
+    if checkpoint not in fingerprints:
+        inside = os.path.join(checkpoint, "")
+        return {path: found for path, found in fingerprints.items() if path.startswith(inside)}
+    own = {checkpoint: fingerprints[checkpoint]}
+    if checkpoint.lower().endswith(INDEX):
+        folder = os.path.dirname(checkpoint)
+        shards = (path for path in fingerprints if os.path.dirname(path) == folder and path.lower().endswith(SHARD))
+        own |= {path: fingerprints[path] for path in shards}
+    return own
+
+
+def read_again(files: Iterable[str]) -> dict[str, Fingerprint]:
+    """Return the fingerprints that some files have now; those that are gone are left out."""
+    fingerprints: dict[str, Fingerprint] = {}
+    for path in files:
+        _add(fingerprints, path)
+    return fingerprints
+
+
 class Waiter(Protocol):
     """Waits for the next change."""
 
@@ -77,7 +103,7 @@ class Events:
             path,
             watch_filter=None,
             debounce=200,
-            rust_timeout=1000,
+            rust_timeout=round(TICK * 1000),
             yield_on_timeout=True,
             raise_interrupt=True,
             ignore_permission_denied=True,
@@ -88,8 +114,10 @@ class Events:
         """See ``Waiter.wait``. Events in quick succession are one: a run may write its log all the time."""
         end = time.monotonic() + seconds
         time.sleep(min(seconds, self._interval))
-        for changes in self._events:
-            if changes or time.monotonic() >= end:
+        while (left := end - time.monotonic()) > 0:
+            if left < TICK:
+                time.sleep(left)
+            elif next(self._events):
                 return
 
 
