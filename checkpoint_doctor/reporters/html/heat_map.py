@@ -36,6 +36,8 @@ class Figure(Struct, frozen=True):
     is_share: bool = True
     is_alarming: bool = True
     """True where more of it is worse."""
+    is_relative: bool = False
+    """True where a heat map shows each tensor beside its own first checkpoint."""
 
 
 FIGURES = (
@@ -43,10 +45,10 @@ FIGURES = (
     Figure("Dormant units", lambda row: row.dormant_fraction),
     Figure("Vanished gradients", lambda row: row.vanished_fraction),
     Figure("Change between neighbours", lambda row: row.change, is_share=False, is_alarming=False),
-    Figure("Norm", lambda row: row.norm, is_share=False, is_alarming=False),
-    Figure("Input RMS", lambda row: row.input_rms, is_share=False, is_alarming=False),
-    Figure("Gradient RMS", lambda row: row.gradient_rms, is_share=False, is_alarming=False),
-    Figure("Update ratio", lambda row: row.update_ratio, is_share=False, is_alarming=False),
+    Figure("Norm", lambda row: row.norm, is_share=False, is_alarming=False, is_relative=True),
+    Figure("Input RMS", lambda row: row.input_rms, is_share=False, is_alarming=False, is_relative=True),
+    Figure("Gradient RMS", lambda row: row.gradient_rms, is_share=False, is_alarming=False, is_relative=True),
+    Figure("Update ratio", lambda row: row.update_ratio, is_share=False, is_alarming=False, is_relative=True),
 )
 """What is drawn, in this order; a figure that no checkpoint tells, or that is the same in all, is left out."""
 
@@ -76,7 +78,7 @@ class HeatMap(Struct, frozen=True):
 
 def draw_heat_map(figure_drawn: Figure, rows: Sequence[TensorRow]) -> HeatMap | None:
     """Draw one figure of all tensors; ``None`` where none of them changes in it."""
-    scaled = [(row, [_scale(value, figure_drawn) for value in figure_drawn.read(row)]) for row in rows]
+    scaled = [(row, _scale_all(figure_drawn.read(row), figure_drawn)) for row in rows]
     changing = [(row, values) for row, values in scaled if _span(values) > (SMALL if figure_drawn.is_share else 0.02)]
     if not changing:
         return None
@@ -94,22 +96,34 @@ def draw_heat_map(figure_drawn: Figure, rows: Sequence[TensorRow]) -> HeatMap | 
                 paths.setdefault(level, []).append(f"M{start} {place}h{width}v1h-{width}z")
             start += width
     return HeatMap(
-        label=figure_drawn.label,
+        label=f"{figure_drawn.label}, relative to the first" if figure_drawn.is_relative else figure_drawn.label,
         is_alarming=figure_drawn.is_alarming,
         names=tuple(shorten_name(row.name, NAME_WIDTH) for row, _ in drawn),
         columns=len(drawn[0][1]),
         shades=tuple(Shade(level, "".join(paths[level])) for level in sorted(paths)),
-        low=say_value(low, figure_drawn, is_scaled=True),
-        high=say_value(high, figure_drawn, is_scaled=True),
+        low=_say_scaled(low, figure_drawn),
+        high=_say_scaled(high, figure_drawn),
         left=len(rows) - len(drawn),
     )
 
 
-def say_value(value: float, figure_drawn: Figure, *, is_scaled: bool = False) -> str:
-    """Return a value of a figure in words; a scaled one is undone first."""
+def say_value(value: float, figure_drawn: Figure) -> str:
+    """Return a value of a figure in words."""
+    return percentage(min(max(value, 0.0), 1.0)) if figure_drawn.is_share else figure(value)
+
+
+def _say_scaled(value: float, figure_drawn: Figure) -> str:
     if figure_drawn.is_share:
-        return percentage(min(max(value, 0.0), 1.0))
-    return figure(10.0**value if is_scaled else value)
+        return say_value(value, figure_drawn)
+    return figure(10.0**value) + ("×" if figure_drawn.is_relative else "")
+
+
+def _scale_all(values: Values, figure_drawn: Figure) -> list[float | None]:
+    scaled = [_scale(value, figure_drawn) for value in values]
+    if not figure_drawn.is_relative:
+        return scaled
+    first = next((value for value in scaled if value is not None), 0.0)
+    return [None if value is None else value - first for value in scaled]
 
 
 def _scale(value: float | None, figure_drawn: Figure) -> float | None:
