@@ -38,6 +38,7 @@ from checkpoint_doctor.scan import (
     within_file,
 )
 from checkpoint_doctor.sources import Unsearched
+from checkpoint_doctor.sources.search import Uris, list_uris
 from checkpoint_doctor.text import quantity
 
 REPORT = ".json"
@@ -45,7 +46,7 @@ REPORT = ".json"
 
 
 def compare(
-    uris: Sequence[str | os.PathLike[str]],
+    uris: Uris,
     *,
     catalogue: Catalogue | None = None,
     config: Config | None = None,
@@ -69,7 +70,7 @@ def compare(
         UsageError: the configuration does not fit the rules that are installed.
     """
     comparison = _Comparison(catalogue or discover_working(), config or Config(), jobs, on_progress)
-    comparison.open_all([os.fspath(uri) for uri in uris])
+    comparison.open_all(list_uris(uris))
     return comparison.finish()
 
 

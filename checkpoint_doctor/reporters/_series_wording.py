@@ -33,6 +33,9 @@ FIGURE_OF = {
 }  # fmt: skip
 """Rule to the figure that shows what it found."""
 
+PRIVATE = "_"
+"""Beginning of the settings in which a library keeps the progress of a run."""
+
 ONSET = frozenset({"onset_step", "onset_path"})
 
 VALUES_SHOWN = 10
@@ -110,7 +113,11 @@ def evidence_without_onset(finding: Finding) -> Mapping[str, Any]:
 
 def settings_in_words(record: SeriesRecord, most: int = 12) -> Iterator[str]:
     """Yield the settings that are not the same everywhere: ``gamma 0.99 → 0.95``."""
-    rows = [row for row in record.settings if record.is_pair or not _is_counter(row.values)]
+    rows = [
+        row
+        for row in record.settings
+        if record.is_pair or not (_is_counter(row.values) or row.name.startswith(PRIVATE))
+    ]
     for row in rows[:most]:
         changes = [row.values[0]]
         for value in row.values[1:]:

@@ -61,7 +61,14 @@ def dormant_units_growing(series: Series, *, points: float = 20.0) -> Iterator[F
         )
 
 
-@rule("TRD005", "gradient-vanishing", Severity.WARNING, on=Series, worse=("vanished_fraction",))
+@rule(
+    "TRD005",
+    "gradient-vanishing",
+    Severity.WARNING,
+    on=Series,
+    worst=Severity.ERROR,
+    worse=("vanished_fraction",),
+)
 def gradient_vanishing(series: Series, *, points: float = 10.0, points_of_error: float = 30.0) -> Iterator[Finding]:
     """Ever more entries of a weight receive no gradient: their first moments vanish.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod, sqrt
 
 import numpy as np
@@ -28,6 +28,9 @@ times as far as ever before, after their second interval."""
 
 VECTOR_MOVE = 0.3
 """RMS of the move of a bias over 1/√fan-in (PyTorch draws biases from ±1/√fan-in, which is 0.58 of it) that counts."""
+
+FINISHED_RATE = 0.3
+"""Part of the largest learning rate that a schedule has come below before its end."""
 
 STOPPED_WITHIN = 0.3
 """Part of the move before it from which on a last move is so short that the tensor stopped on the way."""
@@ -74,7 +77,7 @@ def frozen_tensor(series: Series) -> Iterator[Finding]:
             continue
         stopped = [name for name, other in onsets.items() if other == onset]
         everything = len(stopped) == len(tensors) - never
-        severity, why = _judge_freeze(tensor, onset, is_everything=everything)
+        severity, why = _judge_freeze(tensor, onset, series, is_everything=everything)
         others = "like all other trained tensors" if everything else "while others move on"
         yield frozen_tensor.finding(
             f"it stopped moving by {series.name_point(onset)}, and no bit of it changes any more, {others}{why}",
@@ -113,15 +116,29 @@ def _find_freeze(still: NDArray, moves: NDArray) -> int | None:
     return last + 1 if stopped_within else last + 2
 
 
-def _judge_freeze(tensor: TensorSeries, onset: int, *, is_everything: bool) -> tuple[Severity, str]:
-    moves = tensor.moves[1:onset]
-    if is_everything and moves[-1] <= FINISHED * np.nanmax(moves):
+def _judge_freeze(tensor: TensorSeries, onset: int, series: Series, *, is_everything: bool) -> tuple[Severity, str]:
+    if is_everything and _is_finished(tensor.moves, _list_rates(series)[:onset]):
         return Severity.NOTE, "; its moves had become small before, as at the end of a schedule"
     if tensor.dtype.startswith(HALF_PRECISION):
         return Severity.NOTE, f"; in {tensor.dtype}, small updates round to nothing"
     if tensor.size == 1:
         return Severity.NOTE, "; a single number may be clamped"
     return Severity.WARNING, ""
+
+
+def _list_rates(series: Series) -> list[float]:
+    """Return the learning rate of the first group of the first optimizer at each checkpoint; empty if not known."""
+    name = next((name for name in series.points[0].settings if name.endswith(".lr")), "")
+    rates = [point.settings.get(name) for point in series.points]
+    return [float(rate) for rate in rates if isinstance(rate, int | float)] if None not in rates else []
+
+
+def _is_finished(moves: NDArray, rates: Sequence[float]) -> bool:
+    """Return whether a schedule had come to its end before nothing moved any more, by the rates or else the moves."""
+    if rates and max(rates) > 0:
+        return rates[-1] <= FINISHED_RATE * max(rates)
+    moved = moves[moves > 0]
+    return bool(len(moved) > 1 and moved[-1] <= FINISHED * moved.max() and moved[-2] <= 0.5 * moved.max())
 
 
 @rule("TRD007", "update-norm-doubling", Severity.WARNING, on=Series, worse=("ratio",), group_by=("onset_path",))

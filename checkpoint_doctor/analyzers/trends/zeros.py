@@ -19,7 +19,15 @@ PRUNED = 0.5
 """Share of the matrices that get zeros together, from which it is rather pruning than a fault of one layer."""
 
 
-@rule("TRD001", "zeros-growing", Severity.WARNING, on=Series, worse=("zero_fraction",), group_by=("onset_path",))
+@rule(
+    "TRD001",
+    "zeros-growing",
+    Severity.WARNING,
+    on=Series,
+    worst=Severity.ERROR,
+    worse=("zero_fraction",),
+    group_by=("onset_path",),
+)
 def zeros_growing(series: Series, *, points: float = 10.0, points_of_error: float = 30.0) -> Iterator[Finding]:
     """Ever more values of a tensor are exactly zero.
 
