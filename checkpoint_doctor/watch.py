@@ -16,10 +16,10 @@ from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnknownFormat, UnreadableCheckpoint
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import discover_working
-from checkpoint_doctor.results.diagnosis import Diagnosis
+from checkpoint_doctor.results.events import Arrival, Event, Loss, Stall, list_by_key
 from checkpoint_doctor.results.findings import Finding
-from checkpoint_doctor.results.identity import FindingKey, identify, identify_diagnosis
-from checkpoint_doctor.results.report import Alert, Examination, Report
+from checkpoint_doctor.results.identity import FindingKey, identify
+from checkpoint_doctor.results.report import Examination, Report
 from checkpoint_doctor.scan import find_checkpoints, open_and_examine, unreadable
 from checkpoint_doctor.sources.changes import (
     Fingerprint,
@@ -39,6 +39,9 @@ they write a folder's model, gather the optimizer of all ranks, and write that."
 
 LONGEST_WAIT = 30.0
 """Seconds after which a folder is looked at though no event came: a network drive tells of none from elsewhere."""
+
+BUSY = 0.02
+"""Share of the time that looking at the folder may take; where it takes long, it is looked at less often."""
 
 SIGNS = frozenset(("FIL001",))
 """Rules whose findings may mean that a file is still being written: it is damaged."""
@@ -61,36 +64,6 @@ class Options(Struct, frozen=True):
     polls: bool = False
     """True to look at the folder again and again though the file system tells of changes."""
     jobs: int | None = None
-
-
-class Arrival(Struct, frozen=True):
-    """A checkpoint that was written, and examined when it was whole."""
-
-    examination: Examination
-    report: Report
-    """The report on this checkpoint, which says whether it fails; what began with it in its run is in the remarks."""
-    new: tuple[Alert, ...]
-    """Diagnoses and findings that the checkpoint of the same network before it does not have, and what began in the
-    run since: zeros that grow, gradients that vanish, a layer that is frozen."""
-    gone: tuple[Alert, ...]
-    """Those that the one before it has, and it has not."""
-    follows: str | None
-    """The path of the checkpoint before it; ``None`` for the first of its network."""
-
-
-class Loss(Struct, frozen=True):
-    """A file that was deleted before it could be examined, or the folder itself."""
-
-    path: str
-
-
-class Stall(Struct, frozen=True):
-    """Nothing new came for too long."""
-
-    seconds: float
-
-
-Event = Arrival | Loss | Stall
 
 
 def watch(
@@ -141,6 +114,8 @@ class _Watch:
     def __init__(self, path: str, options: Options, catalogue: Catalogue, config: Config) -> None:
         self._path, self._options, self._catalogue, self._config = path, options, catalogue, config
         self._files: dict[str, Fingerprint] = {}
+        self._cost = 0.0
+        """Seconds of processor time that a look at the folder took."""
         self._is_first = True
         self._grown: dict[str, float] = {}
         """The time at which a file was last added to each folder."""
@@ -160,13 +135,14 @@ class _Watch:
             if was_there and not is_there:
                 yield Loss(self._path)
             if waiter is None or is_there != was_there:
-                waiter = make_waiter(self._path, options.interval, polls=options.polls or options.once)
+                waiter = make_waiter(self._path, polls=options.polls or options.once)
             was_there = is_there
             yield from self._look()
             if options.once and not self._pending:
                 return
             yield from self._notice_stall()
-            waiter.wait(self._time_to_wait())
+            pause = max(options.interval, self._cost / BUSY)
+            waiter.wait(pause, max(pause, self._time_to_wait()))
 
     def _time_to_wait(self) -> float:
         """Return how long nothing needs to be looked at unless a file changes."""
@@ -176,10 +152,12 @@ class _Watch:
             ends.append(self._since(path) + (options.patience if each.was_examined else options.settled))
         if options.stalled is not None and not self._has_stalled:
             ends.append(self._last + options.stalled)
-        return max(options.interval, min(ends) - now)
+        return min(ends) - now
 
     def _look(self) -> Iterator[Event]:
+        begin = time.process_time()
         files = read_fingerprints(self._path)
+        self._cost = time.process_time() - begin
         if files != self._files:
             yield from self._compare(files)
         self._is_first = False
@@ -256,7 +234,7 @@ class _Watch:
         """Compare a checkpoint with those of the same network that came before it."""
         network = tuple((tensor.name, tensor.shape) for tensor in examination.tensors)
         run = self._runs.setdefault(network, _Run()) if opened is not None else _Run()
-        known, now = _alerts_by_key(run.before), _alerts_by_key(examination)
+        known, now = list_by_key(run.before), list_by_key(examination)
         begun = self._find_beginnings(run, opened) if opened is not None else []
         arrival = Arrival(
             examination,
@@ -293,8 +271,3 @@ def _may_be_unfinished(examination: Examination | None) -> bool:
         return True
     signs = SIGNS_IN_FOLDERS if examination.parts else SIGNS
     return any(each.code in signs for each in examination.findings) or bool(examination.parts and examination.skipped)
-
-
-def _alerts_by_key(examination: Examination | None) -> dict[FindingKey, Alert]:
-    alerts = examination.alerts if examination is not None else ()
-    return {identify_diagnosis(each) if isinstance(each, Diagnosis) else identify(each): each for each in alerts}

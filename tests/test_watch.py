@@ -25,9 +25,10 @@ from checkpoint_doctor.cli.watching import read_duration
 from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins.catalogue import Catalogue, discover
+from checkpoint_doctor.results.events import Arrival, Event, Loss, Stall
 from checkpoint_doctor.results.report import Verdict
-from checkpoint_doctor.sources.changes import Events, Polling, make_waiter, read_fingerprints
-from checkpoint_doctor.watch import Arrival, Event, Loss, Options, Stall, watch
+from checkpoint_doctor.sources.changes import Events, Polling, make_waiter
+from checkpoint_doctor.watch import Options, watch
 
 COMMAND = [sys.executable, "-m", "checkpoint_doctor", "watch"]
 QUICK = Options(interval=0.02, settled=0.1, patience=0.4)
@@ -195,22 +196,30 @@ def test_files_that_are_no_checkpoints_are_passed_over(tmp_path: Path, catalogue
 
 
 @pytest.mark.parametrize("polls", [True, False], ids=["polling", "events"])
-def test_between_checkpoints_it_sleeps(polls: bool, tmp_path: Path) -> None:
-    for number in range(300):
+def test_between_checkpoints_it_sleeps(polls: bool, tmp_path: Path, catalogue: Catalogue) -> None:
+    for number in range(500):
         (tmp_path / f"{number}.txt").touch()
-    waiter = make_waiter(str(tmp_path), 0.02, polls=polls)
-    if not polls:
-        assert isinstance(waiter, Events)
-    begin, spent = time.monotonic(), time.process_time()
-    while time.monotonic() < begin + 1.0:
-        read_fingerprints(str(tmp_path))
-        waiter.wait(0.5)
-    assert time.process_time() - spent < 0.1
+    options = Options(interval=0.01, stalled=1.5, polls=polls)
+    events = watch(tmp_path, options, catalogue=catalogue)
+    spent = time.process_time()
+    assert isinstance(next(events), Stall)
+    assert time.process_time() - spent < 0.5
+
+
+def test_a_checkpoint_that_takes_long_does_not_delay_the_next(tmp_path: Path, catalogue: Catalogue) -> None:
+    train(tmp_path, steps=12)
+    events = watch(tmp_path, Options(interval=0.01, settled=0.0, polls=True), catalogue=catalogue)
+    arrived = [next(events) for _ in range(12)]
+    begin = time.monotonic()
+    shutil.copy(tmp_path / "step_100.pt", tmp_path / "step_1300.pt")
+    arrived.append(next(events))
+    assert time.monotonic() - begin < 1.0
 
 
 def test_without_the_library_it_polls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(make_waiter(str(tmp_path)), Events)
     monkeypatch.setitem(sys.modules, "watchfiles", None)
-    assert isinstance(make_waiter(str(tmp_path), 0.1), Polling)
+    assert isinstance(make_waiter(str(tmp_path)), Polling)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("1d", 86400)])

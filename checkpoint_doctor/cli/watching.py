@@ -27,8 +27,8 @@ from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.text import printable, quantity
 
 if TYPE_CHECKING:
+    from checkpoint_doctor.results.events import Arrival, Event
     from checkpoint_doctor.results.report import Alert, Report
-    from checkpoint_doctor.watch import Arrival, Event
 
 NAMED = 3
 """Diagnoses and findings that a line names."""
@@ -134,7 +134,7 @@ class _Tally:
 
     def tell(self, event: Event) -> bool:
         """Print an event, run the command if it is an alarm, and return whether it is one."""
-        from checkpoint_doctor.watch import Arrival, Loss
+        from checkpoint_doctor.results.events import Arrival, Loss
 
         if isinstance(event, Loss):
             what = "is gone" if event.path == self._path else "was deleted before it was whole"

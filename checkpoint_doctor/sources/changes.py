@@ -16,9 +16,6 @@ TICK = 0.25
 Fingerprint = tuple[int, int, int]
 """Number, size in bytes and time of the last change in nanoseconds of a file."""
 
-BUSY = 0.02
-"""Largest share of a core that looking at a folder again and again may take."""
-
 
 def read_fingerprints(root: str) -> dict[str, Fingerprint]:
     """Return the fingerprints of the visible files in a folder, by path, or that of a single file.
@@ -73,32 +70,24 @@ def read_again(files: Iterable[str]) -> dict[str, Fingerprint]:
 class Waiter(Protocol):
     """Waits for the next change."""
 
-    def wait(self, seconds: float) -> None:
-        """Return when a file may have changed, at the latest after so many seconds."""
+    def wait(self, least: float, most: float) -> None:
+        """Return when a file may have changed, after so many seconds at the least and at the most."""
 
 
 class Polling:
-    """Waits for some time, and longer where looking at the folder takes long."""
+    """Waits for as short as it may: nothing tells of a change."""
 
-    def __init__(self, interval: float) -> None:
-        self._interval = interval
-        self._returned = time.perf_counter()
-        self._busy = time.process_time()
-
-    def wait(self, seconds: float) -> None:
+    def wait(self, least: float, most: float) -> None:
         """See ``Waiter.wait``."""
-        spent = time.process_time() - self._busy
-        time.sleep(min(seconds, max(self._interval, spent / BUSY)))
-        self._busy = time.process_time()
+        time.sleep(min(least, most))
 
 
 class Events:
     """Waits for an event of the file system, with the library ``watchfiles``."""
 
-    def __init__(self, path: str, interval: float) -> None:
+    def __init__(self, path: str) -> None:
         import watchfiles
 
-        self._interval = interval
         self._events: Iterator[Any] = watchfiles.watch(
             path,
             watch_filter=None,
@@ -110,10 +99,10 @@ class Events:
         )
         next(self._events)  # from here on, nothing is missed
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, least: float, most: float) -> None:
         """See ``Waiter.wait``. Events in quick succession are one: a run may write its log all the time."""
-        end = time.monotonic() + seconds
-        time.sleep(min(seconds, self._interval))
+        end = time.monotonic() + most
+        time.sleep(min(least, most))
         while (left := end - time.monotonic()) > 0:
             if left < TICK:
                 time.sleep(left)
@@ -121,10 +110,10 @@ class Events:
                 return
 
 
-def make_waiter(path: str, interval: float, *, polls: bool = False) -> Waiter:
+def make_waiter(path: str, *, polls: bool = False) -> Waiter:
     """Return what waits for changes at a path: events where there are any, polling otherwise."""
     if not polls and os.path.isdir(path):  # a file that is replaced is another one for the file system
         # The library is an extra, the system may have no more events to give, and the path may not be there yet.
         with suppress(ImportError, OSError, RuntimeError, StopIteration):
-            return Events(path, interval)
-    return Polling(interval)
+            return Events(path)
+    return Polling()
