@@ -123,6 +123,9 @@ class _Comparison:
                     self.passed_over.append(Skipped(candidate.path, why))
             except UnreadableCheckpoint as error:
                 self._note_unreadable(candidate.path, error)
+        for heading in [each for each in self.reports if _identify(each.path) in known]:
+            self.headings.remove(heading)
+            self.left_out.append(Skipped(heading.path, "its report is not needed: the checkpoint itself is here"))
 
     def _read_report(self, path: str) -> None:
         try:

@@ -242,6 +242,27 @@ class TestReports:
         assert [value is None for value in row(record, "0.weight").change] == [True, True, True, False]
         assert "reports" in " ".join(record.remarks)
 
+    def test_a_checkpoint_counts_more_than_its_report(self, tmp_path: Path) -> None:
+        paths = run(tmp_path, [1, 2, 3])
+        (tmp_path / "run.json").write_text(json.dumps(to_json(scan(paths[:2]))))
+        report = compare([tmp_path / "run.json", *paths])
+        record = only(report)
+        assert [point.step for point in record.points] == [1, 2, 3]
+        assert all(value is not None for value in row(record, "0.weight").change[1:])
+        assert len(report.left_out) == 2
+
+    def test_a_monitor_may_give_all_its_points_one_path(self, tmp_path: Path) -> None:
+        document = to_json(scan(run(tmp_path, [1, 2, 3, 4, 5])))
+        for number, each in enumerate(document["checkpoints"]):
+            each["path"] = "training"
+            for tensor in each["tensors"]:
+                if tensor["name"] == "0.bias" and number >= 3:
+                    tensor["zeros"] = 8
+        (tmp_path / "monitor.json").write_text(json.dumps(document))
+        record = only(compare(tmp_path / "monitor.json"))
+        [finding] = [each for each in record.counted if each.code == "TRD001"]
+        assert (finding.evidence["onset_step"], record.onset_of(finding)) == (4, 3)
+
     def test_what_is_no_report_is_named(self, tmp_path: Path) -> None:
         run(tmp_path, [1, 2])
         (tmp_path / "bad.json").write_text("{")

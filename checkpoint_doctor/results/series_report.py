@@ -122,8 +122,8 @@ class SeriesRecord(Struct, frozen=True):
 
     def onset_of(self, finding: Finding) -> int | None:
         """Return the position of the checkpoint at which a finding began."""
-        path = finding.evidence.get("onset_path")
-        return next((place for place, point in enumerate(self.points) if point.path == path), None)
+        sought = finding.evidence.get("onset_path"), finding.evidence.get("onset_step")
+        return next((place for place, point in enumerate(self.points) if (point.path, point.step) == sought), None)
 
 
 class SeriesReport(Struct, frozen=True):
