@@ -328,6 +328,11 @@ class TestTheCommand:
         assert "does not show series" in result.stderr
         assert "terminal" in result.stderr
 
+    def test_markdown_has_findings_and_tensors(self, frozen: Path) -> None:
+        text = ckdoc(frozen, "--format", "markdown").stdout
+        assert "warning **TRD003** frozen-tensor · `2.weight`, since step 500: " in text
+        assert "| 0.bias | ▁▁▁▁████ 100% |" in text
+
     def test_exit_codes(self, frozen: Path, tmp_path: Path) -> None:
         paths = run(tmp_path, [1, 2, 3])
         assert ckdoc(*paths).returncode == 0
