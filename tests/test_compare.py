@@ -150,6 +150,19 @@ class TestWhatBelongsTogether:
             save(tmp_path / f"epoch_{step}" / "model.pt", step, step=step)
         assert len(only(compare(tmp_path)).points) == 3
 
+    def test_models_of_one_architecture_that_share_nothing_else_are_no_trend(self, tmp_path: Path) -> None:
+        for seed in range(5):
+            save(tmp_path / f"agent_{seed}.pt", 1, step=seed, seed=seed)
+        record = only(compare(tmp_path))
+        assert record.findings == ()
+        assert "different runs" in " ".join(record.remarks)
+
+    def test_agents_with_a_folder_each_are_no_run(self, tmp_path: Path) -> None:
+        for name in ("ppo", "a2c", "trpo"):
+            save(tmp_path / name / "model.pt", 1)
+        with pytest.raises(NothingToExamine, match="only checkpoint in its folder"):
+            compare(tmp_path)
+
     def test_a_copy_of_a_checkpoint_is_left_out(self, tmp_path: Path) -> None:
         run(tmp_path, [1, 2, 3])
         shutil.copy(tmp_path / "step_2.pt", tmp_path / "best_model.pt")

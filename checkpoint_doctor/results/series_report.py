@@ -183,7 +183,7 @@ class SeriesReport(Struct, frozen=True):
     @property
     def summary_line(self) -> str:
         """What was compared and found, as in ``1 series, 12 checkpoints, 32 tensors, 80 rules, 2 findings``."""
-        left_out = len(self.left_out) + sum(len(each.left_out) for each in self.series)
+        left_out = len(self.left_out)
         return ", ".join(
             [
                 f"{len(self.series):,} series",
