@@ -123,6 +123,9 @@ class _Comparison:
                     self.passed_over.append(Skipped(candidate.path, why))
             except UnreadableCheckpoint as error:
                 self._note_unreadable(candidate.path, error)
+        for heading in [each for each in self.reports if _identify(each.path) in known]:
+            self.headings.remove(heading)
+            self.left_out.append(Skipped(heading.path, "its report is not needed: the checkpoint itself is here"))
 
     def _read_report(self, path: str) -> None:
         try:
@@ -156,6 +159,7 @@ class _Comparison:
             path=path,
             shapes={tensor.name: tensor.shape for tensor in checkpoint.distinct_tensors},
             named=named,
+            algorithm=checkpoint.algorithm,
             step=checkpoint.step,
             updates=count_updates(checkpoint),
             counters=checkpoint.counters,
@@ -246,7 +250,11 @@ class _Comparison:
         series = builder.build(ordered_by)
         if any(heading in self.reports for heading in ordered):
             remarks = [*remarks, "figures from reports do not say what changed between neighbours"]
-        record = record_series(series, kept, last.findings, run_trend_rules(series, self.catalogue, self.config))
+        is_run = series.is_connected or len(kept) == 2
+        trends = run_trend_rules(series, self.catalogue, self.config) if is_run else []
+        if not series.is_connected:
+            remarks = [*remarks, "nothing of one checkpoint is left in the next: they may be of different runs"]
+        record = record_series(series, kept, last.findings, trends)
         appeared, vanished = _list_new(ordered[0].shapes, ordered[-1].shapes)
         yield replace(record, remarks=tuple(remarks), appeared=appeared, vanished=vanished)
 
@@ -270,7 +278,7 @@ class _Comparison:
         measured = measure_point(checkpoint)
         if previous is not None:
             measured = compare_neighbours(previous, checkpoint, measured)
-            if checkpoint.step == previous.step and all(each.figures.still_fraction == 1 for each in measured.values()):
+            if checkpoint.step == previous.step and builder.repeats(measured):
                 return None, Skipped(path, f"it holds the same values as {previous.path}")
         point = describe_point(checkpoint)
         examination = run_rules(checkpoint, self.catalogue, self.config.for_path(path))

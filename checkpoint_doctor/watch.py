@@ -252,6 +252,8 @@ class _Watch:
             series = run.series.add(opened)
         except UnreadableCheckpoint:  # it was deleted or overwritten since it was examined
             return []
+        if not series.is_connected:  # a folder with models of different runs
+            return []
         found = {identify(each): each for each in run_trend_rules(series, self._catalogue, self._config) if each.counts}
         begun = [finding for key, finding in found.items() if key not in run.begun]
         run.begun = frozenset(found)

@@ -95,6 +95,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
 
 TESTING = (
     "build_checkpoint",
+    "build_series",
     "findings_of",
     "check_rule",
     "check_cause",

@@ -150,6 +150,19 @@ class TestWhatBelongsTogether:
             save(tmp_path / f"epoch_{step}" / "model.pt", step, step=step)
         assert len(only(compare(tmp_path)).points) == 3
 
+    def test_models_of_one_architecture_that_share_nothing_else_are_no_trend(self, tmp_path: Path) -> None:
+        for seed in range(5):
+            save(tmp_path / f"agent_{seed}.pt", 1, step=seed, seed=seed)
+        record = only(compare(tmp_path))
+        assert record.findings == ()
+        assert "different runs" in " ".join(record.remarks)
+
+    def test_agents_with_a_folder_each_are_no_run(self, tmp_path: Path) -> None:
+        for name in ("ppo", "a2c", "trpo"):
+            save(tmp_path / name / "model.pt", 1)
+        with pytest.raises(NothingToExamine, match="only checkpoint in its folder"):
+            compare(tmp_path)
+
     def test_a_copy_of_a_checkpoint_is_left_out(self, tmp_path: Path) -> None:
         run(tmp_path, [1, 2, 3])
         shutil.copy(tmp_path / "step_2.pt", tmp_path / "best_model.pt")
@@ -242,6 +255,27 @@ class TestReports:
         assert [value is None for value in row(record, "0.weight").change] == [True, True, True, False]
         assert "reports" in " ".join(record.remarks)
 
+    def test_a_checkpoint_counts_more_than_its_report(self, tmp_path: Path) -> None:
+        paths = run(tmp_path, [1, 2, 3])
+        (tmp_path / "run.json").write_text(json.dumps(to_json(scan(paths[:2]))))
+        report = compare([tmp_path / "run.json", *paths])
+        record = only(report)
+        assert [point.step for point in record.points] == [1, 2, 3]
+        assert all(value is not None for value in row(record, "0.weight").change[1:])
+        assert len(report.left_out) == 2
+
+    def test_a_monitor_may_give_all_its_points_one_path(self, tmp_path: Path) -> None:
+        document = to_json(scan(run(tmp_path, [1, 2, 3, 4, 5])))
+        for number, each in enumerate(document["checkpoints"]):
+            each["path"] = "training"
+            for tensor in each["tensors"]:
+                if tensor["name"] == "0.bias" and number >= 3:
+                    tensor["zeros"] = 8
+        (tmp_path / "monitor.json").write_text(json.dumps(document))
+        record = only(compare(tmp_path / "monitor.json"))
+        [finding] = [each for each in record.counted if each.code == "TRD001"]
+        assert (finding.evidence["onset_step"], record.onset_of(finding)) == (4, 3)
+
     def test_what_is_no_report_is_named(self, tmp_path: Path) -> None:
         run(tmp_path, [1, 2])
         (tmp_path / "bad.json").write_text("{")
@@ -306,6 +340,11 @@ class TestTheCommand:
         assert result.returncode == 2
         assert "does not show series" in result.stderr
         assert "terminal" in result.stderr
+
+    def test_markdown_has_findings_and_tensors(self, frozen: Path) -> None:
+        text = ckdoc(frozen, "--format", "markdown").stdout
+        assert "warning **TRD003** frozen-tensor · `2.weight`, since step 500: " in text
+        assert "| 0.bias | ▁▁▁▁████ 100% |" in text
 
     def test_exit_codes(self, frozen: Path, tmp_path: Path) -> None:
         paths = run(tmp_path, [1, 2, 3])

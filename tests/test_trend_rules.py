@@ -203,6 +203,11 @@ CASES = {
         {WEIGHT: shares("dormant_fraction", 5, 8, 12, 15, 20, 24, 27, 30)},
         {WEIGHT: (NOTE, 200)},
     ),
+    "units that fall asleep in the first updates": Case(
+        gradients.dormant_units_growing,
+        {WEIGHT: shares("dormant_fraction", 4.7, 50, 45.3, *[46.9] * 4, 45.3, *[46.9] * 4)},
+        {WEIGHT: (NOTE, 200)},
+    ),
     "few units": Case(
         gradients.dormant_units_growing, {WEIGHT: shares("dormant_fraction", 0, 0, 0, 0, 15, 15, 15, 15)}
     ),

@@ -43,6 +43,9 @@ class TensorFigures(Struct, frozen=True):
     """Updates that an optimizer counted."""
 
 
+UNRELATED = 0.9
+"""Relative change from which a matrix is another one."""
+
 FIGURES = TensorFigures.__struct_fields__
 """The names of the figures."""
 
@@ -134,6 +137,19 @@ class Series(Struct, frozen=True, eq=False, dict=True):
     def by_name(self) -> Mapping[str, TensorSeries]:
         """The tensors by name."""
         return {tensor.name: tensor for tensor in self.tensors}
+
+    @cached_property
+    def is_connected(self) -> bool:
+        """False where most matrices are other ones at every checkpoint, as those of different runs are.
+
+        Two independent draws of the same size are apart by √2 of their norm.
+        """
+        changes = np.array([tensor["change"][1:] for tensor in self.trained if tensor.is_matrix])
+        known = np.isfinite(changes).any(axis=0) if changes.size else np.zeros(0, dtype=bool)
+        if not known.any():
+            return True
+        others = np.nanmedian(changes[:, known], axis=0) >= UNRELATED
+        return not bool(others.all())
 
     @property
     def trained(self) -> Iterator[TensorSeries]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from checkpoint_doctor.checkpoint.checkpoint import Checkpoint
 from checkpoint_doctor.checkpoint.series import FIGURES, ColumnRecord, Point, Series, TensorFigures, TensorSeries
 from checkpoint_doctor.checkpoint.series_figures import Measured, measure_change
 from checkpoint_doctor.layers import online_name
+
+OF_MOMENTS = ("vanished_fraction", "update_ratio", "updates")
+"""Figures of the optimizer's state."""
 
 
 class TensorOutline(Struct, frozen=True, eq=False):
@@ -51,6 +55,16 @@ class SeriesBuilder:
                 self._columns[name] = (first or columns, columns)
         self.points.append(point)
 
+    def repeats(self, measured: Mapping[str, Measured]) -> bool:
+        """Return whether figures show the same values and moments as those that were added last."""
+        for name, each in measured.items():
+            last = self._rows[name][-1] if name in self._rows else None
+            if last is None or each.figures.still_fraction != 1:
+                return False
+            if any(not _equal(getattr(last, figure), getattr(each.figures, figure)) for figure in OF_MOMENTS):
+                return False
+        return True
+
     def build(self, ordered_by: str) -> Series:
         """Return the series of what was added."""
         tensors = []
@@ -66,6 +80,10 @@ class SeriesBuilder:
                 )
             )
         return Series(tuple(self.points), tuple(tensors), ordered_by)
+
+
+def _equal(one: float, other: float) -> bool:
+    return one == other or (isnan(one) and isnan(other))
 
 
 def outline_tensors(checkpoint: Checkpoint) -> list[TensorOutline]:

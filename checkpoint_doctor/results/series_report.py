@@ -122,8 +122,8 @@ class SeriesRecord(Struct, frozen=True):
 
     def onset_of(self, finding: Finding) -> int | None:
         """Return the position of the checkpoint at which a finding began."""
-        path = finding.evidence.get("onset_path")
-        return next((place for place, point in enumerate(self.points) if point.path == path), None)
+        sought = finding.evidence.get("onset_path"), finding.evidence.get("onset_step")
+        return next((place for place, point in enumerate(self.points) if (point.path, point.step) == sought), None)
 
 
 class SeriesReport(Struct, frozen=True):
@@ -183,7 +183,7 @@ class SeriesReport(Struct, frozen=True):
     @property
     def summary_line(self) -> str:
         """What was compared and found, as in ``1 series, 12 checkpoints, 32 tensors, 80 rules, 2 findings``."""
-        left_out = len(self.left_out) + sum(len(each.left_out) for each in self.series)
+        left_out = len(self.left_out)
         return ", ".join(
             [
                 f"{len(self.series):,} series",

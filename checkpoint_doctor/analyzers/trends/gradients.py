@@ -18,6 +18,9 @@ NOISE = 0.01
 HALF = 0.5
 """Share of a layer from which its dormant units are a warning however slowly they grew (NET001)."""
 
+FEWEST_BEFORE = 2
+"""Checkpoints before a growth at once: in the first updates, units of healthy agents fall asleep quickly."""
+
 WHOLE = 0.99
 """Share from which the moments of a whole tensor have vanished."""
 
@@ -50,7 +53,8 @@ def dormant_units_growing(series: Series, *, points: float = 20.0) -> Iterator[F
         found = _find_rise(share, points / 100.0)
         if found is None:
             continue
-        at_once = float(np.nanmax(np.diff(share)[found.onset - 1 :])) >= points / 100.0
+        steps = np.diff(share)
+        at_once = found.onset >= FEWEST_BEFORE and float(steps[found.onset - 1 :].max()) >= points / 100.0
         yield dormant_units_growing.finding(
             f"its units without gradient grow from {found.before:.1%} to {share[-1]:.1%}, beginning at "
             f"{series.name_point(found.onset)}",

@@ -36,6 +36,9 @@ from checkpoint_doctor.text import printable, quantity
 SHOWN = 24
 """How many tensors are shown, the worst first; the others are counted."""
 
+LEFT_OUT_SHOWN = 10
+"""How many checkpoints that belong to no series are named."""
+
 BARS = 12
 """Characters of the widest line of bars."""
 
@@ -61,8 +64,11 @@ def draw_series(report: SeriesReport, page: Page) -> str:
         error = (examination.error or "it could not be read").removeprefix(f"{examination.path} ")
         words = f"{printable(examination.path)}: {one_line(error)}"
         layout.paragraph(Text.assemble(("unreadable: ", "bold magenta"), words), hanging=2)
-    for words in left_out_in_words(report.left_out):
+    left_out = report.left_out if page.verbose else report.left_out[:LEFT_OUT_SHOWN]
+    for words in left_out_in_words(left_out):
         layout.paragraph(Text.assemble(("left out: ", "yellow"), words), hanging=2)
+    if rest := len(report.left_out) - len(left_out):
+        layout.line(Text(f"… {rest:,} more left out (--verbose shows all)", style="dim"))
     if page.verbose:
         for words in left_out_in_words(report.passed_over):
             layout.paragraph(Text.assemble(("passed over: ", "dim"), words), hanging=2)
