@@ -107,12 +107,12 @@ def scan(
             if skip_foreign or not candidate.named:
                 passed_over.append(Skipped(candidate.path, error.message.removeprefix(f"{candidate.path} ")))
                 continue
-            examination = _unreadable(candidate.path, error)
+            examination = unreadable(candidate.path, error)
         except UnknownFormat as error:
             if not candidate.is_expected:
                 found.unsearched.append(Unsearched(candidate.path, error.what))
                 continue
-            examination = _unreadable(candidate.path, error)
+            examination = unreadable(candidate.path, error)
         examinations.append(examination)
     if not examinations and not skip_foreign and found.is_complete:
         raise NothingToExamine(
@@ -176,21 +176,38 @@ def examine(
         UnknownFormat: nothing in it says what it is.
     """
     try:
-        checkpoint = open_checkpoint(path, catalogue)
-        measure_checkpoint(checkpoint, jobs, on_measured)
-        examination = run_rules(checkpoint, catalogue, settings)
-        if histograms:
-            examination = count_histograms(examination, checkpoint)
+        checkpoint, examination = open_and_examine(path, catalogue, settings, jobs=jobs, on_measured=on_measured)
+        return count_histograms(examination, checkpoint) if histograms else examination
     except (NotACheckpoint, UnknownFormat):
         raise
     except UnreadableCheckpoint as error:
-        return _unreadable(path, error)
+        return unreadable(path, error)
+
+
+def open_and_examine(
+    path: str,
+    catalogue: Catalogue,
+    settings: Settings,
+    *,
+    jobs: int | None = None,
+    on_measured: MeasuredCallback | None = None,
+) -> tuple[Checkpoint, Examination]:
+    """Open and examine one checkpoint, and return it with what was found in it.
+
+    Raises:
+        UnreadableCheckpoint: it cannot be opened or read to its end.
+        NotACheckpoint: it is a sound file of another kind.
+        UnknownFormat: nothing in it says what it is.
+    """
+    checkpoint = open_checkpoint(path, catalogue)
+    measure_checkpoint(checkpoint, jobs, on_measured)
+    examination = run_rules(checkpoint, catalogue, settings)
     other = checkpoint.metadata.get("content")
     if (other or not checkpoint.tensors) and not checkpoint.optimizers and examination.verdict is not Verdict.ILL:
         why = f" ({checkpoint.skipped[0].why})" if checkpoint.skipped else ""
         what = other or f"holds no tensor to examine{why}"
         raise NotACheckpoint(f"{path} {what}", "name the file that holds the state dict")
-    return examination
+    return checkpoint, examination
 
 
 def count_histograms(examination: Examination, checkpoint: Checkpoint) -> Examination:
@@ -222,7 +239,8 @@ def _subject_tensors(finding: Finding, checkpoint: Checkpoint) -> list[str]:
     return [weight.name] if weight else []
 
 
-def _unreadable(path: str, error: UnreadableCheckpoint) -> Examination:
+def unreadable(path: str, error: UnreadableCheckpoint) -> Examination:
+    """Return the examination of a checkpoint that cannot be opened or read to its end."""
     return Examination(path=path, format=None, verdict=Verdict.UNREADABLE, error=error.message, hint=error.hint)
 
 

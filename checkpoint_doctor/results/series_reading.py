@@ -18,7 +18,7 @@ def head_examination(examination: Examination) -> Heading:
     """Return what the order of a series needs of a checkpoint, from its report."""
     updates = max((tensor.updates for tensor in examination.tensors if tensor.updates), default=None)
     shapes = {tensor.name: tensor.shape for tensor in examination.tensors if tensor.tied_to is None}
-    return Heading(examination.path, shapes, step=examination.step, updates=updates)
+    return Heading(examination.path, shapes, step=examination.step, updates=updates, algorithm=examination.algorithm)
 
 
 def point_of(examination: Examination) -> Point:

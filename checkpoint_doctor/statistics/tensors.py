@@ -68,6 +68,23 @@ class TensorStatistics(Struct, frozen=True):
         return max(abs(float(self.minimum or 0)), abs(float(self.maximum or 0)))
 
 
+class Histogram(Struct, frozen=True):
+    """How the finite values of a tensor are distributed; exact zeros are counted apart from their neighbours."""
+
+    low: float
+    """Left edge of the first bin."""
+    high: float
+    """Right edge of the last bin."""
+    counts: tuple[int, ...]
+    """Values in each bin, without exact zeros."""
+    zeros: int
+    """Values that are exactly zero."""
+    below: int
+    """Values left of the first bin."""
+    above: int
+    """Values right of the last bin."""
+
+
 MOST_FIRST_ENTRIES = 64
 
 LONGEST_ROW = 1 << 20
