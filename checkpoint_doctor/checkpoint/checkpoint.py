@@ -9,6 +9,7 @@ from operator import is_
 from typing import Any, TypeVar
 
 from checkpoint_doctor.checkpoint.contents import Checksum, Flaw, Missing, Part, PickledName, Skipped
+from checkpoint_doctor.checkpoint.gradients import Gradients
 from checkpoint_doctor.checkpoint.layers import Layer, build_layers
 from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer
 from checkpoint_doctor.checkpoint.signals import LayerSignal, read_signal
@@ -53,6 +54,8 @@ class Checkpoint:
     skipped: tuple[Skipped, ...] = ()
     missing: tuple[Missing, ...] = ()
     """Files that a run needs to go on and that are not in the folder."""
+    gradients: tuple[Gradients, ...] = ()
+    """What a running training loop shows of its gradients, for each optimizer; empty for a file."""
 
     @cached_property
     def damage(self) -> tuple[Flaw, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from checkpoint_doctor.checkpoint import Moments, ParameterGroup
+from checkpoint_doctor.checkpoint.optimizers import Moments, ParameterGroup
 
 
 @dataclass(frozen=True)
