@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
 from typing import Any, TextIO
 
 from checkpoint_doctor.callbacks.requirements import require
@@ -66,7 +65,7 @@ class DoctorCallback(BaseCallback):
         stream: TextIO | None = None,
     ) -> None:
         super().__init__(verbose)
-        self.check_every, self.per_layer = check_every, per_layer
+        self.check_every = check_every
         self.monitor: AgentMonitor | None = None
         """The monitor, from the beginning of the training on."""
         self._options: dict[str, Any] = {
@@ -110,11 +109,10 @@ class AgentMonitor(Monitor):
     format = "sb3"
     counts_updates = False
 
-    def __init__(self, algorithm: Any, *, per_layer: bool = False, **options: Any) -> None:
-        self.algorithm, self.per_layer = algorithm, per_layer
+    def __init__(self, algorithm: Any, **options: Any) -> None:
+        self.algorithm = algorithm
         super().__init__(algorithm.policy, **options)
         self._saved = read_settings(algorithm, self.live, self._catalogue)
-        self._new_values: Mapping[str, float | str] = {}
 
     def bind(self, model: Any, optimizer: Optimizers | None) -> LiveModel:
         """See ``Monitor.bind``."""
@@ -146,16 +144,6 @@ class AgentMonitor(Monitor):
     def position(self) -> int:
         """See ``Monitor.position``: timesteps."""
         return int(self.algorithm.num_timesteps)
-
-    def take_values(self) -> Mapping[str, float | str]:
-        """Return the figures of the latest check once, nothing where there was none since."""
-        new, self._new_values = self._new_values, {}
-        return new
-
-    def _judge(self, checkpoint: Checkpoint) -> Examination:
-        examination = super()._judge(checkpoint)
-        self._new_values = self.values
-        return examination
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the agent as ``model.save`` does."""

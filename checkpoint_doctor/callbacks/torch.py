@@ -26,7 +26,7 @@ from checkpoint_doctor.callbacks.outside_writes import OutsideWrites  # noqa: E4
 from checkpoint_doctor.callbacks.processes import Processes  # noqa: E402
 from checkpoint_doctor.callbacks.replacing import replacing  # noqa: E402
 from checkpoint_doctor.callbacks.series import Series  # noqa: E402
-from checkpoint_doctor.callbacks.values import summarize  # noqa: E402
+from checkpoint_doctor.callbacks.values import summarize, summarize_layers  # noqa: E402
 from checkpoint_doctor.checkpoint import Checkpoint  # noqa: E402
 from checkpoint_doctor.config.file import load_config  # noqa: E402
 from checkpoint_doctor.config.settings import Config  # noqa: E402
@@ -71,12 +71,14 @@ class Monitor:
             step. Without it, only what is left of them in the moments is judged, at the checks.
         config: a configuration file, or a ``Config``; by default the nearest ``ckdoc.toml`` or ``[tool.ckdoc]``.
         save_healthy: where the latest checkpoint that passed a check is kept: ``{"model": …, "optimizer": …, "step":
-            …}``; several optimizers are in one dictionary under ``"optimizers"``.
+            …}``; several optimizers are in one dictionary under ``"optimizers"``. Not for models that ``fully_shard``
+            spreads over processes, which all of them must save together.
         series: where all checks are written at the end, as ``ckdoc scan --format json`` prints them and
             ``ckdoc compare`` reads them.
         repair: whether proven illness is repaired in place by the init rules of ``ckdoc fix``. Off by default: a repair
             in the middle of a run destroys learning where what looks ill is normal.
         repair_cooldown: checks after which a tensor may be repaired again.
+        per_layer: whether ``values`` has the figures of each layer too.
         verbose: 0 tells nothing, 1 warnings and errors, 2 notes as well.
         stream: where it tells it; standard error by default.
 
@@ -102,6 +104,7 @@ class Monitor:
         series: str | os.PathLike[str] | None = None,
         repair: bool = False,
         repair_cooldown: int = 10,
+        per_layer: bool = False,
         verbose: int = 1,
         stream: TextIO | None = None,
     ) -> None:
@@ -117,6 +120,8 @@ class Monitor:
         """Steps of the optimizer that made the most of them, or calls of ``step``."""
         self.values: dict[str, float | str] = {}
         """Figures of the latest check, for a logger: ``doctor/zero_fraction``, ``doctor/grad_norm`` …"""
+        self._new_values: Mapping[str, float | str] = {}
+        self._per_layer = per_layer
         self._stream, self._save_healthy, self._series_path = stream, save_healthy, series
         self._catalogue = discover_working()
         self._config = config if isinstance(config, Config) else load_config(
@@ -130,6 +135,7 @@ class Monitor:
         self._watches = [GradientWatch(*each) for each in self.live.optimizers.items()] if gradients else []
         self._made = dict.fromkeys(self.live.optimizers, 0)
         self._checked_at: int | None = None
+        self._is_ill = False
         self._dead_inputs: dict[str, frozenset[int]] = {}
         self._handles: list[Any] = []
         self._attach()
@@ -153,6 +159,11 @@ class Monitor:
         """What the latest check found, ``None`` before the first one."""
         return self._series.latest
 
+    def take_values(self) -> Mapping[str, float | str]:
+        """Return the figures of the latest check once, nothing where there was none since the last call."""
+        new, self._new_values = self._new_values, {}
+        return new
+
     @property
     def news(self) -> Sequence[News]:
         """All that began, worsened or healed so far."""
@@ -165,11 +176,34 @@ class Monitor:
 
     # At every step
 
-    def _before_step(self, watch: GradientWatch | None, *_: Any) -> None:
-        if watch is not None and watch.before_step():
+    def _before_step(
+        self, watch: GradientWatch | None, optimizer: Any, given: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._outside.find() and not self._is_sharded and self._examine():
+            # The other processes of a distributed run hear of it at the next check.
+            self._is_ill = True
+            if self._processes.count == 1 and self.on_error != "warn":
+                self._give_up()
+        if watch is None:
+            return None
+        # The arguments begin with the optimizer itself.
+        closure = named.get("closure", given[1] if len(given) > 1 else None)
+        if closure is None:
+            self._look_at(watch)
+            return None
+
+        def look_after() -> Any:
+            # The gradients come into being inside of the step: Lightning trains in this way, and LBFGS.
+            loss = closure()
+            self._look_at(watch)
+            return loss
+
+        rest = {key: value for key, value in named.items() if key != "closure"}
+        return (given[0], look_after, *given[2:]), rest
+
+    def _look_at(self, watch: GradientWatch) -> None:
+        if watch.before_step():
             self._meet_spoiled_gradients(watch)
-        if self._outside.find() and not self._is_sharded:
-            self._examine()
 
     def _after_step(self, name: str, *_: Any) -> None:
         made = self._made[name] = self._made[name] + 1
@@ -179,12 +213,13 @@ class Monitor:
                 self.check()
 
     def _meet_spoiled_gradients(self, watch: GradientWatch) -> None:
+        """Tell of gradients that are not finite. Every process knows of them, and all act alike."""
         if self.on_error != "warn":
             watch.prevent_step()
         if watch.is_first_event:
             self._examine()
-        elif self.on_error == "raise":
-            raise TrainingIsIll(f"the gradients of {watch.name} are not finite")
+        if self.on_error != "warn":
+            self._give_up()
 
     def step(self) -> None:
         """Count an update that no optimizer of PyTorch made, and check the model where that is due."""
@@ -205,29 +240,33 @@ class Monitor:
         Raises:
             TrainingIsIll: an error was found, and ``on_error`` is ``"raise"``.
         """
-        for watch in self._watches:
-            if watch.read_waiting():
-                self.should_stop = self.should_stop or self.on_error == "stop"
+        late = [watch.read_waiting() for watch in self._watches]
         if self._checked_at != self.steps and (self.steps or not self.live.optimizers or is_last):
-            self._examine()
+            self._is_ill |= self._examine()
+            # What is watched on another device is known now, after it has reached the weights.
+            is_ill = self._processes.any(self._is_ill or any(late)) if self.on_error != "warn" else False
+            self._is_ill = False
+            if is_ill:
+                self._give_up()
         for watch in self._watches:
             watch.begin_anew()
         return self.examination
 
-    def _examine(self) -> None:
+    def _examine(self) -> bool:
+        """Examine the model, and return whether it is ill. Only one process reports; a sharded model needs them all."""
         self._checked_at = self.steps
         reports = self._processes.reports
-        examination = None
-        if reports or self._is_sharded:
-            checkpoint = self._describe()
-            if reports:
-                examination = self._judge(checkpoint)
-        is_ill = examination is not None and examination.verdict is Verdict.ILL
-        if self.on_error != "warn" and self._agree(is_ill):
-            self._give_up(examination)
+        if not reports and not self._is_sharded:
+            return False
+        checkpoint = self._describe()
+        return reports and self._judge(checkpoint).verdict is Verdict.ILL
 
     def _describe(self) -> Checkpoint:
-        return self.live.describe(f"step {self.position:,}".replace(",", ""), format=self.format, **self.facts())
+        checkpoint = self.live.describe(f"step {self.position}", format=self.format, **self.facts())
+        names = {id(tensor): name for name, tensor in reversed(self.live.tensors().items())}
+        awakened = self._find_awakened(checkpoint)
+        seen = tuple(watch.describe(names, awakened.get(watch.name, {})) for watch in self._watches)
+        return replace(checkpoint, gradients=seen)
 
     def facts(self) -> dict[str, Any]:
         """Return further fields of the checkpoint: settings and counters, where the library has them."""
@@ -239,15 +278,14 @@ class Monitor:
         return self.steps
 
     def _judge(self, checkpoint: Checkpoint) -> Examination:
-        names = {id(tensor): name for name, tensor in reversed(self.live.tensors().items())}
-        awakened = self._find_awakened(checkpoint)
-        seen = tuple(watch.describe(names, awakened.get(watch.name, {})) for watch in self._watches)
-        checkpoint = replace(checkpoint, gradients=seen)
         settings = self._config.for_path(checkpoint.path)
         measure_checkpoint(checkpoint)
         examination = replace(run_rules(checkpoint, self._catalogue, settings), step=self.position)
         self._remember_dead_inputs(examination)
         self.values = summarize(checkpoint, examination)
+        if self._per_layer:
+            self.values |= summarize_layers(checkpoint, examination)
+        self._new_values = self.values
         news = self._course.follow(examination, self.position)
         self._series.add(examination, has_news=bool(news))
         for each in news if self.verbose else ():
@@ -255,9 +293,8 @@ class Monitor:
         if self._repair is not None:
             for line in self._repair.apply(checkpoint, examination, len(self._series)):
                 self.tell(f"step {self.position:,}: {line}")
-        if self._save_healthy is not None and examination.verdict is Verdict.HEALTHY:
-            with replacing(self._save_healthy) as path:
-                self.save(path)
+        if self._save_healthy is not None and examination.verdict is Verdict.HEALTHY and not self._is_sharded:
+            self.keep_healthy(self._save_healthy)
         self._outside.look_anew(self.live.tensors())
         return examination
 
@@ -282,14 +319,10 @@ class Monitor:
             if each.name == "dead-inputs" and each.layer is not None
         }
 
-    def _agree(self, is_ill: bool) -> bool:
-        """Return whether any process found an error; all processes that check together must ask."""
-        return self._processes.any(is_ill) if self._is_sharded else is_ill
-
-    def _give_up(self, examination: Examination | None) -> None:
+    def _give_up(self) -> None:
         self.should_stop = True
         if self.on_error == "raise":
-            worst = examination.alerts[0] if examination is not None else None
+            worst = next(iter(self.examination.alerts), None) if self.examination is not None else None
             what = f"{worst.title}: {worst.message}" if worst is not None else "another process found an error"
             self.finish()
             raise TrainingIsIll(f"step {self.position:,}: {what}", "see `ckdoc explain`")
@@ -297,6 +330,11 @@ class Monitor:
     @property
     def _is_sharded(self) -> bool:
         return any(is_sharded(each) for each in self.live.tensors().values())
+
+    def keep_healthy(self, path: str | os.PathLike[str]) -> None:
+        """Write what has just passed a check over the one that passed before."""
+        with replacing(path) as temporary:
+            self.save(temporary)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model and its optimizers as they are now."""

@@ -29,9 +29,7 @@ def summarize(checkpoint: Checkpoint, examination: Examination) -> dict[str, flo
         size = sum(tensor.size for tensor in latest)
         if size:
             values["doctor/zero_gradients"] = sum(tensor.statistics.zeros for tensor in latest) / size
-    worst = _find_worst_layer(examination)
-    if worst:
-        values["doctor/worst_layer"] = worst
+    values["doctor/worst_layer"] = _find_worst_layer(examination) or "none"
     return values
 
 
