@@ -174,7 +174,7 @@ def _is_first_update_ahead(checkpoint: Checkpoint) -> bool:
     interval, total = settings.get("target_update_interval"), settings.get("_total_timesteps")
     if not isinstance(interval, int) or not isinstance(total, (int, float)) or checkpoint.step is None:
         return False
-    return checkpoint.step < interval <= total
+    return checkpoint.step <= interval <= total
 
 
 def _describe_never_synced(checkpoint: Checkpoint) -> str:
