@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from checkpoint_doctor.analyzers.gradients import live
 from checkpoint_doctor.checkpoint import Checkpoint, Gradients, GradientSpike, NonfiniteGradient, Spoiled

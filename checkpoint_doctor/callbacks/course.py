@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Severity
@@ -19,8 +20,7 @@ EVENTS = frozenset({"GRD001", "GRD003", "GRD004", "nonfinite-gradient", "inputs-
 """What happens at one step: that it is not there at the next check does not mean that it is healed."""
 
 
-@dataclass(frozen=True)
-class News:
+class News(Struct, frozen=True):
     """One thing to tell."""
 
     step: int

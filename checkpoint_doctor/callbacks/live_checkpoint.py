@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from msgspec import Struct, field
 
 from checkpoint_doctor.callbacks.live_tensors import gather, present
 from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, ParameterGroup, Skipped, Tensor
@@ -16,8 +16,7 @@ MOST_IN_A_SETTING = 64
 """Entries of a list in a parameter group that are kept."""
 
 
-@dataclass
-class LiveModel:
+class LiveModel(Struct, eq=False):
     """What a training loop trains. It is asked anew at every check, since tensors are replaced now and then."""
 
     model: torch.nn.Module

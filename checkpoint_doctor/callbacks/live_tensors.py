@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Skipped, Tensor
@@ -25,8 +25,7 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16}
 """Types of the same size, which NumPy has, by their bytes."""
 
 
-@dataclass(frozen=True, eq=False)
-class LiveValues:
+class LiveValues(Struct, frozen=True, eq=False, dict=True):
     """``Values`` of a tensor of PyTorch. On the CPU they are its memory, which is never written to."""
 
     tensor: torch.Tensor

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TextIO
@@ -15,6 +14,7 @@ from checkpoint_doctor.callbacks.requirements import require
 require("torch", "torch", "the monitor")
 
 import torch  # noqa: E402
+from msgspec.structs import replace  # noqa: E402
 
 from checkpoint_doctor.callbacks import clipping  # noqa: E402
 from checkpoint_doctor.callbacks.course import Course, News  # noqa: E402

@@ -1,4 +1,4 @@
-"""The classes of an opened checkpoint: tensors, layers, optimizers and what a loader found in the file.
+"""The classes of an opened checkpoint (tensors, layers, optimizers, what a loader found in the file) and of a series.
 
 All of them are frozen, and loaders build them; findings about them are in ``results``. May import ``statistics``,
 ``layers``, ``sources`` and what they may import.
@@ -10,6 +10,7 @@ from checkpoint_doctor.checkpoint.facts import found_once
 from checkpoint_doctor.checkpoint.gradients import Gradients, GradientSpike, NonfiniteGradient, Spoiled
 from checkpoint_doctor.checkpoint.layers import Layer
 from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer, ParameterGroup
+from checkpoint_doctor.checkpoint.series import Point, Series, TensorSeries
 from checkpoint_doctor.checkpoint.signals import LayerSignal
 from checkpoint_doctor.checkpoint.tensors import Tensor
 
@@ -30,8 +31,11 @@ __all__ = [
     "Part",
     "Patch",
     "PickledName",
+    "Point",
+    "Series",
     "Skipped",
     "Spoiled",
     "Tensor",
+    "TensorSeries",
     "found_once",
 ]

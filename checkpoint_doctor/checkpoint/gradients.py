@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint.tensors import Tensor
 
 
-@dataclass(frozen=True)
-class Spoiled:
+class Spoiled(Struct, frozen=True):
     """The entries of one gradient that were not finite."""
 
     nan: int
@@ -18,8 +18,7 @@ class Spoiled:
     """Entries of the gradient."""
 
 
-@dataclass(frozen=True)
-class NonfiniteGradient:
+class NonfiniteGradient(Struct, frozen=True):
     """A step whose gradients were not all finite."""
 
     step: int
@@ -32,8 +31,7 @@ class NonfiniteGradient:
     """True where the optimizer's step was kept from writing them into the weights."""
 
 
-@dataclass(frozen=True)
-class GradientSpike:
+class GradientSpike(Struct, frozen=True):
     """A step whose gradient was far larger than those before it."""
 
     step: int
@@ -44,8 +42,7 @@ class GradientSpike:
     """How many standard deviations of their logarithm it is above it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Gradients:
+class Gradients(Struct, frozen=True, eq=False):
     """The gradients of what one optimizer holds, as they were before clipping."""
 
     optimizer: str

@@ -18,6 +18,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "ckdoc fix model.zip --output model_repaired.zip",
         "ckdoc fix runs/ --recycle --output repaired/",
     ),
+    "watch": (
+        "ckdoc watch runs/ppo --stalled 30m",
+        "ckdoc watch runs/ppo --fail-on warning --exit-on-alarm",
+        "ckdoc watch runs/ppo --exec 'mail -s \"$CKDOC_PATH is $CKDOC_VERDICT\" me@example.org'",
+    ),
     "rules": ("ckdoc rules", "ckdoc rules --format json"),
     "causes": ("ckdoc causes", "ckdoc causes --format json"),
     "explain": ("ckdoc explain ZER003", "ckdoc explain bias-collapse", "ckdoc explain overwritten"),
@@ -25,7 +30,15 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "config": ("ckdoc config", "ckdoc config models/actor.zip --changed", "ckdoc config --schema"),
 }
 
-PAGES = {"fix": "fix", "rules": "rules", "causes": "causes", "explain": "rules", "plugins": "plugins", "config": "ci"}
+PAGES = {
+    "fix": "fix",
+    "rules": "rules",
+    "causes": "causes",
+    "explain": "rules",
+    "plugins": "plugins",
+    "config": "ci",
+    "watch": "watch",
+}
 """The page of the docs for each command; the others have the front page."""
 
 

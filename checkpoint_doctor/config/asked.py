@@ -22,7 +22,7 @@ def find_asked(paths: Sequence[str], config: Config, rules: Sequence[Rule]) -> t
     asked: set[str] = set()
     about_ckdoc = {rule.code for rule in SELF_CHECKS}
     for path, settings in _distinct_settings(paths, config):
-        chosen = {rule.code for rule in rules if settings.selects(rule)}
+        chosen = {rule.code for rule in rules if rule.examines_checkpoints and settings.selects(rule)}
         if chosen <= about_ckdoc:
             raise UsageError(
                 f"no rule is left to examine {path}: what is selected is ignored, off, or about ckdoc itself",
@@ -77,7 +77,7 @@ def _find_unasked(paths: Sequence[str], config: Config, rules: Sequence[Rule]) -
         rule.code
         for _, settings in _distinct_settings(paths, config)
         for rule in rules
-        if by_command.selects(rule) and not settings.selects(rule)
+        if rule.examines_checkpoints and by_command.selects(rule) and not settings.selects(rule)
     }
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import ModuleType
 from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins import self_checks
@@ -28,8 +30,7 @@ OURS = "checkpoint-doctor"
 """The name of our own package, as ``pip`` calls it."""
 
 
-@dataclass(frozen=True)
-class Plugin(EntryPoint):
+class Plugin(EntryPoint, frozen=True):
     """One entry point of an installed package, and whether it can be used."""
 
     problem: str | None = None
@@ -41,8 +42,7 @@ class Plugin(EntryPoint):
         return self.distribution == OURS
 
 
-@dataclass(frozen=True)
-class Catalogue:
+class Catalogue(Struct, frozen=True):
     """Everything that a run can use."""
 
     loaders: tuple[Loader, ...]
@@ -111,7 +111,7 @@ def discover(path: Sequence[str] | None = None, *, lazily: bool = True) -> Catal
         rules=tuple(sorted(rules, key=lambda rule: rule.code)),
         causes=tuple(sorted(causes, key=lambda cause: cause.name)),
         reporters=reporters,
-        plugins=tuple(Plugin(**vars(entry), problem="; ".join(problems[entry]) or None) for entry in entries),
+        plugins=tuple(Plugin(**asdict(entry), problem="; ".join(problems[entry]) or None) for entry in entries),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.json import to_json, write_json
 from checkpoint_doctor.results.report import Page, Report
+from checkpoint_doctor.results.series_report import SeriesReport
 
 
 class JsonReporter:
@@ -15,6 +16,12 @@ class JsonReporter:
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
         """Return the report as a JSON document of schema version 1."""
         return write_json(to_json(report))
+
+    def render_series(self, report: SeriesReport, rules: Sequence[Rule], page: Page) -> str:
+        """Return a comparison as a JSON document of schema version 1."""
+        from checkpoint_doctor.results.series_json import series_to_json
+
+        return write_json(series_to_json(report))
 
 
 reporter = JsonReporter()

@@ -101,6 +101,9 @@ def silent_gradients(checkpoint: Checkpoint, *, least_steps: int = 10) -> Iterat
         Look for a loss times zero, a mask that leaves nothing, a detached or constant output, ``zero_grad`` between
         ``backward`` and ``step``, and an output that is dead or saturated.
 
+    Options:
+        least_steps: steps in a row from which it is reported.
+
     References:
         A gradient of exactly zero in every entry of every parameter does not come by chance. ``least_steps``: a batch
         may hold no sample of a rare part; ten in a row were not seen in any healthy run.
@@ -170,6 +173,9 @@ def stopped_part(checkpoint: Checkpoint, *, least_steps: int = 100) -> Iterator[
     What to do:
         Look for ``requires_grad_(False)``, a ``detach``, a branch that is not called any more, a loss term that ended.
 
+    Options:
+        least_steps: the latest steps without a gradient from which it is reported.
+
     References:
         Without a gradient (``None``) PyTorch's optimizers pass a parameter over. ``least_steps``: an accumulation over
         several batches, or a rare loss term, leaves fewer steps out.
@@ -212,6 +218,10 @@ def inputs_switched_on(checkpoint: Checkpoint, *, share: float = 0.05, least_upd
     What to do:
         Normalise the inputs in groups of their own before they become active, let them be active from the beginning, or
         set their weights to zero when they begin, so that the network's function does not change.
+
+    Options:
+        share: share of the layer's inputs that begin together from which it is a warning and not a note.
+        least_updates: updates before which inputs that begin are a note.
 
     References:
         The inputs' second moments were exactly zero at the check before. ``share`` of a layer's inputs, and two of them
