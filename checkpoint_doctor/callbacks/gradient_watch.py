@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import inf, isfinite, log, sqrt
 from typing import Any
 
+import numpy as np
 import torch
 
 from checkpoint_doctor.callbacks.live_checkpoint import parameters_of
@@ -16,6 +17,8 @@ from checkpoint_doctor.checkpoint import Gradients, NonfiniteGradient, Spoiled, 
 MOST_EVENTS = 8
 """Steps with gradients that are not finite, or spikes, that are kept between two checks; the others are counted."""
 
+
+_PLAIN = (torch.float32, torch.float64)
 
 FEWEST_REGULAR = 100
 """Steps with a gradient of each parameter after which it is noticed that one has none any more."""
@@ -58,16 +61,17 @@ class GradientWatch:
         self, parameters: Sequence[torch.Tensor], max_norm: float | None, norm: torch.Tensor | None
     ) -> None:
         """See ``clipping.Listener``."""
-        held = [each for each in parameters if id(each) in self._known and each.grad is not None]
+        with_gradient = [each for each in parameters if each.grad is not None]
+        held = [each for each in with_gradient if id(each) in self._known]
         if not held:
             return
-        every = sum(each.grad is not None for each in parameters)
+        every = len(with_gradient)
         is_whole = every == len(held)
         total: float | torch.Tensor
         if norm is not None and is_whole:
             total = norm
         else:
-            total = _norm_of([each.grad for each in held if each.grad is not None])
+            total = self._measure([each.grad for each in held if each.grad is not None])
         factor = 1.0
         if _is_at_hand(total):
             total = float(total)
@@ -92,7 +96,7 @@ class GradientWatch:
         if clipped is not None and clipped[0] == len(grads):
             _, total, self.clip_factor = clipped
         else:
-            total, self.clip_factor = _norm_of(grads), 1.0
+            total, self.clip_factor = self._measure(grads), 1.0
         if not _is_at_hand(total):
             assert isinstance(total, torch.Tensor)
             self._waiting.append((self.steps, total.to("cpu", non_blocking=True)))
@@ -206,6 +210,17 @@ class GradientWatch:
     def _find_parameters(self) -> None:
         self._parameters = parameters_of(self.optimizer)
         self._known = {id(each) for each in self._parameters}
+        self._is_plain = all(
+            each.device.type == "cpu" and each.dtype in _PLAIN and not is_sharded(each) for each in self._parameters
+        )
+
+    def _measure(self, grads: Sequence[torch.Tensor]) -> float | torch.Tensor:
+        if self._is_plain:
+            try:
+                return _norm_on_cpu(grads)
+            except (TypeError, RuntimeError):  # a sparse gradient
+                pass
+        return _norm_of(grads)
 
     def _position(self, key: int) -> int:
         return next(index for index, each in enumerate(self._parameters) if id(each) == key)
@@ -229,9 +244,6 @@ def _norm_of(grads: Sequence[torch.Tensor]) -> float | torch.Tensor:
     local: list[torch.Tensor] = [_local(each) for each in grads]
     dense = [each if each.layout is torch.strided else each.coalesce().values() for each in local]
     norms = torch._foreach_norm([each.detach() if each.requires_grad else each for each in dense])
-    if not sharded and norms[0].device.type == "cpu":
-        # Twelve numbers are squared faster by Python than by PyTorch.
-        return sqrt(sum([each.item() ** 2 for each in norms]))
     first = norms[0]
     total: torch.Tensor = torch.linalg.vector_norm(
         torch.stack([each.to(first.device, torch.float32) for each in norms])
@@ -241,6 +253,16 @@ def _norm_of(grads: Sequence[torch.Tensor]) -> float | torch.Tensor:
         torch.distributed.all_reduce(total)
         total = total.sqrt()
     return total
+
+
+def _norm_on_cpu(grads: Sequence[torch.Tensor]) -> float:
+    """Return the norm of gradients on the CPU. NumPy does it for small layers in half the time of PyTorch."""
+    total = 0.0
+    with np.errstate(all="ignore"):
+        for each in grads:
+            flat = (each.detach() if each.requires_grad else each).numpy().ravel()
+            total += float(flat.dot(flat))
+    return sqrt(total) if total == total else total
 
 
 def _local(tensor: Any) -> torch.Tensor:
