@@ -76,7 +76,7 @@ def scan(
         NothingToExamine: there is no checkpoint to look at; with ``skip_foreign`` that is an empty report.
         UsageError: the configuration does not fit the rules that are installed, or leaves no rule to run.
     """
-    catalogue = catalogue or discover_working()
+    catalogue = (catalogue or discover_working()).about(Checkpoint)
     config = config or Config()
     found = find_checkpoints(uris, catalogue, config)
     candidates = found.candidates
@@ -233,7 +233,7 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
     import numpy as np
 
     findings: list[Finding] = []
-    asked = [rule for rule in catalogue.rules if settings.selects(rule)]
+    asked = [rule for rule in catalogue.about(Checkpoint).rules if settings.selects(rule)]
     # What is reckoned with damaged numbers overflows or is NaN, and the rules go on from there.
     with np.errstate(all="ignore"):
         for rule in asked:

@@ -11,6 +11,7 @@ from checkpoint_doctor.checkpoint.layers import Layer
 from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer, ParameterGroup
 from checkpoint_doctor.checkpoint.signals import LayerSignal
 from checkpoint_doctor.checkpoint.tensors import Tensor
+from checkpoint_doctor.checkpoint.training_log import Metric, TrainingLog
 
 __all__ = [
     "Checkpoint",
@@ -19,6 +20,7 @@ __all__ = [
     "Flaw",
     "Layer",
     "LayerSignal",
+    "Metric",
     "Missing",
     "Moments",
     "Optimizer",
@@ -28,5 +30,6 @@ __all__ = [
     "PickledName",
     "Skipped",
     "Tensor",
+    "TrainingLog",
     "found_once",
 ]

@@ -18,6 +18,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "ckdoc fix model.zip --output model_repaired.zip",
         "ckdoc fix runs/ --recycle --output repaired/",
     ),
+    "log": (
+        "ckdoc log progress.csv",
+        "ckdoc log logs/ --fail-on warning",
+        "ckdoc log trainer_state.json --format json",
+    ),
     "rules": ("ckdoc rules", "ckdoc rules --format json"),
     "causes": ("ckdoc causes", "ckdoc causes --format json"),
     "explain": ("ckdoc explain ZER003", "ckdoc explain bias-collapse", "ckdoc explain overwritten"),
@@ -25,7 +30,15 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "config": ("ckdoc config", "ckdoc config models/actor.zip --changed", "ckdoc config --schema"),
 }
 
-PAGES = {"fix": "fix", "rules": "rules", "causes": "causes", "explain": "rules", "plugins": "plugins", "config": "ci"}
+PAGES = {
+    "fix": "fix",
+    "log": "logs",
+    "rules": "rules",
+    "causes": "causes",
+    "explain": "rules",
+    "plugins": "plugins",
+    "config": "ci",
+}
 """The page of the docs for each command; the others have the front page."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from checkpoint_doctor.checkpoint.metric_meanings import Meaning
 from checkpoint_doctor.config.settings import ALL, FAIL_ON, OFF, Ignore, Section, selects
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins.cause import Cause
@@ -19,10 +20,13 @@ from checkpoint_doctor.results.findings import Severity
 SEVERITIES: Mapping[str, Severity | None] = {**{each.label: each for each in reversed(Severity)}, OFF: None}
 """The values of a rule's severity."""
 
+MEANINGS: Mapping[str, Meaning] = {each.value: each for each in Meaning}
+"""What a metric of a training log can mean."""
+
 SECTION_KEYS = ("select", "ignore", "severity", "options")
 """What may be set for all checkpoints or for some paths."""
 
-FILE_KEYS = (*SECTION_KEYS, "fail-on", "preview", "files", "exclude", "include", "paths")
+FILE_KEYS = (*SECTION_KEYS, "fail-on", "preview", "files", "exclude", "include", "metrics", "paths")
 """What may be set at the top of a file."""
 
 IGNORE_KEYS = ("code", "path", "tensor", "reason")
@@ -102,7 +106,10 @@ class Reader:
         general = self._read_section({key: table[key] for key in SECTION_KEYS if key in table}, "", None, fail_on)
         exclude, include = (self._strings(table[key], key) if key in table else None for key in ("exclude", "include"))
         files = self._strings(table["files"], "files") if "files" in table else ()
-        sections = [replace(general, preview=preview, files=files, exclude=exclude or (), include=include)]
+        meanings = self._read_meanings(table.get("metrics", {}), "metrics")
+        sections = [
+            replace(general, preview=preview, files=files, exclude=exclude or (), include=include, meanings=meanings)
+        ]
         for pattern, values in self._table(table.get("paths", {}), "paths").items():
             key = f'paths."{pattern}"'
             for name in ("fail-on", "preview"):
@@ -162,6 +169,14 @@ class Reader:
             tensors=self._strings(table["tensor"], f"{key}.tensor") if "tensor" in table else (),
             key=self.prefix + key,
         )
+
+    def _read_meanings(self, value: object, key: str) -> dict[str, Meaning]:
+        meanings = {}
+        for pattern, word in self._table(value, key).items():
+            if not isinstance(word, str) or word not in MEANINGS:
+                raise refuse(self._place(f'{key}."{pattern}"'), "meaning", word, MEANINGS)
+            meanings[pattern] = MEANINGS[word]
+        return meanings
 
     def _read_severities(self, value: object, key: str) -> dict[str, Severity | None]:
         severities = {}

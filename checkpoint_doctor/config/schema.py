@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from checkpoint_doctor.checkpoint.metric_meanings import Meaning
 from checkpoint_doctor.config.settings import ALL, FAIL_ON, OFF, Config, Section, Settings
 from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.rule import Rule
@@ -71,6 +72,8 @@ def _describe_effective(settings: Settings, rules: Sequence[Rule]) -> Iterator[R
             value = holder.options[rule.code][option] if holder else default
             yield Row(f"options.{rule.code}.{_spell(option)}", _plain(value), holder.origin if holder else DEFAULT)
     for section in settings.sections:
+        for pattern, meaning in section.meanings.items():
+            yield Row(f'metrics."{pattern}"', meaning.value, section.origin)
         yield from _describe_ignores(section)
 
 
@@ -150,6 +153,11 @@ def build_schema(rules: Sequence[Rule], causes: Sequence[Cause] = ()) -> dict[st
                 "include": {
                     "description": "The only files and folders that a search takes; all of them by default.",
                     **_one_or_more({"type": "string", "minLength": 1}),
+                },
+                "metrics": {
+                    "description": "What metrics of training logs mean: patterns of their names to meanings.",
+                    "type": "object",
+                    "additionalProperties": {"enum": [each.value for each in Meaning]},
                 },
                 "paths": {
                     "description": "Settings for the checkpoints that match a path pattern.",

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
+from checkpoint_doctor.checkpoint.metric_meanings import Meaning
 from checkpoint_doctor.config.globs import match_path
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.diagnosis import Diagnosis
@@ -82,6 +83,8 @@ class Section:
     """Patterns of files and folders that a search leaves out."""
     include: tuple[str, ...] | None = None
     """Patterns of the only files that a search takes."""
+    meanings: Mapping[str, Meaning] = field(default_factory=dict)
+    """Patterns of metrics' names to what they mean."""
 
     def covers(self, path: str) -> bool:
         """True where the section is about the checkpoint at that path."""
@@ -239,6 +242,11 @@ class Config:
         """The files, folders and globs to examine where the command line names nothing."""
         chosen = next((each for each in reversed(self.sections) if each.files), None)
         return [os.path.join(chosen.folder, file) for file in chosen.files] if chosen else []
+
+    @property
+    def meanings(self) -> Mapping[str, Meaning]:
+        """Patterns of metrics' names to what they mean, in the order in which they are tried."""
+        return {pattern: meaning for section in self.sections for pattern, meaning in section.meanings.items()}
 
     def excludes(self, path: str) -> str:
         """Return why a search leaves out the file or folder at a path; empty where it does not."""

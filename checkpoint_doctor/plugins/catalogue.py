@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from checkpoint_doctor.plugins import self_checks
 from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.entry_points import EntryPoint, find_entry_points
 from checkpoint_doctor.plugins.protocols import Loader, Reporter
-from checkpoint_doctor.plugins.rule import Rule, is_plain_option
+from checkpoint_doctor.plugins.rule import Examined, Rule, is_plain_option
 from checkpoint_doctor.results.findings import Finding
 from checkpoint_doctor.text import describe_error
 
@@ -20,6 +20,7 @@ LOADERS = "checkpoint_doctor.loaders"
 ANALYZERS = "checkpoint_doctor.analyzers"
 CAUSES = "checkpoint_doctor.causes"
 REPORTERS = "checkpoint_doctor.reporters"
+LOG_READERS = "checkpoint_doctor.log_readers"
 
 LAST_LOADER = "foreign"
 """The loader that is tried when no other recognizes a file; it says what the file is."""
@@ -55,6 +56,11 @@ class Catalogue:
     """By name, imported when looked up. Looking up a broken one raises ``UsageError`` with the problem."""
     plugins: tuple[Plugin, ...] = ()
     """The entry points that all of it comes from, ours first, with those that had to be left out."""
+
+    def about(self, kind: type[Examined]) -> Catalogue:
+        """Return the catalogue with the rules that are run on checkpoints, or on training logs, and those of ckdoc."""
+        chosen = (rule for rule in self.rules if rule.examines is kind or rule in self_checks.RULES)
+        return replace(self, rules=tuple(chosen))
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -104,7 +110,7 @@ def discover(path: Sequence[str] | None = None, *, lazily: bool = True) -> Catal
         for name in reporters:
             _attempt(reporters.entries[name], _check_reporter, problems)
     for entry in entries:
-        if entry.group not in (LOADERS, ANALYZERS, CAUSES, REPORTERS):
+        if entry.group not in (LOADERS, ANALYZERS, CAUSES, REPORTERS, LOG_READERS):
             problems[entry].append(f"nothing reads the group {entry.group}")
     return Catalogue(
         loaders=tuple(sorted(loaders, key=lambda loader: (loader.name == LAST_LOADER, loader.name))),

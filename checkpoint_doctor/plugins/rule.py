@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, Tensor, TrainingLog
 from checkpoint_doctor.plugins.declaration import read_sections, read_summary
 from checkpoint_doctor.results.findings import Finding, Identity, Repair, Safety, Severity
 
-Subject = Tensor | Layer | Optimizer | Checkpoint
+Subject = Tensor | Layer | Optimizer | Checkpoint | TrainingLog
 """What a rule may be called with, one at a time."""
+
+Examined = Checkpoint | TrainingLog
+"""What is examined as a whole."""
 
 SECTIONS = ("Why it matters", "When it is normal", "What to do", "References")
 """The headings of a rule's docstring, in order, after the first line that says what it finds."""
@@ -78,27 +81,35 @@ class Rule:
         """The docstring's sections by heading, in the order of ``SECTIONS``; missing ones are left out."""
         return read_sections(self.check, SECTIONS)
 
-    def examine(self, checkpoint: Checkpoint, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
-        """Call the rule with every subject of its kind in a checkpoint, once for those with several names.
+    @property
+    def examines(self) -> type[Examined]:
+        """What it is run on: checkpoints, with all that is in them, or training logs."""
+        return TrainingLog if self.on is TrainingLog else Checkpoint
+
+    def examine(self, examined: Examined, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
+        """Call the rule with a log, or with every subject of its kind in a checkpoint: those with several names once.
 
         Raises:
             TypeError: it yields something else than findings.
         """
-        for subject in self._subjects(checkpoint):
-            arguments = (subject, checkpoint) if self._wants_checkpoint else (subject,)
+        for subject in self._subjects(examined):
+            arguments = (subject, examined) if self._wants_checkpoint else (subject,)
             for finding in self.check(*arguments, **(options or {})):
                 if not isinstance(finding, Finding):
                     raise TypeError(f"it yields {type(finding).__name__}, and not a finding")
                 yield finding
 
-    def _subjects(self, checkpoint: Checkpoint) -> Iterable[Subject]:
-        if self.on is Tensor:
-            return checkpoint.distinct_tensors
-        if self.on is Layer:
-            return checkpoint.distinct_layers
-        if self.on is Optimizer:
-            return checkpoint.optimizers
-        return (checkpoint,)
+    def _subjects(self, examined: Examined) -> Iterable[Subject]:
+        if not isinstance(examined, self.examines):
+            return ()
+        if isinstance(examined, Checkpoint):
+            if self.on is Tensor:
+                return examined.distinct_tensors
+            if self.on is Layer:
+                return examined.distinct_layers
+            if self.on is Optimizer:
+                return examined.optimizers
+        return (examined,)
 
     def finding(
         self,

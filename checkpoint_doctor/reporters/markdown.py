@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.reporters._order import rank, worst_first
+from checkpoint_doctor.reporters._sparklines import sparkline
 from checkpoint_doctor.reporters._wording import (
     describe,
     explained_in_words,
+    figure,
     one_line,
     particulars,
     subject_of,
@@ -22,6 +25,9 @@ from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.report import Alert, Examination, Page, Report, Verdict
 from checkpoint_doctor.text import printable, quantity
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.results.log_report import LogReport
 
 MOST_BYTES = 1_000_000
 """A job summary on GitHub may have 1 MiB, and other parts of the step may add to it."""
@@ -53,6 +59,34 @@ class MarkdownReporter:
                 break
             taken.append(block)
         return "\n".join(taken) + "\n"
+
+    def render_logs(self, report: LogReport, rules: Sequence[Rule], page: Page) -> str:
+        """Return a table of the metrics of each training log, and its findings; the page makes no difference."""
+        return "\n".join(_write_logs(report)) + "\n"
+
+
+def _write_logs(report: LogReport) -> Iterator[str]:
+    yield f"## Training logs: {verdict_of(report.report)}\n"
+    yield f"{_escape(report.summary_line)}"
+    for examination in worst_first(report.report.checkpoints):
+        yield f"\n### {_code(examination.path)}\n"
+        if examination.is_unreadable:
+            yield f"- {_VERDICTS[Verdict.UNREADABLE]}: {_escape(examination.error or 'it could not be read')}"
+            continue
+        log = report.logs[examination.path]
+        yield f"{_VERDICTS[examination.verdict]}, {_escape(log.kind)}, {quantity(log.records, 'record')}\n"
+        for finding in rank(each for each in examination.findings if each.counts):
+            yield _write_alert(finding)
+        yield "\n| metric | means | records | course | first | last |"
+        yield "|---|---|--:|---|--:|--:|"
+        for metric in log.judged:
+            curve = metric.recorded
+            if not curve.count:
+                continue
+            course = sparkline(curve.means.tolist(), width=24)
+            name = _code(metric.name).replace("|", "\\|")
+            cells = [name, metric.meaning.value, f"{curve.count:,}", course, figure(curve.first), figure(curve.last)]
+            yield f"| {' | '.join(cells)} |"
 
 
 def _write(report: Report) -> Iterator[str]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.report import Examination, Page, Report
 from checkpoint_doctor.text import printable
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.results.log_report import LogReport
 
 
 class TerminalReporter:
@@ -20,6 +24,12 @@ class TerminalReporter:
         from checkpoint_doctor.reporters._terminal.chart import draw
 
         return draw(report, page)
+
+    def render_logs(self, report: LogReport, rules: Sequence[Rule], page: Page) -> str:
+        """Return a chart for each training log, with a line for each metric."""
+        from checkpoint_doctor.reporters._terminal.log_chart import draw_logs
+
+        return draw_logs(report, page)
 
 
 def _answer(examination: Examination) -> str:

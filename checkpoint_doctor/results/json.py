@@ -68,7 +68,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "failed": report.failed,
         "hidden": report.hidden,
         "hidden_by_baseline": report.known,
-        "remarks": [_write_finding(each) for each in report.remarks],
+        "remarks": [write_finding(each) for each in report.remarks],
         "checkpoints": [_write_examination(each) for each in report.checkpoints],
         "passed_over": [{"path": each.what, "why": each.why} for each in report.passed_over],
         "unrecognized": dict(sorted(report.unrecognized.items())),
@@ -105,7 +105,7 @@ def _write_examination(examination: Examination) -> dict[str, Any]:
         "tensors": [_write_tensor(each) for each in examination.tensors],
         "diagnoses": [_write_diagnosis(each) for each in examination.diagnoses],
         "findings": [
-            {**_write_finding(each), "diagnosis": examination.diagnosis_of.get(position)}
+            {**write_finding(each), "diagnosis": examination.diagnosis_of.get(position)}
             for position, each in enumerate(examination.findings)
         ],
         "skipped": [{"what": each.what, "why": each.why} for each in examination.skipped],
@@ -156,7 +156,8 @@ def _figure(value: float | int | None) -> float | int | None:
     return None if isinstance(number, str) else number
 
 
-def _write_finding(finding: Finding) -> dict[str, Any]:
+def write_finding(finding: Finding) -> dict[str, Any]:
+    """Return a finding as a JSON object."""
     return {
         "code": finding.code,
         "name": finding.name,

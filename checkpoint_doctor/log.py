@@ -1,0 +1,135 @@
+"""``log``: read training logs, run the rules about them, and report. Prints nothing."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from checkpoint_doctor.checkpoint import TrainingLog
+from checkpoint_doctor.config.asked import describe_silence, find_asked
+from checkpoint_doctor.config.settings import Config, Settings
+from checkpoint_doctor.config.unused import remark_unused_ignores
+from checkpoint_doctor.errors import NothingToExamine, UnreadableCheckpoint
+from checkpoint_doctor.plugins.catalogue import Catalogue
+from checkpoint_doctor.plugins.log_opening import find_log_readers, read_log
+from checkpoint_doctor.plugins.opening import discover_working
+from checkpoint_doctor.plugins.protocols import LogReader
+from checkpoint_doctor.plugins.self_checks import report_crash
+from checkpoint_doctor.results.findings import Finding, by_severity
+from checkpoint_doctor.results.log_report import LogReport
+from checkpoint_doctor.results.report import Examination, Report, Verdict, judge
+from checkpoint_doctor.scan import Progress, ProgressCallback
+from checkpoint_doctor.text import natural_key
+
+
+def examine_logs(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    catalogue: Catalogue | None = None,
+    config: Config | None = None,
+    on_progress: ProgressCallback | None = None,
+) -> LogReport:
+    """Examine training logs: files, folders that are searched for them, and globs.
+
+    Raises:
+        NothingToExamine: a folder or a glob leads to no training log.
+        UsageError: the configuration does not fit the rules that are installed, or leaves no rule to run.
+    """
+    catalogue = (catalogue or discover_working()).about(TrainingLog)
+    config = config or Config()
+    readers = find_log_readers()
+    files = find_logs([os.fspath(path) for path in paths], readers)
+    asked = find_asked(files, config, catalogue.rules)
+    examinations: list[Examination] = []
+    logs: dict[str, TrainingLog] = {}
+    for number, path in enumerate(files, 1):
+        on_read = _within_file(on_progress, path, number, len(files))
+        try:
+            log = read_log(path, readers=readers, meanings=config.meanings, on_read=on_read)
+        except UnreadableCheckpoint as error:
+            examinations.append(
+                Examination(path=path, format=None, verdict=Verdict.UNREADABLE, error=error.message, hint=error.hint)
+            )
+            continue
+        logs[path] = log
+        examinations.append(examine_log(log, catalogue, config.for_path(path)))
+    report = Report(
+        checkpoints=tuple(examinations),
+        rules=len(asked),
+        fail_on=config.fail_on,
+        remarks=tuple(config.general.judge(each, "") for each in catalogue.left_out),
+        asked=asked,
+    )
+    report = remark_unused_ignores(report, config, catalogue.rules, ())
+    report = replace(report, configuration=describe_silence(report, config, catalogue.rules))
+    return LogReport(report, logs)
+
+
+def examine_log(log: TrainingLog, catalogue: Catalogue, settings: Settings) -> Examination:
+    """Run every selected rule about training logs on one. One that crashes becomes a finding, and the others go on."""
+    findings: list[Finding] = []
+    rules = [rule for rule in catalogue.about(TrainingLog).rules if settings.selects(rule)]
+    with np.errstate(all="ignore"):
+        for rule in rules:
+            try:
+                found = list(rule.examine(log, settings.options(rule)))
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a rule may even call sys.exit
+                findings.append(settings.judge(report_crash(rule, error), log.path))
+                continue
+            findings += [settings.judge(each, log.path, rule.severity) for each in found]
+    findings.sort(key=by_severity)
+    return Examination(
+        path=log.path,
+        format=log.kind,
+        verdict=judge(findings),
+        findings=tuple(findings),
+        skipped=log.skipped,
+        asked=tuple(rule.code for rule in rules),
+    )
+
+
+def find_logs(paths: Sequence[str], readers: Sequence[LogReader]) -> list[str]:
+    """Return the files that paths lead to: files as they are, and those in folders whose name is that of a log.
+
+    Raises:
+        NothingToExamine: a folder or a glob leads to none.
+    """
+    patterns = [pattern for reader in readers for pattern in reader.patterns]
+    found: list[str] = []
+    for path in paths:
+        if os.path.isdir(path):
+            inside = sorted(_walk(path, patterns), key=natural_key)
+        elif os.path.exists(path) or not glob.has_magic(path):
+            inside = [path]
+        else:
+            inside = sorted((each for each in glob.glob(path, recursive=True) if os.path.isfile(each)), key=natural_key)
+        if not inside:
+            raise NothingToExamine(
+                f"{path} leads to no training log", f"the names of logs are {', '.join(patterns)}; name other files"
+            )
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+def _walk(folder: str, patterns: Sequence[str]) -> list[str]:
+    return [
+        os.path.join(place, file)
+        for place, _, files in os.walk(folder)
+        for file in files
+        if any(fnmatchcase(file, pattern) for pattern in patterns)
+    ]
+
+
+def _within_file(on_progress: ProgressCallback | None, path: str, number: int, of: int) -> Callable[[int], None] | None:
+    if on_progress is None:
+        return None
+    total = os.path.getsize(path) if os.path.exists(path) else 0
+    on_progress(Progress(path, number, of, 0, 0))
+    return lambda read: on_progress(Progress(path, number, of, read, total))
