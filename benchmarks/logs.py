@@ -139,7 +139,7 @@ def two_heads(folder: Path, *, fault: float | None = None, seed: int = 0) -> Pat
             nn.functional.mse_loss(head(hidden), target[picked])
             for head, target in zip(heads, (first, second), strict=True)
         ]
-        weight = -0.02 if fault is not None and step >= fault * STEPS else 1.0
+        weight = -0.5 if fault is not None and step >= fault * STEPS else 1.0
         optimizer.zero_grad()
         (losses[0] + weight * losses[1]).backward()
         total = float(nn.utils.clip_grad_norm_([*body.parameters(), *heads.parameters()], 5.0))
@@ -229,7 +229,7 @@ def _noise_inputs(run: dict[str, Any]) -> None:
 
 def _one_bad_batch(share: float) -> Change:
     def change(step: int, run: dict[str, Any]) -> None:
-        run["scale"] = 200.0 if step == int(share * run["steps"]) else 1.0
+        run["scale"] = 1e4 if step == int(share * run["steps"]) else 1.0
 
     return change
 
@@ -251,8 +251,8 @@ PLAIN = (
     _plain("norm never recorded", 0.0, "LOG001", change=at(0.0, _set(unrecorded=True))),
     _plain("rate explodes", 0.6, "LOG002 LOG004 LOG005", change=at(0.6, _set(rate=1.0)), seed=1),
     _plain("not a number", 0.5, "LOG008", change=at(0.5, _set(scale=float("nan"))), suffix=".jsonl"),
-    _plain("rate too high", 0.0, "LOG002 LOG009 LOG007", rate=3.0, seed=2),
-    _plain("overfits", 0.25, "LOG006", data=60, noise=1.0, width=128, rate=3e-3, seed=3),
+    _plain("rate too high", 0.0, "LOG002 LOG005 LOG009", rate=3.0, seed=2),
+    _plain("overfits", 0.03, "LOG006", data=60, noise=1.0, width=128, rate=3e-3, seed=3),
     _plain("schedule ended early", 0.4, "LOG010", change=lambda step, run: _end(step, run, 0.4)),
     _plain("units die", 0.5, "LOG002 LOG004 LOG007 LOG005", change=at(0.5, _kill), seed=4),
     _plain("labels shuffled", 0.5, "LOG002 LOG004", change=at(0.5, _shuffle), seed=5),

@@ -87,7 +87,6 @@ TESTS: Mapping[str, Sequence[str]] = {
     "analyzers/_evidence/travel.py": ("resuming_limits", "resuming"),
     "analyzers/_evidence/initial_parameters.py": ("initial_parameters",),
     "analyzers/_evidence/unmoved_parameters.py": ("initial_parameters",),
-    "analyzers/_zeros/learned_weights.py": ("weight_scale unused_rows weights_by_design",),
     "analyzers/_evidence/gradient_activity.py": ("gradient_activity", EVIDENCE),
     "analyzers/_evidence/inactivity_causes.py": (f"dormant_tables {EVIDENCE}",),
     "analyzers/_evidence/moments.py": ("optimizer_borders evidence", RULES),

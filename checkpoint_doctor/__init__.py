@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from checkpoint_doctor.checkpoint import (
         Checkpoint,
+        Checksum,
+        Content,
         Flaw,
         Layer,
         LayerSignal,
+        Missing,
         Moments,
         Optimizer,
         ParameterGroup,
+        Part,
         Patch,
         PickledName,
         Skipped,
@@ -38,14 +42,15 @@ if TYPE_CHECKING:
     from checkpoint_doctor.layers import Kind
     from checkpoint_doctor.plugins.catalogue import Catalogue, Plugin, discover
     from checkpoint_doctor.plugins.cause import Cause, Claim, Symptoms, cause
-    from checkpoint_doctor.plugins.protocols import Loader, Reporter
+    from checkpoint_doctor.plugins.protocols import FolderLoader, Loader, Reporter
     from checkpoint_doctor.plugins.rule import Rule, rule
     from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
     from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
     from checkpoint_doctor.results.json import to_json
     from checkpoint_doctor.results.report import Examination, Page, Report, TensorRecord, Verdict
     from checkpoint_doctor.scan import open_checkpoint, scan
-    from checkpoint_doctor.sources import Source, Unsearched
+    from checkpoint_doctor.sources import Folder, Source, Unsearched
+    from checkpoint_doctor.statistics.moments import MomentStatistics
     from checkpoint_doctor.statistics.tensors import TensorStatistics
     from checkpoint_doctor.statistics.values import InMemory, Values
 
@@ -56,8 +61,10 @@ __all__ = [
     "Cause",
     "Certainty",
     "Checkpoint",
+    "Checksum",
     "Claim",
     "Config",
+    "Content",
     "Diagnosis",
     "DoctorError",
     "Examination",
@@ -65,11 +72,15 @@ __all__ = [
     "FixOptions",
     "FixResult",
     "Flaw",
+    "Folder",
+    "FolderLoader",
     "InMemory",
     "Kind",
     "Layer",
     "LayerSignal",
     "Loader",
+    "Missing",
+    "MomentStatistics",
     "Moments",
     "NotACheckpoint",
     "NothingToExamine",
@@ -77,6 +88,7 @@ __all__ = [
     "Outcome",
     "Page",
     "ParameterGroup",
+    "Part",
     "Patch",
     "PickledName",
     "Plugin",
@@ -125,14 +137,15 @@ _HOMES = {
     "layers": ("Kind",),
     "plugins.catalogue": ("Catalogue", "Plugin", "discover"),
     "plugins.cause": ("Cause", "Claim", "Symptoms", "cause"),
-    "plugins.protocols": ("Loader", "Reporter"),
+    "plugins.protocols": ("FolderLoader", "Loader", "Reporter"),
     "plugins.rule": ("Rule", "rule"),
     "results.diagnosis": ("Certainty", "Diagnosis", "Prognosis"),
     "results.findings": ("Finding", "Repair", "Safety", "Severity"),
     "results.json": ("to_json",),
     "results.report": ("Examination", "Page", "Report", "TensorRecord", "Verdict"),
     "scan": ("open_checkpoint", "scan"),
-    "sources": ("Source", "Unsearched"),
+    "sources": ("Folder", "Source", "Unsearched"),
+    "statistics.moments": ("MomentStatistics",),
     "statistics.tensors": ("TensorStatistics",),
     "statistics.values": ("InMemory", "Values"),
 }

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.config.asked import find_asked
@@ -55,6 +57,7 @@ from checkpoint_doctor.scan import (
     run_rules,
     within_file,
 )
+from checkpoint_doctor.sources.search import Uris
 from checkpoint_doctor.text import quantity
 
 MOST_ROUNDS = 4
@@ -64,8 +67,7 @@ ENDING = "_FIXED"
 """Goes between the stem and the suffix of the input's name."""
 
 
-@dataclass(frozen=True)
-class FixOptions:
+class FixOptions(Struct, frozen=True):
     """What ``ckdoc fix`` may do, and where the results go."""
 
     recycle: bool = False
@@ -73,11 +75,13 @@ class FixOptions:
     unsafe: bool = False
     """Also reinitialise unrecoverable values."""
     seed: int = 0
+    """Seed of the random numbers; the same seed gives the same bytes."""
     notes: bool = False
     """Also fix findings of note level."""
     force: bool = False
     """Replace an existing result."""
     dry_run: bool = False
+    """Plan and simulate only; nothing is written."""
     output: str = ""
     """The result's name, or an existing folder for it; empty for beside the input."""
 
@@ -101,6 +105,7 @@ class Outcome(Enum):
     """What came of one checkpoint."""
 
     FIXED = "fixed"
+    """The result was written and verified."""
     RELIEVED = "relieved"
     """The result was written and verified, but a cause of what was repaired lies in code or data, and remains."""
     PLANNED = "planned"
@@ -111,16 +116,19 @@ class Outcome(Enum):
     """It could not be read, or the result could not be written or verified."""
 
 
-@dataclass(frozen=True)
-class FixResult:
+class FixResult(Struct, frozen=True):
     """What a run found, planned and wrote for one checkpoint."""
 
     path: str
+    """The input."""
     outcome: Outcome
+    """What came of it."""
     examination: Examination | None = None
     """What was found before."""
     summary: Summary = field(default_factory=Summary)
+    """Numbers of what is repaired."""
     output: str | None = None
+    """Where the result was written; ``None`` where nothing was."""
     remaining: tuple[Finding, ...] = ()
     """What is still found afterwards (in a dry run: what would be)."""
     treated: tuple[Diagnosis, ...] = ()
@@ -128,8 +136,11 @@ class FixResult:
     after: Examination | None = None
     """What is found afterwards (in a dry run: what would be); ``None`` where the checkpoint could not be examined."""
     record: Mapping[str, Any] = field(default_factory=dict)
+    """The record of the repairs, as it is written beside the result."""
     error: str | None = None
+    """Why it failed; ``None`` where it did not."""
     hint: str = ""
+    """What to do about the error; empty where nothing is known."""
 
     @property
     def lasting(self) -> tuple[Diagnosis, ...]:
@@ -149,7 +160,7 @@ class FixResult:
 
 
 def fix(
-    uris: Sequence[str | os.PathLike[str]],
+    uris: Uris,
     options: FixOptions | None = None,
     *,
     catalogue: Catalogue | None = None,
@@ -208,8 +219,7 @@ def _failure(path: str, error: DoctorError) -> FixResult:
     return FixResult(path, Outcome.FAILED, record=record, error=error.message, hint=error.hint)
 
 
-@dataclass(frozen=True)
-class FixRun:
+class FixRun(Struct, frozen=True):
     """The repair of one checkpoint."""
 
     path: str

@@ -5,10 +5,10 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import numpy as np
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import TrainingLog
 from checkpoint_doctor.config.asked import describe_silence, find_asked
@@ -19,6 +19,7 @@ from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.log_opening import find_log_readers, read_log
 from checkpoint_doctor.plugins.opening import discover_working
 from checkpoint_doctor.plugins.protocols import LogReader
+from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.plugins.self_checks import report_crash
 from checkpoint_doctor.results.findings import Finding, by_severity
 from checkpoint_doctor.results.log_report import LogReport
@@ -40,11 +41,12 @@ def examine_logs(
         NothingToExamine: a folder or a glob leads to no training log.
         UsageError: the configuration does not fit the rules that are installed, or leaves no rule to run.
     """
-    catalogue = (catalogue or discover_working()).about(TrainingLog)
+    catalogue = catalogue or discover_working()
+    rules = [rule for rule in catalogue.rules if rule.on is TrainingLog]
     config = config or Config()
     readers = find_log_readers()
     files = find_logs([os.fspath(path) for path in paths], readers)
-    asked = find_asked(files, config, catalogue.rules)
+    asked = find_asked(files, config, rules, TrainingLog)
     examinations: list[Examination] = []
     logs: dict[str, TrainingLog] = {}
     for number, path in enumerate(files, 1):
@@ -57,7 +59,7 @@ def examine_logs(
             )
             continue
         logs[path] = log
-        examinations.append(examine_log(log, catalogue, config.for_path(path)))
+        examinations.append(examine_log(log, rules, config.for_path(path)))
     report = Report(
         checkpoints=tuple(examinations),
         rules=len(asked),
@@ -65,17 +67,17 @@ def examine_logs(
         remarks=tuple(config.general.judge(each, "") for each in catalogue.left_out),
         asked=asked,
     )
-    report = remark_unused_ignores(report, config, catalogue.rules, ())
-    report = replace(report, configuration=describe_silence(report, config, catalogue.rules))
+    report = remark_unused_ignores(report, config, rules, ())
+    report = replace(report, configuration=describe_silence(report, config, rules))
     return LogReport(report, logs)
 
 
-def examine_log(log: TrainingLog, catalogue: Catalogue, settings: Settings) -> Examination:
+def examine_log(log: TrainingLog, rules: Sequence[Rule], settings: Settings) -> Examination:
     """Run every selected rule about training logs on one. One that crashes becomes a finding, and the others go on."""
     findings: list[Finding] = []
-    rules = [rule for rule in catalogue.about(TrainingLog).rules if settings.selects(rule)]
+    asked = [rule for rule in rules if settings.selects(rule)]
     with np.errstate(all="ignore"):
-        for rule in rules:
+        for rule in asked:
             try:
                 found = list(rule.examine(log, settings.options(rule)))
             except KeyboardInterrupt:
@@ -91,7 +93,7 @@ def examine_log(log: TrainingLog, catalogue: Catalogue, settings: Settings) -> E
         verdict=judge(findings),
         findings=tuple(findings),
         skipped=log.skipped,
-        asked=tuple(rule.code for rule in rules),
+        asked=tuple(rule.code for rule in asked),
     )
 
 

@@ -1,8 +1,8 @@
 """Write what the docs derive from elsewhere: ``make docs``. A test fails where they have drifted.
 
-These are the pages under ``docs/rules`` and ``docs/causes``, the chart in the README, the list of folders and files in
-``docs/architecture.md``, and wherever the repository's address or the version stands: both are set in one place,
-``Source`` of ``[project.urls]`` in pyproject.toml and ``__version__``.
+These are the pages under ``docs/rules`` and ``docs/causes``, the API reference, the chart in the README and its
+pictures, the list of folders and files in ``docs/architecture.md``, and wherever the repository's address or the
+version stands: both are set in one place, ``Source`` of ``[project.urls]`` in pyproject.toml and ``__version__``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import api_reference
+
 from checkpoint_doctor import Page, __version__, discover, scan
 from checkpoint_doctor.plugins.explanation import explain_cause, explain_causes, explain_index, explain_rule
 
@@ -21,11 +23,19 @@ ROOT = Path(__file__).parent.parent
 RULES = ROOT / "docs" / "rules"
 CAUSES = ROOT / "docs" / "causes"
 README = ROOT / "README.md"
+PICTURES = ROOT / "docs" / "pictures"
 PROJECT = ROOT / "pyproject.toml"
 PACKAGE = ROOT / "checkpoint_doctor"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+API = ROOT / "docs" / "api.md"
 ADDRESSED = (PROJECT, ROOT / "SECURITY.md", ROOT / "docs" / "ci.md", ROOT / ".github" / "ISSUE_TEMPLATE" / "config.yml")
 """Files beside the README in which the repository's address stands."""
+
+PICTURED = "fixtures/case_1_head_v6.zip"
+"""The checkpoint in the README's pictures."""
+
+PAGE_SIZE = (1000, 1400)
+"""Width and height of the part of the page that is shown."""
 
 _GENERATED = "<!-- The rest of this page is generated from the docstrings: `make docs`. -->\n"
 _SITE = re.compile(r"https://[\w-]+\.github\.io/checkpoint[-_]doctor(?=/)")
@@ -106,11 +116,56 @@ def _draw_chart(file: str) -> str:
     return f"{chart.rstrip()}\n{report.summary_line}\n"
 
 
+def render_pictures() -> dict[str, str]:
+    """Return the README's pictures by file name: the chart in a terminal, and the page in a browser."""
+    catalogue = discover()
+    with contextlib.chdir(ROOT):
+        report = scan([PICTURED], catalogue=catalogue, histograms=True)
+
+    def render(form: str) -> str:
+        return catalogue.reporters[form].render(report, catalogue.rules, Page(96, color=True))
+
+    return {"chart.svg": _draw_terminal(render("terminal")), "page.svg": _draw_page(render("html"))}
+
+
+def _draw_terminal(chart: str) -> str:
+    """Draw a chart as SVG, without the font that rich would load from elsewhere."""
+    import io
+
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(record=True, width=98, file=io.StringIO(), force_terminal=True, color_system="standard")
+    console.print(Text.from_ansi(f"$ ckdoc scan {PICTURED}\n{chart.rstrip()}"))
+    picture = console.export_svg(title="ckdoc", unique_id="chart")
+    picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
+    return picture.replace("Fira Code, monospace", "ui-monospace, Menlo, Consolas, DejaVu Sans Mono, monospace")
+
+
+def _draw_page(page: str) -> str:
+    """Draw the beginning of a page as SVG, which a browser shows as it shows the page itself."""
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)
+    body = re.search(r"<header>.*?</section>", page, re.DOTALL)
+    assert style
+    assert body
+    content = re.sub(r" (open|hidden)(?=[ >])", r' \1=""', body[0]).replace("<br>", "<br/>")
+    content = content.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ') + "</main>"
+    width, height = PAGE_SIZE
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">\n'
+        f"<style>{style[1].replace('&', '&amp;')}</style>\n"
+        f'<foreignObject width="{width}" height="{height}"><body xmlns="http://www.w3.org/1999/xhtml">\n'
+        f"{content}\n</body></foreignObject>\n</svg>\n"
+    )
+
+
 def main() -> None:
     """Bring the docs up to date and say what changed."""
     texts = {RULES / name: text for name, text in render_rules().items()}
     texts |= {CAUSES / name: text for name, text in render_causes().items()}
+    texts |= {PICTURES / name: text for name, text in render_pictures().items()}
     texts |= render_addressed() | {README: render_readme(), ARCHITECTURE: render_architecture()}
+    texts[API] = api_reference.render()
     for page in (*RULES.glob("*.md"), *CAUSES.glob("*.md")):
         if page not in texts:
             page.unlink()

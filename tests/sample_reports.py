@@ -1,6 +1,6 @@
 """Reports that show every reporter everything it must be able to say."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Skipped, Tensor
 from checkpoint_doctor.plugins.rule import Rule, rule

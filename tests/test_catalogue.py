@@ -36,6 +36,13 @@ def test_every_rule_is_declared_as_a_rule_must_be(rule: Rule) -> None:
     assert rule.family in FAMILIES
 
 
+@each_rule
+def test_every_option_says_what_it_means(rule: Rule) -> None:
+    assert list(rule.option_descriptions) == list(rule.options)
+    for description in rule.option_descriptions.values():
+        assert re.fullmatch(r"[A-Z].{20,}\.", description), description
+
+
 def test_codes_and_names_are_unique() -> None:
     assert len({rule.code for rule in RULES}) == len({rule.name for rule in RULES}) == len(RULES) >= 30
 
@@ -49,8 +56,12 @@ def test_a_rule_that_promises_repairs_says_so_when_explained(rule: Rule) -> None
     text = explain_rule(rule)
     assert ("`ckdoc fix" in text.partition("## ")[0]) is (rule.fix is not None)
     assert ("--recycle" in text.partition("## ")[0]) is (rule.fix is Safety.ON_REQUEST)
-    for option in rule.options:
-        assert f"| `{option.replace('_', '-')}` |" in text
+
+
+def test_a_rule_whose_severity_rises_says_how_far() -> None:
+    pages = {rule.code: explain_rule(rule) for rule in RULES}
+    assert "**Severity** note, up to error ·" in pages["NET001"]
+    assert "**Severity** note ·" in pages["NET005"]
 
 
 # --- as a person sees it ----------------------------------------------------------------------------------------------
@@ -60,7 +71,8 @@ def test_rules_are_listed_one_a_line() -> None:
     lines = ckdoc("rules").stdout.splitlines()
     assert [line.split("\t")[0] for line in lines] == [rule.code for rule in CATALOGUE.rules]
     [row] = [row for row in json.loads(ckdoc("rules", "--format", "json").stdout) if row["code"] == "ZER002"]
-    assert row["name"] == "partial-zeros"
+    assert (row["name"], row["severity"], row["worst"]) == ("partial-zeros", "warning", "error")
+    assert ["ZER002", "partial-zeros", "warning", "error"] in [line.split("\t")[:4] for line in lines]
     assert row["options"] == {"warning": 0.1, "error": 0.3}
 
 
@@ -140,22 +152,6 @@ def test_every_command_has_help() -> None:
 # --- shells -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("shell", "environment", "expected"),
-    [
-        ("bash", {"COMP_WORDS": "ckdoc expl", "COMP_CWORD": "1"}, "explain"),
-        ("bash", {"COMP_WORDS": "ckdoc explain ZER00", "COMP_CWORD": "2"}, "ZER003"),
-        ("bash", {"COMP_WORDS": "ckdoc explain zero-b", "COMP_CWORD": "2"}, "zero-bias"),
-        ("zsh", {"_TYPER_COMPLETE_ARGS": "ckdoc scan --fail"}, "--fail-on"),
-        ("fish", {"_TYPER_COMPLETE_ARGS": "ckdoc explain NET0", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}, "NET001"),
-    ],
-)
-def test_the_shell_completes_commands_options_and_rules(shell: str, environment: dict, expected: str) -> None:
-    result = ckdoc(_CKDOC_COMPLETE=f"complete_{shell}", **environment)
-    assert expected in result.stdout
-    assert "Traceback" not in result.stderr
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
 def test_a_real_bash_completes_a_code(tmp_path: Path) -> None:
     script = tmp_path / "complete.sh"
@@ -177,3 +173,5 @@ def test_the_options_that_explain_prints_are_a_configuration(rule: Rule, tmp_pat
     (tmp_path / "ckdoc.toml").write_text(table)
     settings = load_config([rule], file=str(tmp_path / "ckdoc.toml")).general
     assert settings.options(rule) == dict(rule.options)
+    comments = " ".join(line.removeprefix("# ") for line in table.splitlines() if line.startswith("# "))
+    assert comments == " ".join(rule.option_descriptions.values())

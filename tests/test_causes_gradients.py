@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.results.findings import Finding, Severity

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from checkpoint_doctor.cli.application import app
 from checkpoint_doctor.cli.help import EXAMPLES
 
-COMMANDS = ("scan", "fix", "rules", "causes", "explain", "plugins", "config")
+COMMANDS = ("scan", "fix", "rules", "causes", "explain", "plugins", "config", "watch")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Tensor
 from checkpoint_doctor.config.file import find_config_file, load_config
@@ -471,6 +471,12 @@ class TestSchema:
         schema = build_schema(discover().rules)
         jsonschema.Draft202012Validator.check_schema(schema)
         assert "CKD001" in schema["properties"]["severity"]["properties"]
+        share = schema["properties"]["options"]["properties"]["ZER002"]["properties"]["warning"]
+        assert share == {
+            "type": "number",
+            "default": 0.1,
+            "description": "The share of zeros from which it is reported; this project's experience.",
+        }
 
     def test_it_takes_what_the_reader_takes_and_refuses_what_it_refuses(self, folder: Path) -> None:
         validator = jsonschema.Draft202012Validator(build_schema(RULES))

@@ -9,6 +9,7 @@ import sysconfig
 import tomllib
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 from conftest import ROOT
@@ -39,6 +40,18 @@ def test_the_causes_pages_are_what_the_code_says(generate: ModuleType) -> None:
 def test_the_readme_shows_what_the_command_prints(generate: ModuleType) -> None:
     assert generate.render_readme() == README, "run `make docs`"
     assert "NRM001" in README.partition("```console")[2].partition("```")[0]
+
+
+def test_the_pictures_of_the_readme_are_drawn_from_today_and_load_nothing(generate: ModuleType) -> None:
+    pictures = generate.render_pictures()
+    drawn = {picture.name: picture.read_text(encoding="utf-8") for picture in generate.PICTURES.glob("*.svg")}
+    assert drawn == pictures, "run `make docs`"
+    for name, picture in pictures.items():
+        assert f"docs/pictures/{name}" in README
+        assert "url(http" not in picture
+        assert not re.search(r"(src|href)=\"(?!#)", picture)
+        assert ElementTree.fromstring(picture).tag.endswith("svg")
+        assert len(picture) < 40_000
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

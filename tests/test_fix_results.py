@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
@@ -345,6 +345,19 @@ def test_the_worst_result_decides_the_exit_code(
             ],
         ),
         (
+            FixResult(
+                "model.pt",
+                Outcome.NOTHING,
+                summary=Summary(unfixed=tuple(replace(unfixed(), subject=f"net.{n}") for n in range(6))),
+            ),
+            [
+                "NOTHING TO FIX · model.pt", "",
+                "  – not fixed: VAL001 nonfinite-values in net.0, because it needs --unsafe", "    it is NaN",
+                "    the same holds for net.1, net.2, net.3 and 2 more", "    advice: Look.", "",
+                "  none of its findings can be fixed with these options, so nothing was written",
+            ],
+        ),
+        (
             FixResult("model.pt", Outcome.NOTHING),
             ["NOTHING TO FIX · model.pt", "", "  nothing needs a repair, so nothing was written"],
         ),
@@ -354,7 +367,7 @@ def test_the_worst_result_decides_the_exit_code(
         ),
         (FixResult("model.pt", Outcome.FAILED, error="no"), ["FAILED · model.pt", "  no"]),
     ],
-    ids=["fixed", "planned", "unfixed", "nothing", "failed", "failed without a hint"],
+    ids=["fixed", "planned", "unfixed", "unfixed alike", "nothing", "failed", "failed without a hint"],
 )  # fmt: skip
 def test_a_result_is_told(result: FixResult, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert invoked(monkeypatch, result, arguments=("--quiet",)).stdout.rstrip("\n").split("\n") == lines

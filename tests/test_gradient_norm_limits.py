@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from checkpoint_doctor.analyzers.optimizer.gradient_norms import clip_saturated, epsilon_dominated
 from checkpoint_doctor.checkpoint import Checkpoint

@@ -159,7 +159,7 @@ def test_standard_error_passes_no_command_on(text: str, hint: str) -> None:
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_a_broken_plugin_says_no_command(piece: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     catalogue = discover()
     broken = replace(catalogue.plugins[-1], distribution="acme", name=piece, problem=f"ImportError: {piece}")

@@ -305,7 +305,7 @@ def test_every_limit_from_both_sides(limit: tuple[Rule, str]) -> None:
 
 
 def test_no_option_is_without_its_limit() -> None:
-    rules = [each for each in discover().about(TrainingLog).rules if each.family == "LOG"]
+    rules = [each for each in discover().rules if each.on is TrainingLog]
     assert {(rule.code, option) for rule in rules for option in rule.options} == {
         (rule.code, option) for rule, option in LIMITS
     }

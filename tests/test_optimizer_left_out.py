@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from checkpoint_doctor import Checkpoint, Severity
 from checkpoint_doctor.analyzers.optimizer.optimizer import untrained_tensor

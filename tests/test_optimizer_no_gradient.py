@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from checkpoint_doctor import Checkpoint, Severity
 from checkpoint_doctor.analyzers.optimizer.gradients import no_gradient

@@ -6,7 +6,6 @@ import ast
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from checkpoint_doctor.checkpoint import Checkpoint
 from tests.diagnosing import claims_of, symptom
 
 REMEDIES: Mapping[str, Remedy] = {name: each for name, each in vars(_remedies).items() if isinstance(each, Remedy)}
-LIBRARIES = [each.name for each in fields(Remedy)]
+LIBRARIES = list(Remedy.__struct_fields__)
 LINES = [
     pytest.param(library, line.format(algorithm="PPO", optimizer="policy.optimizer") if library == "sb3" else line,
                  id=f"{name} {library}")

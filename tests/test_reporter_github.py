@@ -2,11 +2,11 @@
 
 import re
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sample_reports import CLEAN, CLINIC, DORMANT_UNITS, HEALTHY, ILL, RULES, SCHEDULE, UNREADABLE, ZERO_BIAS
 
 from checkpoint_doctor.reporters.github import reporter

@@ -1,12 +1,11 @@
 """JUnit XML: other parsers read it, and its failures are the run's."""
 
-from dataclasses import replace
-
 import junitparser
 import pytest
 from defusedxml import ElementTree
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sample_reports import CLINIC, HEALTHY, HIDDEN, ILL, ONE_HEALTHY, ONE_ILL, RULES, ZERO_BIAS, record
 
 from checkpoint_doctor.checkpoint import Skipped

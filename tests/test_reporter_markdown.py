@@ -1,10 +1,10 @@
 """Markdown: a table and lists that no name can break, within what a job summary may hold."""
 
 import re
-from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sample_reports import CLINIC, DORMANT_UNITS, HEALTHY, ILL, ODD, ONE_HEALTHY, RULES, UNREADABLE, ZERO_BIAS
 
 from checkpoint_doctor.reporters.markdown import MOST_BYTES, reporter

@@ -3,13 +3,13 @@
 import json
 import re
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
 import jsonschema
 import pytest
 from conftest import ROOT
+from msgspec.structs import replace
 from sample_reports import CLINIC, DORMANT_UNITS, HEALTHY, ILL, REPORTS, RULES, SCHEDULE, ZERO_BIAS
 
 from checkpoint_doctor import discover

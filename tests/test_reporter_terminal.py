@@ -1,11 +1,11 @@
 """The chart: readable at any width, harmless with any name, and never silent about what matters."""
 
 import re
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from rich.cells import cell_len
 from sample_reports import (
     CLINIC,

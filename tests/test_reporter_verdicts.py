@@ -2,11 +2,11 @@
 
 import json
 import re
-from dataclasses import replace
 from itertools import product
 from xml.etree import ElementTree
 
 import pytest
+from msgspec.structs import replace
 from sample_reports import CLEAN, CLINIC, HEALTHY, ILL, ODD, ONE_UNREADABLE, RULES, UNUSED
 
 from checkpoint_doctor.reporters import github, junit, markdown, sarif, terminal

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
@@ -395,3 +395,20 @@ def test_a_terminals_width_is_used_only_for_the_terminal(monkeypatch: pytest.Mon
     assert "\x1b[" in coloured.stdout
     CliRunner().invoke(app, ["scan", "model.pt", "--output", str(path)], color=True)
     assert "\x1b[" not in path.read_text()
+
+
+@pytest.mark.parametrize(("save", "promised"), [(np.savez, {"safe"}), (np.savez_compressed, {None})])
+def test_no_repair_is_promised_for_a_file_that_cannot_be_changed(
+    save: Callable[..., None], promised: set[str | None], tmp_path: Path
+) -> None:
+    tensors = mlp()
+    for name in tensors:
+        if name.endswith("bias"):
+            tensors[name] = np.zeros_like(tensors[name])
+    save(tmp_path / "model.npz", **tensors)
+    report = scan([tmp_path / "model.npz"], catalogue=CATALOGUE)
+    (examination,) = report.checkpoints
+    zeros = [each for each in examination.findings if each.code == "ZER003"]
+    assert {each.fix and each.fix.value for each in zeros} == promised
+    words = CATALOGUE.reporters["terminal"].render(report, CATALOGUE.rules, Page())
+    assert ("`ckdoc fix` cannot change a file of this kind" in words) is (promised == {None})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from checkpoint_doctor.analyzers.resuming.schedules import schedule_mismatch
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Part

@@ -127,6 +127,14 @@ def test_a_search_says_how_many_files_it_passed_over_and_what_they_are(tmp_path:
     assert from_json(to_json(report)).passed_over == report.passed_over
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_path_needs_no_list(kind: type[str | Path], tmp_path: Path) -> None:
+    save_model(tmp_path / "model.pt")
+    path = kind(tmp_path / "model.pt")
+    assert [each.path for each in scan(path).checkpoints] == [str(path)]
+    assert [each.path for each in fix(path)] == [str(path)]
+
+
 def test_the_address_of_a_remote_file_is_refused_with_a_sentence() -> None:
     with pytest.raises(UsageError, match=r"is an address: remote files need the extra \[remote\]"):
         scan(["https://example.org/model.pt"])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from checkpoint_doctor.analyzers.settings.optimizer_settings import adam_betas, learning_rate_range, strong_weight_decay
 from checkpoint_doctor.analyzers.settings.policy import discount, target_network

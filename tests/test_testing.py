@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from safetensors.numpy import save_file
 
 from checkpoint_doctor import Checkpoint, Page, Report, Safety, Severity, Tensor, discover, rule
@@ -29,6 +31,10 @@ WELL_WRITTEN = """An embedding value is far larger than the others.
         None yet.
     """
 
+DESCRIBED = WELL_WRITTEN.replace(
+    "    References:", "    Options:\n        limit: The largest value that is fine.\n\n    References:"
+)
+
 
 def declare(check, doc: str = WELL_WRITTEN, **options):
     check.__doc__ = doc
@@ -40,7 +46,7 @@ def large_values(tensor: Tensor, *, limit: float = 10.0) -> Iterator[Finding]:
         yield huge_embedding.finding(f"the largest value is {tensor.statistics.absmax:.1f}", tensor)
 
 
-huge_embedding = declare(large_values)
+huge_embedding = declare(large_values, DESCRIBED)
 
 
 def named(name: str):
@@ -95,7 +101,25 @@ def test_a_rule_is_asked_with_its_options() -> None:
 
 
 def test_a_well_declared_rule_passes() -> None:
-    check_rule(huge_embedding)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_rule(huge_embedding)
+
+
+def test_an_option_without_a_description_is_a_warning() -> None:
+    def check(tensor: Tensor, *, limit: float = 1.0, share: float = 0.5) -> Iterator[Finding]:
+        yield from ()
+
+    with pytest.warns(UserWarning, match="ACM001 huge-embedding: the docstring does not say what the option share"):
+        check_rule(declare(check, DESCRIBED))
+
+
+def test_the_description_of_an_option_that_is_not_there_is_named() -> None:
+    def check(tensor: Tensor) -> Iterator[Finding]:
+        yield from ()
+
+    with pytest.raises(AssertionError, match="describes the option 'limit', which the rule does not have"):
+        check_rule(declare(check, DESCRIBED))
 
 
 @pytest.mark.parametrize(
@@ -141,10 +165,22 @@ def test_a_signature_that_cannot_be_configured_is_named() -> None:
             check_rule(declare(check))
 
 
+def test_findings_rise_as_far_as_the_rule_declares() -> None:
+    def check(tensor: Tensor) -> Iterator[Finding]:
+        yield declared.finding("ill", tensor, severity=Severity.ERROR)
+
+    declared = declare(check, worst=Severity.ERROR)
+    [finding] = findings_of(declared, build_checkpoint({"a": np.ones(3)}))
+    assert finding.severity is Severity.ERROR
+    with pytest.raises(ValueError, match="worse than the rule's severity, warning"):
+        declare(check, worst=Severity.WARNING)
+
+
 @pytest.mark.parametrize(
     ("build", "complaint"),
     [
         (lambda it, tensor: Finding("XYZ001", "other", Severity.NOTE, "something"), "XYZ001"),
+        (lambda it, tensor: it.finding("ill", tensor, severity=Severity.ERROR), "declare worst=Severity.ERROR"),
         (lambda it, tensor: it.finding("two\nlines", tensor), "not one line"),
         (lambda it, tensor: it.finding("small", tensor, evidence={"size": np.float32(2)}), "float32"),
         (lambda it, tensor: it.finding("small", tensor, evidence={"units": [1, {2}]}), "set"),
@@ -229,11 +265,16 @@ def test_a_loader_that_trips_over_a_short_file_is_named(small_file: Path) -> Non
         check_loader(Wrapped(open=careless, recognizes=begins_well), small_file)
 
 
-def test_a_loader_may_refuse_to_patch(small_file: Path) -> None:
+def test_a_loader_may_refuse_to_patch_what_it_says_cannot_be_patched(small_file: Path) -> None:
     def refuse(checkpoint, changes):
         raise RepairFailed("not this format")
 
-    check_loader(Wrapped(patch=refuse), small_file)
+    def opened(source):
+        return replace(named("safetensors").open(source), is_patchable=False)
+
+    check_loader(Wrapped(patch=refuse, open=opened), small_file)
+    with pytest.raises(AssertionError, match=r"patching b\.\w+ is refused \(not this format\).*is_patchable=False"):
+        check_loader(Wrapped(patch=refuse), small_file)
 
 
 # --- reporters --------------------------------------------------------------------------------------------------------

@@ -997,7 +997,7 @@ def test_a_repair_draws_from_its_interval(interval: Interval):
     assert 0.95 * wider < farthest_draw(interval, **{interval.option: wider}) < wider
 
 
-OWN_RULES = [rule for rule in discover().about(Checkpoint).rules if rule.package == "checkpoint_doctor"]
+OWN_RULES = [rule for rule in discover().rules if rule.package == "checkpoint_doctor" and rule.examines_checkpoints]
 
 
 def test_no_option_is_without_its_limit():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers.optimizer.optimizer import learning_rate_at_save, optimizer_mismatch, untrained_tensor

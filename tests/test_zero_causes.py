@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
 from checkpoint_doctor.analyzers._zeros.initial_draws import (

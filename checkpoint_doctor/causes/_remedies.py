@@ -6,7 +6,7 @@ folder of a run, ``Model`` the class of a model, ``path`` the checkpoint; ``...`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Checkpoint
 
@@ -14,8 +14,7 @@ _CLIPPED = frozenset({"A2C", "PPO", "MaskablePPO", "RecurrentPPO", "DQN"})
 """Algorithms of Stable-Baselines3 and sb3-contrib with a setting for the norm of the gradient."""
 
 
-@dataclass(frozen=True)
-class Remedy:
+class Remedy(Struct, frozen=True):
     """One thing to do, as a line for each library; where there is none for a library, PyTorch's holds."""
 
     torch: str

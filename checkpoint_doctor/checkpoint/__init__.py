@@ -1,4 +1,4 @@
-"""The classes of an opened checkpoint: tensors, layers, optimizers and what a loader found in the file.
+"""The classes of an opened checkpoint (tensors, layers, optimizers, what a loader found in the file) and of a series.
 
 All of them are frozen, and loaders build them; findings about them are in ``results``. May import ``statistics``,
 ``layers``, ``sources`` and what they may import.
@@ -9,6 +9,7 @@ from checkpoint_doctor.checkpoint.contents import Checksum, Content, Flaw, Missi
 from checkpoint_doctor.checkpoint.facts import found_once
 from checkpoint_doctor.checkpoint.layers import Layer
 from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer, ParameterGroup
+from checkpoint_doctor.checkpoint.series import Point, Series, TensorSeries
 from checkpoint_doctor.checkpoint.signals import LayerSignal
 from checkpoint_doctor.checkpoint.tensors import Tensor
 from checkpoint_doctor.checkpoint.training_log import Metric, TrainingLog
@@ -28,8 +29,11 @@ __all__ = [
     "Part",
     "Patch",
     "PickledName",
+    "Point",
+    "Series",
     "Skipped",
     "Tensor",
+    "TensorSeries",
     "TrainingLog",
     "found_once",
 ]

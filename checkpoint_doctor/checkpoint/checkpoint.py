@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import is_
 from typing import Any, TypeVar
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint.contents import Checksum, Flaw, Missing, Part, PickledName, Skipped
 from checkpoint_doctor.checkpoint.layers import Layer, build_layers
@@ -18,16 +20,17 @@ from checkpoint_doctor.layers import online_name
 Held = TypeVar("Held")
 
 
-@dataclass(frozen=True, eq=False)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True, eq=False, dict=True):
     """An opened checkpoint: its tensors, layers, optimizers and settings, and the state of its file."""
 
     path: str
+    """Where it was opened from, as the reports name it."""
     format: str
     """Name of the loader that opened it: ``sb3``, ``torch``, ``safetensors`` …"""
     tensors: tuple[Tensor, ...]
     """The model's own tensors, in file order."""
     optimizers: tuple[Optimizer, ...] = ()
+    """The optimizers in the file; empty where there is none."""
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     """Settings in the file, as plain values; a setting that is stored as code is described and not executed."""
     layout: str = ""
@@ -49,10 +52,15 @@ class Checkpoint:
     flaws: tuple[Flaw, ...] = ()
     """Damage found while opening; ``damage`` also verifies the checksums."""
     checksums: tuple[Checksum, ...] = ()
+    """The checksums that the container stores."""
     pickled_names: tuple[PickledName, ...] = ()
+    """The globals in the file's pickles, those that describe data included."""
     skipped: tuple[Skipped, ...] = ()
+    """What in the file could not be looked at."""
     missing: tuple[Missing, ...] = ()
     """Files that a run needs to go on and that are not in the folder."""
+    is_patchable: bool = True
+    """False where nothing in it can be changed in place, as in a compressed file: no finding then promises a repair."""
 
     @cached_property
     def damage(self) -> tuple[Flaw, ...]:

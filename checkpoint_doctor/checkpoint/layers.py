@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint.tensors import Tensor
 from checkpoint_doctor.layers import Kind, infer_layers
+from checkpoint_doctor.layers.fixed_transforms import is_fixed_transform
 
 
-@dataclass(frozen=True, eq=False)
-class Layer:
+class Layer(Struct, frozen=True, eq=False, dict=True):
     """The tensors of one module, and its kind."""
 
     name: str
     """The module's dotted name, such as ``mlp_extractor.policy_net.0``."""
     kind: Kind
+    """What it computes, as far as names and shapes tell."""
     tensors: Mapping[str, Tensor]
     """Role (``weight``, ``bias``, ``weight_ih``, ``running_var`` …) to tensor."""
     component: str
@@ -40,6 +43,19 @@ class Layer:
     def bias(self) -> Tensor | None:
         """The tensor in the role ``bias``."""
         return self.tensors.get("bias")
+
+    @cached_property
+    def learned_weights(self) -> tuple[Tensor, ...]:
+        """Its matrices and kernels of floats; masks and fixed transforms (a Fourier basis) are left out."""
+        return tuple(
+            tensor
+            for role, tensor in self.tensors.items()
+            if role.startswith("weight")
+            and len(tensor.shape) > 1
+            and tensor.is_floating
+            and not role.endswith("_mask")
+            and not is_fixed_transform(tensor.name)
+        )
 
 
 def build_layers(by_name: Mapping[str, Tensor]) -> tuple[Layer, ...]:

@@ -114,6 +114,10 @@ def find_meaning(name: str, chosen: Mapping[str, Meaning] | None = None) -> Mean
     known = frozenset(words)
     if not words:
         return Meaning.OTHER
+    if words[-1] in ("step", "epoch") and words[:-1]:  # Lightning writes the mean of an epoch beside that of a step
+        of_rest = find_meaning(" ".join(words[:-1]))
+        if of_rest not in (Meaning.OTHER, Meaning.STEP, Meaning.TIME):
+            return of_rest
     if words[-1] in _STEP and known.isdisjoint(("per", "ms")):
         return Meaning.STEP
     if known & _TIME or (len(words) > 1 and "per" in words and known & (_STEP | {"sec", "s"})) or name == "t":

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import exp, inf, log
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer
 
 
-@dataclass(frozen=True)
-class DecayRates:
+class DecayRates(Struct, frozen=True):
     """How fast moments decay in updates without gradient, in e-folds per update."""
 
     first: float | None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isnan
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint.tensors import Tensor
 from checkpoint_doctor.statistics.moments import MomentStatistics, measure_moments
@@ -20,8 +22,7 @@ _OWN_SCALE = frozenset(
 """Options of optimizers that scale their steps themselves: Prodigy and D-Adaptation, Adafactor, LAMB."""
 
 
-@dataclass(frozen=True, eq=False)
-class Moments:
+class Moments(Struct, frozen=True, eq=False, dict=True):
     """An optimizer's state of one parameter."""
 
     index: int
@@ -75,8 +76,7 @@ class Moments:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class ParameterGroup:
+class ParameterGroup(Struct, frozen=True, eq=False):
     """One of an optimizer's parameter groups."""
 
     options: Mapping[str, Any]
@@ -104,8 +104,7 @@ class ParameterGroup:
         return max(abs(self.learning_rate), self.number("initial_lr"))
 
 
-@dataclass(frozen=True, eq=False)
-class Optimizer:
+class Optimizer(Struct, frozen=True, eq=False, dict=True):
     """The state of one optimizer inside a checkpoint."""
 
     name: str
@@ -113,7 +112,9 @@ class Optimizer:
     kind: str | None
     """``Adam`` and its family, ``RMSprop``, ``SGD``, ``Adagrad`` … as far as its state and options identify it."""
     groups: tuple[ParameterGroup, ...]
+    """Its parameter groups, with their options."""
     parameters: tuple[Moments, ...]
+    """The state of each parameter, in the optimizer's order."""
     unmatched: str = ""
     """Why some parameters have no tensor's name; empty where all have one."""
     mismatch: str = ""

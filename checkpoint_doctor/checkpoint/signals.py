@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property
 from math import exp, inf, prod, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint.layers import Layer
@@ -39,8 +39,7 @@ LARGEST_READ = 1 << 22
 """Entries of the largest weight whose second moments are read again for its single features."""
 
 
-@dataclass(frozen=True, eq=False)
-class LayerSignal:
+class LayerSignal(Struct, frozen=True, eq=False, dict=True):
     """What the moments of one layer show about the signals that flowed through it in the last 1/(1-β2) updates."""
 
     reason: str = ""
@@ -55,7 +54,7 @@ class LayerSignal:
     activation), after clipping; summed over positions and time steps."""
     update_ratio: float | None = None
     """The next step of the layer's weight (in a recurrent layer ``weight_ih``) over the weight, by their norms."""
-    read_features: Callable[[], _Features | None] = field(default=lambda: None, repr=False)
+    read_features: Callable[[], _Features | None] = lambda: None
     """Reads the second moments again, for the features; use ``feature_rms`` and ``constant_features``."""
 
     @cached_property
@@ -76,8 +75,7 @@ class LayerSignal:
         return None if self._features is None else self._features.constant
 
 
-@dataclass(frozen=True, eq=False)
-class _Features:
+class _Features(Struct, frozen=True, eq=False):
     rms: NDArray
     constant: NDArray
 

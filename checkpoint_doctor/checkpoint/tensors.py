@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import TYPE_CHECKING
 
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.layers import is_kernel
 from checkpoint_doctor.statistics.tensors import TensorStatistics, measure
 from checkpoint_doctor.statistics.values import Values
 
+if TYPE_CHECKING:
+    from checkpoint_doctor.statistics.histogram import Histogram
 
-@dataclass(frozen=True, eq=False)
-class Tensor:
+
+class Tensor(Struct, frozen=True, eq=False, dict=True):
     """A named tensor whose values are read lazily."""
 
     name: str
     """The key in the state dict, with its member's or wrapper's name and a ``/`` before it where a file has several."""
     shape: tuple[int, ...]
+    """Its shape; ``()`` for a single number."""
     dtype: str
     """The element type as PyTorch prints it, without ``torch.``: ``float32``, ``bfloat16``, ``qint8`` …"""
     values: Values
@@ -42,6 +46,13 @@ class Tensor:
     def statistics(self) -> TensorStatistics:
         """The tensor statistics, computed in one pass over the values at the first access."""
         return measure(self.values) if self.same_as is None else self.same_as.statistics
+
+    @cached_property
+    def histogram(self) -> Histogram | None:
+        """How the values are distributed, counted at the first access; ``None`` where they are not real numbers."""
+        from checkpoint_doctor.statistics.histogram import count_values
+
+        return count_values(self.values, self.statistics)
 
     @cached_property
     def array(self) -> NDArray:

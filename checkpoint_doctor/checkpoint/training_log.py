@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint.contents import Skipped
@@ -20,8 +20,7 @@ STEP_NAMES = (
 """Columns that count a run's progress, in lower case, the finest first."""
 
 
-@dataclass(frozen=True, eq=False)
-class Metric:
+class Metric(Struct, frozen=True, eq=False, dict=True):
     """One column of a log."""
 
     name: str
@@ -45,8 +44,7 @@ class Metric:
         return split_words(self.name)
 
 
-@dataclass(frozen=True, eq=False)
-class TrainingLog:
+class TrainingLog(Struct, frozen=True, eq=False, dict=True):
     """A training log that was read."""
 
     path: str
@@ -58,7 +56,7 @@ class TrainingLog:
     """The column that counts the run's progress; empty where records are numbered."""
     records: int = 0
     """Lines, or events, that were read."""
-    skipped: tuple[Skipped, ...] = field(default_factory=tuple)
+    skipped: tuple[Skipped, ...] = ()
     """What could not be read, and why."""
 
     @cached_property

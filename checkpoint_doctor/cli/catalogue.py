@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from checkpoint_doctor.cli.completion import complete_explained
 from checkpoint_doctor.cli.output import is_terminal, say
 from checkpoint_doctor.errors import UsageError
 
@@ -44,6 +45,7 @@ def rules(format: ListingOption = Listing.TABLE) -> None:
                 "code": rule.code,
                 "name": rule.name,
                 "severity": rule.severity.label,
+                "worst": (rule.worst or rule.severity).label,
                 "preview": rule.preview,
                 "summary": rule.summary,
                 "fix": rule.fix.value if rule.fix else None,
@@ -56,12 +58,18 @@ def rules(format: ListingOption = Listing.TABLE) -> None:
     from checkpoint_doctor.cli.drawing import show_table
 
     show_table(
-        ("code", "name", "severity", "finds"),
+        ("code", "name", "severity", "up to", "finds"),
         [
-            (rule.code, rule.name, rule.severity.label, f"{PREVIEW if rule.preview else ''}{rule.summary}")
+            (
+                rule.code,
+                rule.name,
+                rule.severity.label,
+                rule.worst.label if rule.worst else "",
+                f"{PREVIEW if rule.preview else ''}{rule.summary}",
+            )
             for rule in catalogue.rules
         ],
-        whole=("code", "name", "severity"),
+        whole=("code", "name", "severity", "up to"),
     )
 
 
@@ -97,13 +105,19 @@ def explain(
         typer.Argument(
             metavar="CODE|NAME",
             help="A rule's code or name, or a cause's name.",
-            autocompletion=lambda: _complete_explained(),
+            autocompletion=complete_explained,
         ),
     ],
 ) -> None:
     """Explain a rule or a cause: what it is, how it is known, when it is normal, what to do."""
     from checkpoint_doctor.plugins.catalogue import discover
-    from checkpoint_doctor.plugins.explanation import describe_repair, explain_cause, explain_rule, name_family
+    from checkpoint_doctor.plugins.explanation import (
+        describe_repair,
+        describe_severity,
+        explain_cause,
+        explain_rule,
+        name_family,
+    )
     from checkpoint_doctor.plugins.rule import Rule
 
     catalogue = discover()
@@ -114,7 +128,7 @@ def explain(
     from checkpoint_doctor.cli.drawing import show_cause, show_rule
 
     if isinstance(found, Rule):
-        show_rule(found, name_family(found), describe_repair(found))
+        show_rule(found, describe_severity(found), name_family(found), describe_repair(found))
     else:
         show_cause(found)
 
@@ -154,17 +168,6 @@ def _find_explained(wanted: str, catalogue: Catalogue) -> Rule | Cause:
         f"there is no rule or cause {wanted!r}",
         f"did you mean {near[0]}?" if near else "`ckdoc rules` and `ckdoc causes` list them all",
     )
-
-
-def _complete_explained() -> list[tuple[str, str]]:
-    from checkpoint_doctor.plugins.catalogue import discover
-
-    catalogue = discover()
-    return [
-        *((rule.code, rule.name) for rule in catalogue.rules),
-        *((rule.name, rule.code) for rule in catalogue.rules),
-        *((cause.name, cause.summary) for cause in catalogue.causes),
-    ]
 
 
 def _say_json(rows: Iterable[object]) -> None:

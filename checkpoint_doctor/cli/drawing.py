@@ -50,23 +50,23 @@ def show_table(
     say(_draw(table))
 
 
-def show_rule(rule: Rule, family: str, repair: str) -> None:
+def show_rule(rule: Rule, severity: str, family: str, repair: str) -> None:
     """Print a rule's explanation as a page for reading."""
     from rich.console import Group
     from rich.markdown import Markdown
+    from rich.padding import Padding
+    from rich.table import Table
     from rich.text import Text
 
-    title = Text.assemble(
-        (f"{rule.code} {rule.name}", "bold"), "  ", (rule.severity.label, SEVERITY_STYLES[rule.severity.label])
-    )
+    title = Text.assemble((f"{rule.code} {rule.name}", "bold"), "  ", (severity, SEVERITY_STYLES[rule.severity.label]))
     parts = _draw_sections(title, rule.summary, rule.sections)
     if rule.options:
         parts += ["", Text.assemble(("Options", "bold"), (f"  in [options.{rule.code}] of ckdoc.toml", "dim"))]
-        width = max(len(name) for name in rule.options)
-        parts += [
-            Text.assemble(f"  {name.replace('_', '-'):<{width}}  ", (spell(default), "cyan"))
-            for name, default in rule.options.items()
-        ]
+        options = Table.grid(padding=(0, 2, 0, 0))
+        for name, default in rule.options.items():
+            description = Markdown(rule.option_descriptions.get(name, ""))
+            options.add_row(name.replace("_", "-"), Text(spell(default), "cyan"), description)
+        parts.append(Padding(options, (0, 0, 0, 2)))
     closing = [f"Family: {family}", f"Repair: {repair}", f"Package: {rule.package}"]
     parts += ["", Markdown(" · ".join(closing), style="dim")]
     say(_draw(Group(*parts), width=LONGEST_LINE))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from checkpoint_doctor.cli.completion import complete_rules
 from checkpoint_doctor.cli.options import (
     ConfigFile,
     Exclude,
@@ -27,6 +28,7 @@ from checkpoint_doctor.text import printable
 
 if TYPE_CHECKING:
     from checkpoint_doctor.fix import FixResult
+    from checkpoint_doctor.repair.changes import Unfixed
     from checkpoint_doctor.repair.record import ChangeRecord, Figures
     from checkpoint_doctor.results.findings import Severity
 
@@ -54,7 +56,10 @@ def fix(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing result, never the input.")] = False,
     format: Annotated[Form, typer.Option("--format", "-f", help="How to print the result.")] = Form.TERMINAL,
     select: Annotated[
-        list[str] | None, typer.Option(metavar="CODE", help="Fix only findings of these rules, notes included.")
+        list[str] | None,
+        typer.Option(
+            metavar="CODE", help="Fix only findings of these rules, notes included.", autocompletion=complete_rules
+        ),
     ] = None,
     ignore: Ignore = None,
     exclude: Exclude = None,
@@ -160,16 +165,10 @@ def _draw(result: FixResult) -> Iterator[str]:
     findings = result.examination.findings if result.examination else ()
     explained = {findings[position].advice for diagnosis in result.treated for position in diagnosis.explains}
     for advice in dict.fromkeys(each.advice for each in summary.upstream if each.advice not in explained):
-        subjects = [each.subject for each in summary.upstream if each.advice == advice]
-        rest = f" and {len(subjects) - 3:,} more" if len(subjects) > 3 else ""
+        subjects = _list([each.subject for each in summary.upstream if each.advice == advice])
         yield ""
-        yield from _wrap(f"does not last in {', '.join(subjects[:3])}{rest} while the cause remains. {advice}", "  ! ")
-    for left in summary.unfixed:
-        yield ""
-        yield from _wrap(f"not fixed: {left.code} {left.name} in {left.subject}, because {left.why}", "  – ")
-        yield from _wrap(left.message, "    ")
-        if left.advice:
-            yield from _wrap(f"advice: {left.advice}", "    ")
+        yield from _wrap(f"does not last in {subjects} while the cause remains. {advice}", "  ! ")
+    yield from _draw_unfixed(summary.unfixed)
     yield ""
     if result.outcome in (Outcome.FIXED, Outcome.RELIEVED):
         yield from _wrap(f"written and verified: {result.output}", "  ")
@@ -180,6 +179,25 @@ def _draw(result: FixResult) -> Iterator[str]:
         yield from _wrap("none of its findings can be fixed with these options, so nothing was written", "  ")
     else:
         yield from _wrap("nothing needs a repair, so nothing was written", "  ")
+
+
+def _draw_unfixed(unfixed: Sequence[Unfixed]) -> Iterator[str]:
+    """Yield what is not fixed, and why; of findings that share rule, reason and advice, the first with its figures."""
+    groups: dict[tuple[str, ...], list[Unfixed]] = {}
+    for each in unfixed:
+        groups.setdefault((each.code, each.why, each.advice), []).append(each)
+    for left, *others in groups.values():
+        yield ""
+        yield from _wrap(f"not fixed: {left.code} {left.name} in {left.subject}, because {left.why}", "  – ")
+        yield from _wrap(left.message, "    ")
+        if others:
+            yield from _wrap(f"the same holds for {_list([each.subject for each in others])}", "    ")
+        if left.advice:
+            yield from _wrap(f"advice: {left.advice}", "    ")
+
+
+def _list(subjects: Sequence[str]) -> str:
+    return ", ".join(subjects[:3]) + (f" and {len(subjects) - 3:,} more" if len(subjects) > 3 else "")
 
 
 def _draw_table(changes: Sequence[ChangeRecord]) -> Iterator[str]:

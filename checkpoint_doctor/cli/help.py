@@ -18,6 +18,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "ckdoc fix model.zip --output model_repaired.zip",
         "ckdoc fix runs/ --recycle --output repaired/",
     ),
+    "watch": (
+        "ckdoc watch runs/ppo --stalled 30m",
+        "ckdoc watch runs/ppo --fail-on warning --exit-on-alarm",
+        "ckdoc watch runs/ppo --exec 'mail -s \"$CKDOC_PATH is $CKDOC_VERDICT\" me@example.org'",
+    ),
     "log": (
         "ckdoc log progress.csv",
         "ckdoc log logs/ --fail-on warning",
@@ -38,6 +43,7 @@ PAGES = {
     "explain": "rules",
     "plugins": "plugins",
     "config": "ci",
+    "watch": "watch",
 }
 """The page of the docs for each command; the others have the front page."""
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from checkpoint_doctor.cli.completion import complete_rules
+
 
 class FailOn(str, Enum):
     """The lowest severity that fails a run."""
@@ -29,8 +31,13 @@ ScannedUris = Annotated[
         show_default=False,
     ),
 ]
+Select = Annotated[
+    list[str] | None,
+    typer.Option(metavar="CODE", help="Run only these rules (code, family or name).", autocompletion=complete_rules),
+]
 Ignore = Annotated[
-    list[str] | None, typer.Option(metavar="CODE", help="Do not run these rules (code, family or name).")
+    list[str] | None,
+    typer.Option(metavar="CODE", help="Do not run these rules (code, family or name).", autocompletion=complete_rules),
 ]
 Exclude = Annotated[
     list[str] | None,

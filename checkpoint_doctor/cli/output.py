@@ -21,6 +21,14 @@ class ReaderGone(DoctorError):
     """The reader of standard output has closed it."""
 
 
+class Stopped(Exception):
+    """A command that runs until it is stopped was stopped, so it has done what it was asked for."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
 def guard_streams() -> None:
     r"""Prepare the standard streams for whatever the caller made of them.
 

@@ -16,6 +16,7 @@ from checkpoint_doctor.cli.output import (
     FAILED,
     NOTHING,
     ReaderGone,
+    Stopped,
     complain,
     guard_streams,
     remark,
@@ -23,6 +24,9 @@ from checkpoint_doctor.cli.output import (
 )
 from checkpoint_doctor.errors import DoctorError, NothingToExamine
 from checkpoint_doctor.text import describe_error
+
+COMPLETION = "_CKDOC_COMPLETE"
+"""The variable with which a shell asks for what may follow on the command line."""
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 """Signals that ask for an end: Ctrl-C, the end of a job, a closed terminal."""
@@ -59,6 +63,8 @@ def run() -> int:
     gc.disable()
     try:
         code = _run_command()
+    except Stopped as stopped:
+        return settle_streams(stopped.code)
     except KeyboardInterrupt:
         code = 130
     if stop.received is not None or code == 130:
@@ -68,6 +74,9 @@ def run() -> int:
 
 
 def _run_command() -> int:
+    if COMPLETION in os.environ:
+        # A shell takes each line for an offer, and typer would break descriptions at the width of the terminal.
+        os.environ["TERMINAL_WIDTH"] = "1000"
     try:
         return app(standalone_mode=False) or 0
     except typer.Exit as exit_:
@@ -81,13 +90,17 @@ def _run_command() -> int:
     except OSError as error:
         return complain(_explain_system_error(error), "")
     except SystemExit as exit_:
-        if "_CKDOC_COMPLETE" in os.environ:  # the shell asked for completions, which end so
+        if _is_about_completion():  # ends so, and so do the options that show and install it
             raise
         return complain(f"something ended the program with sys.exit({exit_.code!r})", "look at `ckdoc plugins`")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         raise
     except BaseException as error:
         return _explain_unforeseen(error)
+
+
+def _is_about_completion() -> bool:
+    return COMPLETION in os.environ or sys.argv[1:2] in (["--show-completion"], ["--install-completion"])
 
 
 def _explain_system_error(error: OSError) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from checkpoint_doctor.cli.completion import complete_formats, complete_reports
 from checkpoint_doctor.cli.options import (
     ConfigFile,
     Exclude,
@@ -18,6 +19,7 @@ from checkpoint_doctor.cli.options import (
     Preview,
     Quiet,
     ScannedUris,
+    Select,
     Traceback,
 )
 from checkpoint_doctor.cli.output import (
@@ -52,18 +54,28 @@ ANSWERS = ("terminal", "json")
 def scan(
     uris: ScannedUris = None,
     format: Annotated[
-        str, typer.Option("--format", "-f", help="Output format: terminal, concise, json, sarif …")
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help="Output format: terminal, concise, json, sarif …",
+            autocompletion=complete_formats,
+        ),
     ] = "terminal",
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Write the report to a file instead of stdout.")
     ] = "",
     report: Annotated[
         list[str] | None,
-        typer.Option("--report", metavar="FORMAT=FILE", help="Also write a report in this format to this file."),
+        typer.Option(
+            "--report",
+            metavar="FORMAT=FILE",
+            help="Also write a report in this format to this file.",
+            autocompletion=complete_reports,
+        ),
     ] = None,
-    select: Annotated[
-        list[str] | None, typer.Option(metavar="CODE", help="Run only these rules (code, family or name).")
-    ] = None,
+    select: Select = None,
     ignore: Ignore = None,
     exclude: Exclude = None,
     include: Include = None,
@@ -127,6 +139,7 @@ def scan(
             jobs=jobs or None,
             on_progress=on_progress,
             skip_foreign=skip_foreign,
+            histograms=any(draws_histograms(name, catalogue) for name, _ in outputs),
         )
     if known:
         result = _hide_known(result, known, settings, catalogue)
@@ -244,6 +257,14 @@ def check_format(name: str, catalogue: Catalogue) -> None:
     """
     if name not in catalogue.reporters:
         raise UsageError(f"there is no format {name!r}", f"choose one of {', '.join(catalogue.reporters)}")
+
+
+def draws_histograms(name: str, catalogue: Catalogue) -> bool:
+    """Return whether the reports of a format draw how the values of ill tensors are distributed."""
+    from checkpoint_doctor.plugins.protocols import HistogramReporter
+
+    reporter = catalogue.reporters[name]
+    return isinstance(reporter, HistogramReporter) and reporter.draws_histograms
 
 
 def split_selectors(values: list[str] | None) -> list[str]:

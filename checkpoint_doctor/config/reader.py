@@ -7,8 +7,10 @@ the nearest valid name: a misspelt ignore must not pass unnoticed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint.metric_meanings import Meaning
 from checkpoint_doctor.config.settings import ALL, FAIL_ON, OFF, Ignore, Section, selects
@@ -45,8 +47,7 @@ def refuse(place: str, noun: str, value: object, choices: Iterable[str], otherwi
     return UsageError(f"{place}: there is no {noun} {_show(value)}", hint)
 
 
-@dataclass(frozen=True)
-class Names:
+class Names(Struct, frozen=True):
     """The rules by code, name, and the beginning of codes; the causes by name."""
 
     rules: Sequence[Rule]
@@ -80,8 +81,7 @@ class Names:
         return refuse(place, "rule", value, known, "`ckdoc rules` lists the rules that are installed")
 
 
-@dataclass(frozen=True)
-class Reader:
+class Reader(Struct, frozen=True):
     """Turns the tables of one file into sections."""
 
     file: str

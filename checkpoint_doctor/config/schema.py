@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint.metric_meanings import Meaning
 from checkpoint_doctor.config.settings import ALL, FAIL_ON, OFF, Config, Section, Settings
@@ -16,8 +17,7 @@ DEFAULT = "default"
 """The origin of values that are not set anywhere."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(Struct, frozen=True):
     """One effective value and where it comes from."""
 
     key: str
@@ -191,8 +191,13 @@ def _options_schema(rule: Rule) -> dict[str, Any]:
     properties = {}
     for option, default in rule.options.items():
         for spelling in dict.fromkeys((_spell(option), option)):
-            properties[spelling] = {**_type_of(default), "default": _plain(default)}
+            properties[spelling] = {**_type_of(default), **_describe(rule, option), "default": _plain(default)}
     return _table(properties)
+
+
+def _describe(rule: Rule, option: str) -> dict[str, Any]:
+    description = rule.option_descriptions.get(option)
+    return {"description": description} if description else {}
 
 
 def _type_of(default: object) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint.metric_meanings import Meaning
 from checkpoint_doctor.config.globs import match_path
@@ -38,8 +40,7 @@ FAIL_ON: Mapping[str, Severity | None] = {
 """The values of ``fail-on``, with the lowest severity that fails the run."""
 
 
-@dataclass(frozen=True)
-class Ignore:
+class Ignore(Struct, frozen=True):
     """Findings to hide, and why."""
 
     codes: tuple[str, ...]
@@ -57,8 +58,7 @@ class Ignore:
         return any(selects(selector, code, name) for selector in self.codes)
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(Struct, frozen=True):
     """Settings from one place. What is ``None`` or missing is left to the sections below."""
 
     origin: str
@@ -118,8 +118,7 @@ class Section:
         )
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """What holds for one checkpoint."""
 
     sections: tuple[Section, ...] = ()
@@ -211,8 +210,7 @@ class Settings:
         return next((each.severities[code] for each in reversed(self.sections) if code in each.severities), found)
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(Struct, frozen=True, dict=True):
     """All that was set for a run, and where."""
 
     sections: tuple[Section, ...] = ()

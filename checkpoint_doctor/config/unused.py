@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from checkpoint_doctor.config.globs import match_path, should_match
 from checkpoint_doctor.config.settings import Config
@@ -31,7 +32,9 @@ def remark_unused_ignores(report: Report, config: Config, rules: Sequence[Rule],
         for ignore in section.ignores:
             reached = [each for each in read if section.reaches(ignore, each.path)]
             was_run = (reached and not known.isdisjoint(ignore.codes)) or any(
-                ignore.concerns(rule.code, rule.name) and config.for_path(each.path).selects(rule)
+                rule.examines_checkpoints
+                and ignore.concerns(rule.code, rule.name)
+                and config.for_path(each.path).selects(rule)
                 for each in reached
                 for rule in rules
             )

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from heapq import heapify, heappop, heappush
+
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import UnreadableCheckpoint

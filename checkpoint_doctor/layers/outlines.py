@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.layers.kinds import FEEDFORWARD, NORMS, RECURRENT, Kind
 from checkpoint_doctor.layers.names import path_of
@@ -17,8 +18,7 @@ WEIGHT_FORMS = ("", "_orig", "_mu", "_v", "_raw")
 """Endings of a weight's name: plain, pruned or spectrally normalised, noisy, weight-normalised, under weight drop."""
 
 
-@dataclass(frozen=True)
-class Outline:
+class Outline(Struct, frozen=True):
     """An inferred layer: names and kinds without the tensors. See ``checkpoint.Layer`` for the fields."""
 
     name: str
@@ -35,8 +35,7 @@ class Outline:
     """True where the weight is stored inputs first: GPT-2's Conv1D, transposed convolutions, Flax kernels."""
 
 
-@dataclass(eq=False)
-class Draft:
+class Draft(Struct, eq=False):
     """A layer while it is inferred: grouped first, then linked, then given a component."""
 
     name: str

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.layers.components import is_target_part
 from checkpoint_doctor.layers.kinds import DENSE, FEEDFORWARD, NORMS
@@ -82,8 +83,7 @@ def _scope(draft: Draft) -> str:
     return draft.component if _SEPARATE.fullmatch(draft.component) else ""
 
 
-@dataclass
-class _LaterReaders:
+class _LaterReaders(Struct):
     """Sizes that the layers behind the current one read."""
 
     inputs: set[int | None] = field(default_factory=set)

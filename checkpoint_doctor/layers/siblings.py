@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
+
+from msgspec import Struct
 
 from checkpoint_doctor.layers.kinds import FEEDFORWARD, NORMS, RECURRENT, Kind
 from checkpoint_doctor.layers.links import PAIRS, is_spatial, link
@@ -44,8 +45,7 @@ def connect_numbered(children: list[Draft], flow: list[Draft], order: dict[Draft
         numbering.connect_last(children)
 
 
-@dataclass(frozen=True)
-class _Numbering:
+class _Numbering(Struct, frozen=True):
     """Siblings whose labels are one stem with numbers, such as ``conv1, conv2``."""
 
     stem: str

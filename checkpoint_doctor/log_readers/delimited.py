@@ -11,9 +11,9 @@ import csv
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint.contents import Skipped
@@ -27,8 +27,8 @@ HEAD = 1 << 16
 """Bytes in which the header line must stand."""
 MOST_COLUMNS = 5000
 
-EMPTY = -1.7976931348623155e308
-"""Stands for an empty cell while a block is parsed at once; no training log records this number."""
+EMPTY = b"-7777777777777777"
+"""Stands for an empty cell while a block is parsed at once: a number that is exact, quickly parsed, and in no log."""
 
 _DECORATION = re.compile(r"[\s|+:=─━│┃┼·.\-]*")
 _NUMBER = re.compile(
@@ -38,8 +38,7 @@ _NUMBER = re.compile(
 _UNITS = {"": 1.0, "%": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "m": 1e6, "B": 1e9, "b": 1e9}
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(Struct, frozen=True, eq=False, dict=True):
     """How the lines of a table are divided."""
 
     names: tuple[str, ...]
@@ -193,15 +192,14 @@ def _parse_at_once(block: bytes, layout: Layout) -> tuple[NDArray, NDArray] | No
         text, separator = block, " "
     else:
         sign = layout.delimiter.encode()
-        if block.count(sign) != rows * (width - 1):
+        if not _is_even(block, sign[0], width - 1):
             return None
         text, separator = block[:-1].replace(b"\n", b","), ","
         if sign != b",":
             text = text.replace(sign, b",")
         if b",," in text or text.startswith(b",") or text.endswith(b","):
-            empty = str(EMPTY).encode()
-            text = text.replace(b",,", b"," + empty + b",").replace(b",,", b"," + empty + b",")
-            text = (empty if text.startswith(b",") else b"") + text + (empty if text.endswith(b",") else b"")
+            text = text.replace(b",,", b"," + EMPTY + b",").replace(b",,", b"," + EMPTY + b",")
+            text = (EMPTY if text.startswith(b",") else b"") + text + (EMPTY if text.endswith(b",") else b"")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -211,7 +209,15 @@ def _parse_at_once(block: bytes, layout: Layout) -> tuple[NDArray, NDArray] | No
     if numbers.size != rows * width:
         return None
     values = numbers.reshape(rows, width)
-    return values, values != EMPTY
+    return values, values != float(EMPTY)
+
+
+def _is_even(block: bytes, sign: int, expected: int) -> bool:
+    """Return whether every line of a block has so many separators."""
+    characters = np.frombuffer(block, dtype=np.uint8)
+    ends = np.flatnonzero(characters == 0x0A)
+    before = np.searchsorted(np.flatnonzero(characters == sign), ends)
+    return bool((np.diff(before, prepend=0) == expected).all())
 
 
 def _parse_lines(block: bytes, layout: Layout) -> tuple[NDArray, NDArray, int]:
@@ -223,7 +229,7 @@ def _parse_lines(block: bytes, layout: Layout) -> tuple[NDArray, NDArray, int]:
             rows.append(row)
         elif row:
             odd += 1
-    if rows and odd and not block.endswith(b"\n"):
+    if odd and not block.endswith(b"\n"):
         odd -= 1  # the last line is still being written
     values = np.full((len(rows), width), np.nan)
     recorded = np.zeros((len(rows), width), dtype=bool)

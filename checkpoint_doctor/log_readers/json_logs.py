@@ -42,7 +42,8 @@ class JsonReader:
         line = head.partition(b"\n")[0]
         record = _parse(line)
         if isinstance(record, dict):
-            return any(_is_number(each) for each in _flatten(record).values()) or any(key in record for key in LISTS)
+            flat = _flatten(record)
+            return any(_is_number(each) or isinstance(each, list) for each in flat.values())
         return any(f'"{key}"'.encode() in head for key in LISTS)
 
     def read(self, source: Source, builder: LogBuilder, on_read: OnRead | None) -> None:

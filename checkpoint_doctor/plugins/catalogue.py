@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins import self_checks
 from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.entry_points import EntryPoint, find_entry_points
 from checkpoint_doctor.plugins.protocols import Loader, Reporter
-from checkpoint_doctor.plugins.rule import Examined, Rule, is_plain_option
+from checkpoint_doctor.plugins.rule import Rule, is_plain_option
 from checkpoint_doctor.results.findings import Finding
 from checkpoint_doctor.text import describe_error
 
@@ -29,8 +31,7 @@ OURS = "checkpoint-doctor"
 """The name of our own package, as ``pip`` calls it."""
 
 
-@dataclass(frozen=True)
-class Plugin(EntryPoint):
+class Plugin(EntryPoint, frozen=True):
     """One entry point of an installed package, and whether it can be used."""
 
     problem: str | None = None
@@ -42,8 +43,7 @@ class Plugin(EntryPoint):
         return self.distribution == OURS
 
 
-@dataclass(frozen=True)
-class Catalogue:
+class Catalogue(Struct, frozen=True):
     """Everything that a run can use."""
 
     loaders: tuple[Loader, ...]
@@ -56,11 +56,6 @@ class Catalogue:
     """By name, imported when looked up. Looking up a broken one raises ``UsageError`` with the problem."""
     plugins: tuple[Plugin, ...] = ()
     """The entry points that all of it comes from, ours first, with those that had to be left out."""
-
-    def about(self, kind: type[Examined]) -> Catalogue:
-        """Return the catalogue with the rules that are run on checkpoints, or on training logs, and those of ckdoc."""
-        chosen = (rule for rule in self.rules if rule.examines is kind or rule in self_checks.RULES)
-        return replace(self, rules=tuple(chosen))
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -117,7 +112,7 @@ def discover(path: Sequence[str] | None = None, *, lazily: bool = True) -> Catal
         rules=tuple(sorted(rules, key=lambda rule: rule.code)),
         causes=tuple(sorted(causes, key=lambda cause: cause.name)),
         reporters=reporters,
-        plugins=tuple(Plugin(**vars(entry), problem="; ".join(problems[entry]) or None) for entry in entries),
+        plugins=tuple(Plugin(**asdict(entry), problem="; ".join(problems[entry]) or None) for entry in entries),
     )
 
 

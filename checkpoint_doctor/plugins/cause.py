@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
 from typing import Any
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.declaration import read_sections, read_summary
@@ -48,36 +49,47 @@ class Symptoms(Sequence[Finding]):
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Claim:
+class Claim(Struct, frozen=True, eq=False):
     """A cause's claim to explain some findings. Claims of all causes compete; see ``diagnosis``."""
 
     cause: Cause
+    """The cause that claims."""
     message: str
+    """What is wrong, in one sentence."""
     proof: tuple[Finding, ...]
     """The findings whose evidence shows the cause. Where a better claim explains all of them, this one falls."""
     consequences: tuple[Finding, ...]
     """The findings that follow from the cause, which it explains too."""
     certainty: Certainty
+    """How well the cause is known."""
     severity: Severity | None
+    """Overrides that of the worst finding that is explained; ``None`` where it does not."""
     subject: str | None
+    """The tensor, layer or optimizer that it is about; ``None`` for the whole checkpoint."""
     evidence: Mapping[str, Any]
+    """Plain JSON values."""
     advice: str
+    """What to change in the training code or the data."""
     remedy: str
+    """The line of code to write, where it is known; empty otherwise."""
     prognosis: Prognosis
+    """What ``ckdoc fix`` can do about it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Cause:
+class Cause(Struct, frozen=True, eq=False, dict=True):
     """One cause of illness with its explanation.
 
     ``explain`` takes a checkpoint and the symptoms found in it, and yields claims.
     """
 
     name: str
+    """Lower-case words joined by hyphens, such as ``unscaled-inputs``."""
     explain: Callable[[Checkpoint, Symptoms], Iterable[Claim]]
+    """The decorated function."""
     prognosis: Prognosis
+    """What ``ckdoc fix`` can do about it, unless a claim says otherwise."""
     is_outcome: bool = False
+    """True for what became of units or values: it explains only what no other cause does."""
     preview: bool = False
     """True for one minor version after it arrived: its diagnoses are shown and do not count."""
 

@@ -11,24 +11,27 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import reduce
+
+from msgspec import Struct
 
 _VALUE = re.compile(r"(?P<module>\w+(\.\w+)*)\s*(:\s*(?P<attribute>\w+(\.\w+)*))?\s*(\[.*\])?")
 _METADATA = re.compile(r"(?P<name>[^-]+)(-(?P<version>[^-]+)(-.*)?)?\.(dist-info|egg-info)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class EntryPoint:
+class EntryPoint(Struct, frozen=True):
     """A name that an installed package gives to one of its objects."""
 
     group: str
+    """Such as ``checkpoint_doctor.analyzers``."""
     name: str
+    """The name in the group: of a loader or a reporter its own."""
     value: str
     """What it names: ``package.module`` or ``package.module:attribute``."""
     distribution: str
     """The installed package that it comes from, as ``pip`` calls it."""
     version: str
+    """The version of that package."""
 
     def load(self) -> object:
         """Import the module and return what the value names: the module itself or something in it.

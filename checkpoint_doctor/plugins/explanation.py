@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 from checkpoint_doctor.plugins.cause import Cause
@@ -30,6 +31,8 @@ FAMILIES = {
 
 _PREVIEW = " · **in preview**: shown, and counted only with `--preview`"
 
+_OPTIONS = "The defaults, as `ckdoc.toml` takes them. In `pyproject.toml` the table begins with `tool.ckdoc.`"
+
 _FIXES = {
     Safety.SAFE: "`ckdoc fix` repairs it",
     Safety.ON_REQUEST: "`ckdoc fix --recycle` repairs it",
@@ -56,6 +59,11 @@ def describe_repair(rule: Rule) -> str:
     return _FIXES[rule.fix] if rule.fix else "none"
 
 
+def describe_severity(rule: Rule) -> str:
+    """Return a rule's severity, and how far its findings can rise: ``note, up to error``."""
+    return rule.severity.label + (f", up to {rule.worst.label}" if rule.worst else "")
+
+
 def explain_rule(rule: Rule) -> str:
     """Return a rule's explanation as Markdown: identity, sections, options with their defaults."""
     lines = [
@@ -63,20 +71,23 @@ def explain_rule(rule: Rule) -> str:
         "",
         rule.summary,
         "",
-        f"**Severity** {rule.severity.label}{_PREVIEW if rule.preview else ''} · **Family** {name_family(rule)} · "
+        f"**Severity** {describe_severity(rule)}{_PREVIEW if rule.preview else ''} · **Family** {name_family(rule)} · "
         f"**Repair** {describe_repair(rule)} · **Package** {rule.package}",
     ]
     for heading in SECTIONS:
         if heading in rule.sections:
             lines += ["", f"## {heading}", "", rule.sections[heading]]
     if rule.options:
-        lines += ["", "## Options", "", "| option | default |", "|---|---|"]
-        lines += [f"| `{_spell(name)}` | `{_as_toml(default)}` |" for name, default in rule.options.items()]
-        lines += ["", "In `ckdoc.toml`; in `pyproject.toml` the table begins with `tool.ckdoc.`:", ""]
-        lines += ["```toml", f"[options.{rule.code}]"]
-        lines += [f"{_spell(name)} = {_as_toml(default)}" for name, default in rule.options.items()]
-        lines += ["```"]
+        lines += ["", "## Options", "", _OPTIONS, "", "```toml", f"[options.{rule.code}]", *_list_options(rule), "```"]
     return "\n".join(lines) + "\n"
+
+
+def _list_options(rule: Rule) -> Iterator[str]:
+    for name, default in rule.options.items():
+        yield from textwrap.wrap(
+            rule.option_descriptions.get(name, ""), width=118, initial_indent="# ", subsequent_indent="# "
+        )
+        yield f"{_spell(name)} = {_as_toml(default)}"
 
 
 def explain_index(rules: Iterable[Rule]) -> str:
@@ -89,7 +100,7 @@ def explain_index(rules: Iterable[Rule]) -> str:
             lines += ["", f"## {family}: {name_family(members[0])}", ""]
             lines += ["| code | name | severity | finds |", "|---|---|---|---|"]
         lines += [
-            f"| [{each.code}]({each.code}.md) | {each.name} | {each.severity.label} | {each.summary} |"
+            f"| [{each.code}]({each.code}.md) | {each.name} | {describe_severity(each)} | {each.summary} |"
             for each in members
         ]
     return "\n".join(lines) + "\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Skipped
 from checkpoint_doctor.errors import DoctorError, NotACheckpoint, UnknownFormat, UnreadableCheckpoint, UsageError

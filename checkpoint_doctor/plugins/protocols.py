@@ -11,6 +11,7 @@ from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
 from checkpoint_doctor.errors import NotACheckpoint
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.report import Page, Report
+from checkpoint_doctor.results.series_report import SeriesReport
 from checkpoint_doctor.sources import Folder, Source
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Loader(Protocol):
         overlap and do not change its size; a file that needs none is left out.
 
         Raises:
-            RepairFailed: the format or this file cannot be patched in place; the message says why.
+            RepairFailed: the format or this file cannot be patched in place; the message says why. Such a checkpoint is
+                opened with ``is_patchable=False``.
             UnreadableCheckpoint: the file can no longer be read.
         """
 
@@ -91,6 +93,22 @@ class Reporter(Protocol):
 
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
         """Return the whole output; the command line writes it."""
+
+
+@runtime_checkable
+class SeriesReporter(Protocol):
+    """What a reporter can do besides, if its format shows series of checkpoints: ``ckdoc compare``."""
+
+    def render_series(self, report: SeriesReport, rules: Sequence[Rule], page: Page) -> str:
+        """Return the whole output; the command line writes it."""
+
+
+@runtime_checkable
+class HistogramReporter(Protocol):
+    """What a reporter can do besides, if it draws how the values of ill tensors are distributed."""
+
+    draws_histograms: bool
+    """True where tensors with findings need a ``histogram``, which costs another pass over each of them."""
 
 
 class FoldersOnly:

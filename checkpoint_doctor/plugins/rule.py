@@ -5,29 +5,35 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, Tensor, TrainingLog
-from checkpoint_doctor.plugins.declaration import read_sections, read_summary
+from msgspec import Struct, field
+
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, Series, Tensor, TensorSeries, TrainingLog
+from checkpoint_doctor.plugins.declaration import read_descriptions, read_sections, read_summary
 from checkpoint_doctor.results.findings import Finding, Identity, Repair, Safety, Severity
 
-Subject = Tensor | Layer | Optimizer | Checkpoint | TrainingLog
+Subject = Tensor | Layer | Optimizer | Checkpoint | Series | TrainingLog
 """What a rule may be called with, one at a time."""
 
-Examined = Checkpoint | TrainingLog
+Examined = Checkpoint | Series | TrainingLog
 """What is examined as a whole."""
+
+PARTS_OF_CHECKPOINTS = (Tensor, Layer, Optimizer, Checkpoint)
+"""The subjects of rules that a scan runs; the others are examined by commands of their own."""
 
 SECTIONS = ("Why it matters", "When it is normal", "What to do", "References")
 """The headings of a rule's docstring, in order, after the first line that says what it finds."""
+
+OPTIONS = "Options"
+"""The heading of one more section, before the last, of a rule that has options: ``name: what it is`` for each."""
 
 _CODE = re.compile(r"[A-Z]{3}\d{3}")
 _NAME = re.compile(r"[a-z]+(-[a-z0-9]+)*")
 
 
-@dataclass(frozen=True, eq=False)
-class Rule:
+class Rule(Struct, frozen=True, eq=False, dict=True):
     """One check with its identity, its explanation and its options.
 
     ``check`` takes the subject, optionally the whole checkpoint as a second positional argument, and the rule's options
@@ -35,20 +41,31 @@ class Rule:
     """
 
     code: str
+    """Three capitals and three digits, such as ``ZER003``."""
     name: str
+    """The illness in lower-case words joined by hyphens, such as ``zero-bias``."""
     severity: Severity
+    """What its findings have unless they say otherwise."""
     on: type[Subject]
+    """What it is called with, one at a time."""
     check: Callable[..., Iterable[Finding]]
+    """The decorated function."""
     fix: Safety | None = None
+    """When its repairs may be made; ``None`` where its findings carry none."""
     identity: Identity = field(default_factory=Identity)
+    """What it declares about sameness, growth and grouping of its findings."""
     preview: bool = False
     """True for one minor version after it arrived: its findings are shown and do not count."""
+    worst: Severity | None = None
+    """The severity that the evidence can raise its findings to; ``None`` where none is worse than ``severity``."""
 
     def __post_init__(self) -> None:
         if not _CODE.fullmatch(self.code):
             raise ValueError(f"a rule's code is three capitals and three digits, not {self.code!r}")
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"a rule's name is lower-case words joined by hyphens, not {self.name!r}")
+        if self.worst is not None and self.worst <= self.severity:
+            raise ValueError(f"worst must be worse than the rule's severity, {self.severity.label}")
 
     @cached_property
     def options(self) -> Mapping[str, Any]:
@@ -60,6 +77,11 @@ class Rule:
     def _wants_checkpoint(self) -> bool:
         parameters = inspect.signature(self.check).parameters.values()
         return sum(each.kind is not each.KEYWORD_ONLY for each in parameters) > 1
+
+    @property
+    def examines_checkpoints(self) -> bool:
+        """True where a scan runs it; False for rules about a series of checkpoints or a log."""
+        return self.on in PARTS_OF_CHECKPOINTS
 
     @property
     def package(self) -> str:
@@ -79,15 +101,16 @@ class Rule:
     @cached_property
     def sections(self) -> Mapping[str, str]:
         """The docstring's sections by heading, in the order of ``SECTIONS``; missing ones are left out."""
-        return read_sections(self.check, SECTIONS)
+        found = read_sections(self.check, (*SECTIONS, OPTIONS))
+        return {heading: body for heading, body in found.items() if heading != OPTIONS}
 
-    @property
-    def examines(self) -> type[Examined]:
-        """What it is run on: checkpoints, with all that is in them, or training logs."""
-        return TrainingLog if self.on is TrainingLog else Checkpoint
+    @cached_property
+    def option_descriptions(self) -> Mapping[str, str]:
+        """What each option means, by its name, as the docstring's section *Options* says."""
+        return read_descriptions(read_sections(self.check, (*SECTIONS, OPTIONS)).get(OPTIONS, ""))
 
     def examine(self, examined: Examined, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
-        """Call the rule with a log, or with every subject of its kind in a checkpoint: those with several names once.
+        """Call the rule with each subject of its kind in a checkpoint, once for all its names, or with what it examines.
 
         Raises:
             TypeError: it yields something else than findings.
@@ -99,22 +122,21 @@ class Rule:
                     raise TypeError(f"it yields {type(finding).__name__}, and not a finding")
                 yield finding
 
-    def _subjects(self, examined: Examined) -> Iterable[Subject]:
-        if not isinstance(examined, self.examines):
-            return ()
-        if isinstance(examined, Checkpoint):
-            if self.on is Tensor:
-                return examined.distinct_tensors
-            if self.on is Layer:
-                return examined.distinct_layers
-            if self.on is Optimizer:
-                return examined.optimizers
-        return (examined,)
+    def _subjects(self, checkpoint: Examined) -> Iterable[Subject]:
+        if not isinstance(checkpoint, Checkpoint) or not self.examines_checkpoints:
+            return (checkpoint,) if isinstance(checkpoint, self.on) else ()
+        if self.on is Tensor:
+            return checkpoint.distinct_tensors
+        if self.on is Layer:
+            return checkpoint.distinct_layers
+        if self.on is Optimizer:
+            return checkpoint.optimizers
+        return (checkpoint,)
 
     def finding(
         self,
         message: str,
-        subject: Subject | None = None,
+        subject: Subject | TensorSeries | None = None,
         *,
         severity: Severity | None = None,
         evidence: Mapping[str, Any] | None = None,
@@ -123,8 +145,9 @@ class Rule:
     ) -> Finding:
         """Build a finding of this rule about a subject.
 
-        ``severity`` overrides the rule's own. ``evidence`` takes plain JSON values (str, int, float, bool, None, lists
-        and dicts of them). Repairs make the finding fixable; ``advice`` says what to change upstream.
+        ``severity`` overrides the rule's own; it may be milder, or as bad as the rule's ``worst``. ``evidence`` takes
+        plain JSON values (str, int, float, bool, None, lists and dicts of them). Repairs make the finding fixable;
+        ``advice`` says what to change upstream.
         """
         repairs = tuple(repairs)
         order = (Safety.SAFE, Safety.ON_REQUEST, Safety.UNSAFE)
@@ -133,7 +156,7 @@ class Rule:
             name=self.name,
             severity=self.severity if severity is None else severity,
             message=message,
-            tensor=subject.name if isinstance(subject, Tensor) else None,
+            tensor=subject.name if isinstance(subject, (Tensor, TensorSeries)) else None,
             layer=subject.name if isinstance(subject, Layer) else None,
             evidence=dict(evidence or {}),
             repairs=repairs,
@@ -155,6 +178,7 @@ def rule(
     worse: tuple[str, ...] = (),
     group_by: tuple[str, ...] | None = None,
     preview: bool = False,
+    worst: Severity | None = None,
 ) -> Callable[[Callable[..., Iterable[Finding]]], Rule]:
     """Declare a rule: decorate a generator of findings and get the ``Rule`` under the same name.
 
@@ -170,13 +194,15 @@ def rule(
         group_by: evidence that several findings must share to be shown as one; ``None`` where each is shown by itself.
         preview: True for the minor version that the rule arrives with: its findings are shown, and count only where
             ``--preview`` asks for it.
+        worst: the severity that the evidence can raise its findings to, ``None`` where none is worse than ``severity``.
 
     Raises:
-        ValueError: the code is not three capitals and three digits, or the name is not in kebab case.
+        ValueError: the code is not three capitals and three digits, the name is not in kebab case, or ``worst`` is not
+            worse than ``severity``.
     """
 
     def declare(check: Callable[..., Iterable[Finding]]) -> Rule:
-        return Rule(code, name, severity, on, check, fix, Identity(part, worse, group_by), preview)
+        return Rule(code, name, severity, on, check, fix, Identity(part, worse, group_by), preview, worst)
 
     return declare
 

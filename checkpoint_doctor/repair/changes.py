@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Tensor
@@ -28,8 +28,7 @@ class Purpose(Enum):
     """It is one of an optimizer's settings."""
 
 
-@dataclass(frozen=True, eq=False)
-class Change:
+class Change(Struct, frozen=True, eq=False):
     """The new values of one tensor, and why it has them."""
 
     tensor: Tensor
@@ -71,8 +70,7 @@ class Change:
         return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
 
 
-@dataclass(frozen=True)
-class Unfixed:
+class Unfixed(Struct, frozen=True):
     """A finding that is not fixed, and why."""
 
     code: str
@@ -85,16 +83,14 @@ class Unfixed:
     advice: str = ""
 
 
-@dataclass(frozen=True)
-class Upstream:
+class Upstream(Struct, frozen=True):
     """A repair that does not last while its cause remains."""
 
     subject: str
     advice: str
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(Struct, frozen=True, eq=False):
     """All changes to one checkpoint."""
 
     changes: tuple[Change, ...] = ()

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Event, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Patch
 from checkpoint_doctor.errors import RepairFailed
@@ -28,8 +29,7 @@ MARK = 16 * BLOCK
 """Bytes between the places at which another sum may set out from a running one."""
 
 
-@dataclass(frozen=True)
-class Digest:
+class Digest(Struct, frozen=True):
     """A file's size and SHA-256."""
 
     size: int

@@ -8,9 +8,9 @@ moments change along with the entries that change. What cannot be repaired is pa
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Moments, Tensor
@@ -24,8 +24,7 @@ _SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_
 _FLAGS = {Safety.ON_REQUEST: "--recycle", Safety.UNSAFE: "--unsafe"}
 
 
-@dataclass(eq=False)
-class _Work:
+class _Work(Struct, eq=False):
     """A tensor while repairs are applied to it."""
 
     tensor: Tensor

@@ -6,8 +6,10 @@ Other programs depend on these names: fields are added freely, never changed or 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from checkpoint_doctor import __version__
 from checkpoint_doctor.repair.changes import Change, Plan, Purpose, Unfixed, Upstream
@@ -18,8 +20,7 @@ from checkpoint_doctor.statistics.tensors import TensorStatistics
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(Struct, frozen=True):
     """Statistics of a tensor at one time, over its finite entries."""
 
     minimum: float | int | None
@@ -42,8 +43,7 @@ class Figures:
         )
 
 
-@dataclass(frozen=True)
-class ChangeRecord:
+class ChangeRecord(Struct, frozen=True):
     """What was done to one tensor, without its numbers."""
 
     tensor: str
@@ -80,8 +80,7 @@ class ChangeRecord:
         )
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(Struct, frozen=True):
     """A plan without its numbers: what reports and records keep."""
 
     changes: tuple[ChangeRecord, ...] = ()
@@ -168,5 +167,5 @@ def _write_change(change: ChangeRecord) -> dict[str, Any]:
 
 
 def _write_figures(figures: Figures) -> dict[str, Any]:
-    values: Mapping[str, Any] = vars(figures)
+    values: Mapping[str, Any] = asdict(figures)
     return {name: number if not isinstance(number := plain(value), str) else None for name, value in values.items()}

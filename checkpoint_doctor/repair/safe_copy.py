@@ -12,8 +12,9 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Patch
 from checkpoint_doctor.errors import RepairFailed, UsageError
@@ -29,8 +30,7 @@ _NO_COPY_IN_SYSTEM = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.E
 """What systems answer that cannot copy between these two files by themselves."""
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """What a file's status says about its content."""
 
     path: Path

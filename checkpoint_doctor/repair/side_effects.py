@@ -7,7 +7,8 @@ plan names the tensors and layers that they apply to. Whatever else is new is a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.repair.changes import Plan
@@ -15,8 +16,7 @@ from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.identity import FindingKey, identify
 
 
-@dataclass(frozen=True)
-class SideEffects:
+class SideEffects(Struct, frozen=True):
     """The findings that may be there after a repair."""
 
     known: Mapping[FindingKey, Severity] = field(default_factory=dict)

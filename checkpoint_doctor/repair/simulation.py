@@ -6,7 +6,8 @@ One repair can reveal that another is needed: NaN in an optimizer's moments hide
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, ParameterGroup, Tensor
 from checkpoint_doctor.repair.changes import Change, Plan

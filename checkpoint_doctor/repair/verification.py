@@ -10,8 +10,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Checksum, Moments, Patch, Tensor
 from checkpoint_doctor.errors import RepairFailed

@@ -10,9 +10,10 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch
 from checkpoint_doctor.errors import DoctorError, RepairFailed, UsageError
@@ -37,8 +38,7 @@ RECORD_ENDING = ".ckdoc.json"
 """Follows the result's name in that of its record."""
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(Struct, frozen=True):
     """What to write where."""
 
     checkpoint: Checkpoint
@@ -65,8 +65,7 @@ class Job:
         check_target(target, [self.snapshot.path, *self.inputs], force=self.force)
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(Struct, frozen=True):
     """A patched copy under a temporary name."""
 
     path: Path
@@ -149,8 +148,7 @@ def _write_file(job: Job, before: RunningDigest, patches: Sequence[Patch]) -> It
             yield Copy(copy, {original: copy}, patches, len(patches), describe, publish)
 
 
-@dataclass(frozen=True)
-class _Shards:
+class _Shards(Struct, frozen=True):
     """The repaired shards of a checkpoint in a temporary folder, beside a new index and links to all other files."""
 
     job: Job

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from checkpoint_doctor.results.findings import Finding
 from checkpoint_doctor.results.identity import group_key
@@ -12,8 +13,7 @@ SMALLEST_GROUP = 3
 """Fewer findings are shown one by one."""
 
 
-@dataclass(frozen=True)
-class FindingGroup:
+class FindingGroup(Struct, frozen=True):
     """Findings of one rule that are shown as one; often a single finding."""
 
     members: tuple[Finding, ...]

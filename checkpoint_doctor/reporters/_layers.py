@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from math import hypot, sqrt
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, TensorRecord
 from checkpoint_doctor.text import printable
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(Struct, frozen=True):
     """The statistics of a layer, or of one tensor in it."""
 
     name: str
@@ -35,7 +36,7 @@ class Row:
     """Severity of the worst finding about it."""
     codes: tuple[str, ...] = ()
     remark: str = ""
-    parts: tuple[Row, ...] = field(default=())
+    parts: tuple[Row, ...] = ()
     """One row for each tensor, where a layer has several."""
     is_repeated: bool = False
     """True where all its tensors are also stored in an earlier layer."""

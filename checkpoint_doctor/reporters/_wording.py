@@ -91,6 +91,9 @@ def join_sentences(*sentences: str) -> str:
     return " ".join([*ended, *given[-1:]])
 
 
+_REFUSED = "`ckdoc fix` cannot change a file of this kind"
+
+
 def particulars(alert: Alert, examination: Examination | None = None, *, brief: bool = False) -> list[tuple[str, str]]:
     """Return the evidence, the advice and the outlook for a repair of a diagnosis or a finding, each with its label.
 
@@ -109,9 +112,10 @@ def particulars(alert: Alert, examination: Examination | None = None, *, brief: 
 
 def prognosis_in_words(diagnosis: Diagnosis, examination: Examination | None) -> str:
     """Say what ``ckdoc fix`` would do about a diagnosis: cure it, relieve it, or nothing that lasts."""
-    if diagnosis.prognosis is Prognosis.POINTLESS:
-        return "`ckdoc fix` cannot help: the cause lies in the code or the data"
     findings = [examination.findings[position] for position in diagnosis.explains] if examination else []
+    if diagnosis.prognosis is Prognosis.POINTLESS:
+        is_refused = any(map(_is_refused, findings))
+        return _REFUSED if is_refused else "`ckdoc fix` cannot help: the cause lies in the code or the data"
     needed = max((each.fix for each in findings if each.fix), key=list(_FIXES).index, default=Safety.SAFE)
     _, command = _FIXES[needed]
     if diagnosis.prognosis is Prognosis.CURED:
@@ -274,8 +278,15 @@ def _find_runs(values: Sequence[Any]) -> list[list[Any]]:
     return runs
 
 
+def _is_refused(finding: Finding) -> bool:
+    """True where there is a repair, and the file that it is for cannot be changed."""
+    return bool(finding.repairs) and finding.fix is None
+
+
 def fix_in_words(finding: Finding) -> str:
     """Describe what ``ckdoc fix`` would do about a finding: ``safe (`ckdoc fix`): uniform(-0.01, 0.01)``."""
+    if _is_refused(finding):
+        return _REFUSED
     if finding.fix is None:
         return ""
     word, command = _FIXES[finding.fix]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.json import to_json, write_json
 from checkpoint_doctor.results.report import Page, Report
+from checkpoint_doctor.results.series_report import SeriesReport
 
 if TYPE_CHECKING:
     from checkpoint_doctor.results.log_report import LogReport
@@ -25,6 +26,12 @@ class JsonReporter:
         from checkpoint_doctor.results.log_report import logs_to_json
 
         return write_json(logs_to_json(report))
+
+    def render_series(self, report: SeriesReport, rules: Sequence[Rule], page: Page) -> str:
+        """Return a comparison as a JSON document of schema version 1."""
+        from checkpoint_doctor.results.series_json import series_to_json
+
+        return write_json(series_to_json(report))
 
 
 reporter = JsonReporter()

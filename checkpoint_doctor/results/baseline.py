@@ -9,9 +9,11 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from math import isnan
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.results.findings import Finding, Severity
@@ -25,8 +27,7 @@ _HINT = "write it anew with --write-baseline"
 _SEVERITIES = {severity.label: severity for severity in Severity}
 
 
-@dataclass(frozen=True, order=True)
-class Entry:
+class Entry(Struct, frozen=True, order=True):
     """A finding in a checkpoint, as a baseline names it."""
 
     path: str
@@ -37,8 +38,7 @@ class Entry:
         return f"{self.key} in {self.path}"
 
 
-@dataclass(frozen=True)
-class Baseline:
+class Baseline(Struct, frozen=True):
     """The known findings of a file."""
 
     file: str
@@ -49,8 +49,7 @@ class Baseline:
         return Entry(relate(path, self.file), identify(finding))
 
 
-@dataclass(frozen=True)
-class Stale:
+class Stale(Struct, frozen=True):
     """An entry of a baseline for findings that are no longer there."""
 
     entry: Entry

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Any
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.text import printable
@@ -38,15 +39,17 @@ class Prognosis(Enum):
     """A repair of the values does not last, or there is nothing to repair."""
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Struct, frozen=True):
     """One illness: a cause, how it is known, and the findings that it explains."""
 
     cause: str
     """The cause's name, such as ``unscaled-inputs``."""
     certainty: Certainty
+    """How well the cause is known."""
     severity: Severity
+    """That of the worst finding that it explains, unless the cause says otherwise."""
     message: str
+    """What is wrong, in one sentence."""
     explains: tuple[int, ...]
     """Positions in the examination's findings, those that prove it first."""
     summary: str = ""
@@ -60,6 +63,7 @@ class Diagnosis:
     remedy: str = ""
     """The line of code to write, where it is known; empty otherwise."""
     prognosis: Prognosis = Prognosis.POINTLESS
+    """What ``ckdoc fix`` can do about it."""
     ignored: str | None = None
     """The reason given for hiding it, ``None`` where it counts."""
     preview: bool = False

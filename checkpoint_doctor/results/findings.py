@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from checkpoint_doctor.text import printable
@@ -19,8 +19,11 @@ class Severity(IntEnum):
     """How bad a finding is. Ordered, so that severities can be compared."""
 
     NOTE = 1
+    """Worth knowing; it may be on purpose."""
     WARNING = 2
+    """Probably wrong; a person should look."""
     ERROR = 3
+    """Wrong: the checkpoint is ill."""
 
     @property
     def label(self) -> str:
@@ -39,8 +42,7 @@ class Safety(Enum):
     """With ``--unsafe``: the old values are lost, and cannot be recovered."""
 
 
-@dataclass(frozen=True, eq=False)
-class Repair:
+class Repair(Struct, frozen=True, eq=False):
     """A documented init rule for one tensor."""
 
     tensor: str
@@ -50,10 +52,10 @@ class Repair:
     renew: Callable[[NDArray, Generator], NDArray]
     """Old values to new ones: same shape; float32 or wider, rounded to the tensor's type by the writer."""
     safety: Safety = Safety.SAFE
+    """When it may be applied."""
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """What a rule declares about its findings, as names of their evidence."""
 
     part: tuple[str, ...] = ()
@@ -64,19 +66,25 @@ class Identity:
     """Evidence that several findings must share to be shown as one; ``None`` where each is shown by itself."""
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """What a rule found. Built with ``Rule.finding``, so that no analyzer repeats its code and name."""
 
     code: str
+    """The rule's code, such as ``ZER003``."""
     name: str
+    """The rule's name, such as ``zero-bias``."""
     severity: Severity
+    """How bad it is."""
     message: str
+    """What was found, in one line."""
     tensor: str | None = None
+    """The tensor that it is about; ``None`` where it is about a layer or the whole checkpoint."""
     layer: str | None = None
+    """The layer that it is about; in a report also that of the tensor."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
     """Plain JSON values; indices in it are complete."""
     repairs: tuple[Repair, ...] = ()
+    """What ``ckdoc fix`` would change."""
     fix: Safety | None = None
     """When ``ckdoc fix`` may repair it; ``None`` where there is no repair."""
     advice: str = ""
@@ -85,7 +93,7 @@ class Finding:
     """The reason given for hiding it, ``None`` where it counts."""
     preview: bool = False
     """True where its rule is in preview: it is shown, and decides nothing."""
-    identity: Identity = field(default_factory=Identity, repr=False, compare=False)
+    identity: Identity = Identity()
     """What its rule declares about sameness, growth and grouping."""
 
     @property

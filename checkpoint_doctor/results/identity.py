@@ -8,9 +8,10 @@ declared part of it (a gate, a moment), never by its numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from math import isnan
 from typing import Any
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
@@ -18,8 +19,7 @@ from checkpoint_doctor.results.findings import Finding, Severity
 _LARGEST = 1e308
 
 
-@dataclass(frozen=True, order=True)
-class FindingKey:
+class FindingKey(Struct, frozen=True, order=True):
     """What makes a finding the same one within a checkpoint."""
 
     code: str
@@ -52,8 +52,7 @@ def group_key(finding: Finding) -> tuple[object, ...] | None:
     return finding.code, finding.severity, shared, finding.advice, finding.fix
 
 
-@dataclass(frozen=True)
-class Extent:
+class Extent(Struct, frozen=True):
     """How bad a finding is, or several with the same key together."""
 
     count: int

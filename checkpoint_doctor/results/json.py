@@ -103,7 +103,7 @@ def _write_examination(examination: Examination) -> dict[str, Any]:
             "nonfinite": int(sum(tensor.nonfinite for tensor in examination.tensors)),
         },
         "tensors": [_write_tensor(each) for each in examination.tensors],
-        "diagnoses": [_write_diagnosis(each) for each in examination.diagnoses],
+        "diagnoses": [write_diagnosis(each) for each in examination.diagnoses],
         "findings": [
             {**write_finding(each), "diagnosis": examination.diagnosis_of.get(position)}
             for position, each in enumerate(examination.findings)
@@ -157,7 +157,7 @@ def _figure(value: float | int | None) -> float | int | None:
 
 
 def write_finding(finding: Finding) -> dict[str, Any]:
-    """Return a finding as a JSON object."""
+    """Return a finding as plain JSON values, without its repairs."""
     return {
         "code": finding.code,
         "name": finding.name,
@@ -173,7 +173,8 @@ def write_finding(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _write_diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
+def write_diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return a diagnosis as plain JSON values."""
     return {
         "cause": diagnosis.cause,
         "summary": diagnosis.summary,

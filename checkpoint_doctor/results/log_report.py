@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from checkpoint_doctor import __version__
 from checkpoint_doctor.checkpoint.training_log import Metric, TrainingLog
@@ -15,8 +16,7 @@ from checkpoint_doctor.results.report import Examination, Report, Verdict, hidde
 from checkpoint_doctor.text import quantity
 
 
-@dataclass(frozen=True)
-class LogReport:
+class LogReport(Struct, frozen=True, eq=False, dict=True):
     """A report in which each examination is of a training log."""
 
     report: Report

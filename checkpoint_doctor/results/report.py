@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from math import prod
 from os.path import join
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import Part, Skipped
 from checkpoint_doctor.layers import Kind
@@ -18,6 +19,9 @@ from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.resume import Resumption, answer
 from checkpoint_doctor.sources import Unsearched
 from checkpoint_doctor.text import printable, quantity
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.statistics.histogram import Histogram
 
 RULE_CRASHED = "CKD001"
 """Code of the finding about a rule that crashed."""
@@ -34,10 +38,13 @@ class Verdict(Enum):
     """The outcome for one checkpoint."""
 
     HEALTHY = "healthy"
+    """No error counts."""
     ILL = "ill"
+    """A diagnosis or an unexplained finding is an error."""
     INCOMPLETE = "incomplete"
     """A rule crashed on it, and nothing else was found that makes it ill."""
     UNREADABLE = "unreadable"
+    """It could not be opened, or not be read to its end."""
 
 
 def judge(findings: Sequence[Finding], diagnoses: Sequence[Diagnosis] = ()) -> Verdict:
@@ -62,24 +69,35 @@ def list_alerts(findings: Sequence[Finding], diagnoses: Sequence[Diagnosis]) -> 
     return [alert for alert in alerts if alert.counts]
 
 
-@dataclass(frozen=True)
-class TensorRecord:
+class TensorRecord(Struct, frozen=True):
     """A tensor's line in a report."""
 
     name: str
+    """The tensor's name."""
     shape: tuple[int, ...]
+    """Its shape."""
     dtype: str
+    """Its element type, such as ``float32``."""
     kind: str
+    """The kind of its layer, such as ``linear``."""
     layer: str
+    """The name of its layer."""
     updates: int | None
     """Updates an optimizer counted for it; ``None`` where no optimizer holds it."""
     zeros: int
+    """Entries that are exactly zero."""
     nonfinite: int
+    """Entries that are NaN or infinite."""
     minimum: float | int | None
+    """Smallest finite entry; ``None`` where there is none."""
     maximum: float | int | None
+    """Largest finite entry; ``None`` where there is none."""
     mean: float | None
+    """Mean of the finite entries."""
     std: float | None
+    """Population standard deviation of the finite entries."""
     norm: float | None
+    """Euclidean norm of the finite entries."""
     input_rms: float | None = None
     """Of a weight: root mean square of its layer's inputs; ``None`` where the moments do not show it."""
     gradient_rms: float | None = None
@@ -88,6 +106,8 @@ class TensorRecord:
     """Of a weight: norm of its next update over its own norm."""
     tied_to: str | None = None
     """Name of an earlier tensor of the very same bytes; ``None`` where this is the first, or the only one."""
+    histogram: Histogram | None = None
+    """How its values are distributed; ``None`` where no report asked for it."""
 
     @property
     def size(self) -> int:
@@ -100,28 +120,39 @@ class TensorRecord:
         return self.kind == Kind.BUFFER or self.name.endswith(("running_mean", "running_var", "num_batches_tracked"))
 
 
-@dataclass(frozen=True)
-class Examination:
+class Examination(Struct, frozen=True, dict=True):
     """What a run found in one checkpoint."""
 
     path: str
+    """Where the checkpoint was opened from."""
     format: str | None
+    """The name of the loader that opened it; ``None`` where none did."""
     verdict: Verdict
+    """The outcome."""
     error: str | None = None
+    """Why it could not be examined; ``None`` where it was."""
     hint: str = ""
+    """What to do about the error; empty where nothing is known."""
     layout: str = ""
     """The library whose layout a folder has; empty for a single file."""
     algorithm: str | None = None
+    """The training algorithm, where it can be inferred."""
     step: int | None = None
+    """Environment or training steps at the time of saving, where the file counts them."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    """Package to the version with which the file was saved."""
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     """The settings stored beside the tensors, as plain values."""
     layers: int = 0
+    """Number of layers."""
     tensors: tuple[TensorRecord, ...] = ()
+    """One record for each of the model's tensors."""
     findings: tuple[Finding, ...] = ()
+    """What the rules found, hidden findings included, the worst first."""
     diagnoses: tuple[Diagnosis, ...] = ()
     """The worst first; their ``explains`` are positions in ``findings``."""
     skipped: tuple[Skipped, ...] = ()
+    """What could not be looked at."""
     parts: tuple[Part, ...] = ()
     """The files of a folder that is one checkpoint; empty for a single file."""
     resumption: Resumption | None = None
@@ -195,11 +226,11 @@ class Examination:
         return max((alert.severity for alert in self.alerts), default=None)
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(Struct, frozen=True):
     """What a run found in all its checkpoints."""
 
     checkpoints: tuple[Examination, ...]
+    """One examination for each checkpoint, in the order of the run."""
     rules: int
     """How many rules were asked."""
     fail_on: Severity | None = Severity.ERROR
@@ -346,14 +377,18 @@ def hidden_in_words(configured: int, known: int) -> list[str]:
     return [f"{count:,} {words}" for words, count in counts.items() if count]
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(Struct, frozen=True):
     """What a reporter is told about where its text goes."""
 
     width: int = 80
     """Columns."""
     color: bool = False
+    """True where colours are wanted."""
     verbose: bool = False
     """True where all layers and hidden findings are shown."""
     resume: bool = False
     """True where all that is asked is whether each run resumes: one line per checkpoint."""
+    ascii_only: bool = False
+    """True where the output cannot show block characters."""
+    tensors: tuple[str, ...] = ()
+    """Patterns of the tensors that are shown of a series; all where there are none."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import isfinite
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Checkpoint, Content
 from checkpoint_doctor.results.diagnosis import Diagnosis
@@ -18,8 +19,7 @@ finite, a rate of zero or below, and weights that are not those of the moments."
 NOTHING = "there is no run to resume: it does not hold a model and the state of its optimizer"
 
 
-@dataclass(frozen=True)
-class Resumption:
+class Resumption(Struct, frozen=True):
     """From where a run resumes."""
 
     step: int | None = None

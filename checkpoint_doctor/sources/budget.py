@@ -7,15 +7,14 @@ part of a file, however deeply nested, spends from the budget of the file on the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 
 DO_NOT_LOAD = "do not load this file; if you trust it, save it again from the program that wrote it"
 
 
-@dataclass(frozen=True, eq=False)
-class Allowance:
+class Allowance(Struct, frozen=True, eq=False):
     """How much of one thing every file may ask for, and how much more for each of its bytes."""
 
     things: str

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from functools import cached_property
+
+from msgspec import Struct
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources.local_file import FileSource
 
 
-@dataclass(frozen=True)
-class Folder:
+class Folder(Struct, frozen=True, dict=True):
     """The names of the files and folders in a folder. Nothing is opened before it is asked for."""
 
     path: str
+    """Its path, as it was given."""
     files: frozenset[str] = frozenset()
     """Names of the files directly in it, links among them."""
     folders: frozenset[str] = frozenset()
     """Names of the folders directly in it."""
-    _entered: dict[str, Folder] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def _entered(self) -> dict[str, Folder]:
+        return {}
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Folder:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
+
+from msgspec import Struct
 
 ANY_FOLDERS = "**"
 """The name in a pattern that stands for any number of folders."""
 
 
-@dataclass(frozen=True)
-class PathPattern:
+class PathPattern(Struct, frozen=True):
     """A pattern, name by name. ``*``, ``?`` and ``[a-z]`` stay within one name."""
 
     names: tuple[re.Pattern[str] | None, ...]

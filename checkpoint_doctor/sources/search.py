@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.errors import NothingToExamine, UnreadableCheckpoint, UsageError
 from checkpoint_doctor.sources.folder import Folder
 from checkpoint_doctor.sources.patterns import ANY_FOLDERS, compile_pattern
 from checkpoint_doctor.text import natural_key, quantity
+
+Uris = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+"""One file, folder or glob, or several."""
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 
@@ -23,8 +27,7 @@ UNSPECIFIC = re.compile(
 """Names under which programs of all kinds store data, and so do a few that store models."""
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """The path of a file, or of a folder that is one checkpoint, and whether it was named or found by a search."""
 
     path: str
@@ -33,18 +36,18 @@ class Candidate:
     """True where the path promises a checkpoint: somebody named it, or its ending belongs to checkpoints."""
 
 
-@dataclass(frozen=True)
-class Unsearched:
+class Unsearched(Struct, frozen=True):
     """A file or folder that a search did not look at, and why."""
 
     path: str
+    """The file or folder."""
     why: str
+    """The reason, as the second half of a sentence."""
     on_purpose: bool = True
     """False where it should have been looked at, and could not be."""
 
 
-@dataclass(frozen=True)
-class Criteria:
+class Criteria(Struct, frozen=True):
     """What a search looks for; by default, any file with one of the endings."""
 
     suffixes: Sequence[str] = ()
@@ -59,8 +62,7 @@ class Criteria:
     """False for files that are not to be examined, because only others are."""
 
 
-@dataclass
-class Found:
+class Found(Struct):
     """What files, folders and globs lead to."""
 
     candidates: list[Candidate] = field(default_factory=list)
@@ -78,6 +80,11 @@ class Found:
     def is_complete(self) -> bool:
         """True where everything could be searched that should be."""
         return all(each.on_purpose for each in self.unsearched)
+
+
+def list_uris(uris: Uris) -> list[str]:
+    """Return URIs as text, each of them; a single one is a list of one, never a list of its letters."""
+    return [os.fspath(uris)] if isinstance(uris, str | os.PathLike) else [os.fspath(uri) for uri in uris]
 
 
 def find_candidates(uris: Sequence[str], criteria: Criteria) -> Found:

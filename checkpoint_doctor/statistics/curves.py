@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 MOST_BUCKETS = 2048
 """Buckets of a curve: up to so many numbers are kept as they are, and of more each bucket sums up several."""
 
 
-@dataclass(frozen=True, eq=False)
-class Curve:
+class Curve(Struct, frozen=True, eq=False, dict=True):
     """A metric's numbers in the order of the log, summed up in buckets of equal width (the last may be narrower)."""
 
     width: int
@@ -58,9 +57,10 @@ class Curve:
         """
         if self.steps.size < 2:
             return self
-        later = np.minimum.accumulate(self.steps[::-1])[::-1]
-        is_kept = np.append(self.last_steps[:-1] < later[1:], True)
-        is_kept |= np.append(self.steps[:-1] == later[1:], True)  # several records of one step
+        lowest = np.append(np.minimum.accumulate(self.steps[::-1])[::-1], np.inf)
+        begins = np.append(np.flatnonzero(np.diff(self.steps) < 0) + 1, self.steps.size)
+        next_run = begins[np.searchsorted(begins, np.arange(self.steps.size), side="right")]
+        is_kept = self.last_steps < lowest[next_run]
         went_back = int((np.diff(self.steps) < 0).sum())
         if went_back == 0 or went_back > max(8, self.steps.size // 20):
             return self

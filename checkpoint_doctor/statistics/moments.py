@@ -8,11 +8,11 @@ and whether it still is.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import reduce
 from math import prod
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, Values
@@ -32,8 +32,7 @@ NARROW = 16
 """Width up to which the maximum of rows is computed column by column, since NumPy is slow at reducing short rows."""
 
 
-@dataclass(frozen=True)
-class MomentStatistics:
+class MomentStatistics(Struct, frozen=True):
     """Statistics of the moments of a parameter.
 
     Rows are the entries along the first axis (a vector's own entries; one row for a scalar). Columns are the entries
@@ -84,8 +83,7 @@ class MomentStatistics:
         return int(self.exponents[: max(int(place), 0)].sum()) / live
 
 
-@dataclass(frozen=True)
-class ZeroTally:
+class ZeroTally(Struct, frozen=True):
     """Counts of a parameter's zeros, by whether its second moment (or momentum buffer) records a gradient."""
 
     selected: int

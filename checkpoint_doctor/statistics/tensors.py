@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.statistics.reductions import Totals
 from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, Values
 
 
-@dataclass(frozen=True)
-class TensorStatistics:
+class TensorStatistics(Struct, frozen=True):
     """Statistics of a tensor's values.
 
     Minimum, maximum, mean, standard deviation and norm are taken over the finite entries, so that one NaN does not
@@ -33,8 +32,11 @@ class TensorStatistics:
     first_nonfinite: int | None
     """Flat, row-major index of the first NaN or infinity."""
     minimum: float | int | None
+    """Smallest finite entry."""
     maximum: float | int | None
+    """Largest finite entry."""
     mean: float | None
+    """Mean of the finite entries."""
     std: float | None
     """Population standard deviation (divided by the number of finite entries)."""
     norm: float | None

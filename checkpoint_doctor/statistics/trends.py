@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from math import erfc, sqrt
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 MOST_LEVELS = 20
 """Parts that a series is divided into: enough to see when something began, few enough to see it through noise."""
 
 
-@dataclass(frozen=True, eq=False)
-class Levels:
+class Levels(Struct, frozen=True, eq=False, dict=True):
     """A series in up to ``MOST_LEVELS`` parts."""
 
     starts: NDArray

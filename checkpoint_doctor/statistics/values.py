@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 BLOCK_ELEMENTS = 1 << 18
@@ -34,11 +34,11 @@ class Values(Protocol):
         """Return the whole tensor as an array of its shape, which the caller may change."""
 
 
-@dataclass(frozen=True)
-class InMemory:
+class InMemory(Struct, frozen=True):
     """``Values`` of an array in memory."""
 
     array: NDArray
+    """The array."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -30,7 +30,8 @@ def check_loader(loader: Loader, path: str | os.PathLike[str]) -> Checkpoint:
 
     The loader must recognize the file and no file of another kind. The tensors must have unique names, and shapes and
     dtypes that agree with their values. Opening the file truncated anywhere must succeed or raise
-    ``UnreadableCheckpoint``. Patching a tensor must give it the new values or raise ``RepairFailed``.
+    ``UnreadableCheckpoint``. Patching a tensor must give it the new values. It may raise ``RepairFailed`` where the
+    checkpoint has ``is_patchable=False``, since findings promise repairs in all others.
 
     Raises:
         AssertionError: the loader breaks its protocol; the message lists everything that is wrong.
@@ -117,7 +118,12 @@ def _judge_patches(loader: Loader, source: Source, checkpoint: Checkpoint) -> It
     wanted = np.full_like(tensor.values.read(), 0.5)
     try:
         patches = loader.patch(checkpoint, {tensor: wanted})
-    except RepairFailed:
+    except RepairFailed as refusal:
+        if checkpoint.is_patchable:
+            yield (
+                f"patching {tensor.name} is refused ({refusal.message}), though findings promise that `ckdoc fix` can "
+                "repair it: open what cannot be changed with Checkpoint(…, is_patchable=False)"
+            )
         return
     except Exception as error:
         yield f"patching {tensor.name} raised {_name(error)} and not RepairFailed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,8 @@ def findings_of(rule: Rule, checkpoint: Checkpoint, **options: Any) -> list[Find
 
     Raises:
         AssertionError: the rule has no such option, or a finding is invalid: it names or repairs a tensor or layer that
-            the checkpoint does not have, its evidence is not plain JSON, or it has the same identity as another one.
+            the checkpoint does not have, it is worse than the rule's ``worst``, its evidence is not plain JSON, or it
+            has the same identity as another one.
     """
     unknown = sorted(options.keys() - rule.options.keys())
     assert not unknown, f"{rule.code} has no option {unknown[0]!r}; it has {', '.join(rule.options) or 'none'}"
@@ -35,13 +37,21 @@ def check_rule(rule: Rule) -> None:
     Its docstring must begin with one sentence about what it finds (at most 120 characters, ending in a full stop),
     followed by the sections *Why it matters*, *When it is normal*, *What to do* and *References*, in this order. Its
     options must be keyword-only, with plain defaults (a number, a string, a boolean, a tuple of these). Its first
-    argument must be its subject, and the only other positional argument the checkpoint.
+    argument must be its subject, and the only other positional argument the checkpoint. A section *Options* before the
+    references says what each option means (``name: what it is``); a warning names those that it leaves out.
 
     Raises:
         AssertionError: the declaration is invalid; the message lists everything that is missing or wrong.
     """
     problems = list(_judge_declaration(rule))
     assert not problems, f"{rule.code} {rule.name}: {'; '.join(problems)}"
+    undescribed = [name for name in rule.options if not rule.option_descriptions.get(name)]
+    if undescribed:
+        warnings.warn(
+            f"{rule.code} {rule.name}: the docstring does not say what the option {undescribed[0]} means; add "
+            f"'{undescribed[0]}: …' to a section 'Options:' before 'References:'",
+            stacklevel=2,
+        )
 
 
 def _judge_declaration(rule: Rule) -> Iterator[str]:
@@ -57,6 +67,8 @@ def _judge_declaration(rule: Rule) -> Iterator[str]:
     for name, default in rule.options.items():
         if not is_plain_option(default):
             yield f"the default of option {name} is not a value that a configuration file can have"
+    if unknown := sorted(rule.option_descriptions.keys() - rule.options.keys()):
+        yield f"the docstring describes the option {unknown[0]!r}, which the rule does not have"
     if rule.code not in explain_rule(rule):
         yield "its explanation does not contain its code"
 
@@ -66,6 +78,8 @@ def _judge_finding(finding: Finding, rule: Rule, checkpoint: Checkpoint) -> Iter
         yield f"a finding has the code {finding.code} {finding.name}: build it with {rule.check.__name__}.finding(…)"
     if not finding.message.strip() or "\n" in finding.message:
         yield f"the message {finding.message!r} is not one line of text"
+    if finding.severity > (rule.worst or rule.severity):
+        yield f"a finding has the severity {finding.severity.label}: declare worst=Severity.{finding.severity.name}"
     if finding.tensor is not None and finding.tensor not in checkpoint.by_name:
         yield f"a finding is about the tensor {finding.tensor!r}, which the checkpoint does not have"
     if finding.layer is not None and finding.layer not in checkpoint.layer_by_name:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint.metric_meanings import Meaning, without_split
@@ -18,8 +18,7 @@ FEWEST = 5
 LARGEST_P = 0.05
 
 
-@dataclass(frozen=True, eq=False)
-class Course:
+class Course(Struct, frozen=True, eq=False, dict=True):
     """The finite numbers of a metric, and their levels."""
 
     metric: Metric
@@ -77,10 +76,14 @@ class Course:
         """Return where the values between two positions leave their first level; the first position where they do not.
 
         The positions are those of values; the change is looked for by the test that a series of checkpoints is asked.
+        Positive values that grow over an order of magnitude are compared by their logarithms, or the end of an
+        exponential growth would hide its beginning.
         """
         from checkpoint_doctor.statistics.change_points import find_change_point
 
         part = self.values[first:last]
+        if part.size and part.min() > 0 and part.max() > 10 * part.min():
+            part = np.log(part)
         change = find_change_point(part.tolist()) if part.size >= FEWEST else None
         return first + change.onset if change is not None else first
 

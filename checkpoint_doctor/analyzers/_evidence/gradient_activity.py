@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import reduce
 from math import exp, inf, log
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.readers import input_weight
@@ -41,8 +41,7 @@ _SMALL_GRADIENT = 1e-6
 """Size of a gradient from which the age of a line is counted where no active line shows how large gradients were."""
 
 
-@dataclass(frozen=True)
-class GradientActivity:
+class GradientActivity(Struct, frozen=True):
     """Gradient activity of each line or unit: arrays with one boolean or number for each."""
 
     never_active: NDArray
@@ -138,8 +137,7 @@ def _output_activity(tensor: Tensor, layer: Layer, checkpoint: Checkpoint, ratio
     return activity.folded((blocks, activity.inactive.size // blocks), axis=0)
 
 
-@dataclass(frozen=True)
-class _Lines:
+class _Lines(Struct, frozen=True):
     """Largest |m|, √v and |m|/√v of each line; ``None`` where the optimizer does not keep them."""
 
     first: NDArray | None

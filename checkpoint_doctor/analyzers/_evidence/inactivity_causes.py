@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.gradient_activity import GradientActivity, input_activity, unit_activity
@@ -12,8 +11,7 @@ from checkpoint_doctor.analyzers._evidence.readers import input_weight, readers_
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 
 
-@dataclass(frozen=True)
-class InactivityCauses:
+class InactivityCauses(Struct, frozen=True):
     """Which inactive units have which cause: arrays with one boolean for each unit."""
 
     dead: NDArray

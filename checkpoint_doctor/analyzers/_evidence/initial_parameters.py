@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import sqrt
+
+from msgspec import Struct
 
 from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, ParameterGroup, Tensor
@@ -20,8 +21,7 @@ _FEWEST_DRAWS = 256
 """Entries from which a uniform distribution between exact limits is told from a trained one."""
 
 
-@dataclass(frozen=True)
-class InitialParameters:
+class InitialParameters(Struct, frozen=True):
     """What speaks for and against parameters being the initial ones: names of tensors that received gradients."""
 
     exact: tuple[str, ...] = ()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import exp, prod, sqrt
 
 import numpy as np
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Moments, Optimizer
 from checkpoint_doctor.checkpoint.moment_decay import decay_rates_of, second_moment_correction
@@ -86,8 +86,7 @@ def largest_relative_step(moments: Moments, optimizer: Optimizer) -> float | Non
     return float(np.nan_to_num(bound, nan=0.0).max(initial=0.0))
 
 
-@dataclass(frozen=True)
-class _StepSettings:
+class _StepSettings(Struct, frozen=True):
     """Bias corrections of both moments, and ε."""
 
     first: float

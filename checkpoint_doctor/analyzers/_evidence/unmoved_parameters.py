@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import reduce
 from math import sqrt
 from operator import or_
+
+from msgspec import Struct
 
 from checkpoint_doctor.analyzers._evidence.absent_gradients import count_updates
 from checkpoint_doctor.analyzers._evidence.initial_parameters import InitialParameters, find_initial_parameters
@@ -22,8 +23,7 @@ _VISIBLE = 1e-4
 """Expected move of a norm's gain from which a gain of exactly 1 cannot be a trained one."""
 
 
-@dataclass(frozen=True)
-class Unmoved:
+class Unmoved(Struct, frozen=True):
     """Parameters that are still the initial ones under live moments."""
 
     cause: str

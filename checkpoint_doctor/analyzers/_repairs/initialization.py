@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod, sqrt
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.algorithms import LOG_STD_FROM_MINUS_3, ON_POLICY
@@ -37,8 +37,7 @@ _GAINS = (
 _LOG_STD_INIT = re.compile(r"log_std_init'?\"?\s*[:=]\s*(-?[\d.]+(?:e-?\d+)?)")
 
 
-@dataclass(frozen=True)
-class Initialization:
+class Initialization(Struct, frozen=True):
     """How a tensor is initialised."""
 
     words: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_bias
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
@@ -20,8 +21,7 @@ from checkpoint_doctor.layers.init_rules import OUTPUT_LIMIT
 from checkpoint_doctor.results.findings import Severity
 
 
-@dataclass(frozen=True)
-class ZeroBias:
+class ZeroBias(Struct, frozen=True):
     """A bias that is exactly zero and should not be."""
 
     layer: Layer

@@ -52,18 +52,6 @@ _BIAS_BY_DESIGN: tuple[tuple[str, str], ...] = (
     ),
 )
 
-_FIXED_TRANSFORM = (
-    r"(^|[._])(stft|fourier|fft|dct|dft|mel(_?scale)?|filter_?banks?|window|basis|sinc|sobel|laplac\w*|blur\w*)([._]|$)"
-)
-
-
-def is_fixed_transform(tensor: Tensor) -> bool:
-    """True for weights that are computed by a formula and not learned: a Fourier basis, a mel filter bank, a blur.
-
-    Such weights may have a row of zeros (the sine of frequency zero) and equal rows (symmetric filters).
-    """
-    return re.search(_FIXED_TRANSFORM, tensor.name, re.IGNORECASE) is not None
-
 
 def is_padded_head(layer: Layer, tensor: Tensor, rows: list[int]) -> bool:
     """True where the zero rows of a head are its last ones and fill it up to a multiple of 8 or a larger power of 2."""

@@ -7,10 +7,10 @@ value of exactly zero means that something other than the optimizer wrote the ze
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
+from msgspec import Struct
 
 from checkpoint_doctor.analyzers._evidence.training import rows_were_trained, untouched_level, was_left_out
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Moments, Optimizer, Tensor, found_once
@@ -30,8 +30,7 @@ class Cause(Enum):
     """The file does not tell."""
 
 
-@dataclass(frozen=True)
-class ZeroEvidence:
+class ZeroEvidence(Struct, frozen=True):
     """The cause of zeros, how it is known, and what to look at."""
 
     cause: Cause

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._zeros.by_design import is_fixed_transform
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import PROJECTIONS
+from checkpoint_doctor.layers.fixed_transforms import is_fixed_transform
 from checkpoint_doctor.statistics.values import as_real, distinct, median
 
 PRUNED_SHARE = 0.5
@@ -65,7 +65,7 @@ def describe_sparsity(tensor: Tensor, layer: Layer, checkpoint: Checkpoint, why:
         return "most of the model's weights have scattered zeros, as after pruning"
     if why.cause is Cause.NEVER_TRAINED:
         return "the zero entries never received a gradient while the others did: a fixed mask"
-    if is_fixed_transform(tensor):
+    if is_fixed_transform(tensor.name):
         return "by its name it is a transform that is computed and not learned"
     if is_fixed(tensor, checkpoint):
         return "no optimizer holds it while they hold others: it is fixed"

@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.analyzers._zeros.conditions import may_modulate
@@ -142,8 +143,7 @@ def _live_layers(checkpoint: Checkpoint) -> dict[object, list[Layer]]:
     return found
 
 
-@dataclass(frozen=True)
-class _LiveLayers:
+class _LiveLayers(Struct, frozen=True):
     """The dense layers whose weight is not zero."""
 
     all: list[Layer]

@@ -13,7 +13,7 @@ from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.text import shown
 
 
-@rule("NET008", "no-op-adapter", Severity.WARNING, on=Checkpoint, part=("adapter",))
+@rule("NET008", "no-op-adapter", Severity.WARNING, worst=Severity.ERROR, on=Checkpoint, part=("adapter",))
 def no_op_adapter(checkpoint: Checkpoint) -> Iterator[Finding]:
     """The second factor of every layer of an adapter is exactly zero: it changes nothing.
 

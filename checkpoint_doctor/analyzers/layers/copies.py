@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.analyzers._repairs.initialization import initialization_of
 from checkpoint_doctor.analyzers._zeros.conditions import are_unseen_conditions
-from checkpoint_doctor.analyzers._zeros.learned_weights import learned_weights
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import DENSE, Kind
 from checkpoint_doctor.layers.init_rules import at_lines
@@ -49,7 +48,7 @@ def duplicate_units(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     """
     if layer.kind not in DENSE or layer.transposed:
         return  # rows of a transposed weight are inputs
-    for tensor in learned_weights(layer):
+    for tensor in layer.learned_weights:
         groups = [list(group) for group in tensor.statistics.duplicate_rows]
         if not groups or not _should_have_distinct_rows(tensor) or _is_fixed(layer, tensor, checkpoint):
             continue
@@ -122,6 +121,8 @@ def copied_blocks(checkpoint: Checkpoint) -> Iterator[Finding]:
         With different inputs, equal weights receive different gradients, and Adam's steps make them differ in the first
         update. Measured: no two blocks of 65 published checkpoints are equal.
     """
+    if not checkpoint.moments:
+        return
     for siblings in _numbered_blocks(checkpoint).values():
         first_of: dict[tuple[object, ...], str] = {}
         for name, matrices in siblings.items():
@@ -146,7 +147,7 @@ def _numbered_blocks(checkpoint: Checkpoint) -> dict[str, Blocks]:
         if layer.kind not in DENSE or place is None:
             continue
         before, block = ".".join(path[:place]), ".".join(path[: place + 1])
-        for tensor in learned_weights(layer):
+        for tensor in layer.learned_weights:
             found.setdefault(before, {}).setdefault(block, {})[tensor.name.removeprefix(block)] = tensor
     return found
 

@@ -20,7 +20,7 @@ from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.statistics.moments import INACTIVE_RATIO
 
 
-@rule("NET006", "dead-inputs", Severity.NOTE, on=Layer, worse=("inputs",))
+@rule("NET006", "dead-inputs", Severity.NOTE, worst=Severity.WARNING, on=Layer, worse=("inputs",))
 def dead_inputs(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     """Input columns of a first layer never received a gradient: those inputs were zero all along, or masked.
 

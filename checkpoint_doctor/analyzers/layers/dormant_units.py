@@ -29,7 +29,15 @@ _LARGE_INPUTS = 10.0
 """RMS of a layer's inputs from which they may make its units dormant; the inputs of published agents lie below 6."""
 
 
-@rule("NET001", "dormant-units", Severity.NOTE, on=Layer, fix=Safety.ON_REQUEST, worse=("units", "dormant_fraction"))
+@rule(
+    "NET001",
+    "dormant-units",
+    Severity.NOTE,
+    worst=Severity.ERROR,
+    on=Layer,
+    fix=Safety.ON_REQUEST,
+    worse=("units", "dormant_fraction"),
+)
 def dormant_units(
     layer: Layer,
     checkpoint: Checkpoint,
@@ -59,13 +67,19 @@ def dormant_units(
         continue training, ``ckdoc fix --recycle`` makes dead units able to learn: it reinitialises their incoming
         weights and sets bias and outgoing weights to 0, so that the network's function stays the same.
 
+    Options:
+        ratio: A unit receives no gradient where |m|/√v is below this in all of its weights: 88 updates after its last
+            gradient with Adam's defaults. For other betas the limit is scaled to the same number of updates.
+        note: The share of dormant units from which a layer is reported; good agents have some in most layers.
+        warning: The share from which it is a warning: half of the layer.
+        error: The share from which it is an error, if the cause lies in this layer; single layers of good agents reach
+            94 %.
+
     References:
-        Without new gradients, m decays by β1 and √v by √β2 in each update, so |m|/√v falls below ``ratio`` = 1e-4 after
-        88 updates with Adam's defaults; for other betas the limit is scaled to the same number of updates. RMSprop
-        stores only v and momentum only m: they are compared with the largest in the layer. Measured on 20 published
-        agents: 98 % of the reported units never fire in 4 to 10 real episodes. ``note``, ``warning`` and ``error`` are
-        shares of dormant units; single layers of good agents reach 94 %. Dormant neurons: Sokar et al. 2302.12902;
-        plasticity: Lyle et al. 2303.01486.
+        Without new gradients, m decays by β1 and √v by √β2 in each update. RMSprop stores only v and momentum only m:
+        they are compared with the largest in the layer. Measured on 20 published agents: 98 % of the reported units
+        never fire in 4 to 10 real episodes. Dormant neurons: Sokar et al. 2302.12902; plasticity: Lyle et al.
+        2303.01486.
     """
     if layer.is_output or layer.kind not in WITH_UNITS or _has_lifted_moments(layer, checkpoint):
         return

@@ -25,7 +25,15 @@ _LISTED = 4
 """Features that a message lists one by one."""
 
 
-@rule("INP001", "input-scale", Severity.NOTE, on=Checkpoint, part=("cause", "layer"), worse=("input_rms",))
+@rule(
+    "INP001",
+    "input-scale",
+    Severity.NOTE,
+    worst=Severity.ERROR,
+    on=Checkpoint,
+    part=("cause", "layer"),
+    worse=("input_rms",),
+)
 def input_scale(
     checkpoint: Checkpoint,
     *,
@@ -51,16 +59,21 @@ def input_scale(
         the model. Stable-Baselines3: wrap the environment in ``VecNormalize``, and save its statistics. Images: divide
         pixels by 255. Then train anew: repairs of the saturated units do not last while the inputs stay as they are.
 
+    Options:
+        note: The RMS of the largest feature from which inputs are reported. Inputs of published agents of the RL Zoo
+            have an RMS of 0.1 to 5.8 (features up to 12).
+        warning: The RMS from which it is a warning where units are dormant as well. Of 194 agents of 81 repositories,
+            at least half of the units are dormant in 15 % of those below 10, and in 88 % of those between 100 and
+            1,000.
+        alone: The RMS from which it is a warning in any case, since the moments reach back 1,000 updates only.
+        dormant: The share of dormant units, among those that read the inputs, that a warning below ``alone`` needs.
+        ratio: A unit is dormant where |m|/√v is below this in all of its weights; the same as in NET001.
+
     References:
-        The gradient of a weight is its unit's gradient times the input, and that of the bias is the unit's gradient. So
-        the ratio of their second moments is the mean square of the input; docs/signal-profile.md has the measured
-        errors. It is an error where no unit of a first layer is ever below the limit of tanh. Inputs of
-        published agents of the RL Zoo have an RMS of 0.1 to 5.8 (features up to 12), so ``note`` is 10. Of 194
-        agents of 81 repositories, at least half of the units are dormant in 15 % of those below 10, and in 88 %
-        of those between 100 and 1,000: it is a warning from ``warning`` where a share of ``dormant`` of the
-        units that read the inputs is dormant (with |m|/√v below ``ratio``), and from ``alone`` in any case,
-        since the moments reach back 1,000 updates only. All inputs constant: every column's second moments are
-        those of the bias times one number.
+        The gradient of a weight is its unit's gradient times the input, and that of the bias is the unit's gradient.
+        So the ratio of their second moments is the mean square of the input; docs/signal-profile.md has the measured
+        errors. It is an error where no unit of a first layer is ever below the limit of tanh. All inputs constant:
+        every column's second moments are those of the bias times one number.
     """
     yield from _saturating_inputs(checkpoint)
     for layers in _groups(checkpoint):

@@ -13,7 +13,6 @@ from checkpoint_doctor.analyzers._repairs.recycling import recycle
 from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight, is_padded_head
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
 from checkpoint_doctor.analyzers._zeros.conditions import are_unseen_conditions
-from checkpoint_doctor.analyzers._zeros.learned_weights import learned_weights
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._zeros.sparsity import (
     NOTICEABLE,
@@ -68,6 +67,10 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
         function stays the same and the units can learn again. Units that only lack outgoing weights recover with the
         next updates.
 
+    Options:
+        pruned: The share of the file's weights with disconnected units above which the network counts as pruned, and
+            each of them is a note: half of them, by convention.
+
     References:
         Sokar et al. 2302.12902 (ReDo); in 111 published agents no weight is exactly 0.0.
     """
@@ -76,7 +79,7 @@ def disconnected_units(layer: Layer, checkpoint: Checkpoint, *, pruned: float = 
         return
     if layer.kind not in PROJECTIONS or layer.kind is Kind.KERNEL:
         return
-    for tensor in learned_weights(layer):
+    for tensor in layer.learned_weights:
         if not is_zero(tensor):
             yield from _find_without_inputs(layer, tensor, checkpoint, pruned)
             yield from _find_without_readers(layer, tensor, checkpoint, pruned)
@@ -175,14 +178,14 @@ def _severity(
 @found_once
 def _count_cut_weights(checkpoint: Checkpoint) -> tuple[int, int]:
     """Return the number of weights, and of those with a zero row or column."""
-    weights = [each for layer in checkpoint.layers if layer.kind in PROJECTIONS for each in learned_weights(layer)]
+    weights = [each for layer in checkpoint.layers if layer.kind in PROJECTIONS for each in layer.learned_weights]
     return len(weights), sum(
         bool(len(each.statistics.zero_rows) or len(each.statistics.zero_columns)) for each in weights
     )
 
 
 def _judge_table(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
-    for tensor in learned_weights(layer):
+    for tensor in layer.learned_weights:
         rows = tensor.statistics.zero_rows.tolist()
         last = tensor.shape[0] - 1
         # Rows that fill the table up to a round number, then the padding row.
@@ -214,7 +217,15 @@ def _describe_rows(why: ZeroEvidence, is_harmless: bool) -> str:
     return why.sentence if why.cause is Cause.OVERWRITTEN else "words without a vector"
 
 
-@rule("NET003", "zero-output-layer", Severity.WARNING, on=Layer, fix=Safety.SAFE, group_by=("cause", "updates"))
+@rule(
+    "NET003",
+    "zero-output-layer",
+    Severity.WARNING,
+    worst=Severity.ERROR,
+    on=Layer,
+    fix=Safety.SAFE,
+    group_by=("cause", "updates"),
+)
 def zero_output_layer(layer: Layer, checkpoint: Checkpoint, *, limit: float = OUTPUT_LIMIT) -> Iterator[Finding]:
     """An output head has weights that are all exactly zero.
 
@@ -230,6 +241,10 @@ def zero_output_layer(layer: Layer, checkpoint: Checkpoint, *, limit: float = OU
     What to do:
         Remove the cause that the message names: is the head's output part of the loss, is it detached, is the head
         passed to the optimizer? ``ckdoc fix`` draws the weights from uniform(−limit, limit) and sets the bias to 0.
+
+    Options:
+        limit: The half width of the uniform interval that ``ckdoc fix`` draws new weights from: that of DDPG's last
+            layers.
 
     References:
         Lillicrap et al. 1509.02971 (last layers from uniform(±0.003)). Measured: a zero-initialised head has a gradient
@@ -281,12 +296,20 @@ def rank_collapse(
     What to do:
         Compare several checkpoints. If the rank keeps falling, check learning rate and replay ratio.
 
+    Options:
+        share: The effective rank, as a share of the full rank, up to which it is reported; in 111 published agents it
+            is 0.70 to 1.0.
+        delta: The share of the singular values' sum that the effective rank leaves out; 0.01 in the paper.
+        smallest: The fewest rows or columns of a weight that is judged; in narrower ones, a low rank is common.
+        largest: The most rows or columns of a weight that is judged (of the wider side, four times as many), to bound
+            the time that singular values take.
+
     References:
-        Kumar et al. 2010.14498 (srank with δ = 0.01). In 111 published agents srank/size of the weights is 0.70 to 1.0.
+        Kumar et al. 2010.14498 (srank with δ = 0.01).
     """
     if layer.kind not in PROJECTIONS:
         return
-    for tensor in learned_weights(layer):
+    for tensor in layer.learned_weights:
         rows = tensor.shape[0]
         columns = tensor.size // rows if rows else 0
         size = min(rows, columns)

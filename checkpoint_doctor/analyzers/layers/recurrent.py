@@ -35,6 +35,7 @@ def _effective_bias(layer: Layer) -> NDArray | None:
     "RNN001",
     "forget-gate-bias",
     Severity.WARNING,
+    worst=Severity.ERROR,
     on=Layer,
     fix=Safety.SAFE,
     part=("gate",),
@@ -95,6 +96,7 @@ def forget_gate_bias(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     "RNN002",
     "gate-bias-collapse",
     Severity.WARNING,
+    worst=Severity.ERROR,
     on=Checkpoint,
     fix=Safety.SAFE,
     worse=("gates",),
@@ -114,9 +116,12 @@ def gate_bias_collapse(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> 
         Remove the cause that the message names. ``ckdoc fix`` draws the biases from uniform(−limit, limit), and gives
         an LSTM's forget gate an effective bias of 1.0.
 
+    Options:
+        limit: The half width of the uniform interval that ``ckdoc fix`` draws new biases from; this project's
+            convention.
+
     References:
-        ``reset_parameters`` in ``torch.nn.RNNBase``: uniform(±1/√hidden) for weights and biases. The interval of the
-        repair is this project's convention.
+        ``reset_parameters`` in ``torch.nn.RNNBase``: uniform(±1/√hidden) for weights and biases.
     """
     for each in find_zero_biases(checkpoint):
         if each.layer.kind not in RECURRENT or _has_other_bias(each):
@@ -162,8 +167,13 @@ def gate_saturation(layer: Layer, *, limit: float = 15.0, share: float = 0.25) -
     What to do:
         Lower the learning rate of the recurrent layer, or clip its gradients. Reinitialise the gate biases.
 
+    Options:
+        limit: The magnitude of a bias above which its gate is saturated; float32 sigmoid(17) rounds to 1.0, and chrono
+            initialisation stays below 10.
+        share: The share of saturated units of a gate from which it is reported; a starting point.
+
     References:
-        Tallec and Ollivier 1804.11188 (chrono initialisation); float32 sigmoid(17) rounds to 1.0.
+        Tallec and Ollivier 1804.11188 (chrono initialisation).
     """
     bias = _effective_bias(layer)
     if bias is None:
@@ -238,6 +248,11 @@ def recurrent_norm(layer: Layer, *, largest: float = 50.0, smallest: float = 1e-
 
     What to do:
         Initialise the recurrent weights with an orthogonal matrix, and clip gradients.
+
+    Options:
+        largest: The spectral radius above which it has exploded; in 75 gates of published networks it is 5.5 or less.
+        smallest: The spectral radius below which it has collapsed; in 75 gates of published networks it is 0.13 or
+            more.
 
     References:
         Pascanu, Mikolov and Bengio 1211.5063; Saxe et al. 1312.6120.

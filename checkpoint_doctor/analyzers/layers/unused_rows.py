@@ -34,7 +34,7 @@ _EMBEDDING_ADVICE = (
 _RECURRENT_ADVICE = "Check whether the hidden state is masked, sliced or reset between the steps."
 
 
-@rule("NET007", "unused-rows", Severity.NOTE, on=Layer, part=("tensor",), worse=("rows",))
+@rule("NET007", "unused-rows", Severity.NOTE, worst=Severity.WARNING, on=Layer, part=("tensor",), worse=("rows",))
 def unused_rows(
     layer: Layer,
     checkpoint: Checkpoint,
@@ -59,11 +59,18 @@ def unused_rows(
         Head: check that the loss uses all outputs, and that the data holds all classes. Embedding: check which indices
         the data holds. Recurrent layer: check whether a part of the hidden state is masked or reset between steps.
 
+    Options:
+        ratio: A row received no gradient where its √v is at most this share of the largest row's. Absent classes still
+            receive far larger ones through the softmax; actions that are masked by lowering their logits have 2e-9 to
+            3e-8.
+        head: The share of unused rows of a head from which it is a warning; a starting point.
+        recurrent: The share of unused hidden states of a recurrent layer from which it is a warning; a starting point.
+        embedding: The share of unused rows of an embedding from which it is a warning; a starting point.
+        vocabulary: The most rows of an embedding that can be a warning; larger ones hold words, of which many are rare.
+
     References:
-        The gradient of a row is its output's gradient times the inputs. ``ratio``: √v of a row relative to the largest
-        row's. A class that is absent from the data still receives gradients through the softmax, which are far larger;
-        actions that are masked by lowering their logits have 2e-9 to 3e-8. ``head``, ``recurrent`` and ``embedding``
-        are the shares from which it is a warning. Zipf, Human Behavior and the Principle of Least Effort, 1949.
+        The gradient of a row is its output's gradient times the inputs. Zipf, Human Behavior and the Principle of
+        Least Effort, 1949.
     """
     if layer.kind is Kind.EMBEDDING:
         yield from _judge_embedding(layer, checkpoint, ratio, embedding, vocabulary)

@@ -41,11 +41,15 @@ def rising_loss(
         Look at what changed at the onset: the learning rate, the data, the weight of another loss. Lower the learning
         rate, clip the gradients, or give the head its own.
 
+    Options:
+        rise: By what part of its lowest level a loss must end above it. It must be six standard deviations of a level
+            as well, and a tenth of what the loss had fallen or half the usual level of the first half.
+        rise_of_head: The same for a loss beside another head's that falls; the trend must be clear (Kendall, p ≤ 0.05).
+        explosion: How many times the level of the first half an agent's loss must reach to have grown without end.
+
     References:
-        A loss counts as rising where its level at the end is higher than its lowest by ``rise``, by six standard
-        deviations of a level and by a tenth of what it had fallen. Beside a falling sibling: a rising Kendall trend
-        (p ≤ 0.05) and ``rise_of_head``. ``explosion`` is the growth without end. Fujimoto et al. 1802.09477 and van
-        Hasselt et al. 1812.02648 on values that diverge.
+        Mann 1945 and Kendall (the trend); Fujimoto et al. 1802.09477 and van Hasselt et al. 1812.02648 (values that
+        diverge).
     """
     courses = {each.name: course for each in log.of(Meaning.LOSS) if (course := course_of(each)) is not None}
     rewards = find_rewards(log)
@@ -76,7 +80,10 @@ def _stays_up(course: Course, low: int, lowest: float, rise: float) -> bool:
     levels = course.levels.medians
     gained = course.end - lowest
     fell = max(course.start - lowest, 0.0)
-    if gained <= 0 or _growth(lowest, course.end) < rise or gained < 6 * course.noise or gained < 0.1 * fell:
+    usual = float(np.median(levels[: max(1, levels.size // 2)]))
+    if gained <= 0 or _growth(lowest, course.end) < rise or gained < 6 * course.noise:
+        return False
+    if gained < 0.1 * fell and course.end < 0.5 * usual:
         return False
     if low > 0.9 * levels.size:
         return False
@@ -106,9 +113,16 @@ def _lost(reward: Course) -> bool:
     return best - reward.end > max(6 * reward.noise, 0.5 * float(np.ptp(levels)), 0.05 * abs(best))
 
 
+def _first_level_above(course: Course, low: int) -> int:
+    """Return the position of the first level from which all are above the lowest by more than its noise."""
+    is_above = course.levels.medians[low:] > course.levels.medians[low] + 2 * course.noise
+    below = np.flatnonzero(~is_above)
+    return int(course.levels.starts[min(low + int(below[-1]) + 1, course.levels.starts.size - 1)])
+
+
 def _report_rise(log: TrainingLog, course: Course, before: float, low: int, sibling: Course | None) -> Finding:
     start = int(course.levels.starts[low])
-    position = start if course.levels.is_exact else course.find_onset(start)
+    position = start if course.levels.is_exact else min(course.find_onset(start), _first_level_above(course, low))
     onset = course.step_at(position)
     growth = _growth(before, course.end)
     percent = f" (+{growth:.0%})" if isfinite(growth) and growth < 100 else ""
@@ -147,9 +161,11 @@ def diverging_heads(log: TrainingLog, *, apart: float = 1.5) -> Iterator[Finding
         Compare the gradients of both heads in the shared layers. Balance the weights of the losses, or detach one head
         from the shared layers and see whether it learns alone.
 
+    Options:
+        apart: By what factor the ratio of both losses must have grown; both trends must be clear (Kendall, p ≤ 0.05).
+
     References:
-        Heads are told by names that differ in one word. Both trends must be clear (Kendall, p ≤ 0.05), and their ratio
-        must have grown by ``apart``. Yu et al. 2001.06782 (conflicting gradients); Chen et al. 1711.02257 (GradNorm).
+        Yu et al. 2001.06782 (conflicting gradients); Chen et al. 1711.02257 (GradNorm).
     """
     courses = {each.name: course for each in log.of(Meaning.LOSS) if (course := course_of(each)) is not None}
     for rising in courses.values():
@@ -205,10 +221,12 @@ def overfit(log: TrainingLog, *, rise: float = 0.15) -> Iterator[Finding]:
     What to do:
         Stop at the lowest point, or use more data, augmentation, dropout or weight decay.
 
+    Options:
+        rise: By what part of its lowest level the loss must end above it, and a quarter of what it had fallen and
+            six standard deviations of a level as well, and the lowest level a fifth of the run ago.
+
     References:
-        Prechelt 1998, Early Stopping: but when? (generalization loss); Guo et al. 1706.04599 on loss and accuracy. The
-        loss must end higher than its lowest by ``rise`` of it and by a quarter of what it had fallen, for a fifth of
-        the run, and by six standard deviations of a level.
+        Prechelt 1998, Early Stopping: but when? (generalization loss); Guo et al. 1706.04599 on loss and accuracy.
     """
     for metric in log.of(Meaning.LOSS):
         if not metric.is_held_out:
@@ -230,8 +248,7 @@ def overfit(log: TrainingLog, *, rise: float = 0.15) -> Iterator[Finding]:
             levels.medians[low:].size >= 3 and (np.diff(levels.medians[low:]) > 0).all()
         ):
             continue
-        before = trained.levels.medians[: max(1, round(trained.levels.medians.size * (1 - left)) + 1)]
-        if trained.end >= float(before.min()) - 2 * trained.noise:
+        if not _goes_on_falling(trained, float(course.steps[position])):
             continue
         improving = [
             each
@@ -254,6 +271,14 @@ def overfit(log: TrainingLog, *, rise: float = 0.15) -> Iterator[Finding]:
             },
             advice="Stop at the lowest point, or regularise more.",
         )
+
+
+def _goes_on_falling(trained: Course, step: float) -> bool:
+    """Return whether a loss ends below its level around a step, and near the lowest that it ever was."""
+    around = np.abs(trained.steps - step) <= 0.05 * max(float(np.ptp(trained.steps)), 1e-300)
+    then = float(np.median(trained.values[around])) if around.any() else trained.start
+    lowest = float(trained.levels.medians.min())
+    return trained.end < then - 2 * trained.noise and trained.end <= lowest + max(0.1 * (then - lowest), trained.noise)
 
 
 def _still_best(score: Course) -> bool:

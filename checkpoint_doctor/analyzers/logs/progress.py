@@ -11,6 +11,7 @@ from checkpoint_doctor.checkpoint import Metric, TrainingLog
 from checkpoint_doctor.checkpoint.metric_meanings import Meaning
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.statistics.trends import find_levels
 from checkpoint_doctor.text import quantity
 
 SAME = 10
@@ -24,6 +25,10 @@ WINDOW = 128
 
 BEYOND = 3.0
 """How many times as far as the largest of these a spike is from their median: single batches reach twice as far."""
+
+
+HUGE = 10.0
+"""How many times the largest record before it a spike is that does harm even where the level is back at once."""
 
 
 @rule("LOG004", "regressing-metric", Severity.WARNING, on=TrainingLog, part=("metric",), worse=("lost",))
@@ -41,9 +46,13 @@ def regressing_metric(log: TrainingLog, *, lost: float = 0.5) -> Iterator[Findin
         Go on from the checkpoint at the best point. Look at what changed after it: the learning rate, exploration, the
         data, the loss of the same head. Keep the best checkpoint besides the last.
 
+    Options:
+        lost: The part of what was gained that must be lost again. It must be a twentieth of the best value and six
+            standard deviations of a level as well.
+
     References:
-        ``lost`` is the part of the gain; a twentieth of the best value and six standard deviations of a level must be
-        lost as well. Of fewer than ten numbers, all must rise to the best one and all fall after it.
+        McCloskey and Cohen 1989 (catastrophic interference). Of fewer than ten numbers, all must rise to the best one
+        and all fall after it.
     """
     for metric in log.of(Meaning.REWARD, Meaning.ACCURACY):
         course = course_of(metric)
@@ -111,8 +120,11 @@ def stalled(log: TrainingLog, *, share: float = 0.25) -> Iterator[Finding]:
         Look at the learning rate, at the gradients' norm, and at the checkpoint: `ckdoc scan` names units and tensors
         that receive no gradient.
 
+    Options:
+        share: The part of the run, and ten records at least, over which a number must stay the same.
+
     References:
-        ``share`` is the part of the run over which a number must stay the same, for ten records at least.
+        Lu et al. 1903.06733 (networks whose units have all died are constant).
     """
     for metric in log.of(Meaning.LOSS, Meaning.REWARD):
         course = course_of(metric, SAME)
@@ -189,10 +201,13 @@ def spike(log: TrainingLog, *, sigmas: float = 6.0) -> Iterator[Finding]:
         Clip the gradients, lower the learning rate or β2, and skip batches whose loss is far off. Look at the data of
         that step.
 
+    Options:
+        sigmas: Standard deviations of the last 128 records by which a spike is above their median; it must be three
+            times as far from it as the largest of them.
+
     References:
         Chowdhery et al. 2204.02311, 5.1 (spikes, restarted about 100 steps earlier with some batches skipped); Molybog
-        et al. 2304.09871 (Adam's instability). A spike is ``sigmas`` standard deviations of the last 128 records above
-        their median, and three times as far as the largest of them.
+        et al. 2304.09871 (Adam's instability).
     """
     for metric in log.of(Meaning.LOSS, Meaning.NORM):
         course = course_of(metric, 40)
@@ -208,7 +223,8 @@ def spike(log: TrainingLog, *, sigmas: float = 6.0) -> Iterator[Finding]:
         after = course.values[first + 1 : first + 1 + max(5, course.values.size // 20)]
         recovers = after.size == 0 or float(np.median(after)) <= before + 0.1 * (height - before)
         level = float(np.abs(course.values[max(first - WINDOW, 0) : first]).max())
-        is_mild = log.is_of_agent or (recovers and height < 20 * level)
+        is_huge = height >= HUGE * level and height >= 0.2 * abs(course.start)
+        is_mild = log.is_of_agent or (recovers and not is_huge)
         step = course.step_at(first)
         yield spike.finding(
             f"{metric.name} jumps from {before:.4g} to {height:.4g} at {write_step(log, step)}"
@@ -229,7 +245,9 @@ def spike(log: TrainingLog, *, sigmas: float = 6.0) -> Iterator[Finding]:
 
 def _find_spikes(values: np.ndarray, sigmas: float) -> list[int]:
     """Return the positions of values far above those before them; after one, the window begins anew behind it."""
-    found = []
+    # At the beginning there is no level yet: only what dwarfs every record before it is told from chance.
+    first = range(1, min(30, values.size))
+    found = [each for each in first if values[each] > 2 * HUGE * np.abs(values[:each]).max() > 0][:1]
     begin = 0
     for position in range(30, values.size):
         before = values[max(position - WINDOW, begin) : position]
@@ -258,9 +276,11 @@ def oscillating_loss(log: TrainingLog, *, swing: float = 1.0) -> Iterator[Findin
     What to do:
         Divide the learning rate by three until the loss falls smoothly, or make the batch larger.
 
+    Options:
+        swing: Distance between the 10th and the 90th percentile of the second half of the run over its median.
+
     References:
-        LeCun et al. 1998, Efficient BackProp, 4.6 (rates beyond twice the best one diverge). ``swing`` is the distance
-        between the 10th and the 90th percentile of the second half of the run, as a part of its median.
+        LeCun et al. 1998, Efficient BackProp, 4.6 (rates beyond twice the best one diverge).
     """
     if log.is_of_agent:
         return
@@ -279,10 +299,18 @@ def oscillating_loss(log: TrainingLog, *, swing: float = 1.0) -> Iterator[Findin
             "and does not fall",
             evidence={
                 "metric": metric.name,
-                "onset_step": course.step_at(0),
+                "onset_step": course.step_at(_find_swing(course.values)),
                 "low": low,
                 "high": high,
                 "middle": middle,
             },
             advice="Lower the learning rate.",
         )
+
+
+def _find_swing(values: np.ndarray) -> int:
+    """Return the position from which neighbouring values differ at least half as much as in the second half."""
+    swings = find_levels(np.abs(np.diff(values)))
+    large = swings.medians >= 0.5 * float(np.median(swings.medians[swings.medians.size // 2 :]))
+    calm = np.flatnonzero(~large[: large.size // 2])
+    return int(swings.starts[int(calm[-1]) + 1]) if calm.size else 0

@@ -33,9 +33,11 @@ def unrecorded_metric(log: TrainingLog, *, fewest: int = 5) -> Iterator[Finding]
         Log what ``clip_grad_norm_`` returns, which is the norm before clipping, after ``backward`` and before
         ``zero_grad``. Print norms with significant digits and not with decimals.
 
+    Options:
+        fewest: Records from which a column is judged.
+
     References:
-        PyTorch, ``torch.nn.utils.clip_grad_norm_``: returns the total norm of the parameters' gradients. ``fewest`` is
-        the number of records from which a column is judged.
+        PyTorch, ``torch.nn.utils.clip_grad_norm_``: returns the total norm of the parameters' gradients.
     """
     for metric in log.of(Meaning.NORM, Meaning.LOSS):
         curve = metric.curve
@@ -139,9 +141,11 @@ def learning_rate_zero(log: TrainingLog, *, share: float = 0.1) -> Iterator[Find
     What to do:
         Give the schedule the number of steps that the run really has, or stop the run where the schedule ends.
 
+    Options:
+        share: The part of the run from which a rate of zero at its end is reported.
+
     References:
         Published agents with a negative rate at save: their run went beyond the number of steps that the schedule knew.
-        ``share`` is the part of the run from which a rate of zero at its end is reported.
     """
     for metric in log.of(Meaning.LEARNING_RATE):
         curve = metric.curve

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from math import sqrt
 from statistics import median
+
+from msgspec.structs import replace
 
 from checkpoint_doctor.analyzers._evidence.moments import effective_step, implied_gradient_norm, relative_step
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
@@ -38,10 +39,13 @@ def clip_saturated(optimizer: Optimizer, checkpoint: Checkpoint, *, tolerance: f
         Nothing, as long as training goes well. Log the norm that ``clip_grad_norm_`` returns. If it is far above the
         clip and grows, check reward scale and value targets before you change the clip.
 
+    Options:
+        tolerance: The relative difference between norm and clip that counts as equal; 0.02 allows for a few per cent of
+            steps with a smaller gradient.
+
     References:
         √(Σ v / (1 − β2**step)) over all parameters of the optimizer is the root mean square of the clipped norm. Of
-        good agents PPO's median is 0.500, A2C's 0.41 (both clip at 0.5), DQN's 7.0 (clips at 10). ``tolerance`` is the
-        relative difference that counts as equal: 0.02 allows for a few per cent of steps with a smaller gradient.
+        good agents PPO's median is 0.500, A2C's 0.41 (both clip at 0.5), DQN's 7.0 (clips at 10).
     """
     clip = _clip(checkpoint.hyperparameters)
     norm = implied_gradient_norm(optimizer) if clip else None
@@ -53,7 +57,15 @@ def clip_saturated(optimizer: Optimizer, checkpoint: Checkpoint, *, tolerance: f
         )
 
 
-@rule("OPT005", "epsilon-dominated", Severity.NOTE, on=Optimizer, part=("optimizer", "component"), worse=("share",))
+@rule(
+    "OPT005",
+    "epsilon-dominated",
+    Severity.NOTE,
+    worst=Severity.WARNING,
+    on=Optimizer,
+    part=("optimizer", "component"),
+    worse=("share",),
+)
 def epsilon_dominated(
     optimizer: Optimizer, checkpoint: Checkpoint, *, share: float = 0.5, step: float = 1e-3, large: float = 0.01
 ) -> Iterator[Finding]:
@@ -70,12 +82,18 @@ def epsilon_dominated(
     What to do:
         If learning is slow, lower ε or scale the loss up. Check whether rewards or targets are scaled down.
 
+    Options:
+        share: The share of the gradients above which it is reported where they are smaller than ε: most of them. Only
+            entries that receive gradients are counted.
+        step: The size of the steps, as a share of the learning rate, below which it is a warning; steps of 340
+            optimizers of healthy and published models are 0.004 to 3 of it.
+        large: The ε from which steps below 0.02 of the learning rate are a warning already; with Adam's default of
+            1e-8, only tiny gradients get there.
+
     References:
         In 500 steps with a learning rate of 1e-3 and ε of 1e-5, gradients of scale 1 change a parameter by 0.358, of
-        1e-3 by 0.356, of 1e-5 by 0.209, of 1e-6 by 0.044. Only entries that receive gradients are counted. ``share`` is
-        the part of them that must be below ε. Steps of 340 optimizers of healthy and published models are 0.004 to 3 of
-        the learning rate; it is a warning where they are below ``step``, or below 0.02 with an ε of ``large`` or more,
-        in the whole optimizer or in one component whose siblings take all of a clipped gradient.
+        1e-3 by 0.356, of 1e-5 by 0.209, of 1e-6 by 0.044. Steps are small in the whole optimizer, or in one component
+        whose siblings take all of a clipped gradient.
     """
     below = _share_below_epsilon(optimizer)
     if below is not None and below <= share:

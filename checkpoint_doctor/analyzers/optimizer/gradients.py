@@ -39,13 +39,15 @@ def no_gradient(checkpoint: Checkpoint, *, least_updates: int = 10) -> Iterator[
         the parameters of the network that the loss depends on, and that a loss scaler does not skip every step. No
         update at all: compare ``learning_starts``, ``n_steps`` and ``policy_delay`` with the length of the training.
 
+    Options:
+        least_updates: The number of updates from which an optimizer is judged; before, gradients may be zero by chance.
+
     References:
         PyTorch's optimizers create the state of a parameter at its first gradient. A second moment decays by a factor
         and does not reach zero again, so that exactly zero means that every gradient was exactly zero. Of 208 public
-        repositories with checkpoints, 8 publish agents without a single update, with up to 504,000 timesteps. Stopped:
-        |m|/√v is below 1e-4 in every entry of every tensor, while it is 0.04 or more somewhere in 340 optimizers of
-        healthy and published models.
-        ``least_updates``: in fewer than ten updates, gradients may be zero by chance.
+        repositories with checkpoints, 8 publish agents without a single update, with up to 504,000 timesteps.
+        Stopped: |m|/√v is below 1e-4 in every entry of every tensor, while it is 0.04 or more somewhere in 340
+        optimizers of healthy and published models.
     """
     if _never_started(checkpoint):
         yield no_gradient.finding(

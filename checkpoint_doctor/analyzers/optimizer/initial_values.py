@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
+from msgspec import Struct
 
 from checkpoint_doctor.analyzers._evidence.absent_gradients import count_updates
 from checkpoint_doctor.analyzers._evidence.initial_parameters import STILL, default_limit, sort_parameter
@@ -28,8 +28,7 @@ _COMPARABLE = 0.1
 _FEWEST_ENTRIES = 64
 
 
-@dataclass(frozen=True)
-class _Weight:
+class _Weight(Struct, frozen=True):
     """A weight matrix that the optimizer trained, and how far it is from PyTorch's initial distribution."""
 
     tensor: Tensor
@@ -61,12 +60,15 @@ def initial_values(
         keys), and for a call of ``reset_parameters`` or ``apply(init_weights)`` after loading. A head that is new on
         purpose needs new moments as well: create the optimizer after the model is complete.
 
+    Options:
+        expected: The number of entries that should have left the initial interval by now where none has; from 10 on,
+            chance explains it once in 20,000.
+        least_updates: The number of updates from which tensors are judged; before, little has moved.
+
     References:
         PyTorch draws weights of linear, convolutional and recurrent layers from ±1/√fan_in (recurrent: ±1/√hidden);
         gains start at exactly 1. The entries that trained layers of the same optimizer have outside of that interval,
-        in units of their speed (lr · RMS(m̂/√v̂)), give the number that this tensor should have outside: ``expected``
-        or more where there is none, so that chance explains it once in 20,000. ``least_updates``: before, little has
-        moved.
+        in units of their speed (lr · RMS(m̂/√v̂)), give the number that this tensor should have outside.
     """
     if optimizer.mismatch or find_unmoved(optimizer, checkpoint) is not None:
         return

@@ -63,10 +63,12 @@ def untrained_tensor(optimizer: Optimizer, checkpoint: Checkpoint, *, least_upda
         not use the branch. If it is frozen on purpose, do not pass it to the optimizer. A head, or all biases, that no
         optimizer holds: pass them to the optimizer when it is created.
 
+    Options:
+        least_updates: The number of updates from which tensors are judged; before, a branch may not have been used yet.
+
     References:
         PyTorch's optimizers create a parameter's state at its first gradient; a second moment of exactly zero means
         that every gradient was exactly zero. Stable-Baselines3 issues 570, 997, 1412 and 1860 are about such tensors.
-        ``least_updates``: in fewer than ten updates, a branch may not have been used yet.
     """
     steps = max((moments.step or 0 for moments in optimizer.parameters), default=0)
     if 0 < steps < least_updates or optimizer.mismatch:
@@ -196,6 +198,7 @@ def optimizer_mismatch(optimizer: Optimizer) -> Iterator[Finding]:
     "OPT003",
     "learning-rate-at-save",
     Severity.NOTE,
+    worst=Severity.WARNING,
     on=Optimizer,
     fix=Safety.SAFE,
     part=("optimizer",),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from math import exp
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments, updates_to_recover
@@ -117,9 +117,12 @@ def second_moment_underflow(optimizer: Optimizer, *, share: float = 0.5) -> Iter
         Keep float32 copies of the parameters for the optimizer (``torch.amp`` does), or use bfloat16, whose range is
         that of float32.
 
+    Options:
+        share: The share of zero second moments, among entries with a first moment, from which it is reported; a third
+            is zero in trainings that still work.
+
     References:
-        IEEE 754: the smallest float16 number is 6e-8. Micikevicius et al. 1710.03740, section 3.1. ``share``: part of
-        the entries with a first moment that must have no second one; a third has none in trainings that still work.
+        IEEE 754: the smallest float16 number is 6e-8. Micikevicius et al. 1710.03740, section 3.1.
     """
     live = lost = 0
     names = []
@@ -157,10 +160,12 @@ def gradient_scale(optimizer: Optimizer, checkpoint: Checkpoint, *, largest: flo
         Scale targets to a standard deviation of about 1, and rewards so that returns are at most some hundreds
         (``VecNormalize``). Average losses over the batch.
 
+    Options:
+        largest: The norm of the biases' gradients above which it is reported; over all parameters, 340 optimizers of
+            healthy and published models have 411 at most (a SAC critic with returns of thousands).
+
     References:
-        √(Σ v / (1 − β2**step)) over the biases, which do not see the scale of the inputs as weights do. Measured on 340
-        optimizers of healthy and published models: over all parameters 411 at most (a SAC critic with returns of
-        thousands), hence ``largest``.
+        √(Σ v / (1 − β2**step)) over the biases, which do not see the scale of the inputs as weights do.
     """
     if has_lifted_moments(optimizer) or any(_count_infinite(moments) for moments in optimizer.parameters):
         return

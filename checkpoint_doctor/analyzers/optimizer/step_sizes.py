@@ -49,11 +49,17 @@ def update_ratio(
         Too large: lower the learning rate, by the factor by which the ratio exceeds 1e-3. Too small: check the learning
         rate, ε and the clip.
 
+    Options:
+        largest: The change of a weight in one update, as a share of its size, above which it is reported; 348 weights
+            of published agents have 1.2e-6 to 1.7e-3.
+        smallest: The change in one update below which all weights together are a note: a tenth of float32's rounding
+            error, and the limit of SageMaker Debugger's WeightUpdateRatio.
+        least_updates: The number of updates from which steps are judged; in Adam's first hundred, they are larger than
+            later.
+
     References:
-        lr · RMS(m̂ / (√v̂ + ε)) / RMS(w). Measured on 348 weights of published agents: 1.2e-6 to 1.7e-3, median 1.5e-4;
-        a limit of ``largest`` = 0.1 touches none. 1e-3 is the usual rule of thumb (Karpathy, Neural Networks: Zero to
-        Hero). ``smallest`` is a tenth of float32's rounding error; SageMaker Debugger's WeightUpdateRatio uses the same
-        limit. ``least_updates``: in Adam's first hundred updates, steps are larger than later.
+        lr · RMS(m̂ / (√v̂ + ε)) / RMS(w). The median of published agents is 1.5e-4; 1e-3 is the usual rule of thumb
+        (Karpathy, Neural Networks: Zero to Hero).
     """
     if not optimizer.takes_adam_steps or has_lifted_moments(optimizer):
         return
@@ -102,12 +108,14 @@ def nothing_moved(optimizer: Optimizer, checkpoint: Checkpoint, *, least_updates
         factor of zero). Step size: check ε and the clip of the gradient norm. Initial weights saved: check which object
         was saved, such as a copy of the model that was made before training.
 
+    Options:
+        least_updates: The number of updates from which it is reported; before, a warm-up may have begun at zero.
+
     References:
-        One update moves every parameter with a gradient by about the learning rate. So norm gains of exactly 1, biases
-        of exactly 0, or weights that are within PyTorch's initial interval ±1/√fan_in and uniform in it to four
-        standard errors, were never moved. Weights of trained networks leave the interval: of 4,000 weights, moves by a
-        hundredth of its width put a dozen outside. ``least_updates``: after fewer updates, a warm-up may have begun at
-        zero.
+        One update moves every parameter with a gradient by about the learning rate. So norm gains of exactly 1,
+        biases of exactly 0, or weights that are within PyTorch's initial interval ±1/√fan_in and uniform in it to
+        four standard errors, were never moved. Weights of trained networks leave the interval: of 4,000 weights,
+        moves by a hundredth of its width put a dozen outside.
     """
     steps = count_updates(optimizer) or checkpoint.updates or checkpoint.step or 0
     found = find_unmoved(optimizer, checkpoint) if steps >= least_updates else None

@@ -48,14 +48,17 @@ def moments_out_of_step(checkpoint: Checkpoint, *, accumulated: int = 128) -> It
     What to do:
         Load the optimizer's state when resuming. Where it is lost, warm the learning rate up again.
 
+    Options:
+        accumulated: The most batches per update that gradient accumulation explains: twice the largest in published
+            training code, 64.
+
     References:
-        The file's counter is compared with the largest step among the moments. Proofs: a schedule that has made as many
-        steps as the file counts, or weights that are farther from their initial interval than the counted updates can
-        have moved them (an Adam step moves an entry by at most about the learning rate), unless the ratio is a usual
-        number of accumulated batches. In the folders of transformers and DeepSpeed, whose ``global_step`` counts the
-        updates, an optimizer that counts more belongs to another run. ``accumulated``: published training code
-        accumulates 64 at most. gpt-neox issue 291, lightly-train issue 892 and schnetpack issue 785 are about such
-        states.
+        The file's counter is compared with the largest step among the moments. Proofs: a schedule that has made as
+        many steps as the file counts, or weights that are farther from their initial interval than the counted
+        updates can have moved them (an Adam step moves an entry by at most about the learning rate), unless the ratio
+        is a usual number of accumulated batches. In the folders of transformers and DeepSpeed, whose ``global_step``
+        counts the updates, an optimizer that counts more belongs to another run. gpt-neox issue 291, lightly-train
+        issue 892 and schnetpack issue 785 are about such states.
     """
     counted = {each.name: count for each in checkpoint.optimizers if (count := count_updates(each))}
     key = next((key for key in _COUNTERS_OF_UPDATES if key in checkpoint.counters), None)
@@ -118,9 +121,12 @@ def loss_scale_collapsed(checkpoint: Checkpoint, *, certain: float = 1e-3) -> It
         Go back to the last checkpoint with a scale above 1. Find what is not finite: the data, a division, a logarithm
         of zero, an activation that overflows in float16. bfloat16 needs no loss scale.
 
+    Options:
+        certain: The loss scale below which it is an error; below 1 it is a warning. Scales of healthy runs are 16 or
+            more.
+
     References:
-        ``torch.amp.GradScaler`` starts at 65,536, halves at each overflow and has no lower limit. Below 1 it is a
-        warning, below ``certain`` an error.
+        ``torch.amp.GradScaler`` starts at 65,536, halves at each overflow and has no lower limit.
     """
     for part in checkpoint.parts:
         if part.content is not Content.LOSS_SCALER:

@@ -35,11 +35,14 @@ def schedule_mismatch(checkpoint: Checkpoint, *, collapsed: float = 1e-6) -> Ite
         Rate and position: save and load the scheduler and the optimizer together, the scheduler after the optimizer.
         Length: step the schedule once per epoch, or give its length in updates.
 
+    Options:
+        collapsed: The share of the initial learning rate that is left where the schedule has brought it to nothing;
+            schedules that are planned end at 0 or at a thousandth.
+
     References:
         ``torch.optim.lr_scheduler``: ``_last_lr`` is the rate that the schedule gave to each parameter group, and
-        ``last_epoch`` counts calls of ``step``, whatever its name says. ``collapsed``: what is left of the initial
-        rate; schedules that are planned end at 0 or at a thousandth. Lightning issues 12812 and 4655, pytorch issue
-        60265 and YOLOX issue 1318 are about schedules that were lost or stepped at the wrong time.
+        ``last_epoch`` counts calls of ``step``, whatever its name says. Lightning issues 12812 and 4655, pytorch
+        issue 60265 and YOLOX issue 1318 are about schedules that were lost or stepped at the wrong time.
     """
     for part, optimizer in _pairs(checkpoint):
         found = (

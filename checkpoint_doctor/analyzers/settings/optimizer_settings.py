@@ -38,10 +38,14 @@ def learning_rate_range(
         Begin with 1e-3 for small networks and 3e-4 for large ones and agents, and divide by three until the loss falls
         smoothly.
 
+    Options:
+        agent: The learning rate of an agent above which it is reported; tuned rates of RL Baselines3 Zoo are 2e-5 to
+            4e-3, and its search ends at 2e-3.
+        adam: The learning rate of any other optimizer of Adam's family above which it is reported: three times the
+            largest of 340 optimizers of healthy and published models (0.03).
+
     References:
-        RL Baselines3 Zoo: tuned rates of agents are 2e-5 to 4e-3, and its search ends at 2e-3, hence ``agent``. Of 340
-        optimizers of healthy and published models, none of Adam's family has more than 0.03; ``adam`` is three times
-        that.
+        RL Baselines3 Zoo, ``hyperparams`` and ``hyperparams_opt``.
     """
     is_agent = checkpoint.format == "sb3" and checkpoint.algorithm != "ARS"
     if not (is_agent or optimizer.takes_adam_steps):
@@ -87,9 +91,12 @@ def adam_betas(optimizer: Optimizer, *, momentum: float = 0.999) -> Iterator[Fin
     What to do:
         Use (0.9, 0.999), the default; language models use (0.9, 0.95). SGD: a momentum of 0.9 to 0.99.
 
+    Options:
+        momentum: The momentum, or the first beta, from which it is reported; 0.99 is the largest in published training
+            code that we know.
+
     References:
         Kingma and Ba 1412.6980 (the convergence proof needs β1² < √β2); Dohare et al. 2306.13812 (equal betas).
-        ``momentum``: 0.99 is the largest in published training code that we know.
     """
     for group in optimizer.groups:
         betas, given = group.options.get("betas"), group.options.get("momentum")
@@ -124,11 +131,15 @@ def strong_weight_decay(optimizer: Optimizer, *, largest: float = 0.02, penalty:
     What to do:
         Use 0.01 to 0.1 with AdamW, 1e-5 to 5e-4 with SGD, and leave gains and biases out.
 
+    Options:
+        largest: The share of a weight that one update of AdamW or SGD may take away, the learning rate times the weight
+            decay. Products in published training code are 1e-7 to 1e-4; this is two hundred times that, and twice what
+            a small network still learned with.
+        penalty: The weight decay of Adam from which it is reported. Adam adds the decay to the gradient, where its
+            scale cancels: from 1.0 on, it outweighs the gradients of trained networks, whose weights are near 0.1.
+
     References:
-        Loshchilov and Hutter 1711.05101. Products of rate and decay in published training code are 1e-7 to 1e-4;
-        ``largest`` is two hundred times that, and twice what a small network still learned with. Adam adds the decay to
-        the gradient, where its scale cancels: there, a decay of ``penalty`` or more outweighs the gradients of trained
-        networks, whose weights are near 0.1.
+        Loshchilov and Hutter 1711.05101.
     """
     for number, group in enumerate(optimizer.groups):
         decay, rate = _decay(group.options), group.largest_learning_rate

@@ -39,9 +39,13 @@ def log_std_range(tensor: Tensor, *, smallest: float = -10.0, largest: float = 1
         Collapsed: give the entropy bonus more weight, or bound the parameter from below. Exploded: lower the learning
         rate or the entropy bonus, and look at the scale of the actions.
 
+    Options:
+        smallest: The log standard deviation below which it is reported; published on-policy agents have −5.4 or more.
+        largest: The log standard deviation above which it is reported, a standard deviation of 4.5; published on-policy
+            agents have 0.43 or less.
+
     References:
-        Measured on published on-policy agents: values from −5.4 to 0.43, hence −10 and 1.5 (a standard deviation of
-        4.5). Stable-Baselines3 starts at 0.
+        Stable-Baselines3 starts at 0.
     """
     statistics = tensor.statistics
     if not _LOG_STD.search(tensor.name) or not tensor.is_floating or statistics.nonfinite or not tensor.size:
@@ -80,9 +84,13 @@ def entropy_coefficient(checkpoint: Checkpoint, *, smallest: float = 1e-6, large
         A learned coefficient grows while the policy's entropy stays below its target: look at ``target_entropy`` and at
         the scale of the rewards. Set a fixed one to a positive value.
 
+    Options:
+        smallest: The learned coefficient below which it has vanished; published SAC and TQC agents end at 1.5e-4 to
+            0.33.
+        largest: The coefficient, learned or fixed, above which it is too large; learned ones start at 1.
+
     References:
-        Measured on published SAC and TQC agents: exp(log_ent_coef) from 1.5e-4 to 0.33 at the end of training, starting
-        at 1. Haarnoja et al. 1812.05905.
+        The coefficient is exp(log_ent_coef). Haarnoja et al. 1812.05905.
     """
     learned = next((tensor for tensor in checkpoint.tensors if tensor.name.endswith("log_ent_coef")), None)
     if learned is not None and learned.size == 1 and not learned.statistics.nonfinite:
@@ -105,7 +113,7 @@ def entropy_coefficient(checkpoint: Checkpoint, *, smallest: float = 1e-6, large
     )
 
 
-@rule("POL003", "target-network", Severity.WARNING, on=Checkpoint, part=("component",))
+@rule("POL003", "target-network", Severity.WARNING, worst=Severity.ERROR, on=Checkpoint, part=("component",))
 def target_network(checkpoint: Checkpoint, *, unrelated: float = 0.2, least_updates: int = 100) -> Iterator[Finding]:
     """A target network does not follow its online network.
 
@@ -120,11 +128,15 @@ def target_network(checkpoint: Checkpoint, *, unrelated: float = 0.2, least_upda
         Check ``tau`` (0.005 for soft updates, 1.0 for hard ones) and ``target_update_interval``; in code of your own,
         check that the update of the target network is called, on the right pair of networks.
 
+    Options:
+        unrelated: The median cosine between the matrices of both networks below which they are unrelated, an error: two
+            random networks have 0, and 11 target networks of published agents 0.9995 and more.
+        least_updates: The number of the online network's updates from which a target network that still is the initial
+            one is reported; it is far beyond the delay of any soft update.
+
     References:
-        Mnih et al. 2015; Lillicrap et al. 1509.02971. ``unrelated`` is the median cosine between the matrices of both
-        networks: two random networks have 0, and 11 target networks of published agents 0.9995 and more. Still initial:
-        every entry within PyTorch's initial interval, where the online network's have left it; ``least_updates`` is the
-        number of its updates from which that is reported.
+        Mnih et al. 2015; Lillicrap et al. 1509.02971. Still initial: every entry within PyTorch's initial interval,
+        where the online network's have left it.
     """
     pairs = _pairs_by_component(checkpoint)
     if not pairs or checkpoint.is_untrained:

@@ -30,7 +30,7 @@ _WIDE_RMS = 3.0
 """RMS of a weight above which it is not scaled by the code around it (equalised learning rates keep it near 1)."""
 
 
-@rule("VAL002", "exploded-values", Severity.WARNING, on=Tensor, worse=("largest",))
+@rule("VAL002", "exploded-values", Severity.WARNING, worst=Severity.ERROR, on=Tensor, worse=("largest",))
 def exploded_values(
     tensor: Tensor,
     checkpoint: Checkpoint,
@@ -56,13 +56,20 @@ def exploded_values(
         Compare with an earlier checkpoint of the run. Growth over steps is divergence: lower the learning rate, clip
         the gradients. A jump in one layer is an edit or a damaged file.
 
+    Options:
+        gain: The RMS of a weight times √fan-in above which it is reported; in 111 published agents it is 0.58 or 1.41
+            initially and at most 50 after training.
+        weight: The magnitude of an entry of a weight matrix above which it is reported; none of these agents exceeds
+            60.
+        vector: The magnitude of an entry of any other tensor above which it is reported; no bias of these agents
+            exceeds 5.1, and key biases of published language models reach several hundred.
+        wide: The RMS times √fan-in above which a weight with an RMS above 3 is reported; none of these agents and of
+            340 healthy models has that. With an RMS of 1, a wide layer may be scaled in the code (equalised learning
+            rates).
+        certain: The magnitude above which it is an error; we know of no published model with a larger trained value.
+
     References:
-        Measured on 111 published agents: RMS(weight)·√fan-in is 0.58 or 1.41 initially and at most 50 after training,
-        hence ``gain``; no weight exceeds 60, hence ``weight``; no bias exceeds 5.1 (key biases of published language
-        models reach several hundred, hence ``vector``). ``wide``: RMS·√fan-in that no weight with an
-        RMS above 3 has in these agents and in 340 healthy models; with an RMS of 1, a wide layer may be scaled in the
-        code (equalised learning rates). ``certain``: we know of no published model with a
-        trained value above 1e6.
+        Measured on 111 published agents and 340 healthy models; the options have the figures.
     """
     layer, statistics = checkpoint.layer_of[tensor.name], tensor.statistics
     if not tensor.is_floating or layer.kind is Kind.BUFFER or not statistics.count or statistics.norm is None:
@@ -123,11 +130,15 @@ def value_spike(
         Compare the file's hash with the original. If they are equal, look for the spike in earlier checkpoints to find
         out when it appeared.
 
+    Options:
+        ratio: How many times the next smaller entry an entry must have to be a spike; on published agents and networks,
+            none has more than 2.7 times.
+        smallest: The fewest entries of a tensor that is judged, so that there are others to compare with.
+
     References:
-        Measured on published agents and networks: ordered by magnitude, none of the largest entries is more than 2.7
-        times the next smaller one, hence ``ratio``. A flipped exponent bit multiplies by 2, 4, 16, 256 or more; with a
-        factor of 2 or 4, the value stays within the range of trained values. timm's ``trunc_normal_`` cuts at ±2
-        whatever the deviation, so one in 24 million draws is exactly 2; such values are not reported.
+        A flipped exponent bit multiplies by 2, 4, 16, 256 or more; with a factor of 2 or 4, the value stays within
+        the range of trained values. timm's ``trunc_normal_`` cuts at ±2 whatever the deviation, so one in 24 million
+        draws is exactly 2; such values are not reported.
     """
     layer, statistics = checkpoint.layer_of[tensor.name], tensor.statistics
     if layer.kind not in LEARNED_MATRICES | {Kind.PARAMETER} or tensor.size < smallest or len(tensor.shape) < 2:
@@ -186,6 +197,9 @@ def near_overflow(tensor: Tensor, *, limit: float = 60_000.0) -> Iterator[Findin
 
     What to do:
         Keep a float32 (or bfloat16) copy of the weights and lower the loss scale.
+
+    Options:
+        limit: The value from which it is reported, just below the largest float16 number (65,504).
 
     References:
         IEEE 754 binary16.

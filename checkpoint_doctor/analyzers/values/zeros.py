@@ -62,7 +62,7 @@ def zero_weights(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         )
 
 
-@rule("ZER002", "partial-zeros", Severity.WARNING, on=Layer, worse=("zero_fraction", "zeros"))
+@rule("ZER002", "partial-zeros", Severity.WARNING, worst=Severity.ERROR, on=Layer, worse=("zero_fraction", "zeros"))
 def partial_zeros(
     layer: Layer, checkpoint: Checkpoint, *, warning: float = 0.10, error: float = 0.30
 ) -> Iterator[Finding]:
@@ -80,9 +80,13 @@ def partial_zeros(
     What to do:
         If the network was not pruned, find what wrote the zeros. Entries that are still trained recover.
 
+    Options:
+        warning: The share of zeros from which it is reported; this project's experience.
+        error: The share of zeros from which it is an error, where the optimizer's moments prove that trained values
+            were overwritten; this project's experience.
+
     References:
-        The thresholds are this project's experience: a warning from 10 %, and an error from 30 % where the optimizer's
-        moments prove that trained values were overwritten. In 111 published agents there are no scattered zeros.
+        In 111 published agents there are no scattered zeros.
     """
     for role, tensor in layer.tensors.items():
         if layer.kind not in DENSE or not role.startswith("weight") or len(tensor.shape) < 2 or not tensor.is_floating:
@@ -109,7 +113,15 @@ def partial_zeros(
         )
 
 
-@rule("ZER003", "zero-bias", Severity.WARNING, on=Checkpoint, fix=Safety.SAFE, group_by=("cause", "updates"))
+@rule(
+    "ZER003",
+    "zero-bias",
+    Severity.WARNING,
+    worst=Severity.ERROR,
+    on=Checkpoint,
+    fix=Safety.SAFE,
+    group_by=("cause", "updates"),
+)
 def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[Finding]:
     """A bias is exactly zero after training.
 
@@ -133,10 +145,14 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
         the optimizer, remove code that resets it. ``ckdoc fix`` draws the bias from uniform(−limit, limit), which
         replaces the zeros but does not remove the cause.
 
+    Options:
+        limit: The half width of the uniform interval that ``ckdoc fix`` draws new biases from; this project's
+            convention.
+
     References:
-        Measured: after Adam with clipping and learning rates up to 0.1, 0 of 4,801 parameters are exactly zero, and all
-        second moments are above zero. Key biases: 2302.08626 and 2006.16362. Defaults: ``reset_parameters`` in PyTorch.
-        The interval is this project's convention.
+        Measured: after Adam with clipping and learning rates up to 0.1, 0 of 4,801 parameters are exactly zero, and
+        all second moments are above zero. Key biases: 2302.08626 and 2006.16362. Defaults: ``reset_parameters`` in
+        PyTorch.
     """
     for each in find_zero_biases(checkpoint):
         if each.layer.kind in RECURRENT:
@@ -161,6 +177,7 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
     "ZER004",
     "bias-collapse",
     Severity.WARNING,
+    worst=Severity.ERROR,
     on=Checkpoint,
     fix=Safety.SAFE,
     worse=("biases", "zeros", "zero_fraction", "layers", "tensors"),
@@ -180,6 +197,10 @@ def bias_collapse(checkpoint: Checkpoint, *, share: float = 0.5, fewest: int = 3
         Find the cause first. If the second moments are not zero, look for code that resets biases. If they are zero,
         find out why no gradient is received. Repairing the biases alone does not last. The finding is an error where
         the optimizer holds all these biases and its moments show the cause.
+
+    Options:
+        share: The share of a component's biases, the recurrent ones aside, that must be zero: half of them.
+        fewest: The fewest zero biases in all that are a collapse; one or two are reported by themselves (ZER003).
 
     References:
         The case that this rule was written for: 28 zero biases, 9,408 of 2,303,200 parameters (0.4 %), and no weight

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Moments, ParameterGroup
 
 
-@dataclass(frozen=True)
-class _Signature:
+class _Signature(Struct, frozen=True):
     """The keys and options by which an optimizer is recognized (``torch/optim/*.py``)."""
 
     kind: str

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Tensor
 from checkpoint_doctor.loaders._optimizers.positions import certain_names
@@ -35,8 +36,7 @@ COPY = re.compile(
 """Target networks and averaged copies, which no optimizer holds."""
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(Struct, frozen=True):
     """The names of an optimizer's parameters, by position."""
 
     names: tuple[str | None, ...]

@@ -8,11 +8,11 @@ a whole pickled optimizer they are the parameters themselves.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Moments, Optimizer, ParameterGroup, Tensor
 from checkpoint_doctor.loaders._optimizers.kinds import infer_kind
@@ -53,8 +53,7 @@ LONGEST_SETTING = 200
 """Characters of the name of a setting that are kept."""
 
 
-@dataclass(frozen=True)
-class _Slot:
+class _Slot(Struct, frozen=True):
     """One parameter of an optimizer."""
 
     state: Mapping[str, Tensor]

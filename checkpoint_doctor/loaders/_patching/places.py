@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Checksum
 from checkpoint_doctor.errors import RepairFailed
@@ -12,8 +13,7 @@ from checkpoint_doctor.loaders._zip.member import InflatedMember, Member, Stored
 from checkpoint_doctor.sources import Section, Source
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """The offset of a source in the file that contains it."""
 
     file: Source

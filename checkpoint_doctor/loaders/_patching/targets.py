@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Tensor
@@ -20,8 +21,7 @@ PIECE = 1 << 18
 """Elements of a tensor that are compared in memory at a time."""
 
 
-@dataclass(frozen=True, eq=False)
-class Target:
+class Target(Struct, frozen=True, eq=False):
     """A tensor, or a piece of one, and its new values."""
 
     tensor: Tensor

@@ -7,11 +7,11 @@ The forms are those of ``numpy._core.multiarray._reconstruct`` with ``ndarray.__
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from checkpoint_doctor.loaders._pickle.objects import RebuiltBytes, StoredBytes
 from checkpoint_doctor.loaders._pickle.tensors import Memory, PickledStorage, PickledTensor, dimensions
@@ -24,8 +24,7 @@ NUMBER = re.compile(r"[<>|=]?(\?|b1|[iu][1248]|f[248]|c8|c16|[bBhHiIlLqQefdFD])"
 BY_NUMPY_NAME = {name: name for name, code in NATIVE.items() if np.dtype(code).name == name}
 
 
-@dataclass(eq=False)
-class ArrayType:
+class ArrayType(Struct, eq=False):
     """A ``numpy.dtype``: its type code, and the byte order from its state."""
 
     code: str
@@ -45,8 +44,7 @@ class ArrayType:
         return np.dtype(self.order + plain.str[1:]) if self.order in "<>" else plain
 
 
-@dataclass(eq=False)
-class PickledArray(PickledTensor):
+class PickledArray(PickledTensor, eq=False):
     """A NumPy array in a pickle: a tensor whose bytes lie inside the pickle."""
 
     def build(self, state: Any) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from checkpoint_doctor.loaders._pickle.keys import read_keys
 from checkpoint_doctor.loaders._pickle.objects import Global, StoredBytes
 from checkpoint_doctor.sources.budget import Budget
 
 
-@dataclass(frozen=True)
-class Spending:
+class Spending(Struct, frozen=True):
     """A stand-in whose first argument is the file's budget."""
 
     make: Callable[..., Any]

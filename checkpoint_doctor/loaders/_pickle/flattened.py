@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from math import prod
+
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Skipped, Tensor
 from checkpoint_doctor.loaders._pickle.tensors import PickledTensor
@@ -13,8 +14,7 @@ from checkpoint_doctor.loaders._storage.dtypes import numpy_type
 from checkpoint_doctor.loaders._storage.reshaped_values import ReshapedValues
 
 
-@dataclass(eq=False)
-class FlattenedTensor(PickledTensor):
+class FlattenedTensor(PickledTensor, eq=False):
     """A tensor in several stretches, each of them a flat tensor."""
 
     stretches: tuple[PickledTensor, ...] = ()

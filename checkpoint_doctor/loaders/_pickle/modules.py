@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from checkpoint_doctor.loaders._pickle.objects import Global, Inert
 from checkpoint_doctor.loaders._pickle.tensors import PickledTensor
@@ -20,8 +21,7 @@ SCRIPT_MODULE = re.compile(r"^class (\w+)\(Module\):\n((?:  .*\n)*)", re.M)
 DECLARED = re.compile(r"^  __(parameters|buffers)__ = \[(.*)\]$", re.M)
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A key of a state dict and its tensor."""
 
     key: str

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.sources import MemorySource, Section, Source
 from checkpoint_doctor.sources.budget import COPIED, OBJECTS, Budget
@@ -21,8 +22,7 @@ def _no_entries() -> Mapping[Any, Any]:
     return NO_ENTRIES
 
 
-@dataclass(frozen=True, slots=True)
-class StoredBytes:
+class StoredBytes(Struct, frozen=True):
     """A byte string in the file, known by its offset and not yet read."""
 
     source: Source
@@ -56,8 +56,7 @@ class RebuiltBytes(MemorySource):
     """Bytes rebuilt from text or single numbers in a pickle: the file itself does not contain them in this form."""
 
 
-@dataclass(slots=True, eq=False)
-class Global:
+class Global(Struct, eq=False):
     """A class or function that the pickle refers to by name: recorded, not imported."""
 
     module: str
@@ -86,8 +85,7 @@ class Global:
         return result
 
 
-@dataclass(slots=True, eq=False)
-class Inert:
+class Inert(Struct, eq=False):
     """An object that a pickle would have built by calling untrusted code: its arguments and state only."""
 
     callee: Global | Inert

@@ -6,9 +6,10 @@ A file that one process wrote has its own part of such a tensor only. Where that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Skipped, Tensor
 from checkpoint_doctor.loaders._pickle.tensors import PickledTensor, dimensions
@@ -48,8 +49,7 @@ DESCRIPTIONS = {
 """Classes that describe how processes share a tensor, in PyTorch 2.0 to 2.13, and the kind of record for each."""
 
 
-@dataclass(slots=True, eq=False)
-class Record:
+class Record(Struct, eq=False):
     """An object of a class that only describes something: its kind, and the state that the pickle sets."""
 
     kind: str
@@ -75,8 +75,7 @@ def make_record(kind: str, *arguments: Any, **keywords: Any) -> Record:
     return Record(kind)
 
 
-@dataclass(eq=False)
-class AssembledTensor(PickledTensor):
+class AssembledTensor(PickledTensor, eq=False):
     """A tensor in several chunks, each of which is a tensor that is stored by itself."""
 
     chunks: tuple[tuple[Chunk, PickledTensor], ...] = ()

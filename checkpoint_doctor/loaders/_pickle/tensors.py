@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
 import numpy as np
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import Skipped, Tensor
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -23,8 +23,7 @@ MOST_AXES = 64
 """The limit of both PyTorch and NumPy."""
 
 
-@dataclass(eq=False)
-class Memory:
+class Memory(Struct, eq=False, dict=True):
     """The bytes of a storage: known by name while the pickle is read, by offset afterwards."""
 
     name: str
@@ -63,8 +62,7 @@ class Memory:
         return True
 
 
-@dataclass(frozen=True, eq=False)
-class PickledStorage:
+class PickledStorage(Struct, frozen=True, eq=False):
     """A range of bytes with an element type: what a persistent id in a pickle refers to."""
 
     memory: Memory
@@ -75,8 +73,7 @@ class PickledStorage:
     """Bytes."""
 
 
-@dataclass(eq=False)
-class PickledTensor:
+class PickledTensor(Struct, eq=False, dict=True):
     """A tensor in an unpickled object. ``as_tensor`` names it and checks it against its storage."""
 
     storage: PickledStorage | None = None

@@ -6,10 +6,11 @@ Every signature is that of the function of the same name in ``torch/_utils.py``,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from checkpoint_doctor.loaders._pickle.objects import Global, RebuiltBytes
 from checkpoint_doctor.loaders._pickle.sharding import rebuild_shared
@@ -23,15 +24,13 @@ from checkpoint_doctor.loaders._pickle.tensors import (
 from checkpoint_doctor.loaders._storage.dtypes import numpy_type
 
 
-@dataclass(frozen=True)
-class ElementType:
+class ElementType(Struct, frozen=True):
     """A ``torch.dtype``."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class StorageType:
+class StorageType(Struct, frozen=True):
     """A storage class. Pickles of PyTorch before 0.4 call it with a list of all its numbers."""
 
     dtype: str
@@ -58,8 +57,7 @@ def storage_type(value: Any) -> StorageType:
     raise TypeError("a storage without a type")
 
 
-@dataclass(frozen=True)
-class Constant:
+class Constant(Struct, frozen=True):
     """A constant of which only the name matters: a layout, a quantization scheme, a memory format."""
 
     name: str

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.loaders._storage.stored_values import StoredValues
@@ -15,8 +15,7 @@ from checkpoint_doctor.statistics.values import Values
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(Struct, frozen=True):
     """A box of a tensor."""
 
     offsets: Shape
@@ -25,8 +24,7 @@ class Chunk:
     """Number of elements along each axis."""
 
 
-@dataclass(frozen=True)
-class PlacedChunk:
+class PlacedChunk(Struct, frozen=True):
     """A box of a tensor with its values, which have the box's shape."""
 
     chunk: Chunk
@@ -148,8 +146,7 @@ class ChunkedValues:
         target[...] = content.reshape(target.shape)
 
 
-@dataclass(frozen=True)
-class _Box:
+class _Box(Struct, frozen=True):
     """Whole rows of a tensor from one index to another along the axis after ``prefix``, which gives the axes before."""
 
     first: int

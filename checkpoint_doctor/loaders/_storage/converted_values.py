@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.loaders._storage.dtypes import COMPLEX32, EXTENDED, numpy_type
@@ -14,20 +14,18 @@ from checkpoint_doctor.sources import Source
 from checkpoint_doctor.statistics.values import Values
 
 
-@dataclass(frozen=True)
-class Conversion:
+class Conversion(Struct, frozen=True):
     """A pair of functions between values as stored and values as PyTorch loads them, both flat."""
 
     decode: Callable[[NDArray], NDArray]
     encode: Callable[[NDArray], NDArray]
 
 
-@dataclass(frozen=True)
-class ConvertedValues:
+class ConvertedValues(Struct, frozen=True):
     """Values that are converted after reading: from the other byte order, from complex32, or by a conjugate bit."""
 
     stored: StoredValues
-    conversions: tuple[Conversion, ...] = field(repr=False)
+    conversions: tuple[Conversion, ...]
     dtype: np.dtype
 
     @property

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.statistics.values import Values
 
 
-@dataclass(frozen=True)
-class ReshapedValues:
+class ReshapedValues(Struct, frozen=True):
     """``Values`` of another shape with the same elements in the same order."""
 
     flat: Values

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.sources import Source
@@ -33,8 +33,7 @@ def count_spanned(shape: Sequence[int], strides: Sequence[int] | None) -> int:
     return sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) + 1
 
 
-@dataclass(frozen=True)
-class StoredValues:
+class StoredValues(Struct, frozen=True):
     """``Values`` of a strided view into the bytes of a source.
 
     The loader checks that every element lies inside the source before it builds one.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
+
+from msgspec import Struct
 
 from checkpoint_doctor.loaders._storage.dtypes import EXTENDED, NATIVE
 from checkpoint_doctor.statistics.values import Values
@@ -16,8 +17,7 @@ WRAPPERS = ("value", "raw_value")
 """Last keys below which NNX keeps the array of a variable."""
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(Struct, frozen=True):
     """An array, or a number, in a nested dictionary."""
 
     path: Path

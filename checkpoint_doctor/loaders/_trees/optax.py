@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import Moments, Optimizer, ParameterGroup, Skipped, Tensor
 from checkpoint_doctor.loaders._trees.leaves import Leaf, Path
@@ -15,8 +16,7 @@ MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "nu_max": "max_exp_avg_sq", "tra
 COUNT, SETTINGS, LEARNING_RATE = "count", "hyperparams", "learning_rate"
 
 
-@dataclass
-class _State:
+class _State(Struct):
     """What stands below one root."""
 
     moments: dict[Path, dict[str, Leaf]] = field(default_factory=dict)

@@ -5,7 +5,7 @@ Python's ``zipfile`` neither gives these offsets nor reports contradictions that
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Flaw
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -21,8 +21,7 @@ MOST_FLAWS = 50
 """Contradictions that are reported one by one; the others are counted."""
 
 
-@dataclass(frozen=True, eq=False)
-class ZipArchive:
+class ZipArchive(Struct, frozen=True, eq=False):
     """An archive's members in the order of their bytes, and what is wrong with it as a container."""
 
     source: Source

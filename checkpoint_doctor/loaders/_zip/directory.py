@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Flaw
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -36,8 +37,7 @@ MEMBER_COST = 4
 LARGEST_DIRECTORY = 64 << 20
 
 
-@dataclass(frozen=True)
-class Directory:
+class Directory(Struct, frozen=True):
     """Where the central directory lies, and the number of its entries, as the end record has them."""
 
     start: int
@@ -47,8 +47,7 @@ class Directory:
     """Bytes before the archive; all recorded offsets count from their end."""
 
 
-@dataclass(frozen=True)
-class CentralEntry:
+class CentralEntry(Struct, frozen=True):
     """A member's entry in the central directory."""
 
     name: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
 from functools import cached_property
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Flaw
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -19,8 +20,7 @@ METHODS = {9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 9
 """Names, for messages, of the compression methods that are not read (APPNOTE 4.4.5)."""
 
 
-@dataclass(frozen=True, eq=False)
-class Member:
+class Member(Struct, frozen=True, eq=False, dict=True):
     """One file inside an archive. Offsets are bytes of the archive's own source."""
 
     name: str
@@ -37,7 +37,7 @@ class Member:
     """Offset of the (compressed) bytes."""
     central_offset: int
     """Offset of the entry in the central directory."""
-    archive: Source = field(repr=False)
+    archive: Source
 
     @property
     def is_stored(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._pickle.sharding import AssembledTensor
@@ -35,8 +36,7 @@ def assemble(metadata: Metadata, pieces: Pieces) -> dict[str, Any]:
     return found
 
 
-@dataclass(frozen=True)
-class Unread:
+class Unread(Struct, frozen=True):
     """An object that is no tensor and cannot be read."""
 
     why: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Flaw, Part
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -34,7 +34,12 @@ def describe_save(name: str, save: Save) -> Checkpoint:
         opcodes=save.opcodes,
     )
     opened = share_tied(describe(archive, FORMAT))
-    opened = replace(opened, parts=(*opened.parts, *save.parts), skipped=(*opened.skipped, *save.skipped))
+    opened = replace(
+        opened,
+        parts=(*opened.parts, *save.parts),
+        skipped=(*opened.skipped, *save.skipped),
+        is_patchable=False,
+    )
     if not opened.tensors and not opened.optimizers and (opened.flaws or opened.skipped):
         reasons = [f"{flaw.member}: {flaw.message}" for flaw in opened.flaws]
         reasons += [f"{each.what}: {each.why}" for each in opened.skipped]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
@@ -13,8 +13,7 @@ from checkpoint_doctor.loaders.distributed.names import find_files, is_metadata,
 from checkpoint_doctor.sources import Folder, Source
 
 
-@dataclass(frozen=True)
-class DistributedLoader:
+class DistributedLoader(Struct, frozen=True):
     """Opens folders with a ``.metadata`` and ``*.distcp`` files. What reads them is imported when there is one."""
 
     name: str = "distributed"

@@ -7,10 +7,12 @@ runs whatever it names; here its classes become records of their state, and noth
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from typing import Any, NoReturn
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import PickledName
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -43,8 +45,7 @@ CLASSES = {
 """The classes of which the pickle consists, besides those of ``sharding.DESCRIPTIONS``, in PyTorch 1.13 to 2.13."""
 
 
-@dataclass(frozen=True)
-class StoredTensor:
+class StoredTensor(Struct, frozen=True):
     """A tensor of the checkpoint: its element type, its shape, and its chunks."""
 
     dtype: str
@@ -52,8 +53,7 @@ class StoredTensor:
     chunks: tuple[Chunk, ...]
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """Where a chunk, or an object that is no tensor, was saved."""
 
     file: str
@@ -63,8 +63,7 @@ class Piece:
     """What was done to the bytes when they were written, such as a compression."""
 
 
-@dataclass
-class Metadata:
+class Metadata(Struct):
     """The contents of a distributed checkpoint."""
 
     entries: dict[str, StoredTensor | None] = field(default_factory=dict)
@@ -140,8 +139,7 @@ def read_metadata(source: Source, member: str = ".metadata") -> Metadata:
     )
 
 
-@dataclass(frozen=True)
-class _Reading:
+class _Reading(Struct, frozen=True):
     """Turns the records of one file into nouns."""
 
     source: Source

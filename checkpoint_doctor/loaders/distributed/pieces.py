@@ -6,8 +6,10 @@ Where tensors were written as safetensors, a file contains one safetensors file 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Flaw, PickledName
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -29,8 +31,7 @@ OpenFile = Callable[[str], Source | None]
 ``UnreadableCheckpoint``."""
 
 
-@dataclass(frozen=True, eq=False)
-class _File:
+class _File(Struct, frozen=True, eq=False):
     """One of the files with the pieces that are recorded in it, in the order of their bytes."""
 
     name: str

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Content, Flaw, Part, PickledName, Skipped
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -19,8 +21,7 @@ from checkpoint_doctor.sources import Folder
 from checkpoint_doctor.text import quantity
 
 
-@dataclass(frozen=True)
-class Save:
+class Save(Struct, frozen=True):
     """What was saved, as one object, and what is wrong with its files."""
 
     root: Mapping[Any, Any]

@@ -5,8 +5,9 @@ Optimizers hold a tied tensor under one of its names, so under the other it woul
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Tensor
 from checkpoint_doctor.loaders._optimizers.matching import COPY

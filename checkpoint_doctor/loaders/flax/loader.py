@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
@@ -17,8 +17,7 @@ LONGEST_BEGINNING = 1 << 16
 """Bytes in which the first array must begin."""
 
 
-@dataclass(frozen=True)
-class FlaxLoader:
+class FlaxLoader(Struct, frozen=True):
     """Opens what ``flax.serialization.to_bytes`` writes: ``*.msgpack``, and the older ``checkpoint_1000``."""
 
     name: str = "flax"

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import prod
 from typing import NoReturn
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -193,8 +193,7 @@ def _join(path: Path, chunks: list[Leaf], shape: tuple[int, ...], source: Source
     return Leaf(path, shape, chunks[0].dtype, _Chunks(tuple(pieces), numpy_type(chunks[0].dtype), shape))
 
 
-@dataclass(frozen=True)
-class _Chunks:
+class _Chunks(Struct, frozen=True):
     """The values of an array that is stored in chunks of its flat form."""
 
     pieces: tuple[Values, ...]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import Content
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -37,8 +38,7 @@ def _patterns(**words: str) -> Mapping[Content, re.Pattern[str]]:
     return {Content[name]: re.compile(pattern) for name, pattern in words.items()}
 
 
-@dataclass(frozen=True)
-class FlatLayout:
+class FlatLayout(Struct, frozen=True):
     """A layout whose files lie directly in the folder and are told apart by their names."""
 
     name: str
@@ -110,8 +110,7 @@ def _find_beside(folder: Folder) -> dict[str, Content]:
     return {name: content for content, pattern in patterns for name in _matching(pattern, folder)}
 
 
-@dataclass(frozen=True)
-class DeepSpeedLayout:
+class DeepSpeedLayout(Struct, frozen=True):
     """The files of DeepSpeed's ranks, or the folder of a library that left saving to it."""
 
     name: str = "deepspeed"
@@ -126,8 +125,7 @@ class DeepSpeedLayout:
         return {**found, **beside} if beside else {}
 
 
-@dataclass(frozen=True)
-class ShardedLayout:
+class ShardedLayout(Struct, frozen=True):
     """What accelerate, and the Trainer through it, save with FSDP: distributed saves in folders of their own."""
 
     name: str = "accelerate"
@@ -141,8 +139,7 @@ class ShardedLayout:
         return {**found, **_find_beside(folder)} if found else {}
 
 
-@dataclass(frozen=True)
-class MegatronLayout:
+class MegatronLayout(Struct, frozen=True):
     """``iter_0001000`` of Megatron-LM: a folder for each model-parallel rank."""
 
     name: str = "megatron"
@@ -152,8 +149,7 @@ class MegatronLayout:
         return megatron.find_ranks(folder)
 
 
-@dataclass(frozen=True)
-class LightningLayout:
+class LightningLayout(Struct, frozen=True):
     """``version_0`` of Lightning's loggers: one checkpoint, with the settings and the metrics beside its folder."""
 
     name: str = "lightning"
@@ -173,8 +169,7 @@ class LightningLayout:
         return {f"checkpoints/{saved[0]}": Content.WEIGHTS, **parts}
 
 
-@dataclass(frozen=True)
-class RlZooLayout:
+class RlZooLayout(Struct, frozen=True):
     """``logs/ppo/CartPole-v1_1`` of the RL Zoo: the agent, and a folder of its name with settings and statistics."""
 
     name: str = "rl-zoo"
@@ -200,8 +195,7 @@ class RlZooLayout:
         return {}
 
 
-@dataclass(frozen=True)
-class RllibLayout:
+class RllibLayout(Struct, frozen=True):
     """An ``Algorithm`` of RLlib: its policies, or since Ray 2.40 the modules and the optimizer of a learner."""
 
     name: str = "rllib"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
@@ -13,8 +14,7 @@ from checkpoint_doctor.plugins.protocols import FoldersOnly
 from checkpoint_doctor.sources import Folder, Source
 
 
-@dataclass(frozen=True)
-class FolderLoader(FoldersOnly):
+class FolderLoader(FoldersOnly, Struct, frozen=True):
     """Opens folders as transformers, PEFT, accelerate, DeepSpeed, the RL Zoo and others write them.
 
     The checkpoint has the format of its weights, whose loader also patches it, or the format of this loader where the
@@ -46,7 +46,8 @@ class FolderLoader(FoldersOnly):
         layout, claimed = find_layout(folder)
         if not claimed:
             raise NotACheckpoint(f"the files of {folder.path} are not one checkpoint", "name a file in it")
-        return open_parts(folder, layout, claimed)
+        opened = open_parts(folder, layout, claimed)
+        return replace(opened, is_patchable=opened.is_patchable and opened.format != self.name)
 
 
 loader = FolderLoader()

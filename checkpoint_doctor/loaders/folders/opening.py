@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Checksum, Content, Flaw, Optimizer, Part, PickledName, Skipped
 from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
@@ -47,8 +49,7 @@ def open_parts(folder: Folder, layout: str, claimed: Claimed) -> Checkpoint:
     return _Opening(folder, claimed).finish(layout)
 
 
-@dataclass
-class _Opening:
+class _Opening(Struct):
     """A folder that is being read, part by part."""
 
     folder: Folder

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Content, Flaw, Part, PickledName, Skipped
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -27,8 +29,7 @@ DESCRIPTIONS = frozenset(
 SLICED = "each holds its slice of the tensors, and no file says along which axis: they are examined rank by rank"
 
 
-@dataclass
-class Ranks:
+class Ranks(Struct):
     """What the ranks saved, as one object, and what is wrong with their files."""
 
     parts: list[Part]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._optimizers.state import LARGEST_COUNT, number_in
@@ -22,8 +23,7 @@ COUNTERS_OF_RLLIB = (*STEPS_OF_RLLIB, "num_env_steps_trained_lifetime", "num_env
 READ = ("config.json", "adapter_config.json", "trainer_state.json")
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """What the text files say."""
 
     architecture: str = ""

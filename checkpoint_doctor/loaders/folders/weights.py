@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import chain
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, Skipped, Tensor
 from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
@@ -28,8 +30,7 @@ Models = Mapping[str, Sequence[Tensor]]
 """Name of each model, empty where there is one, to its tensors."""
 
 
-@dataclass
-class _Model:
+class _Model(Struct):
     """The files of one model."""
 
     name: str

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NoReturn
 
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
@@ -14,8 +14,7 @@ from checkpoint_doctor.loaders.foreign.signatures import name_file
 from checkpoint_doctor.sources import Source
 
 
-@dataclass(frozen=True)
-class ForeignLoader:
+class ForeignLoader(Struct, frozen=True):
     """Recognizes everything and opens nothing."""
 
     name: str = "foreign"

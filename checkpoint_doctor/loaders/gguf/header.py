@@ -8,9 +8,10 @@ the header, which is filled up to the alignment.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from math import prod
 from typing import NoReturn
+
+from msgspec import Struct
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._storage.cursor import Cursor
@@ -36,8 +37,7 @@ LARGEST_SIZE = 1 << 62
 ALIGNMENT = "general.alignment"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A tensor's entry in the header."""
 
     name: str

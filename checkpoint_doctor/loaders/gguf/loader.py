@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Skipped, Tensor
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 MAGIC = b"GGUF"
 
 
-@dataclass(frozen=True)
-class GgufLoader:
+class GgufLoader(Struct, frozen=True):
     """Opens ``*.gguf``. Tensors of plain numbers are read; quantised ones are listed, and their values are not."""
 
     name: str = "gguf"

@@ -9,10 +9,10 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -32,8 +32,7 @@ _ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeE
 """What h5py raises for damaged files."""
 
 
-@dataclass(frozen=True)
-class DataSet:
+class DataSet(Struct, frozen=True):
     """A data set of numbers."""
 
     path: tuple[str, ...]
@@ -46,8 +45,7 @@ class DataSet:
     """Why its values cannot be read; empty where they can."""
 
 
-@dataclass(frozen=True)
-class Contents:
+class Contents(Struct, frozen=True):
     """What an HDF5 file holds."""
 
     datasets: tuple[DataSet, ...]

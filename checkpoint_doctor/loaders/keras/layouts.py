@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import groupby
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import Skipped, Tensor
 from checkpoint_doctor.loaders.keras.hdf5 import Contents, DataSet
@@ -15,8 +16,7 @@ CONTAINER = "layers"
 """The group of the layers in a model of Keras; their keys below it are numbered classes, and not names."""
 
 
-@dataclass
-class Parameters:
+class Parameters(Struct):
     """What a file holds of a model."""
 
     tensors: list[Tensor] = field(default_factory=list)

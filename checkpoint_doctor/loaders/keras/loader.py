@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
@@ -28,8 +28,7 @@ LONGEST_BEGINNING = 1 << 20
 LONGEST_METADATA = 1 << 16
 
 
-@dataclass(frozen=True)
-class KerasLoader:
+class KerasLoader(Struct, frozen=True):
     """Opens ``*.keras``, ``*.weights.h5`` and ``*.h5``."""
 
     name: str = "keras"
@@ -57,6 +56,8 @@ class KerasLoader:
         return self._build(source.name, _read(archive.members[WEIGHTS].source), archive)
 
     def _build(self, path: str, parameters: Parameters, archive: ZipArchive | None = None) -> Checkpoint:
+        from checkpoint_doctor.loaders.keras.hdf5 import PackedValues
+
         rate = parameters.learning_rate
         return Checkpoint(
             path=path,
@@ -68,6 +69,7 @@ class KerasLoader:
             flaws=tuple(archive.flaws) if archive is not None else (),
             checksums=tuple(checksum_of(each) for each in archive.members.values()) if archive is not None else (),
             skipped=tuple(parameters.skipped),
+            is_patchable=any(not isinstance(each.values, PackedValues) for each in parameters.tensors),
         )
 
     def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:

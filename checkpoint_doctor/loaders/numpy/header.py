@@ -7,9 +7,10 @@ on four), the header, a Python dictionary of ``descr``, ``fortran_order`` and ``
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from math import prod
 from typing import NoReturn
+
+from msgspec import Struct
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._storage.dtypes import size_of
@@ -37,8 +38,7 @@ TYPES = {
 _CODE = re.compile(r"[<>|=]?(\w+)")
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(Struct, frozen=True):
     """What the header of an array says."""
 
     code: str

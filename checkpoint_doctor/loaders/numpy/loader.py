@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Skipped, Tensor
 from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
 from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._zip.archive import first_name, is_zip, list_names, open_archive
-from checkpoint_doctor.loaders._zip.member import Member
+from checkpoint_doctor.loaders._zip.member import InflatedMember, Member
 from checkpoint_doctor.sources import Source
 from checkpoint_doctor.sources.budget import TENSORS
 from checkpoint_doctor.text import quantity, shown
@@ -24,8 +25,7 @@ SIGNATURE = b"\x93NUMPY"
 ENDING = ".npy"
 
 
-@dataclass(frozen=True)
-class NumpyLoader:
+class NumpyLoader(Struct, frozen=True):
     """Opens what ``numpy.savez`` and ``savez_compressed`` write where it is a model, and names other arrays."""
 
     name: str = "numpy"
@@ -77,6 +77,7 @@ class NumpyLoader:
                 flaws=tuple(archive.flaws),
                 checksums=tuple(checksum_of(member) for member in members.values()),
                 skipped=tuple(skipped),
+                is_patchable=_is_patchable(members),
             )
         known = name_parameters({each.name: each.shape for each in tensors if each.is_floating})
         if known is None:
@@ -89,6 +90,7 @@ class NumpyLoader:
             flaws=tuple(archive.flaws),
             checksums=tuple(checksum_of(member) for member in members.values()),
             skipped=tuple(skipped),
+            is_patchable=_is_patchable(members),
         )
 
     def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
@@ -96,6 +98,11 @@ class NumpyLoader:
         from checkpoint_doctor.loaders._patching.in_place import patch_in_place
 
         return patch_in_place(changes)
+
+
+def _is_patchable(members: Mapping[str, Member]) -> bool:
+    """False for what ``numpy.savez_compressed`` writes."""
+    return any(not isinstance(member.source, InflatedMember) for member in members.values())
 
 
 def _as_tensor(name: str, source: Source, header: Header, dtype: str) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
@@ -15,8 +15,7 @@ VERSION = b"\x08"
 """The first byte of a model: the key of its version, which every writer writes first."""
 
 
-@dataclass(frozen=True)
-class OnnxLoader:
+class OnnxLoader(Struct, frozen=True):
     """Opens ``*.onnx``: initializers, and the constants that layers read as weights."""
 
     name: str = "onnx"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from math import prod
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders.onnx.wire import LENGTH, VARINT, Field, Message
@@ -26,8 +27,7 @@ EXTERNAL = 1
 CONSTANT = "Constant"
 
 
-@dataclass
-class Node:
+class Node(Struct):
     """A node of the graph: an operator, and the names of what it reads and writes."""
 
     operator: str = ""
@@ -40,8 +40,7 @@ class Node:
     """The value of a ``Constant``."""
 
 
-@dataclass
-class TensorEntry:
+class TensorEntry(Struct):
     """A ``TensorProto``: its name, type and shape, and where its numbers are."""
 
     message: Message
@@ -60,8 +59,7 @@ class TensorEntry:
     """True for the value of a ``Constant`` node, which mostly is a number or a shape and no weight."""
 
 
-@dataclass
-class Model:
+class Model(Struct):
     """What is read of a model."""
 
     producer: str = ""

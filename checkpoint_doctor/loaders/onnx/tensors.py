@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Skipped
@@ -53,8 +53,7 @@ class Missing(UnreadableCheckpoint):
     """The file with a tensor's bytes is not there."""
 
 
-@dataclass
-class Companions:
+class Companions(Struct):
     """The files beside a model that hold bytes of its tensors, each opened once."""
 
     source: Source

@@ -7,10 +7,10 @@ when it is needed. So a tensor's bytes stay in the file.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -24,8 +24,7 @@ LONGEST_TEXT = 1 << 16
 """Bytes of a name that is read."""
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(Struct, frozen=True):
     """A field of a message."""
 
     number: int
@@ -36,8 +35,7 @@ class Field:
     """Bytes of a field with a length."""
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(Struct, frozen=True):
     """A message in a range of a source."""
 
     source: Source

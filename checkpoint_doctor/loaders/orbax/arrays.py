@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -78,12 +78,11 @@ def _as_leaf(path: tuple[str, ...], store: Any) -> Leaf:
     return Leaf(path, shape, dtype, _StoreValues("/".join(path), store, shape, numpy_type(dtype)))
 
 
-@dataclass(frozen=True)
-class _StoreValues:
+class _StoreValues(Struct, frozen=True):
     """The values of an array that tensorstore reads, some rows at a time."""
 
     name: str
-    store: Any = field(repr=False)
+    store: Any
     shape: tuple[int, ...]
     dtype: np.dtype
 

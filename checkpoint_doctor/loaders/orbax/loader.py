@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Flaw, Part, Patch, Tensor
@@ -26,8 +27,7 @@ UNNAMED = ("default", "state")
 """Items whose name says nothing where they are the only one."""
 
 
-@dataclass(frozen=True)
-class OrbaxLoader(FoldersOnly):
+class OrbaxLoader(FoldersOnly, Struct, frozen=True):
     """Opens what Orbax's checkpointers write, by themselves or as a step of a ``CheckpointManager``."""
 
     name: str = "orbax"
@@ -65,6 +65,7 @@ class OrbaxLoader(FoldersOnly):
             opened,
             step=opened.step if opened.step is not None else step,
             parts=tuple(_list_parts(items)),
+            is_patchable=False,
             flaws=tuple(Flaw(f"its array {leaf.name} cannot be read: {leaf.problem}", leaf.name) for leaf in lost),
         )
 

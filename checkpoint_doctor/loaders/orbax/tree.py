@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NoReturn
+
+from msgspec import Struct
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources import Folder, Source, read_json
@@ -19,8 +20,7 @@ ARRAYS = ("jax.Array", "np.ndarray", "scalar")
 """Types of values that are stored as arrays."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """An array of the tree."""
 
     path: tuple[str, ...]
@@ -33,8 +33,7 @@ class Entry:
         return ".".join(self.path)
 
 
-@dataclass(frozen=True)
-class Tree:
+class Tree(Struct, frozen=True):
     """What the metadata of one item say."""
 
     folder: Folder

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Any, NoReturn, TypeGuard
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Flaw
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -57,8 +58,7 @@ The name is ``None`` for types whose elements are smaller than a byte, which are
 """
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A tensor's entry in the header."""
 
     name: str

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, Patch, Skipped, Tensor
@@ -19,8 +19,7 @@ MOST_SHARDS = 1000
 """Every shard stays open while its tensors may be read; the largest published models have about 200."""
 
 
-@dataclass(frozen=True)
-class SafetensorsLoader:
+class SafetensorsLoader(Struct, frozen=True):
     """Opens ``*.safetensors`` and ``*.safetensors.index.json``."""
 
     name: str = "safetensors"
@@ -66,8 +65,7 @@ class SafetensorsLoader:
         return rename_shards(source.read(0, source.size).decode("utf-8"), renamed).encode("utf-8")
 
 
-@dataclass(eq=False)
-class _Shard:
+class _Shard(Struct, eq=False):
     """The contents of one shard, or of several."""
 
     names: set[str]

@@ -8,9 +8,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import PickledName, Skipped
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -44,8 +45,7 @@ RUNTIME = frozenset(_RUNTIME.split())
 """Attributes that describe the state of a run and not its settings."""
 
 
-@dataclass(frozen=True, eq=False)
-class Settings:
+class Settings(Struct, frozen=True, eq=False):
     """The contents of ``data``."""
 
     plain: Mapping[str, Any] = field(default_factory=dict)

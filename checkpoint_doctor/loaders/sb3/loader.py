@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Checksum, Flaw, Optimizer, Patch, PickledName, Skipped, Tensor
@@ -25,8 +25,7 @@ POLICY = "policy.pth"
 OPTIMIZER_ENDING = "optimizer.pth"
 
 
-@dataclass(frozen=True)
-class StableBaselines3Loader:
+class StableBaselines3Loader(Struct, frozen=True):
     """Opens what ``model.save()`` of Stable-Baselines3 and sb3-contrib writes."""
 
     name: str = "sb3"
@@ -58,8 +57,7 @@ class StableBaselines3Loader:
         return patch_in_place(changes)
 
 
-@dataclass
-class _Opening:
+class _Opening(Struct):
     """A zip that is being read, member by member."""
 
     archive: ZipArchive

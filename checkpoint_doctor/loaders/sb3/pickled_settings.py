@@ -6,8 +6,9 @@ They are read by the pickle machine with an empty table, so every global in them
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import PickledName
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -23,8 +24,7 @@ LARGEST_STRUCTURE = 10_000
 """Objects that are searched for the numbers of one schedule; the largest published one has about 50."""
 
 
-@dataclass(frozen=True, eq=False)
-class Pickled:
+class Pickled(Struct, frozen=True, eq=False):
     """The contents of one pickle among the settings."""
 
     root: Any

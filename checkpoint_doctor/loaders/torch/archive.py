@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import Flaw, PickledName
 from checkpoint_doctor.errors import NotACheckpoint, UnknownFormat, UnreadableCheckpoint
@@ -38,8 +39,7 @@ JOBLIB_ARRAY = ("joblib.numpy_pickle", "NumpyArrayWrapper")
 """The class of which joblib writes an object before the raw bytes of an array; a pickle cannot be read beyond them."""
 
 
-@dataclass(frozen=True, eq=False)
-class Archive:
+class Archive(Struct, frozen=True, eq=False):
     """The contents of a PyTorch container."""
 
     name: str

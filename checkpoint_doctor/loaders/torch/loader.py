@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer, Patch, Skipped, Tensor
@@ -42,8 +42,7 @@ VERSIONS = {
 }
 
 
-@dataclass(frozen=True)
-class TorchLoader:
+class TorchLoader(Struct, frozen=True):
     """Opens what ``torch.save``, ``torch.export.save`` and ``pickle`` write."""
 
     name: str = "torch"

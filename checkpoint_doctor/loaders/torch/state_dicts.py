@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.errors import UnreadableCheckpoint
@@ -56,8 +57,7 @@ SEARCHED = (*CONTAINERS, PickledTensor, PickledStorage)
 """What is not passed over: a log of a million numbers takes no more than a look at each."""
 
 
-@dataclass(frozen=True)
-class StateDict:
+class StateDict(Struct, frozen=True):
     """A model's tensors by their keys."""
 
     path: str
@@ -67,8 +67,7 @@ class StateDict:
     """True for single tensors beside whole state dicts."""
 
 
-@dataclass(frozen=True)
-class FoundOptimizer:
+class FoundOptimizer(Struct, frozen=True):
     """An optimizer's state dict, or a whole pickled optimizer."""
 
     path: str
@@ -76,8 +75,7 @@ class FoundOptimizer:
     kind: str | None = None
 
 
-@dataclass
-class Contents:
+class Contents(Struct):
     """The state dicts and optimizers in an unpickled object."""
 
     state_dicts: list[StateDict] = field(default_factory=list)

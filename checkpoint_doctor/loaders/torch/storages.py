@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Flaw
 from checkpoint_doctor.loaders._pickle.tensors import Memory, PickledStorage
@@ -18,8 +19,7 @@ LARGEST_STORAGE = 1 << 59
 """Elements of a storage."""
 
 
-@dataclass(frozen=True)
-class StorageId:
+class StorageId(Struct, frozen=True):
     """A persistent id ``("storage", type, key, location, number of elements, …)``."""
 
     dtype: str

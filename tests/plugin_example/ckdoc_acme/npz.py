@@ -49,7 +49,7 @@ class NpzLoader:
                 tensors.append(Tensor(name, array.shape, array.dtype.name, InMemory(array)))
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise UnreadableCheckpoint(f"{source.name} is damaged: {error}", "copy or download it again") from None
-        return Checkpoint(source.name, self.name, tuple(tensors), skipped=tuple(skipped))
+        return Checkpoint(source.name, self.name, tuple(tensors), skipped=tuple(skipped), is_patchable=False)
 
     def patch(self, checkpoint, changes):
         """See ``Loader.patch``."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import Content
 
@@ -20,8 +21,7 @@ FOLDER = re.compile(r"global_step\d+|pytorch_model(_\d+)?")
 """The folders in which DeepSpeed, and accelerate through it, save a checkpoint."""
 
 
-@dataclass
-class ModelRank:
+class ModelRank(Struct):
     """The files of one model-parallel rank, by the data-parallel rank that wrote them."""
 
     number: int

@@ -8,10 +8,11 @@ Padding is never initialized, so nothing of it may be read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
 from typing import Any
+
+from msgspec import Struct
 
 from checkpoint_doctor.loaders._pickle.objects import Inert
 from checkpoint_doctor.loaders._pickle.tensors import dimensions
@@ -23,8 +24,7 @@ Shapes = Sequence[Mapping[str, tuple[int, ...]]]
 """Name of each parameter to its shape, by group."""
 
 
-@dataclass(frozen=True)
-class Stretch:
+class Stretch(Struct, frozen=True):
     """Elements of a parameter that lie in a row."""
 
     rank: int
@@ -34,8 +34,7 @@ class Stretch:
     length: int
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(Struct, frozen=True):
     """A parameter and where its elements are, in their order."""
 
     name: str

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
+
+from msgspec import Struct
 
 from checkpoint_doctor.loaders._pickle.flattened import cut, join
 from checkpoint_doctor.loaders._pickle.modules import attributes_of
@@ -19,8 +20,7 @@ _STATE = ("base_optimizer_state", "optimizer_state_dict")
 """Keys of the state of the optimizer around which ZeRO is: those of ZeRO 1 and 2, and that of ZeRO 3."""
 
 
-@dataclass(frozen=True)
-class Stitched:
+class Stitched(Struct, frozen=True):
     """What the ranks have together."""
 
     module: Mapping[str, Any]

@@ -1,0 +1,46 @@
+"""What the shell offers when the tab key is pressed: rules, causes and formats, with a word about each."""
+
+from __future__ import annotations
+
+Offer = tuple[str, str]
+"""A word, and its description; bash shows the word alone."""
+
+
+def complete_explained() -> list[Offer]:
+    """Return what ``ckdoc explain`` takes: codes and names of rules, and names of causes."""
+    from checkpoint_doctor.plugins.catalogue import discover
+
+    catalogue = discover()
+    return [
+        *((rule.code, rule.name) for rule in catalogue.rules),
+        *((rule.name, rule.code) for rule in catalogue.rules),
+        *((cause.name, cause.summary) for cause in catalogue.causes),
+    ]
+
+
+def complete_rules() -> list[Offer]:
+    """Return what selects rules: codes, families and names."""
+    from checkpoint_doctor.plugins.catalogue import discover
+    from checkpoint_doctor.plugins.explanation import name_family
+
+    rules = discover().rules
+    families = {rule.family: name_family(rule) for rule in rules}
+    return [
+        *families.items(),
+        *((rule.code, rule.name) for rule in rules),
+        *((rule.name, rule.code) for rule in rules),
+    ]
+
+
+def complete_formats() -> list[Offer]:
+    """Return the names of the installed reporters, and the packages that they come from."""
+    from checkpoint_doctor.plugins.catalogue import REPORTERS
+    from checkpoint_doctor.plugins.entry_points import find_entry_points
+
+    found = [(each.name, each.distribution) for each in find_entry_points(REPORTERS) if each.group == REPORTERS]
+    return sorted(dict(found).items())
+
+
+def complete_reports() -> list[Offer]:
+    """Return the beginnings of ``--report FORMAT=FILE``."""
+    return [(f"{name}=", package) for name, package in complete_formats()]

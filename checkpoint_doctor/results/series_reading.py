@@ -1,0 +1,78 @@
+"""Earlier reports in place of their checkpoints: the figures of a series from what a scan wrote down."""
+
+from __future__ import annotations
+
+from math import nan
+
+from checkpoint_doctor.checkpoint.series import Point, TensorFigures
+from checkpoint_doctor.checkpoint.series_builder import TensorOutline
+from checkpoint_doctor.checkpoint.series_figures import Measured
+from checkpoint_doctor.checkpoint.series_order import Heading
+from checkpoint_doctor.results.report import Examination, TensorRecord
+
+DORMANT_UNITS = "NET001"
+"""Code of the rule whose findings list the units that receive no gradient."""
+
+
+def head_examination(examination: Examination) -> Heading:
+    """Return what the order of a series needs of a checkpoint, from its report."""
+    updates = max((tensor.updates for tensor in examination.tensors if tensor.updates), default=None)
+    shapes = {tensor.name: tensor.shape for tensor in examination.tensors if tensor.tied_to is None}
+    return Heading(examination.path, shapes, step=examination.step, updates=updates)
+
+
+def point_of(examination: Examination) -> Point:
+    """Return a checkpoint's place in a series, from its report."""
+    settings = {
+        name: value
+        for name, value in examination.hyperparameters.items()
+        if isinstance(value, (bool, int, float, str)) and len(str(value)) <= 80
+    }
+    return Point(examination.path, examination.step, head_examination(examination).updates, settings)
+
+
+def outlines_of(examination: Examination) -> list[TensorOutline]:
+    """Return what does not change about the tensors of a checkpoint, from its report."""
+    return [
+        TensorOutline(
+            name=tensor.name,
+            shape=tensor.shape,
+            dtype=tensor.dtype,
+            kind=tensor.kind,
+            layer=tensor.layer,
+            is_statistic=tensor.is_statistic,
+        )
+        for tensor in examination.tensors
+        if tensor.tied_to is None
+    ]
+
+
+def figures_of(examination: Examination) -> dict[str, Measured]:
+    """Return the figures of a series that a report holds. It does not say what changed between checkpoints."""
+    dormant = {
+        finding.layer: finding.evidence["units"]
+        for finding in examination.findings
+        if finding.code == DORMANT_UNITS and isinstance(finding.evidence.get("units"), list)
+    }
+    return {
+        tensor.name: Measured(_figures(tensor, dormant.get(tensor.layer)))
+        for tensor in examination.tensors
+        if tensor.tied_to is None
+    }
+
+
+def _figures(tensor: TensorRecord, dormant: list[int] | None) -> TensorFigures:
+    def known(value: float | int | None) -> float:
+        return nan if value is None else float(value)
+
+    is_weight = len(tensor.shape) > 1
+    return TensorFigures(
+        zero_fraction=tensor.zeros / tensor.size if tensor.size else 0.0,
+        nonfinite=float(tensor.nonfinite),
+        norm=known(tensor.norm),
+        dormant_fraction=len(dormant) / tensor.shape[0] if dormant is not None and is_weight else nan,
+        input_rms=known(tensor.input_rms),
+        gradient_rms=known(tensor.gradient_rms),
+        update_ratio=known(tensor.update_ratio),
+        updates=known(tensor.updates),
+    )

@@ -1,0 +1,191 @@
+"""What a comparison found: the series of each run, what changed in it and when that began, and what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from checkpoint_doctor.checkpoint import Skipped
+from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.report import RULE_CRASHED, Examination, Verdict
+from checkpoint_doctor.sources import Unsearched
+from checkpoint_doctor.text import quantity
+
+Values = tuple[float | None, ...]
+"""One value a checkpoint; ``None`` where it is not known."""
+
+
+@dataclass(frozen=True)
+class PointRecord:
+    """One checkpoint of a series."""
+
+    path: str
+    step: int | None
+    updates: int | None
+    verdict: Verdict
+    """Of the checkpoint by itself, as a scan judges it."""
+    algorithm: str | None = None
+    format: str | None = None
+    diagnoses: tuple[Diagnosis, ...] = ()
+    """Those that count; their ``explains`` are empty, since the findings are not kept."""
+    findings: tuple[Finding, ...] = ()
+    """Warnings and errors that count and that no diagnosis explains."""
+    keys: frozenset[tuple[str, str | None]] = frozenset()
+    """Code and subject of all its warnings and errors, explained or not."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TensorRow:
+    """One tensor through a series."""
+
+    name: str
+    layer: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str
+    is_statistic: bool
+    zero_fraction: Values
+    nonfinite: Values
+    norm: Values
+    change: Values
+    """Norm of the difference to the checkpoint before over the norm; ``None`` for the first one."""
+    still_fraction: Values
+    dormant_fraction: Values
+    vanished_fraction: Values
+    input_rms: Values
+    gradient_rms: Values
+    update_ratio: Values
+    updates: Values
+
+
+@dataclass(frozen=True)
+class Illness:
+    """A diagnosis, or a finding that no diagnosis explains, through a series."""
+
+    name: str
+    """The cause, or the rule's code and name."""
+    subject: str | None
+    severity: Severity
+    """The worst that it had."""
+    certainty: Certainty | None
+    """Of a diagnosis, where it was last seen."""
+    message: str
+    """What was said of it where it was last seen."""
+    began: int
+    """Position of the first checkpoint that has it."""
+    gone: int | None
+    """Position of the checkpoint from which on none has it; ``None`` where the last one still has it."""
+    seen: tuple[int, ...] = ()
+    """Positions of all checkpoints that have it."""
+
+
+@dataclass(frozen=True)
+class SettingRow:
+    """A setting that is not the same in all checkpoints of a series."""
+
+    name: str
+    values: tuple[Any, ...]
+    """One plain value a checkpoint; ``None`` where it has none."""
+
+
+@dataclass(frozen=True)
+class SeriesRecord:
+    """What was found in the checkpoints of one run."""
+
+    ordered_by: str
+    points: tuple[PointRecord, ...]
+    tensors: tuple[TensorRow, ...]
+    findings: tuple[Finding, ...] = ()
+    """Those of the trend rules, and those that the last checkpoint has by itself (warnings and errors); each with
+    ``onset_step`` and ``onset_path`` in its evidence. The worst first."""
+    illnesses: tuple[Illness, ...] = ()
+    """Diagnoses over time, the worst first."""
+    settings: tuple[SettingRow, ...] = ()
+    appeared: tuple[str, ...] = ()
+    """Tensors that the last checkpoint has and the first has not, or in another shape."""
+    vanished: tuple[str, ...] = ()
+    """Tensors that the first checkpoint has and the last has not, or in another shape."""
+    left_out: tuple[Skipped, ...] = ()
+    """Checkpoints that were looked at for this series and do not belong to it, and why."""
+    unreadable: tuple[Examination, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """Sentences about the series: steps that run backwards, figures that come from reports."""
+
+    @property
+    def is_pair(self) -> bool:
+        """True for two checkpoints: a difference and no development."""
+        return len(self.points) == 2
+
+    @property
+    def counted(self) -> Iterator[Finding]:
+        """The findings that are neither hidden nor in preview."""
+        return (finding for finding in self.findings if finding.counts)
+
+    def onset_of(self, finding: Finding) -> int | None:
+        """Return the position of the checkpoint at which a finding began."""
+        path = finding.evidence.get("onset_path")
+        return next((place for place, point in enumerate(self.points) if point.path == path), None)
+
+
+@dataclass(frozen=True)
+class SeriesReport:
+    """What a comparison found."""
+
+    series: tuple[SeriesRecord, ...]
+    rules: int
+    """How many rules were asked, those about series and those about each checkpoint."""
+    fail_on: Severity | None = Severity.ERROR
+    unreadable: tuple[Examination, ...] = ()
+    """What could not be read, of all series and of none."""
+    left_out: tuple[Skipped, ...] = ()
+    """What could be read and belongs to no series, and why."""
+    passed_over: tuple[Skipped, ...] = ()
+    """Files that a search came across and that are no checkpoints."""
+    unsearched: tuple[Unsearched, ...] = ()
+    remarks: tuple[Finding, ...] = ()
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """All findings that count."""
+        return [finding for each in self.series for finding in each.counted] + [
+            finding for finding in self.remarks if finding.counts
+        ]
+
+    @property
+    def lasting(self) -> Sequence[Illness]:
+        """The illnesses that a last checkpoint still has."""
+        return [illness for each in self.series for illness in each.illnesses if illness.gone is None]
+
+    @property
+    def failed(self) -> bool:
+        """True where a finding, or an illness of a last checkpoint, is at or above ``fail_on``."""
+        if self.fail_on is None:
+            return False
+        worst = [each.severity for each in self.findings] + [each.severity for each in self.lasting]
+        return any(severity >= self.fail_on for severity in worst)
+
+    @property
+    def is_complete(self) -> bool:
+        """True where every checkpoint was read, every folder searched, and no rule crashed."""
+        crashed = any(finding.code == RULE_CRASHED for finding in self.findings)
+        return not (self.unreadable or crashed or any(not each.on_purpose for each in self.unsearched))
+
+    @property
+    def summary_line(self) -> str:
+        """What was compared and found, as in ``1 series, 12 checkpoints, 32 tensors, 80 rules, 2 findings``."""
+        left_out = len(self.left_out) + sum(len(each.left_out) for each in self.series)
+        return ", ".join(
+            [
+                f"{len(self.series):,} series",
+                quantity(sum(len(each.points) for each in self.series), "checkpoint"),
+                quantity(sum(len(each.tensors) for each in self.series), "tensor"),
+                quantity(self.rules, "rule"),
+                quantity(len(self.findings), "finding"),
+                *([f"{len(self.unreadable):,} unreadable"] if self.unreadable else []),
+                *([f"{left_out:,} left out"] if left_out else []),
+                *([f"{quantity(len(self.passed_over), 'other file')} passed over"] if self.passed_over else []),
+            ]
+        )

@@ -1,0 +1,250 @@
+"""The page: one self-contained, well-formed file in which every text from a checkpoint stays text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from msgspec.structs import replace
+from sample_reports import CLINIC, DIAGNOSED, HEALTHY, ILL, REPORTS, RULES, record
+from test_hostile_names import reports
+from test_outputs import ckdoc
+
+from checkpoint_doctor import discover, scan
+from checkpoint_doctor.reporters.html.reporter import reporter
+from checkpoint_doctor.results.findings import Finding, Severity
+from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.statistics.histogram import BINS, count_values
+from checkpoint_doctor.statistics.tensors import measure
+from checkpoint_doctor.statistics.values import InMemory
+from checkpoint_doctor.testing import check_reporter
+
+VOID = {"meta", "link", "input", "br", "hr", "img"}
+HEADING = re.compile("h[1-6]")
+
+
+class Reader(HTMLParser):
+    """Reads a page as a browser does, and fails where an element is not closed in its place."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        assert len({name for name, _ in attributes}) == len(attributes), "an attribute stands twice"
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, tag
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    def find(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def render(report: Report) -> str:
+    return reporter.render(report, RULES, Page())
+
+
+def check_page(page: str) -> Reader:
+    """Check what every page must be: well-formed, self-contained, and in order for those who do not see it."""
+    read = Reader(page)
+    tags = Counter(tag for tag, _ in read.elements)
+    assert tags["main"] == tags["header"] == tags["footer"] == tags["h1"] == 1
+    identifiers = [str(each["id"]) for _, each in read.elements if "id" in each]
+    assert len(identifiers) == len(set(identifiers))
+    for _, each in read.elements:
+        assert not any(name.startswith("on") or name in ("style", "srcset") for name in each)
+        for name in ("src", "href", "action"):
+            assert str(each.get(name, "#")).startswith(("#", "data:,")), each
+        if str(each.get("href", "")).startswith("#"):
+            assert str(each["href"])[1:] in identifiers
+        assert {str(each[name]) for name in ("aria-labelledby",) if name in each} <= set(identifiers)
+    levels = [int(tag[1]) for tag, _ in read.elements if HEADING.fullmatch(tag)]
+    assert all(after <= before + 1 for before, after in pairwise(levels)), levels
+    assert tags["table"] == tags["caption"]
+    assert all(each.get("scope") in ("col", "row") for each in read.find("th"))
+    assert all(each.get("aria-label") for each in read.find("svg") if each.get("role") == "img")
+    assert all(each.get("role") == "img" or each.get("aria-hidden") or "x" in each for each in read.find("svg"))
+    return read
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_every_report_is_a_page(name: str) -> None:
+    page = render(REPORTS[name])
+    check_page(page)
+    assert page == render(REPORTS[name])
+    page.encode()
+
+
+def test_it_keeps_the_protocol_of_reporters() -> None:
+    check_reporter(reporter)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(report=reports())
+def test_whatever_a_file_says_stays_text(report: Report) -> None:
+    read = check_page(render(report))
+    assert len(read.find("script")) == len(read.find("style")) == 1
+
+
+def test_a_tensor_that_is_called_like_a_script_stays_text() -> None:
+    name = '<script>alert(1)</script>"onload="alert(2)\u202e'
+    finding = Finding("ZER003", "zero-bias", Severity.ERROR, "all `<b>` zero", tensor=name, layer=name)
+    checkpoint = Examination(
+        f"runs/{name}.pt",
+        "torch",
+        Verdict.ILL,
+        layers=1,
+        tensors=(record(name, (2, 2), name, zeros=4, norm=0.0),),
+        findings=(finding,),
+    )
+    page = render(Report((checkpoint,), rules=1))
+    read = check_page(page)
+    assert len(read.find("script")) == 1
+    assert "alert(1)" not in re.sub("&lt;script&gt;alert\\(1\\)", "", page)
+    assert 'onload="' not in page
+    assert "<script>alert(1)</script>" in "".join(read.text), "it is shown as it is called"
+
+
+def test_the_policy_allows_the_style_and_the_script_of_the_page_and_nothing_else() -> None:
+    page = render(CLINIC)
+    [policy] = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert policy.startswith("default-src 'none';")
+    for tag in ("style", "script"):
+        [content] = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert "unsafe" not in policy
+
+
+def test_the_diagnosis_comes_before_the_findings_and_these_before_the_network() -> None:
+    text = " ".join("".join(Reader(render(Report((DIAGNOSED,), rules=41))).text).split())
+    order = ["ILL", "overwritten", "proven", "What to do", "Findings without a known cause", "The network"]
+    places = [text.upper().index(words.upper()) for words in order]
+    assert places == sorted(places)
+    assert "model.policy.load_state_dict(best)" in text, "the line of code to write"
+    assert "Why it matters" in text, "the rules are explained on the page"
+
+
+def test_many_checkpoints_have_an_overview_with_the_worst_first() -> None:
+    healthy = [replace(HEALTHY, path=f"runs/step_{number}.zip") for number in range(40)]
+    read = check_page(render(Report((*healthy, ILL), rules=3)))
+    rows = [text for text in read.text if text.startswith("runs/")]
+    assert rows[0] == ILL.path
+    assert {f"runs/step_{number}.zip" for number in range(40)} <= set(rows)
+    assert "#c1" in [each.get("href") for each in read.find("a")]
+    assert "#c2" not in [each.get("href") for each in read.find("a")], "healthy ones are listed, and no more"
+
+
+def test_a_series_of_two_hundred_ill_checkpoints_stays_below_a_megabyte() -> None:
+    tensors = tuple(record(f"net.{number}.weight", (64, 64), f"net.{number}") for number in range(60))
+    findings = tuple(
+        replace(ILL.findings[-1], tensor=f"net.{number}.bias", layer=f"net.{number}", advice=f"look at {number}")
+        for number in range(60)
+    )
+    ill = [replace(ILL, path=f"runs/{number}.zip", tensors=tensors, findings=findings) for number in range(200)]
+    page = render(Report(tuple(ill), rules=3))
+    assert len(page.encode()) < 1_000_000
+    read = check_page(page)
+    assert sum(str(each.get("class")) == "checkpoint" for each in read.find("section")) == 200
+
+
+def test_a_network_of_ten_thousand_layers_is_folded() -> None:
+    tensors = tuple(record(f"net.{number}.weight", (8, 8), f"net.{number}") for number in range(10_000))
+    read = check_page(render(Report((replace(ILL, tensors=tensors),), rules=3)))
+    assert len(read.find("rect")) <= 200
+    assert len(read.find("tr")) < 200
+
+
+def test_ten_thousand_checkpoints_are_a_page_that_can_be_mailed() -> None:
+    ill = tuple(replace(ILL, path=f"runs/{number}.zip") for number in range(5_000))
+    page = render(Report(ill + tuple(replace(HEALTHY, path=f"ok/{number}.zip") for number in range(5_000)), rules=3))
+    assert len(page.encode()) < 1_000_000
+    assert "9,000 more are not listed here" in page
+
+
+def test_the_command_writes_it_to_a_file_and_to_a_pipe(tmp_path: Path, fixtures: Path) -> None:
+    file = fixtures / "case_1_head_v6.zip"
+    result = ckdoc(tmp_path, "scan", file, "--format", "html", "--output", tmp_path / "page.html")
+    assert result.returncode == 1
+    piped = ckdoc(tmp_path, "scan", file, "--format", "html")
+    assert piped.returncode == 1
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert piped.stdout == page
+    read = check_page(page)
+    assert "entry_quality_head.1.weight" in read.text
+    assert any("Histogram of entry_quality_head.1.weight" in str(each.get("aria-label")) for each in read.find("svg"))
+
+
+def test_only_a_report_that_draws_histograms_counts_them(fixtures: Path) -> None:
+    file = fixtures / "case_1_head_v6.zip"
+    assert not any(each.histogram for each in scan([file]).checkpoints[0].tensors)
+    drawn = [each for each in scan([file], histograms=True).checkpoints[0].tensors if each.histogram]
+    assert [each.name for each in drawn] == ["entry_quality_head.1.weight"]
+    histogram = drawn[0].histogram
+    assert histogram is not None
+    assert histogram.zeros == 79
+    assert sum(histogram.counts) == 256 - 79
+
+
+def test_a_plain_scan_imports_no_templates(fixtures: Path) -> None:
+    code = f"import sys\nfrom checkpoint_doctor import scan\nscan([{str(fixtures / 'case_5_healthy.pt')!r}])\n"
+    code += "assert not {'jinja2', 'markupsafe', 'watchfiles'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        np.random.default_rng(0).normal(size=10_000).astype(np.float32),
+        np.array([-1.0, 0.0, 0.0, 1.0, np.nan, np.inf]),
+        np.concatenate([np.random.default_rng(0).normal(size=1_000), [1e6, -1e6]]),
+        np.array([1e308, -1e308]),
+        np.array([3, 3, 4], dtype=np.int64),
+        np.full(5, 2.0),
+        np.zeros(7, dtype=np.float16),
+    ],
+    ids=["normal", "odd", "outliers", "huge", "integers", "constant", "zeros"],
+)
+def test_a_histogram_counts_every_finite_value_once(numbers: np.ndarray) -> None:
+    histogram = count_values(InMemory(numbers), measure(InMemory(numbers)))
+    assert histogram is not None
+    assert len(histogram.counts) == BINS
+    assert np.isfinite([histogram.low, histogram.high]).all()
+    assert histogram.zeros == np.count_nonzero(numbers == 0)
+    counted = sum(histogram.counts) + histogram.zeros + histogram.below + histogram.above
+    assert counted == np.isfinite(numbers.astype(np.float64)).sum()
+
+
+def test_there_is_no_histogram_of_what_is_no_number() -> None:
+    for numbers in (np.array([np.nan, np.inf]), np.array([1 + 2j]), np.empty(0)):
+        assert count_values(InMemory(numbers), measure(InMemory(numbers))) is None
+
+
+def test_every_reporter_is_listed_with_the_page() -> None:
+    assert "html" in discover().reporters
