@@ -110,7 +110,7 @@ class Rule(Struct, frozen=True, eq=False, dict=True):
         return read_descriptions(read_sections(self.check, (*SECTIONS, OPTIONS)).get(OPTIONS, ""))
 
     def examine(self, examined: Examined, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
-        """Call the rule with each subject of its kind in a checkpoint, once for all its names, or with what it examines.
+        """Call the rule with each subject of its kind in a checkpoint, once for all its names, or with a series or log.
 
         Raises:
             TypeError: it yields something else than findings.
