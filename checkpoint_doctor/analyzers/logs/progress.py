@@ -72,7 +72,7 @@ def regressing_metric(log: TrainingLog, *, lost: float = 0.5) -> Iterator[Findin
             continue
         position = int(course.levels.starts[top])
         if not course.levels.is_exact:
-            position = course.find_onset(_last_good(course, best, drop))
+            position = _last_good(course, best, drop)
         onset = course.step_at(position)
         where = f"after {write_step(log, onset)}"
         part = f", {drop / gain:.0%} of what it had gained" if gain > 0 else ""
@@ -97,10 +97,11 @@ def _stays_down(course: Course, top: int, best: float, drop: float) -> bool:
 
 
 def _last_good(course: Course, best: float, drop: float) -> int:
-    """Return the position of the last level from which the values fall for good, some levels before it."""
-    levels = course.levels.medians
-    good = np.flatnonzero(levels >= best - drop / 2)
-    return int(course.levels.starts[max(int(good[-1]) - 2, 0)])
+    """Return the last position at which the values, smoothed a little, were still about as good as they ever were."""
+    width = max(1, course.values.size // 120)
+    padded = np.pad(course.values, width, mode="edge")
+    smooth = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * width + 1), axis=1)
+    return int(np.flatnonzero(smooth >= best - 0.15 * drop)[-1])
 
 
 @rule("LOG007", "stalled", Severity.WARNING, on=TrainingLog, part=("metric",))
