@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from checkpoint_doctor.checkpoint import Metric, TrainingLog
 from checkpoint_doctor.checkpoint.metric_meanings import Meaning, find_meaning
@@ -229,6 +231,8 @@ def test_every_format_tells_of_logs(tmp_path: Path) -> None:
         assert "LOG001" in text, name
         if name == "json":
             document = json.loads(text)
+    schema = json.loads((ROOT / "docs" / "log.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(document, schema)
     log, healthy = document["logs"]
     assert (document["schema_version"], log["kind"], log["verdict"]) == (1, "csv", "ill")
     assert log["metrics"][1] == {"name": "loss", "kind": "loss", "count": 8, "first": 9.0, "last": 2.0, "nonfinite": 0}

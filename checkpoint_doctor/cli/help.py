@@ -11,6 +11,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "ckdoc scan model.zip",
         "ckdoc scan runs/ --verbose",
         "ckdoc scan model.pt --format concise",
+        "ckdoc scan model.zip --settings",
         "ckdoc scan models --report junit=ckdoc.xml --fail-on warning",
     ),
     "fix": (

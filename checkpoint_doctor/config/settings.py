@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint.metric_meanings import Meaning
+from checkpoint_doctor.checkpoint.setting_ranges import Range
 from checkpoint_doctor.config.globs import match_path
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.diagnosis import Diagnosis
@@ -83,6 +84,8 @@ class Section(Struct, frozen=True):
     """Patterns of files and folders that a search leaves out."""
     include: tuple[str, ...] | None = None
     """Patterns of the only files that a search takes."""
+    ranges: tuple[Range, ...] = ()
+    """The user's own ranges of settings."""
     meanings: Mapping[str, Meaning] = field(default_factory=dict)
     """Patterns of metrics' names to what they mean."""
 
@@ -186,6 +189,11 @@ class Settings(Struct, frozen=True):
                 if section.hides_diagnosis(ignore, diagnosis, findings, path):
                     return ignore.reason
         return None
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """The user's own ranges of settings, those that count first."""
+        return tuple(each for section in reversed(self.sections) for each in section.ranges)
 
     @property
     def preview(self) -> bool:

@@ -20,6 +20,10 @@ class TerminalReporter:
         """Return the charts with the width of the page, or one line for each checkpoint where that is asked for."""
         if page.resume:
             return "".join(f"{printable(each.path)}: {_answer(each)}\n" for each in report.checkpoints)
+        if page.settings:
+            from checkpoint_doctor.reporters._terminal.settings_table import draw_settings
+
+            return draw_settings(report, page)
         # Importing rich takes longer than a small scan, and the other formats do not need it.
         from checkpoint_doctor.reporters._terminal.chart import draw
 
