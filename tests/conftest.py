@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,12 @@ from checkpoint_doctor.repair import cross_check
 from tests.corpus import HOW_TO_GET_IT, find_corpus
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the package once: hundreds of tests run the command, and each would compile it again."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(ROOT / "checkpoint_doctor", quiet=2)
 
 
 @pytest.fixture(scope="session")
