@@ -67,7 +67,7 @@ class ReviewedSetting(Struct, frozen=True):
 @found_once
 def review_settings(checkpoint: Checkpoint) -> tuple[ReviewedSetting, ...]:
     """Return the settings that the file holds and something is known about, the run's first, then the optimizers'."""
-    return (*_review_run(checkpoint), *_review_optimizers(checkpoint))
+    return (*_review_run(checkpoint), *_review_episodes(checkpoint), *_review_optimizers(checkpoint))
 
 
 def value_of(settings: Mapping[str, Any], name: str) -> float | None:
@@ -129,6 +129,16 @@ def _review_run(checkpoint: Checkpoint) -> Iterator[ReviewedSetting]:
                 ranges = tuple(each for each in ranges if each.kind is not Evidence.SEARCHED)
             verdict, known = judge(value, ranges)
             yield ReviewedSetting(name, value, verdict, known)
+
+
+def _review_episodes(checkpoint: Checkpoint) -> Iterator[ReviewedSetting]:
+    """Yield what the file says of the last episodes: the agent's vital sign."""
+    count = checkpoint.metadata.get("recent_episodes", "")
+    for name in ("mean_episode_reward", "mean_episode_length"):
+        value = checkpoint.metadata.get(name)
+        if value is not None and count:
+            remark = f"of the last {count} episodes in training"
+            yield ReviewedSetting(name.replace("_", " "), float(value), Verdict.FIGURE, remark=remark)
 
 
 def _review_optimizers(checkpoint: Checkpoint) -> Iterator[ReviewedSetting]:
