@@ -1,6 +1,6 @@
 """Trains small networks and agents, healthy and with a fault put into the run, and asks `ckdoc log` about their logs.
 
-    python -m benchmarks.logs [--only NAME] [--keep FOLDER] [--plain]
+    python -m benchmarks.logs [--only NAME] [--keep FOLDER] [--plain] [--seed N]
 
 A fault counts as found where a rule that may speak about it says so as a warning or an error, with an onset within a
 tenth of the run. A healthy run counts as passed where nothing above a note is said.
@@ -25,6 +25,9 @@ from torch import Tensor, nn
 from benchmarks.log_agents import AGENTS
 from checkpoint_doctor.log import examine_logs
 from checkpoint_doctor.results.findings import Severity
+
+OFFSET = [0]
+"""What is added to every seed of a plain run."""
 
 STEPS = 600
 """Updates of a plain run."""
@@ -85,9 +88,9 @@ def classifier(
     optimizer: str = "adam",
 ) -> Path:
     """Train a classifier, with a validation every twentieth step; ``change`` may alter the run before each step."""
-    torch.manual_seed(seed)
-    inputs, labels = _classes(seed + 10, data, noise)
-    held_inputs, held_labels = _classes(seed + 11, 1000, noise)
+    torch.manual_seed(seed + OFFSET[0])
+    inputs, labels = _classes(seed + OFFSET[0] + 10, data, noise)
+    held_inputs, held_labels = _classes(seed + OFFSET[0] + 11, 1000, noise)
     net = nn.Sequential(nn.Linear(16, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 5))
     make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer]
     run: dict[str, Any] = {
@@ -126,7 +129,7 @@ def classifier(
 
 def two_heads(folder: Path, *, fault: float | None = None, seed: int = 0) -> Path:
     """Train two heads on one body; at the fault the second one's labels are reversed in sign in the loss."""
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + OFFSET[0])
     inputs = torch.randn(4000, 16)
     first, second = inputs[:, :4].sin().sum(1, keepdim=True), inputs[:, 4:8].abs().sum(1, keepdim=True)
     body, heads = nn.Sequential(nn.Linear(16, 48), nn.Tanh()), nn.ModuleList([nn.Linear(48, 1), nn.Linear(48, 1)])
@@ -153,7 +156,7 @@ def two_heads(folder: Path, *, fault: float | None = None, seed: int = 0) -> Pat
 
 def autoencoder(folder: Path, *, seed: int = 0) -> Path:
     """Train a variational autoencoder: its KL rises while its reconstruction falls, as it should."""
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + OFFSET[0])
     inputs = torch.randn(4000, 4) @ torch.randn(4, 16)
     encode, decode = nn.Linear(16, 8), nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 16))
     optimizer = torch.optim.Adam([*encode.parameters(), *decode.parameters()], lr=2e-3)
@@ -175,8 +178,8 @@ def autoencoder(folder: Path, *, seed: int = 0) -> Path:
 
 def epochs_table(folder: Path, *, fault: str = "", seed: int = 0) -> Path:
     """Train by epochs and write a table of text, with its header again every ten lines; a fault freezes the network."""
-    torch.manual_seed(seed)
-    inputs, labels = _classes(seed + 10, 1024)
+    torch.manual_seed(seed + OFFSET[0])
+    inputs, labels = _classes(seed + OFFSET[0] + 10, 1024)
     net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
     optimizer = torch.optim.Adam(net.parameters(), lr=0.0 if fault == "frozen" else 1e-3)
     header = f"{'epoch':>6} {'loss':>9} {'acc%':>7} {'grad_norm':>10}"
@@ -303,8 +306,10 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--keep", default="")
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--seed", type=int, default=0, help="added to the seeds of the plain runs")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    OFFSET[0] = arguments.seed
     found = {True: [0, 0], False: [0, 0]}
     with tempfile.TemporaryDirectory() as temporary:
         for run in select(arguments):

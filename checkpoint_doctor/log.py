@@ -27,6 +27,22 @@ from checkpoint_doctor.results.report import Examination, Report, Verdict, judge
 from checkpoint_doctor.scan import Progress, ProgressCallback
 from checkpoint_doctor.text import natural_key
 
+LOGS_BESIDE = ("progress.csv", "metrics.csv", "trainer_state.json", "evaluations.npz", "monitor.csv")
+"""Logs that training libraries write into the folder of a run."""
+
+LARGEST_BESIDE = 64 << 20
+"""Bytes of a log that a scan reads besides; `ckdoc log` reads larger ones."""
+
+_BEARS_ON = {
+    "LOG002": "learning-rate-too-high exploded poisoned-moments unscaled-inputs reward-scale optimizer-settings",
+    "LOG005": "learning-rate-too-high exploded poisoned-moments nonfinite-gradient nonfinite-data corrupted-values",
+    "LOG007": "learning-rate-too-low never-started frozen detached no-gradient dead-relu saturated zero-deadlock",
+    "LOG008": "learning-rate-too-high exploded poisoned-moments nonfinite-gradient nonfinite-data",
+    "LOG009": "learning-rate-too-high optimizer-settings",
+    "LOG010": "learning-rate-too-low schedule never-started",
+}
+"""Rule about logs to the causes that would show themselves so."""
+
 
 def examine_logs(
     paths: Sequence[str | os.PathLike[str]],
@@ -135,3 +151,40 @@ def _within_file(on_progress: ProgressCallback | None, path: str, number: int, o
     total = os.path.getsize(path) if os.path.exists(path) else 0
     on_progress(Progress(path, number, of, 0, 0))
     return lambda read: on_progress(Progress(path, number, of, read, total))
+
+
+def take_up_logs(report: Report, catalogue: Catalogue, config: Config) -> Report:
+    """Return a report whose diagnoses say what the log beside a checkpoint shows of the same illness.
+
+    Only a log that lies in the checkpoint's folder under the name that its library gives it is read, only where there
+    is a diagnosis that it could bear on, and only what it shows up to the checkpoint's step counts. It changes neither
+    causes nor severities.
+    """
+    rules = [rule for rule in catalogue.rules if rule.on is TrainingLog]
+    examinations = tuple(_take_up(each, rules, config) for each in report.checkpoints)
+    return replace(report, checkpoints=examinations)
+
+
+def _take_up(examination: Examination, rules: Sequence[Rule], config: Config) -> Examination:
+    relevant = {cause for causes in _BEARS_ON.values() for cause in causes.split()}
+    if not any(each.counts and each.cause in relevant for each in examination.diagnoses):
+        return examination
+    folder = os.path.dirname(examination.path)
+    path = next((path for name in LOGS_BESIDE if os.path.isfile(path := os.path.join(folder, name))), None)
+    if path is None or os.path.getsize(path) > LARGEST_BESIDE:
+        return examination
+    try:
+        log = read_log(path, meanings=config.meanings)
+    except UnreadableCheckpoint:
+        return examination
+    found = [each for each in examine_log(log, rules, config.for_path(path)).findings if each.counts]
+    step = examination.step
+    seen = [each for each in found if step is None or each.evidence.get("onset_step", 0) <= step]
+    diagnoses = []
+    for diagnosis in examination.diagnoses:
+        words = [each.message for each in seen if diagnosis.cause in _BEARS_ON.get(each.code, "").split()]
+        if words:
+            evidence = {**diagnosis.evidence, "log": f"{os.path.basename(path)}: {'; '.join(words)}"}
+            diagnosis = replace(diagnosis, evidence=evidence)
+        diagnoses.append(diagnosis)
+    return replace(examination, diagnoses=tuple(diagnoses))

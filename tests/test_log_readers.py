@@ -11,16 +11,19 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
 from checkpoint_doctor.checkpoint import Metric, TrainingLog
 from checkpoint_doctor.checkpoint.metric_meanings import Meaning, find_meaning
+from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.log import examine_logs
+from checkpoint_doctor.log import examine_logs, take_up_logs
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.log_opening import read_log
 from checkpoint_doctor.plugins.protocols import LogReporter
 from checkpoint_doctor.results.report import Page
+from checkpoint_doctor.scan import scan
 from checkpoint_doctor.statistics.curves import CurveBuilder
 
 
@@ -255,3 +258,28 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, env=environment)
     assert int(done.stdout) < 100_000, done.stderr
+
+
+def test_a_diagnosis_takes_up_the_log_beside_the_checkpoint(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+    optimizer = torch.optim.Adam(net.parameters(), lr=2.0)
+    records = []
+    for step in range(300):
+        inputs = torch.randn(32, 8)
+        loss = (net(inputs) - inputs.sum(1, keepdim=True)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        records.append(f"{step},{loss.item():.6g}\n")
+    torch.save({"model": net.state_dict(), "optimizer": optimizer.state_dict(), "step": 300}, tmp_path / "model.pt")
+    catalogue = discover()
+    alone = scan([tmp_path / "model.pt"])
+    assert [each.cause for each in alone.diagnoses] == ["learning-rate-too-high"]
+    rising = "".join(f"{step},{0.1 if step < 150 else 5.0 + step / 100}\n" for step in range(600))
+    falling = "".join(f"{step},{9 - step / 100}\n" for step in range(300))
+    for rows, words in ((rising, "metrics.csv: train_loss rises"), (falling, "")):
+        (tmp_path / "metrics.csv").write_text("step,train_loss\n" + rows)
+        [diagnosis] = take_up_logs(alone, catalogue, Config()).diagnoses
+        assert words in diagnosis.evidence.get("log", "")
+        assert ("log" in diagnosis.evidence) is bool(words)

@@ -211,6 +211,29 @@ def test_every_value_is_what_the_library_loads(tmp_path: Path, algorithm: str, o
         assert reviewed["clip_range"] == model.clip_range(1.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("model.json", '{"algorithm": "SAC", "model": {"max_grad_norm": 0.5, "learning_rate": 1.0}, "name": "run"}'),
+        ("hparams.yaml", "max_grad_norm: 0.5\nlearning_rate: 1.0\n"),
+    ],
+)
+def test_settings_beside_the_file(tmp_path: Path, fixtures: Path, name: str, text: str) -> None:
+    (tmp_path / "model.zip").write_bytes((fixtures / "case_2_overwritten.zip").read_bytes())
+    (tmp_path / name).write_text(text)
+    checkpoint = open_checkpoint(tmp_path / "model.zip")
+    assert checkpoint.hyperparameters["learning_rate"] == 5e-3  # the file itself knows better
+    [finding] = findings_of(gradient_clipping, checkpoint)
+    assert "SAC of Stable-Baselines3 has no such argument" in finding.message
+
+
+def test_yaml_that_asks_for_objects_is_left_alone(tmp_path: Path, fixtures: Path) -> None:
+    (tmp_path / "model.zip").write_bytes((fixtures / "case_2_overwritten.zip").read_bytes())
+    (tmp_path / "hparams.yaml").write_text("max_grad_norm: !!python/object/apply:os.system ['touch /tmp/ckdoc_yaml']\n")
+    assert "max_grad_norm" not in open_checkpoint(tmp_path / "model.zip").hyperparameters
+    assert not Path("/tmp/ckdoc_yaml").exists()
+
+
 def test_published_agents_have_no_warning_about_a_tuned_setting(corpus: Path) -> None:
     found = 0
     for path in sorted(corpus.glob("rl-trained-agents/*/*/*.zip")):

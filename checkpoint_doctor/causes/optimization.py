@@ -66,11 +66,12 @@ def learning_rate_too_high(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterat
     is_adaptive = any(
         (optimizer.kind or "").startswith(("Adam", "NAdam", "RAdam", "RMSprop")) for optimizer in checkpoint.optimizers
     )
-    if proof or (grown and rate >= (_HIGH_RATE if is_adaptive else _HIGH_RATE_OF_ANY)):
+    unusual = [each for each in symptoms.of("HYP001", verdict="unusually high") if each not in far]
+    if proof or (grown and unusual) or (grown and rate >= (_HIGH_RATE if is_adaptive else _HIGH_RATE_OF_ANY)):
         yield learning_rate_too_high.claim(
-            proof or grown,
+            proof or [*unusual, *grown],
             ""
-            if proof
+            if proof or unusual
             else f"a learning rate of {rate:.3g} is far above those in use, and what it moved has stopped learning",
             consequences=[*failing_training(symptoms), *symptoms.of("VAL003", "ZER002")],
             certainty=Certainty.PROVEN if proof else Certainty.LIKELY,

@@ -147,6 +147,10 @@ def scan(
             histograms=any(draws_histograms(name, catalogue) for name, _ in outputs),
             with_settings=settings,
         )
+    if result.diagnoses:
+        from checkpoint_doctor.log import take_up_logs
+
+        result = take_up_logs(result, catalogue, configured)
     if known:
         result = _hide_known(result, known, configured, catalogue)
     refuse_outputs(written, result.files)

@@ -20,6 +20,7 @@ from checkpoint_doctor.loaders.sb3.data import Settings, read_settings
 from checkpoint_doctor.loaders.sb3.optimizers import read_named_optimizer
 from checkpoint_doctor.loaders.sb3.versions import read_versions
 from checkpoint_doctor.loaders.torch.archive import Archive, read_archive
+from checkpoint_doctor.loaders.torch.settings_beside import read_settings_beside
 from checkpoint_doctor.sources import Source
 
 POLICY = "policy.pth"
@@ -92,7 +93,7 @@ class _Opening(Struct):
             format="sb3",
             tensors=tuple(self.tensors),
             optimizers=optimizers,
-            hyperparameters=settings.hyperparameters,
+            hyperparameters={**read_settings_beside(source), **settings.hyperparameters},
             algorithm=algorithm,
             step=settings.count("num_timesteps"),
             updates=settings.count("_n_updates"),
