@@ -222,6 +222,20 @@ CASES = {
         gradients.gradient_vanishing,
         {WEIGHT: vanishing(0, 0, 0, 0, 50, 50, 50, 50, scattered=[0] * 8)},
     ),
+    "units of a healthy network that fall asleep slowly": Case(
+        gradients.gradient_vanishing,
+        {
+            WEIGHT: vanishing(
+                *(7.8, 8.5, 15.2, 13.2, 17.6, 19.4, 19.4, 24.2, 23.6, 24.5, 23.2, 25.1),
+                scattered=[5.7, 6.4, 8.9, 7.0, 7.2, 11.1, 6.9, 9.6, 11.1, 7.9, 8.6, 6.3],
+            )
+        },
+    ),
+    "mostly units": Case(
+        gradients.gradient_vanishing,
+        {WEIGHT: vanishing(0, 0, 0, 0, 50, 50, 50, 50, scattered=[0, 0, 0, 0, 10, 10, 10, 10])},
+        {WEIGHT: (WARNING, 500)},
+    ),
     "no reward for a while": Case(
         gradients.gradient_vanishing,
         {WEIGHT: vanishing(0, 0, 0, 0, 100, 100, 100, 100), OTHER: vanishing(0, 0, 0, 0, 100, 100, 100, 100)},
