@@ -17,7 +17,7 @@ import torch
 from conftest import ROOT
 
 from checkpoint_doctor import compare, scan, to_json
-from checkpoint_doctor.errors import NothingToExamine
+from checkpoint_doctor.errors import NothingToExamine, UsageError
 from checkpoint_doctor.results.series_report import SeriesRecord, SeriesReport, TensorRow
 
 SCHEMA = json.loads((ROOT / "docs" / "compare.schema.json").read_text())
@@ -203,6 +203,10 @@ class TestWhatBelongsTogether:
         assert report.series == ()
         assert [each.path for each in report.unreadable] == [str(tmp_path / "missing.pt")]
         assert not report.is_complete
+
+    def test_an_address_that_nothing_reads_is_refused(self) -> None:
+        with pytest.raises(UsageError, match="no library that is installed reads foo://"):
+            compare("foo://bucket/run")
 
 
 class TestADifference:
