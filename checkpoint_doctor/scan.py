@@ -22,6 +22,7 @@ from checkpoint_doctor.results.findings import Finding, by_severity
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict, judge
 from checkpoint_doctor.results.resume import find_resumption
 from checkpoint_doctor.sources import Unsearched
+from checkpoint_doctor.sources.address import is_address
 from checkpoint_doctor.sources.search import Criteria, Found, Uris, find_candidates, list_uris
 from checkpoint_doctor.text import quantity
 
@@ -260,11 +261,14 @@ def measure_checkpoint(
         for optimizer in checkpoint.optimizers
         for moments in optimizer.parameters
     ]
-    work.sort(key=lambda task: -task[0])
+    # A remote file is read from front to back in one request, unless the user asks for several at a time.
+    is_remote = is_address(checkpoint.path)
+    if not is_remote:
+        work.sort(key=lambda task: -task[0])
     # Checksums come last: those of bytes that the passes above read from front to back are known by then.
     work += [(0, check, "flaw") for check in checkpoint.checksums]
     total, done = sum(size for size, _, _ in work), 0
-    jobs = jobs or os.cpu_count() or 1
+    jobs = jobs or (1 if is_remote else os.cpu_count()) or 1
     if jobs < 2 or total < SMALL_CHECKPOINT:
         for _, subject, figure in work:
             getattr(subject, figure)

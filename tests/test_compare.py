@@ -276,6 +276,16 @@ class TestReports:
         [finding] = [each for each in record.counted if each.code == "TRD001"]
         assert (finding.evidence["onset_step"], record.onset_of(finding)) == (4, 3)
 
+    def test_absurd_numbers_in_a_report_crash_nothing(self, tmp_path: Path) -> None:
+        document = to_json(scan(run(tmp_path, [1, 2, 3, 4])))
+        for number, each in enumerate(document["checkpoints"]):
+            each["path"], each["step"] = f"live {number}", number * 10**400
+            each["tensors"][0] |= {"zeros": 10**400, "nonfinite": 10**400, "norm": 10**400, "updates": 10**400}
+        (tmp_path / "absurd.json").write_text(json.dumps(document))
+        report = compare(tmp_path / "absurd.json")
+        assert len(only(report).points) == 4
+        assert report.is_complete
+
     def test_what_is_no_report_is_named(self, tmp_path: Path) -> None:
         run(tmp_path, [1, 2])
         (tmp_path / "bad.json").write_text("{")

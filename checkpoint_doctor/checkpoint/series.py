@@ -46,6 +46,9 @@ class TensorFigures(Struct, frozen=True):
 UNRELATED = 0.9
 """Relative change from which a matrix is another one."""
 
+LARGEST_COUNT = 1 << 62
+"""Steps and updates beyond it count as this many: a report can say anything."""
+
 FIGURES = TensorFigures.__struct_fields__
 """The names of the figures."""
 
@@ -167,7 +170,8 @@ class Series(Struct, frozen=True, eq=False, dict=True):
         for counter in ("updates", "step"):
             counts = [getattr(point, counter) for point in self.points]
             if all(count is not None for count in counts):
-                return np.concatenate(([nan], np.diff(np.array(counts, dtype=np.float64))))
+                limited = [float(max(-LARGEST_COUNT, min(count, LARGEST_COUNT))) for count in counts]
+                return np.concatenate(([nan], np.diff(limited)))
         return np.full(len(self.points), nan)
 
     def place(self, position: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.reporters._order import rank, worst_first
@@ -21,8 +22,10 @@ from checkpoint_doctor.reporters._wording import (
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.report import Alert, Examination, Page, Report, Verdict
-from checkpoint_doctor.results.series_report import SeriesRecord, SeriesReport
 from checkpoint_doctor.text import printable, quantity
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.results.series_report import SeriesRecord, SeriesReport
 
 MOST_BYTES = 1_000_000
 """A job summary on GitHub may have 1 MiB, and other parts of the step may add to it."""
