@@ -345,3 +345,20 @@ def test_whatever_the_files_of_a_series_say_stays_text(name: str) -> None:
 def test_several_short_series_are_one_page(points: int) -> None:
     one = series(points, 2).series[0]
     check_page(reporter.render_series(SeriesReport((one, one), rules=3), RULES, Page()))
+
+
+def test_training_logs_are_a_page_with_the_curves_of_their_metrics(tmp_path: Path, fixtures: Path) -> None:
+    hostile = tmp_path / "<b>.csv"
+    hostile.write_text("step,<script>loss</script>\n" + "".join(f"{step},{step % 7}\n" for step in range(500)))
+    logs = [fixtures / "case_5_log.csv", fixtures / "case_5_log_healthy.csv", hostile]
+    for files in (logs[:1], logs):
+        result = ckdoc(tmp_path, "log", *files, "--format", "html")
+        assert result.returncode == 1, result.stderr
+        read = check_page(result.stdout)
+        assert len(read.find("script")) == 1
+        drawn = [str(each["aria-label"]) for each in read.find("svg") if "aria-label" in each]
+        assert any(
+            label.startswith("discrete_agreement: 38.7 at step 36,000, 40.2 at step 1,023,000, began at step 165,000")
+            for label in drawn
+        )
+    assert any(label.startswith("<script>loss</script>: 0 at step 0") for label in drawn)
