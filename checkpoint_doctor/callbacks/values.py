@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from math import sqrt
 
-from checkpoint_doctor.checkpoint import Checkpoint
+import numpy as np
+
+from checkpoint_doctor.checkpoint import Checkpoint, Tensor
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination
+from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS
 
 DORMANT = "dormant-units"
 
@@ -28,7 +31,7 @@ def summarize(checkpoint: Checkpoint, examination: Examination) -> dict[str, flo
         latest = [tensor for each in checkpoint.gradients for tensor in each.latest.values()]
         size = sum(tensor.size for tensor in latest)
         if size:
-            values["doctor/zero_gradients"] = sum(tensor.statistics.zeros for tensor in latest) / size
+            values["doctor/zero_gradients"] = sum(map(_count_zeros, latest)) / size
     values["doctor/worst_layer"] = _find_worst_layer(examination) or "none"
     return values
 
@@ -53,6 +56,12 @@ def summarize_layers(checkpoint: Checkpoint, examination: Examination) -> dict[s
             squares[layer] = squares.get(layer, 0.0) + norm * norm
     values.update({f"doctor/grad_norm/{name}": sqrt(square) for name, square in squares.items()})
     return values
+
+
+def _count_zeros(tensor: Tensor) -> int:
+    """Count exact zeros alone: a gradient is measured in full only where somebody asks for more."""
+    blocks = tensor.values.blocks(BLOCK_ELEMENTS)
+    return sum(int(block.size - np.count_nonzero(block)) for block in blocks)
 
 
 def _count_dormant(finding: Finding) -> int:
