@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NoReturn, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NoReturn, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -11,8 +11,10 @@ from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
 from checkpoint_doctor.errors import NotACheckpoint
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.report import Page, Report
-from checkpoint_doctor.results.series_report import SeriesReport
 from checkpoint_doctor.sources import Folder, Source
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.results.series_report import SeriesReport
 
 
 class Loader(Protocol):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.json import to_json, write_json
 from checkpoint_doctor.results.report import Page, Report
-from checkpoint_doctor.results.series_report import SeriesReport
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.results.series_report import SeriesReport
 
 
 class JsonReporter:

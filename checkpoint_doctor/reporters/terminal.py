@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.report import Examination, Page, Report
 from checkpoint_doctor.text import printable
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.results.series_report import SeriesReport
 
 
 class TerminalReporter:
@@ -20,6 +24,12 @@ class TerminalReporter:
         from checkpoint_doctor.reporters._terminal.chart import draw
 
         return draw(report, page)
+
+    def render_series(self, report: SeriesReport, rules: Sequence[Rule], page: Page) -> str:
+        """Return a chart of each series with the width of the page."""
+        from checkpoint_doctor.reporters._terminal.series_chart import draw_series
+
+        return draw_series(report, page)
 
 
 def _answer(examination: Examination) -> str:
