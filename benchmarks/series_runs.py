@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -77,15 +76,8 @@ class Saboteur:
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Act before and after every step of an optimizer."""
-        step = optimizer.step
-
-        def sabotaged(*args: Any, **kwargs: Any) -> Any:
-            self.before(optimizer)
-            result = step(*args, **kwargs)
-            self.after()
-            return result
-
-        optimizer.step = sabotaged  # type: ignore[method-assign]
+        optimizer.register_step_pre_hook(lambda *arguments: self.before(optimizer))
+        optimizer.register_step_post_hook(lambda *arguments: self.after())
 
     def before(self, optimizer: torch.optim.Optimizer) -> None:
         """Put faults of the learning rate in."""

@@ -25,9 +25,12 @@ if TYPE_CHECKING:
         Part,
         Patch,
         PickledName,
+        Series,
         Skipped,
         Tensor,
+        TensorSeries,
     )
+    from checkpoint_doctor.compare import compare
     from checkpoint_doctor.config.file import load_config
     from checkpoint_doctor.config.settings import Config
     from checkpoint_doctor.errors import (
@@ -42,12 +45,13 @@ if TYPE_CHECKING:
     from checkpoint_doctor.layers import Kind
     from checkpoint_doctor.plugins.catalogue import Catalogue, Plugin, discover
     from checkpoint_doctor.plugins.cause import Cause, Claim, Symptoms, cause
-    from checkpoint_doctor.plugins.protocols import FolderLoader, Loader, Reporter
+    from checkpoint_doctor.plugins.protocols import FolderLoader, Loader, Reporter, SeriesReporter
     from checkpoint_doctor.plugins.rule import Rule, rule
     from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
     from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
     from checkpoint_doctor.results.json import to_json
     from checkpoint_doctor.results.report import Examination, Page, Report, TensorRecord, Verdict
+    from checkpoint_doctor.results.series_report import SeriesReport
     from checkpoint_doctor.scan import open_checkpoint, scan
     from checkpoint_doctor.sources import Folder, Source, Unsearched
     from checkpoint_doctor.statistics.moments import MomentStatistics
@@ -99,12 +103,16 @@ __all__ = [
     "Reporter",
     "Rule",
     "Safety",
+    "Series",
+    "SeriesReport",
+    "SeriesReporter",
     "Severity",
     "Skipped",
     "Source",
     "Symptoms",
     "Tensor",
     "TensorRecord",
+    "TensorSeries",
     "TensorStatistics",
     "UnreadableCheckpoint",
     "Unsearched",
@@ -113,6 +121,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "cause",
+    "compare",
     "discover",
     "fix",
     "load_config",
@@ -123,6 +132,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "compare": ("compare",),
     "config.file": ("load_config",),
     "config.settings": ("Config",),
     "errors": (
@@ -137,12 +147,13 @@ _HOMES = {
     "layers": ("Kind",),
     "plugins.catalogue": ("Catalogue", "Plugin", "discover"),
     "plugins.cause": ("Cause", "Claim", "Symptoms", "cause"),
-    "plugins.protocols": ("FolderLoader", "Loader", "Reporter"),
+    "plugins.protocols": ("FolderLoader", "Loader", "Reporter", "SeriesReporter"),
     "plugins.rule": ("Rule", "rule"),
     "results.diagnosis": ("Certainty", "Diagnosis", "Prognosis"),
     "results.findings": ("Finding", "Repair", "Safety", "Severity"),
     "results.json": ("to_json",),
     "results.report": ("Examination", "Page", "Report", "TensorRecord", "Verdict"),
+    "results.series_report": ("SeriesReport",),
     "scan": ("open_checkpoint", "scan"),
     "sources": ("Folder", "Source", "Unsearched"),
     "statistics.moments": ("MomentStatistics",),
@@ -153,7 +164,7 @@ _HOMES = {
 
 
 class _FrontDoor(ModuleType):
-    """A package in which ``scan``, ``fix``, ``rule`` and ``cause`` stay functions, whichever module was imported first.
+    """A package in which its functions (``scan``, ``compare``, ``rule`` …) stay functions, whichever module came first.
 
     Python binds a submodule to its package once it is loaded, and ``scan`` is the name of both.
     """

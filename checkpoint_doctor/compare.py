@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Series, Skipped
 from checkpoint_doctor.checkpoint.series_builder import (
@@ -36,6 +38,7 @@ from checkpoint_doctor.scan import (
     within_file,
 )
 from checkpoint_doctor.sources import Unsearched
+from checkpoint_doctor.sources.search import Uris, list_uris
 from checkpoint_doctor.text import quantity
 
 REPORT = ".json"
@@ -43,7 +46,7 @@ REPORT = ".json"
 
 
 def compare(
-    uris: Sequence[str | os.PathLike[str]],
+    uris: Uris,
     *,
     catalogue: Catalogue | None = None,
     config: Config | None = None,
@@ -67,12 +70,11 @@ def compare(
         UsageError: the configuration does not fit the rules that are installed.
     """
     comparison = _Comparison(catalogue or discover_working(), config or Config(), jobs, on_progress)
-    comparison.open_all([os.fspath(uri) for uri in uris])
+    comparison.open_all(list_uris(uris))
     return comparison.finish()
 
 
-@dataclass
-class _Comparison:
+class _Comparison(Struct):
     catalogue: Catalogue
     config: Config
     jobs: int | None
@@ -120,6 +122,9 @@ class _Comparison:
                     self.passed_over.append(Skipped(candidate.path, why))
             except UnreadableCheckpoint as error:
                 self._note_unreadable(candidate.path, error)
+        for heading in [each for each in self.reports if _identify(each.path) in known]:
+            self.headings.remove(heading)
+            self.left_out.append(Skipped(heading.path, "its report is not needed: the checkpoint itself is here"))
 
     def _read_report(self, path: str) -> None:
         try:
@@ -153,6 +158,7 @@ class _Comparison:
             path=path,
             shapes={tensor.name: tensor.shape for tensor in checkpoint.distinct_tensors},
             named=named,
+            algorithm=checkpoint.algorithm,
             step=checkpoint.step,
             updates=count_updates(checkpoint),
             counters=checkpoint.counters,
@@ -243,7 +249,11 @@ class _Comparison:
         series = builder.build(ordered_by)
         if any(heading in self.reports for heading in ordered):
             remarks = [*remarks, "figures from reports do not say what changed between neighbours"]
-        record = record_series(series, kept, last.findings, self._run_trend_rules(series))
+        is_run = series.is_connected or len(kept) == 2
+        trends = run_trend_rules(series, self.catalogue, self.config) if is_run else []
+        if not series.is_connected:
+            remarks = [*remarks, "nothing of one checkpoint is left in the next: they may be of different runs"]
+        record = record_series(series, kept, last.findings, trends)
         appeared, vanished = _list_new(ordered[0].shapes, ordered[-1].shapes)
         yield replace(record, remarks=tuple(remarks), appeared=appeared, vanished=vanished)
 
@@ -267,34 +277,36 @@ class _Comparison:
         measured = measure_point(checkpoint)
         if previous is not None:
             measured = compare_neighbours(previous, checkpoint, measured)
-            if checkpoint.step == previous.step and all(each.figures.still_fraction == 1 for each in measured.values()):
+            if checkpoint.step == previous.step and builder.repeats(measured):
                 return None, Skipped(path, f"it holds the same values as {previous.path}")
         point = describe_point(checkpoint)
         examination = run_rules(checkpoint, self.catalogue, self.config.for_path(path))
         builder.add(point, outline_tensors(checkpoint), measured)
         return checkpoint, keep(examination, point)
 
-    def _run_trend_rules(self, series: Series) -> list[Finding]:
-        import numpy as np
 
-        settings, findings = self.config.general, list[Finding]()
-        with np.errstate(all="ignore"):
-            for rule in self.catalogue.rules:
-                if rule.on is not Series or not settings.selects(rule):
-                    continue
-                try:
-                    found = list(rule.examine(series, settings.options(rule)))
-                except KeyboardInterrupt:
-                    raise
-                except BaseException as error:  # a rule may even call sys.exit
-                    findings.append(report_crash(rule, error))
-                    continue
-                layers = {tensor.name: tensor.layer for tensor in series.tensors}
-                for each in found:
-                    path = str(each.evidence.get("onset_path", ""))
-                    judged = self.config.for_path(path).judge(each, path, rule.severity)
-                    findings.append(replace(judged, layer=judged.layer or layers.get(judged.tensor or "")))
-        return findings
+def run_trend_rules(series: Series, catalogue: Catalogue, config: Config) -> list[Finding]:
+    """Run every selected rule about series; one that crashes becomes a finding, and the others go on."""
+    import numpy as np
+
+    settings, findings = config.general, list[Finding]()
+    with np.errstate(all="ignore"):
+        for rule in catalogue.rules:
+            if rule.on is not Series or not settings.selects(rule):
+                continue
+            try:
+                found = list(rule.examine(series, settings.options(rule)))
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a rule may even call sys.exit
+                findings.append(report_crash(rule, error))
+                continue
+            layers = {tensor.name: tensor.layer for tensor in series.tensors}
+            for each in found:
+                path = str(each.evidence.get("onset_path", ""))
+                judged = config.for_path(path).judge(each, path, rule.severity)
+                findings.append(replace(judged, layer=judged.layer or layers.get(judged.tensor or "")))
+    return findings
 
 
 def _identify(path: str) -> tuple[int, int] | str:

@@ -57,7 +57,8 @@ from checkpoint_doctor.scan import (
     run_rules,
     within_file,
 )
-from checkpoint_doctor.sources.search import Uris
+from checkpoint_doctor.sources.address import conceal_secrets, is_address
+from checkpoint_doctor.sources.search import Uris, list_uris
 from checkpoint_doctor.text import quantity
 
 MOST_ROUNDS = 4
@@ -174,9 +175,16 @@ def fix(
 
     Raises:
         NothingToExamine: there is no checkpoint to look at.
-        UsageError: ``output`` names a file, and there are several checkpoints; or no rule is left to run.
+        UsageError: a checkpoint is not on this machine; ``output`` names a file, and there are several checkpoints; or
+            no rule is left to run.
     """
     options, catalogue, config = options or FixOptions(), catalogue or discover_working(), config or Config()
+    uris = list_uris(uris)
+    for uri in filter(is_address, uris):
+        raise UsageError(
+            f"{conceal_secrets(uri)} is not on this machine, where repaired copies are written and verified",
+            "download it first; `ckdoc scan` reads it where it is",
+        )
     found = find_checkpoints(uris, catalogue, config)
     candidates = found.candidates
     if len(candidates) > 1 and options.output and not os.path.isdir(options.output):
@@ -256,6 +264,8 @@ class FixRun(Struct, frozen=True):
             treated = tuple(_find_treated(before, plan))
             result = replace(result, output=str(target), remaining=simulated.findings, after=simulated, treated=treated)
             if self.options.dry_run:
+                if not checkpoint.is_patchable:
+                    loader.patch(checkpoint, plan.new_values)  # refuses, and says why
                 return self._finished(replace(result, outcome=Outcome.PLANNED))
             self.cross_check.start(checkpoint.format, plan.changes)
             job = Job(

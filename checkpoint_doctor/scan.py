@@ -22,6 +22,7 @@ from checkpoint_doctor.results.findings import Finding, by_severity
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict, judge
 from checkpoint_doctor.results.resume import find_resumption
 from checkpoint_doctor.sources import Unsearched
+from checkpoint_doctor.sources.address import is_address
 from checkpoint_doctor.sources.search import Criteria, Found, Uris, find_candidates, list_uris
 from checkpoint_doctor.text import quantity
 
@@ -114,12 +115,12 @@ def scan(
             if skip_foreign or not candidate.named:
                 passed_over.append(Skipped(candidate.path, error.message.removeprefix(f"{candidate.path} ")))
                 continue
-            examination = _unreadable(candidate.path, error)
+            examination = unreadable(candidate.path, error)
         except UnknownFormat as error:
             if not candidate.is_expected:
                 found.unsearched.append(Unsearched(candidate.path, error.what))
                 continue
-            examination = _unreadable(candidate.path, error)
+            examination = unreadable(candidate.path, error)
         examinations.append(examination)
     if not examinations and not skip_foreign and found.is_complete:
         raise NothingToExamine(
@@ -184,26 +185,43 @@ def examine(
         UnknownFormat: nothing in it says what it is.
     """
     try:
-        checkpoint = open_checkpoint(path, catalogue)
-        checkpoint = replace(checkpoint, ranges=settings.ranges) if settings.ranges else checkpoint
-        measure_checkpoint(checkpoint, jobs, on_measured)
-        examination = run_rules(checkpoint, catalogue, settings)
+        checkpoint, examination = open_and_examine(path, catalogue, settings, jobs=jobs, on_measured=on_measured)
         if with_settings:
             from checkpoint_doctor.checkpoint.reviewed_settings import review_settings
 
             examination = replace(examination, settings=review_settings(checkpoint))
-        if histograms:
-            examination = count_histograms(examination, checkpoint)
+        return count_histograms(examination, checkpoint) if histograms else examination
     except (NotACheckpoint, UnknownFormat):
         raise
     except UnreadableCheckpoint as error:
-        return _unreadable(path, error)
+        return unreadable(path, error)
+
+
+def open_and_examine(
+    path: str,
+    catalogue: Catalogue,
+    settings: Settings,
+    *,
+    jobs: int | None = None,
+    on_measured: MeasuredCallback | None = None,
+) -> tuple[Checkpoint, Examination]:
+    """Open and examine one checkpoint, and return it with what was found in it.
+
+    Raises:
+        UnreadableCheckpoint: it cannot be opened or read to its end.
+        NotACheckpoint: it is a sound file of another kind.
+        UnknownFormat: nothing in it says what it is.
+    """
+    checkpoint = open_checkpoint(path, catalogue)
+    checkpoint = replace(checkpoint, ranges=settings.ranges) if settings.ranges else checkpoint
+    measure_checkpoint(checkpoint, jobs, on_measured)
+    examination = run_rules(checkpoint, catalogue, settings)
     other = checkpoint.metadata.get("content")
     if (other or not checkpoint.tensors) and not checkpoint.optimizers and examination.verdict is not Verdict.ILL:
         why = f" ({checkpoint.skipped[0].why})" if checkpoint.skipped else ""
         what = other or f"holds no tensor to examine{why}"
         raise NotACheckpoint(f"{path} {what}", "name the file that holds the state dict")
-    return examination
+    return checkpoint, examination
 
 
 def count_histograms(examination: Examination, checkpoint: Checkpoint) -> Examination:
@@ -235,7 +253,8 @@ def _subject_tensors(finding: Finding, checkpoint: Checkpoint) -> list[str]:
     return [weight.name] if weight else []
 
 
-def _unreadable(path: str, error: UnreadableCheckpoint) -> Examination:
+def unreadable(path: str, error: UnreadableCheckpoint) -> Examination:
+    """Return the examination of a checkpoint that cannot be opened or read to its end."""
     return Examination(path=path, format=None, verdict=Verdict.UNREADABLE, error=error.message, hint=error.hint)
 
 
@@ -256,11 +275,14 @@ def measure_checkpoint(
         for optimizer in checkpoint.optimizers
         for moments in optimizer.parameters
     ]
-    work.sort(key=lambda task: -task[0])
+    # A remote file is read from front to back in one request, unless the user asks for several at a time.
+    is_remote = is_address(checkpoint.path)
+    if not is_remote:
+        work.sort(key=lambda task: -task[0])
     # Checksums come last: those of bytes that the passes above read from front to back are known by then.
     work += [(0, check, "flaw") for check in checkpoint.checksums]
     total, done = sum(size for size, _, _ in work), 0
-    jobs = jobs or os.cpu_count() or 1
+    jobs = jobs or (1 if is_remote else os.cpu_count()) or 1
     if jobs < 2 or total < SMALL_CHECKPOINT:
         for _, subject, figure in work:
             getattr(subject, figure)

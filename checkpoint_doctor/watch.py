@@ -5,18 +5,30 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 
+from msgspec import Struct
+from msgspec.structs import replace
+
+from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.checkpoint.ongoing_run import OngoingRun
+from checkpoint_doctor.compare import run_trend_rules
 from checkpoint_doctor.config.settings import Config
-from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnknownFormat
+from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnknownFormat, UnreadableCheckpoint
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import discover_working
-from checkpoint_doctor.results.diagnosis import Diagnosis
-from checkpoint_doctor.results.identity import FindingKey, identify, identify_diagnosis
-from checkpoint_doctor.results.report import Alert, Examination, Report, Verdict
-from checkpoint_doctor.scan import examine, find_checkpoints
-from checkpoint_doctor.sources.changes import Fingerprint, Waiter, age_of, make_waiter, read_fingerprints
-from checkpoint_doctor.sources.search import INDEX, SHARD, Candidate
+from checkpoint_doctor.results.events import Arrival, Event, Loss, Stall, list_by_key
+from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.results.identity import FindingKey, identify
+from checkpoint_doctor.results.report import Examination, Report
+from checkpoint_doctor.scan import find_checkpoints, open_and_examine, unreadable
+from checkpoint_doctor.sources.changes import (
+    Fingerprint,
+    age_of,
+    files_of,
+    make_waiter,
+    read_again,
+    read_fingerprints,
+)
 
 SETTLED = 2.0
 """Seconds without a change after which a file is taken to be written: programs write without a pause."""
@@ -28,6 +40,9 @@ they write a folder's model, gather the optimizer of all ranks, and write that."
 LONGEST_WAIT = 30.0
 """Seconds after which a folder is looked at though no event came: a network drive tells of none from elsewhere."""
 
+BUSY = 0.02
+"""Share of the time that looking at the folder may take; where it takes long, it is looked at less often."""
+
 SIGNS = frozenset(("FIL001",))
 """Rules whose findings may mean that a file is still being written: it is damaged."""
 
@@ -35,8 +50,7 @@ SIGNS_IN_FOLDERS = SIGNS | {"RES006"}
 """The same for a folder that is a checkpoint: a part of it is missing."""
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Struct, frozen=True):
     """How a folder is watched; times are in seconds."""
 
     interval: float = 1.0
@@ -50,38 +64,6 @@ class Options:
     polls: bool = False
     """True to look at the folder again and again though the file system tells of changes."""
     jobs: int | None = None
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """A checkpoint that was written, and examined when it was whole."""
-
-    examination: Examination
-    report: Report
-    """The report on this checkpoint alone, which says whether it fails."""
-    new: tuple[Alert, ...]
-    """Diagnoses and findings that the checkpoint of the same network before it does not have."""
-    gone: tuple[Alert, ...]
-    """Those that the one before it has, and it has not."""
-    follows: str | None
-    """The path of the checkpoint before it; ``None`` for the first of its network."""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A file that was deleted before it could be examined, or the folder itself."""
-
-    path: str
-
-
-@dataclass(frozen=True)
-class Stall:
-    """Nothing new came for too long."""
-
-    seconds: float
-
-
-Event = Arrival | Loss | Stall
 
 
 def watch(
@@ -106,8 +88,7 @@ def watch(
     return _Watch(os.fspath(path), options, catalogue or discover_working(), config or Config()).run()
 
 
-@dataclass(frozen=True)
-class _Pending:
+class _Pending(Struct, frozen=True):
     """A checkpoint that is being written, or may be."""
 
     files: Mapping[str, Fingerprint]
@@ -115,40 +96,53 @@ class _Pending:
     """Time of the last change."""
     examined: Examination | None = None
     """What was found in it, where that looks unfinished."""
+    opened: Checkpoint | None = None
     was_examined: bool = False
+
+
+class _Run:
+    """What a watch remembers of the checkpoints of one network."""
+
+    def __init__(self) -> None:
+        self.series = OngoingRun()
+        self.before: Examination | None = None
+        self.begun: frozenset[FindingKey] = frozenset()
+        """What was seen to have begun."""
 
 
 class _Watch:
     def __init__(self, path: str, options: Options, catalogue: Catalogue, config: Config) -> None:
         self._path, self._options, self._catalogue, self._config = path, options, catalogue, config
         self._files: dict[str, Fingerprint] = {}
+        self._cost = 0.0
+        """Seconds of processor time that a look at the folder took."""
         self._is_first = True
         self._grown: dict[str, float] = {}
         """The time at which a file was last added to each folder."""
         self._pending: dict[str, _Pending] = {}
         self._done: dict[str, Mapping[str, Fingerprint]] = {}
         """The files of each checkpoint as they were when it was examined."""
-        self._before: dict[object, Examination] = {}
-        """The last checkpoint of each network."""
+        self._runs: dict[object, _Run] = {}
+        """By the names and shapes of their tensors."""
         self._last = time.monotonic()
         self._has_stalled = False
 
     def run(self) -> Iterator[Event]:
-        waiter: Waiter | None = None
+        options, waiter = self._options, None
         was_there = os.path.lexists(self._path)
         while True:
             is_there = os.path.lexists(self._path)
             if was_there and not is_there:
                 yield Loss(self._path)
-                waiter = None
+            if waiter is None or is_there != was_there:
+                waiter = make_waiter(self._path, polls=options.polls or options.once)
             was_there = is_there
-            if waiter is None and is_there:
-                waiter = make_waiter(self._path, self._options.interval, polls=self._options.polls)
             yield from self._look()
-            if self._options.once and not self._pending:
+            if options.once and not self._pending:
                 return
             yield from self._notice_stall()
-            (waiter or make_waiter(self._path, self._options.interval, polls=True)).wait(self._time_to_wait())
+            pause = max(options.interval, self._cost / BUSY)
+            waiter.wait(pause, max(pause, self._time_to_wait()))
 
     def _time_to_wait(self) -> float:
         """Return how long nothing needs to be looked at unless a file changes."""
@@ -158,10 +152,12 @@ class _Watch:
             ends.append(self._since(path) + (options.patience if each.was_examined else options.settled))
         if options.stalled is not None and not self._has_stalled:
             ends.append(self._last + options.stalled)
-        return max(options.interval, min(ends) - now)
+        return min(ends) - now
 
     def _look(self) -> Iterator[Event]:
+        begin = time.process_time()
         files = read_fingerprints(self._path)
+        self._cost = time.process_time() - begin
         if files != self._files:
             yield from self._compare(files)
         self._is_first = False
@@ -174,9 +170,9 @@ class _Watch:
         if not self._is_first:
             self._grown |= {os.path.dirname(path): now for path in files.keys() - self._files.keys()}
         self._files = dict(files)
-        candidates = {each.path: each for each in self._search()}
-        for path, candidate in candidates.items():
-            own = _files_of(candidate, files)
+        candidates = self._search()
+        for path in candidates:
+            own = files_of(path, files)
             known = self._pending.get(path)
             if not own or own == self._done.get(path) or (known is not None and known.files == own):
                 continue
@@ -197,11 +193,12 @@ class _Watch:
         since, settled = self._pending[path].since, self._options.settled
         return max(since, min(self._grown.get(os.path.dirname(path), 0.0), since + 2 * settled))
 
-    def _search(self) -> list[Candidate]:
+    def _search(self) -> list[str]:
         try:
-            return find_checkpoints([self._path], self._catalogue, self._config).candidates
+            found = find_checkpoints([self._path], self._catalogue, self._config)
         except NothingToExamine:
             return []
+        return [candidate.path for candidate in found.candidates]
 
     def _try(self, path: str) -> Iterator[Event]:
         """Examine a checkpoint if its time has come, and report it if it is whole or enough time was given."""
@@ -210,10 +207,10 @@ class _Watch:
         if quiet < self._options.settled:
             return
         if not pending.was_examined:
-            examined = self._examine(path)
-            if _read_again(pending.files) != pending.files:  # it was changed meanwhile: the next look shows how
+            opened, examined = self._examine(path)
+            if read_again(pending.files) != pending.files:  # it was changed meanwhile: the next look shows how
                 return
-            pending = replace(pending, examined=examined, was_examined=True)
+            pending = replace(pending, examined=examined, opened=opened, was_examined=True)
             self._pending[path] = pending
         if _may_be_unfinished(pending.examined) and quiet < self._options.patience:
             return
@@ -221,32 +218,46 @@ class _Watch:
         self._done[path] = pending.files
         if pending.examined is not None:
             self._last, self._has_stalled = time.monotonic(), False
-            yield self._compare_with_the_one_before(pending.examined)
+            yield self._report(pending.examined, pending.opened)
 
-    def _examine(self, path: str) -> Examination | None:
-        """Examine a checkpoint; ``None`` where it is none."""
+    def _examine(self, path: str) -> tuple[Checkpoint | None, Examination | None]:
+        """Open and examine a checkpoint. There is no examination of what is none, unless it alone is watched."""
+        settings = self._config.for_path(path)
         try:
-            return examine(path, self._catalogue, self._config.for_path(path), jobs=self._options.jobs)
+            return open_and_examine(path, self._catalogue, settings, jobs=self._options.jobs)
         except (NotACheckpoint, UnknownFormat) as error:
-            if path != self._path:
-                return None
-            return Examination(path, None, Verdict.UNREADABLE, error=error.message, hint=error.hint)
+            return None, unreadable(path, error) if path == self._path else None
+        except UnreadableCheckpoint as error:
+            return None, unreadable(path, error)
 
-    def _compare_with_the_one_before(self, examination: Examination) -> Arrival:
+    def _report(self, examination: Examination, opened: Checkpoint | None) -> Arrival:
+        """Compare a checkpoint with those of the same network that came before it."""
         network = tuple((tensor.name, tensor.shape) for tensor in examination.tensors)
-        before = self._before.get(network)
-        if not examination.is_unreadable:
-            self._before[network] = examination
-        known, now = _alerts_by_key(before), _alerts_by_key(examination)
-        return Arrival(
+        run = self._runs.setdefault(network, _Run()) if opened is not None else _Run()
+        known, now = list_by_key(run.before), list_by_key(examination)
+        begun = self._find_beginnings(run, opened) if opened is not None else []
+        arrival = Arrival(
             examination,
-            Report((examination,), rules=len(examination.asked or ()), fail_on=self._config.fail_on),
-            new=tuple(alert for key, alert in now.items() if key not in known),
-            gone=tuple(alert for key, alert in known.items() if key not in now)
-            if not examination.is_unreadable
-            else (),
-            follows=before.path if before is not None else None,
+            Report((examination,), len(examination.asked or ()), self._config.fail_on, remarks=tuple(begun)),
+            new=(*(alert for key, alert in now.items() if key not in known), *begun),
+            gone=tuple(alert for key, alert in known.items() if key not in now),
+            follows=run.before.path if run.before is not None else None,
         )
+        run.before = examination
+        return arrival
+
+    def _find_beginnings(self, run: _Run, opened: Checkpoint) -> list[Finding]:
+        """Return what the rules about series find now and did not find before."""
+        try:
+            series = run.series.add(opened)
+        except UnreadableCheckpoint:  # it was deleted or overwritten since it was examined
+            return []
+        if not series.is_connected:  # a folder with models of different runs
+            return []
+        found = {identify(each): each for each in run_trend_rules(series, self._catalogue, self._config) if each.counts}
+        begun = [finding for key, finding in found.items() if key not in run.begun]
+        run.begun = frozenset(found)
+        return begun
 
     def _notice_stall(self) -> Iterator[Stall]:
         limit = self._options.stalled
@@ -256,31 +267,9 @@ class _Watch:
             yield Stall(silence)
 
 
-def _files_of(candidate: Candidate, files: Mapping[str, Fingerprint]) -> dict[str, Fingerprint]:
-    """Return the files that a checkpoint is made of, and their fingerprints."""
-    path = candidate.path
-    if path not in files:
-        inside = os.path.join(path, "")
-        return {name: files[name] for name in files if name.startswith(inside)}
-    if not path.lower().endswith(INDEX):
-        return {path: files[path]}
-    folder = os.path.dirname(path)
-    shards = (name for name in files if os.path.dirname(name) == folder and name.lower().endswith(SHARD))
-    return {name: files[name] for name in (path, *shards)}
-
-
-def _read_again(files: Mapping[str, Fingerprint]) -> dict[str, Fingerprint]:
-    return {path: found for name in files for path, found in read_fingerprints(name).items()}
-
-
 def _may_be_unfinished(examination: Examination | None) -> bool:
     """True where a checkpoint may still be written: it cannot be read to its end, or lacks a part."""
     if examination is None or examination.is_unreadable:
         return True
     signs = SIGNS_IN_FOLDERS if examination.parts else SIGNS
     return any(each.code in signs for each in examination.findings) or bool(examination.parts and examination.skipped)
-
-
-def _alerts_by_key(examination: Examination | None) -> dict[FindingKey, Alert]:
-    alerts = examination.alerts if examination is not None else ()
-    return {identify_diagnosis(each) if isinstance(each, Diagnosis) else identify(each): each for each in alerts}

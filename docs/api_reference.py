@@ -26,7 +26,7 @@ attribute; a value after its type is the default.
 """
 
 GROUPS: Mapping[str, Sequence[str]] = {
-    "Use cases": ("scan", "open_checkpoint", "fix", "to_json", "discover", "load_config"),
+    "Use cases": ("scan", "compare", "open_checkpoint", "fix", "to_json", "discover", "load_config"),
     "What a scan returns": (
         "Report",
         "Examination",
@@ -37,12 +37,15 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "Prognosis",
         "Severity",
         "TensorRecord",
+        "SeriesReport",
         "Unsearched",
         "Page",
     ),
     "What a checkpoint is made of": (
         "Checkpoint",
         "Tensor",
+        "Series",
+        "TensorSeries",
         "TensorStatistics",
         "Values",
         "InMemory",
@@ -70,6 +73,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "Symptoms",
         "Loader",
         "FolderLoader",
+        "SeriesReporter",
         "Reporter",
         "Source",
         "Folder",
@@ -91,6 +95,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
 
 TESTING = (
     "build_checkpoint",
+    "build_series",
     "findings_of",
     "check_rule",
     "check_cause",

@@ -14,6 +14,7 @@ from conftest import ROOT
 from stable_baselines3 import PPO, SAC
 
 from benchmarks.faults import alarms, names
+from checkpoint_doctor.compare import compare
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination
 from checkpoint_doctor.scan import open_checkpoint, scan
@@ -84,8 +85,8 @@ def test_every_committed_checkpoint_is_in_the_manifest(fixtures: Path) -> None:
 
 def test_generating_again_gives_the_same_tensors(fixtures: Path, tmp_path: Path) -> None:
     generate.build_all(tmp_path)
-    for path in sorted(tmp_path.iterdir()):
-        committed = fixtures / path.name
+    for path in sorted(each for each in tmp_path.rglob("*") if each.is_file()):
+        committed = fixtures / path.relative_to(tmp_path)
         if path.suffix == ".csv":
             assert path.read_text() == committed.read_text()
             continue
@@ -143,6 +144,32 @@ def test_case_3_series_has_the_shares_of_the_story(tmp_path: Path) -> None:
         assert first.size == 19_635
         shares.append(round(100 * float((abs(first.array) < 1e-37).mean()), 1))
     assert shares == [4.4, 27.3, 65.4]
+
+
+def test_case_3_as_a_run_shows_where_it_began(tmp_path: Path) -> None:
+    generate.build_case_3_run(tmp_path)
+    [record] = compare(tmp_path).series
+    [finding] = [each for each in record.counted if each.code == "TRD005"]
+    assert (finding.severity, finding.tensor) == (Severity.ERROR, "temporal_projection.weight")
+    assert finding.evidence["onset_step"] == 6_000
+    assert [round(100 * share, 1) for share in finding.evidence["fractions"]] == [4.4, 4.4, 27.3, 65.4]
+    width, late = networks.PROJECTION[1], networks.POSITION_INPUTS
+    assert finding.evidence["columns"] == list(range(width - late, width))
+
+
+def test_case_3_as_a_healthy_run_is_calm(fixtures: Path) -> None:
+    report = compare(fixtures / "case_3_run_healthy")
+    assert [point.step for point in report.series[0].points] == [2_000, 4_000, 6_000, 8_000]
+    assert not report.findings
+
+
+def test_a_run_of_ppo_is_calm_and_its_biases_heal(fixtures: Path) -> None:
+    report = compare(fixtures / "ppo_run")
+    [record] = report.series
+    assert [point.step for point in record.points] == [256, 512, 768, 1024, 1280]
+    assert record.ordered_by == "step"
+    assert [finding for finding in report.findings if finding.severity > Severity.NOTE] == []
+    assert not report.failed
 
 
 def test_case_3_names_the_input_columns(tmp_path: Path) -> None:

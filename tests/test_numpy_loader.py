@@ -68,6 +68,17 @@ def test_a_model_is_read_and_patched_as_numpy_reads_it(tmp_path: Path, compresse
     assert checkpoint.damage == ()
 
 
+def test_what_is_compressed_is_not_planned_either(tmp_path: Path) -> None:
+    outcomes = {}
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "model.npz", **MODEL | {"fc1.bias": np.zeros(4, np.float32)})
+        (result,) = fix([str(tmp_path / "model.npz")], FixOptions(dry_run=True))
+        outcomes[save] = result.outcome, (result.error or "").partition(": ")[2]
+    assert outcomes[np.savez] == (Outcome.PLANNED, "")
+    assert outcomes[np.savez_compressed][0] is Outcome.FAILED
+    assert outcomes[np.savez_compressed][1].endswith("fc1.bias.npy is compressed")
+
+
 @pytest.mark.parametrize("type_", [">f4", "<f2", "<f8", "<i8", "|u1", "|b1", "<c8", ">i2"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_every_type_and_order_has_the_values_that_numpy_loads(type_: str, order: str) -> None:

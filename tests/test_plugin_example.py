@@ -10,9 +10,11 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,6 +161,7 @@ def test_the_installed_example_works(with_packages: Callable, installed: Path, w
     assert [line for line in listed if line[2] == "ckdoc-acme"] == [
         ["analyzers", "acme", "ckdoc-acme", "1.2.0"],
         ["causes", "acme", "ckdoc-acme", "1.2.0"],
+        ["loaders", "acme", "ckdoc-acme", "1.2.0"],
         ["loaders", "npz", "ckdoc-acme", "1.2.0"],
         ["reporters", "csv", "ckdoc-acme", "1.2.0"],
     ]
@@ -481,17 +484,30 @@ def test_of_two_strangers_with_one_code_both_are_named(with_packages: Callable, 
 
 def test_the_page_shows_the_example_as_it_is() -> None:
     page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
-    assert f"```python\n{(EXAMPLE / 'ckdoc_acme' / 'embeddings.py').read_text(encoding='utf-8')}```" in page
+    for module in ("embeddings", "causes", "files"):
+        assert f"```python\n{(EXAMPLE / 'ckdoc_acme' / f'{module}.py').read_text(encoding='utf-8')}```" in page
     declared = (EXAMPLE / "pyproject.toml").read_text(encoding="utf-8")
     entries = re.findall(r"```toml\n(\[project\.entry-points.*?)```", page, re.DOTALL)
-    assert len(entries) == 3
+    assert len(entries) == 2
     assert all(entry in declared for entry in entries)
 
 
-def test_the_test_on_the_page_passes(example: Callable[[str], ModuleType]) -> None:
+def test_the_tests_on_the_page_pass(example: Callable[[str], ModuleType], tmp_path: Path) -> None:
     page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
-    [code] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def test_" in block]
     example("embeddings")
-    names: dict = {}
-    exec(code, names)
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        if "def test_" in code:
+            exec(code, names)
     names["test_huge_embedding"]()
+    names["test_acme_files"](tmp_path)
+
+
+def test_the_package_on_the_page_declares_what_the_example_declares() -> None:
+    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    [declared] = re.findall(r"```toml\n(\[build-system\].*?)```", page, re.DOTALL)
+    on_page = tomllib.loads(declared)["project"]
+    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (on_page["name"], on_page["dependencies"]) == (project["name"], project["dependencies"])
+    [(group, entries)] = on_page["entry-points"].items()
+    assert project["entry-points"][group] == entries

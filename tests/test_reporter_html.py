@@ -21,9 +21,11 @@ from test_hostile_names import reports
 from test_outputs import ckdoc
 
 from checkpoint_doctor import discover, scan
+from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.reporters.html.reporter import reporter
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
+from checkpoint_doctor.results.series_report import Illness, PointRecord, SeriesRecord, SeriesReport, TensorRow
 from checkpoint_doctor.statistics.histogram import BINS, count_values
 from checkpoint_doctor.statistics.tensors import measure
 from checkpoint_doctor.statistics.values import InMemory
@@ -248,3 +250,64 @@ def test_there_is_no_histogram_of_what_is_no_number() -> None:
 
 def test_every_reporter_is_listed_with_the_page() -> None:
     assert "html" in discover().reporters
+
+
+def series(points: int, tensors: int) -> SeriesReport:
+    """A run in which units of one layer die from the middle on."""
+    middle = points // 2
+    steps = [
+        PointRecord(f"runs/<b>/step_{place}.pt", step=1000 * place, updates=place, verdict=Verdict.HEALTHY)
+        for place in range(points)
+    ]
+    flat = (0.5,) * points
+    norms = tuple(1.0 + place for place in range(points))
+    rising = tuple(0.0 if place < middle else 0.8 for place in range(points))
+    known = dict.fromkeys(("nonfinite", "still_fraction", "vanished_fraction", "update_ratio", "updates"), flat)
+    rows = [
+        TensorRow(
+            name=f"net.{number}.weight", layer=f"net.{number}", kind="linear", shape=(64, 64), dtype="float32",
+            is_statistic=False, zero_fraction=rising if number else flat, norm=norms,
+            change=(None, *flat[1:]), dormant_fraction=rising, input_rms=(None,) * points, gradient_rms=flat, **known,
+        )
+        for number in range(tensors)
+    ]  # fmt: skip
+    place = {"onset_step": 1000 * middle, "onset_path": steps[middle].path}
+    finding = Finding("ZER003", "zero-bias", Severity.WARNING, "it <i>died</i>", "net.1.weight", evidence=place)
+    illness = Illness(
+        "dead-relu", "net.1", Severity.WARNING, None, "units died", middle, None, tuple(range(middle, points))
+    )
+    record = SeriesRecord("step", tuple(steps), tuple(rows), (finding,), (illness,), remarks=("steps run <backwards>",))
+    return SeriesReport((record,), rules=3)
+
+
+def test_a_series_shows_what_changed_and_when_it_began() -> None:
+    read = check_page(reporter.render_series(series(12, 4), RULES, Page()))
+    text = " ".join(" ".join(read.text).split())
+    order = ["Diagnoses over time", "dead-relu", "What changed, and when it began", "Began at step 6,000"]
+    places = [text.index(words) for words in [*order, "Tensors and checkpoints"]]
+    assert places == sorted(places)
+    drawn = [str(each["aria-label"]) for each in read.find("svg") if "aria-label" in each]
+    assert any(label.startswith("Dormant units of net.1.weight: 0% at step 0, 80.0% at step 11,000") for label in drawn)
+    assert any(label.startswith("Dormant units of 4 tensors through 12 checkpoints") for label in drawn)
+    onsets = [str(each["d"]) for each in read.find("path") if each.get("class") == "begin"]
+    assert "M6 0v4" in onsets, "the column of the first checkpoint that shows it"
+    assert "<i>died</i>" in text
+    assert "steps run <backwards>" in text
+
+
+def test_a_long_series_of_a_deep_network_stays_below_a_megabyte() -> None:
+    page = reporter.render_series(series(1_000, 300), RULES, Page())
+    assert len(page.encode()) < 1_000_000
+    check_page(page)
+
+
+def test_a_comparison_without_a_series_says_what_was_left_out() -> None:
+    report = SeriesReport((), rules=3, left_out=(Skipped("a.pt", "it has <other> tensors"),))
+    text = " ".join(check_page(reporter.render_series(report, RULES, Page())).text)
+    assert "a.pt, because it has <other> tensors" in text
+
+
+@pytest.mark.parametrize("points", [2, 3])
+def test_several_short_series_are_one_page(points: int) -> None:
+    one = series(points, 2).series[0]
+    check_page(reporter.render_series(SeriesReport((one, one), rules=3), RULES, Page()))

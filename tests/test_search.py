@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -135,9 +136,16 @@ def test_one_path_needs_no_list(kind: type[str | Path], tmp_path: Path) -> None:
     assert [each.path for each in fix(path)] == [str(path)]
 
 
-def test_the_address_of_a_remote_file_is_refused_with_a_sentence() -> None:
-    with pytest.raises(UsageError, match=r"is an address: remote files need the extra \[remote\]"):
-        scan(["https://example.org/model.pt"])
+def test_without_the_library_the_address_of_a_remote_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(UsageError, match="read with the library obstore, which is not installed") as caught:
+        scan("s3://a-bucket-of-this-test/model.pt")
+    assert "checkpoint-doctor[remote]" in caught.value.hint
+
+
+def test_a_remote_file_is_not_repaired_where_it_is() -> None:
+    with pytest.raises(UsageError, match="is not on this machine"):
+        fix("https://host/model.pt")
 
 
 def model_bytes() -> bytes:

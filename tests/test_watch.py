@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from msgspec.structs import replace
 from safetensors.numpy import save_file
 from typer.testing import CliRunner, Result
 
@@ -23,12 +25,13 @@ from checkpoint_doctor.cli.watching import read_duration
 from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins.catalogue import Catalogue, discover
+from checkpoint_doctor.results.events import Arrival, Event, Loss, Stall
 from checkpoint_doctor.results.report import Verdict
-from checkpoint_doctor.sources.changes import Events, Polling, make_waiter, read_fingerprints
-from checkpoint_doctor.watch import Arrival, Event, Loss, Options, Stall, watch
+from checkpoint_doctor.sources.changes import Events, Polling, make_waiter
+from checkpoint_doctor.watch import Options, watch
 
 COMMAND = [sys.executable, "-m", "checkpoint_doctor", "watch"]
-QUICK = Options(interval=0.02, settled=0.2, patience=0.8)
+QUICK = Options(interval=0.02, settled=0.1, patience=0.4)
 HEALTHY, ILL = "case_1_healthy.zip", "case_1_head_v6.zip"
 
 
@@ -91,11 +94,11 @@ def write_slowly(source: Path, target: Path, pause: float, pieces: int = 10) -> 
             time.sleep(pause)
 
 
-@pytest.mark.parametrize("pause", [0.05, 0.3], ids=["shorter than the time to settle", "longer"])
+@pytest.mark.parametrize("pause", [0.03, 0.15], ids=["shorter than the time to settle", "longer"])
 def test_a_file_that_is_written_in_ten_slow_pieces_is_seen_once_and_whole(
     pause: float, tmp_path: Path, fixtures: Path, start: Callable[..., Watched]
 ) -> None:
-    watched = start(tmp_path)
+    watched = start(tmp_path, replace(QUICK, patience=5.0))
     write_slowly(fixtures / ILL, tmp_path / "model.zip", pause)
     watched.wait(lambda each: each.arrivals)
     shutil.copy(fixtures / HEALTHY, tmp_path / "next.zip")
@@ -106,7 +109,7 @@ def test_a_file_that_is_written_in_ten_slow_pieces_is_seen_once_and_whole(
 
 
 def test_a_folder_that_is_a_checkpoint_is_seen_once_and_whole(tmp_path: Path, start: Callable[..., Watched]) -> None:
-    watched = start(tmp_path)
+    watched = start(tmp_path, replace(QUICK, settled=0.4, patience=0.6))
     folder = tmp_path / "checkpoint-500"
     folder.mkdir()
     save_file({"a.weight": np.random.default_rng(0).random((8, 8), np.float32)}, folder / "model.safetensors")
@@ -115,7 +118,7 @@ def test_a_folder_that_is_a_checkpoint_is_seen_once_and_whole(tmp_path: Path, st
     time.sleep(0.15)
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": 500, "log_history": []}))
     watched.wait(lambda each: each.arrivals)
-    time.sleep(1.0)
+    time.sleep(0.5)
     assert watched.names() == ["checkpoint-500"]
     assert watched.arrivals[0].examination.step == 500
 
@@ -193,22 +196,30 @@ def test_files_that_are_no_checkpoints_are_passed_over(tmp_path: Path, catalogue
 
 
 @pytest.mark.parametrize("polls", [True, False], ids=["polling", "events"])
-def test_between_checkpoints_it_sleeps(polls: bool, tmp_path: Path) -> None:
-    for number in range(300):
+def test_between_checkpoints_it_sleeps(polls: bool, tmp_path: Path, catalogue: Catalogue) -> None:
+    for number in range(500):
         (tmp_path / f"{number}.txt").touch()
-    waiter = make_waiter(str(tmp_path), 0.02, polls=polls)
-    if not polls:
-        assert isinstance(waiter, Events)
-    begin, spent = time.monotonic(), time.process_time()
-    while time.monotonic() < begin + 1.0:
-        read_fingerprints(str(tmp_path))
-        waiter.wait(0.5)
-    assert time.process_time() - spent < 0.1
+    options = Options(interval=0.01, stalled=1.5, polls=polls)
+    events = watch(tmp_path, options, catalogue=catalogue)
+    spent = time.process_time()
+    assert isinstance(next(events), Stall)
+    assert time.process_time() - spent < 0.5
+
+
+def test_a_checkpoint_that_takes_long_does_not_delay_the_next(tmp_path: Path, catalogue: Catalogue) -> None:
+    train(tmp_path, steps=12)
+    events = watch(tmp_path, Options(interval=0.01, settled=0.0, polls=True), catalogue=catalogue)
+    arrived = [next(events) for _ in range(12)]
+    begin = time.monotonic()
+    shutil.copy(tmp_path / "step_100.pt", tmp_path / "step_1300.pt")
+    arrived.append(next(events))
+    assert time.monotonic() - begin < 1.0
 
 
 def test_without_the_library_it_polls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(make_waiter(str(tmp_path)), Events)
     monkeypatch.setitem(sys.modules, "watchfiles", None)
-    assert isinstance(make_waiter(str(tmp_path), 0.1), Polling)
+    assert isinstance(make_waiter(str(tmp_path)), Polling)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("1d", 86400)])
@@ -220,6 +231,38 @@ def test_lengths_of_time(text: str, seconds: float) -> None:
 def test_what_is_no_length_of_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="no length of time"):
         read_duration(text)
+
+
+def train(folder: Path, steps: int, frozen_from: int = 99) -> None:
+    """Write the checkpoints of a run in which one layer stops to move."""
+    random = np.random.default_rng(0)
+    weights = {f"net.{layer}.weight": random.normal(0, 0.3, (16, 16)).astype(np.float32) for layer in range(3)}
+    for step in range(1, steps + 1):
+        for name in weights:
+            if step <= frozen_from or name != "net.1.weight":
+                weights[name] = weights[name] + random.normal(0, 0.01, (16, 16)).astype(np.float32)
+        torch.save({"model": {name: torch.from_numpy(each) for name, each in weights.items()}, "step": step * 100},
+                   folder / f"step_{step * 100}.pt")  # fmt: skip
+
+
+def test_what_begins_in_a_run_is_told_when_it_begins_and_once(tmp_path: Path, catalogue: Catalogue) -> None:
+    train(tmp_path, steps=10, frozen_from=5)
+    arrivals = list(watch(tmp_path, replace(QUICK, settled=0.0, once=True), catalogue=catalogue))
+    told = [[alert.title for alert in each.new] for each in arrivals if isinstance(each, Arrival)]
+    assert len(told) == 10
+    assert not any(told[:5])
+    frozen = [place for place, titles in enumerate(told) if "TRD003 frozen-tensor" in titles]
+    assert len(frozen) == 1
+    assert frozen[0] in (5, 6, 7)
+
+
+def test_a_run_that_is_resumed_from_an_earlier_checkpoint_begins_anew(tmp_path: Path, catalogue: Catalogue) -> None:
+    train(tmp_path, steps=6)
+    for step, older in ((700, 100), (800, 200), (900, 300)):  # the steps inside run backwards
+        shutil.copy(tmp_path / f"step_{older}.pt", tmp_path / f"step_{step}.pt")
+    arrivals = list(watch(tmp_path, replace(QUICK, settled=0.0, once=True), catalogue=catalogue))
+    assert len(arrivals) == 9
+    assert not [alert.title for each in arrivals if isinstance(each, Arrival) for alert in each.new]
 
 
 def run(*arguments: str | Path) -> Result:

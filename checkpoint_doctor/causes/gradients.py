@@ -44,7 +44,8 @@ def no_gradient(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
         loss depends on.
 
     References:
-        Rule OPT006, and NET008 for adapters. PyTorch's ``Optimizer.zero_grad`` and ``GradScaler``.
+        Rule OPT006, NET008 for adapters, and GRD002 in a running training loop. PyTorch's ``Optimizer.zero_grad`` and
+        ``GradScaler``.
     """
     for finding in symptoms.of("OPT006") if symptoms.of("RES005") else ():
         yield no_gradient.claim(
@@ -62,6 +63,16 @@ def no_gradient(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
                 *about(never_trained(symptoms), names_of(finding)),
                 *symptoms.of("NET001", "NET008", "RES002", "RES005"),
             ],
+            remedy=STEP_WITH_GRADIENT.line(checkpoint),
+        )
+    for finding in symptoms.of("GRD002"):
+        yield no_gradient.claim(
+            [finding],
+            consequences=[
+                *symptoms.of("OPT006", optimizer=finding.evidence["optimizer"]),
+                *symptoms.of("NET001", "OPT008", "NET008"),
+            ],
+            subject=str(finding.evidence["optimizer"]),
             remedy=STEP_WITH_GRADIENT.line(checkpoint),
         )
     for finding in symptoms.of("OPT006", cause="stopped"):
@@ -125,13 +136,15 @@ def detached(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
         the part out, and a module that ``forward`` does not call.
 
     References:
-        Rule OPT001. Stable-Baselines3 issues 570, 997, 1412 and 1860.
+        Rule OPT001, and GRD005 in a running training loop. Stable-Baselines3 issues 570, 997, 1412 and 1860.
     """
     findings = [
         each
         for each in symptoms.of("OPT001", cause="never trained")
         if not any(tells(each, checkpoint) for tells in (_is_frozen, has_trained_twin, _is_only_head))
     ]
+    for finding in symptoms.of("GRD005", cause="no path"):
+        yield detached.claim([finding], consequences=about(symptoms.of("NET001"), names_of(finding)))
     known = set(map(id, findings))
     findings += [each for each in _biases_alone(symptoms, checkpoint) if id(each) not in known]
     if any(reads_zeros(layer, checkpoint) for finding in findings for layer in layers_of(finding, checkpoint)):
@@ -162,7 +175,7 @@ def frozen(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
         optimizer.
 
     References:
-        Rules OPT001 and OPT009.
+        Rules OPT001 and OPT009; GRD005 in a running training loop.
     """
     for finding in symptoms.of("OPT009", cause="learning rate"):
         optimizer = next((each for each in checkpoint.optimizers if each.name == finding.evidence["optimizer"]), None)
@@ -170,6 +183,8 @@ def frozen(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
             yield frozen.claim(
                 [finding], consequences=[*symptoms.of("OPT003"), *about(never_trained(symptoms), names_of(finding))]
             )
+    for finding in symptoms.of("GRD005", cause="requires_grad"):
+        yield frozen.claim([finding], consequences=about(never_trained(symptoms), names_of(finding)))
     findings = [each for each in symptoms.of("OPT001", cause="never trained") if _is_frozen(each, checkpoint)]
     if findings:
         yield frozen.claim(

@@ -141,6 +141,33 @@ def reward_scale(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
         )
 
 
+@cause("inputs-switched-on", Prognosis.POINTLESS)
+def inputs_switched_on(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
+    """Inputs that were constantly zero became active in the middle of a run: the input distribution shifted.
+
+    How we know:
+        The second moments of the inputs' weights were exactly zero at one check of a running training loop and are not
+        at the next.
+
+    What else it could be:
+        Inputs that are rarely active by nature, such as one-hot classes.
+
+    What to do:
+        Normalise these inputs in a group of their own, let them be active from the beginning, or set their weights to
+        zero when they begin.
+
+    References:
+        Rule GRD004.
+    """
+    findings = [each for each in symptoms.of("GRD004") if each.severity > Severity.NOTE]
+    if findings:
+        yield inputs_switched_on.claim(
+            findings,
+            consequences=symptoms.of("GRD003", "NET001", "INP001"),
+            subject=str(findings[0].evidence["first_layer"]),
+        )
+
+
 @cause("nonfinite-data", Prognosis.CURED)
 def nonfinite_data(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
     """NaN or infinity came in through the data and spoiled running statistics, while the weights are fine.

@@ -45,7 +45,7 @@ def nonfinite_gradient(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[C
 
     How we know:
         A weight is not finite, and so are the optimizer's moments of the same weight: the gradient that spoiled one
-        spoiled the other.
+        spoiled the other. In a running training loop the gradient itself is seen.
 
     What else it could be:
         A damaged file, where the moments of the spoiled values are fine.
@@ -55,9 +55,18 @@ def nonfinite_gradient(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[C
         half precision, and for NaN in the data (``torch.autograd.set_detect_anomaly(True)`` names the operation).
 
     References:
-        Rule VAL001.
+        Rules VAL001 and GRD001.
     """
     moments = [each for each in symptoms.of("VAL001") if each.evidence.get("moment") is not None]
+    for finding in symptoms.of("GRD001"):
+        yield nonfinite_gradient.claim(
+            [finding],
+            consequences=[*symptoms.of("VAL001", "OPT007", "NRM003"), *failing_training(symptoms)],
+            subject=str(finding.evidence["optimizer"]),
+            remedy=REFUSE_NONFINITE.line(checkpoint),
+        )
+    if symptoms.of("GRD001"):
+        return
     if moments:
         yield nonfinite_gradient.claim(
             moments,

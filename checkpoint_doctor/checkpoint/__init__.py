@@ -7,6 +7,7 @@ All of them are frozen, and loaders build them; findings about them are in ``res
 from checkpoint_doctor.checkpoint.checkpoint import Checkpoint
 from checkpoint_doctor.checkpoint.contents import Checksum, Content, Flaw, Missing, Part, Patch, PickledName, Skipped
 from checkpoint_doctor.checkpoint.facts import found_once
+from checkpoint_doctor.checkpoint.gradients import Gradients, GradientSpike, NonfiniteGradient, Spoiled
 from checkpoint_doctor.checkpoint.layers import Layer
 from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer, ParameterGroup
 from checkpoint_doctor.checkpoint.series import Point, Series, TensorSeries
@@ -19,11 +20,14 @@ __all__ = [
     "Checksum",
     "Content",
     "Flaw",
+    "GradientSpike",
+    "Gradients",
     "Layer",
     "LayerSignal",
     "Metric",
     "Missing",
     "Moments",
+    "NonfiniteGradient",
     "Optimizer",
     "ParameterGroup",
     "Part",
@@ -32,6 +36,7 @@ __all__ = [
     "Point",
     "Series",
     "Skipped",
+    "Spoiled",
     "Tensor",
     "TensorSeries",
     "TrainingLog",

@@ -11,6 +11,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint.contents import Checksum, Flaw, Missing, Part, PickledName, Skipped
+from checkpoint_doctor.checkpoint.gradients import Gradients
 from checkpoint_doctor.checkpoint.layers import Layer, build_layers
 from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer
 from checkpoint_doctor.checkpoint.setting_ranges import Range
@@ -64,6 +65,8 @@ class Checkpoint(Struct, frozen=True, eq=False, dict=True):
     """The user's own ranges of settings, which come before the documented ones."""
     is_patchable: bool = True
     """False where nothing in it can be changed in place, as in a compressed file: no finding then promises a repair."""
+    gradients: tuple[Gradients, ...] = ()
+    """What a running training loop shows of its gradients, for each optimizer; empty for a file."""
 
     @cached_property
     def damage(self) -> tuple[Flaw, ...]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from math import nan, prod
 from typing import Any
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
-class TensorFigures:
+class TensorFigures(Struct, frozen=True):
     """What a series keeps of one tensor in one checkpoint. NaN stands for what is not known."""
 
     zero_fraction: float = nan
@@ -26,6 +25,8 @@ class TensorFigures:
     """Norm of the difference to the checkpoint before, over the norm there (where that is 0, over the norm here)."""
     still_fraction: float = nan
     """Share of the entries that have the very bits that they have in the checkpoint before."""
+    still_columns: float = nan
+    """Share of a matrix' columns (inputs) in which every entry has the bits of the checkpoint before."""
     dormant_fraction: float = nan
     """Of a hidden layer's weight: share of the units that receive no gradient, as the moments show."""
     vanished_fraction: float = nan
@@ -33,7 +34,7 @@ class TensorFigures:
     scattered_fraction: float = nan
     """The same without the entries that dormant units explain: whole rows, and inputs that a layer before it gives."""
     untouched_columns: float = nan
-    """Share of the columns (inputs) whose second moment is exactly zero: no gradient ever reached them."""
+    """Share of the columns (inputs) whose moments are exactly zero: no gradient ever reached them."""
     input_rms: float = nan
     gradient_rms: float = nan
     update_ratio: float = nan
@@ -42,20 +43,29 @@ class TensorFigures:
     """Updates that an optimizer counted."""
 
 
-FIGURES = tuple(TensorFigures.__dataclass_fields__)
+UNRELATED = 0.9
+"""Relative change from which a matrix is another one."""
+
+LARGEST_COUNT = 1 << 62
+"""Steps and updates beyond it count as this many: a report can say anything."""
+
+FIGURES = TensorFigures.__struct_fields__
 """The names of the figures."""
 
 
-@dataclass(frozen=True, eq=False)
-class TensorSeries:
+class TensorSeries(Struct, frozen=True, eq=False, dict=True):
     """One tensor through a series. Every figure is an array with one value a checkpoint, NaN where it is not known."""
 
     name: str
+    """Its name in the checkpoints."""
     shape: tuple[int, ...]
+    """Its shape, the same in all of them."""
     dtype: str
+    """Its element type in the first one, as PyTorch prints it, without ``torch.``."""
     kind: str
     """Kind of its layer: ``linear``, ``layer norm`` …"""
     layer: str
+    """Name of its layer."""
     is_statistic: bool
     """True for what is kept and not learned: a buffer, or running statistics."""
     is_copy: bool
@@ -77,23 +87,34 @@ class TensorSeries:
         """True for a tensor of floating-point numbers that is learned, and not kept or copied."""
         return self.dtype.startswith(("float", "bfloat", "complex")) and not self.is_statistic and not self.is_copy
 
+    @cached_property
+    def moves(self) -> NDArray:
+        """Norm of the difference to the checkpoint before; NaN for the first one."""
+        norms = self["norm"]
+        before = np.concatenate(([nan], norms[:-1]))
+        moved: NDArray = self["change"] * np.where(before == 0, norms, before)
+        return moved
+
+    @property
+    def is_matrix(self) -> bool:
+        """True for weights with inputs and outputs: two axes or more."""
+        return len(self.shape) > 1
+
     def __getitem__(self, figure: str) -> NDArray:
         """Return the values of a figure."""
         return self.figures[figure]
 
 
-@dataclass(frozen=True, eq=False)
-class ColumnRecord:
+class ColumnRecord(Struct, frozen=True, eq=False):
     """Which columns (inputs) of a weight receive no gradient in one checkpoint, as indices along the second axis."""
 
     vanished: NDArray
     """No entry of the column has a first moment that is alive."""
     untouched: NDArray
-    """The second moments of the column are exactly zero."""
+    """The moments of the column are exactly zero."""
 
 
-@dataclass(frozen=True, eq=False)
-class Point:
+class Point(Struct, frozen=True, eq=False):
     """One checkpoint of a series."""
 
     path: str
@@ -105,11 +126,11 @@ class Point:
     """Its settings as plain values, those of the optimizer's first group under ``optimizer.lr`` …"""
 
 
-@dataclass(frozen=True, eq=False)
-class Series:
+class Series(Struct, frozen=True, eq=False, dict=True):
     """The checkpoints of one run, in the order of training."""
 
     points: tuple[Point, ...]
+    """The checkpoints: their paths, steps, updates and settings."""
     tensors: tuple[TensorSeries, ...]
     """Those that every checkpoint has, in file order."""
     ordered_by: str
@@ -119,6 +140,19 @@ class Series:
     def by_name(self) -> Mapping[str, TensorSeries]:
         """The tensors by name."""
         return {tensor.name: tensor for tensor in self.tensors}
+
+    @cached_property
+    def is_connected(self) -> bool:
+        """False where most matrices are other ones at every checkpoint, as those of different runs are.
+
+        Two independent draws of the same size are apart by √2 of their norm.
+        """
+        changes = np.array([tensor["change"][1:] for tensor in self.trained if tensor.is_matrix])
+        known = np.isfinite(changes).any(axis=0) if changes.size else np.zeros(0, dtype=bool)
+        if not known.any():
+            return True
+        others = np.nanmedian(changes[:, known], axis=0) >= UNRELATED
+        return not bool(others.all())
 
     @property
     def trained(self) -> Iterator[TensorSeries]:
@@ -136,7 +170,8 @@ class Series:
         for counter in ("updates", "step"):
             counts = [getattr(point, counter) for point in self.points]
             if all(count is not None for count in counts):
-                return np.concatenate(([nan], np.diff(np.array(counts, dtype=np.float64))))
+                limited = [float(max(-LARGEST_COUNT, min(count, LARGEST_COUNT))) for count in counts]
+                return np.concatenate(([nan], np.diff(limited)))
         return np.full(len(self.points), nan)
 
     def place(self, position: int) -> dict[str, Any]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from math import isnan
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from checkpoint_doctor.checkpoint.checkpoint import Checkpoint
 from checkpoint_doctor.checkpoint.series import FIGURES, ColumnRecord, Point, Series, TensorFigures, TensorSeries
 from checkpoint_doctor.checkpoint.series_figures import Measured, measure_change
 from checkpoint_doctor.layers import online_name
 
+OF_MOMENTS = ("vanished_fraction", "update_ratio", "updates")
+"""Figures of the optimizer's state."""
 
-@dataclass(frozen=True, eq=False)
-class TensorOutline:
+
+class TensorOutline(Struct, frozen=True, eq=False):
     """What does not change about a tensor in a series."""
 
     name: str
@@ -27,14 +31,14 @@ class TensorOutline:
     is_output: bool = False
 
 
-@dataclass
 class SeriesBuilder:
     """Collects the figures of one checkpoint after the other."""
 
-    points: list[Point] = field(default_factory=list)
-    _outlines: dict[str, TensorOutline] = field(default_factory=dict)
-    _rows: dict[str, list[TensorFigures]] = field(default_factory=dict)
-    _columns: dict[str, tuple[ColumnRecord | None, ColumnRecord | None]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+        self._outlines: dict[str, TensorOutline] = {}
+        self._rows: dict[str, list[TensorFigures]] = {}
+        self._columns: dict[str, tuple[ColumnRecord | None, ColumnRecord | None]] = {}
 
     def add(self, point: Point, outlines: Sequence[TensorOutline], measured: Mapping[str, Measured]) -> None:
         """Add a checkpoint. The series keeps the tensors that all checkpoints have in the same shape."""
@@ -51,6 +55,16 @@ class SeriesBuilder:
                 self._columns[name] = (first or columns, columns)
         self.points.append(point)
 
+    def repeats(self, measured: Mapping[str, Measured]) -> bool:
+        """Return whether figures show the same values and moments as those that were added last."""
+        for name, each in measured.items():
+            last = self._rows[name][-1] if name in self._rows else None
+            if last is None or each.figures.still_fraction != 1:
+                return False
+            if any(not _equal(getattr(last, figure), getattr(each.figures, figure)) for figure in OF_MOMENTS):
+                return False
+        return True
+
     def build(self, ordered_by: str) -> Series:
         """Return the series of what was added."""
         tensors = []
@@ -59,13 +73,17 @@ class SeriesBuilder:
             values = np.array(rows, dtype=np.float64).T
             tensors.append(
                 TensorSeries(
-                    **{key: getattr(outline, key) for key in asdict(outline)},
+                    **asdict(outline),
                     is_copy=online_name(name, self._outlines) is not None,
                     figures=dict(zip(FIGURES, values, strict=True)),
                     columns=self._columns.get(name, (None, None)),
                 )
             )
         return Series(tuple(self.points), tuple(tensors), ordered_by)
+
+
+def _equal(one: float, other: float) -> bool:
+    return one == other or (isnan(one) and isnan(other))
 
 
 def outline_tensors(checkpoint: Checkpoint) -> list[TensorOutline]:
@@ -98,8 +116,7 @@ def compare_neighbours(earlier: Checkpoint, later: Checkpoint, measured: Mapping
     for name, each in measured.items():
         before, after = earlier.find_tensor(name), later.find_tensor(name)
         if before is not None and after is not None:
-            change, still = measure_change(before, after)
-            compared[name] = replace(each, figures=replace(each.figures, change=change, still_fraction=still))
+            compared[name] = replace(each, figures=replace(each.figures, **asdict(measure_change(before, after))))
     return compared
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import nan, sqrt
+from math import nan, prod, sqrt
 
 import numpy as np
+from msgspec import Struct
 
 from checkpoint_doctor.checkpoint.checkpoint import Checkpoint
 from checkpoint_doctor.checkpoint.layers import Layer
@@ -17,9 +17,11 @@ from checkpoint_doctor.layers import PROJECTIONS, RECURRENT
 from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS
 from checkpoint_doctor.statistics.vanished import VanishedMoments, count_vanished
 
+WIDEST = 1 << 16
+"""Columns of the widest matrix whose columns are looked at one by one."""
 
-@dataclass(frozen=True, eq=False)
-class Measured:
+
+class Measured(Struct, frozen=True, eq=False):
     """A tensor's figures in one checkpoint."""
 
     figures: TensorFigures
@@ -35,26 +37,41 @@ def measure_point(checkpoint: Checkpoint) -> dict[str, Measured]:
     return {tensor.name: _measure(tensor, checkpoint) for tensor in checkpoint.distinct_tensors}
 
 
-def measure_change(earlier: Tensor, later: Tensor) -> tuple[float, float]:
-    """Return how far a tensor has moved between two checkpoints, block by block.
+class Change(Struct, frozen=True):
+    """How far a tensor has moved between two checkpoints."""
 
-    The first number is the norm of the difference over the norm before (over the norm after, where that before is 0),
-    NaN where both are 0 and where the shapes differ; entries that are NaN or infinite in either are left out. The
-    second is the share of the entries with the very same bits.
+    change: float = nan
+    """Norm of the difference over the norm before (over the norm after, where that before is 0); NaN where both are 0.
+    Entries that are NaN or infinite in either are left out."""
+    still_fraction: float = nan
+    """Share of the entries with the very same bits."""
+    still_columns: float = nan
+    """Share of the columns in which all entries have."""
+
+
+def measure_change(earlier: Tensor, later: Tensor) -> Change:
+    """Return how far a tensor has moved between two checkpoints, block by block; NaN where the shapes differ.
 
     Raises:
         UnreadableCheckpoint: the bytes of a tensor cannot be read.
     """
     if earlier.shape != later.shape:
-        return nan, nan
+        return Change()
+    width = prod(earlier.shape[1:]) if len(earlier.shape) > 1 else 1
+    by_column = 1 < width <= WIDEST
+    elements = max(1, BLOCK_ELEMENTS // width) * width if by_column else BLOCK_ELEMENTS
+    columns_still = np.ones(width if by_column else 0, dtype=bool)
     squares = before = after = 0.0
     still = 0
     comparable = earlier.dtype == later.dtype
     with np.errstate(all="ignore"):
-        pairs = zip(earlier.values.blocks(BLOCK_ELEMENTS), later.values.blocks(BLOCK_ELEMENTS), strict=True)
+        pairs = zip(earlier.values.blocks(elements), later.values.blocks(elements), strict=True)
         for one, other in pairs:
-            same = _count_same_bits(one, other) if comparable else 0
+            equal = _same_bits(one, other) if comparable else np.zeros(one.size, dtype=bool)
+            same = int(np.count_nonzero(equal))
             still += same
+            if by_column and same < one.size:
+                columns_still &= equal.reshape(-1, width).all(axis=0)
             one, other = _wide(one), _wide(other)
             if same < one.size:
                 difference = other - one
@@ -66,17 +83,17 @@ def measure_change(earlier: Tensor, later: Tensor) -> tuple[float, float]:
             after += _sum_squares(other)
     norm = sqrt(before) or sqrt(after)
     change = sqrt(squares) / norm if norm else nan
-    return change, still / earlier.size if comparable and earlier.size else nan
+    if not comparable or not earlier.size:
+        return Change(change)
+    return Change(change, still / earlier.size, float(columns_still.mean()) if by_column else nan)
 
 
-def _count_same_bits(one: np.ndarray, other: np.ndarray) -> int:
+def _same_bits(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     size = one.dtype.itemsize
     if size not in (1, 2, 4, 8):
         size = 8 if size % 8 == 0 else 1
-    equal = one.view(f"u{size}") == other.view(f"u{size}")
-    if equal.size != one.size:
-        equal = equal.reshape(one.size, -1).all(axis=1)
-    return int(np.count_nonzero(equal))
+    equal = np.asarray(one.view(f"u{size}") == other.view(f"u{size}"))
+    return equal if equal.size == one.size else np.asarray(equal.reshape(one.size, -1).all(axis=1))
 
 
 def _wide(block: np.ndarray) -> np.ndarray:
@@ -149,8 +166,11 @@ def _shares(tensor: Tensor, layer: Layer, vanished: VanishedMoments) -> Mapping[
 
 def _record_columns(tensor: Tensor, vanished: VanishedMoments, checkpoint: Checkpoint) -> ColumnRecord | None:
     statistics = checkpoint.moments[tensor.name].statistics
-    if len(tensor.shape) < 2 or statistics is None or statistics.column_second is None:
+    if len(tensor.shape) < 2 or statistics is None:
+        return None
+    recorded = statistics.column_first if statistics.column_second is None else statistics.column_second
+    if recorded is None:
         return None
     positions = vanished.columns.size // tensor.shape[1]
     dead = vanished.dead_columns.reshape(-1, positions).all(axis=1)
-    return ColumnRecord(np.flatnonzero(dead), np.flatnonzero(statistics.column_second == 0))
+    return ColumnRecord(np.flatnonzero(dead), np.flatnonzero(recorded == 0))

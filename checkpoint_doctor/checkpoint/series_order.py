@@ -6,8 +6,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.text import natural_key
 
@@ -19,14 +20,14 @@ LISTED_ON_COMMAND_LINE = "command line"
 _NUMBERS = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")
 
 
-@dataclass(frozen=True, eq=False)
-class Heading:
+class Heading(Struct, frozen=True, eq=False):
     """What the order and the grouping need of a checkpoint, before any number in it is read."""
 
     path: str
     shapes: Shapes
     named: bool = True
     """True where the command line names it, False where a search found it."""
+    algorithm: str | None = None
     step: int | None = None
     updates: int | None = None
     counters: Mapping[str, int] = field(default_factory=dict)
@@ -35,12 +36,13 @@ class Heading:
 def group_runs(headings: Sequence[Heading]) -> list[list[Heading]]:
     """Group checkpoints that may be of one run, the largest group first.
 
-    Those of one run have the same tensors in the same shapes. Where a search found them in several folders that hold
-    several each, every folder is a run. A folder with one checkpoint beside one folder with several belongs to its run.
+    Those of one run have the same tensors in the same shapes, and the same algorithm. Where a search found them in
+    several folders that hold several each, every folder is a run. A folder with one checkpoint beside one folder with
+    several belongs to its run; folders with one each are a run where their paths differ in numbers alone.
     """
-    alike: dict[frozenset[tuple[str, tuple[int, ...]]], list[Heading]] = {}
+    alike: dict[tuple[object, ...], list[Heading]] = {}
     for heading in headings:
-        alike.setdefault(frozenset(heading.shapes.items()), []).append(heading)
+        alike.setdefault((heading.algorithm, frozenset(heading.shapes.items())), []).append(heading)
     runs = [run for group in alike.values() for run in _split_by_folder(group)]
     return sorted(runs, key=len, reverse=True)
 
@@ -53,7 +55,10 @@ def _split_by_folder(group: Sequence[Heading]) -> list[list[Heading]]:
     runs = [members for members in folders.values() if len(members) > 1]
     single = [members[0] for members in folders.values() if len(members) == 1]
     if not runs:
-        return [single] if single else []
+        outlines: dict[str, list[Heading]] = {}
+        for heading in single:
+            outlines.setdefault(_NUMBERS.sub("#", heading.path), []).append(heading)
+        return list(outlines.values())
     if len(runs) == 1:
         return [runs[0] + single]
     return runs + [[heading] for heading in single]

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.layers import is_kernel
-from checkpoint_doctor.statistics.tensors import TensorStatistics, measure
+from checkpoint_doctor.statistics.tensors import Histogram, TensorStatistics, measure
 from checkpoint_doctor.statistics.values import Values
-
-if TYPE_CHECKING:
-    from checkpoint_doctor.statistics.histogram import Histogram
 
 
 class Tensor(Struct, frozen=True, eq=False, dict=True):

@@ -19,6 +19,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "ckdoc fix model.zip --output model_repaired.zip",
         "ckdoc fix runs/ --recycle --output repaired/",
     ),
+    "compare": (
+        "ckdoc compare runs/ppo",
+        "ckdoc compare runs/ppo --tensor 'value_net*'",
+        "ckdoc compare base.pt fine_tuned.pt --format json",
+    ),
     "watch": (
         "ckdoc watch runs/ppo --stalled 30m",
         "ckdoc watch runs/ppo --fail-on warning --exit-on-alarm",
@@ -38,6 +43,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
 
 PAGES = {
     "fix": "fix",
+    "compare": "compare",
     "log": "logs",
     "rules": "rules",
     "causes": "causes",

@@ -27,8 +27,8 @@ from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.text import printable, quantity
 
 if TYPE_CHECKING:
+    from checkpoint_doctor.results.events import Arrival, Event
     from checkpoint_doctor.results.report import Alert, Report
-    from checkpoint_doctor.watch import Arrival, Event
 
 NAMED = 3
 """Diagnoses and findings that a line names."""
@@ -134,7 +134,7 @@ class _Tally:
 
     def tell(self, event: Event) -> bool:
         """Print an event, run the command if it is an alarm, and return whether it is one."""
-        from checkpoint_doctor.watch import Arrival, Loss
+        from checkpoint_doctor.results.events import Arrival, Loss
 
         if isinstance(event, Loss):
             what = "is gone" if event.path == self._path else "was deleted before it was whole"
@@ -153,10 +153,11 @@ class _Tally:
         self._incomplete += not report.is_complete
         words = describe_arrival(arrival)
         parts = [printable(examination.path), *([] if examination.step is None else [f"step {examination.step:,}"])]
-        say(f"{_clock()} {examination.verdict.value:<10} {' · '.join([*parts, words])}")
+        verdict = verdict_on(arrival)
+        say(f"{_clock()} {verdict:<10} {' · '.join([*parts, words])}")
         is_alarm = _is_alarm(report)
         if is_alarm:
-            self._alarm(examination.path, examination.verdict.value, words, examination.step)
+            self._alarm(examination.path, verdict, words, examination.step)
         return is_alarm
 
     def _alarm(self, path: str, verdict: str, words: str, step: int | None = None) -> None:
@@ -179,6 +180,16 @@ def _is_alarm(report: Report) -> bool:
     return report.failed or not report.is_complete
 
 
+def verdict_on(arrival: Arrival) -> str:
+    """Return the verdict on a checkpoint: it is ill, too, where an error began in its run with it."""
+    from checkpoint_doctor.results.findings import Severity
+    from checkpoint_doctor.results.report import Verdict
+
+    verdict = arrival.examination.verdict
+    is_ill = verdict is Verdict.HEALTHY and any(each.severity is Severity.ERROR for each in arrival.report.alerts)
+    return (Verdict.ILL if is_ill else verdict).value
+
+
 def describe_arrival(arrival: Arrival) -> str:
     """Say what was found in a checkpoint, and what of it is new since the one before it."""
     from checkpoint_doctor.results.findings import Severity
@@ -187,7 +198,7 @@ def describe_arrival(arrival: Arrival) -> str:
     if examination.is_unreadable:
         error = (examination.error or "it could not be read").removeprefix(f"{examination.path} ")
         return printable(" ".join(error.split()))
-    alerts = examination.alerts
+    alerts = arrival.report.alerts
     counts = [(severity.label, sum(each.severity is severity for each in alerts)) for severity in Severity]
     words = [", ".join(quantity(count, label) for label, count in reversed(counts) if count) or "no findings"]
     if arrival.new:

@@ -13,6 +13,7 @@ from checkpoint_doctor.results.findings import Safety
 
 FAMILIES = {
     "FIL": "the file",
+    "GRD": "gradients of a running training loop",
     "VAL": "values",
     "ZER": "zeros and bias collapse",
     "NRM": "normalisation layers",

@@ -12,7 +12,7 @@ from checkpoint_doctor.checkpoint import Checkpoint, Skipped
 from checkpoint_doctor.errors import DoctorError, NotACheckpoint, UnknownFormat, UnreadableCheckpoint, UsageError
 from checkpoint_doctor.plugins.catalogue import LAST_LOADER, Catalogue, discover
 from checkpoint_doctor.plugins.protocols import FolderLoader, Loader
-from checkpoint_doctor.sources import FileSource, Folder, Source
+from checkpoint_doctor.sources import Folder, Source, is_folder, open_source
 from checkpoint_doctor.text import describe_error
 
 
@@ -23,9 +23,9 @@ def open_checkpoint(path: str | os.PathLike[str], catalogue: Catalogue | None = 
         UnreadableCheckpoint: it cannot be opened; the message says what it is and what to do.
     """
     catalogue = catalogue or discover_working()
-    if os.path.isdir(path):
+    if is_folder(path):
         return _open_folder(Folder.read(path), catalogue)
-    source = FileSource(os.fspath(path))
+    source = open_source(path)
     unable: list[Skipped] = []
     for loader in catalogue.loaders:
         try:
@@ -70,7 +70,7 @@ def recognize_content(path: str, catalogue: Catalogue) -> bool:
     Raises:
         UnreadableCheckpoint: it cannot be opened.
     """
-    source = FileSource(path)
+    source = open_source(path)
     beginning = source.read(0, min(source.size, BEGINNING))
     if beginning.startswith(MEDIA) or not beginning.translate(None, _TEXT):
         return False

@@ -11,12 +11,12 @@ from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
 from checkpoint_doctor.errors import NotACheckpoint
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.report import Page, Report
-from checkpoint_doctor.results.series_report import SeriesReport
 from checkpoint_doctor.sources import Folder, Source
 
 if TYPE_CHECKING:
     from checkpoint_doctor.checkpoint.training_log import LogBuilder
     from checkpoint_doctor.results.log_report import LogReport
+    from checkpoint_doctor.results.series_report import SeriesReport
 
 
 class Loader(Protocol):

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.json import to_json, write_json
 from checkpoint_doctor.results.report import Page, Report
-from checkpoint_doctor.results.series_report import SeriesReport
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.results.series_report import SeriesReport
 
 if TYPE_CHECKING:
     from checkpoint_doctor.results.log_report import LogReport

@@ -28,6 +28,7 @@ from checkpoint_doctor.text import printable, quantity
 
 if TYPE_CHECKING:
     from checkpoint_doctor.results.log_report import LogReport
+    from checkpoint_doctor.results.series_report import SeriesRecord, SeriesReport
 
 MOST_BYTES = 1_000_000
 """A job summary on GitHub may have 1 MiB, and other parts of the step may add to it."""
@@ -46,23 +47,65 @@ class MarkdownReporter:
 
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
         """Return the document; beyond ``MOST_BYTES`` it ends with the number of entries left out."""
-        taken: list[str] = []
-        left = MOST_BYTES
-        blocks = list(_write(report))
-        for block in blocks:
-            left -= len(block.encode()) + 1
-            if left < 0:
-                rest = sum(each.startswith(("- ", "| ")) for each in blocks[len(taken) :])
-                taken.append(
-                    f"\n**Cut here**: {quantity(rest, 'more entry', 'more entries')}; the JSON format has all."
-                )
-                break
-            taken.append(block)
-        return "\n".join(taken) + "\n"
+        return _join(list(_write(report)))
+
+    def render_series(self, report: SeriesReport, rules: Sequence[Rule], page: Page) -> str:
+        """Return a table of the findings of each series, its diagnoses over time, and a table of its tensors."""
+        return _join(list(_write_all_series(report)))
 
     def render_logs(self, report: LogReport, rules: Sequence[Rule], page: Page) -> str:
         """Return a table of the metrics of each training log, and its findings; the page makes no difference."""
-        return "\n".join(_write_logs(report)) + "\n"
+        return _join(list(_write_logs(report)))
+
+
+def _join(blocks: Sequence[str]) -> str:
+    taken: list[str] = []
+    left = MOST_BYTES
+    for block in blocks:
+        left -= len(block.encode()) + 1
+        if left < 0:
+            rest = sum(each.startswith(("- ", "| ")) for each in blocks[len(taken) :])
+            taken.append(f"\n**Cut here**: {quantity(rest, 'more entry', 'more entries')}; the JSON format has all.")
+            break
+        taken.append(block)
+    return "\n".join(taken) + "\n"
+
+
+def _write_all_series(report: SeriesReport) -> Iterator[str]:
+    from checkpoint_doctor.reporters._series_wording import common_path, describe_series, left_out_in_words
+
+    yield f"## Checkpoint doctor: {'failed' if report.failed else 'passed'}\n"
+    yield f"{_escape(report.summary_line)}\n"
+    for record in report.series:
+        yield f"\n### {_escape(common_path(record))}\n"
+        yield f"{_escape(describe_series(record))}\n"
+        yield from _write_series(record)
+    for examination in report.unreadable:
+        yield f"- {_VERDICTS[Verdict.UNREADABLE]}: {_escape(one_line(f'{examination.path}: {examination.error}'))}"
+    for words in left_out_in_words(report.left_out):
+        yield f"- left out: {_escape(words)}"
+
+
+def _write_series(record: SeriesRecord) -> Iterator[str]:
+    from checkpoint_doctor.reporters._series_wording import choose_tensors, name_point, span_in_words, value_in_words
+    from checkpoint_doctor.reporters._sparklines import sparkline
+
+    for finding in rank(record.counted):
+        onset = record.onset_of(finding)
+        since = "" if onset is None else f", since {name_point(record, onset)}"
+        yield f"- {_SIGNS[finding.severity]} {_head(finding)}{_escape(since)}: {_escape(finding.message)}"
+    for illness in record.illnesses:
+        words = f"{illness.name}: {span_in_words(illness, record)}"
+        yield f"- {_SIGNS[illness.severity]} {_escape(words)}"
+    yield "\n| tensor | zeros | no gradient | change | norm |"
+    yield "|---|---|---|---|---|"
+    for row in choose_tensors(record, ()):
+        cells = [
+            f"{sparkline(values, width=12)} {value_in_words(name, values[-1])}"
+            for name in ("zero_fraction", "vanished_fraction", "change", "norm")
+            for values in [getattr(row, name)]
+        ]
+        yield f"| {_escape(row.name)} | {' | '.join(cells)} |"
 
 
 def _write_logs(report: LogReport) -> Iterator[str]:

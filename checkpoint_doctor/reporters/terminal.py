@@ -11,6 +11,7 @@ from checkpoint_doctor.text import printable
 
 if TYPE_CHECKING:
     from checkpoint_doctor.results.log_report import LogReport
+    from checkpoint_doctor.results.series_report import SeriesReport
 
 
 class TerminalReporter:
@@ -28,6 +29,12 @@ class TerminalReporter:
         from checkpoint_doctor.reporters._terminal.chart import draw
 
         return draw(report, page)
+
+    def render_series(self, report: SeriesReport, rules: Sequence[Rule], page: Page) -> str:
+        """Return a chart of each series with the width of the page."""
+        from checkpoint_doctor.reporters._terminal.series_chart import draw_series
+
+        return draw_series(report, page)
 
     def render_logs(self, report: LogReport, rules: Sequence[Rule], page: Page) -> str:
         """Return a chart for each training log, with a line for each metric."""

@@ -8,7 +8,7 @@ from enum import Enum
 from functools import cached_property
 from math import prod
 from os.path import join
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct, field
 
@@ -19,10 +19,8 @@ from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.resume import Resumption, answer
 from checkpoint_doctor.sources import Unsearched
+from checkpoint_doctor.statistics.tensors import Histogram
 from checkpoint_doctor.text import printable, quantity
-
-if TYPE_CHECKING:
-    from checkpoint_doctor.statistics.histogram import Histogram
 
 RULE_CRASHED = "CKD001"
 """Code of the finding about a rule that crashed."""

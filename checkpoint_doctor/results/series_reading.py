@@ -10,6 +10,8 @@ from checkpoint_doctor.checkpoint.series_figures import Measured
 from checkpoint_doctor.checkpoint.series_order import Heading
 from checkpoint_doctor.results.report import Examination, TensorRecord
 
+LARGEST = 1e300
+
 DORMANT_UNITS = "NET001"
 """Code of the rule whose findings list the units that receive no gradient."""
 
@@ -18,7 +20,7 @@ def head_examination(examination: Examination) -> Heading:
     """Return what the order of a series needs of a checkpoint, from its report."""
     updates = max((tensor.updates for tensor in examination.tensors if tensor.updates), default=None)
     shapes = {tensor.name: tensor.shape for tensor in examination.tensors if tensor.tied_to is None}
-    return Heading(examination.path, shapes, step=examination.step, updates=updates)
+    return Heading(examination.path, shapes, step=examination.step, updates=updates, algorithm=examination.algorithm)
 
 
 def point_of(examination: Examination) -> Point:
@@ -63,12 +65,13 @@ def figures_of(examination: Examination) -> dict[str, Measured]:
 
 def _figures(tensor: TensorRecord, dormant: list[int] | None) -> TensorFigures:
     def known(value: float | int | None) -> float:
-        return nan if value is None else float(value)
+        # An integer of a report may be beyond what a float can hold.
+        return nan if value is None else float(max(-LARGEST, min(value, LARGEST)))
 
     is_weight = len(tensor.shape) > 1
     return TensorFigures(
-        zero_fraction=tensor.zeros / tensor.size if tensor.size else 0.0,
-        nonfinite=float(tensor.nonfinite),
+        zero_fraction=min(tensor.zeros, tensor.size) / tensor.size if tensor.size else 0.0,
+        nonfinite=known(tensor.nonfinite),
         norm=known(tensor.norm),
         dormant_fraction=len(dormant) / tensor.shape[0] if dormant is not None and is_weight else nan,
         input_rms=known(tensor.input_rms),

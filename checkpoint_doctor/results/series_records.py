@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Point, Series, TensorSeries
 from checkpoint_doctor.results.diagnosis import Diagnosis
@@ -22,8 +24,7 @@ from checkpoint_doctor.results.series_report import (
 )
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """What is kept of the examination of one checkpoint."""
 
     record: PointRecord

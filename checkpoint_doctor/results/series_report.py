@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis
@@ -17,8 +18,7 @@ Values = tuple[float | None, ...]
 """One value a checkpoint; ``None`` where it is not known."""
 
 
-@dataclass(frozen=True)
-class PointRecord:
+class PointRecord(Struct, frozen=True):
     """One checkpoint of a series."""
 
     path: str
@@ -37,8 +37,7 @@ class PointRecord:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class TensorRow:
+class TensorRow(Struct, frozen=True):
     """One tensor through a series."""
 
     name: str
@@ -61,8 +60,7 @@ class TensorRow:
     updates: Values
 
 
-@dataclass(frozen=True)
-class Illness:
+class Illness(Struct, frozen=True):
     """A diagnosis, or a finding that no diagnosis explains, through a series."""
 
     name: str
@@ -82,8 +80,7 @@ class Illness:
     """Positions of all checkpoints that have it."""
 
 
-@dataclass(frozen=True)
-class SettingRow:
+class SettingRow(Struct, frozen=True):
     """A setting that is not the same in all checkpoints of a series."""
 
     name: str
@@ -91,8 +88,7 @@ class SettingRow:
     """One plain value a checkpoint; ``None`` where it has none."""
 
 
-@dataclass(frozen=True)
-class SeriesRecord:
+class SeriesRecord(Struct, frozen=True):
     """What was found in the checkpoints of one run."""
 
     ordered_by: str
@@ -126,18 +122,19 @@ class SeriesRecord:
 
     def onset_of(self, finding: Finding) -> int | None:
         """Return the position of the checkpoint at which a finding began."""
-        path = finding.evidence.get("onset_path")
-        return next((place for place, point in enumerate(self.points) if point.path == path), None)
+        sought = finding.evidence.get("onset_path"), finding.evidence.get("onset_step")
+        return next((place for place, point in enumerate(self.points) if (point.path, point.step) == sought), None)
 
 
-@dataclass(frozen=True)
-class SeriesReport:
+class SeriesReport(Struct, frozen=True):
     """What a comparison found."""
 
     series: tuple[SeriesRecord, ...]
+    """One for each run: its checkpoints, tensors, findings, and diagnoses over time."""
     rules: int
     """How many rules were asked, those about series and those about each checkpoint."""
     fail_on: Severity | None = Severity.ERROR
+    """The lowest severity that fails the comparison; ``None`` where none does."""
     unreadable: tuple[Examination, ...] = ()
     """What could not be read, of all series and of none."""
     left_out: tuple[Skipped, ...] = ()
@@ -145,7 +142,17 @@ class SeriesReport:
     passed_over: tuple[Skipped, ...] = ()
     """Files that a search came across and that are no checkpoints."""
     unsearched: tuple[Unsearched, ...] = ()
+    """Files and folders that a search did not look at, and why."""
     remarks: tuple[Finding, ...] = ()
+    """Findings about the comparison and not about a series, such as a plugin that is broken."""
+
+    @property
+    def files(self) -> Iterator[str]:
+        """The checkpoints, what could not be read, and what was left out."""
+        for record in self.series:
+            yield from (point.path for point in record.points)
+        yield from (each.path for each in self.unreadable)
+        yield from (each.what for each in self.left_out)
 
     @property
     def findings(self) -> Sequence[Finding]:
@@ -176,7 +183,7 @@ class SeriesReport:
     @property
     def summary_line(self) -> str:
         """What was compared and found, as in ``1 series, 12 checkpoints, 32 tensors, 80 rules, 2 findings``."""
-        left_out = len(self.left_out) + sum(len(each.left_out) for each in self.series)
+        left_out = len(self.left_out)
         return ", ".join(
             [
                 f"{len(self.series):,} series",

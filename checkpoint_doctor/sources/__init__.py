@@ -5,7 +5,18 @@ May import ``errors`` and ``text``.
 
 from checkpoint_doctor.sources.folder import Folder
 from checkpoint_doctor.sources.local_file import FileSource
+from checkpoint_doctor.sources.opening import is_folder, open_source
 from checkpoint_doctor.sources.search import Unsearched
 from checkpoint_doctor.sources.source import MemorySource, Section, Source, read_json
 
-__all__ = ["FileSource", "Folder", "MemorySource", "Section", "Source", "Unsearched", "read_json"]
+__all__ = [
+    "FileSource",
+    "Folder",
+    "MemorySource",
+    "Section",
+    "Source",
+    "Unsearched",
+    "is_folder",
+    "open_source",
+    "read_json",
+]

@@ -8,7 +8,9 @@ from functools import cached_property
 from msgspec import Struct
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.sources.local_file import FileSource
+from checkpoint_doctor.sources.address import is_address
+from checkpoint_doctor.sources.opening import open_source
+from checkpoint_doctor.sources.source import Source
 
 
 class Folder(Struct, frozen=True, dict=True):
@@ -32,22 +34,29 @@ class Folder(Struct, frozen=True, dict=True):
         Raises:
             UnreadableCheckpoint: it cannot be listed.
         """
+        path = os.fspath(path)
+        if is_address(path):
+            from checkpoint_doctor.sources.remote.listing import list_folder
+
+            listing = list_folder(path)
+            names = (entry.path.rpartition("/")[2] for entry in listing.files)
+            return cls(path.rstrip("/"), frozenset(names), frozenset(listing.folders))
         try:
             with os.scandir(path) as entries:
                 kinds = {entry.name: entry.is_dir() for entry in entries}
         except OSError as error:
             raise UnreadableCheckpoint(
-                f"cannot list {os.fspath(path)}: {(error.strerror or str(error)).lower()}",
+                f"cannot list {path}: {(error.strerror or str(error)).lower()}",
                 "check the path and its permissions",
             ) from None
         folders = frozenset(name for name, is_folder in kinds.items() if is_folder)
-        return cls(os.fspath(path), frozenset(kinds) - folders, folders)
+        return cls(path, frozenset(kinds) - folders, folders)
 
     def locate(self, name: str) -> str:
         """Return the path of a file or folder in it."""
         return os.path.join(self.path, name)
 
-    def open(self, name: str) -> FileSource:
+    def open(self, name: str) -> Source:
         """Open a file in it, by its name or, where it is in a folder in it, by its path with ``/``; links are followed.
 
         Raises:
@@ -60,7 +69,7 @@ class Folder(Struct, frozen=True, dict=True):
             raise UnreadableCheckpoint(
                 f"{self.path} has no file {name!r}", "all files of a checkpoint must be in the same folder"
             )
-        return FileSource(self.locate(name))
+        return open_source(self.locate(name))
 
     def enter(self, name: str) -> Folder:
         """List a folder directly in it, once. Raises as ``read``."""

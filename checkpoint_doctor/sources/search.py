@@ -9,15 +9,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from msgspec import Struct, field
 
-from checkpoint_doctor.errors import NothingToExamine, UnreadableCheckpoint, UsageError
+from checkpoint_doctor.errors import NothingToExamine, UnreadableCheckpoint
+from checkpoint_doctor.sources.address import conceal_secrets, is_address
 from checkpoint_doctor.sources.folder import Folder
+from checkpoint_doctor.sources.opening import is_folder
 from checkpoint_doctor.sources.patterns import ANY_FOLDERS, compile_pattern
 from checkpoint_doctor.text import natural_key, quantity
 
 Uris = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """One file, folder or glob, or several."""
-
-ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 
 SHARD, INDEX = ".safetensors", ".safetensors.index.json"
 
@@ -95,7 +95,8 @@ def find_candidates(uris: Sequence[str], criteria: Criteria) -> Found:
 
     Raises:
         NothingToExamine: a folder or glob holds no file that could be a checkpoint, and all of it could be searched.
-        UsageError: a URI is the address of a remote file.
+        UnreadableCheckpoint: a store does not answer.
+        UsageError: a URI is an address that no installed library reads.
     """
     search = _Search(criteria)
     for uri in uris:
@@ -117,12 +118,9 @@ class _Search:
         self._unsearched: dict[str, Unsearched] = {}
 
     def expand(self, uri: str) -> None:
-        if ADDRESS.match(uri) and not os.path.lexists(uri):
-            raise UsageError(
-                f"{uri} is an address: remote files need the extra [remote], which this version does not have yet",
-                "download it first, and scan the file on this machine",
-            )
-        if os.path.isdir(uri):
+        if is_address(uri):
+            self._expand_address(uri)
+        elif os.path.isdir(uri):
             self._require(self._search(uri, named=True), f"{uri} holds no checkpoint", uri)
         elif os.path.lexists(uri) or not any(letter in uri for letter in "*?["):
             self._candidates.setdefault(uri, Candidate(uri, named=True))
@@ -135,6 +133,44 @@ class _Search:
                     self._search(match)
                 else:
                     self._consider(match, os.path.basename(match))
+
+    def _expand_address(self, uri: str) -> None:
+        if is_folder(uri):
+            self._require(self._search_remote(uri.rstrip("/")), f"{conceal_secrets(uri)} holds no checkpoint", uri)
+        elif not any(letter in uri.partition("?")[0] for letter in "*["):
+            self._candidates.setdefault(uri, Candidate(uri, named=True))
+        else:
+            matches = match_addresses(uri)
+            if not matches:
+                raise NothingToExamine(f"nothing matches {conceal_secrets(uri)}", "check the pattern; quote it")
+            for match in matches:
+                self._consider(match, match.rpartition("/")[2])
+
+    def _search_remote(self, root: str) -> int:
+        """Search a folder of a store as ``_search`` does, and return how many candidates it has."""
+        count, pending = 0, [Folder.read(root)]
+        while pending:
+            folder = pending.pop()
+            claimed = self._claim(folder)
+            if claimed:
+                self._candidates.setdefault(folder.path, Candidate(folder.path, named=folder.path == root))
+            count += bool(claimed) + self._consider_files(folder, claimed)
+            for name in sorted(folder.folders - set(claimed), key=natural_key, reverse=True):
+                path = folder.locate(name)
+                if reason := self._criteria.excludes(path) or ("hidden" if name.startswith(".") else ""):
+                    self._leave_out(path, reason)
+                else:
+                    pending.append(folder.enter(name))
+        return count
+
+    def _consider_files(self, folder: Folder, claimed: Collection[str]) -> int:
+        has_index = any(name.lower().endswith(INDEX) for name in folder.files)
+        count = 0
+        for name in sorted(folder.files - set(claimed), key=natural_key):
+            # The shards of an index are examined through it, as the one model that they are.
+            if not (has_index and name.lower().endswith(SHARD)):
+                count += self._consider(folder.locate(name), name)
+        return count
 
     def finish(self) -> Found:
         # A blob of a cache is examined under the name that a link gives it.
@@ -255,6 +291,21 @@ def _match_glob(pattern: str) -> list[str]:
         for path, names in _walk_visible(start):
             if len(names) in compiled.match_beginnings(names):
                 found.append(path if base else os.path.join(*names))
+    return sorted(found, key=natural_key)
+
+
+def match_addresses(pattern: str) -> list[str]:
+    """Return the addresses of the files of a store that a pattern matches, sorted."""
+    from checkpoint_doctor.sources.remote.listing import walk_files
+
+    names = pattern.split("/")
+    fixed = next(at for at, name in enumerate(names) if any(letter in name for letter in "*["))
+    base, compiled = "/".join(names[:fixed]), compile_pattern("/".join(names[fixed:]))
+    found = []
+    for uri in walk_files(base):
+        within = uri.removeprefix(f"{base}/").split("/")
+        if len(within) in compiled.match_beginnings(within):
+            found.append(uri)
     return sorted(found, key=natural_key)
 
 

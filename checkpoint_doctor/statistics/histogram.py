@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoint_doctor.statistics.tensors import TensorStatistics
+from checkpoint_doctor.statistics.tensors import Histogram, TensorStatistics
 from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, Values
 
 BINS = 48
@@ -15,24 +13,6 @@ BINS = 48
 
 SPREAD = 6.0
 """Standard deviations around the mean that the bins cover at most: outliers must not squeeze the rest into one."""
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """How the finite values of a tensor are distributed; exact zeros are counted apart from their neighbours."""
-
-    low: float
-    """Left edge of the first bin."""
-    high: float
-    """Right edge of the last bin."""
-    counts: tuple[int, ...]
-    """Values in each bin, without exact zeros."""
-    zeros: int
-    """Values that are exactly zero."""
-    below: int
-    """Values left of the first bin."""
-    above: int
-    """Values right of the last bin."""
 
 
 def count_values(values: Values, statistics: TensorStatistics) -> Histogram | None:

@@ -49,6 +49,8 @@ class TensorStatistics(Struct, frozen=True):
     """Indices along the second axis whose entries are all exactly zero (two or more axes; else empty)."""
     duplicate_rows: tuple[tuple[int, ...], ...]
     """Groups of two or more bit-identical, non-zero rows."""
+    first_entries: NDArray
+    """The first entries, at most 64, in row-major order: most questions about single values end with these."""
 
     @property
     def nonfinite(self) -> int:
@@ -65,6 +67,25 @@ class TensorStatistics(Struct, frozen=True):
         """Largest finite magnitude, 0.0 where there is none."""
         return max(abs(float(self.minimum or 0)), abs(float(self.maximum or 0)))
 
+
+class Histogram(Struct, frozen=True):
+    """How the finite values of a tensor are distributed; exact zeros are counted apart from their neighbours."""
+
+    low: float
+    """Left edge of the first bin."""
+    high: float
+    """Right edge of the last bin."""
+    counts: tuple[int, ...]
+    """Values in each bin, without exact zeros."""
+    zeros: int
+    """Values that are exactly zero."""
+    below: int
+    """Values left of the first bin."""
+    above: int
+    """Values right of the last bin."""
+
+
+MOST_FIRST_ENTRIES = 64
 
 LONGEST_ROW = 1 << 20
 """Elements of a row beyond which a tensor is read as one flat stream, without statistics of rows and columns."""
@@ -84,7 +105,10 @@ def measure(values: Values) -> TensorStatistics:
     totals = Totals(by_row=by_row, length=length, exact=count <= BLOCK_ELEMENTS // 4)
     # Overflowing squares and comparisons with NaN are expected: they show non-finite values.
     with np.errstate(all="ignore"):
+        first_entries = np.empty(0)
         for block in values.blocks(elements):
+            if not totals.count:
+                first_entries = block.reshape(-1)[:MOST_FIRST_ENTRIES].copy()
             totals.add(block)
         return TensorStatistics(
             count=totals.count,
@@ -102,4 +126,5 @@ def measure(values: Values) -> TensorStatistics:
             zero_rows=totals.list_zero_rows(),
             zero_columns=totals.list_zero_columns(values.shape),
             duplicate_rows=totals.list_duplicate_rows(values),
+            first_entries=first_entries,
         )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.statistics.moments import INACTIVE_RATIO
 from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, Values
 
 
-@dataclass(frozen=True, eq=False)
-class VanishedMoments:
+class VanishedMoments(Struct, frozen=True, eq=False):
     """Counts of the entries without a living first moment. Rows and columns are those of the flattened matrix."""
 
     count: int
@@ -62,7 +61,7 @@ def count_vanished(first: Values, second: Values | None) -> VanishedMoments:
         for block in first.blocks(elements):
             size = np.abs(block.astype(np.float32) if block.dtype.itemsize < 4 else block)
             spread = None if second is None else np.sqrt(np.abs(next(partners).astype(size.dtype, copy=False)))
-            gone = size == 0 if spread is None else ~(size >= INACTIVE_RATIO * spread) | (spread == 0)
+            gone = size == 0 if spread is None else (size < INACTIVE_RATIO * spread) | (spread == 0)
             gone = gone.reshape(-1, width)
             rows[start : start + len(gone)] = gone.sum(axis=1)
             columns += gone.sum(axis=0)

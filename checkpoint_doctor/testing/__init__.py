@@ -16,9 +16,11 @@ from checkpoint_doctor.testing.checkpoints import build_checkpoint
 from checkpoint_doctor.testing.loaders import check_loader
 from checkpoint_doctor.testing.reporters import check_reporter
 from checkpoint_doctor.testing.rules import check_rule, findings_of
+from checkpoint_doctor.testing.series import build_series
 
 __all__ = [
     "build_checkpoint",
+    "build_series",
     "check_cause",
     "check_loader",
     "check_reporter",

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.checkpoint import Checkpoint, Series
 from checkpoint_doctor.plugins.explanation import explain_rule
 from checkpoint_doctor.plugins.rule import SECTIONS, Rule, is_plain_option
 from checkpoint_doctor.results.findings import Finding
@@ -14,8 +14,8 @@ from checkpoint_doctor.results.identity import identify
 from checkpoint_doctor.testing.declarations import find_invalid_values, judge_docstring
 
 
-def findings_of(rule: Rule, checkpoint: Checkpoint, **options: Any) -> list[Finding]:
-    """Run a rule on a checkpoint, with these options instead of its defaults, and return its findings.
+def findings_of(rule: Rule, checkpoint: Checkpoint | Series, **options: Any) -> list[Finding]:
+    """Run a rule on a checkpoint or a series, with these options instead of its defaults, and return its findings.
 
     Raises:
         AssertionError: the rule has no such option, or a finding is invalid: it names or repairs a tensor or layer that
@@ -73,7 +73,7 @@ def _judge_declaration(rule: Rule) -> Iterator[str]:
         yield "its explanation does not contain its code"
 
 
-def _judge_finding(finding: Finding, rule: Rule, checkpoint: Checkpoint) -> Iterator[str]:
+def _judge_finding(finding: Finding, rule: Rule, checkpoint: Checkpoint | Series) -> Iterator[str]:
     if (finding.code, finding.name) != (rule.code, rule.name):
         yield f"a finding has the code {finding.code} {finding.name}: build it with {rule.check.__name__}.finding(…)"
     if not finding.message.strip() or "\n" in finding.message:
@@ -82,6 +82,14 @@ def _judge_finding(finding: Finding, rule: Rule, checkpoint: Checkpoint) -> Iter
         yield f"a finding has the severity {finding.severity.label}: declare worst=Severity.{finding.severity.name}"
     if finding.tensor is not None and finding.tensor not in checkpoint.by_name:
         yield f"a finding is about the tensor {finding.tensor!r}, which the checkpoint does not have"
+    for place in find_invalid_values(finding.evidence, "evidence"):
+        yield f"{place} is not a plain JSON value"
+    if isinstance(checkpoint, Series):
+        if finding.evidence.get("onset_path") not in {point.path for point in checkpoint.points}:
+            yield "a finding does not say at which checkpoint it began: add series.place(position) to its evidence"
+        if finding.repairs:
+            yield "a finding about a series carries repairs"
+        return
     if finding.layer is not None and finding.layer not in checkpoint.layer_by_name:
         yield f"a finding is about the layer {finding.layer!r}, which the checkpoint does not have"
     moments = (
@@ -96,8 +104,6 @@ def _judge_finding(finding: Finding, rule: Rule, checkpoint: Checkpoint) -> Iter
         yield f"a repair is for the tensor {unknown[0]!r}, which the checkpoint does not have"
     if finding.repairs and rule.fix is None:
         yield "a finding carries repairs, but the rule is declared without fix="
-    for place in find_invalid_values(finding.evidence, "evidence"):
-        yield f"{place} is not a plain JSON value"
 
 
 def _judge_identities(findings: Sequence[Finding]) -> Iterator[str]:

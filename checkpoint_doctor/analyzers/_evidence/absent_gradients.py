@@ -69,15 +69,16 @@ def updates_without_gradient(optimizer: Optimizer) -> int | None:
         if not moments.state:
             continue
         statistics, rates = moments.statistics, decay_rates_of(moments, optimizer)
+        decay = rates.ratio if rates is not None else None
         if statistics is None or statistics.row_ratio is None or not statistics.row_ratio.size:
             return None
-        if statistics.nonfinite_first or statistics.nonfinite_second or rates is None or not rates.ratio:
+        if statistics.nonfinite_first or statistics.nonfinite_second or decay is None or decay <= 0:
             return None
         largest = float(statistics.row_ratio.max())
         if largest >= INACTIVE_RATIO:
             return None
         if largest > 0:
-            updates = int(-log(largest) / rates.ratio) if rates.ratio > 0 else 0
+            updates = int(-log(largest) / decay)
             silent.append(min(updates, moments.step if moments.step is not None else updates))
     return min(silent, default=None)
 

@@ -26,8 +26,10 @@ def may_be_table(layer: Layer) -> bool:
 
 def is_table(layer: Layer, checkpoint: Checkpoint) -> bool:
     """True for a table by its name, by its shape, or since the file holds nothing else."""
+    if layer.kind is Kind.EMBEDDING:
+        return True
     weight = layer.weight
-    if layer.kind is Kind.EMBEDDING or weight is None or not may_be_table(layer):
-        return layer.kind is Kind.EMBEDDING
+    if weight is None or not may_be_table(layer):
+        return False
     is_tall = not layer.is_output and weight.shape[0] > _TALL * weight.shape[1]
     return is_tall or len(checkpoint.layers) == 1 or _TABLE.search(layer.name) is not None

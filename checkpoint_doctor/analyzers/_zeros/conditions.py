@@ -13,7 +13,6 @@ from checkpoint_doctor.analyzers._evidence.readers import count_units
 from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
-from checkpoint_doctor.layers import RECURRENT
 
 _MOST_TABLES = 16
 """Weights of one shape that are compared with one another; conditional norms have two for each norm."""
@@ -102,10 +101,8 @@ def runs_on_its_state(layer: Layer, checkpoint: Checkpoint) -> bool:
 
     The other one hands its state over, as an encoder does to a decoder that reads nothing.
     """
-    if layer.kind not in RECURRENT or layer.previous is not None:
-        return False
     inputs, hidden = layer.tensors.get("weight_ih"), layer.tensors.get("weight_hh")
-    if inputs is None or hidden is None or was_trained(inputs, checkpoint) is not False:
+    if inputs is None or hidden is None or layer.previous is not None or was_trained(inputs, checkpoint) is not False:
         return False
     others = _modules_with_live_inputs(checkpoint).get(hidden.shape, set())
     return was_trained(hidden, checkpoint) is True and bool(others - {_module(layer)})

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
+from checkpoint_doctor.analyzers._evidence.readers import count_inputs, count_units
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.analyzers._zeros.conditions import may_modulate
 from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_by_default, shows_training
@@ -234,9 +235,9 @@ def _are_listed_heads(layer: Layer, other: Layer) -> bool:
 def _is_second_factor(layer: Layer, checkpoint: Checkpoint) -> bool:
     """True for the ``…_B`` of an adapter whose first factor, ``…_A``, has as many rows as it has columns."""
     first = checkpoint.layer_by_name.get(f"{layer.name[:-2]}_A") if layer.name.endswith("_B") else None
-    if first is None or first.weight is None or layer.weight is None:
+    if first is None or shows_training(first):
         return False
-    return shows_training(first) is not True and first.weight.shape[0] == layer.weight.shape[1]
+    return count_units(first) == count_inputs(layer) > 0
 
 
 def _parent(layer: Layer) -> str:

@@ -8,6 +8,7 @@ from math import log10
 import numpy as np
 
 from checkpoint_doctor.analyzers._evidence.activations import RECTIFIERS, SQUASHERS, activation_of
+from checkpoint_doctor.analyzers._evidence.algorithms import RELU_BY_DEFAULT
 from checkpoint_doctor.analyzers._evidence.gradient_activity import GradientActivity, unit_activity
 from checkpoint_doctor.analyzers._evidence.inactivity_causes import InactivityCauses, find_inactivity_causes
 from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments
@@ -21,10 +22,15 @@ from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, found_onc
 from checkpoint_doctor.layers import FEEDFORWARD, WITH_UNITS, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
+from checkpoint_doctor.statistics.values import as_real, median
 from checkpoint_doctor.text import estimate, quantity
 
 _MOST_UPDATES = 1e15
 """The most updates that are spoken of: moments that do not decay tell of no end."""
+_USUAL_SIZE = 2.0
+"""Times the largest bias or row of the living units that those of dormant ones may have."""
+_LEAST_SIZE = 0.1
+"""Share of the living units' median that the median of the dormant ones has at least: rows set to zero have less."""
 _LARGE_INPUTS = 10.0
 """RMS of a layer's inputs from which they may make its units dormant; the inputs of published agents lie below 6."""
 
@@ -56,9 +62,11 @@ def dormant_units(
 
     When it is normal:
         ReLU networks of off-policy agents usually have dormant units: in published DQN, DDPG and SAC agents that play
-        well, 13 to 76 % are dormant. A unit that responds to rare inputs only may be dormant between two of them. Where
-        no layer is known to read the units, those that never received a gradient may be masked outputs, or rows of a
-        table that were never looked up: a note.
+        well, 13 to 76 % are dormant, and TD3 with the defaults of Stable-Baselines3 has 90 % in one layer on Pendulum
+        after 1,000 steps. Up to ``error`` that is a note for these algorithms, as long as weights and biases of the
+        units are of the size of the others'. A unit that responds to rare inputs only may be dormant between two of
+        them. Where no layer is known to read the units, those that never received a gradient may be masked outputs, or
+        rows of a table that were never looked up: a note.
 
     What to do:
         Dead ReLUs: lower the learning rate or the replay ratio, put a layer norm before the activation, or use an
@@ -90,7 +98,8 @@ def dormant_units(
     if share < note or not _is_training_recorded(layer, activity, checkpoint, ratio):
         return
     causes = find_inactivity_causes(layer, activity, checkpoint, ratio)
-    severity = Severity.WARNING if share >= warning and not _may_be_unread(layer, activity) else Severity.NOTE
+    is_expected = _may_be_unread(layer, activity) or _is_usual_off_policy(layer, activity, checkpoint)
+    severity = Severity.WARNING if share >= warning and not is_expected else Severity.NOTE
     if share >= error and causes is not None and not causes.readers_are_inactive:
         # Where the readers are inactive too, the cause is not in this layer.
         severity = Severity.ERROR
@@ -109,6 +118,25 @@ def _may_be_unread(layer: Layer, activity: GradientActivity) -> bool:
     if layer.kind in FEEDFORWARD and not layer.followers and not activity.stopped.any():
         return True
     return may_be_table(layer)
+
+
+def _is_usual_off_policy(layer: Layer, activity: GradientActivity, checkpoint: Checkpoint) -> bool:
+    """True where dormant units of an off-policy agent have weights and biases like those of the living ones.
+
+    Units that code or a huge gradient has killed have biases, or rows of weights, that no other unit has.
+    """
+    if checkpoint.algorithm not in RELU_BY_DEFAULT or activity.inactive.all() or layer.weight is None:
+        return False
+    sizes = [layer.weight.statistics.row_norms]
+    if layer.bias is not None:
+        sizes.append(np.abs(as_real(layer.bias.array)))
+    units = activity.inactive.size
+    known = [size for size in sizes if size is not None and size.size == units]
+    return bool(known) and all(
+        bool(size[activity.inactive].max() <= _USUAL_SIZE * size[~activity.inactive].max())
+        and median(size[activity.inactive]) >= _LEAST_SIZE * median(size[~activity.inactive])
+        for size in known
+    )
 
 
 def _has_lifted_moments(layer: Layer, checkpoint: Checkpoint) -> bool:

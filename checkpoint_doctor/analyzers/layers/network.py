@@ -300,9 +300,9 @@ def rank_collapse(
         share: The effective rank, as a share of the full rank, up to which it is reported; in 111 published agents it
             is 0.70 to 1.0.
         delta: The share of the singular values' sum that the effective rank leaves out; 0.01 in the paper.
-        smallest: The fewest rows or columns of a weight that is judged; in narrower ones, a low rank is common.
-        largest: The most rows or columns of a weight that is judged (of the wider side, four times as many), to bound
-            the time that singular values take.
+        smallest: The shorter side of a weight from which it is judged; in narrower ones, a low rank is common.
+        largest: The shorter side of a weight up to which it is judged, while the longer one has at most four times as
+            many, to bound the time that singular values take.
 
     References:
         Kumar et al. 2010.14498 (srank with δ = 0.01).

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from checkpoint_doctor.analyzers._evidence.readers import count_inputs, count_units
 from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_weight
 from checkpoint_doctor.analyzers._zeros.conditions import began_at_no_change, runs_on_its_state
 from checkpoint_doctor.analyzers._zeros.initial_draws import shows_training
@@ -116,12 +117,8 @@ def _explain_branch(
 ) -> str:
     if all(_is_recurrent_weight_read_once(checkpoint.layer_of[name], name) for name in names):
         return "the backward direction makes one step from a zero state where only the last step is read"
-    if len(names) == 1 and explain_zero_weight(checkpoint.by_name[names[0]]):
-        return "a token or table that not every training uses"
-    if len(names) == 1 and began_at_no_change(layers[0], checkpoint):
-        return "it began at zero and its inputs were always zero: a condition that is not in use so far"
-    if len(names) == 1 and names[0] == _name_of_inputs(layers[0]) and runs_on_its_state(layers[0], checkpoint):
-        return "its inputs were always zero, and it runs on the state that another layer hands over"
+    if len(names) == 1 and (reason := _explain_tensor(names[0], layers[0], checkpoint)):
+        return reason
     module = layers[0].name if len(layers) == 1 else branch
     if not all(_was_never_stepped(name, checkpoint) for name in names):
         is_listed = len(names) > 1 and _TAKES_TURNS.search(module.rpartition(".")[0])
@@ -143,9 +140,15 @@ def _explain_branch(
     return ""
 
 
-def _name_of_inputs(layer: Layer) -> str | None:
-    weight = layer.tensors.get("weight_ih")
-    return weight.name if weight is not None else None
+def _explain_tensor(name: str, layer: Layer, checkpoint: Checkpoint) -> str:
+    """Return why a tensor may be untrained while the rest of its layer was trained."""
+    if explain_zero_weight(checkpoint.by_name[name]):
+        return "a token or table that not every training uses"
+    if began_at_no_change(layer, checkpoint):
+        return "it began at zero and its inputs were always zero: a condition that is not in use so far"
+    if checkpoint.by_name[name] is layer.tensors.get("weight_ih") and runs_on_its_state(layer, checkpoint):
+        return "its inputs were always zero, and it runs on the state that another layer hands over"
+    return ""
 
 
 @found_once
@@ -200,11 +203,8 @@ def _are_alternatives(module: str, layers: Sequence[Layer], other: str, checkpoi
         return False
     if _ALTERNATIVES.search(module.rpartition(".")[0]) or all(each.kind in NORMS for each in layers):
         return True
-    first, last = (each.weight for each in (layers[0], layers[-1]))
-    if first is None or last is None or len(first.shape) < 2 or len(last.shape) < 2:
-        return False
-    inputs, outputs = first.shape[layers[0].transposed is False], last.shape[layers[-1].transposed is True]
-    return inputs != outputs
+    inputs, outputs = count_inputs(layers[0]), count_units(layers[-1])
+    return inputs != outputs and min(inputs, outputs) > 0
 
 
 def _have_equal_shapes(layers: Sequence[Layer], other: str, checkpoint: Checkpoint) -> bool:

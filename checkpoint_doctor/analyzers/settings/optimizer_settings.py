@@ -163,9 +163,9 @@ def strong_weight_decay(optimizer: Optimizer, *, largest: float = 0.02, penalty:
         Use 0.01 to 0.1 with AdamW, 1e-5 to 5e-4 with SGD, and leave gains and biases out.
 
     Options:
-        largest: The share of a weight that one update of AdamW or SGD may take away, the learning rate times the weight
-            decay. Products in published training code are 1e-7 to 1e-4; this is two hundred times that, and twice what
-            a small network still learned with.
+        largest: The share of a weight that one update of AdamW, Lion or SGD may take away, the learning rate times the
+            weight decay. Products in published training code are 1e-7 to 1e-4; this is two hundred times that, and
+            twice what a small network still learned with.
         penalty: The weight decay of Adam from which it is reported. Adam adds the decay to the gradient, where its
             scale cancels: from 1.0 on, it outweighs the gradients of trained networks, whose weights are near 0.1.
 

@@ -122,7 +122,7 @@ def target_network(checkpoint: Checkpoint, *, unrelated: float = 0.2, least_upda
         the random network at the start, and nothing that is learned goes beyond one step.
 
     When it is normal:
-        Just before the first hard update of a DQN, where the settings show it.
+        Before the first hard update of a DQN, where the settings show that it comes later in the run.
 
     What to do:
         Check ``tau`` (0.005 for soft updates, 1.0 for hard ones) and ``target_update_interval``; in code of your own,
@@ -139,7 +139,7 @@ def target_network(checkpoint: Checkpoint, *, unrelated: float = 0.2, least_upda
         where the online network's have left it.
     """
     pairs = _pairs_by_component(checkpoint)
-    if not pairs or checkpoint.is_untrained:
+    if not pairs or checkpoint.is_untrained or _is_first_update_ahead(checkpoint):
         return
     never = _describe_never_synced(checkpoint)
     for component, names in pairs.items():
@@ -178,6 +178,15 @@ def _pairs_by_component(checkpoint: Checkpoint) -> dict[str, dict[str, str]]:
         component = checkpoint.layer_of[target].component or target.partition(".")[0]
         pairs.setdefault(component, {})[target] = online
     return pairs
+
+
+def _is_first_update_ahead(checkpoint: Checkpoint) -> bool:
+    """True where the first hard update is due in a part of the run that is still to come."""
+    settings = checkpoint.hyperparameters
+    interval, total = settings.get("target_update_interval"), settings.get("_total_timesteps")
+    if not isinstance(interval, int) or not isinstance(total, (int, float)) or checkpoint.step is None:
+        return False
+    return checkpoint.step <= interval <= total
 
 
 def _describe_never_synced(checkpoint: Checkpoint) -> str:

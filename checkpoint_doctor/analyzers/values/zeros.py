@@ -199,7 +199,7 @@ def bias_collapse(checkpoint: Checkpoint, *, share: float = 0.5, fewest: int = 3
         the optimizer holds all these biases and its moments show the cause.
 
     Options:
-        share: The share of a component's biases, the recurrent ones aside, that must be zero: half of them.
+        share: The share of a component's biases above which they have collapsed: half of them.
         fewest: The fewest zero biases in all that are a collapse; one or two are reported by themselves (ZER003).
 
     References:

@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Moments, Optimizer, ParameterGroup, Tensor
-from checkpoint_doctor.loaders._optimizers.kinds import infer_kind
+from checkpoint_doctor.checkpoint.optimizer_kinds import infer_kind
 from checkpoint_doctor.loaders._optimizers.matching import (
     Match,
     Shape,

@@ -12,7 +12,7 @@ from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
 from checkpoint_doctor.loaders._storage.dtypes import numpy_type
 from checkpoint_doctor.loaders._storage.stored_values import StoredValues
 from checkpoint_doctor.loaders.safetensors import header
-from checkpoint_doctor.sources import FileSource, Source, read_json
+from checkpoint_doctor.sources import Source, open_source, read_json
 from checkpoint_doctor.text import quantity
 
 MOST_SHARDS = 1000
@@ -56,7 +56,7 @@ class SafetensorsLoader(Struct, frozen=True):
         """See ``Reindexer.reindex``."""
         from checkpoint_doctor.loaders.safetensors.index import rename_shards
 
-        source = FileSource(checkpoint.path)
+        source = open_source(checkpoint.path)
         if header.begins_like_header(source):
             raise RepairFailed(f"{checkpoint.path} is a single file, which has no index")
         weight_map, _ = read_index(source)

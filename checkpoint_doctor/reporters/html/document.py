@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from markupsafe import Markup
+from msgspec import Struct
 
 from checkpoint_doctor import __version__
 from checkpoint_doctor.plugins.rule import Rule
@@ -36,8 +36,7 @@ MOST_SAID = 3
 _ORDER = ("unreadable", "ill", "incomplete", "with warnings", "healthy")
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A row of the overview."""
 
     number: int
@@ -71,7 +70,8 @@ def write_document(report: Report, rules: Sequence[Rule]) -> str:
     return str(
         render(
             "page.html",
-            report=report,
+            summary=report.summary_line,
+            configuration=report.configuration,
             title=_name_page(examinations),
             version=__version__,
             overview=None if single or not examinations else overview,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 from markupsafe import Markup
+from msgspec import Struct
 
 from checkpoint_doctor.reporters._grouping import FindingGroup, group_findings
 from checkpoint_doctor.reporters._layers import Row, choose_remarkable, layer_rows
@@ -59,8 +59,7 @@ class Detail(Enum):
     """The worst of what is wrong, in a sentence each."""
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(Struct, frozen=True):
     """A diagnosis, or a finding with the others of its kind."""
 
     alert: Alert
@@ -153,7 +152,7 @@ def _show_diagnosis(diagnosis: Diagnosis, examination: Examination, detail: Deta
         diagnosis.title,
         diagnosis.certainty.label,
         subject_of(diagnosis),
-        () if detail is Detail.BRIEF else _name_particulars(diagnosis, examination),
+        () if detail is Detail.BRIEF else name_particulars(diagnosis, examination),
         explains=explained_in_words(diagnosis, examination),
         explained=() if detail is Detail.BRIEF else tuple(explained[: detail.value]),
     )
@@ -166,12 +165,13 @@ def _show_group(group: FindingGroup, detail: Detail) -> Card:
 
 
 def _show_alert(alert: Alert, detail: Detail) -> Card:
-    given = () if detail is Detail.BRIEF else _name_particulars(alert, None)
+    given = () if detail is Detail.BRIEF else name_particulars(alert, None)
     code = alert.code if isinstance(alert, Finding) else ""
     return Card(alert, alert.title, "", subject_of(alert), given, code=code)
 
 
-def _name_particulars(alert: Alert, examination: Examination | None) -> tuple[tuple[str, str], ...]:
+def name_particulars(alert: Alert, examination: Examination | None) -> tuple[tuple[str, str], ...]:
+    """Return the evidence, the advice and the outlook for a repair, each with its label."""
     return tuple((LABELS[label], words) for label, words in particulars(alert, examination))
 
 

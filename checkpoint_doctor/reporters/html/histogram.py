@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from checkpoint_doctor.reporters._wording import figure, percentage
 from checkpoint_doctor.results.report import TensorRecord
-from checkpoint_doctor.statistics.histogram import Histogram
+from checkpoint_doctor.statistics.tensors import Histogram
 from checkpoint_doctor.text import quantity
 
 HEIGHT = 30.0
 """Height of a drawing in units; a bin is one wide."""
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(Struct, frozen=True):
     """The drawing of one tensor's values."""
 
     name: str

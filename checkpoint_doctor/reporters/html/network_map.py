@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from math import ceil, floor, isfinite, log10
+
+from msgspec import Struct
 
 from checkpoint_doctor.reporters._layers import Row
 from checkpoint_doctor.reporters._wording import figure, percentage, shape_in_words
@@ -32,8 +33,7 @@ _SMALLEST = 1e-30
 """Below this a figure is drawn as a zero: no lane needs so many decades."""
 
 
-@dataclass(frozen=True)
-class Lane:
+class Lane(Struct, frozen=True):
     """One figure along the network."""
 
     label: str
@@ -46,8 +46,7 @@ class Lane:
     """SVG path of what deserves a look: zeros, dormant units, layers with a magnitude of zero or none."""
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(Struct, frozen=True):
     """One layer, or neighbouring layers of a very deep network."""
 
     rows: tuple[Row, ...]
@@ -69,8 +68,7 @@ class Column:
         return ", ".join([f"{first.name}: {first.kind} {shape_in_words(first.shape)}", *zeros, *words, *first.codes])
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(Struct, frozen=True):
     """A module with several layers, named below the map; its place is in percent of the width."""
 
     name: str
@@ -78,8 +76,7 @@ class Group:
     width: float
 
 
-@dataclass(frozen=True)
-class NetworkMap:
+class NetworkMap(Struct, frozen=True):
     """A drawing of a network, in units of one column by ``HEIGHT`` for a lane."""
 
     columns: tuple[Column, ...]

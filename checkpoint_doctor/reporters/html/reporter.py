@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.report import Page, Report
+from checkpoint_doctor.results.series_report import SeriesReport
 
 
 class HtmlReporter:
@@ -18,6 +19,12 @@ class HtmlReporter:
         from checkpoint_doctor.reporters.html.document import write_document
 
         return write_document(report, rules)
+
+    def render_series(self, report: SeriesReport, rules: Sequence[Rule], page: Page) -> str:
+        """Return the page of a comparison, of less than a megabyte however long the series is."""
+        from checkpoint_doctor.reporters.html.comparison import write_comparison
+
+        return write_comparison(report, rules)
 
 
 reporter = HtmlReporter()

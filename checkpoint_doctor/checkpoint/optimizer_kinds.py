@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from checkpoint_doctor.checkpoint import Moments, ParameterGroup
+from checkpoint_doctor.checkpoint.optimizers import Moments, ParameterGroup
 
 
 class _Signature(Struct, frozen=True):

@@ -1,0 +1,1 @@
+"""Rules about a series of checkpoints: what moved, what froze, what died, and when that began (TRD)."""

@@ -1,0 +1,34 @@
+"""From a URI to a file or folder, wherever it is."""
+
+from __future__ import annotations
+
+import os
+
+from checkpoint_doctor.sources.address import is_address
+from checkpoint_doctor.sources.local_file import FileSource
+from checkpoint_doctor.sources.source import Source
+
+
+def open_source(uri: str | os.PathLike[str]) -> Source:
+    """Open a file, by its path or its address.
+
+    Raises:
+        UnreadableCheckpoint: it cannot be opened.
+        UsageError: the library that reads such addresses is not installed.
+    """
+    uri = os.fspath(uri)
+    if is_address(uri):
+        from checkpoint_doctor.sources.remote.remote_file import RemoteFile
+
+        return RemoteFile(uri)
+    return FileSource(uri)
+
+
+def is_folder(uri: str | os.PathLike[str]) -> bool:
+    """Tell whether a path or an address is that of a folder. Raises as ``open_source``."""
+    uri = os.fspath(uri)
+    if is_address(uri):
+        from checkpoint_doctor.sources.remote.listing import is_remote_folder
+
+        return is_remote_folder(uri)
+    return os.path.isdir(uri)

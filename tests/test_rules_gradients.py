@@ -1,0 +1,109 @@
+"""Rules about the gradients of a running training loop, by what the noun says of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from checkpoint_doctor.analyzers.gradients import live
+from checkpoint_doctor.checkpoint import Checkpoint, Gradients, GradientSpike, NonfiniteGradient, Spoiled
+from checkpoint_doctor.plugins.rule import Rule
+from checkpoint_doctor.results.findings import Severity
+from checkpoint_doctor.testing import build_checkpoint, check_rule, findings_of
+
+RULES = (
+    live.nonfinite_gradient,
+    live.silent_gradients,
+    live.gradient_spike,
+    live.inputs_switched_on,
+    live.stopped_part,
+)
+
+
+def watched(**seen: Any) -> Checkpoint:
+    """A trained network whose gradients were watched."""
+    random = np.random.default_rng(0)
+    tensors = {"body.weight": random.normal(size=(8, 20)), "body.bias": random.normal(size=8)}
+    tensors |= {"head.weight": random.normal(size=(2, 8)), "head.bias": random.normal(size=2)}
+    state = {
+        name: {"step": seen.pop(f"step_{name}", 2000), "exp_avg": each * 0 + 0.1, "exp_avg_sq": each * 0 + 0.1}
+        for name, each in tensors.items()
+    }
+    checkpoint = build_checkpoint(tensors, optimizer=state)
+    return replace(checkpoint, gradients=(Gradients("optimizer", 2000, **seen),))
+
+
+def event(tensors: dict[str, Spoiled], parameters: int = 4, *, prevented: bool = False) -> dict[str, Any]:
+    return {"nonfinite": (NonfiniteGradient(7, tensors, parameters, prevented),), "nonfinite_steps": 1}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+def test_nothing_is_said_of_a_file_or_of_gradients_that_flow(rule: Rule) -> None:
+    check_rule(rule)
+    assert findings_of(rule, replace(watched(), gradients=())) == []
+    assert findings_of(rule, watched(norm=1.0)) == []
+
+
+EVERYWHERE = {name: Spoiled(8, 0, 8) for name in ("body.weight", "body.bias", "head.weight", "head.bias")}
+
+
+@pytest.mark.parametrize(
+    ("seen", "kind", "words"),
+    [
+        (event(EVERYWHERE), "loss", "every entry of every gradient was NaN"),
+        (event({"body.weight": Spoiled(1, 0, 160)}), "operation", "1 of 160 entries in the gradient of body.weight"),
+        (event({"body.bias": Spoiled(0, 2, 8)}), "overflow", "were infinite"),
+        (
+            event({"body.weight": Spoiled(160, 0, 160), "head.bias": Spoiled(1, 1, 2)}),
+            "operation",
+            "of head.bias and 1",
+        ),
+        (event({"body.bias": Spoiled(1, 0, 8)}, prevented=True), "operation", "the step was not made"),
+        (event({}), "operation", "another process"),
+    ],
+)
+def test_a_gradient_that_is_not_finite_is_located(seen: dict[str, Any], kind: str, words: str) -> None:
+    [finding] = findings_of(live.nonfinite_gradient, watched(**seen))
+    assert finding.severity is Severity.ERROR
+    assert finding.evidence["kind"] == kind
+    assert words in finding.message
+
+
+@pytest.mark.parametrize(("steps", "count"), [(9, 0), (10, 1)])
+def test_silence_counts_from_ten_steps_on(steps: int, count: int) -> None:
+    found = findings_of(live.silent_gradients, watched(silent_steps=steps))
+    assert len(found) == count
+    assert all(each.evidence["since_step"] == 2000 - steps + 1 for each in found)
+
+
+def test_the_largest_spike_is_told() -> None:
+    spikes = (GradientSpike(5, 100.0, 1.0, 7.0), GradientSpike(9, 900.0, 1.0, 9.0))
+    [finding] = findings_of(live.gradient_spike, watched(spikes=spikes))
+    assert finding.severity is Severity.NOTE
+    assert finding.message.startswith("at step 9 and 1 other step")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "updates", "severity"),
+    [((3,), 2000, Severity.NOTE), ((3, 4), 2000, Severity.WARNING), ((3, 4), 200, Severity.NOTE)],
+)
+def test_inputs_that_begin_together_are_a_shift(inputs: tuple[int, ...], updates: int, severity: Severity) -> None:
+    checkpoint = watched(awakened_inputs={"body": inputs}, **{"step_body.weight": updates})
+    [finding] = findings_of(live.inputs_switched_on, checkpoint)
+    assert finding.severity is severity
+    assert finding.evidence["inputs"] == list(inputs)
+
+
+@pytest.mark.parametrize(("steps", "count"), [(99, 0), (100, 1)])
+def test_a_part_without_gradient_counts_from_a_hundred_steps_on(steps: int, count: int) -> None:
+    found = findings_of(live.stopped_part, watched(stopped={"head.weight": steps, "head.bias": steps}))
+    assert [(each.layer, each.evidence["cause"]) for each in found] == [("head", "no path")] * count
+
+
+def test_a_frozen_part_is_named_at_once() -> None:
+    [finding] = findings_of(live.stopped_part, watched(frozen=frozenset({"head.bias"})))
+    assert finding.tensor == "head.bias"
+    assert finding.evidence["cause"] == "requires_grad"
