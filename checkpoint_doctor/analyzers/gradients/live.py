@@ -102,11 +102,11 @@ def silent_gradients(checkpoint: Checkpoint, *, least_steps: int = 10) -> Iterat
         ``backward`` and ``step``, and an output that is dead or saturated.
 
     Options:
-        least_steps: steps in a row from which it is reported.
+        least_steps: The number of such steps in a row from which it is reported. A batch may hold no sample of a rare
+            part; ten in a row were not seen in any healthy run.
 
     References:
-        A gradient of exactly zero in every entry of every parameter does not come by chance. ``least_steps``: a batch
-        may hold no sample of a rare part; ten in a row were not seen in any healthy run.
+        A gradient of exactly zero in every entry of every parameter does not come by chance.
     """
     for gradients in checkpoint.gradients:
         if gradients.silent_steps >= least_steps:
@@ -174,11 +174,11 @@ def stopped_part(checkpoint: Checkpoint, *, least_steps: int = 100) -> Iterator[
         Look for ``requires_grad_(False)``, a ``detach``, a branch that is not called any more, a loss term that ended.
 
     Options:
-        least_steps: the latest steps without a gradient from which it is reported.
+        least_steps: The number of latest steps without a gradient from which it is reported; an accumulation over
+            several batches, or a rare loss term, leaves fewer steps out.
 
     References:
-        Without a gradient (``None``) PyTorch's optimizers pass a parameter over. ``least_steps``: an accumulation over
-        several batches, or a rare loss term, leaves fewer steps out.
+        Without a gradient (``None``) PyTorch's optimizers pass a parameter over.
     """
     for gradients in checkpoint.gradients:
         stopped = {name: steps for name, steps in gradients.stopped.items() if steps >= least_steps}
@@ -220,13 +220,14 @@ def inputs_switched_on(checkpoint: Checkpoint, *, share: float = 0.05, least_upd
         set their weights to zero when they begin, so that the network's function does not change.
 
     Options:
-        share: share of the layer's inputs that begin together from which it is a warning and not a note.
-        least_updates: updates before which inputs that begin are a note.
+        share: The share of the layer's inputs, two of them at least, that begin together from which it is a warning and
+            not a note; a starting point.
+        least_updates: The number of updates before which inputs that begin are a note; a starting point.
 
     References:
-        The inputs' second moments were exactly zero at the check before. ``share`` of a layer's inputs, and two of them
-        at least, and ``least_updates`` before: starting points; no run of six algorithms of Stable-Baselines3 with
-        their defaults has one. In the case that it was made for, a fifth of the inputs began at step 6,000 of 8,000.
+        The inputs' second moments were exactly zero at the check before. No run of six algorithms of Stable-Baselines3
+        with their defaults has a warning. In the case that it was made for, a fifth of the inputs began at step 6,000
+        of 8,000.
     """
     for gradients in checkpoint.gradients:
         for name, inputs in gradients.awakened_inputs.items():
