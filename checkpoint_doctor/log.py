@@ -84,7 +84,7 @@ def examine_logs(
         asked=asked,
     )
     report = remark_unused_ignores(report, config, rules, ())
-    report = replace(report, configuration=describe_silence(report, config, rules))
+    report = replace(report, configuration=describe_silence(report, config, rules, TrainingLog))
     return LogReport(report, logs)
 
 

@@ -221,6 +221,17 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert run(tmp_path, "empty").returncode == 3
 
 
+def test_an_ignore_hides_a_finding_and_one_that_nothing_needs_is_named(tmp_path: Path) -> None:
+    write_log(tmp_path / "ill.csv", "0.000")
+    ignore = '[[ignore]]\ncode = "{code}"\nreason = "it is known"\n'
+    (tmp_path / "ckdoc.toml").write_text(ignore.format(code="LOG001") + ignore.format(code="LOG004"))
+    shown = run(tmp_path, "ill.csv")
+    assert shown.returncode == 0
+    assert "1 hidden by config" in shown.stdout
+    assert "1 finding hidden" in shown.stdout
+    assert "ignore[1] (LOG004: it is known)" in shown.stdout
+
+
 def test_every_format_tells_of_logs(tmp_path: Path) -> None:
     ill, fine = write_log(tmp_path / "ill.csv", "0.000"), write_log(tmp_path / "fine.csv", "0.5")
     report = examine_logs([ill, fine])

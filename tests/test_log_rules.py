@@ -122,6 +122,7 @@ def test_a_head_that_rises_beside_one_that_falls() -> None:
         ({"rollout/ep_rew_mean": COLLAPSES}, None, [("rollout/ep_rew_mean", 120)]),
         ({"rollout/ep_rew_mean": noise(10)}, None, []),
         ({"rollout/ep_rew_mean": LEARNS - 90 * np.maximum(LINE - 0.8, 0)}, None, []),  # a small part of the gain
+        ({"rollout/ep_rew_mean": np.where(np.arange(N) < 15, 18.6, 9.5) + noise(0.3)}, None, []),  # a random policy's
         ({"ep_len_mean": COLLAPSES, "entropy": COLLAPSES, "loss": COLLAPSES}, None, []),
     ],
 )

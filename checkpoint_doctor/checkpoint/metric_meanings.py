@@ -34,16 +34,27 @@ class Meaning(str, Enum):
     """What a metric measures, and so what is normal for it."""
 
     STEP = "step"
+    """Progress: steps, frames, epochs."""
     TIME = "time"
+    """Seconds, and whatever is measured by them."""
     LEARNING_RATE = "learning rate"
+    """The rate of an optimizer."""
     NORM = "norm"
+    """The norm of gradients or weights."""
     OBJECTIVE = "objective"
+    """A loss that is relative to something that moves."""
     LOSS = "loss"
+    """What training makes smaller."""
     ENTROPY = "entropy"
+    """How random a policy is."""
     ACCURACY = "accuracy"
+    """A score that should rise and has an end."""
     REWARD = "reward"
+    """What an agent is trained for."""
     RATE = "rate"
+    """A share that is neither good nor bad."""
     OTHER = "other"
+    """Anything else."""
 
     @property
     def should_fall(self) -> bool:

@@ -24,7 +24,9 @@ class Metric(Struct, frozen=True, eq=False, dict=True):
     """One column of a log."""
 
     name: str
+    """The column's name in the log."""
     meaning: Meaning
+    """What it measures, by its name or by the configuration."""
     recorded: Curve
     """All that was recorded, in the order of the log."""
 
@@ -48,6 +50,7 @@ class TrainingLog(Struct, frozen=True, eq=False, dict=True):
     """A training log that was read."""
 
     path: str
+    """Where it was read from."""
     kind: str
     """What wrote it, as far as it shows: ``sb3 progress``, ``keras``, ``csv`` …"""
     metrics: tuple[Metric, ...]

@@ -39,7 +39,7 @@ def _is_about(rule: Rule, on: type[Subject]) -> bool:
     return rule.examines_checkpoints if on is Checkpoint else rule.on is on
 
 
-def describe_silence(report: Report, config: Config, rules: Sequence[Rule]) -> str:
+def describe_silence(report: Report, config: Config, rules: Sequence[Rule], on: type[Subject] = Checkpoint) -> str:
     """Name the configuration file in force and what it keeps silent; return nothing where that is nothing."""
     paths = [each.path for each in report.checkpoints]
     sections = [
@@ -47,7 +47,7 @@ def describe_silence(report: Report, config: Config, rules: Sequence[Rule]) -> s
         for section in config.sections
         if section.origin != COMMAND_LINE and any(map(section.covers, paths if section.path else [""]))
     ]
-    silenced = list(_list_silenced(report, config, rules, sections))
+    silenced = list(_list_silenced(report, config, [rule for rule in rules if _is_about(rule, on)], sections))
     return f"configured by {sections[0].origin}: {', '.join(silenced)}" if silenced else ""
 
 
@@ -84,7 +84,7 @@ def _find_unasked(paths: Sequence[str], config: Config, rules: Sequence[Rule]) -
         rule.code
         for _, settings in _distinct_settings(paths, config)
         for rule in rules
-        if rule.examines_checkpoints and by_command.selects(rule) and not settings.selects(rule)
+        if by_command.selects(rule) and not settings.selects(rule)
     }
 
 

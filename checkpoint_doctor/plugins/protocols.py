@@ -131,6 +131,7 @@ class LogReader(Protocol):
     """Reads one kind of training log. An entry point names an instance."""
 
     name: str
+    """The word by which ``ckdoc plugins`` lists it."""
     patterns: tuple[str, ...]
     """Patterns of file names by which a folder is searched; content alone decides whether a file is read."""
 

@@ -26,11 +26,15 @@ class Curve(Struct, frozen=True, eq=False, dict=True):
     nonfinite: NDArray
     """How many of them are NaN or infinite."""
     firsts: NDArray
+    """First number of each bucket, NaN and infinity included."""
     lasts: NDArray
+    """Last number of each bucket, NaN and infinity included."""
     minima: NDArray
-    """Smallest finite number of each bucket; NaN where none is finite. So are ``maxima`` and ``means``."""
+    """Smallest finite number of each bucket; NaN where none is finite."""
     maxima: NDArray
+    """Largest finite number of each bucket; NaN where none is finite."""
     means: NDArray
+    """Mean of the finite numbers of each bucket; NaN where none is finite."""
 
     @property
     def count(self) -> int:

@@ -68,6 +68,15 @@ class Course(Struct, frozen=True, eq=False, dict=True):
         spread = float(np.ptp(self.levels.medians))
         return self.end > self.start + max(3 * self.noise, 0.1 * spread)
 
+    @property
+    def is_best_early(self) -> bool:
+        """True where the best level is in the first fifth of the run: that of a reward is what was there, not learned.
+
+        A random policy may do better than the first greedy ones, and a mean over the first few episodes scatters.
+        """
+        top = self.steps[self.levels.starts[int(np.argmax(self.levels.medians))]]
+        return self.levels.medians.size >= 10 and bool(top - self.steps[0] < 0.2 * float(np.ptp(self.steps)))
+
     def step_at(self, position: int) -> float:
         """Return the step of a value, as a whole number where it is one."""
         return as_step(self.steps[min(max(position, 0), self.steps.size - 1)])

@@ -110,6 +110,8 @@ def _is_harmful(course: Course, rewards: list[Course], explosion: float) -> bool
 def _lost(reward: Course) -> bool:
     levels = reward.levels.medians
     best = float(levels.max())
+    if reward.is_best_early:
+        return False
     return best - reward.end > max(6 * reward.noise, 0.5 * float(np.ptp(levels)), 0.05 * abs(best))
 
 

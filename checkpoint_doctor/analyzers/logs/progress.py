@@ -39,7 +39,8 @@ def regressing_metric(log: TrainingLog, *, lost: float = 0.5) -> Iterator[Findin
         What was learned is forgotten. The last checkpoint of such a run is worse than an earlier one.
 
     When it is normal:
-        Rewards of agents scatter, and fall for a while: what counts is the level of the last tenth of the run. Where
+        Rewards of agents scatter, and fall for a while: what counts is the level of the last tenth of the run, and a
+        best level in the first fifth was not learned. Where
         the task becomes harder during the run (a curriculum, a rising level), a score falls although nothing is lost.
 
     What to do:
@@ -56,7 +57,7 @@ def regressing_metric(log: TrainingLog, *, lost: float = 0.5) -> Iterator[Findin
     """
     for metric in log.of(Meaning.REWARD, Meaning.ACCURACY):
         course = course_of(metric)
-        if course is None:
+        if course is None or (metric.meaning is Meaning.REWARD and course.is_best_early):
             continue
         levels = course.levels.medians
         top = int(np.argmax(levels))
