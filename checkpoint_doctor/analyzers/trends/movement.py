@@ -74,7 +74,9 @@ def frozen_tensor(series: Series) -> Iterator[Finding]:
         if (onset := _find_freeze(still[tensor.name], tensor.moves[1:])) is not None
     }
     for tensor in tensors:
-        if (onset := onsets.get(tensor.name)) is None or tensor["zero_fraction"][-1] == 1.0:
+        onset = onsets.get(tensor.name)
+        # What is all zeros or NaN stays so, and other rules say it.
+        if onset is None or tensor["zero_fraction"][-1] == 1.0 or tensor["nonfinite"][-1] > 0:
             continue
         stopped = [name for name, other in onsets.items() if other == onset]
         everything = len(stopped) == len(tensors) - never
