@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Flaw,
         Layer,
         LayerSignal,
+        Metric,
         Missing,
         Moments,
         Optimizer,
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
         Skipped,
         Tensor,
         TensorSeries,
+        TrainingLog,
     )
+    from checkpoint_doctor.checkpoint.metric_meanings import Meaning
+    from checkpoint_doctor.checkpoint.training_log import LogBuilder
     from checkpoint_doctor.compare import compare
     from checkpoint_doctor.config.file import load_config
     from checkpoint_doctor.config.settings import Config
@@ -43,17 +47,28 @@ if TYPE_CHECKING:
     )
     from checkpoint_doctor.fix import FixOptions, FixResult, Outcome, fix
     from checkpoint_doctor.layers import Kind
+    from checkpoint_doctor.log import examine_logs
     from checkpoint_doctor.plugins.catalogue import Catalogue, Plugin, discover
     from checkpoint_doctor.plugins.cause import Cause, Claim, Symptoms, cause
-    from checkpoint_doctor.plugins.protocols import FolderLoader, Loader, Reporter, SeriesReporter
+    from checkpoint_doctor.plugins.log_opening import read_log
+    from checkpoint_doctor.plugins.protocols import (
+        FolderLoader,
+        Loader,
+        LogReader,
+        LogReporter,
+        Reporter,
+        SeriesReporter,
+    )
     from checkpoint_doctor.plugins.rule import Rule, rule
     from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
     from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
     from checkpoint_doctor.results.json import to_json
+    from checkpoint_doctor.results.log_report import LogReport
     from checkpoint_doctor.results.report import Examination, Page, Report, TensorRecord, Verdict
     from checkpoint_doctor.results.series_report import SeriesReport
     from checkpoint_doctor.scan import open_checkpoint, scan
     from checkpoint_doctor.sources import Folder, Source, Unsearched
+    from checkpoint_doctor.statistics.curves import Curve
     from checkpoint_doctor.statistics.moments import MomentStatistics
     from checkpoint_doctor.statistics.tensors import TensorStatistics
     from checkpoint_doctor.statistics.values import InMemory, Values
@@ -69,6 +84,7 @@ __all__ = [
     "Claim",
     "Config",
     "Content",
+    "Curve",
     "Diagnosis",
     "DoctorError",
     "Examination",
@@ -83,6 +99,12 @@ __all__ = [
     "Layer",
     "LayerSignal",
     "Loader",
+    "LogBuilder",
+    "LogReader",
+    "LogReport",
+    "LogReporter",
+    "Meaning",
+    "Metric",
     "Missing",
     "MomentStatistics",
     "Moments",
@@ -114,6 +136,7 @@ __all__ = [
     "TensorRecord",
     "TensorSeries",
     "TensorStatistics",
+    "TrainingLog",
     "UnreadableCheckpoint",
     "Unsearched",
     "UsageError",
@@ -123,9 +146,11 @@ __all__ = [
     "cause",
     "compare",
     "discover",
+    "examine_logs",
     "fix",
     "load_config",
     "open_checkpoint",
+    "read_log",
     "rule",
     "scan",
     "to_json",
@@ -147,13 +172,19 @@ _HOMES = {
     "layers": ("Kind",),
     "plugins.catalogue": ("Catalogue", "Plugin", "discover"),
     "plugins.cause": ("Cause", "Claim", "Symptoms", "cause"),
-    "plugins.protocols": ("FolderLoader", "Loader", "Reporter", "SeriesReporter"),
+    "plugins.protocols": ("FolderLoader", "Loader", "LogReader", "LogReporter", "Reporter", "SeriesReporter"),
     "plugins.rule": ("Rule", "rule"),
     "results.diagnosis": ("Certainty", "Diagnosis", "Prognosis"),
     "results.findings": ("Finding", "Repair", "Safety", "Severity"),
     "results.json": ("to_json",),
     "results.report": ("Examination", "Page", "Report", "TensorRecord", "Verdict"),
+    "results.log_report": ("LogReport",),
     "results.series_report": ("SeriesReport",),
+    "checkpoint.metric_meanings": ("Meaning",),
+    "checkpoint.training_log": ("LogBuilder",),
+    "statistics.curves": ("Curve",),
+    "log": ("examine_logs",),
+    "plugins.log_opening": ("read_log",),
     "scan": ("open_checkpoint", "scan"),
     "sources": ("Folder", "Source", "Unsearched"),
     "statistics.moments": ("MomentStatistics",),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint, Series, Skipped
@@ -74,8 +74,7 @@ def compare(
     return comparison.finish()
 
 
-@dataclass
-class _Comparison:
+class _Comparison(Struct):
     catalogue: Catalogue
     config: Config
     jobs: int | None

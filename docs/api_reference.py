@@ -26,7 +26,17 @@ attribute; a value after its type is the default.
 """
 
 GROUPS: Mapping[str, Sequence[str]] = {
-    "Use cases": ("scan", "compare", "open_checkpoint", "fix", "to_json", "discover", "load_config"),
+    "Use cases": (
+        "scan",
+        "compare",
+        "examine_logs",
+        "read_log",
+        "open_checkpoint",
+        "fix",
+        "to_json",
+        "discover",
+        "load_config",
+    ),
     "What a scan returns": (
         "Report",
         "Examination",
@@ -38,6 +48,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "Severity",
         "TensorRecord",
         "SeriesReport",
+        "LogReport",
         "Unsearched",
         "Page",
     ),
@@ -46,6 +57,10 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "Tensor",
         "Series",
         "TensorSeries",
+        "TrainingLog",
+        "Metric",
+        "Meaning",
+        "Curve",
         "TensorStatistics",
         "Values",
         "InMemory",
@@ -74,6 +89,9 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "Loader",
         "FolderLoader",
         "SeriesReporter",
+        "LogReporter",
+        "LogReader",
+        "LogBuilder",
         "Reporter",
         "Source",
         "Folder",

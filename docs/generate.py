@@ -17,6 +17,7 @@ from pathlib import Path
 import api_reference
 
 from checkpoint_doctor import Page, __version__, discover, scan
+from checkpoint_doctor.checkpoint.setting_ranges import ANY, known_ranges
 from checkpoint_doctor.plugins.explanation import explain_cause, explain_causes, explain_index, explain_rule
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +27,7 @@ README = ROOT / "README.md"
 PICTURES = ROOT / "docs" / "pictures"
 PROJECT = ROOT / "pyproject.toml"
 PACKAGE = ROOT / "checkpoint_doctor"
+SETTINGS = ROOT / "docs" / "settings.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 API = ROOT / "docs" / "api.md"
 ADDRESSED = (PROJECT, ROOT / "SECURITY.md", ROOT / "docs" / "ci.md", ROOT / ".github" / "ISSUE_TEMPLATE" / "config.yml")
@@ -38,6 +40,9 @@ PAGE_SIZE = (1000, 1400)
 """Width and height of the part of the page that is shown."""
 
 _GENERATED = "<!-- The rest of this page is generated from the docstrings: `make docs`. -->\n"
+_RANGES = (
+    "<!-- The rest of this page is generated from checkpoint_doctor/checkpoint/setting_ranges.json: `make docs`. -->\n"
+)
 _SITE = re.compile(r"https://[\w-]+\.github\.io/checkpoint[-_]doctor(?=/)")
 _REPOSITORY = re.compile(r"https://github\.com/[\w-]+/checkpoint[-_]doctor\b")
 _ACTION = re.compile(r"(?<=uses: )[\w-]+/checkpoint[-_]doctor@v[\w.]+")
@@ -159,12 +164,32 @@ def _draw_page(page: str) -> str:
     )
 
 
+def render_settings() -> str:
+    """Return the page about settings with today's ranges."""
+    written, mark, _ = SETTINGS.read_text(encoding="utf-8").partition(_RANGES)
+    lines = []
+    algorithms = dict.fromkeys(each.algorithm for each in known_ranges())
+    for algorithm in algorithms:
+        lines += ["", f"### {'Any algorithm' if algorithm == ANY else algorithm}", ""]
+        lines += ["| setting | range | evidence | source |", "|---|---|---|---|"]
+        lines += [
+            f"| `{each.setting}` | {each.describe()} | {each.kind.value} | {each.source} |"
+            for each in known_ranges()
+            if each.algorithm == algorithm
+        ]
+    return written + mark + "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Bring the docs up to date and say what changed."""
     texts = {RULES / name: text for name, text in render_rules().items()}
     texts |= {CAUSES / name: text for name, text in render_causes().items()}
     texts |= {PICTURES / name: text for name, text in render_pictures().items()}
-    texts |= render_addressed() | {README: render_readme(), ARCHITECTURE: render_architecture()}
+    texts |= render_addressed() | {
+        README: render_readme(),
+        ARCHITECTURE: render_architecture(),
+        SETTINGS: render_settings(),
+    }
     texts[API] = api_reference.render()
     for page in (*RULES.glob("*.md"), *CAUSES.glob("*.md")):
         if page not in texts:

@@ -122,3 +122,9 @@ def test_the_snippet_of_the_readme_is_a_gate(tmp_path: Path, fixtures: Path) -> 
     command = [sys.executable, "-m", "checkpoint_doctor", *gate.split()]
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60).returncode == 1
     assert (tmp_path / "ckdoc.xml").is_file()
+
+
+def test_the_page_about_settings_lists_the_ranges(generate: ModuleType) -> None:
+    page = generate.SETTINGS.read_text(encoding="utf-8")
+    assert generate.render_settings() == page, "run make docs"
+    assert "| `learning_rate` | 0.0003 to 0.001 | tuned range | RL Baselines3 Zoo, hyperparams/sac.yml |" in page

@@ -12,10 +12,6 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.activations import activation_of
-from checkpoint_doctor.analyzers._evidence.moments import (
-    effective_step,
-    implied_gradient_norm,
-)
 from checkpoint_doctor.analyzers._evidence.replaced_moments import find_replaced
 from checkpoint_doctor.analyzers._evidence.training import layer_was_trained, untouched_level, was_trained
 from checkpoint_doctor.analyzers._repairs.gates import reinitialise_bias
@@ -31,6 +27,10 @@ from checkpoint_doctor.analyzers.values import zeros
 from checkpoint_doctor.analyzers.values.nonfinite import nonfinite_values
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.checkpoint.moment_decay import DecayRates, decay_rates_of, second_moment_correction
+from checkpoint_doctor.checkpoint.optimizer_steps import (
+    effective_step,
+    implied_gradient_norm,
+)
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.results.findings import Safety
 from checkpoint_doctor.testing import build_checkpoint

@@ -11,15 +11,15 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.moments import (
+from checkpoint_doctor.analyzers.layers import unused_rows
+from checkpoint_doctor.analyzers.optimizer import gradient_norms, gradients, optimizer, second_moments, step_sizes
+from checkpoint_doctor.checkpoint import Checkpoint, ParameterGroup
+from checkpoint_doctor.checkpoint.optimizer_steps import (
     effective_step,
     implied_gradient_norm,
     largest_relative_step,
     relative_step,
 )
-from checkpoint_doctor.analyzers.layers import unused_rows
-from checkpoint_doctor.analyzers.optimizer import gradient_norms, gradients, optimizer, second_moments, step_sizes
-from checkpoint_doctor.checkpoint import Checkpoint, ParameterGroup
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.testing import build_checkpoint
 from tests.test_rule_findings import draw, found

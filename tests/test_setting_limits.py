@@ -54,14 +54,14 @@ def messages(rule: Rule, checkpoint: Checkpoint) -> list[str]:
         (optimized(lr=0.5, weight=np.nan), ""),
         (optimized(lr=..., initial_lr=0.5), ""),
         (optimized("SGD", lr=0.5), ""),
-        (optimized(lr=5e-3, format="sb3", algorithm="PPO"), ""),
+        (optimized(lr=1e-3, format="sb3", algorithm="PPO"), ""),
         (
             optimized(lr=5.1e-3, format="sb3", algorithm="PPO"),
-            "the learning rate of optimizer is 0.0051; the largest that is in use is 0.004",
+            "the learning rate of PPO is 0.0051, unusually high; the tuned range is 2.06e-05 to 0.001",
         ),
         (
             optimized("SGD", lr=0.5, format="sb3", algorithm="PPO", weight=1e9),
-            "the learning rate of optimizer is 0.5; the largest that is in use is 0.004",
+            "the learning rate of PPO is 0.5, unusually high; the tuned range is 2.06e-05 to 0.001",
         ),
         (optimized("SGD", lr=0.5, format="sb3", algorithm="ARS"), ""),
         (optimized(lr=0.05, format="sb3", algorithm="ARS"), ""),

@@ -898,8 +898,10 @@ EDGES: Mapping[str, Edge] = {
     ),
     # Settings, and what a run needs to go on
     "learning rate of an agent": Edge(
-        optimizer_settings.learning_rate_range, with_options(lr=5e-3), with_options(lr=5.01e-3), WARNING,
-        option="agent", moved=5.02e-3,
+        optimizer_settings.learning_rate_range, with_options(lr=2e-3), with_options(lr=2.01e-3), WARNING, NOTE,
+    ),
+    "learning rate of an agent that was tuned": Edge(
+        optimizer_settings.learning_rate_range, with_options(lr=1e-3), with_options(lr=1.01e-3), NOTE,
     ),
     "learning rate of Adam": Edge(
         optimizer_settings.learning_rate_range, with_options("Adam", lr=0.1), with_options("Adam", lr=0.1001), WARNING,
@@ -997,7 +999,7 @@ def test_a_repair_draws_from_its_interval(interval: Interval):
     assert 0.95 * wider < farthest_draw(interval, **{interval.option: wider}) < wider
 
 
-OWN_RULES = [rule for rule in discover().rules if rule.package == "checkpoint_doctor"]
+OWN_RULES = [rule for rule in discover().rules if rule.package == "checkpoint_doctor" and rule.examines_checkpoints]
 
 
 def test_no_option_is_without_its_limit():

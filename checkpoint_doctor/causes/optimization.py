@@ -26,6 +26,9 @@ from checkpoint_doctor.plugins.cause import Claim, Symptoms, cause
 from checkpoint_doctor.results.diagnosis import Certainty, Prognosis
 from checkpoint_doctor.results.findings import Finding
 
+_FAR_TOO_HIGH = 5e-3
+"""Above all rates that published agents were tuned with, 4e-3 at most, and twice where their tuner looks."""
+
 _HIGH_RATE = 0.05
 """A rate for Adam that no published agent or fine-tuning uses: its steps are about as large as the weights."""
 _HIGH_RATE_OF_ANY = 5.0
@@ -56,17 +59,19 @@ def learning_rate_too_high(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterat
     References:
         Rules HYP001, OPT008, NET001, RNN003 and VAL002. Measured update ratios of trained networks: ``OPT008``.
     """
-    proof = [*symptoms.of("HYP001"), *symptoms.of("OPT008", cause="too large")]
+    far = [each for each in symptoms.of("HYP001") if each.evidence.get("learning_rate", 1.0) > _FAR_TOO_HIGH]
+    proof = [*far, *symptoms.of("OPT008", cause="too large")]
     rate = largest_rate(checkpoint)
     grown = [*symptoms.of("VAL002", "RNN003"), *(each for each in symptoms.of("NET001") if _has_mostly_stopped(each))]
     is_adaptive = any(
         (optimizer.kind or "").startswith(("Adam", "NAdam", "RAdam", "RMSprop")) for optimizer in checkpoint.optimizers
     )
-    if proof or (grown and rate >= (_HIGH_RATE if is_adaptive else _HIGH_RATE_OF_ANY)):
+    unusual = [each for each in symptoms.of("HYP001", verdict="unusually high") if each not in far]
+    if proof or (grown and unusual) or (grown and rate >= (_HIGH_RATE if is_adaptive else _HIGH_RATE_OF_ANY)):
         yield learning_rate_too_high.claim(
-            proof or grown,
+            proof or [*unusual, *grown],
             ""
-            if proof
+            if proof or unusual
             else f"a learning rate of {rate:.3g} is far above those in use, and what it moved has stopped learning",
             consequences=[*failing_training(symptoms), *symptoms.of("VAL003", "ZER002")],
             certainty=Certainty.PROVEN if proof else Certainty.LIKELY,

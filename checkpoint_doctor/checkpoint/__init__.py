@@ -13,6 +13,7 @@ from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer, Paramete
 from checkpoint_doctor.checkpoint.series import Point, Series, TensorSeries
 from checkpoint_doctor.checkpoint.signals import LayerSignal
 from checkpoint_doctor.checkpoint.tensors import Tensor
+from checkpoint_doctor.checkpoint.training_log import Metric, TrainingLog
 
 __all__ = [
     "Checkpoint",
@@ -23,6 +24,7 @@ __all__ = [
     "Gradients",
     "Layer",
     "LayerSignal",
+    "Metric",
     "Missing",
     "Moments",
     "NonfiniteGradient",
@@ -37,5 +39,6 @@ __all__ = [
     "Spoiled",
     "Tensor",
     "TensorSeries",
+    "TrainingLog",
     "found_once",
 ]

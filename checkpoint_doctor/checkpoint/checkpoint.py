@@ -14,6 +14,7 @@ from checkpoint_doctor.checkpoint.contents import Checksum, Flaw, Missing, Part,
 from checkpoint_doctor.checkpoint.gradients import Gradients
 from checkpoint_doctor.checkpoint.layers import Layer, build_layers
 from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer
+from checkpoint_doctor.checkpoint.setting_ranges import Range
 from checkpoint_doctor.checkpoint.signals import LayerSignal, read_signal
 from checkpoint_doctor.checkpoint.tensors import Tensor, find_aliases
 from checkpoint_doctor.layers import online_name
@@ -60,6 +61,8 @@ class Checkpoint(Struct, frozen=True, eq=False, dict=True):
     """What in the file could not be looked at."""
     missing: tuple[Missing, ...] = ()
     """Files that a run needs to go on and that are not in the folder."""
+    ranges: tuple[Range, ...] = ()
+    """The user's own ranges of settings, which come before the documented ones."""
     is_patchable: bool = True
     """False where nothing in it can be changed in place, as in a compressed file: no finding then promises a repair."""
     gradients: tuple[Gradients, ...] = ()

@@ -90,6 +90,8 @@ class Content(StrEnum):
     """Vocabulary and merges."""
     NORMALIZATION = "running statistics of the observations"
     """Mean and variance that inputs are scaled with."""
+    REPLAY_BUFFER = "a replay buffer"
+    """Recorded transitions that an off-policy run goes on with."""
     EVALUATIONS = "results of evaluations"
     """Scores on other data."""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from checkpoint_doctor.cli import catalogue, comparing, configuration, fixing, scanning, watching
+from checkpoint_doctor.cli import catalogue, comparing, configuration, fixing, logs, scanning, watching
 from checkpoint_doctor.cli.help import Command
 from checkpoint_doctor.cli.output import say
 
@@ -48,6 +48,7 @@ app.command(cls=Command)(scanning.scan)
 app.command(cls=Command)(fixing.fix)
 app.command(cls=Command)(comparing.compare)
 app.command(cls=Command)(watching.watch)
+app.command(cls=Command)(logs.log)
 app.command(cls=Command)(catalogue.rules)
 app.command(cls=Command)(catalogue.causes)
 app.command(cls=Command)(catalogue.explain)

@@ -11,6 +11,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "ckdoc scan model.zip",
         "ckdoc scan runs/ --verbose",
         "ckdoc scan model.pt --format concise",
+        "ckdoc scan model.zip --settings",
         "ckdoc scan models --report junit=ckdoc.xml --fail-on warning",
     ),
     "fix": (
@@ -28,6 +29,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "ckdoc watch runs/ppo --fail-on warning --exit-on-alarm",
         "ckdoc watch runs/ppo --exec 'mail -s \"$CKDOC_PATH is $CKDOC_VERDICT\" me@example.org'",
     ),
+    "log": (
+        "ckdoc log progress.csv",
+        "ckdoc log logs/ --fail-on warning",
+        "ckdoc log trainer_state.json --format json",
+    ),
     "rules": ("ckdoc rules", "ckdoc rules --format json"),
     "causes": ("ckdoc causes", "ckdoc causes --format json"),
     "explain": ("ckdoc explain ZER003", "ckdoc explain bias-collapse", "ckdoc explain overwritten"),
@@ -38,6 +44,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
 PAGES = {
     "fix": "fix",
     "compare": "compare",
+    "log": "logs",
     "rules": "rules",
     "causes": "causes",
     "explain": "rules",

@@ -20,12 +20,15 @@ PATIENCE = 0.5
 
 
 @contextmanager
-def show_progress(*, quiet: bool) -> Iterator[ProgressCallback | None]:
-    """Yield an on_progress that draws a bar with file and throughput, ``None`` where nobody would see it."""
+def show_progress(*, quiet: bool, unit: str = "values") -> Iterator[ProgressCallback | None]:
+    """Yield an on_progress that draws a bar with file and throughput, ``None`` where nobody would see it.
+
+    ``unit`` is what the progress counts.
+    """
     if quiet or not is_terminal(sys.stderr):
         yield None
         return
-    bar = _Bar()
+    bar = _Bar(unit)
     try:
         yield bar.advance
     finally:
@@ -33,7 +36,8 @@ def show_progress(*, quiet: bool) -> Iterator[ProgressCallback | None]:
 
 
 class _Bar:
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
         self._start = time.monotonic()
         self._progress: Any = None
         self._task: Any = None
@@ -57,7 +61,7 @@ class _Bar:
             total=progress.of,
             completed=progress.number - 1 + share,
             file=shown(os.path.basename(progress.path)),
-            speed=f"{(self._finished + self._current) / seconds / 1e6:,.0f} M values/s",
+            speed=f"{(self._finished + self._current) / seconds / 1e6:,.0f} M {self._unit}/s",
         )
 
     def _open(self) -> None:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 ANSWERS = ("terminal", "json")
-"""The formats that say whether a run resumes."""
+"""The formats that say whether a run resumes, and that list settings."""
 
 
 def scan(
@@ -95,6 +95,9 @@ def scan(
     skip_foreign: Annotated[
         bool, typer.Option("--skip-foreign", help="Skip intact files that are not checkpoints.")
     ] = False,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="Print the settings, their ranges, and where these come from.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Answer in one line per checkpoint whether its run resumes.")
     ] = False,
@@ -107,8 +110,8 @@ def scan(
     from checkpoint_doctor.cli.progress import show_progress
     from checkpoint_doctor.scan import scan as examine
 
-    catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include, preview=preview)
-    uris = uris or list(settings.examined)
+    catalogue, configured = prepare(config, select, ignore, fail_on, exclude, include, preview=preview)
+    uris = uris or list(configured.examined)
     if not uris:
         raise UsageError(
             "nothing to examine is named",
@@ -127,28 +130,35 @@ def scan(
         check_format(name, catalogue)
         if resume and name not in ANSWERS:
             raise UsageError(f"--resume is not answered as {name}", f"choose one of {', '.join(ANSWERS)}")
+        if settings and name not in ANSWERS:
+            raise UsageError(f"--settings are not printed as {name}", f"choose one of {', '.join(ANSWERS)}")
     written = [*(path for _, path in outputs), write_baseline]
-    refuse_outputs(written, [*uris, *settings.origins], tuple(catalogue.suffixes))
+    refuse_outputs(written, [*uris, *configured.origins], tuple(catalogue.suffixes))
     refuse_outputs([path for _, path in outputs], [baseline])
     known = _read_baseline(baseline) if baseline else None
     with show_progress(quiet=quiet) as on_progress:
         result = examine(
             uris,
             catalogue=catalogue,
-            config=settings,
+            config=configured,
             jobs=jobs or None,
             on_progress=on_progress,
             skip_foreign=skip_foreign,
             histograms=any(draws_histograms(name, catalogue) for name, _ in outputs),
+            with_settings=settings,
         )
+    if result.diagnoses:
+        from checkpoint_doctor.log import take_up_logs
+
+        result = take_up_logs(result, catalogue, configured)
     if known:
-        result = _hide_known(result, known, settings, catalogue)
+        result = _hide_known(result, known, configured, catalogue)
     refuse_outputs(written, result.files)
     if write_baseline:
         _write_baseline(result, write_baseline)
     # Files come first: nobody may be there to read standard output.
     for name, path in sorted(outputs, key=lambda each: not each[1]):
-        text = render(result, catalogue, name, to_file=bool(path), verbose=verbose, resume=resume)
+        text = render(result, catalogue, name, to_file=bool(path), verbose=verbose, resume=resume, settings=settings)
         if path:
             write(text, path)
         elif name in READ_BY_PEOPLE:
@@ -226,7 +236,16 @@ def verdict(report: Report) -> int:
     return ILL if report.failed else HEALTHY
 
 
-def render(report: Report, catalogue: Catalogue, name: str, *, to_file: bool, verbose: bool, resume: bool) -> str:
+def render(
+    report: Report,
+    catalogue: Catalogue,
+    name: str,
+    *,
+    to_file: bool,
+    verbose: bool,
+    resume: bool,
+    settings: bool = False,
+) -> str:
     """Render a report in a format for standard output or for a file.
 
     Raises:
@@ -235,7 +254,7 @@ def render(report: Report, catalogue: Catalogue, name: str, *, to_file: bool, ve
     from checkpoint_doctor.results.report import Page
 
     color = wants_color(sys.stdout) and not to_file
-    page = Page(width=80 if to_file else page_width(), color=color, verbose=verbose, resume=resume)
+    page = Page(width=80 if to_file else page_width(), color=color, verbose=verbose, resume=resume, settings=settings)
     try:
         return catalogue.reporters[name].render(report, catalogue.rules, page)
     except (DoctorError, KeyboardInterrupt):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.config.settings import COMMAND_LINE, Config, Section, Settings
 from checkpoint_doctor.errors import UsageError
-from checkpoint_doctor.plugins.rule import Rule
+from checkpoint_doctor.plugins.rule import Rule, Subject
 from checkpoint_doctor.plugins.self_checks import RULES as SELF_CHECKS
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.report import Report
 from checkpoint_doctor.text import quantity
 
 
-def find_asked(paths: Sequence[str], config: Config, rules: Sequence[Rule]) -> tuple[str, ...]:
-    """Return the codes of the rules that are asked about any of some checkpoints.
+def find_asked(
+    paths: Sequence[str], config: Config, rules: Sequence[Rule], on: type[Subject] = Checkpoint
+) -> tuple[str, ...]:
+    """Return the codes of the rules that are asked about any of some checkpoints, or logs if ``on`` says so.
 
     Raises:
         UsageError: no rule is asked about one of them, so that it would pass whatever it holds.
@@ -22,7 +25,7 @@ def find_asked(paths: Sequence[str], config: Config, rules: Sequence[Rule]) -> t
     asked: set[str] = set()
     about_ckdoc = {rule.code for rule in SELF_CHECKS}
     for path, settings in _distinct_settings(paths, config):
-        chosen = {rule.code for rule in rules if rule.examines_checkpoints and settings.selects(rule)}
+        chosen = {rule.code for rule in rules if _is_about(rule, on) and settings.selects(rule)}
         if chosen <= about_ckdoc:
             raise UsageError(
                 f"no rule is left to examine {path}: what is selected is ignored, off, or about ckdoc itself",
@@ -32,7 +35,11 @@ def find_asked(paths: Sequence[str], config: Config, rules: Sequence[Rule]) -> t
     return tuple(rule.code for rule in rules if rule.code in asked)
 
 
-def describe_silence(report: Report, config: Config, rules: Sequence[Rule]) -> str:
+def _is_about(rule: Rule, on: type[Subject]) -> bool:
+    return rule.examines_checkpoints if on is Checkpoint else rule.on is on
+
+
+def describe_silence(report: Report, config: Config, rules: Sequence[Rule], on: type[Subject] = Checkpoint) -> str:
     """Name the configuration file in force and what it keeps silent; return nothing where that is nothing."""
     paths = [each.path for each in report.checkpoints]
     sections = [
@@ -40,7 +47,7 @@ def describe_silence(report: Report, config: Config, rules: Sequence[Rule]) -> s
         for section in config.sections
         if section.origin != COMMAND_LINE and any(map(section.covers, paths if section.path else [""]))
     ]
-    silenced = list(_list_silenced(report, config, rules, sections))
+    silenced = list(_list_silenced(report, config, [rule for rule in rules if _is_about(rule, on)], sections))
     return f"configured by {sections[0].origin}: {', '.join(silenced)}" if silenced else ""
 
 
@@ -77,7 +84,7 @@ def _find_unasked(paths: Sequence[str], config: Config, rules: Sequence[Rule]) -
         rule.code
         for _, settings in _distinct_settings(paths, config)
         for rule in rules
-        if rule.examines_checkpoints and by_command.selects(rule) and not settings.selects(rule)
+        if by_command.selects(rule) and not settings.selects(rule)
     }
 
 

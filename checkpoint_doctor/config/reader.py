@@ -6,12 +6,14 @@ the nearest valid name: a misspelt ignore must not pass unnoticed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from checkpoint_doctor.checkpoint.metric_meanings import Meaning
+from checkpoint_doctor.checkpoint.setting_ranges import Evidence, Range
 from checkpoint_doctor.config.settings import ALL, FAIL_ON, OFF, Ignore, Section, selects
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins.cause import Cause
@@ -21,10 +23,13 @@ from checkpoint_doctor.results.findings import Severity
 SEVERITIES: Mapping[str, Severity | None] = {**{each.label: each for each in reversed(Severity)}, OFF: None}
 """The values of a rule's severity."""
 
+MEANINGS: Mapping[str, Meaning] = {each.value: each for each in Meaning}
+"""What a metric of a training log can mean."""
+
 SECTION_KEYS = ("select", "ignore", "severity", "options")
 """What may be set for all checkpoints or for some paths."""
 
-FILE_KEYS = (*SECTION_KEYS, "fail-on", "preview", "files", "exclude", "include", "paths")
+FILE_KEYS = (*SECTION_KEYS, "fail-on", "preview", "files", "exclude", "include", "metrics", "ranges", "paths")
 """What may be set at the top of a file."""
 
 IGNORE_KEYS = ("code", "path", "tensor", "reason")
@@ -102,7 +107,19 @@ class Reader(Struct, frozen=True):
         general = self._read_section({key: table[key] for key in SECTION_KEYS if key in table}, "", None, fail_on)
         exclude, include = (self._strings(table[key], key) if key in table else None for key in ("exclude", "include"))
         files = self._strings(table["files"], "files") if "files" in table else ()
-        sections = [replace(general, preview=preview, files=files, exclude=exclude or (), include=include)]
+        meanings = self._read_meanings(table.get("metrics", {}), "metrics")
+        ranges = tuple(self._read_ranges(table.get("ranges", {}), "ranges"))
+        sections = [
+            replace(
+                general,
+                preview=preview,
+                files=files,
+                exclude=exclude or (),
+                include=include,
+                meanings=meanings,
+                ranges=ranges,
+            )
+        ]
         for pattern, values in self._table(table.get("paths", {}), "paths").items():
             key = f'paths."{pattern}"'
             for name in ("fail-on", "preview"):
@@ -162,6 +179,25 @@ class Reader(Struct, frozen=True):
             tensors=self._strings(table["tensor"], f"{key}.tensor") if "tensor" in table else (),
             key=self.prefix + key,
         )
+
+    def _read_meanings(self, value: object, key: str) -> dict[str, Meaning]:
+        meanings = {}
+        for pattern, word in self._table(value, key).items():
+            if not isinstance(word, str) or word not in MEANINGS:
+                raise refuse(self._place(f'{key}."{pattern}"'), "meaning", word, MEANINGS)
+            meanings[pattern] = MEANINGS[word]
+        return meanings
+
+    def _read_ranges(self, value: object, key: str) -> Iterator[Range]:
+        for algorithm, settings in self._table(value, key).items():
+            for setting, limits in self._table(settings, f"{key}.{algorithm}").items():
+                place = f"{key}.{algorithm}.{setting}"
+                if not isinstance(limits, list) or [type(each) in (int, float) for each in limits] != [True, True]:
+                    raise self._fault(place, f"{_show(limits)} is not a range", "write [smallest, largest]")
+                low, high = map(float, limits)
+                if not low <= high:
+                    raise self._fault(place, f"{low:g} is larger than {high:g}", "write [smallest, largest]")
+                yield Range(algorithm, setting, low, high, Evidence.OWN, self.file)
 
     def _read_severities(self, value: object, key: str) -> dict[str, Severity | None]:
         severities = {}

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from checkpoint_doctor.checkpoint.metric_meanings import Meaning
 from checkpoint_doctor.config.settings import ALL, FAIL_ON, OFF, Config, Section, Settings
 from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.rule import Rule
@@ -71,6 +72,10 @@ def _describe_effective(settings: Settings, rules: Sequence[Rule]) -> Iterator[R
             value = holder.options[rule.code][option] if holder else default
             yield Row(f"options.{rule.code}.{_spell(option)}", _plain(value), holder.origin if holder else DEFAULT)
     for section in settings.sections:
+        for each in section.ranges:
+            yield Row(f"ranges.{each.algorithm}.{each.setting}", [each.low, each.high], section.origin)
+        for pattern, meaning in section.meanings.items():
+            yield Row(f'metrics."{pattern}"', meaning.value, section.origin)
         yield from _describe_ignores(section)
 
 
@@ -150,6 +155,24 @@ def build_schema(rules: Sequence[Rule], causes: Sequence[Cause] = ()) -> dict[st
                 "include": {
                     "description": "The only files and folders that a search takes; all of them by default.",
                     **_one_or_more({"type": "string", "minLength": 1}),
+                },
+                "metrics": {
+                    "description": "What metrics of training logs mean: patterns of their names to meanings.",
+                    "type": "object",
+                    "additionalProperties": {"enum": [each.value for each in Meaning]},
+                },
+                "ranges": {
+                    "description": "Your own ranges of settings, by algorithm: [smallest, largest].",
+                    "type": "object",
+                    "additionalProperties": {
+                        "type": "object",
+                        "additionalProperties": {
+                            "type": "array",
+                            "items": {"type": "number"},
+                            "minItems": 2,
+                            "maxItems": 2,
+                        },
+                    },
                 },
                 "paths": {
                     "description": "Settings for the checkpoints that match a path pattern.",

@@ -15,6 +15,8 @@ from typing import Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from checkpoint_doctor.checkpoint.metric_meanings import Meaning
+from checkpoint_doctor.checkpoint.setting_ranges import Range
 from checkpoint_doctor.config.globs import match_path
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.diagnosis import Diagnosis
@@ -82,6 +84,10 @@ class Section(Struct, frozen=True):
     """Patterns of files and folders that a search leaves out."""
     include: tuple[str, ...] | None = None
     """Patterns of the only files that a search takes."""
+    ranges: tuple[Range, ...] = ()
+    """The user's own ranges of settings."""
+    meanings: Mapping[str, Meaning] = field(default_factory=dict)
+    """Patterns of metrics' names to what they mean."""
 
     def covers(self, path: str) -> bool:
         """True where the section is about the checkpoint at that path."""
@@ -185,6 +191,11 @@ class Settings(Struct, frozen=True):
         return None
 
     @property
+    def ranges(self) -> tuple[Range, ...]:
+        """The user's own ranges of settings, those that count first."""
+        return tuple(each for section in reversed(self.sections) for each in section.ranges)
+
+    @property
     def preview(self) -> bool:
         """Whether the findings of rules and causes in preview count."""
         return next((each.preview for each in reversed(self.sections) if each.preview is not None), False)
@@ -237,6 +248,11 @@ class Config(Struct, frozen=True, dict=True):
         """The files, folders and globs to examine where the command line names nothing."""
         chosen = next((each for each in reversed(self.sections) if each.files), None)
         return [os.path.join(chosen.folder, file) for file in chosen.files] if chosen else []
+
+    @property
+    def meanings(self) -> Mapping[str, Meaning]:
+        """Patterns of metrics' names to what they mean, in the order in which they are tried."""
+        return {pattern: meaning for section in self.sections for pattern, meaning in section.meanings.items()}
 
     def excludes(self, path: str) -> str:
         """Return why a search leaves out the file or folder at a path; empty where it does not."""

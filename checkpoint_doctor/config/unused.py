@@ -32,7 +32,7 @@ def remark_unused_ignores(report: Report, config: Config, rules: Sequence[Rule],
         for ignore in section.ignores:
             reached = [each for each in read if section.reaches(ignore, each.path)]
             was_run = (reached and not known.isdisjoint(ignore.codes)) or any(
-                rule.examines_checkpoints
+                (rule.examines_checkpoints or rule.code in (each.asked or ()))
                 and ignore.concerns(rule.code, rule.name)
                 and config.for_path(each.path).selects(rule)
                 for each in reached

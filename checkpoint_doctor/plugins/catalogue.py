@@ -22,6 +22,7 @@ LOADERS = "checkpoint_doctor.loaders"
 ANALYZERS = "checkpoint_doctor.analyzers"
 CAUSES = "checkpoint_doctor.causes"
 REPORTERS = "checkpoint_doctor.reporters"
+LOG_READERS = "checkpoint_doctor.log_readers"
 
 LAST_LOADER = "foreign"
 """The loader that is tried when no other recognizes a file; it says what the file is."""
@@ -104,7 +105,7 @@ def discover(path: Sequence[str] | None = None, *, lazily: bool = True) -> Catal
         for name in reporters:
             _attempt(reporters.entries[name], _check_reporter, problems)
     for entry in entries:
-        if entry.group not in (LOADERS, ANALYZERS, CAUSES, REPORTERS):
+        if entry.group not in (LOADERS, ANALYZERS, CAUSES, REPORTERS, LOG_READERS):
             problems[entry].append(f"nothing reads the group {entry.group}")
     return Catalogue(
         loaders=tuple(sorted(loaders, key=lambda loader: (loader.name == LAST_LOADER, loader.name))),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from checkpoint_doctor.results.report import Page, Report
 from checkpoint_doctor.sources import Folder, Source
 
 if TYPE_CHECKING:
+    from checkpoint_doctor.checkpoint.training_log import LogBuilder
+    from checkpoint_doctor.results.log_report import LogReport
     from checkpoint_doctor.results.series_report import SeriesReport
 
 
@@ -123,3 +125,32 @@ class FoldersOnly:
             NotACheckpoint: always.
         """
         raise NotACheckpoint(f"{source.name} is not a folder", "name the folder that it is in")
+
+
+class LogReader(Protocol):
+    """Reads one kind of training log. An entry point names an instance."""
+
+    name: str
+    """The word by which ``ckdoc plugins`` lists it."""
+    patterns: tuple[str, ...]
+    """Patterns of file names by which a folder is searched; content alone decides whether a file is read."""
+
+    def recognizes(self, source: Source) -> bool:
+        """True where the first bytes are those of such a log. Never raises."""
+
+    def read(self, source: Source, builder: LogBuilder, on_read: Callable[[int], None] | None) -> None:
+        """Read a log into a builder, in memory that does not grow with the file.
+
+        ``on_read`` is called with the bytes read so far.
+
+        Raises:
+            UnreadableCheckpoint: it cannot be read; the message says why.
+        """
+
+
+@runtime_checkable
+class LogReporter(Protocol):
+    """What a reporter can do besides, if it has a page of its own for training logs."""
+
+    def render_logs(self, report: LogReport, rules: Sequence[Rule], page: Page) -> str:
+        """Return the whole output about training logs."""

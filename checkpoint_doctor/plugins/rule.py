@@ -10,12 +10,15 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, Series, Tensor, TensorSeries
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer, Series, Tensor, TensorSeries, TrainingLog
 from checkpoint_doctor.plugins.declaration import read_descriptions, read_sections, read_summary
 from checkpoint_doctor.results.findings import Finding, Identity, Repair, Safety, Severity
 
-Subject = Tensor | Layer | Optimizer | Checkpoint | Series
+Subject = Tensor | Layer | Optimizer | Checkpoint | Series | TrainingLog
 """What a rule may be called with, one at a time."""
+
+Examined = Checkpoint | Series | TrainingLog
+"""What is examined as a whole."""
 
 PARTS_OF_CHECKPOINTS = (Tensor, Layer, Optimizer, Checkpoint)
 """The subjects of rules that a scan runs; the others are examined by commands of their own."""
@@ -77,7 +80,7 @@ class Rule(Struct, frozen=True, eq=False, dict=True):
 
     @property
     def examines_checkpoints(self) -> bool:
-        """True where a scan runs it; False for rules about a series of checkpoints."""
+        """True where a scan runs it; False for rules about a series of checkpoints or a log."""
         return self.on in PARTS_OF_CHECKPOINTS
 
     @property
@@ -106,8 +109,8 @@ class Rule(Struct, frozen=True, eq=False, dict=True):
         """What each option means, by its name, as the docstring's section *Options* says."""
         return read_descriptions(read_sections(self.check, (*SECTIONS, OPTIONS)).get(OPTIONS, ""))
 
-    def examine(self, examined: Checkpoint | Series, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
-        """Call the rule with every subject of its kind in a checkpoint, once for those with several names, or a series.
+    def examine(self, examined: Examined, options: Mapping[str, Any] | None = None) -> Iterator[Finding]:
+        """Call the rule with each subject of its kind in a checkpoint, once for all its names, or with a series or log.
 
         Raises:
             TypeError: it yields something else than findings.
@@ -119,8 +122,8 @@ class Rule(Struct, frozen=True, eq=False, dict=True):
                     raise TypeError(f"it yields {type(finding).__name__}, and not a finding")
                 yield finding
 
-    def _subjects(self, checkpoint: Checkpoint | Series) -> Iterable[Subject]:
-        if isinstance(checkpoint, Series) or self.on is Series:
+    def _subjects(self, checkpoint: Examined) -> Iterable[Subject]:
+        if not isinstance(checkpoint, Checkpoint) or not self.examines_checkpoints:
             return (checkpoint,) if isinstance(checkpoint, self.on) else ()
         if self.on is Tensor:
             return checkpoint.distinct_tensors

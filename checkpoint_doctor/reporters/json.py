@@ -12,6 +12,9 @@ from checkpoint_doctor.results.report import Page, Report
 if TYPE_CHECKING:
     from checkpoint_doctor.results.series_report import SeriesReport
 
+if TYPE_CHECKING:
+    from checkpoint_doctor.results.log_report import LogReport
+
 
 class JsonReporter:
     """Renders everything in a report; the page makes no difference."""
@@ -19,6 +22,12 @@ class JsonReporter:
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
         """Return the report as a JSON document of schema version 1."""
         return write_json(to_json(report))
+
+    def render_logs(self, report: LogReport, rules: Sequence[Rule], page: Page) -> str:
+        """Return the report on training logs as a JSON document of schema version 1."""
+        from checkpoint_doctor.results.log_report import logs_to_json
+
+        return write_json(logs_to_json(report))
 
     def render_series(self, report: SeriesReport, rules: Sequence[Rule], page: Page) -> str:
         """Return a comparison as a JSON document of schema version 1."""

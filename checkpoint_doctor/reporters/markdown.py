@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.reporters._order import rank, worst_first
+from checkpoint_doctor.reporters._sparklines import sparkline
 from checkpoint_doctor.reporters._wording import (
     describe,
     explained_in_words,
+    figure,
     one_line,
     particulars,
     subject_of,
@@ -25,6 +27,7 @@ from checkpoint_doctor.results.report import Alert, Examination, Page, Report, V
 from checkpoint_doctor.text import printable, quantity
 
 if TYPE_CHECKING:
+    from checkpoint_doctor.results.log_report import LogReport
     from checkpoint_doctor.results.series_report import SeriesRecord, SeriesReport
 
 MOST_BYTES = 1_000_000
@@ -49,6 +52,10 @@ class MarkdownReporter:
     def render_series(self, report: SeriesReport, rules: Sequence[Rule], page: Page) -> str:
         """Return a table of the findings of each series, its diagnoses over time, and a table of its tensors."""
         return _join(list(_write_all_series(report)))
+
+    def render_logs(self, report: LogReport, rules: Sequence[Rule], page: Page) -> str:
+        """Return a table of the metrics of each training log, and its findings; the page makes no difference."""
+        return _join(list(_write_logs(report)))
 
 
 def _join(blocks: Sequence[str]) -> str:
@@ -99,6 +106,30 @@ def _write_series(record: SeriesRecord) -> Iterator[str]:
             for values in [getattr(row, name)]
         ]
         yield f"| {_escape(row.name)} | {' | '.join(cells)} |"
+
+
+def _write_logs(report: LogReport) -> Iterator[str]:
+    yield f"## Training logs: {verdict_of(report.report)}\n"
+    yield f"{_escape(report.summary_line)}"
+    for examination in worst_first(report.report.checkpoints):
+        yield f"\n### {_code(examination.path)}\n"
+        if examination.is_unreadable:
+            yield f"- {_VERDICTS[Verdict.UNREADABLE]}: {_escape(examination.error or 'it could not be read')}"
+            continue
+        log = report.logs[examination.path]
+        yield f"{_VERDICTS[examination.verdict]}, {_escape(log.kind)}, {quantity(log.records, 'record')}\n"
+        for finding in rank(each for each in examination.findings if each.counts):
+            yield _write_alert(finding)
+        yield "\n| metric | means | records | course | first | last |"
+        yield "|---|---|--:|---|--:|--:|"
+        for metric in log.judged:
+            curve = metric.recorded
+            if not curve.count:
+                continue
+            course = sparkline(curve.means.tolist(), width=24)
+            name = _code(metric.name).replace("|", "\\|")
+            cells = [name, metric.meaning.value, f"{curve.count:,}", course, figure(curve.first), figure(curve.last)]
+            yield f"| {' | '.join(cells)} |"
 
 
 def _write(report: Report) -> Iterator[str]:

@@ -10,6 +10,7 @@ from checkpoint_doctor.results.report import Examination, Page, Report
 from checkpoint_doctor.text import printable
 
 if TYPE_CHECKING:
+    from checkpoint_doctor.results.log_report import LogReport
     from checkpoint_doctor.results.series_report import SeriesReport
 
 
@@ -20,6 +21,10 @@ class TerminalReporter:
         """Return the charts with the width of the page, or one line for each checkpoint where that is asked for."""
         if page.resume:
             return "".join(f"{printable(each.path)}: {_answer(each)}\n" for each in report.checkpoints)
+        if page.settings:
+            from checkpoint_doctor.reporters._terminal.settings_table import draw_settings
+
+            return draw_settings(report, page)
         # Importing rich takes longer than a small scan, and the other formats do not need it.
         from checkpoint_doctor.reporters._terminal.chart import draw
 
@@ -30,6 +35,12 @@ class TerminalReporter:
         from checkpoint_doctor.reporters._terminal.series_chart import draw_series
 
         return draw_series(report, page)
+
+    def render_logs(self, report: LogReport, rules: Sequence[Rule], page: Page) -> str:
+        """Return a chart for each training log, with a line for each metric."""
+        from checkpoint_doctor.reporters._terminal.log_chart import draw_logs
+
+        return draw_logs(report, page)
 
 
 def _answer(examination: Examination) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from checkpoint_doctor import __version__
+from checkpoint_doctor.checkpoint.reviewed_settings import ReviewedSetting
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Report, TensorRecord
@@ -110,9 +111,23 @@ def _write_examination(examination: Examination) -> dict[str, Any]:
         ],
         "skipped": [{"what": each.what, "why": each.why} for each in examination.skipped],
         "layout": examination.layout,
+        "settings": [_write_setting(each) for each in examination.settings],
         "resume": _write_resumption(examination),
         "content": examination.content,
         "parts": [{"file": each.file, "content": each.content.word} for each in examination.parts],
+    }
+
+
+def _write_setting(setting: ReviewedSetting) -> dict[str, Any]:
+    known = setting.range
+    return {
+        "name": setting.name,
+        "value": setting.value,
+        "verdict": setting.verdict.value,
+        "low": known.low if known else None,
+        "high": known.high if known else None,
+        "evidence": known.kind.value if known else None,
+        "source": known.source if known else setting.remark or None,
     }
 
 

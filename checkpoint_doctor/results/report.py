@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from checkpoint_doctor.checkpoint import Part, Skipped
+from checkpoint_doctor.checkpoint.reviewed_settings import ReviewedSetting
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
@@ -153,6 +154,8 @@ class Examination(Struct, frozen=True, dict=True):
     """What could not be looked at."""
     parts: tuple[Part, ...] = ()
     """The files of a folder that is one checkpoint; empty for a single file."""
+    settings: tuple[ReviewedSetting, ...] = ()
+    """The settings of the run and of its optimizers, with the ranges that are known of them."""
     resumption: Resumption | None = None
     """From where a run resumes; ``None`` where there is no run to resume."""
     asked: tuple[str, ...] | None = None
@@ -384,6 +387,8 @@ class Page(Struct, frozen=True):
     """True where colours are wanted."""
     verbose: bool = False
     """True where all layers and hidden findings are shown."""
+    settings: bool = False
+    """True where all that is asked is what the settings are: a table per checkpoint."""
     resume: bool = False
     """True where all that is asked is whether each run resumes: one line per checkpoint."""
     ascii_only: bool = False

@@ -6,9 +6,9 @@ from math import log
 
 import numpy as np
 
-from checkpoint_doctor.analyzers._evidence.moments import implied_gradient_norm
 from checkpoint_doctor.checkpoint import Moments, Optimizer, found_once
 from checkpoint_doctor.checkpoint.moment_decay import decay_rates_of
+from checkpoint_doctor.checkpoint.optimizer_steps import implied_gradient_norm
 from checkpoint_doctor.statistics.values import as_real
 
 LARGEST_RATIO = 1e-3

@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from checkpoint_doctor.analyzers._evidence.absent_gradients import count_updates
 from checkpoint_doctor.analyzers._evidence.initial_parameters import InitialParameters, find_initial_parameters
-from checkpoint_doctor.analyzers._evidence.moments import effective_step
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
+from checkpoint_doctor.checkpoint.optimizer_steps import effective_step
 
 _ROUNDING = 1e-6
 """Rate times updates below which float32 parameters of size 1 have not moved by more than rounding."""

@@ -8,9 +8,9 @@ from statistics import median
 
 from msgspec.structs import replace
 
-from checkpoint_doctor.analyzers._evidence.moments import effective_step, implied_gradient_norm, relative_step
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
 from checkpoint_doctor.checkpoint.moment_decay import second_moment_correction
+from checkpoint_doctor.checkpoint.optimizer_steps import effective_step, implied_gradient_norm, relative_step
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
 

@@ -11,10 +11,10 @@ from msgspec import Struct
 
 from checkpoint_doctor.analyzers._evidence.absent_gradients import count_updates
 from checkpoint_doctor.analyzers._evidence.initial_parameters import STILL, default_limit, sort_parameter
-from checkpoint_doctor.analyzers._evidence.moments import relative_step
 from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.analyzers._evidence.unmoved_parameters import find_unmoved
 from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, Tensor
+from checkpoint_doctor.checkpoint.optimizer_steps import relative_step
 from checkpoint_doctor.layers import NORMS, WITH_UNITS
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity

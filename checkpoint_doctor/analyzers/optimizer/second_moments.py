@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments, updates_to_recover
-from checkpoint_doctor.analyzers._evidence.moments import implied_gradient_norm
 from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, Tensor
 from checkpoint_doctor.checkpoint.moment_decay import decay_rates_of
+from checkpoint_doctor.checkpoint.optimizer_steps import implied_gradient_norm
 from checkpoint_doctor.layers.init_rules import fill_typical
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity

@@ -8,9 +8,9 @@ from math import sqrt
 from checkpoint_doctor.analyzers._evidence.absent_gradients import count_updates
 from checkpoint_doctor.analyzers._evidence.initial_parameters import matrices_of
 from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments
-from checkpoint_doctor.analyzers._evidence.moments import largest_relative_step, relative_step
 from checkpoint_doctor.analyzers._evidence.unmoved_parameters import find_unmoved
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer, Tensor
+from checkpoint_doctor.checkpoint.optimizer_steps import largest_relative_step, relative_step
 from checkpoint_doctor.layers import DENSE
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity

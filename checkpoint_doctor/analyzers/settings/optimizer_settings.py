@@ -7,6 +7,8 @@ from math import log, sqrt
 from statistics import median
 
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer, ParameterGroup
+from checkpoint_doctor.checkpoint.reviewed_settings import Verdict, judge, value_of
+from checkpoint_doctor.checkpoint.setting_ranges import find_ranges
 from checkpoint_doctor.layers import DENSE
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
@@ -19,48 +21,77 @@ _SMALL_SHARE = 0.02
 """Share of the weights' size up to which a rate is not large, whatever its value: weights of outputs in millions."""
 
 
-@rule("HYP001", "learning-rate-range", Severity.WARNING, on=Optimizer, part=("optimizer",))
-def learning_rate_range(
-    optimizer: Optimizer, checkpoint: Checkpoint, *, agent: float = 5e-3, adam: float = 0.1
-) -> Iterator[Finding]:
-    """The learning rate is far above all that anybody tunes.
+@rule("HYP001", "learning-rate-range", Severity.WARNING, on=Optimizer, part=("optimizer",), worse=("learning_rate",))
+def learning_rate_range(optimizer: Optimizer, checkpoint: Checkpoint, *, adam: float = 0.1) -> Iterator[Finding]:
+    """The learning rate is outside the range in which published models were tuned.
 
     Why it matters:
         Adam moves every weight by about the learning rate in every update. Weights of a hidden layer are near 0.1, so
-        a rate of 0.1 replaces them in one update, and nothing that was learned lasts.
+        a rate of 0.1 replaces them in one update, and nothing that was learned lasts. With a rate that is far too low
+        the run ends before anything is learned.
 
     When it is normal:
-        Optimizers that scale their steps themselves take a rate of 1 (Prodigy, D-Adaptation, Adafactor). Parameters
+        A rate outside the tuned range that tuners still try is a note. A rate of zero is judged by OPT003. Optimizers
+        that scale their steps themselves take a rate of 1 (Prodigy, D-Adaptation, Adafactor). Parameters
         that are no weights (prompts, latent codes, images) need large rates; where an optimizer holds no weights of
-        layers, nothing is reported. A rate that a schedule has lowered is judged by what it began with.
+        layers, nothing is reported. A rate that a schedule has lowered is judged by what it began with. A learning rate
+        explains no weight that is exactly zero, neither a low one nor a high one: of 4,801 parameters not one became
+        zero in 3,000 updates at rates from 3e-4 to 0.1, and 2.7e-5 is inside the range that PPO was tuned in.
 
     What to do:
-        Begin with 1e-3 for small networks and 3e-4 for large ones and agents, and divide by three until the loss falls
-        smoothly.
+        Agents: begin with the default of the algorithm. Otherwise begin with 1e-3 for small networks and 3e-4 for large
+        ones, and divide by three until the loss falls smoothly. Where your own runs show another range, set it in
+        ``ckdoc.toml``: ``[ranges.SAC]`` ``learning_rate = [1e-4, 5e-3]``.
 
     Options:
-        agent: The learning rate of an agent above which it is reported; tuned rates of RL Baselines3 Zoo are 2e-5 to
-            4e-3, and its search ends at 2e-3.
-        adam: The learning rate of any other optimizer of Adam's family above which it is reported: three times the
-            largest of 340 optimizers of healthy and published models (0.03).
+        adam: The learning rate of an optimizer of Adam's family, agents aside, above which it is reported: three times
+            the largest of 340 optimizers of healthy and published models (0.03).
 
     References:
-        RL Baselines3 Zoo, ``hyperparams`` and ``hyperparams_opt``.
+        RL Baselines3 Zoo, ``hyperparams`` (tuned ranges by algorithm) and ``hyperparams_opt`` (search space, 1e-5 to
+        2e-3): docs/settings.md.
     """
-    is_agent = checkpoint.format == "sb3" and checkpoint.algorithm != "ARS"
-    if not (is_agent or optimizer.takes_adam_steps):
+    if checkpoint.format == "sb3" and checkpoint.algorithm != "ARS":
+        yield from _judge_agent(optimizer, checkpoint)
         return
-    limit = agent if is_agent else adam
+    if not optimizer.takes_adam_steps:
+        return
     for group in optimizer.groups:
         rate = group.largest_learning_rate
-        if "lr" in group.options and rate > limit and (is_agent or _is_large_for(group, rate, optimizer, checkpoint)):
+        if "lr" in group.options and rate > adam and _is_large_for(group, rate, optimizer, checkpoint):
             yield learning_rate_range.finding(
-                f"the learning rate of {optimizer.name} is {rate:.3g}; the largest that is in use is "
-                f"{0.004 if is_agent else 0.03:g}",
+                f"the learning rate of {optimizer.name} is {rate:.3g}; the largest that is in use is 0.03",
                 evidence={"optimizer": optimizer.name, "learning_rate": rate},
                 advice="Lower the learning rate.",
             )
             return
+
+
+def _judge_agent(optimizer: Optimizer, checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Judge the rate that an agent's run was given, once, or that of an optimizer where the run's is not known."""
+    given = value_of(checkpoint.hyperparameters, "learning_rate")
+    if given is not None and optimizer is not checkpoint.optimizers[0]:
+        return
+    of_groups = [group.largest_learning_rate for group in optimizer.groups if "lr" in group.options]
+    rate = given if given is not None else max(of_groups, default=0.0)
+    verdict, known = judge(rate, find_ranges((checkpoint.algorithm or "",), "learning_rate", checkpoint.ranges))
+    if rate <= 0 or known is None or verdict not in (Verdict.UNTUNED, Verdict.LOW, Verdict.HIGH):
+        return
+    whose = f"the learning rate of {checkpoint.algorithm or optimizer.name}"
+    yield learning_rate_range.finding(
+        f"{whose} is {rate:.3g}, {verdict.value}; the {known.kind.value} is {known.describe()}",
+        severity=Severity.NOTE if verdict is Verdict.UNTUNED else None,
+        evidence={
+            "optimizer": optimizer.name,
+            "learning_rate": rate,
+            "verdict": verdict.value,
+            "low": known.low,
+            "high": known.high,
+            "kind": known.kind.value,
+            "source": known.source,
+        },
+        advice="" if verdict is Verdict.UNTUNED else f"Try a rate of {known.describe()}.",
+    )
 
 
 def _is_large_for(group: ParameterGroup, rate: float, optimizer: Optimizer, checkpoint: Checkpoint) -> bool:

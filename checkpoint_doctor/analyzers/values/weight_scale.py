@@ -9,9 +9,9 @@ from math import log10, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.moments import largest_relative_step, relative_step
 from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.checkpoint import Checkpoint, Tensor
+from checkpoint_doctor.checkpoint.optimizer_steps import largest_relative_step, relative_step
 from checkpoint_doctor.layers import DENSE
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity

@@ -54,6 +54,8 @@ class Settings(Struct, frozen=True, eq=False):
     """A description of every other attribute, in plain values."""
     names: tuple[PickledName, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What the state of the run shows besides: rewards of recent episodes, normalised observations."""
 
     def __contains__(self, attribute: str) -> bool:
         return attribute in self.plain or attribute in self.described
@@ -107,6 +109,7 @@ def _describe_all(data: Mapping[str, Any], member: Member) -> Settings:
     described: dict[str, Any] = {}
     called: dict[tuple[str, str], bool] = {}
     skipped: list[Skipped] = []
+    facts: dict[str, str] = {}
     for attribute, value in data.items():
         if not isinstance(value, dict) or not isinstance(value.get(":serialized:"), str):
             plain[attribute] = _cut(value)
@@ -117,13 +120,17 @@ def _describe_all(data: Mapping[str, Any], member: Member) -> Settings:
         for name in pickled.names:
             key = (name.module, name.name)
             called[key] = called.get(key, False) or name.called
+        if attribute == "ep_info_buffer":
+            facts.update(_read_episodes(pickled.root))
+        elif attribute == "_last_original_obs":
+            facts["observations"] = "normalized"
         number = number_in(read_number(pickled.root))
         if number is not None:
             plain[attribute] = number
         else:
             described[attribute] = _describe(value, pickled)
     names = (PickledName(module, name, member.name, each) for (module, name), each in called.items())
-    return Settings(plain, described, tuple(names), tuple(skipped))
+    return Settings(plain, described, tuple(names), tuple(skipped), facts)
 
 
 def _describe(value: Mapping[str, Any], pickled: Pickled) -> Any:
@@ -142,6 +149,23 @@ def _describe(value: Mapping[str, Any], pickled: Pickled) -> Any:
         if key not in (":type:", ":serialized:")
     }
     return attributes if kind == "dict" else {"stored_as": "pickle", "class": kind, **attributes}
+
+
+def _read_episodes(root: Any) -> dict[str, str]:
+    """Return the number of recent episodes that SB3's monitor kept, and the means of their rewards and lengths."""
+    items = root.items if isinstance(root, Inert) else root
+    if not isinstance(items, (list, tuple)):
+        return {}
+    episodes = [each for each in items if isinstance(each, dict)]
+    rewards = [each["r"] for each in episodes if isinstance(each.get("r"), (int, float))]
+    lengths = [each["l"] for each in episodes if isinstance(each.get("l"), (int, float))]
+    if not rewards or len(lengths) != len(rewards):
+        return {}
+    return {
+        "recent_episodes": str(len(rewards)),
+        "mean_episode_reward": repr(float(sum(rewards) / len(rewards))),
+        "mean_episode_length": repr(float(sum(lengths) / len(lengths))),
+    }
 
 
 def _read_train_frequency(root: Any) -> dict[str, Any] | None:

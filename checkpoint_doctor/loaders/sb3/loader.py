@@ -15,10 +15,12 @@ from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._pickle.tensors import PickledTensor
 from checkpoint_doctor.loaders._zip.archive import ZipArchive, first_name, is_zip, list_names, open_archive
 from checkpoint_doctor.loaders.sb3.algorithm import infer_algorithm, is_standard_policy
+from checkpoint_doctor.loaders.sb3.companions import find_companions
 from checkpoint_doctor.loaders.sb3.data import Settings, read_settings
 from checkpoint_doctor.loaders.sb3.optimizers import read_named_optimizer
 from checkpoint_doctor.loaders.sb3.versions import read_versions
 from checkpoint_doctor.loaders.torch.archive import Archive, read_archive
+from checkpoint_doctor.loaders.torch.settings_beside import read_settings_beside
 from checkpoint_doctor.sources import Source
 
 POLICY = "policy.pth"
@@ -48,7 +50,7 @@ class StableBaselines3Loader(Struct, frozen=True):
 
     def open(self, source: Source) -> Checkpoint:
         """See ``Loader.open``."""
-        return _Opening(open_archive(source)).finish(source.name)
+        return _Opening(open_archive(source)).finish(source)
 
     def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
         """See ``Loader.patch``."""
@@ -69,7 +71,7 @@ class _Opening(Struct):
     names: list[PickledName] = field(default_factory=list)
     checksums: list[Checksum] = field(default_factory=list)
 
-    def finish(self, path: str) -> Checkpoint:
+    def finish(self, source: Source) -> Checkpoint:
         members = self.archive.members
         self.flaws += self.archive.flaws
         self.checksums += [checksum_of(member) for member in members.values()]
@@ -85,21 +87,23 @@ class _Opening(Struct):
         self._check_optimizers(algorithm)
         optimizers = tuple(self._name_optimizers(is_standard_policy(settings)))
         versions, metadata = read_versions(members)
+        companions = find_companions(source)
         return Checkpoint(
-            path=path,
+            path=source.name,
             format="sb3",
             tensors=tuple(self.tensors),
             optimizers=optimizers,
-            hyperparameters=settings.hyperparameters,
+            hyperparameters={**read_settings_beside(source), **settings.hyperparameters},
             algorithm=algorithm,
             step=settings.count("num_timesteps"),
             updates=settings.count("_n_updates"),
             versions=versions,
-            metadata=metadata,
+            metadata={**metadata, **_known_facts(settings, algorithm)},
+            parts=tuple(companions.parts),
             flaws=tuple(self.flaws),
             checksums=tuple(self.checksums),
-            pickled_names=tuple(self.names),
-            skipped=tuple(self.skipped),
+            pickled_names=(*self.names, *companions.names),
+            skipped=(*self.skipped, *companions.skipped),
         )
 
     def _read_settings(self) -> Settings:
@@ -162,6 +166,16 @@ class _Opening(Struct):
         for name in _required_optimizers(algorithm):
             if name not in self.archive.members:
                 self.flaws.append(Flaw("it is missing, and Stable-Baselines3 does not load the model without it", name))
+
+
+ON_POLICY = frozenset({"PPO", "A2C", "TRPO", "RecurrentPPO", "MaskablePPO", "ARS"})
+"""Algorithms that keep the original observation only where the environment is a ``VecNormalize``; others always do."""
+
+
+def _known_facts(settings: Settings, algorithm: str | None) -> Mapping[str, str]:
+    if algorithm in ON_POLICY:
+        return settings.facts
+    return {key: value for key, value in settings.facts.items() if key != "observations"}
 
 
 def _required_optimizers(algorithm: str | None) -> Iterable[str]:

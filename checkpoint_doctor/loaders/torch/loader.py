@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer, Patch, Skipped, Tensor
@@ -19,6 +20,7 @@ from checkpoint_doctor.loaders.torch.archive import Archive, read_archive
 from checkpoint_doctor.loaders.torch.containers import recognize
 from checkpoint_doctor.loaders.torch.contents import name_other_content
 from checkpoint_doctor.loaders.torch.parts import find_parts
+from checkpoint_doctor.loaders.torch.settings_beside import read_settings_beside
 from checkpoint_doctor.loaders.torch.state_dicts import Contents, find_contents
 from checkpoint_doctor.sources import Source
 from checkpoint_doctor.sources.budget import Budget
@@ -62,7 +64,8 @@ class TorchLoader(Struct, frozen=True):
             NotACheckpoint: it is whole, but holds no model.
             UnreadableCheckpoint: it is damaged or truncated.
         """
-        return describe(read_archive(source), self.name)
+        opened = describe(read_archive(source), self.name)
+        return opened if opened.hyperparameters else replace(opened, hyperparameters=read_settings_beside(source))
 
     def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
         """See ``Loader.patch``."""

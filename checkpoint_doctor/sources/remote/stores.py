@@ -234,6 +234,7 @@ _CAUSES: tuple[tuple[tuple[str, ...], str, str], ...] = (
 )
 _SYMPTOMS = (
     ("nosuchbucket", "there is no such bucket (404)"),
+    ("169.254.169.254", "no credentials were found (set AWS_SKIP_SIGNATURE=true for a public bucket)"),
     ("416", "the server refuses the range of bytes (416): the file is shorter than it was"),
     ("range request not supported", "the server does not answer ranges of bytes"),
     ("301 moved", "the bucket is in another region"),

@@ -7,8 +7,8 @@ from math import exp, prod, sqrt
 import numpy as np
 from msgspec import Struct
 
-from checkpoint_doctor.checkpoint import Moments, Optimizer
 from checkpoint_doctor.checkpoint.moment_decay import decay_rates_of, second_moment_correction
+from checkpoint_doctor.checkpoint.optimizers import Moments, Optimizer
 from checkpoint_doctor.statistics import signal
 from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, as_real, square
 

@@ -1,0 +1,1 @@
+"""Rules about training logs: what was not recorded, what rises that should fall, and since when (LOG)."""
