@@ -102,7 +102,7 @@ def silent_gradients(checkpoint: Checkpoint, *, least_steps: int = 10) -> Iterat
         ``backward`` and ``step``, and an output that is dead or saturated.
 
     Options:
-        least_steps: steps in a row from which it is reported.
+        least_steps: Steps in a row with a gradient of exactly zero, from which it is reported.
 
     References:
         A gradient of exactly zero in every entry of every parameter does not come by chance. ``least_steps``: a batch
@@ -174,7 +174,7 @@ def stopped_part(checkpoint: Checkpoint, *, least_steps: int = 100) -> Iterator[
         Look for ``requires_grad_(False)``, a ``detach``, a branch that is not called any more, a loss term that ended.
 
     Options:
-        least_steps: the latest steps without a gradient from which it is reported.
+        least_steps: The number of the latest steps without a gradient from which it is reported.
 
     References:
         Without a gradient (``None``) PyTorch's optimizers pass a parameter over. ``least_steps``: an accumulation over
@@ -220,8 +220,8 @@ def inputs_switched_on(checkpoint: Checkpoint, *, share: float = 0.05, least_upd
         set their weights to zero when they begin, so that the network's function does not change.
 
     Options:
-        share: share of the layer's inputs that begin together from which it is a warning and not a note.
-        least_updates: updates before which inputs that begin are a note.
+        share: The share of the layer's inputs that begin together from which it is a warning and not a note.
+        least_updates: The number of updates before which inputs that begin are a note.
 
     References:
         The inputs' second moments were exactly zero at the check before. ``share`` of a layer's inputs, and two of them
