@@ -25,7 +25,7 @@ class Saboteur(BaseCallback):
 
 def main(steps: int = 1200, healthy: str = "healthy.zip") -> SAC:
     """Train until the NaN, then resume."""
-    model = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu")
+    model = SAC("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [32, 32]}, seed=0, device="cpu")
     doctor = DoctorCallback(check_every=max(steps // 8, 1), on_error="stop", save_healthy=healthy)
     model.learn(steps, callback=[doctor, Saboteur(steps // 2)])
     resumed = SAC.load(healthy, env=model.get_env())
