@@ -65,7 +65,7 @@ def regressing_metric(log: TrainingLog, *, lost: float = 0.5) -> Iterator[Findin
         gain, drop = best - course.start, best - course.end
         if drop < max(lost * gain, 0.05 * abs(best), 6 * course.noise) or drop <= 0:
             continue
-        # What was there before anything was learned counts where half of it is lost, and not in a run that explores less
+        # What was there before anything was learned counts where half of it is lost, and not where a run explores less
         # and less: its first greedy policies may well do worse than a random one.
         if metric.meaning is Meaning.REWARD and course.is_best_early and (drop < 0.5 * abs(best) or _explores(log)):
             continue
