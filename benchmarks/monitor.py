@@ -2,11 +2,11 @@
 
 Run::
 
-    python -m benchmarks.monitor overhead     # ratios of CPU time, each measured in turns within one process
+    python -m benchmarks.monitor overhead     # ratios of wall time, within one run each
     python -m benchmarks.monitor check        # a check of a model of 100 million parameters, in passes over them
     python -m benchmarks.monitor healthy      # six algorithms with their defaults for 20,000 steps, bit for bit
 
-``OMP_NUM_THREADS=1`` makes CPU time and wall time the same thing.
+Set ``OMP_NUM_THREADS=1``, as Stable-Baselines3 trains small networks best.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import io
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,28 +27,71 @@ from stable_baselines3.common.callbacks import BaseCallback
 from checkpoint_doctor.callbacks.sb3 import AgentMonitor, DoctorCallback
 from checkpoint_doctor.callbacks.torch import Monitor
 
-ROUNDS = 4
-"""Turns of each variant."""
+TURNS = 3
+"""Turns of each variant that is compared by its whole time."""
 ENVIRONMENTS = {PPO: "CartPole-v1", A2C: "CartPole-v1", DQN: "CartPole-v1", RecurrentPPO: "CartPole-v1"}
-CHUNK = {PPO: 4096, SAC: 1000}
-"""Timesteps of a turn: whole rollouts."""
+CHUNK = {PPO: 8192, SAC: 2000}
+"""Timesteps of a turn: whole rollouts, and at least two checks."""
+
+
+class Clock:
+    """Adds up the time that is spent in some calls. Of processor time, to ask alone costs more than a hook."""
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+        self._depth = 0
+
+    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the same function, timed; calls inside of timed calls count once."""
+
+        def timed(*given: Any, **named: Any) -> Any:
+            self._depth += 1
+            began = time.perf_counter()
+            try:
+                return call(*given, **named)
+            finally:
+                self._depth -= 1
+                if not self._depth:
+                    self.spent += time.perf_counter() - began
+
+        return timed
+
+
+class TimedMonitor(AgentMonitor):
+    """A monitor whose hooks, clips and checks are timed."""
+
+    clock = Clock()
+
+    def _before_step(self, *given: Any) -> Any:
+        return self.clock.around(super()._before_step)(*given)
+
+    def _after_step(self, *given: Any) -> None:
+        self.clock.around(super()._after_step)(*given)
+
+    def check(self, *, is_last: bool = False) -> Any:
+        """See ``Monitor.check``."""
+        return self.clock.around(super().check)(is_last=is_last)
 
 
 class Watching(BaseCallback):
-    """A monitor that lives from turn to turn, so that attaching is not counted as training."""
+    """Checks with a monitor that is there already, so that attaching does not count."""
 
-    def __init__(self, monitor: AgentMonitor) -> None:
+    def __init__(self, monitor: AgentMonitor, clock: Clock) -> None:
         super().__init__()
         self.monitor = monitor
         self.checked_at = 0
+        self.check = clock.around(self._check)
 
     def _on_step(self) -> bool:
         if self.num_timesteps - self.checked_at >= self.monitor.check_every:
             self.checked_at = self.num_timesteps
-            self.monitor.check()
+            self.check()
+        return True
+
+    def _check(self) -> None:
+        self.monitor.check()
         for name, value in self.monitor.take_values().items():
             self.logger.record(name, value)
-        return True
 
 
 def build(kind: type[BaseAlgorithm], seed: int = 0) -> BaseAlgorithm:
@@ -58,7 +100,7 @@ def build(kind: type[BaseAlgorithm], seed: int = 0) -> BaseAlgorithm:
     return kind(policy, ENVIRONMENTS.get(kind, "Pendulum-v1"), seed=seed, device="cpu")
 
 
-def watch_gradients_like_wandb(model: BaseAlgorithm) -> None:
+def watch_gradients_like_wandb(model: BaseAlgorithm, clock: Clock) -> None:
     """Make a histogram of every gradient in a hook of its own, as ``wandb.watch(log_freq=1)`` does."""
 
     def record(gradient: torch.Tensor) -> None:
@@ -68,52 +110,55 @@ def watch_gradients_like_wandb(model: BaseAlgorithm) -> None:
 
     for parameter in model.policy.parameters():
         if parameter.requires_grad:
-            parameter.register_hook(record)
+            parameter.register_hook(clock.around(record))
 
 
-@contextmanager
-def detecting_anomalies() -> Iterator[None]:
-    """As ``torch.autograd.set_detect_anomaly``."""
-    with torch.autograd.detect_anomaly(check_nan=True):
-        yield
+def measure_share(kind: type[BaseAlgorithm], name: str, prepare: Callable[[BaseAlgorithm, Clock], Any]) -> None:
+    """Train, and print which part of the time is spent in what was added, over the rest of it."""
+    model, clock = build(kind), Clock()
+    model.learn(CHUNK[kind] // 4)
+    callback = prepare(model, clock)
+    clock.spent = 0.0
+    began = time.perf_counter()
+    model.learn(CHUNK[kind], callback=callback, reset_num_timesteps=False)
+    total = time.perf_counter() - began
+    print(f"{kind.__name__:5} {name:36} {1 + clock.spent / (total - clock.spent):.4f}", flush=True)
 
 
-@contextmanager
-def nothing() -> Iterator[None]:
-    """Train as it is."""
-    yield
+def attach(gradients: bool) -> Callable[[BaseAlgorithm, Clock], BaseCallback]:
+    """Return what attaches a timed monitor."""
+
+    def prepare(model: BaseAlgorithm, clock: Clock) -> BaseCallback:
+        TimedMonitor.clock = clock
+        monitor = TimedMonitor(model, gradients=gradients, verbose=0)
+        for watch in monitor._watches:
+            watch.before_clipping = clock.around(watch.before_clipping)  # type: ignore[method-assign]
+        return Watching(monitor, clock)
+
+    return prepare
 
 
-def variants(kind: type[BaseAlgorithm]) -> dict[str, tuple[BaseAlgorithm, BaseCallback | None, Callable[[], Any]]]:
-    """The ways to train that are compared: model, callback, and what surrounds a turn."""
-    made: dict[str, tuple[BaseAlgorithm, BaseCallback | None, Callable[[], Any]]] = {}
-    made["alone"] = build(kind), None, nothing
-    made["alone again"] = build(kind), None, nothing
-    for name, gradients in (("monitor, checks only", False), ("monitor, gradients at every step", True)):
-        model = build(kind)
-        made[name] = model, Watching(AgentMonitor(model, gradients=gradients, verbose=0)), nothing
-    model = build(kind)
-    watch_gradients_like_wandb(model)
-    made["histograms in hooks (wandb.watch)"] = model, None, nothing
-    made["detect_anomaly"] = build(kind), None, detecting_anomalies
-    return made
+def measure_anomaly_detection(kind: type[BaseAlgorithm]) -> None:
+    """Train with and without ``detect_anomaly`` in turns, and print the median of the ratios."""
+    plain, watched = build(kind), build(kind)
+    ratios = []
+    for _ in range(TURNS):
+        times = []
+        for model, anomaly in ((plain, False), (watched, True)):
+            began = time.perf_counter()
+            with torch.autograd.set_detect_anomaly(anomaly):
+                model.learn(CHUNK[kind] // 4, reset_num_timesteps=False)
+            times.append(time.perf_counter() - began)
+        ratios.append(times[1] / times[0])
+    print(f"{kind.__name__:5} {'detect_anomaly':36} {statistics.median(ratios):.4f}", flush=True)
 
 
 def measure_overhead(kind: type[BaseAlgorithm]) -> None:
-    """Train all variants in turns, and print the median of each turn's ratio to the first."""
-    made = variants(kind)
-    spent: dict[str, list[float]] = {name: [] for name in made}
-    for turn in range(ROUNDS + 1):
-        names = list(made) if turn % 2 else list(made)[::-1]
-        for name in names:
-            model, callback, surrounding = made[name]
-            with surrounding():
-                began = time.process_time()
-                model.learn(CHUNK[kind], callback=callback, reset_num_timesteps=False)
-                spent[name].append(time.process_time() - began)
-    for name, times in spent.items():
-        ratios = [own / alone for own, alone in zip(times[1:], spent["alone"][1:], strict=True)]
-        print(f"{kind.__name__:14} {name:36} {statistics.median(ratios):.3f}  ({sum(times):.1f} s)", flush=True)
+    """Print the ratio of the time with and without each way to watch."""
+    measure_share(kind, "monitor, checks only", attach(gradients=False))
+    measure_share(kind, "monitor, gradients at every step", attach(gradients=True))
+    measure_share(kind, "histograms in hooks (wandb.watch)", watch_gradients_like_wandb)
+    measure_anomaly_detection(kind)
 
 
 def measure_check() -> None:

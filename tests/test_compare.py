@@ -197,6 +197,13 @@ class TestWhatBelongsTogether:
         with pytest.raises(NothingToExamine, match="none of its tensors has the name of one of theirs"):
             compare([one, other])
 
+    def test_a_file_that_is_not_there_is_named(self, tmp_path: Path) -> None:
+        [path] = run(tmp_path, [1])
+        report = compare([path, tmp_path / "missing.pt"])
+        assert report.series == ()
+        assert [each.path for each in report.unreadable] == [str(tmp_path / "missing.pt")]
+        assert not report.is_complete
+
     def test_an_address_that_nothing_reads_is_refused(self) -> None:
         with pytest.raises(UsageError, match="no library that is installed reads foo://"):
             compare("foo://bucket/run")

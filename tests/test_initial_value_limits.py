@@ -64,6 +64,15 @@ def test_how_many_entries_a_weight_must_have(shape: tuple[int, int], speaks: boo
     assert reported(run(tensors)) == ["other.weight"] * speaks
 
 
+@pytest.mark.parametrize(("mirrored", "speaks"), [(0, True), (32, True), (56, False), (64, False)])
+def test_rows_that_depend_on_one_another_are_no_draw(mirrored: int, speaks: bool) -> None:
+    """Six deviations of the cosine between two rows of 64 entries are 0.75: 48 mirrored entries."""
+    first, second = drawn(2, 64, limit=0.125)
+    second = np.where(np.arange(64) < mirrored, -first, second)
+    tensors = {"net.0.weight": moved(1000, 64, 64), "other.weight": np.stack([first, second])}
+    assert reported(run(tensors)) == ["other.weight"] * speaks
+
+
 def test_a_wider_interval_is_left_later() -> None:
     """A fan-in four times as large halves the limit, so that twice as many entries should be outside."""
     for outside, speaks in ((4, False), (5, True)):

@@ -13,6 +13,7 @@ from torch import nn
 
 from checkpoint_doctor.callbacks.live_checkpoint import LiveModel
 from checkpoint_doctor.callbacks.live_tensors import as_array
+from checkpoint_doctor.callbacks.requirements import require
 from checkpoint_doctor.callbacks.torch import Monitor, TrainingIsIll
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.results.report import Examination, Verdict
@@ -40,7 +41,7 @@ def ill(step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.SGD, torch.optim.AdamW])
 @pytest.mark.parametrize("sabotage", [None, ill])
 def test_live_and_saved_tensors_are_judged_alike(tmp_path: Path, kind: type, sabotage: object) -> None:
-    model, optimizer, monitor = train(200, sabotage=sabotage, kind=kind)  # type: ignore[arg-type]
+    model, optimizer, monitor = train(120, sabotage=sabotage, kind=kind)  # type: ignore[arg-type]
     path = tmp_path / "saved.pt"
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
     [saved] = scan([path]).checkpoints
@@ -276,6 +277,25 @@ def test_meta_shared_and_sparse_parameters() -> None:
     checkpoint = LiveModel(Odd()).describe("now")
     assert checkpoint.aliases == {"head.weight": "embedding.weight"}
     assert [each.what for each in checkpoint.skipped] == ["later.weight", "later.bias"]
+
+
+def test_the_figures_of_a_layer_tell_of_its_gradient() -> None:
+    def inputs(step: int, batch: torch.Tensor) -> torch.Tensor:
+        return batch * torch.tensor([1.0] * 6 + [0.0] * 2)
+
+    _, _, monitor = train(40, check_every=40, per_layer=True, inputs=inputs, clip=0.01)
+    assert monitor
+    values = {name: each for name, each in monitor.values.items() if isinstance(each, float)}
+    assert values["doctor/silent_inputs/0"] == 2.0
+    assert values["doctor/zero_gradients/0"] >= 0.2
+    assert values["doctor/zero_gradients/5"] == 0.0
+    norms = [each for name, each in values.items() if name.startswith("doctor/grad_norm/")]
+    assert sum(norm**2 for norm in norms) ** 0.5 == pytest.approx(values["doctor/grad_norm"], rel=1e-3)
+
+
+def test_a_missing_library_is_one_sentence() -> None:
+    with pytest.raises(UsageError, match="needs no-such-package, which is not installed: pip install no-such-package"):
+        require("no_such_module", "no-such-package", "the callback")
 
 
 def test_closing_leaves_pytorch_as_it_was() -> None:

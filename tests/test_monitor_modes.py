@@ -123,6 +123,24 @@ def test_several_optimizers_are_told_apart() -> None:
     assert monitor.steps == 40
 
 
+def test_a_network_that_is_frozen_in_turns_is_not_told() -> None:
+    torch.manual_seed(0)
+    networks = {name: nn.Linear(8, 8) for name in ("generator", "discriminator")}
+    model = nn.ModuleDict(networks)
+    optimizers = {name: torch.optim.Adam(each.parameters(), lr=1e-3) for name, each in networks.items()}
+    monitor = Monitor(model, optimizers, check_every=120, stream=io.StringIO())
+    for _ in range(240):
+        batch = torch.randn(16, 8)
+        for name, optimizer in optimizers.items():
+            for other, network in networks.items():
+                network.requires_grad_(other == name)
+            optimizer.zero_grad()
+            networks["discriminator"](networks["generator"](batch)).square().mean().backward()
+            optimizer.step()
+    assert len(monitor.report.checkpoints) == 2
+    assert told(monitor) == []
+
+
 def test_sparse_gradients_are_measured() -> None:
     torch.manual_seed(0)
     model = nn.Embedding(50, 8, sparse=True)

@@ -19,7 +19,13 @@ from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.analyzers._evidence.travel import find_travelled_farther
 from checkpoint_doctor.analyzers._evidence.widths import widths_given
 from checkpoint_doctor.analyzers._zeros.by_design import is_padded_head
-from checkpoint_doctor.analyzers._zeros.waiting import _are_listed_heads, _are_siblings, _is_live, _is_second_factor
+from checkpoint_doctor.analyzers._zeros.waiting import (
+    _are_listed_heads,
+    _are_siblings,
+    _is_live,
+    _is_only_one_of_single_output,
+    _is_second_factor,
+)
 from checkpoint_doctor.analyzers.layers.copies import duplicate_units
 from checkpoint_doctor.analyzers.optimizer._dispensable_parts import TrainedNetwork
 from checkpoint_doctor.analyzers.optimizer._unused_parts import _are_alternatives, all_candidates_were_trained
@@ -250,6 +256,24 @@ def test_a_layer_is_live_by_its_matrices() -> None:
     zero, ones = (build_checkpoint({"x": each}).tensors[0] for each in (np.zeros((4, 6)), np.ones(4)))
     assert _is_live(layer)
     assert not _is_live(replace(layer, tensors={"weight": zero, "weight_g": ones, "bias": ones}))
+
+
+CRITIC = {"net.0.weight": draw(8, 6), "net.2.weight": draw(5, 8), "net.4.weight": draw(1, 5), "net.4.bias": np.zeros(1)}
+
+
+@pytest.mark.parametrize(
+    ("biases", "expected"),
+    [
+        ({"net.0.bias": draw(8), "net.2.bias": draw(5)}, True),
+        ({"net.0.bias": draw(8)}, True),
+        ({"net.0.bias": draw(8), "net.2.bias": np.zeros(5)}, False),
+        ({}, False),
+        ({"net.0.bias": draw(8), "net.4.weight": draw(2, 5), "net.4.bias": np.zeros(2)}, False),
+    ],
+)
+def test_the_bias_of_a_single_output_is_excused_where_all_before_it_are_live(biases: Weights, expected: bool) -> None:
+    checkpoint = build_checkpoint({**CRITIC, **biases})
+    assert _is_only_one_of_single_output(checkpoint.layer_by_name["net.4"], checkpoint) is expected
 
 
 def test_a_head_whose_outputs_come_last_is_filled_up_there() -> None:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from msgspec.structs import replace
 from sample_reports import CLINIC, DIAGNOSED, HEALTHY, ILL, REPORTS, RULES, record
-from test_hostile_names import reports
+from test_hostile_names import NAMES, assert_inert, reports
 from test_outputs import ckdoc
 
 from checkpoint_doctor import discover, scan
@@ -25,7 +25,14 @@ from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.reporters.html.reporter import reporter
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
-from checkpoint_doctor.results.series_report import Illness, PointRecord, SeriesRecord, SeriesReport, TensorRow
+from checkpoint_doctor.results.series_report import (
+    Illness,
+    PointRecord,
+    SeriesRecord,
+    SeriesReport,
+    SettingRow,
+    TensorRow,
+)
 from checkpoint_doctor.statistics.histogram import BINS, count_values
 from checkpoint_doctor.statistics.tensors import measure
 from checkpoint_doctor.statistics.values import InMemory
@@ -307,7 +314,51 @@ def test_a_comparison_without_a_series_says_what_was_left_out() -> None:
     assert "a.pt, because it has <other> tensors" in text
 
 
+def test_the_command_compares_on_a_page(tmp_path: Path, fixtures: Path) -> None:
+    files = sorted(fixtures.glob("case_3_step_*.pt"))
+    result = ckdoc(tmp_path, "compare", *files, "--format", "html", "--output", "page.html")
+    assert result.returncode in (0, 1), result.stderr
+    read = check_page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    drawn = [str(each["aria-label"]) for each in read.find("svg") if "aria-label" in each]
+    assert any(label.startswith("Vanished gradients of") for label in drawn)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(name=NAMES)
+def test_whatever_the_files_of_a_series_say_stays_text(name: str) -> None:
+    one = series(4, 2).series[0]
+    tensors = tuple(replace(each, name=name, layer=name) for each in one.tensors)
+    findings = tuple(replace(each, message=name, tensor=name, advice=name) for each in one.findings)
+    illnesses = tuple(replace(each, name=name, subject=name, message=name) for each in one.illnesses)
+    settings_changed = (SettingRow(name, (name, 1.0, None, True)),)
+    hostile = replace(
+        one, tensors=tensors, findings=findings, illnesses=illnesses, settings=settings_changed, remarks=(name,),
+        appeared=(name,), left_out=(Skipped(name, name),),
+    )  # fmt: skip
+    page = reporter.render_series(SeriesReport((hostile,), rules=3), RULES, Page())
+    read = check_page(page)
+    assert len(read.find("script")) == 1
+    assert_inert(page)
+
+
 @pytest.mark.parametrize("points", [2, 3])
 def test_several_short_series_are_one_page(points: int) -> None:
     one = series(points, 2).series[0]
     check_page(reporter.render_series(SeriesReport((one, one), rules=3), RULES, Page()))
+
+
+def test_training_logs_are_a_page_with_the_curves_of_their_metrics(tmp_path: Path, fixtures: Path) -> None:
+    hostile = tmp_path / "<b>.csv"
+    hostile.write_text("step,<script>loss</script>\n" + "".join(f"{step},{step % 7}\n" for step in range(500)))
+    logs = [fixtures / "case_5_log.csv", fixtures / "case_5_log_healthy.csv", hostile]
+    for files in (logs[:1], logs):
+        result = ckdoc(tmp_path, "log", *files, "--format", "html")
+        assert result.returncode == 1, result.stderr
+        read = check_page(result.stdout)
+        assert len(read.find("script")) == 1
+        drawn = [str(each["aria-label"]) for each in read.find("svg") if "aria-label" in each]
+        assert any(
+            label.startswith("discrete_agreement: 38.7 at step 36,000, 40.2 at step 1,023,000, began at step 165,000")
+            for label in drawn
+        )
+    assert any(label.startswith("<script>loss</script>: 0 at step 0") for label in drawn)

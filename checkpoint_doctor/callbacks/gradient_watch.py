@@ -196,7 +196,7 @@ class GradientWatch:
             frozen=frozenset(
                 names[id(each)]
                 for each in self._parameters
-                if id(each) in names and id(each) in self._trainable and not each.requires_grad
+                if id(each) in names and id(each) in self._trainable & self._missing.keys() and not each.requires_grad
             ),
             awakened_inputs=awakened,
         )  # fmt: skip

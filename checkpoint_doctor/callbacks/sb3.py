@@ -84,9 +84,9 @@ class DoctorCallback(BaseCallback):
         if self.num_timesteps - self._checked_at >= self.check_every:
             self._checked_at = self.num_timesteps
             self.monitor.check()
-        for name, value in self.monitor.take_values().items():
-            # The table on the console cuts names, and refuses two that are the same then: totals alone are short.
-            self.logger.record(name, value, exclude=("stdout", "log") if name.count("/") > 1 else None)
+            for name, value in self.monitor.take_values().items():
+                # The table on the console cuts names, and refuses two that are the same then: totals alone are short.
+                self.logger.record(name, value, exclude=("stdout", "log") if name.count("/") > 1 else None)
         return not self.monitor.should_stop
 
     def _on_training_end(self) -> None:

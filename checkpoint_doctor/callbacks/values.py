@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from math import sqrt
 
-from checkpoint_doctor.checkpoint import Checkpoint
+import numpy as np
+
+from checkpoint_doctor.checkpoint import Checkpoint, Tensor
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination
+from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS
 
 DORMANT = "dormant-units"
 
@@ -28,13 +31,17 @@ def summarize(checkpoint: Checkpoint, examination: Examination) -> dict[str, flo
         latest = [tensor for each in checkpoint.gradients for tensor in each.latest.values()]
         size = sum(tensor.size for tensor in latest)
         if size:
-            values["doctor/zero_gradients"] = sum(tensor.statistics.zeros for tensor in latest) / size
+            values["doctor/zero_gradients"] = sum(map(_count_zeros, latest)) / size
     values["doctor/worst_layer"] = _find_worst_layer(examination) or "none"
     return values
 
 
 def summarize_layers(checkpoint: Checkpoint, examination: Examination) -> dict[str, float]:
-    """Return the figures of each layer: its zeros, dormant units, and the norm and zeros of its gradient."""
+    """Return the figures of each layer.
+
+    These are its zeros and dormant units, and of its latest gradient the norm, the shares of exact zeros and of numbers
+    too small for full precision, and how many inputs had a gradient of zero in every unit.
+    """
     values: dict[str, float] = {}
     sizes: dict[str, list[int]] = {}
     for record in examination.tensors:
@@ -45,14 +52,30 @@ def summarize_layers(checkpoint: Checkpoint, examination: Examination) -> dict[s
     for finding in examination.findings:
         if finding.name == DORMANT and finding.layer is not None:
             values[f"doctor/dormant_units/{finding.layer}"] = float(_count_dormant(finding))
-    squares: dict[str, float] = {}
+    for layer, gradients in _group_gradients(checkpoint).items():
+        measured = [(tensor.statistics, factor) for tensor, factor in gradients]
+        count = max(sum(each.count for each, _ in measured), 1)
+        values[f"doctor/grad_norm/{layer}"] = sqrt(sum(((each.norm or 0.0) / factor) ** 2 for each, factor in measured))
+        values[f"doctor/zero_gradients/{layer}"] = sum(each.zeros for each, _ in measured) / count
+        values[f"doctor/vanished_gradients/{layer}"] = sum(each.subnormals for each, _ in measured) / count
+        values[f"doctor/silent_inputs/{layer}"] = float(max(len(each.zero_columns) for each, _ in measured))
+    return values
+
+
+def _group_gradients(checkpoint: Checkpoint) -> dict[str, list[tuple[Tensor, float]]]:
+    """Return the latest gradients of each layer, with what clipping multiplied them by."""
+    found: dict[str, list[tuple[Tensor, float]]] = {}
     for each in checkpoint.gradients:
         for name, tensor in each.latest.items():
             layer = checkpoint.layer_of[name].name if name in checkpoint.layer_of else name
-            norm = (tensor.statistics.norm or 0.0) / each.clip_factor
-            squares[layer] = squares.get(layer, 0.0) + norm * norm
-    values.update({f"doctor/grad_norm/{name}": sqrt(square) for name, square in squares.items()})
-    return values
+            found.setdefault(layer, []).append((tensor, each.clip_factor))
+    return found
+
+
+def _count_zeros(tensor: Tensor) -> int:
+    """Count exact zeros alone: a gradient is measured in full only where somebody asks for more."""
+    blocks = tensor.values.blocks(BLOCK_ELEMENTS)
+    return sum(int(block.size - np.count_nonzero(block)) for block in blocks)
 
 
 def _count_dormant(finding: Finding) -> int:

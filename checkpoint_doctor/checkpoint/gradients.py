@@ -69,6 +69,7 @@ class Gradients(Struct, frozen=True, eq=False):
     """Parameter to the number of the latest steps in which it had no gradient (``None``), though it had one in every
     step before, 100 at least."""
     frozen: frozenset[str] = frozenset()
-    """Parameters whose ``requires_grad`` was switched off after the monitor was attached."""
+    """Parameters whose ``requires_grad`` was switched off after the monitor was attached, and that have had no gradient
+    since. In the training of a GAN it is switched off and on, and the gradients are there."""
     awakened_inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Layer to the inputs that were always zero up to the check before this one, and are not any more."""

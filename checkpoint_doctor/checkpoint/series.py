@@ -72,6 +72,8 @@ class TensorSeries(Struct, frozen=True, eq=False, dict=True):
     """True for what follows other tensors: a target network, an average of the weights."""
     is_output: bool
     """True for what belongs to an output head."""
+    reads_layer: bool
+    """True where names and shapes show the layer whose output its layer reads; False at the model's inputs."""
     figures: Mapping[str, NDArray]
     """Name of a figure to its values."""
     columns: tuple[ColumnRecord | None, ColumnRecord | None] = (None, None)

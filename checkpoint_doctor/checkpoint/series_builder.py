@@ -29,6 +29,7 @@ class TensorOutline(Struct, frozen=True, eq=False):
     layer: str
     is_statistic: bool
     is_output: bool = False
+    reads_layer: bool = False
 
 
 class SeriesBuilder:
@@ -101,6 +102,7 @@ def outline_tensors(checkpoint: Checkpoint) -> list[TensorOutline]:
                 layer=layer.name,
                 is_statistic=is_kept or layer.kind.value == "buffer",
                 is_output=layer.is_output,
+                reads_layer=layer.previous is not None,
             )
         )
     return outlines

@@ -92,8 +92,11 @@ def common_path(record: SeriesRecord) -> str:
 
     if record.is_pair:
         return printable(f"{record.points[0].path} → {record.points[1].path}")
+    paths = {point.path for point in record.points}
+    if len(paths) == 1:  # a monitor calls all its checks by one name
+        return printable(paths.pop())
     try:
-        return printable(commonpath([dirname(point.path) or "." for point in record.points]))
+        return printable(commonpath([dirname(path) for path in paths]) or ".")
     except ValueError:  # absolute and relative paths
         return printable(record.points[0].path)
 

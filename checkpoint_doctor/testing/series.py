@@ -53,6 +53,7 @@ def build_series(
             is_statistic=False,
             is_copy=False,
             is_output=False,
+            reads_layer=False,
             figures={figure: np.array(figures.get(figure, [np.nan] * length), dtype=np.float64) for figure in FIGURES},
         )
         for name, figures in tensors.items()

@@ -160,7 +160,7 @@ def _has_lifted_moments(layer: Layer, checkpoint: Checkpoint) -> bool:
 def _largest(signal: LayerSignal) -> float:
     """Return the RMS of the largest feature, of all of them where single ones are not known."""
     overall = signal.input_rms or 0.0
-    return overall if signal.feature_rms is None else max(overall, float(signal.feature_rms.max(initial=0.0)))
+    return overall if signal.feature_rms is None else float(signal.feature_rms.max(initial=overall))
 
 
 def _is_constant(signal: LayerSignal) -> bool:

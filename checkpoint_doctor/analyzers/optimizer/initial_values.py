@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import sqrt
 from statistics import median
 
 import numpy as np
@@ -17,7 +18,7 @@ from checkpoint_doctor.checkpoint.optimizer_steps import relative_step
 from checkpoint_doctor.layers import NORMS, WITH_UNITS
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS
+from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, as_real
 
 _MOVED_GAIN = 1e-3
 """Distance from 1 of another norm's gains from which it is certain that gains moved in this run."""
@@ -26,6 +27,9 @@ _COMPARABLE = 0.1
 """Speed relative to the other norm's, down to which a gain must have moved along with it."""
 
 _FEWEST_ENTRIES = 64
+
+_MOST_ROWS = 64
+"""Rows that are compared with one another."""
 
 
 class _Weight(Struct, frozen=True):
@@ -52,8 +56,9 @@ def initial_values(
         runs after loading.
 
     When it is normal:
-        Where all tensors are the initial ones, nothing-moved says so. Tensors without a gradient, or whose steps are
-        far smaller than those of the others, are not reported.
+        Where all tensors are the initial ones, nothing-moved says so. A small head whose trained values are spread like
+        a draw by chance is not reported where its rows depend on one another, as those of a softmax over two actions.
+        Tensors without a gradient, or whose steps are far smaller than those of the others, are not reported.
 
     What to do:
         Take the tensors from an earlier checkpoint. Look at what ``load_state_dict`` returns (missing and unexpected
@@ -95,8 +100,21 @@ def _fresh_weights(optimizer: Optimizer, checkpoint: Checkpoint, expected: float
     if rates:
         typical = median(rates)
         for each in weights:
-            if each.is_initial and typical * each.reach >= expected:
+            if each.is_initial and typical * each.reach >= expected and _has_independent_rows(each.tensor):
                 yield each.tensor.name
+
+
+def _has_independent_rows(tensor: Tensor) -> bool:
+    """Return whether no two rows go together further than those of a draw do: six deviations of their cosine.
+
+    The values of a small trained head may be distributed as a draw by chance. Its rows are not independent: a softmax
+    over two actions moves them in opposite directions.
+    """
+    rows = as_real(next(tensor.values.blocks(BLOCK_ELEMENTS))).reshape(-1, tensor.size // tensor.shape[0])[:_MOST_ROWS]
+    rows = rows / np.maximum(np.sqrt((rows * rows).sum(axis=1, keepdims=True)), np.finfo(np.float64).tiny)
+    cosines = np.abs(rows @ rows.T)
+    np.fill_diagonal(cosines, 0.0)
+    return bool(cosines.max() <= 6.0 / sqrt(rows.shape[1]))
 
 
 def _weights(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: int) -> Iterator[_Weight]:

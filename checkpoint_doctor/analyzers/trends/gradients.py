@@ -21,6 +21,10 @@ HALF = 0.5
 FEWEST_BEFORE = 2
 """Checkpoints before a growth at once: in the first updates, units of healthy agents fall asleep quickly."""
 
+SMALLEST_BEYOND = 0.05
+"""Rise of the share of entries that no dormant unit explains; units that are nearly dormant make it 0.03 in healthy
+runs."""
+
 WHOLE = 0.99
 """Share from which the moments of a whole tensor have vanished."""
 
@@ -106,11 +110,13 @@ def gradient_vanishing(series: Series, *, points: float = 10.0, points_of_error:
     }
     for tensor, found in rising.items():
         share = tensor["vanished_fraction"]
-        if not tensor.is_matrix or not (_is_beyond_units(tensor, found.onset) or share[-1] >= WHOLE):
+        beyond, risen = _rise_beyond_units(tensor, found.onset), float(share[-1]) - found.before
+        if not tensor.is_matrix or not (beyond >= SMALLEST_BEYOND or share[-1] >= WHOLE):
             continue
         everywhere = len(known) > 1 and len(rising) == len(known)
-        severity = Severity.ERROR if 100.0 * (share[-1] - found.before) >= points_of_error else Severity.WARNING
         columns = _new_columns(tensor)
+        is_proven = share[-1] >= WHOLE or beyond >= HALF * risen or (bool(columns) and not tensor.reads_layer)
+        severity = Severity.ERROR if is_proven and 100.0 * risen >= points_of_error else Severity.WARNING
         where = f", with {_name_columns(columns, tensor)} as a whole" if columns else ""
         yield gradient_vanishing.finding(
             f"its entries without gradient grow from {found.before:.1%} to {share[-1]:.1%}, beginning at "
@@ -182,10 +188,10 @@ def _find_rise(share: NDArray, least: float) -> ChangePoint | None:
     return found if found is not None and share[-1] - found.before >= least else None
 
 
-def _is_beyond_units(tensor: TensorSeries, onset: int) -> bool:
-    """Return whether entries vanish that dormant units of this layer or the one before do not explain."""
+def _rise_beyond_units(tensor: TensorSeries, onset: int) -> float:
+    """Return how much the share rises of what dormant units of this layer or the one before do not explain."""
     scattered = tensor["scattered_fraction"]
-    return bool(np.nanmax(scattered[onset:]) - np.nanmean(scattered[:onset]) >= 5 * NOISE)
+    return float(scattered[onset:].mean() - scattered[:onset].mean())
 
 
 def _new_columns(tensor: TensorSeries) -> list[int]:

@@ -19,8 +19,9 @@ HALF_PRECISION = ("float16", "bfloat16", "float8")
 FINISHED = 0.05
 """Part of the largest move of a series below which the last moves are the end of a schedule."""
 
-UNRELATED = 0.7
-"""Part of its norm that a tensor moves where it is drawn anew: 1 and more if nothing of it is left."""
+UNRELATED = 0.5
+"""Part of its norm that a matrix moves at once where code wrote into much of it, while other layers moved as before:
+√2 where it was drawn anew, 0.7 where half of its units were cut."""
 
 RATIO_OF_UNRELATED = 2.5
 """How many times as far as ever before such a move must be. In the benchmark's healthy runs matrices moved at most 1.6
@@ -168,8 +169,8 @@ def update_norm_doubling(series: Series, *, ratio: float = 6.0, share: float = 0
         benchmarks/series.py of this project; https://github.com/DLR-RM/rl-baselines3-zoo/issues/322 on divergence.
     """
     jumps = find_jumps(series, ratio, share)
-    for tensor, (onset, factor) in jumps.items():
-        if _is_common(series, jumps, onset):
+    for tensor, (onset, factor, part) in jumps.items():
+        if factor >= ratio and part >= share and _is_common(series, jumps, onset):
             yield update_norm_doubling.finding(
                 f"it moved {factor:.2g} times as far as ever before by {series.name_point(onset)}, as most layers did",
                 tensor,
@@ -198,14 +199,14 @@ def rewritten_tensor(series: Series, *, ratio: float = 6.0, share: float = 0.25)
 
     Options:
         ratio: How many times as far as ever before a tensor must have moved; 1.6 at most in the healthy runs of the
-            benchmark. Of a matrix that moved by 70 % of its norm, 2.5 times is enough.
+            benchmark. Of a matrix that moved by half of its norm, 2.5 times is enough.
         share: The part of its norm that a matrix must have moved at once, and twice that for a vector.
 
     References:
         benchmarks/series.py of this project.
     """
     jumps = find_jumps(series, ratio, share)
-    for tensor, (onset, factor) in jumps.items():
+    for tensor, (onset, factor, _) in jumps.items():
         is_zero = tensor["zero_fraction"][onset] == 1.0
         if not is_zero and not _is_common(series, jumps, onset) and not _goes_on(tensor, onset):
             change = float(tensor["change"][onset])
@@ -218,8 +219,12 @@ def rewritten_tensor(series: Series, *, ratio: float = 6.0, share: float = 0.25)
             )
 
 
-def find_jumps(series: Series, ratio: float, share: float) -> dict[TensorSeries, tuple[int, float]]:
-    """Return the tensors that once moved far farther than ever before, with the checkpoint and the factor."""
+Jump = tuple[int, float, float]
+"""The checkpoint of a jump, how many times as far as ever before it was, and what part of the tensor's norm."""
+
+
+def find_jumps(series: Series, ratio: float, share: float) -> dict[TensorSeries, Jump]:
+    """Return the tensors that once moved far farther than ever before, with their jumps."""
     scale = {tensor.layer: 1.0 / sqrt(prod(tensor.shape[1:]) or 1) for tensor in series.trained if tensor.is_matrix}
     found = {}
     for tensor in series.trained:
@@ -232,9 +237,7 @@ def find_jumps(series: Series, ratio: float, share: float) -> dict[TensorSeries,
     return found
 
 
-def _find_jump(
-    tensor: TensorSeries, distances: NDArray, ratio: float, share: float, least: float
-) -> tuple[int, float] | None:
+def _find_jump(tensor: TensorSeries, distances: NDArray, ratio: float, share: float, least: float) -> Jump | None:
     moves, norms = tensor.moves, tensor["norm"]
     rates = moves / np.where(distances > 0, distances, np.nan)
     for position in range(3, len(moves)):
@@ -247,14 +250,14 @@ def _find_jump(
         part = moves[position] / np.nanmax(norms[position - 1 : position + 1])
         is_another = tensor.is_matrix and part >= UNRELATED and factor >= RATIO_OF_UNRELATED
         if (factor >= ratio and part >= share) or is_another:
-            return position, float(factor)
+            return position, float(factor), float(part)
     return None
 
 
-def _is_common(series: Series, jumps: Mapping[TensorSeries, tuple[int, float]], onset: int) -> bool:
+def _is_common(series: Series, jumps: Mapping[TensorSeries, Jump], onset: int) -> bool:
     """Return whether most layers jumped at a checkpoint or the one after it."""
     layers = {tensor.layer for tensor in series.trained if tensor.is_matrix}
-    jumped = {tensor.layer for tensor, (place, _) in jumps.items() if tensor.is_matrix and abs(place - onset) <= 1}
+    jumped = {tensor.layer for tensor, (place, *_) in jumps.items() if tensor.is_matrix and abs(place - onset) <= 1}
     return 2 * len(jumped) > len(layers)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from math import ceil, isfinite, log10
+from math import ceil, inf, isfinite, log10
 
 from msgspec import Struct
 
@@ -26,6 +26,9 @@ NAME_WIDTH = 34
 
 SMALL = 0.005
 """Differences of a share below which a tensor has no row: half a percent."""
+
+SMALL_DECADES = 0.02
+"""The same for other figures, in decades: a twentieth."""
 
 
 class Figure(Struct, frozen=True):
@@ -79,11 +82,12 @@ class HeatMap(Struct, frozen=True):
 def draw_heat_map(figure_drawn: Figure, rows: Sequence[TensorRow]) -> HeatMap | None:
     """Draw one figure of all tensors; ``None`` where none of them changes in it."""
     scaled = [(row, _scale_all(figure_drawn.read(row), figure_drawn)) for row in rows]
-    changing = [(row, values) for row, values in scaled if _span(values) > (SMALL if figure_drawn.is_share else 0.02)]
-    if not changing:
+    spans = [_span(figure_drawn.read(row), values, figure_drawn) for row, values in scaled]
+    smallest = SMALL if figure_drawn.is_share else SMALL_DECADES
+    order = sorted((place for place, span in enumerate(spans) if span > smallest), key=lambda place: -spans[place])
+    drawn = [(scaled[place][0], _fold(scaled[place][1])) for place in sorted(order[:MOST_ROWS])]
+    if not drawn:
         return None
-    most = {id(row) for row, values in sorted(changing, key=lambda each: -_span(each[1]))[:MOST_ROWS]}
-    drawn = [(row, _fold(values)) for row, values in changing if id(row) in most]
     known = [value for _, values in drawn for value in values if value is not None]
     low, high = (0.0, max(known)) if figure_drawn.is_share else (min(known), max(known))
     paths: dict[int, list[str]] = {}
@@ -135,8 +139,11 @@ def _scale(value: float | None, figure_drawn: Figure) -> float | None:
     return log10(value) if value > 1e-30 else None
 
 
-def _span(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
+def _span(values: Values, scaled: Sequence[float | None], figure_drawn: Figure) -> float:
+    """Return how much a tensor changes in a figure: without end where a figure that was something becomes nothing."""
+    known = [value for value in scaled if value is not None]
+    if known and not figure_drawn.is_share and 0.0 in values:
+        return inf
     return max(known) - min(known) if known else 0.0
 
 

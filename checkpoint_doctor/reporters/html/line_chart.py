@@ -7,6 +7,7 @@ from math import isfinite, log10
 
 from msgspec import Struct
 
+from checkpoint_doctor.reporters._wording import figure
 from checkpoint_doctor.reporters.html.heat_map import FIGURES, Figure, say_value
 from checkpoint_doctor.results.series_report import TensorRow
 
@@ -37,18 +38,18 @@ class Chart(Struct, frozen=True):
 
 def draw_charts(row: TensorRow, onset: int | None) -> list[Chart]:
     """Draw the figures of a tensor that change, those that change most first."""
-    drawn = [each for figure in FIGURES if (each := _draw(figure, row, onset)) is not None]
+    drawn = [each for kind in FIGURES if (each := _draw(kind, row, onset)) is not None]
     drawn.sort(key=lambda each: -each[0])
     return [chart for _, chart in drawn[:MOST_CHARTS]]
 
 
-def _draw(figure: Figure, row: TensorRow, onset: int | None) -> tuple[float, Chart] | None:
-    values = [None if value is None or not isfinite(value) else value for value in figure.read(row)]
+def _draw(kind: Figure, row: TensorRow, onset: int | None) -> tuple[float, Chart] | None:
+    values = [None if value is None or not isfinite(value) else value for value in kind.read(row)]
     known = [value for value in values if value is not None]
-    if len(known) < 2 or max(known) - min(known) <= (0.005 if figure.is_share else 0.02 * max(known)):
+    if len(known) < 2 or max(known) - min(known) <= (0.005 if kind.is_share else 0.02 * max(known)):
         return None
     low, high = min(known), max(known)
-    if figure.is_share:
+    if kind.is_share:
         low, high, weight = 0.0, max(high, 0.02), high - low
     else:
         weight = min(1.0, log10(high / low) / 3) if low > 0 else 1.0
@@ -56,14 +57,14 @@ def _draw(figure: Figure, row: TensorRow, onset: int | None) -> tuple[float, Cha
     places = [WIDTH * (place + 0.5) / len(values) for place in range(len(values))]
     heights = [None if value is None else HEIGHT * (1 - 0.94 * (value - low) / (high - low)) - 1 for value in values]
     chart = Chart(
-        label=figure.label,
+        label=kind.label,
         line="".join(_line(places, heights)),
         points="".join(_single_points(places, heights)),
         onset=None if onset is None else round(places[onset], 2),
-        first=say_value(known[0], figure),
-        last=say_value(known[-1], figure),
-        top=say_value(high, figure),
-        bottom=say_value(low, figure),
+        first=say_value(known[0], kind),
+        last=say_value(known[-1], kind),
+        top=say_value(high, kind),
+        bottom=say_value(low, kind),
     )
     return weight, chart
 
@@ -84,3 +85,32 @@ def _single_points(places: Sequence[float], heights: Sequence[float | None]) -> 
         neighbours = heights[max(place - 1, 0) : place] + heights[place + 1 : place + 2]  # type: ignore[operator]
         if y is not None and (len(places) <= 40 or not any(each is not None for each in neighbours)):
             yield f"M{x:.4g} {y:.4g}h0"
+
+
+def draw_curve(label: str, steps: Sequence[float], values: Sequence[float | None], onset: float | None) -> Chart | None:
+    """Draw a metric over its steps; ``None`` where no value is finite."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    low, high = min(known), max(known)
+    first, last = min(steps), max(steps)
+
+    def place(step: float) -> float:
+        return WIDTH * ((step / 2 - first / 2) / (last / 2 - first / 2) if last > first else 0.5)
+
+    def height(value: float) -> float:
+        share = (value / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.0
+        return HEIGHT * (1 - 0.94 * share) - 1
+
+    places = [place(step) for step in steps]
+    heights = [None if value is None else height(value) for value in values]
+    return Chart(
+        label=label,
+        line="".join(_line(places, heights)),
+        points="".join(_single_points(places, heights)),
+        onset=None if onset is None else round(min(max(place(onset), 0.0), WIDTH), 2),
+        first=figure(known[0]),
+        last=figure(known[-1]),
+        top=figure(high),
+        bottom=figure(low),
+    )

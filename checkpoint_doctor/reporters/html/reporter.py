@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from checkpoint_doctor.plugins.rule import Rule
+from checkpoint_doctor.results.log_report import LogReport
 from checkpoint_doctor.results.report import Page, Report
 from checkpoint_doctor.results.series_report import SeriesReport
 
@@ -25,6 +26,12 @@ class HtmlReporter:
         from checkpoint_doctor.reporters.html.comparison import write_comparison
 
         return write_comparison(report, rules)
+
+    def render_logs(self, report: LogReport, rules: Sequence[Rule], page: Page) -> str:
+        """Return the page of training logs: their findings, and the curves of their metrics with the onset."""
+        from checkpoint_doctor.reporters.html.logs import write_logs
+
+        return write_logs(report, rules)
 
 
 reporter = HtmlReporter()
