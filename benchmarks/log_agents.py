@@ -143,6 +143,11 @@ AGENTS = (
     ("dqn cartpole", None, (), lambda folder: train(folder, "DQN", "CartPole-v1", 40000, **DQN_OPTIONS)),
     ("sac pendulum", None, (), lambda folder: train(folder, "SAC", "Pendulum-v1", 5000, learning_rate=1e-3)),
     ("td3 pendulum", None, (), lambda folder: train(folder, "TD3", "Pendulum-v1", 6000, learning_starts=500)),
+    ("ppo pendulum", None, (), lambda folder: train(folder, "PPO", "Pendulum-v1", 20000, n_steps=512)),
+    ("a2c that learns little", None, (), lambda folder: train(folder, "A2C", "Pendulum-v1", 15000, interval=50)),
+    ("dqn that never arrives", None, (), lambda folder: train(folder, "DQN", "MountainCar-v0", 10000)),
+    ("dqn at its beginning", None, (), lambda folder: train(folder, "DQN", "CartPole-v1", 15000, learning_starts=500)),
+    ("ddpg pendulum", None, (), lambda folder: train(folder, "DDPG", "Pendulum-v1", 2500, learning_starts=200)),
     (
         "ppo rate explodes",
         0.6,

@@ -47,6 +47,7 @@ FALLING = 2.3 * np.exp(-4 * LINE) + 0.1 + noise(0.02)
 RISES_AT_120 = FALLING + np.where(np.arange(N) >= 120, 1.0, 0.0)
 LEARNS = 10 + 200 * LINE + noise(8)
 COLLAPSES = np.where(np.arange(N) < 120, LEARNS, 20 + noise(8))
+FORGETS_CHANCE = np.where(np.arange(N) < 15, 18.6, 7.5) + noise(0.3)
 FRAMES = (36_000, 79_000, 165_000, 553_000, 1_023_000)
 DISCRETE = (0.00722, 0.01572, 0.01385, 0.01837, 0.01926)
 CONTINUOUS = (0.01889, 0.01728, 0.01600, 0.01515, 0.01443)
@@ -122,7 +123,9 @@ def test_a_head_that_rises_beside_one_that_falls() -> None:
         ({"rollout/ep_rew_mean": COLLAPSES}, None, [("rollout/ep_rew_mean", 120)]),
         ({"rollout/ep_rew_mean": noise(10)}, None, []),
         ({"rollout/ep_rew_mean": LEARNS - 90 * np.maximum(LINE - 0.8, 0)}, None, []),  # a small part of the gain
-        ({"rollout/ep_rew_mean": np.where(np.arange(N) < 15, 18.6, 9.5) + noise(0.3)}, None, []),  # a random policy's
+        ({"rollout/ep_rew_mean": FORGETS_CHANCE, "rollout/exploration_rate": LINE}, None, []),  # a random policy's
+        ({"rollout/ep_rew_mean": FORGETS_CHANCE}, None, [("rollout/ep_rew_mean", 15)]),
+        ({"rollout/ep_rew_mean": np.where(np.arange(N) < 15, -1100, -1260) + noise(9)}, None, []),  # few episodes
         ({"ep_len_mean": COLLAPSES, "entropy": COLLAPSES, "loss": COLLAPSES}, None, []),
     ],
 )

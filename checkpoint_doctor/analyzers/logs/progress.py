@@ -57,13 +57,17 @@ def regressing_metric(log: TrainingLog, *, lost: float = 0.5) -> Iterator[Findin
     """
     for metric in log.of(Meaning.REWARD, Meaning.ACCURACY):
         course = course_of(metric)
-        if course is None or (metric.meaning is Meaning.REWARD and course.is_best_early):
+        if course is None:
             continue
         levels = course.levels.medians
         top = int(np.argmax(levels))
         best = float(levels[top])
         gain, drop = best - course.start, best - course.end
         if drop < max(lost * gain, 0.05 * abs(best), 6 * course.noise) or drop <= 0:
+            continue
+        # What was there before anything was learned counts where half of it is lost, and not where a run explores less
+        # and less: its first greedy policies may well do worse than a random one.
+        if metric.meaning is Meaning.REWARD and course.is_best_early and (drop < 0.5 * abs(best) or _explores(log)):
             continue
         if levels.size < 10:
             rising, falling = np.diff(levels[: top + 1]), np.diff(levels[top:])
@@ -88,6 +92,11 @@ def regressing_metric(log: TrainingLog, *, lost: float = 0.5) -> Iterator[Findin
             },
             advice="Go on from the checkpoint at the best point, and look at what changed after it.",
         )
+
+
+def _explores(log: TrainingLog) -> bool:
+    """Return whether random actions become fewer during the run, by the names of what is recorded."""
+    return any({"exploration", "epsilon", "epsi", "eps"} & set(each.words) for each in log.of(Meaning.RATE))
 
 
 def _stays_down(course: Course, top: int, best: float, drop: float) -> bool:
