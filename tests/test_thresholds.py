@@ -9,8 +9,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from checkpoint_doctor.analyzers.gradients import live
 from checkpoint_doctor.analyzers.layers import (
     copies,
     inputs,
@@ -33,6 +35,7 @@ from checkpoint_doctor.analyzers.resuming import resuming, schedules
 from checkpoint_doctor.analyzers.settings import optimizer_settings, policy
 from checkpoint_doctor.analyzers.values import constants, extremes, weight_scale, zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Part
+from checkpoint_doctor.checkpoint.gradients import Gradients
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity
@@ -417,6 +420,12 @@ def with_schedule(rate: float) -> Checkpoint:
 def with_counter(count: int) -> Checkpoint:
     """An optimizer of ten updates in a file that counts so many steps."""
     return trained(stack(draw(8, 8)), step=10, counters={"step": count})
+
+
+def while_training(step: int = 1000, **shown: Any) -> Checkpoint:
+    """A layer with 100 inputs in a training loop that shows this of its gradients."""
+    gradients = Gradients("optimizer", steps=step, **shown)
+    return replace(trained(stack(draw(8, 100)), step=step), gradients=(gradients,))
 
 
 def with_loss_scale(scale: float) -> Checkpoint:
@@ -931,6 +940,28 @@ EDGES: Mapping[str, Edge] = {
         option="certain", moved=0.98e-3,
     ),
     "loss scale below one": Edge(resuming.loss_scale_collapsed, with_loss_scale(1.0), with_loss_scale(0.99), WARNING),
+    # Gradients of a training loop
+    "silent steps": Edge(
+        live.silent_gradients, while_training(silent_steps=9), while_training(silent_steps=10), ERROR,
+        option="least_steps", moved=11,
+    ),
+    "steps without a gradient": Edge(
+        live.stopped_part,
+        while_training(stopped={"net.0.weight": 99}), while_training(stopped={"net.0.weight": 100}), WARNING,
+        option="least_steps", moved=101,
+    ),
+    "inputs that begin": Edge(
+        live.inputs_switched_on,
+        while_training(awakened_inputs={"net.0": tuple(range(4))}),
+        while_training(awakened_inputs={"net.0": tuple(range(5))}), WARNING, NOTE,
+        option="share", moved=0.06,
+    ),
+    "updates before inputs begin": Edge(
+        live.inputs_switched_on,
+        while_training(299, awakened_inputs={"net.0": tuple(range(5))}),
+        while_training(300, awakened_inputs={"net.0": tuple(range(5))}), WARNING, NOTE,
+        option="least_updates", moved=301,
+    ),
 }  # fmt: skip
 
 
