@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.checkpoint.gradients import Gradients
 from checkpoint_doctor.results.diagnosis import Prognosis
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.testing import build_checkpoint
@@ -61,6 +63,12 @@ HIDDEN_SILENT = {"net.0.weight": 0.0, "net.1": 0.0, "net.3.weight": 0.0}
 
 SHOWN: Mapping[str, tuple[Checkpoint, list[str]]] = {
     "inputs of an ordinary size": (fed(1.0, 0.2, 9.0), []),
+    "inputs that began in the middle of a run": (
+        replace(
+            trained(network()), gradients=(Gradients("optimizer", steps=900, awakened_inputs={"net.0": (1, 4)}),)
+        ),
+        ["inputs-switched-on proven GRD004"],
+    ),
     "large inputs that did no harm": (fed(0.5, 12.0, 4.0, 0.2), ["unscaled-inputs possible INP001"]),
     "large inputs that silenced units": (fed(500.0, 1.0, dormant=10), ["unscaled-inputs proven INP001 NET001"]),
     "inputs that saturated every unit": (behind_silence(np.ones(20)), ["unscaled-inputs proven INP001 OPT001"]),

@@ -181,6 +181,10 @@ def test_the_verdict_counts_a_diagnosis_in_the_place_of_what_it_explains(name: s
 # --- hiding -----------------------------------------------------------------------------------------------------------
 
 
+SETTING = "HYP001"
+"""The rule that speaks besides: the learning rate of this agent is far outside the tuned range."""
+
+
 @pytest.fixture
 def overwritten(fixtures: Path) -> Path:
     return fixtures / "case_2_overwritten.zip"
@@ -189,8 +193,10 @@ def overwritten(fixtures: Path) -> Path:
 def test_one_illness_is_one_diagnosis(overwritten: Path) -> None:
     [examination] = scan([overwritten]).checkpoints
     assert [each.cause for each in examination.diagnoses] == ["overwritten"]
-    assert len(examination.diagnoses[0].explains) == len(examination.findings) > 20
-    assert len(examination.alerts) == 1
+    explained = examination.diagnoses[0].explains
+    assert len(explained) > 20
+    assert [each.code for place, each in enumerate(examination.findings) if place not in explained] == [SETTING]
+    assert len(examination.alerts) == 2
 
 
 @pytest.fixture
@@ -207,7 +213,8 @@ def test_a_cause_can_be_ignored_with_a_reason(overwritten: Path, configure: Call
     report = scan([overwritten], config=config)
     assert not report.failed
     assert report.checkpoints[0].diagnoses[0].ignored == "The reset is meant."
-    assert {each.ignored for each in report.checkpoints[0].findings} == {"overwritten: The reset is meant."}
+    explained = [each for each in report.checkpoints[0].findings if each.code != SETTING]
+    assert {each.ignored for each in explained} == {"overwritten: The reset is meant."}
     assert report.remarks == ()
 
 
@@ -234,7 +241,9 @@ def test_a_known_diagnosis_is_known_whatever_it_explains(
     monkeypatch.chdir(tmp_path)
     report = scan([overwritten])
     examination = report.checkpoints[0]
-    fewer = replace(examination, findings=examination.findings[:5], diagnoses=(
+    setting = next(each for each in examination.findings if each.code == SETTING)
+    explained = [each for each in examination.findings if each is not setting]
+    fewer = replace(examination, findings=(*explained[:5], setting), diagnoses=(
         replace(examination.diagnoses[0], explains=(0, 1, 2, 3, 4)),
     ))  # fmt: skip
     Path("baseline.json").write_text(write_baseline(replace(report, checkpoints=(fewer,)), "baseline.json"))
@@ -257,7 +266,7 @@ def render(form: str, path: Path) -> str:
 
 def test_one_illness_is_one_alert_with_its_symptoms_as_related_locations(overwritten: Path) -> None:
     results = json.loads(render("sarif", overwritten))["runs"][0]["results"]
-    assert [each["ruleId"] for each in results] == ["overwritten"]
+    assert [each["ruleId"] for each in results] == ["overwritten", SETTING]
     assert len(results[0]["relatedLocations"]) > 20
 
 
@@ -271,5 +280,6 @@ def test_one_illness_is_one_failing_test_case(overwritten: Path) -> None:
 def test_the_json_links_findings_and_diagnoses(overwritten: Path) -> None:
     [checkpoint] = json.loads(render("json", overwritten))["checkpoints"]
     [only] = checkpoint["diagnoses"]
-    assert sorted(only["explains"]) == list(range(len(checkpoint["findings"])))
-    assert {each["diagnosis"] for each in checkpoint["findings"]} == {0}
+    explained = [place for place, each in enumerate(checkpoint["findings"]) if each["code"] != SETTING]
+    assert sorted(only["explains"]) == explained
+    assert {checkpoint["findings"][place]["diagnosis"] for place in explained} == {0}

@@ -29,6 +29,9 @@ def properties_of(command):
     return {key: unescape(value) for key, value in (pair.split("=", 1) for pair in command["properties"].split(","))}
 
 
+UNREPAIRABLE = replace(ZERO_BIAS, fix=None, repairs=())
+
+
 def test_each_finding_is_an_annotation_and_nothing_else_is_printed():
     commands = annotate(CLINIC)
     assert all(commands)
@@ -45,7 +48,7 @@ def test_an_annotation_says_where_what_and_how_to_fix_it():
 
 
 def test_message_and_advice_are_two_sentences():
-    finding = replace(ZERO_BIAS, message="all zero", advice="Look upstream", tensor=None, layer=None, fix=None)
+    finding = replace(UNREPAIRABLE, message="all zero", advice="Look upstream", tensor=None, layer=None)
     assert annotate(Report((replace(ILL, findings=(finding,)),), 3))[0]["message"] == "all zero. Look upstream"
 
 
@@ -84,9 +87,7 @@ def test_beyond_what_github_shows_the_worst_are_kept_and_the_rest_is_counted():
 @given(st.text(st.characters(codec=None), min_size=1, max_size=40), st.text(st.characters(codec=None), max_size=40))
 @settings(max_examples=200, deadline=None)
 def test_no_name_breaks_out_of_its_annotation(path, message):
-    finding = replace(
-        ZERO_BIAS, message=f"a{message}::error::x\r\n::warning::y%0A", tensor=f"t{message}", advice="", fix=None
-    )
+    finding = replace(UNREPAIRABLE, message=f"a{message}::error::x\r\n::warning::y%0A", tensor=f"t{message}", advice="")
     path = f"runs/{path.replace('/', '-')}"
     commands = annotate(Report((replace(UNREADABLE, path=path), replace(ILL, path=path, findings=(finding,))), 1))
     assert all(commands)

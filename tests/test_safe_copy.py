@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Patch
 from checkpoint_doctor.errors import RepairFailed, UsageError
@@ -250,7 +251,7 @@ def test_numbers_that_json_cannot_write_are_null() -> None:
     infinite = Figures(-np.inf, np.inf, np.nan, None, 0, 3)
     plan = plan_repairs(with_state(exp_avg=SQUARES), [finding("0.bias", to("0.bias", 5.0))])
     (change, *_) = Summary.of_plan(plan).changes
-    summary = Summary((type(change)(**{**vars(change), "before": infinite}),))
+    summary = Summary((replace(change, before=infinite),))
     (told,) = describe_repair("model.pt", "fixed", {}, summary)["tensors"]
     assert told["before"] == {
         "minimum": None, "maximum": None, "mean": None, "std": None, "zeros": 0, "nonfinite": 3

@@ -290,7 +290,14 @@ def test_once_is_a_scan_with_the_exit_code_of_one(tmp_path: Path, fixtures: Path
 def test_to_be_stopped_is_the_normal_end(number: signal.Signals, tmp_path: Path, fixtures: Path) -> None:
     shutil.copy(fixtures / HEALTHY, tmp_path / "model.zip")
     command = [*COMMAND, str(tmp_path), "--settle", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what it runs in the background with interrupts ignored, and a test run may be that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
         assert process.stdout
         assert process.stderr
         assert "model.zip" in process.stdout.readline()
