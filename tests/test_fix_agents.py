@@ -102,7 +102,7 @@ def test_recycling_keeps_the_greedy_action(name: str, corpus: Path, tmp_path: Pa
     kind, task, fewest = RECYCLED[name]
     path = tmp_path / Path(name).name
     shutil.copy(corpus / "rl-trained-agents" / name, path)
-    (result,) = fix([path], FixOptions(recycle=True), catalogue=CATALOGUE)
+    (result,) = fix([path], FixOptions(recycle=True, notes=True), catalogue=CATALOGUE)
     assert result.outcome is Outcome.FIXED, result.error
     assert result.output is not None
     recycled = [each.entries for each in result.summary.changes if each.tensor.endswith(".bias") and not each.of]
@@ -137,7 +137,7 @@ def test_an_untrained_agents_dead_units_are_recycled_in_the_target_network_too(t
     path = tmp_path / "agent.zip"
     DQN("MlpPolicy", gym.make("CartPole-v1"), policy_kwargs={"net_arch": [32, 32]}, buffer_size=10, seed=0).save(path)
     rewrite(path, lambda state: [state[f"q_net.q_net.0.{part}"][:3].zero_() for part in ("weight", "bias")])
-    (result,) = fix([path], FixOptions(recycle=True), catalogue=CATALOGUE)
+    (result,) = fix([path], FixOptions(recycle=True, notes=True), catalogue=CATALOGUE)
     assert result.outcome is Outcome.FIXED, result.error
     policy = DQN.load(result.output or "", device="cpu").policy
     for network in (policy.q_net, policy.q_net_target):

@@ -45,22 +45,14 @@ def plan_repairs(
 ) -> Plan:
     """Bring the repairs of findings together into one plan.
 
-    Findings below ``least``, hidden ones and those in preview are passed over; a repair on request is asked for
-    whatever the severity of its finding. Each tensor has a random generator of
+    Findings below ``least``, hidden ones and those in preview are passed over. Each tensor has a random generator of
     its own, seeded by ``seed`` and the tensor's name, so that its values do not depend on what else is repaired.
     """
     # Old values may be anything, and new ones are not: those that would be are refused by the verification.
     with np.errstate(all="ignore"):
         return _Planner(checkpoint, allowed, seed).plan(
-            sorted(
-                (each for each in findings if each.counts and (each.severity >= least or _is_requested(each, allowed))),
-                key=lambda each: each.code,
-            )
+            sorted((each for each in findings if each.counts and each.severity >= least), key=lambda each: each.code)
         )
-
-
-def _is_requested(finding: Finding, allowed: frozenset[Safety]) -> bool:
-    return finding.fix is Safety.ON_REQUEST and Safety.ON_REQUEST in allowed
 
 
 class _Planner:
