@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._evidence.initial_parameters import (
     InitialParameters,
+    combine,
     find_initial_parameters,
     matrices_of,
 )
@@ -158,12 +159,12 @@ def test_what_no_name_or_no_gradient_belongs_to_is_left_out() -> None:
 def test_groups_are_combined_with_the_mean_limit_of_their_draws() -> None:
     one = InitialParameters(("a",), ("b",), ("c",), ("d",), ("e",), 100, 0.1)
     other = InitialParameters(("A",), ("B",), ("C",), ("D",), ("E",), 300, 0.3)
-    both = one | other
+    both = combine([one, other])
     assert (both.exact, both.zero, both.uniform) == (("a", "A"), ("b", "B"), ("c", "C"))
     assert (both.unknown, both.moved, both.draws) == (("d", "D"), ("e", "E"), 400)
     assert both.limit == pytest.approx(0.25)
-    assert (InitialParameters() | InitialParameters()).limit == 0.0
-    assert (InitialParameters() | one).limit == pytest.approx(0.1)
+    assert combine([]).limit == 0.0
+    assert combine([InitialParameters(), one]).limit == pytest.approx(0.1)
     assert both.names == ["a", "A", "b", "B", "c", "C"]
 
 

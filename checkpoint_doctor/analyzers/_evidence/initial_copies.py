@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from checkpoint_doctor.analyzers._evidence.initial_parameters import InitialParameters, default_limit, sort_parameter
+from checkpoint_doctor.analyzers._evidence.initial_parameters import combine, default_limit, sort_parameter
 from checkpoint_doctor.checkpoint import Checkpoint, Tensor
 from checkpoint_doctor.statistics.values import as_real
 
@@ -33,14 +33,15 @@ def is_still_initial(pairs: Sequence[tuple[Tensor, Tensor]], checkpoint: Checkpo
 
     ``pairs`` are tensors of the copy with those of the network, ``updates`` the number of the network's updates.
     """
-    copy = online = InitialParameters()
     outside = 0.0
     share = 1.0 - _SLOWEST**updates
+    copies, originals = [], []
     for one, other in pairs:
         layer = checkpoint.layer_of[other.name]
-        copy |= sort_parameter(one, layer, like=other)
-        online |= sort_parameter(other, layer)
+        copies.append(sort_parameter(one, layer, like=other))
+        originals.append(sort_parameter(other, layer))
         outside += _count_outside(one, other, share, checkpoint)
+    copy, online = combine(copies), combine(originals)
     if not copy.are_certain(by_zero_biases=True):
         return False
     has_left = len(copy.exact) > len(online.exact) or len(copy.zero) > len(online.zero)

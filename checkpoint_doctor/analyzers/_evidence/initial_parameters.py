@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import sqrt
 
 from msgspec import Struct
@@ -39,20 +39,6 @@ class InitialParameters(Struct, frozen=True):
     limit: float = 0.0
     """Mean limit of their distributions."""
 
-    def __or__(self, other: InitialParameters) -> InitialParameters:
-        """Combine two groups."""
-        draws = self.draws + other.draws
-        limit = (self.draws * self.limit + other.draws * other.limit) / draws if draws else 0.0
-        return InitialParameters(
-            self.exact + other.exact,
-            self.zero + other.zero,
-            self.uniform + other.uniform,
-            self.unknown + other.unknown,
-            self.moved + other.moved,
-            draws,
-            limit,
-        )
-
     @property
     def names(self) -> list[str]:
         """The tensors of which it is certain."""
@@ -71,18 +57,34 @@ class InitialParameters(Struct, frozen=True):
         return self.draws >= _FEWEST_DRAWS and not self.unknown and bool(self.uniform)
 
 
+def combine(parts: Iterable[InitialParameters]) -> InitialParameters:
+    """Combine parameters or groups of them; the limit is the mean over all draws."""
+    parts = list(parts)
+    draws = sum(part.draws for part in parts)
+    return InitialParameters(
+        exact=tuple(name for part in parts for name in part.exact),
+        zero=tuple(name for part in parts for name in part.zero),
+        uniform=tuple(name for part in parts for name in part.uniform),
+        unknown=tuple(name for part in parts for name in part.unknown),
+        moved=tuple(name for part in parts for name in part.moved),
+        draws=draws,
+        limit=sum(part.draws * part.limit for part in parts) / draws if draws else 0.0,
+    )
+
+
 def find_initial_parameters(
     group: ParameterGroup, optimizer: Optimizer, checkpoint: Checkpoint
 ) -> InitialParameters | None:
     """Sort the tensors of a parameter group that received gradients; ``None`` where a name is missing or none did."""
-    sorted_ = InitialParameters()
+    parts = []
     for index in group.indices:
         moments = optimizer.parameters[index]
         tensor = checkpoint.find_tensor(moments.tensor)
         if tensor is None:
             return None
         if was_trained(tensor, checkpoint) and tensor.size:
-            sorted_ = sorted_ | sort_parameter(tensor, checkpoint.layer_of[tensor.name])
+            parts.append(sort_parameter(tensor, checkpoint.layer_of[tensor.name]))
+    sorted_ = combine(parts)
     return sorted_ if sorted_.names or sorted_.unknown or sorted_.moved else None
 
 

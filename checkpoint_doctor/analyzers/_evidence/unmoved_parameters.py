@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from math import sqrt
-from operator import or_
 
 from msgspec import Struct
 
 from checkpoint_doctor.analyzers._evidence.absent_gradients import count_updates
-from checkpoint_doctor.analyzers._evidence.initial_parameters import InitialParameters, find_initial_parameters
+from checkpoint_doctor.analyzers._evidence.initial_parameters import InitialParameters, combine, find_initial_parameters
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
 from checkpoint_doctor.checkpoint.optimizer_steps import effective_step
 
@@ -48,14 +46,14 @@ def find_unmoved(optimizer: Optimizer, checkpoint: Checkpoint) -> Unmoved | None
     }
     still = [number for number in initial if abs(groups[number].learning_rate) * steps < _ROUNDING]
     if initial and len(initial) == len(groups):
-        everything = reduce(or_, initial.values())
+        everything = combine(initial.values())
         cause = _find_cause(everything, optimizer, steps, still, len(groups))
         if cause:
             return Unmoved(cause, everything, list(groups), is_whole=True)
     certain = [number for number in still if initial[number].are_certain(by_zero_biases=True)]
     if not certain:
         return None
-    return Unmoved("learning rate", reduce(or_, (initial[number] for number in certain)), certain, is_whole=False)
+    return Unmoved("learning rate", combine(initial[number] for number in certain), certain, is_whole=False)
 
 
 def _find_cause(
