@@ -216,6 +216,8 @@ def _find_grid(tensor: Tensor, steps: float) -> float | None:
 def _has_grid_of(tensor: Tensor, grid: float) -> bool:
     if tensor.dtype not in ("float32", "float64") or tensor.statistics.nonfinite or not tensor.statistics.norm:
         return False
+    if not 1e-30 < _rms(tensor) < 1e30:
+        return False
     precision = float(np.finfo(np.dtype(tensor.dtype)).eps)
     blocks = (np.abs(as_real(block)) for block in tensor.values.blocks(BLOCK_ELEMENTS))
     return all(_is_on(block, grid, precision) for block in blocks)
