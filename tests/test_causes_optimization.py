@@ -146,6 +146,14 @@ CLAIMS: Mapping[str, Claimed] = {
         "learning-rate-too-high", NET, [symptom("OPT008", cause="too large"), LARGE, units(9), symptom("VAL003")],
         [("proven", "OPT008", "NET001 VAL002 VAL003")],
     ),
+    "a coefficient that is learned at this rate": (
+        "learning-rate-too-high", NET, [symptom("OPT008", cause="too large"), symptom("POL002", "log_ent_coef")],
+        [("proven", "OPT008", "POL002")],
+    ),
+    "a coefficient that was set": (
+        "learning-rate-too-high", NET, [symptom("OPT008", cause="too large"), symptom("POL002")],
+        [("proven", "OPT008", "")],
+    ),
     "steps that are too small": ("learning-rate-too-high", NET, [symptom("OPT008", cause="too small")], []),
     "large weights at a high rate for Adam": (
         "learning-rate-too-high", rated(0.05), [LARGE], [("likely", "VAL002", "")]

@@ -57,7 +57,7 @@ def learning_rate_too_high(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterat
         Lower the learning rate, by ten at first; warm it up; clip gradients.
 
     References:
-        Rules HYP001, OPT008, NET001, RNN003 and VAL002. Measured update ratios of trained networks: ``OPT008``.
+        Rules HYP001, OPT008, NET001, RNN003, VAL002 and POL002. Measured update ratios of trained networks: ``OPT008``.
     """
     far = [each for each in symptoms.of("HYP001") if each.evidence.get("learning_rate", 1.0) > _FAR_TOO_HIGH]
     proof = [*far, *symptoms.of("OPT008", cause="too large")]
@@ -73,7 +73,12 @@ def learning_rate_too_high(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterat
             ""
             if proof or unusual
             else f"a learning rate of {rate:.3g} is far above those in use, and what it moved has stopped learning",
-            consequences=[*failing_training(symptoms), *symptoms.of("VAL003", "ZER002")],
+            consequences=[
+                *failing_training(symptoms),
+                *symptoms.of("VAL003", "ZER002", "OPT012"),
+                # A coefficient that is learned is learned at this rate too; one that was set is an illness of its own.
+                *(each for each in symptoms.of("POL002") if proof and each.tensor is not None),
+            ],
             certainty=Certainty.PROVEN if proof else Certainty.LIKELY,
             evidence={"learning_rate": rate} if not proof else None,
             remedy=LOWER_RATE.line(checkpoint),
