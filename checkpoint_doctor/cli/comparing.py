@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.completion import complete_formats
 from checkpoint_doctor.cli.options import (
     ConfigFile,
     Exclude,
-    FailOn,
+    FailsOn,
+    Format,
     Ignore,
     Include,
     Jobs,
+    Output,
     Preview,
     Quiet,
     Select,
@@ -26,15 +27,11 @@ from checkpoint_doctor.cli.output import (
     HEALTHY,
     ILL,
     conclude,
-    page_width,
-    say,
-    say_document,
-    wants_color,
 )
-from checkpoint_doctor.cli.outputs import refuse_outputs, write
-from checkpoint_doctor.cli.scanning import check_format, prepare
-from checkpoint_doctor.errors import DoctorError, UsageError
-from checkpoint_doctor.text import describe_error
+from checkpoint_doctor.cli.outputs import refuse_outputs
+from checkpoint_doctor.cli.reports import READ_BY_PEOPLE, check_format, deliver, draw, make_page
+from checkpoint_doctor.cli.scanning import prepare
+from checkpoint_doctor.errors import UsageError
 
 if TYPE_CHECKING:
     from checkpoint_doctor.plugins.catalogue import Catalogue
@@ -44,19 +41,8 @@ if TYPE_CHECKING:
 
 def compare(
     uris: Uris,
-    format: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="FORMAT",
-            help="Output format: terminal, json …",
-            autocompletion=complete_formats,
-        ),
-    ] = "terminal",
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="Write the report to a file instead of stdout.")
-    ] = "",
+    format: Format = "terminal",
+    output: Output = "",
     tensor: Annotated[
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Show these tensors or layers at every checkpoint, such as 'actor.*'."),
@@ -65,10 +51,7 @@ def compare(
     ignore: Ignore = None,
     exclude: Exclude = None,
     include: Include = None,
-    fail_on: Annotated[
-        FailOn | None,
-        typer.Option(help="Lowest severity that fails the run; error unless configured.", show_default=False),
-    ] = None,
+    fail_on: FailsOn = None,
     config: ConfigFile = "",
     preview: Preview = False,
     jobs: Jobs = 0,
@@ -92,14 +75,9 @@ def compare(
     if output:
         refuse_outputs([output], report.files)
     text = _render(report, reporter, format, catalogue, tensor or [], to_file=bool(output), verbose=verbose)
-    if output:
-        write(text, output)
-    elif format == "terminal":
-        say(text)
-    else:
-        say_document(text)
+    deliver(text, format, output)
     if not quiet:
-        conclude(report.summary_line, on_page=format == "terminal" and not output)
+        conclude(report.summary_line, on_page=format in READ_BY_PEOPLE and not output)
     raise typer.Exit(FAILED if not report.is_complete else ILL if report.failed else HEALTHY)
 
 
@@ -129,26 +107,10 @@ def _render(
     to_file: bool,
     verbose: bool,
 ) -> str:
-    from checkpoint_doctor.results.report import Page
-
-    page = Page(
-        width=80 if to_file else page_width(),
-        color=wants_color(sys.stdout) and not to_file,
-        verbose=verbose,
-        ascii_only=not to_file and not _can_draw(),
-        tensors=tuple(tensors),
+    page = make_page(
+        to_file=to_file, verbose=verbose, ascii_only=not to_file and not _can_draw(), tensors=tuple(tensors)
     )
-    try:
-        return reporter.render_series(report, catalogue.rules, page)
-    except (DoctorError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        if "--traceback" in sys.argv:
-            raise
-        raise UsageError(
-            f"the reporter {name} failed with {describe_error(error)}, so there is no report",
-            "choose another --format; `ckdoc plugins` names the package of the reporter",
-        ) from error
+    return draw(name, lambda: reporter.render_series(report, catalogue.rules, page))
 
 
 def _can_draw() -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from checkpoint_doctor.cli.completion import complete_rules
+from checkpoint_doctor.cli.completion import complete_formats, complete_rules
 
 
 class FailOn(str, Enum):
@@ -30,6 +30,23 @@ ScannedUris = Annotated[
         help="Files, folders to search for checkpoints, globs; those of the configuration where none is given.",
         show_default=False,
     ),
+]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="FORMAT",
+        help="Output format: terminal, json, markdown, html …",
+        autocompletion=complete_formats,
+    ),
+]
+Output = Annotated[
+    str, typer.Option("--output", "-o", metavar="FILE", help="Write the report to a file instead of stdout.")
+]
+FailsOn = Annotated[
+    FailOn | None,
+    typer.Option(help="Lowest severity that fails the run; error unless configured.", show_default=False),
 ]
 Select = Annotated[
     list[str] | None,

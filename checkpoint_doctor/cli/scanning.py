@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import gc
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from checkpoint_doctor.cli.completion import complete_formats, complete_reports
+from checkpoint_doctor.cli.completion import complete_reports
 from checkpoint_doctor.cli.options import (
     ConfigFile,
     Exclude,
     FailOn,
+    FailsOn,
+    Format,
     Ignore,
     Include,
     Jobs,
+    Output,
     Preview,
     Quiet,
     ScannedUris,
@@ -27,18 +29,11 @@ from checkpoint_doctor.cli.output import (
     HEALTHY,
     ILL,
     conclude,
-    page_width,
     remark,
-    say,
-    say_document,
-    wants_color,
 )
 from checkpoint_doctor.cli.outputs import refuse_outputs, write
-from checkpoint_doctor.errors import DoctorError, UsageError
-from checkpoint_doctor.text import describe_error
-
-READ_BY_PEOPLE = ("terminal", "concise", "statistics")
-"""The formats whose page may end with the closing line."""
+from checkpoint_doctor.cli.reports import READ_BY_PEOPLE, check_format, deliver, draw, make_page
+from checkpoint_doctor.errors import UsageError
 
 if TYPE_CHECKING:
     from checkpoint_doctor.config.settings import Config
@@ -53,19 +48,8 @@ ANSWERS = ("terminal", "json")
 
 def scan(
     uris: ScannedUris = None,
-    format: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="FORMAT",
-            help="Output format: terminal, concise, json, sarif …",
-            autocompletion=complete_formats,
-        ),
-    ] = "terminal",
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="Write the report to a file instead of stdout.")
-    ] = "",
+    format: Format = "terminal",
+    output: Output = "",
     report: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,10 +63,7 @@ def scan(
     ignore: Ignore = None,
     exclude: Exclude = None,
     include: Include = None,
-    fail_on: Annotated[
-        FailOn | None,
-        typer.Option(help="Lowest severity that fails the run; error unless configured.", show_default=False),
-    ] = None,
+    fail_on: FailsOn = None,
     config: ConfigFile = "",
     preview: Preview = False,
     baseline: Annotated[str, typer.Option(metavar="FILE", help="Hide the findings that this baseline contains.")] = "",
@@ -159,12 +140,7 @@ def scan(
     # Files come first: nobody may be there to read standard output.
     for name, path in sorted(outputs, key=lambda each: not each[1]):
         text = render(result, catalogue, name, to_file=bool(path), verbose=verbose, resume=resume, settings=settings)
-        if path:
-            write(text, path)
-        elif name in READ_BY_PEOPLE:
-            say(text)
-        else:
-            say_document(text)
+        deliver(text, name, path)
     if not quiet:
         conclude(result.summary_line, on_page=format in READ_BY_PEOPLE and output in ("", "-"))
     raise typer.Exit(verdict(result))
@@ -251,31 +227,8 @@ def render(
     Raises:
         UsageError: the reporter fails.
     """
-    from checkpoint_doctor.results.report import Page
-
-    color = wants_color(sys.stdout) and not to_file
-    page = Page(width=80 if to_file else page_width(), color=color, verbose=verbose, resume=resume, settings=settings)
-    try:
-        return catalogue.reporters[name].render(report, catalogue.rules, page)
-    except (DoctorError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        if "--traceback" in sys.argv:
-            raise
-        raise UsageError(
-            f"the reporter {name} failed with {describe_error(error)}, so there is no report",
-            "choose another --format; `ckdoc plugins` names the package of the reporter",
-        ) from error
-
-
-def check_format(name: str, catalogue: Catalogue) -> None:
-    """Make sure that a format exists before any work is done.
-
-    Raises:
-        UsageError: no installed reporter has the name.
-    """
-    if name not in catalogue.reporters:
-        raise UsageError(f"there is no format {name!r}", f"choose one of {', '.join(catalogue.reporters)}")
+    page = make_page(to_file=to_file, verbose=verbose, resume=resume, settings=settings)
+    return draw(name, lambda: catalogue.reporters[name].render(report, catalogue.rules, page))
 
 
 def draws_histograms(name: str, catalogue: Catalogue) -> bool:

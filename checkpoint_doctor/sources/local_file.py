@@ -11,7 +11,7 @@ from pathlib import Path
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources.budget import Budget
-from checkpoint_doctor.sources.source import Source, read_exactly, too_short
+from checkpoint_doctor.sources.source import Source, read_exactly, require_file_name, too_short
 
 MOST_OPEN = 200
 """Files that are kept open at the same time. Further ones are opened for each read: a folder may have thousands of
@@ -87,11 +87,7 @@ class FileSource:
 
     def sibling(self, name: str) -> Source:
         """See ``Source.sibling``."""
-        if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
-            raise UnreadableCheckpoint(
-                f"{self.name} refers to {name!r}, which is not a file name in its own folder",
-                "shards must be in the same folder as their index",
-            )
+        require_file_name(name, self)
         return FileSource(Path(self.name).parent / name)
 
 

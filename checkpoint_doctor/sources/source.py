@@ -45,6 +45,19 @@ def read_exactly(source: Source, offset: int, length: int) -> bytes:
     return bytes(buffer)
 
 
+def require_file_name(name: str, source: Source) -> None:
+    """Make sure that a name in a source is that of a file in the same folder, and leads nowhere else.
+
+    Raises:
+        UnreadableCheckpoint: it contains a folder.
+    """
+    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise UnreadableCheckpoint(
+            f"{source.name} refers to {name!r}, which is not a file name in its own folder",
+            "shards must be in the same folder as their index",
+        )
+
+
 def read_json(source: Source, offset: int = 0, length: int | None = None) -> bytes:
     """Return the bytes of a JSON document; what parsing them takes is spent from the budget.
 

@@ -10,7 +10,7 @@ from checkpoint_doctor.sources.budget import Budget
 from checkpoint_doctor.sources.remote.stores import ask, open_store_of
 from checkpoint_doctor.sources.remote.streams import Streams
 from checkpoint_doctor.sources.remote.windows import Windows
-from checkpoint_doctor.sources.source import Source, read_exactly, too_short
+from checkpoint_doctor.sources.source import Source, read_exactly, require_file_name, too_short
 
 
 class RemoteFile:
@@ -42,9 +42,5 @@ class RemoteFile:
 
     def sibling(self, name: str) -> Source:
         """See ``Source.sibling``."""
-        if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
-            raise UnreadableCheckpoint(
-                f"{self.name} refers to {name!r}, which is not a file name in its own folder",
-                "shards must be in the same folder as their index",
-            )
+        require_file_name(name, self)
         return RemoteFile(f"{parent_of(self._uri)}/{name}")
