@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,10 +15,11 @@ pytest.importorskip("obstore")
 
 from checkpoint_doctor import scan, to_json
 from checkpoint_doctor.cli.application import app
-from checkpoint_doctor.errors import UsageError
+from checkpoint_doctor.errors import UnreadableCheckpoint, UsageError
 from checkpoint_doctor.sources.address import conceal_secrets, is_address
 from checkpoint_doctor.sources.opening import open_source
 from checkpoint_doctor.sources.remote import stores
+from checkpoint_doctor.sources.remote.streams import Streams
 from tests.range_server import RangeServer, serve
 
 
@@ -65,11 +66,63 @@ def test_bytes_at_any_place_are_those_of_the_file(server: RangeServer, tmp_path:
         offset = int(generator.integers(0, len(content)))
         length = int(min(generator.choice([1, 100, 70_000, 3_000_000, 6_000_000]), len(content) - offset))
         assert source.read(offset, length) == content[offset : offset + length]
+    for back, length in ((22, 22), (100, 50), (65_600, 65_600), (65_000, 7)):  # the end, which is fetched at once
+        source = open_source(f"{server.address}/data.bin")
+        assert source.read(len(content) - back, length) == content[len(content) - back :][:length]
     at = 0
     while at < len(content):  # a run of small reads
         length = min(200_000, len(content) - at)
         assert source.read(at, length) == content[at : at + length]
         at += length
+
+
+def test_tensors_are_measured_in_one_request_from_front_to_back(server: RangeServer, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    rows = generator.permutation(np.arange(200, 1400, 60))
+    weights = {f"{at:02}.weight": generator.standard_normal((count, 1024)) for at, count in enumerate(rows)}
+    save_file({name: each.astype(np.float32) for name, each in weights.items()}, tmp_path / "m.safetensors")
+    size = (tmp_path / "m.safetensors").stat().st_size
+    assert not scan(f"{server.address}/m.safetensors").failed
+    assert server.requests < 12
+    assert server.sent < 1.25 * size, "a rule may look at a few small tensors once more"
+
+
+class BreakingStore:
+    """A store whose answers break off after three pieces; each piece is smaller than a chunk."""
+
+    def __init__(self, content: bytes, pieces: int = 3) -> None:
+        self.content, self.pieces, self.answers = content, pieces, 0
+
+    def stream(self, entry: stores.Entry, start: int) -> Iterator[bytes]:
+        self.answers += 1
+        for number in range(self.pieces):
+            at = start + number * 1_000_000
+            if at >= len(self.content):
+                return
+            yield self.content[at : at + 1_000_000]
+        raise ConnectionError("connection closed")
+
+
+def read_through(store: BreakingStore) -> bytes:
+    entry = stores.Entry("data.bin", len(store.content), "")
+    buffer = bytearray(len(store.content))
+    Streams(cast("stores.Store", store), entry, "data.bin").read_into(0, memoryview(buffer))
+    return bytes(buffer)
+
+
+def test_a_stream_goes_on_where_its_answer_broke_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "PAUSE", 0.0)
+    store = BreakingStore(np.random.default_rng(0).integers(0, 256, 9_500_000, np.uint8).tobytes())
+    assert read_through(store) == store.content
+    assert store.answers == 5
+
+
+def test_a_stream_that_brings_nothing_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "PAUSE", 0.0)
+    store = BreakingStore(bytes(9_500_000), pieces=1)
+    with pytest.raises(UnreadableCheckpoint, match="breaks off"):
+        read_through(store)
+    assert store.answers == stores.ATTEMPTS
 
 
 def test_a_connection_that_breaks_off_is_taken_up_again(server: RangeServer, tmp_path: Path) -> None:
