@@ -57,7 +57,7 @@ from checkpoint_doctor.scan import (
     run_rules,
     within_file,
 )
-from checkpoint_doctor.sources.address import conceal_secrets, is_address
+from checkpoint_doctor.sources.address import require_local
 from checkpoint_doctor.sources.search import Uris, list_uris
 from checkpoint_doctor.text import quantity
 
@@ -180,9 +180,10 @@ def fix(
     """
     options, catalogue, config = options or FixOptions(), catalogue or discover_working(), config or Config()
     uris = list_uris(uris)
-    for uri in filter(is_address, uris):
-        raise UsageError(
-            f"{conceal_secrets(uri)} is not on this machine, where repaired copies are written and verified",
+    for uri in uris:
+        require_local(
+            uri,
+            "where repaired copies are written and verified",
             "download it first; `ckdoc scan` reads it where it is",
         )
     found = find_checkpoints(uris, catalogue, config)

@@ -21,6 +21,7 @@ from checkpoint_doctor.results.findings import Finding
 from checkpoint_doctor.results.identity import FindingKey, identify
 from checkpoint_doctor.results.report import Examination, Report
 from checkpoint_doctor.scan import find_checkpoints, open_and_examine, unreadable
+from checkpoint_doctor.sources.address import require_local
 from checkpoint_doctor.sources.changes import (
     Fingerprint,
     age_of,
@@ -83,7 +84,11 @@ def watch(
         options: for how long to wait for what.
         catalogue: the plugins to use, by default all that are installed.
         config: which rules to run and what to hide, by default nothing is hidden.
+
+    Raises:
+        UsageError: the path is the address of something remote.
     """
+    require_local(os.fspath(path), "and only folders of this machine are watched", "`ckdoc scan` reads it where it is")
     options = options or Options()
     return _Watch(os.fspath(path), options, catalogue or discover_working(), config or Config()).run()
 

@@ -29,6 +29,7 @@ from checkpoint_doctor.results.json_reading import from_json
 from checkpoint_doctor.results.report import Page, Report, Verdict
 from checkpoint_doctor.scan import scan
 from checkpoint_doctor.sources import FileSource
+from checkpoint_doctor.watch import watch
 
 
 def save_model(path: Path) -> bytes:
@@ -146,6 +147,11 @@ def test_without_the_library_the_address_of_a_remote_file_is_refused(monkeypatch
 def test_a_remote_file_is_not_repaired_where_it_is() -> None:
     with pytest.raises(UsageError, match="is not on this machine"):
         fix("https://host/model.pt")
+
+
+def test_a_remote_folder_is_not_watched() -> None:
+    with pytest.raises(UsageError, match="only folders of this machine are watched"):
+        watch("s3://bucket/run")
 
 
 def model_bytes() -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+from checkpoint_doctor.errors import UsageError
+
 _ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+)://(?P<place>[^/]*)/?(?P<path>.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -27,6 +29,16 @@ def conceal_secrets(uri: str) -> str:
     _, at, host = place.rpartition("@")
     path, question, _ = path.partition("?")
     return f"{scheme}://{'…@' if at else ''}{host}/{path}{'?…' if question else ''}"
+
+
+def require_local(uri: str, why: str, hint: str) -> None:
+    """Make sure that a URI is a path of this machine.
+
+    Raises:
+        UsageError: it is an address; the sentence ends with ``why``.
+    """
+    if is_address(uri):
+        raise UsageError(f"{conceal_secrets(uri)} is not on this machine, {why}", hint)
 
 
 def parent_of(uri: str) -> str:
