@@ -10,6 +10,7 @@ from typing import Any
 from checkpoint_doctor.checkpoint.reviewed_settings import OTHER_NAMES, SETTINGS
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources import FileSource, Source
+from checkpoint_doctor.sources.traces import is_file
 
 LARGEST = 1 << 16
 """Bytes of such a file that is read; settings have a few hundred."""
@@ -31,7 +32,7 @@ def read_settings_beside(source: Source) -> dict[str, float]:
     for stem in (name.rpartition(".")[0], *STEMS):
         for ending in ENDINGS:
             path = os.path.join(folder, stem + ending)
-            if os.path.isfile(path):
+            if is_file(path):
                 found = dict(_numbers(_read(path)))
                 if found:
                     return found
