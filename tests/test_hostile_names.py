@@ -34,7 +34,7 @@ PIECES = (
 )  # fmt: skip
 NAMES = st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=6).map("".join)
 REPORTERS = discover().reporters
-FORMATS = sorted(REPORTERS)
+FORMATS = sorted(set(REPORTERS) - {"parquet"})
 
 ACTED_ON = re.compile(
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"
