@@ -75,5 +75,5 @@ def read_log(
         return log
     raise UnreadableCheckpoint(
         f"{path} is no training log that is read",
-        "logs are tables with a line of names, JSON lines, trainer_state.json, evaluations.npz or TensorBoard events",
+        "logs are tables with names, JSON lines, trainer_state.json, evaluations.npz, TensorBoard events, W&B runs",
     )
