@@ -35,6 +35,7 @@ from checkpoint_doctor.scan import (
     find_checkpoints,
     measure_checkpoint,
     run_rules,
+    with_ranges,
     within_file,
 )
 from checkpoint_doctor.sources import Unsearched
@@ -272,7 +273,8 @@ class _Comparison(Struct):
         path, count = heading.path, len(self.headings)
         if self.on_progress:
             self.on_progress(Progress(path, self.done, count, 0, 0))
-        checkpoint = open_checkpoint(path, self.catalogue)
+        settings = self.config.for_path(path)
+        checkpoint = with_ranges(open_checkpoint(path, self.catalogue), settings)
         measure_checkpoint(checkpoint, self.jobs, within_file(self.on_progress, path, self.done, count))
         measured = measure_point(checkpoint)
         if previous is not None:
@@ -280,7 +282,7 @@ class _Comparison(Struct):
             if checkpoint.step == previous.step and builder.repeats(measured):
                 return None, Skipped(path, f"it holds the same values as {previous.path}")
         point = describe_point(checkpoint)
-        examination = run_rules(checkpoint, self.catalogue, self.config.for_path(path))
+        examination = run_rules(checkpoint, self.catalogue, settings)
         builder.add(point, outline_tensors(checkpoint), measured)
         return checkpoint, keep(examination, point)
 

@@ -55,6 +55,7 @@ from checkpoint_doctor.scan import (
     find_checkpoints,
     measure_checkpoint,
     run_rules,
+    with_ranges,
     within_file,
 )
 from checkpoint_doctor.sources.address import require_local
@@ -287,6 +288,7 @@ class FixRun(Struct, frozen=True):
         return os.path.isdir(self.path)
 
     def _measured(self, checkpoint: Checkpoint) -> Checkpoint:
+        checkpoint = with_ranges(checkpoint, self.settings)
         measure_checkpoint(checkpoint, self.jobs, self.on_measured)
         return checkpoint
 

@@ -212,8 +212,7 @@ def open_and_examine(
         NotACheckpoint: it is a sound file of another kind.
         UnknownFormat: nothing in it says what it is.
     """
-    checkpoint = open_checkpoint(path, catalogue)
-    checkpoint = replace(checkpoint, ranges=settings.ranges) if settings.ranges else checkpoint
+    checkpoint = with_ranges(open_checkpoint(path, catalogue), settings)
     measure_checkpoint(checkpoint, jobs, on_measured)
     examination = run_rules(checkpoint, catalogue, settings)
     other = checkpoint.metadata.get("content")
@@ -222,6 +221,11 @@ def open_and_examine(
         what = other or f"holds no tensor to examine{why}"
         raise NotACheckpoint(f"{path} {what}", "name the file that holds the state dict")
     return checkpoint, examination
+
+
+def with_ranges(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
+    """Return a checkpoint that is not yet measured with the user's own ranges of settings, by which rules judge it."""
+    return replace(checkpoint, ranges=settings.ranges) if settings.ranges else checkpoint
 
 
 def count_histograms(examination: Examination, checkpoint: Checkpoint) -> Examination:

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
+from checkpoint_doctor.analyzers.logs.learning_rates import learning_rate_unusual, learning_rate_zero
 from checkpoint_doctor.analyzers.logs.losses import diverging_heads, overfit, rising_loss
 from checkpoint_doctor.analyzers.logs.progress import oscillating_loss, regressing_metric, spike, stalled
-from checkpoint_doctor.analyzers.logs.recording import learning_rate_zero, nonfinite_metric, unrecorded_metric
+from checkpoint_doctor.analyzers.logs.recording import nonfinite_metric, unrecorded_metric
+from checkpoint_doctor.checkpoint.setting_ranges import Evidence, Range
 from checkpoint_doctor.checkpoint.training_log import LogBuilder, TrainingLog
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import Rule
@@ -172,6 +175,40 @@ def test_learning_rates(rates: np.ndarray, expected: list[int]) -> None:
     assert all(abs(onset - truth) <= 2 for (_, _, onset), truth in zip(found, expected, strict=True))
 
 
+def agent(rate: float) -> Columns:
+    """What Stable-Baselines3 logs, with a rate that a schedule lowers to 0."""
+    return {"time/fps": np.full(N, 900.0), "train/learning_rate": rate * (1 - LINE)}
+
+
+@pytest.mark.parametrize(
+    ("columns", "own", "words"),
+    [
+        (agent(3e-4), (), ""),
+        (agent(0.03), (), ""),  # ARS is tuned with it
+        (agent(0.3), (), "unusually high; tuned range is 1e-05 to 0.03"),
+        (agent(1e-7), (), "unusually low; tuned range is 1e-05 to 0.03"),
+        (agent(0.3), (("SAC", 1e-4, 0.5),), ""),
+        (agent(0.3), (("*", 1e-4, 0.1),), "unusually high; your own range is 0.0001 to 0.1"),
+        ({"train/learning_rate": 0.3 * (1 - LINE)}, (), ""),  # of another program, whose optimizer is not known
+        ({"lr": np.full(N, 30.0)}, (), ""),  # SGD of a language model
+        ({"lr": np.full(N, 1e3)}, (), "unusually high; nothing above 100 is known"),
+        ({"lr": np.where(np.arange(N) < 50, 1e-3, 1e3)}, (), "1e+03 at step 50, unusually high"),
+        ({"lr": np.full(N, -1.0)}, (), ""),  # LOG010 speaks
+        ({"lr": np.full(N, np.nan)}, (), ""),  # LOG008 speaks
+    ],
+)
+def test_the_size_of_learning_rates(columns: Columns, own: tuple, words: str) -> None:
+    ranges = tuple(Range(name, "learning_rate", low, high, Evidence.OWN, "ckdoc.toml") for name, low, high in own)
+    found = list(learning_rate_unusual.examine(replace(build_log(columns), ranges=ranges)))
+    assert [words in each.message for each in found] == [True] * bool(words), found
+    if "step 50" in words:
+        assert found[0].evidence["onset_step"] == 50
+
+
+def test_a_rate_that_is_no_number_is_an_error() -> None:
+    assert speak(nonfinite_metric, {"lr": np.where(np.arange(N) < 50, 1e-3, np.nan)}) == [("lr", ERROR, 50)]
+
+
 OVERFITTING = 2 - 1.5 * LINE / 0.3 * (LINE < 0.3) - 1.5 * (LINE >= 0.3) + 1.2 * np.maximum(LINE - 0.3, 0) + noise(0.01)
 
 
@@ -247,7 +284,7 @@ def test_oscillation(columns: Columns, speaks: bool) -> None:
 @pytest.mark.parametrize(
     "rule",
     [unrecorded_metric, rising_loss, diverging_heads, regressing_metric, spike, overfit, stalled, nonfinite_metric,
-     oscillating_loss, learning_rate_zero],
+     oscillating_loss, learning_rate_zero, learning_rate_unusual],
     ids=lambda rule: rule.code,
 )  # fmt: skip
 def test_a_single_record_says_nothing(rule: Rule, make: Callable[[], TrainingLog]) -> None:
@@ -296,6 +333,7 @@ LIMITS: dict[tuple[Rule, str], tuple[Columns, Columns, float | int]] = {
     (learning_rate_zero, "share"): (
         {"lr": np.where(np.arange(N) < 185, 1e-3, 0)}, {"lr": np.where(np.arange(N) < 175, 1e-3, 0)}, 0.2
     ),
+    (learning_rate_unusual, "highest"): ({"lr": np.full(N, 99.0)}, {"lr": np.full(N, 101.0)}, 200),
 }  # fmt: skip
 
 

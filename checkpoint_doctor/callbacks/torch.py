@@ -34,7 +34,7 @@ from checkpoint_doctor.errors import DoctorError, UsageError  # noqa: E402
 from checkpoint_doctor.plugins.opening import discover_working  # noqa: E402
 from checkpoint_doctor.results.findings import Severity  # noqa: E402
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict  # noqa: E402
-from checkpoint_doctor.scan import measure_checkpoint, run_rules  # noqa: E402
+from checkpoint_doctor.scan import measure_checkpoint, run_rules, with_ranges  # noqa: E402
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Mapping[str, torch.optim.Optimizer]
 OnError = Literal["warn", "stop", "raise"]
@@ -279,6 +279,7 @@ class Monitor:
 
     def _judge(self, checkpoint: Checkpoint) -> Examination:
         settings = self._config.for_path(checkpoint.path)
+        checkpoint = with_ranges(checkpoint, settings)
         measure_checkpoint(checkpoint)
         examination = replace(run_rules(checkpoint, self._catalogue, settings), step=self.position)
         self._remember_dead_inputs(examination)
