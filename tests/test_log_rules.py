@@ -51,6 +51,8 @@ RISES_AT_120 = FALLING + np.where(np.arange(N) >= 120, 1.0, 0.0)
 LEARNS = 10 + 200 * LINE + noise(8)
 COLLAPSES = np.where(np.arange(N) < 120, LEARNS, 20 + noise(8))
 FORGETS_CHANCE = np.where(np.arange(N) < 15, 18.6, 7.5) + noise(0.3)
+LUCKY = np.array([39, 11, 15, 12, 16, 11, 11, 11, 24, 17, 11, 15, 57, 11, 16, 29, 18, 14, 19, 27, 27, 23, 38, 14, 13.0])
+"""Returns of the first episodes of an agent that balances a pole."""
 FRAMES = (36_000, 79_000, 165_000, 553_000, 1_023_000)
 DISCRETE = (0.00722, 0.01572, 0.01385, 0.01837, 0.01926)
 CONTINUOUS = (0.01889, 0.01728, 0.01600, 0.01515, 0.01443)
@@ -129,6 +131,8 @@ def test_a_head_that_rises_beside_one_that_falls() -> None:
         ({"rollout/ep_rew_mean": FORGETS_CHANCE, "rollout/exploration_rate": LINE}, None, []),  # a random policy's
         ({"rollout/ep_rew_mean": FORGETS_CHANCE}, None, [("rollout/ep_rew_mean", 15)]),
         ({"rollout/ep_rew_mean": np.where(np.arange(N) < 15, -1100, -1260) + noise(9)}, None, []),  # few episodes
+        ({"0_reward": LUCKY}, None, []),
+        ({"0_reward": np.repeat(LUCKY, 2)[:25]}, None, []),
         ({"ep_len_mean": COLLAPSES, "entropy": COLLAPSES, "loss": COLLAPSES}, None, []),
     ],
 )
@@ -244,6 +248,25 @@ def test_overfit(columns: Columns, expected: list[tuple[str, Severity]]) -> None
     ],
 )
 def test_stalled(columns: Columns, expected: list[tuple[str, Severity, int]]) -> None:
+    assert speak(stalled, columns) == expected
+
+
+STILL = 0.97 - 0.002 * LINE[:10]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"val_loss": STILL, "val_accuracy": np.full(10, 0.371)}, [("val_accuracy", WARNING, 0)]),
+        ({"val_loss": STILL[:9], "val_accuracy": np.full(9, 0.371)}, []),  # too few to say so
+        ({"val_loss": STILL, "val_accuracy": np.full(10, 1.0)}, []),
+        ({"val_loss": STILL, "val_accuracy": np.append(np.full(9, 0.371), 0.372)}, []),
+        ({"val_loss": STILL, "loss": 2 - 0.1 * np.arange(10), "val_accuracy": np.full(10, 0.371)}, []),
+        ({"val_accuracy": np.full(10, 0.371)}, []),
+        ({"loss": STILL, "success_rate": np.zeros(10), "ep_rew_mean": LEARNS[:10]}, []),
+    ],
+)
+def test_a_network_that_answers_always_the_same(columns: Columns, expected: list) -> None:
     assert speak(stalled, columns) == expected
 
 
