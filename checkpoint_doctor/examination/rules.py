@@ -15,6 +15,11 @@ from checkpoint_doctor.results.report import Examination, TensorRecord, judge
 from checkpoint_doctor.results.resume import find_resumption
 
 
+def with_ranges(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
+    """Return a checkpoint that is not yet measured with the user's own ranges of settings, by which rules judge it."""
+    return replace(checkpoint, ranges=settings.ranges) if settings.ranges else checkpoint
+
+
 def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) -> Examination:
     """Run every selected rule on an opened checkpoint, and ask the causes what explains the findings.
 
