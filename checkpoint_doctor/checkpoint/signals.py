@@ -163,7 +163,7 @@ def _why_unknown(layer: Layer, weight: Tensor, bias: Tensor | None, checkpoint: 
         return "a transposed convolution's bias has more positions than its kernel"
     if _is_lost_in_what_follows(layer, bias, checkpoint):
         return "what follows takes the gradient of its bias away"
-    if bias.size != weight.shape[1 if layer.transposed else 0]:
+    if bias.shape != weight.shape[1 if layer.transposed else 0 :][:1]:
         return "its bias has another number of units than its weight"
     return _why_moments_are_not_squares(held, bias, optimizer) or _why_values_are_no_use(weight, bias, checkpoint)
 
