@@ -78,6 +78,11 @@ NETWORKS: Mapping[str, Shapes] = {
         "critic.4.weight": (3, 20),
         "critic.4.bias": (),
     },
+    "an average of odd shapes": {
+        f"{prefix}/{name}": shape
+        for prefix in ("model", "ema")
+        for name, shape in {"0.weight": (20, 6), "0.bias": (20,), "1.weight": (), "2.weight": (0, 6)}.items()
+    },
 }
 
 DTYPES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from math import exp, inf, prod, sqrt
+from math import exp, inf, isfinite, prod, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -183,6 +183,9 @@ def _why_values_are_no_use(weight: Tensor, bias: Tensor, checkpoint: Checkpoint)
             return "its optimizer keeps no running mean of squared gradients"
         if statistics.nonfinite_second:
             return "its second moments are not all finite"
+        with np.errstate(over="ignore"):
+            if not isfinite(statistics.row_squares.sum()):
+                return "its second moments are too large to be added up"
     squares = _row_squares(bias, checkpoint)
     if not signal.find_live_units(squares).any():
         return "none of its units received a gradient lately"
