@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +32,7 @@ def run_command(
     cwd: str | Path | None = None,
     environment: Mapping[str, str] | None = None,
     limits: Mapping[int, int] = MappingProxyType({}),
+    packages: Sequence[Path] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run ``ckdoc`` with these arguments, and return its exit code and what it wrote.
 
@@ -40,12 +41,14 @@ def run_command(
         cwd: the working folder.
         environment: variables of the environment besides those of this process.
         limits: what the process may use, as ``resource.setrlimit`` takes it: ``{resource.RLIMIT_DATA: 600 << 20}``.
+        packages: folders with further installed packages.
     """
     request = {
         "arguments": [str(each) for each in arguments],
         "cwd": str(cwd or Path.cwd()),
         "environment": {**os.environ, **(environment or {})},
         "limits": list(limits.items()),
+        "packages": [str(each) for each in packages],
     }
     server = _start_server()
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
@@ -123,6 +126,7 @@ def _run(request: Mapping[str, Any], streams: list[int]) -> None:
         os.chdir(request["cwd"])
         for kind, limit in request["limits"]:
             resource.setrlimit(kind, (limit, limit))
+        sys.path[:0] = request["packages"]
         sys.argv = ["ckdoc", *request["arguments"]]
         from checkpoint_doctor.cli import main
 
