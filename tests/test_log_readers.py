@@ -25,6 +25,7 @@ from checkpoint_doctor.plugins.protocols import LogReporter
 from checkpoint_doctor.results.report import Page
 from checkpoint_doctor.scan import scan
 from checkpoint_doctor.statistics.curves import CurveBuilder
+from tests.command import run_command
 
 
 def read(folder: Path, name: str, content: str | bytes) -> TrainingLog:
@@ -202,9 +203,7 @@ def test_a_configuration_says_what_a_metric_means(tmp_path: Path) -> None:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "checkpoint_doctor", "log", *arguments]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env=environment)
+    return run_command("log", *arguments, cwd=folder)
 
 
 def write_log(path: Path, norm: str) -> Path:

@@ -144,6 +144,8 @@ def _recycle_constant(layer: Layer, tensor: Tensor, rows: list[int], checkpoint:
     """Recycle units without incoming weights whose output is 0: no bias, and an activation that maps 0 to 0."""
     if tensor is not layer.weight or layer.transposed or activation_of(layer, checkpoint) not in ZERO_AT_ZERO:
         return []
+    if layer.bias is not layer.unit_bias:
+        return []
     zero_units = rows if layer.bias is None else [row for row in rows if layer.bias.array[row] == 0]
     return recycle(layer, zero_units, checkpoint)
 
