@@ -212,7 +212,7 @@ def open_and_examine(
         NotACheckpoint: it is a sound file of another kind.
         UnknownFormat: nothing in it says what it is.
     """
-    checkpoint = open_checkpoint(path, catalogue)
+    checkpoint = open_checkpoint(path, catalogue, is_read_whole=True)
     checkpoint = replace(checkpoint, ranges=settings.ranges) if settings.ranges else checkpoint
     measure_checkpoint(checkpoint, jobs, on_measured)
     examination = run_rules(checkpoint, catalogue, settings)

@@ -23,7 +23,9 @@ INSTALL = "pip install 'checkpoint-doctor[remote]'"
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https"})
 """The schemes that obstore reads."""
 
-CONNECTION_TIMEOUT, REQUEST_TIMEOUT = timedelta(seconds=10), timedelta(seconds=30)
+CONNECTION_TIMEOUT, SILENCE_TIMEOUT, REQUEST_TIMEOUT = timedelta(seconds=10), timedelta(seconds=30), timedelta(days=1)
+"""How long a server may take to answer, how long it may send nothing, and how long a request may take in all: a stream
+of a large file takes as long as its tensors take to be measured."""
 RETRIES, RETRIED_FOR = 6, timedelta(seconds=60)
 """How often a request is sent again, with growing pauses, and for how long in all."""
 
@@ -96,7 +98,11 @@ class _ObjectStore:
             raise UsageError(f"{scheme}:// is read with the library obstore, which is not installed", INSTALL) from None
         self._obstore: Any = obstore
         is_plain = scheme == "http" or os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-        options: dict[str, Any] = {"timeout": REQUEST_TIMEOUT, "connect_timeout": CONNECTION_TIMEOUT}
+        options: dict[str, Any] = {
+            "timeout": REQUEST_TIMEOUT,
+            "read_timeout": SILENCE_TIMEOUT,
+            "connect_timeout": CONNECTION_TIMEOUT,
+        }
         try:
             open_url: Any = store.from_url
             self._store: Any = open_url(
