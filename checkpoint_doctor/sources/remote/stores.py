@@ -108,7 +108,11 @@ class _ObjectStore:
             self._store: Any = open_url(
                 f"{scheme}://{place}",
                 client_options={**options, "allow_http": is_plain},
-                retry_config={"max_retries": RETRIES, "retry_timeout": RETRIED_FOR},
+                retry_config={
+                    "max_retries": RETRIES,
+                    "retry_timeout": RETRIED_FOR,
+                    "backoff": {"init_backoff": timedelta(seconds=max(PAUSE, 0.001))},
+                },
             )
         except Exception as error:
             raise UsageError(
@@ -290,7 +294,9 @@ def ask(name: str, request: Callable[[], Answer]) -> Answer:
     for attempt in range(ATTEMPTS):
         try:
             return request()
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a panic of a library in Rust is no Exception
             if is_final(error) or attempt == ATTEMPTS - 1:
                 raise unreadable(name, error) from None
             pause_before(attempt)

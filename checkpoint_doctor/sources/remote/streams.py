@@ -117,7 +117,7 @@ class Streams:
             before = stream.position
             try:
                 self._receive(stream)
-            except Exception as error:
+            except BaseException as error:  # whatever it is, nobody may wait for this thread in vain
                 # A request that brought something has not failed: it was slow, or its connection broke.
                 attempt = 0 if stream.position > before else attempt + 1
                 if is_final(error) or attempt == ATTEMPTS:
