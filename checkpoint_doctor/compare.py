@@ -20,6 +20,8 @@ from checkpoint_doctor.checkpoint.series_figures import measure_point
 from checkpoint_doctor.checkpoint.series_order import Heading, describe_difference, group_runs, order_run
 from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnknownFormat, UnreadableCheckpoint, UsageError
+from checkpoint_doctor.examination.measuring import measure_checkpoint
+from checkpoint_doctor.examination.rules import run_rules
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import discover_working, open_checkpoint
 from checkpoint_doctor.plugins.self_checks import report_crash
@@ -29,14 +31,7 @@ from checkpoint_doctor.results.report import Examination, Verdict
 from checkpoint_doctor.results.series_reading import figures_of, head_examination, outlines_of, point_of
 from checkpoint_doctor.results.series_records import Kept, keep, record_series
 from checkpoint_doctor.results.series_report import PointRecord, SeriesRecord, SeriesReport
-from checkpoint_doctor.scan import (
-    Progress,
-    ProgressCallback,
-    find_checkpoints,
-    measure_checkpoint,
-    run_rules,
-    within_file,
-)
+from checkpoint_doctor.scan import Progress, ProgressCallback, find_checkpoints, within_file
 from checkpoint_doctor.sources import Unsearched
 from checkpoint_doctor.sources.search import Uris, list_uris
 from checkpoint_doctor.text import quantity

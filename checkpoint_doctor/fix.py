@@ -28,6 +28,8 @@ from checkpoint_doctor.errors import (
     UnreadableCheckpoint,
     UsageError,
 )
+from checkpoint_doctor.examination.measuring import MeasuredCallback, measure_checkpoint
+from checkpoint_doctor.examination.rules import run_rules
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import discover_working, open_checkpoint
 from checkpoint_doctor.plugins.protocols import Loader
@@ -49,14 +51,7 @@ from checkpoint_doctor.repair.writing import Copy, Job, write_copy
 from checkpoint_doctor.results.diagnosis import Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.report import Alert, Examination
-from checkpoint_doctor.scan import (
-    MeasuredCallback,
-    ProgressCallback,
-    find_checkpoints,
-    measure_checkpoint,
-    run_rules,
-    within_file,
-)
+from checkpoint_doctor.scan import ProgressCallback, find_checkpoints, within_file
 from checkpoint_doctor.sources.address import require_local
 from checkpoint_doctor.sources.search import Uris, list_uris
 from checkpoint_doctor.text import quantity

@@ -14,13 +14,14 @@ from checkpoint_doctor.checkpoint.ongoing_run import OngoingRun
 from checkpoint_doctor.compare import run_trend_rules
 from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnknownFormat, UnreadableCheckpoint
+from checkpoint_doctor.examination.examining import open_and_examine, unreadable
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import discover_working
 from checkpoint_doctor.results.events import Arrival, Event, Loss, Stall, list_by_key
 from checkpoint_doctor.results.findings import Finding
 from checkpoint_doctor.results.identity import FindingKey, identify
 from checkpoint_doctor.results.report import Examination, Report
-from checkpoint_doctor.scan import find_checkpoints, open_and_examine, unreadable
+from checkpoint_doctor.scan import find_checkpoints
 from checkpoint_doctor.sources.address import require_local
 from checkpoint_doctor.sources.changes import (
     Fingerprint,

@@ -18,6 +18,7 @@ from checkpoint_doctor.checkpoint import Checkpoint, Flaw, Skipped, Tensor
 from checkpoint_doctor.cli.application import app
 from checkpoint_doctor.config.settings import Config, Section
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UsageError
+from checkpoint_doctor.examination import examining, measuring
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.baseline import read_baseline, write_baseline
@@ -78,7 +79,7 @@ def test_progress_is_told_before_and_within_each_file(healthy: Path, monkeypatch
     scan([healthy, other], catalogue=CATALOGUE, on_progress=take, jobs=2)
     assert seen == [("model.safetensors", 1, 2, 0, 0), ("other.safetensors", 2, 2, 0, 0)]
     seen.clear()
-    monkeypatch.setattr(MODULE, "SMALL_CHECKPOINT", 0)
+    monkeypatch.setattr(measuring, "SMALL_CHECKPOINT", 0)
     scan([healthy], catalogue=CATALOGUE, on_progress=take, jobs=2)
     size = sum(array.size for array in mlp().values())
     assert seen[0] == ("model.safetensors", 1, 1, 0, 0)
@@ -87,7 +88,7 @@ def test_progress_is_told_before_and_within_each_file(healthy: Path, monkeypatch
 
 
 def test_nobody_has_to_listen_to_the_threads(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODULE, "SMALL_CHECKPOINT", 0)
+    monkeypatch.setattr(measuring, "SMALL_CHECKPOINT", 0)
     (examination,) = scan([healthy], catalogue=CATALOGUE, jobs=2).checkpoints
     assert examination.verdict is Verdict.HEALTHY
 
@@ -96,7 +97,7 @@ def test_nobody_has_to_listen_to_the_threads(healthy: Path, monkeypatch: pytest.
 def test_threads_measure_large_checkpoints(
     jobs: int, small: int, threads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MODULE, "SMALL_CHECKPOINT", small)
+    monkeypatch.setattr(measuring, "SMALL_CHECKPOINT", small)
     state = {"step": 9, "exp_avg": np.ones(12), "exp_avg_sq": np.ones(12)}
     checkpoint = build_checkpoint(mlp(), optimizer={"net.0.bias": state})
     seen: list[tuple[int, int]] = []
@@ -111,7 +112,7 @@ def test_threads_measure_large_checkpoints(
 def test_a_checkpoint_as_small_as_the_limit_has_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     size = sum(array.size for array in mlp().values())
     for limit, count in ((size, 6), (size + 1, 0)):
-        monkeypatch.setattr(MODULE, "SMALL_CHECKPOINT", limit)
+        monkeypatch.setattr(measuring, "SMALL_CHECKPOINT", limit)
         seen: list[int] = []
         measure_checkpoint(build_checkpoint(mlp()), 2, lambda done, total, seen=seen: seen.append(done))
         assert len(seen) == count
@@ -202,7 +203,7 @@ def test_a_file_without_a_model_is_named_unless_it_is_ill(
     fields: dict[str, Any], words: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = replace(build_checkpoint(mlp(), path="model.pt"), **fields)
-    monkeypatch.setattr(MODULE, "open_checkpoint", lambda *_: checkpoint)
+    monkeypatch.setattr(examining, "open_checkpoint", lambda *_: checkpoint)
     if words is None:
         found = examine("model.pt", CATALOGUE, Config().for_path("model.pt"))
         assert found.verdict is (Verdict.ILL if "flaws" in fields else Verdict.HEALTHY)
@@ -216,7 +217,7 @@ def test_a_file_without_a_model_is_named_unless_it_is_ill(
 def test_by_default_there_is_a_thread_for_each_core(
     cores: int | None, threads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MODULE, "SMALL_CHECKPOINT", 0)
+    monkeypatch.setattr(measuring, "SMALL_CHECKPOINT", 0)
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     seen: list[int] = []
     measure_checkpoint(build_checkpoint(mlp()), on_measured=lambda done, total: seen.append(done))

@@ -31,10 +31,11 @@ from checkpoint_doctor.checkpoint import Checkpoint  # noqa: E402
 from checkpoint_doctor.config.file import load_config  # noqa: E402
 from checkpoint_doctor.config.settings import Config  # noqa: E402
 from checkpoint_doctor.errors import DoctorError, UsageError  # noqa: E402
+from checkpoint_doctor.examination.measuring import measure_checkpoint  # noqa: E402
+from checkpoint_doctor.examination.rules import run_rules  # noqa: E402
 from checkpoint_doctor.plugins.opening import discover_working  # noqa: E402
 from checkpoint_doctor.results.findings import Severity  # noqa: E402
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict  # noqa: E402
-from checkpoint_doctor.scan import measure_checkpoint, run_rules  # noqa: E402
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Mapping[str, torch.optim.Optimizer]
 OnError = Literal["warn", "stop", "raise"]

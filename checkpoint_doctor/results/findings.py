@@ -7,8 +7,10 @@ from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from checkpoint_doctor.errors import RepairFailed
 from checkpoint_doctor.text import printable
 
 if TYPE_CHECKING:
@@ -53,6 +55,20 @@ class Repair(Struct, frozen=True, eq=False):
     """Old values to new ones: same shape; float32 or wider, rounded to the tensor's type by the writer."""
     safety: Safety = Safety.SAFE
     """When it may be applied."""
+
+    @property
+    def described(self) -> Repair:
+        """The same in words: it can be pickled, keeps no array alive, and its ``renew`` raises ``RepairFailed``."""
+        return replace(self, renew=refuse_renewal)
+
+
+def refuse_renewal(values: NDArray, generator: Generator) -> NDArray:
+    """Stand for the ``renew`` of a repair that is only described.
+
+    Raises:
+        RepairFailed: always.
+    """
+    raise RepairFailed("a finished examination only describes its repairs", "`fix` makes them")
 
 
 class Identity(Struct, frozen=True):

@@ -1,0 +1,85 @@
+"""The examination of one candidate of a search, as a task that any process can carry out."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from checkpoint_doctor.checkpoint import Skipped
+from checkpoint_doctor.config.settings import Settings
+from checkpoint_doctor.errors import NotACheckpoint, UnknownFormat
+from checkpoint_doctor.examination.examining import examine, unreadable
+from checkpoint_doctor.examination.measuring import MeasuredCallback
+from checkpoint_doctor.plugins.catalogue import Catalogue
+from checkpoint_doctor.plugins.opening import discover_working
+from checkpoint_doctor.results.findings import Finding
+from checkpoint_doctor.results.report import Examination
+from checkpoint_doctor.sources import Unsearched
+from checkpoint_doctor.sources.search import Candidate
+
+Outcome = Examination | Skipped | Unsearched
+"""What comes of a candidate: it is examined (or cannot be read, which is an examination too); it is a sound file of
+another kind, which is passed over; or nothing in it says what it is, and its name promises no checkpoint."""
+
+
+class CandidateTask(Struct, frozen=True):
+    """All that the examination of a candidate needs to know, as plain values that can be pickled."""
+
+    candidate: Candidate
+    """What is examined."""
+    settings: Settings
+    """What holds for it."""
+    jobs: int | None = None
+    """Threads; ``None`` for one per core."""
+    skip_foreign: bool = False
+    """Pass over a sound file that is no checkpoint even where it was named."""
+    histograms: bool = False
+    """Also count how the values of tensors with findings are distributed."""
+    with_settings: bool = False
+    """Also review the settings of the run and of its optimizers."""
+
+
+def examine_candidate(
+    task: CandidateTask, catalogue: Catalogue | None = None, on_measured: MeasuredCallback | None = None
+) -> Outcome:
+    """Carry out a task, and return what came of it. What is returned can be pickled, and refers to no open file.
+
+    ``catalogue`` is by default what is installed where this is called; it is discovered once in a process.
+
+    Raises:
+        UsageError: a part of ckdoc itself is broken.
+    """
+    candidate = task.candidate
+    try:
+        examination = examine(
+            candidate.path,
+            catalogue or _discover_once(),
+            task.settings,
+            jobs=task.jobs,
+            on_measured=on_measured,
+            histograms=task.histograms,
+            with_settings=task.with_settings,
+        )
+    except NotACheckpoint as error:
+        if task.skip_foreign or not candidate.named:
+            return Skipped(candidate.path, error.message.removeprefix(f"{candidate.path} "))
+        return unreadable(candidate.path, error)
+    except UnknownFormat as error:
+        if not candidate.is_expected:
+            return Unsearched(candidate.path, error.what)
+        return unreadable(candidate.path, error)
+    return replace(examination, findings=tuple(map(_let_go, examination.findings)))
+
+
+def _let_go(finding: Finding) -> Finding:
+    """Return a finding whose repairs say what they are, and no longer hold the values that they start from."""
+    if not finding.repairs:
+        return finding
+    return replace(finding, repairs=tuple(repair.described for repair in finding.repairs))
+
+
+@cache
+def _discover_once() -> Catalogue:
+    return discover_working()

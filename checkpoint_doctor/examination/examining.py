@@ -1,0 +1,81 @@
+"""From the path of a checkpoint to what is found in it."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.config.settings import Settings
+from checkpoint_doctor.errors import NotACheckpoint, UnknownFormat, UnreadableCheckpoint
+from checkpoint_doctor.examination.measuring import MeasuredCallback, measure_checkpoint
+from checkpoint_doctor.examination.rules import run_rules
+from checkpoint_doctor.plugins.catalogue import Catalogue
+from checkpoint_doctor.plugins.opening import open_checkpoint
+from checkpoint_doctor.results.report import Examination, Verdict
+
+
+def examine(
+    path: str,
+    catalogue: Catalogue,
+    settings: Settings,
+    *,
+    jobs: int | None = None,
+    on_measured: MeasuredCallback | None = None,
+    histograms: bool = False,
+    with_settings: bool = False,
+) -> Examination:
+    """Examine one checkpoint: open it, measure it, run every selected rule.
+
+    A checkpoint that cannot be opened or read to its end is an examination too, with the verdict ``UNREADABLE``.
+
+    Raises:
+        NotACheckpoint: it is a sound file of another kind.
+        UnknownFormat: nothing in it says what it is.
+    """
+    try:
+        checkpoint, examination = open_and_examine(path, catalogue, settings, jobs=jobs, on_measured=on_measured)
+        if with_settings:
+            from checkpoint_doctor.checkpoint.reviewed_settings import review_settings
+
+            examination = replace(examination, settings=review_settings(checkpoint))
+        if histograms:
+            from checkpoint_doctor.examination.histograms import count_histograms
+
+            examination = count_histograms(examination, checkpoint)
+        return examination
+    except (NotACheckpoint, UnknownFormat):
+        raise
+    except UnreadableCheckpoint as error:
+        return unreadable(path, error)
+
+
+def open_and_examine(
+    path: str,
+    catalogue: Catalogue,
+    settings: Settings,
+    *,
+    jobs: int | None = None,
+    on_measured: MeasuredCallback | None = None,
+) -> tuple[Checkpoint, Examination]:
+    """Open and examine one checkpoint, and return it with what was found in it.
+
+    Raises:
+        UnreadableCheckpoint: it cannot be opened or read to its end.
+        NotACheckpoint: it is a sound file of another kind.
+        UnknownFormat: nothing in it says what it is.
+    """
+    checkpoint = open_checkpoint(path, catalogue, is_read_whole=True)
+    checkpoint = replace(checkpoint, ranges=settings.ranges) if settings.ranges else checkpoint
+    measure_checkpoint(checkpoint, jobs, on_measured)
+    examination = run_rules(checkpoint, catalogue, settings)
+    other = checkpoint.metadata.get("content")
+    if (other or not checkpoint.tensors) and not checkpoint.optimizers and examination.verdict is not Verdict.ILL:
+        why = f" ({checkpoint.skipped[0].why})" if checkpoint.skipped else ""
+        what = other or f"holds no tensor to examine{why}"
+        raise NotACheckpoint(f"{path} {what}", "name the file that holds the state dict")
+    return checkpoint, examination
+
+
+def unreadable(path: str, error: UnreadableCheckpoint) -> Examination:
+    """Return the examination of a checkpoint that cannot be opened or read to its end."""
+    return Examination(path=path, format=None, verdict=Verdict.UNREADABLE, error=error.message, hint=error.hint)

@@ -1,0 +1,98 @@
+"""Running the rules on an opened checkpoint, and what an examination records of it."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from checkpoint_doctor.checkpoint import Checkpoint, LayerSignal, Tensor
+from checkpoint_doctor.config.settings import Settings
+from checkpoint_doctor.diagnosis.competition import choose_diagnoses, collect_claims
+from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.plugins.catalogue import Catalogue
+from checkpoint_doctor.plugins.self_checks import report_crash
+from checkpoint_doctor.results.findings import Finding, by_severity
+from checkpoint_doctor.results.report import Examination, TensorRecord, judge
+from checkpoint_doctor.results.resume import find_resumption
+
+
+def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) -> Examination:
+    """Run every selected rule on an opened checkpoint, and ask the causes what explains the findings.
+
+    A rule or a cause that crashes becomes a finding, and the others go on.
+
+    Raises:
+        UnreadableCheckpoint: the bytes of a tensor that a rule needs cannot be read.
+    """
+    import numpy as np
+
+    findings: list[Finding] = []
+    asked = [rule for rule in catalogue.rules if rule.examines_checkpoints and settings.selects(rule)]
+    # What is reckoned with damaged numbers overflows or is NaN, and the rules go on from there.
+    with np.errstate(all="ignore"):
+        for rule in asked:
+            try:
+                found = list(rule.examine(checkpoint, settings.options(rule)))
+            except (UnreadableCheckpoint, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # a rule may even call sys.exit
+                findings.append(settings.judge(report_crash(rule, error), checkpoint.path))
+                continue
+            judged_by = checkpoint.path, rule.severity
+            findings += [settings.judge(_with_layer(each, checkpoint), *judged_by) for each in found]
+        if not checkpoint.is_patchable:
+            findings = [replace(each, fix=None) for each in findings]
+        claims, crashes = collect_claims(checkpoint, findings, catalogue.causes)
+    findings += [settings.judge(each, checkpoint.path) for each in crashes]
+    findings.sort(key=by_severity)
+    chosen = choose_diagnoses(claims, findings, with_preview=settings.preview)
+    diagnoses, judged = settings.judge_diagnoses(chosen, findings, checkpoint.path)
+    return Examination(
+        path=checkpoint.path,
+        format=checkpoint.format,
+        verdict=judge(judged, diagnoses),
+        algorithm=checkpoint.algorithm,
+        step=checkpoint.step,
+        versions=checkpoint.versions,
+        hyperparameters=checkpoint.hyperparameters,
+        layers=len(checkpoint.layers),
+        tensors=tuple(_record(tensor, checkpoint) for tensor in checkpoint.tensors),
+        findings=judged,
+        diagnoses=diagnoses,
+        skipped=checkpoint.skipped,
+        parts=checkpoint.files,
+        layout=checkpoint.layout,
+        resumption=find_resumption(checkpoint, judged),
+        asked=tuple(rule.code for rule in asked),
+        content=str(checkpoint.metadata.get("content", "")),
+    )
+
+
+def _with_layer(finding: Finding, checkpoint: Checkpoint) -> Finding:
+    if finding.layer is None and finding.tensor is not None and finding.tensor in checkpoint.layer_of:
+        return replace(finding, layer=checkpoint.layer_of[finding.tensor].name)
+    return finding
+
+
+def _record(tensor: Tensor, checkpoint: Checkpoint) -> TensorRecord:
+    statistics, layer = tensor.statistics, checkpoint.layer_of[tensor.name]
+    is_weight = tensor is layer.weight or tensor is layer.tensors.get("weight_ih")
+    signal = checkpoint.signals[layer.name] if is_weight else LayerSignal()
+    return TensorRecord(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        kind=layer.kind.value,
+        layer=layer.name,
+        updates=checkpoint.updates_of(tensor.name),
+        zeros=statistics.zeros,
+        nonfinite=statistics.nonfinite,
+        minimum=statistics.minimum,
+        maximum=statistics.maximum,
+        mean=statistics.mean,
+        std=statistics.std,
+        norm=statistics.norm,
+        input_rms=signal.input_rms,
+        gradient_rms=signal.gradient_rms,
+        update_ratio=signal.update_ratio,
+        tied_to=checkpoint.aliases.get(tensor.name),
+    )
