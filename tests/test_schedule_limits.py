@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from checkpoint_doctor.analyzers.resuming.schedules import schedule_mismatch
+from checkpoint_doctor.analyzers.resuming.schedules import UNCERTAIN, schedule_mismatch
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Part
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.testing import build_checkpoint, findings_of
@@ -189,12 +189,33 @@ def test_only_a_plateau_has_a_least_change() -> None:
     ],
 )
 def test_the_position_of_a_schedule(position: int, updates: int, counters: dict[str, int], speaks: bool) -> None:
-    found = causes(run({"last_epoch": position, "_last_lr": [1e-3]}, updates=updates, counters=counters))
-    assert found == ["position"] * speaks
+    schedule = {"last_epoch": position, "_last_lr": [1e-3], "total_steps": updates}
+    assert causes(run(schedule, updates=updates, counters=counters)) == ["position"] * speaks
+
+
+@pytest.mark.parametrize(
+    ("length", "position", "cause"),
+    [
+        ({}, 151, "position"),
+        ({}, 149, UNCERTAIN),
+        ({}, 7, UNCERTAIN),  # saved within the eighth epoch, or begun anew
+        ({"T_max": 151}, 7, "position"),
+        ({"T_max": 150}, 7, ""),  # its length is one of epochs
+        ({"T_max": 10}, 7, ""),
+        ({"total_iters": 151}, 7, "position"),
+        ({"total_steps": 151}, 7, "position"),
+    ],
+)
+def test_a_position_is_certain_where_the_schedule_counts_updates(
+    length: dict[str, int], position: int, cause: str
+) -> None:
+    found = findings_of(schedule_mismatch, run({"last_epoch": position, "_last_lr": [1e-3], **length}, updates=300))
+    assert [each.evidence["cause"] for each in found] == [cause] * bool(cause)
+    assert all((each.severity is Severity.NOTE) == (cause == UNCERTAIN) for each in found)
 
 
 def test_updates_of_the_file_count_as_well() -> None:
-    schedule = {"last_epoch": 7, "_last_lr": [1e-3]}
+    schedule = {"last_epoch": 7, "_last_lr": [1e-3], "total_steps": 300}
     assert causes(run(schedule)) == ["position"]
     assert causes(replace(run(schedule), updates=8)) == []
     # A schedule that was never stepped, where the file counts its updates.

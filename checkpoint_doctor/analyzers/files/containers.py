@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from checkpoint_doctor.analyzers.files._executable_names import can_execute, describes_settings
@@ -115,7 +116,11 @@ def empty_tensor(checkpoint: Checkpoint) -> Iterator[Finding]:
 
     When it is normal:
         A layer without inputs or units, such as ``Linear(0, 32)``, has a weight of several dimensions with a 0 among
-        them, and a bias that agrees with it. These and empty buffers are not reported.
+        them, and a bias that agrees with it. These and empty buffers are not reported. The layers of e3nn (SevenNet,
+        MACE, NequIP) have an empty tensor for every parameter that they do without, such as a bias. ZeRO leaves no
+        empty bias beside a whole weight, because it takes away the largest parameters first. Where a file has such a
+        bias, its empty tensors are a note, unless other blocks of the model have elements at the same place, or the
+        layer has a bias with elements.
 
     What to do:
         Gather the weights before saving: run ``zero_to_fp32.py`` in the checkpoint's folder, or save with
@@ -130,9 +135,9 @@ def empty_tensor(checkpoint: Checkpoint) -> Iterator[Finding]:
         for role, tensor in layer.tensors.items()
         if tensor.is_floating and role.startswith(("weight", "bias"))
     ]
-    empty = [tensor for tensor, layer in weights if _is_placeholder(tensor, layer)]
+    empty = {tensor.name: layer for tensor, layer in weights if _is_placeholder(tensor, layer)}
     if len(empty) == len(weights) > 1:
-        names = [tensor.name for tensor in empty]
+        names = list(empty)
         yield empty_tensor.finding(
             f"none of its {len(names):,} weights has elements ({_enumerate(names)}): they are placeholders, as "
             "ZeRO stage 3 leaves them, and not the weights",
@@ -142,12 +147,21 @@ def empty_tensor(checkpoint: Checkpoint) -> Iterator[Finding]:
             advice="Gather the weights before saving: run zero_to_fp32.py in the checkpoint's folder.",
         )
         return
-    for tensor in empty:
+    whole = {_NUMBER.sub("#", tensor.name) for tensor, _ in weights if tensor.size}
+    with_unused = any(_has_unused_bias(layer) for layer in empty.values())
+    for name, layer in empty.items():
+        is_missing = _misses_weight(layer, whole) if with_unused else True
+        tensor = checkpoint.by_name[name]
         yield empty_tensor.finding(
-            f"has no elements (shape {list(tensor.shape)}): a placeholder, not the weights",
+            f"has no elements (shape {list(tensor.shape)}): "
+            + ("a placeholder, not the weights" if is_missing else "a parameter that the layer does without"),
             tensor,
-            evidence={"shape": list(tensor.shape), "tensors": [tensor.name]},
+            severity=Severity.ERROR if is_missing else Severity.NOTE,
+            evidence={"shape": list(tensor.shape), "tensors": [name]},
         )
+
+
+_NUMBER = re.compile(r"\d+")
 
 
 def _is_placeholder(tensor: Tensor, layer: Layer) -> bool:
@@ -155,6 +169,21 @@ def _is_placeholder(tensor: Tensor, layer: Layer) -> bool:
     return tensor.shape == (0,) and not any(
         len(other.shape) > 1 and other.shape[0] == 0 for other in layer.tensors.values()
     )
+
+
+def _has_unused_bias(layer: Layer) -> bool:
+    """Return whether a layer has a weight with elements, and a bias without."""
+    return layer.weight is not None and layer.weight.size > 0 and layer.bias is not None and not layer.bias.size
+
+
+def _misses_weight(layer: Layer, whole: set[str]) -> bool:
+    """Return whether a layer must have a weight that is empty: it has a bias, or the same layer of another block does.
+
+    ``whole`` holds the names of all tensors with elements, their numbers replaced by ``#``.
+    """
+    if layer.weight is None or layer.weight.size:
+        return False
+    return (layer.bias is not None and layer.bias.size > 0) or _NUMBER.sub("#", layer.weight.name) in whole
 
 
 @rule("FIL004", "code-in-schedule", Severity.NOTE, on=Checkpoint, reads_values=False)

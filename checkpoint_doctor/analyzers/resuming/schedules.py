@@ -13,6 +13,8 @@ from checkpoint_doctor.results.findings import Finding, Severity
 _FEWEST_UPDATES = 50
 """Updates below which a schedule's position is not compared: it may be counted in epochs."""
 
+UNCERTAIN = "position in epochs or begun anew"
+
 _CYCLES = 3
 """Times that a cosine schedule must have passed its own length before that is no plan any more."""
 
@@ -27,9 +29,10 @@ def schedule_mismatch(checkpoint: Checkpoint, *, collapsed: float = 1e-6) -> Ite
         meant in epochs, ends after a few batches, and nothing is learned from then on.
 
     When it is normal:
-        A schedule that is stepped once per epoch: its position is then the file's epoch counter, or divides the number
-        of updates. A schedule that has ended as planned. Neither is reported. A cosine that passes its length goes up
-        again, which some want: a note.
+        A schedule that is stepped once per epoch, or some times in each. The file's epoch counter shows it, or its
+        length, which is far below the number of updates. A schedule that has ended as planned. None of these is
+        reported. Of a schedule without a length, a position that divides no counter of the file is a note: the file
+        may have been saved within an epoch. So is a cosine that passes its length, which makes it go up again.
 
     What to do:
         Rate and position: save and load the scheduler and the optimizer together, the scheduler after the optimizer.
@@ -54,7 +57,7 @@ def schedule_mismatch(checkpoint: Checkpoint, *, collapsed: float = 1e-6) -> Ite
             cause, message, advice = found
             yield schedule_mismatch.finding(
                 f"{part.name} {message}",
-                severity=Severity.NOTE if cause == "beyond its length" else None,
+                severity=Severity.NOTE if cause in (UNCERTAIN, "beyond its length") else None,
                 evidence={
                     "cause": cause,
                     "scheduler": part.name,
@@ -121,7 +124,7 @@ def _describe_length(part: Part, optimizer: Optimizer, collapsed: float) -> tupl
 
 
 def _compare_position(part: Part, optimizer: Optimizer, checkpoint: Checkpoint) -> tuple[str, str, str] | None:
-    """Compare a schedule's position with all that the file counts; epochs divide the number of updates."""
+    """Compare a schedule's position with all that the file counts, unless it may be stepped less often than that."""
     updates, position = count_updates(optimizer) or 0, _position(part)
     if updates < _FEWEST_UPDATES or position < 0 or "num_bad_epochs" in part.values:
         return None
@@ -131,11 +134,16 @@ def _compare_position(part: Part, optimizer: Optimizer, checkpoint: Checkpoint) 
         return None
     if epochs is not None and 2 * position >= epochs:
         return None  # stepped once per epoch at least, and perhaps more often than the file tells
-    if epochs is None and any(position and each and not (each % position and position % each) for each in counts):
-        return None
+    length = max(_whole(part.values, key) for key in ("T_max", "total_iters", "total_steps"))
+    if epochs is None:
+        if any(position and each and not (each % position and position % each) for each in counts):
+            return None
+        if length and 2 * length <= max(counts):
+            return None  # its length is not one of updates
     counted = f"{optimizer.name} counts {updates:,} updates" if epochs is None else f"the file counts {epochs:,} epochs"
+    is_certain = epochs is not None or length > 0 or 2 * position > max(counts)
     return (
-        "position",
+        "position" if is_certain else UNCERTAIN,
         f"has made {position:,} steps, while {counted}",
         "It was begun anew, or belongs to another run: load the scheduler's state when resuming.",
     )
