@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from math import inf, isfinite, isnan
 from typing import Any
@@ -81,7 +81,7 @@ def to_json(report: Report) -> dict[str, Any]:
 
 def _write_examination(examination: Examination) -> dict[str, Any]:
     entries = sum(tensor.size for tensor in examination.tensors)
-    zeros = sum(tensor.zeros for tensor in examination.tensors)
+    zeros = _add(tensor.zeros for tensor in examination.tensors)
     return {
         "path": examination.path,
         "format": examination.format,
@@ -99,9 +99,9 @@ def _write_examination(examination: Examination) -> dict[str, Any]:
             "layers": examination.layers,
             "parameters": examination.parameters,
             "entries": entries,
-            "zeros": int(zeros),
-            "zero_fraction": zeros / entries if entries else 0.0,
-            "nonfinite": int(sum(tensor.nonfinite for tensor in examination.tensors)),
+            "zeros": zeros,
+            "zero_fraction": None if zeros is None else zeros / entries if entries else 0.0,
+            "nonfinite": _add(tensor.nonfinite for tensor in examination.tensors),
         },
         "tensors": [_write_tensor(each) for each in examination.tensors],
         "diagnoses": [write_diagnosis(each) for each in examination.diagnoses],
@@ -116,6 +116,12 @@ def _write_examination(examination: Examination) -> dict[str, Any]:
         "content": examination.content,
         "parts": [{"file": each.file, "content": each.content.word} for each in examination.parts],
     }
+
+
+def _add(counts: Iterable[int | None]) -> int | None:
+    """Return the sum of counts, ``None`` where one is not known."""
+    known = list(counts)
+    return None if None in known else int(sum(count or 0 for count in known))
 
 
 def _write_setting(setting: ReviewedSetting) -> dict[str, Any]:
@@ -152,8 +158,8 @@ def _write_tensor(tensor: TensorRecord) -> dict[str, Any]:
         "kind": tensor.kind,
         "layer": tensor.layer,
         "updates": plain(tensor.updates),
-        "zeros": int(tensor.zeros),
-        "nonfinite": int(tensor.nonfinite),
+        "zeros": plain(tensor.zeros),
+        "nonfinite": plain(tensor.nonfinite),
         "minimum": _figure(tensor.minimum),
         "maximum": _figure(tensor.maximum),
         "mean": _figure(tensor.mean),
