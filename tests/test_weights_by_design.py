@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from checkpoint_doctor import Checkpoint, Severity
 from checkpoint_doctor.analyzers.layers.dead_inputs import dead_inputs
 from checkpoint_doctor.analyzers.layers.network import disconnected_units
+from checkpoint_doctor.analyzers.layers.norm_statistics import norm_statistics
 from checkpoint_doctor.analyzers.values.constants import constant_tensor
 from checkpoint_doctor.analyzers.values.extremes import exploded_values, value_spike
 from checkpoint_doctor.analyzers.values.zeros import zero_bias
@@ -166,3 +167,10 @@ def test_a_weight_that_never_had_a_gradient_did_not_explode() -> None:
     }  # fmt: skip
     found = findings_of(exploded_values, build_checkpoint(tensors, optimizer=moments))
     assert {each.tensor: each.severity for each in found} == {"energies.weight": NOTE, "net.weight": WARNING}
+
+
+@pytest.mark.parametrize(("format", "speaks"), [("onnx", False), ("torch", True)])
+def test_statistics_may_be_folded_into_the_gain_of_an_exported_norm(format: str, speaks: bool) -> None:
+    statistics = {"bn.running_mean": np.zeros(8, np.float32), "bn.running_var": np.ones(8, np.float32)}
+    tensors = {"bn.weight": draw(8) + 1, "bn.bias": draw(8), **statistics}
+    assert bool(findings_of(norm_statistics, replace(build_checkpoint(tensors), format=format))) == speaks
