@@ -40,6 +40,7 @@ _BEARS_ON = {
     "LOG008": "learning-rate-too-high exploded poisoned-moments nonfinite-gradient nonfinite-data",
     "LOG009": "learning-rate-too-high optimizer-settings",
     "LOG010": "learning-rate-too-low schedule never-started",
+    "LOG011": "learning-rate-too-high learning-rate-too-low exploded",
 }
 """Rule about logs to the causes that would show themselves so."""
 
@@ -94,6 +95,7 @@ def examine_logs(
 def examine_log(log: TrainingLog, rules: Sequence[Rule], settings: Settings) -> Examination:
     """Run every selected rule about training logs on one. One that crashes becomes a finding, and the others go on."""
     findings: list[Finding] = []
+    log = replace(log, ranges=settings.ranges) if settings.ranges else log
     asked = [rule for rule in rules if settings.selects(rule)]
     with np.errstate(all="ignore"):
         for rule in asked:

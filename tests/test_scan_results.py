@@ -203,7 +203,7 @@ def test_a_file_without_a_model_is_named_unless_it_is_ill(
     fields: dict[str, Any], words: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = replace(build_checkpoint(mlp(), path="model.pt"), **fields)
-    monkeypatch.setattr(examining, "open_checkpoint", lambda *_: checkpoint)
+    monkeypatch.setattr(examining, "open_checkpoint", lambda *_, **__: checkpoint)
     if words is None:
         found = examine("model.pt", CATALOGUE, Config().for_path("model.pt"))
         assert found.verdict is (Verdict.ILL if "flaws" in fields else Verdict.HEALTHY)

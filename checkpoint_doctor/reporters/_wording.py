@@ -35,8 +35,10 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
-def percentage(share: float) -> str:
-    """Format a share from 0 to 1 so that ``0%`` and ``100%`` mean exactly none and exactly all."""
+def percentage(share: float | None) -> str:
+    """Format a share from 0 to 1 so that ``0%`` and ``100%`` mean exactly none and exactly all; ``–`` for ``None``."""
+    if share is None:
+        return "–"
     if share in (0, 1):
         return f"{share:.0%}"
     return "<0.1%" if share < 0.001 else f"{min(share, 0.999):.1%}"

@@ -81,19 +81,19 @@ class TensorRecord(Struct, frozen=True):
     """The name of its layer."""
     updates: int | None
     """Updates an optimizer counted for it; ``None`` where no optimizer holds it."""
-    zeros: int
-    """Entries that are exactly zero."""
-    nonfinite: int
-    """Entries that are NaN or infinite."""
-    minimum: float | int | None
+    zeros: int | None = None
+    """Entries that are exactly zero; ``None`` where no value was read, since no rule asked for one."""
+    nonfinite: int | None = None
+    """Entries that are NaN or infinite; ``None`` where no value was read."""
+    minimum: float | int | None = None
     """Smallest finite entry; ``None`` where there is none."""
-    maximum: float | int | None
+    maximum: float | int | None = None
     """Largest finite entry; ``None`` where there is none."""
-    mean: float | None
+    mean: float | None = None
     """Mean of the finite entries."""
-    std: float | None
+    std: float | None = None
     """Population standard deviation of the finite entries."""
-    norm: float | None
+    norm: float | None = None
     """Euclidean norm of the finite entries."""
     input_rms: float | None = None
     """Of a weight: root mean square of its layer's inputs; ``None`` where the moments do not show it."""
@@ -182,6 +182,11 @@ class Examination(Struct, frozen=True, dict=True):
     def parameters(self) -> int:
         """Number of learned values: the entries of all tensors but buffers and running statistics, tied ones once."""
         return sum(tensor.size for tensor in self.tensors if not tensor.is_statistic and tensor.tied_to is None)
+
+    @property
+    def is_measured(self) -> bool:
+        """False where the tensors' values were not read, since no rule asked for them."""
+        return all(tensor.zeros is not None for tensor in self.tensors)
 
     @property
     def is_unreadable(self) -> bool:

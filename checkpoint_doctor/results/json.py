@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from math import inf, isfinite, isnan
 from typing import Any
@@ -115,7 +115,7 @@ def _write_run(report: Report) -> dict[str, Any]:
 def write_examination(examination: Examination) -> dict[str, Any]:
     """Return an examination as plain JSON values: an entry of ``checkpoints``."""
     entries = sum(tensor.size for tensor in examination.tensors)
-    zeros = sum(tensor.zeros for tensor in examination.tensors)
+    zeros = _add(tensor.zeros for tensor in examination.tensors)
     return {
         "path": examination.path,
         "format": examination.format,
@@ -133,9 +133,9 @@ def write_examination(examination: Examination) -> dict[str, Any]:
             "layers": examination.layers,
             "parameters": examination.parameters,
             "entries": entries,
-            "zeros": int(zeros),
-            "zero_fraction": zeros / entries if entries else 0.0,
-            "nonfinite": int(sum(tensor.nonfinite for tensor in examination.tensors)),
+            "zeros": zeros,
+            "zero_fraction": None if zeros is None else zeros / entries if entries else 0.0,
+            "nonfinite": _add(tensor.nonfinite for tensor in examination.tensors),
         },
         "tensors": [_write_tensor(each) for each in examination.tensors],
         "diagnoses": [write_diagnosis(each) for each in examination.diagnoses],
@@ -151,6 +151,12 @@ def write_examination(examination: Examination) -> dict[str, Any]:
         "parts": [{"file": each.file, "content": each.content.word} for each in examination.parts],
         "provenance": _write_provenance(examination.provenance),
     }
+
+
+def _add(counts: Iterable[int | None]) -> int | None:
+    """Return the sum of counts, ``None`` where one is not known."""
+    known = list(counts)
+    return None if None in known else int(sum(count or 0 for count in known))
 
 
 def _write_provenance(provenance: Provenance | None) -> dict[str, Any] | None:
@@ -191,8 +197,8 @@ def _write_tensor(tensor: TensorRecord) -> dict[str, Any]:
         "kind": tensor.kind,
         "layer": tensor.layer,
         "updates": plain(tensor.updates),
-        "zeros": int(tensor.zeros),
-        "nonfinite": int(tensor.nonfinite),
+        "zeros": plain(tensor.zeros),
+        "nonfinite": plain(tensor.nonfinite),
         "minimum": _figure(tensor.minimum),
         "maximum": _figure(tensor.maximum),
         "mean": _figure(tensor.mean),

@@ -41,6 +41,9 @@ __all__ = [
 ]
 
 
+VALUES_NOT_READ = "values not read, since no selected rule asks for them"
+
+
 class Report(Struct, frozen=True, dict=True):
     """What a run found in all its checkpoints."""
 
@@ -181,6 +184,7 @@ class Report(Struct, frozen=True, dict=True):
                 *([quantity(self.unlisted, "unreadable folder")] if self.unlisted else []),
                 *([quantity(self.crashes, "rule crash", "rule crashes")] if self.crashes else []),
                 *([f"{quantity(len(self.left_out), 'plugin')} left out"] if self.left_out else []),
+                *([VALUES_NOT_READ] if totals.unmeasured else []),
                 *([printable(self.configuration)] if self.configuration else []),
             ]
         )

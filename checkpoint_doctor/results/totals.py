@@ -64,6 +64,8 @@ class Totals(Struct):
     """Parts that could not be looked at."""
     crashes: int = 0
     """Times that a rule crashed."""
+    unmeasured: int = 0
+    """Checkpoints whose values were not read, since no rule asked for them."""
     alerts: Counter[Severity] = field(default_factory=Counter)
     """How many diagnoses, and findings that none explains, of each severity."""
     spoken: Counter[tuple[Severity, str]] = field(default_factory=Counter)
@@ -87,6 +89,7 @@ class Totals(Struct):
         self.known += examination.known
         self.unseen += len(examination.skipped)
         self.crashes += len(examination.crashes)
+        self.unmeasured += not examination.is_measured
         self.alerts.update(alert.severity for alert in alerts)
         spoken = [(alert.severity, title_of(alert)) for alert in (*alerts, *in_preview)]
         if not spoken and examination.is_unreadable:
