@@ -34,6 +34,7 @@ from checkpoint_doctor.cli.output import (
 from checkpoint_doctor.cli.outputs import refuse_outputs, write
 from checkpoint_doctor.cli.reports import READ_BY_PEOPLE, check_format, deliver, draw, make_page
 from checkpoint_doctor.errors import UsageError
+from checkpoint_doctor.text import quantity
 
 if TYPE_CHECKING:
     from checkpoint_doctor.config.settings import Config
@@ -136,7 +137,7 @@ def scan(
         result = _hide_known(result, known, configured, catalogue)
     refuse_outputs(written, result.files)
     if write_baseline:
-        _write_baseline(result, write_baseline)
+        _write_baseline(result, write_baseline, quiet=quiet)
     # Files come first: nobody may be there to read standard output.
     for name, path in sorted(outputs, key=lambda each: not each[1]):
         text = render(result, catalogue, name, to_file=bool(path), verbose=verbose, resume=resume, settings=settings)
@@ -162,10 +163,16 @@ def _hide_known(report: Report, known: Baseline, config: Config, catalogue: Cata
     return remark_stale_entries(apply_baseline(report, known), known, config, catalogue.rules, catalogue.causes)
 
 
-def _write_baseline(report: Report, file: str) -> None:
+def _write_baseline(report: Report, file: str, *, quiet: bool) -> None:
+    import json
+
     from checkpoint_doctor.results.baseline import write_baseline
 
-    write(write_baseline(report, file), file)
+    text = write_baseline(report, file)
+    write(text, file)
+    if not quiet:
+        count = len(json.loads(text)["findings"])
+        remark(f"wrote a baseline with {quantity(count, 'entry', 'entries')} to {file}")
 
 
 def prepare(
