@@ -112,7 +112,9 @@ def simulate(work: Work, cluster: Cluster, costs: Costs, seed: int = 0) -> Outco
         now = heapq.heappop(free)
         # The store answers no faster than its limit, whoever asks.
         asked += costs.requests * bundle
-        waiting = max(0.0, asked / cluster.request_rate - now) + _answers(draw, cluster.latency, costs.requests * bundle)
+        waiting = max(0.0, asked / cluster.request_rate - now) + _answers(
+            draw, cluster.latency, costs.requests * bundle
+        )
         # What shares a core works while the others wait; what is left of their work stands in line.
         sharing = max(bundle * computing, bundle * computing * cluster.per_core - waiting)
         took = waiting + max(sharing, bundle * moving)
@@ -158,7 +160,9 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=Cluster.latency, help="median seconds to the first byte")
     parser.add_argument("--core-hour", type=float, default=Cluster.core_hour, help="dollars")
     arguments = parser.parse_args()
-    print("| work | cores | tasks per core | time | core hours | cores busy | requests | repeated | collector | dollars |")
+    print(
+        "| work | cores | tasks per core | time | core hours | cores busy | requests | repeated | collector | dollars |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for work, cluster in scenarios():
         cluster = replace(cluster, latency=arguments.latency, core_hour=arguments.core_hour)

@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT
+
+from checkpoint_doctor.results.report import Verdict
+from checkpoint_doctor.scan import scan
 
 
 def run(how: str, folder: Path, spoiled_at: int) -> list[dict[str, Any]]:
@@ -39,6 +43,16 @@ def test_one_process_reports_and_all_stop_before_the_weights(how: str, tmp_path:
     assert first["checks"] == 4
     assert first["shapes"][0] == [32, 8]
     assert second["told"] == ""
+    kept = torch.load(tmp_path / "healthy.pt")
+    assert kept["step"] == 40
+    assert next(iter(kept["model"].values())).shape == (32, 8)
+    [saved] = scan([tmp_path / "healthy.pt"]).checkpoints
+    assert saved.verdict is Verdict.HEALTHY
+    assert saved.step == 40
+    if how == "fsdp":
+        assert first["told"].startswith("[ckdoc] repair left out: the model is spread over 2 processes\n")
+        assert first["resumed"]
+        assert second["resumed"]
     assert second["checks"] == 0
     assert (tmp_path / "series-0.json").is_file()
     assert not (tmp_path / "series-1.json").exists()
