@@ -17,6 +17,7 @@ from checkpoint_doctor.plugins.opening import discover_working
 from checkpoint_doctor.results.findings import Finding
 from checkpoint_doctor.results.report import Examination
 from checkpoint_doctor.sources import Unsearched
+from checkpoint_doctor.sources.address import show_uri
 from checkpoint_doctor.sources.search import Candidate
 
 Outcome = Examination | Skipped | Unsearched
@@ -64,11 +65,12 @@ def examine_candidate(
         )
     except NotACheckpoint as error:
         if task.skip_foreign or not candidate.named:
-            return Skipped(candidate.path, error.message.removeprefix(f"{candidate.path} "))
+            shown = show_uri(candidate.path)
+            return Skipped(shown, error.message.removeprefix(f"{shown} "))
         return unreadable(candidate.path, error)
     except UnknownFormat as error:
         if not candidate.is_expected:
-            return Unsearched(candidate.path, error.what)
+            return Unsearched(show_uri(candidate.path), error.what)
         return unreadable(candidate.path, error)
     return replace(examination, findings=tuple(map(_let_go, examination.findings)))
 
