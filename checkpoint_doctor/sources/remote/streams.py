@@ -8,7 +8,7 @@ from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources.remote.pieces import Pieces
 from checkpoint_doctor.sources.remote.stores import Entry, Patience, Store, unreadable
 
-AHEAD = 8 << 20
+AHEAD = 16 << 20
 """Bytes that a stream may be ahead of its readers."""
 REACH = 32 << 20
 """Bytes that a stream is let run through for a read further on, instead of a request of its own: an optimizer's two
@@ -26,6 +26,7 @@ MOST_STREAMS = 8
 
 class _Stream:
     def __init__(self, start: int) -> None:
+        self.start = start
         self.position = start
         """The byte that arrives next."""
         self.wanted = start
@@ -145,6 +146,8 @@ class Streams:
         with self._changed:
             self._pieces.add(stream.position, piece)
             stream.position += len(piece)
+            # Where it comes to what another one brought, its readers are done, or go on with the other one.
+            stream.is_stopped |= any(each.start <= stream.position < each.position for each in self._running)
             self._changed.notify_all()
             while not stream.is_stopped and stream.position > stream.wanted + AHEAD:
                 self._changed.wait()
