@@ -1,6 +1,6 @@
-"""A monitored training on two processes: ``python -m tests.monitored_processes ddp|fsdp FOLDER STEP``.
+"""Monitored trainings on two processes, with DDP and FSDP: ``python -m tests.monitored_processes FOLDER STEP``.
 
-Each process writes what it saw as JSON. A gradient becomes NaN at the step.
+Each process writes what it saw as JSON, into a folder for each. A gradient becomes NaN at the step.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import nn
 from checkpoint_doctor.callbacks.torch import Monitor
 
 
-def main(how: str, folder: Path, spoiled_at: int) -> None:
-    dist.init_process_group("gloo")
+def train(how: str, folder: Path, spoiled_at: int) -> None:
+    """Train with DDP (``ddp``) or FSDP (``fsdp``)."""
     rank = dist.get_rank()
     torch.manual_seed(0)
     model: nn.Module = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
@@ -63,9 +63,11 @@ def main(how: str, folder: Path, spoiled_at: int) -> None:
         "shapes": [each.shape for each in monitor.report.checkpoints[0].tensors] if rank == 0 else [],
     }
     (folder / f"{rank}.json").write_text(json.dumps(seen))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    dist.init_process_group("gloo")
+    for name in ("ddp", "fsdp"):
+        train(name, Path(sys.argv[1]) / name, int(sys.argv[2]))
+    dist.destroy_process_group()

@@ -28,6 +28,7 @@ from checkpoint_doctor.repair import safe_copy, writing
 from checkpoint_doctor.repair.cross_check import CrossCheck
 from checkpoint_doctor.scan import open_checkpoint, scan
 from checkpoint_doctor.sources import FileSource
+from tests.command import run_command
 
 pytestmark = pytest.mark.usefixtures("one_torch")
 
@@ -48,8 +49,7 @@ def repair(path: Path | str, **options: Any) -> FixResult:
 
 
 def run(*arguments: str | Path, **settings: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "checkpoint_doctor", "fix", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **settings)
+    return run_command("fix", *arguments, **settings)
 
 
 def names(folder: Path) -> set[str]:

@@ -206,6 +206,7 @@ SILENT: dict[str, tuple[Checkpoint, str]] = {
     ),
     "few updates": (network(step=19), "fewer than 20 updates"),
     "not finite": (network(seconds={"net.0.weight": np.full((12, 1), np.inf)}), "not all finite"),
+    "too large": (network(seconds={"net.0.weight": np.full(WEIGHT.shape, 1e308)}), "too large to be added up"),
     "silent": (network(seconds={"net.0.weight": WEIGHT * 1e-30, "net.0.bias": BIAS * 1e-30}), "none of its units"),
     "batch norm behind": (normed("batch norm"), "what follows takes"),
     "weight decay": (network(options={**ADAM, "weight_decay": 0.1}), "weight decay inside"),

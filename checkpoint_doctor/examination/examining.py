@@ -8,7 +8,7 @@ from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.config.settings import Settings
 from checkpoint_doctor.errors import NotACheckpoint, UnknownFormat, UnreadableCheckpoint
 from checkpoint_doctor.examination.measuring import MeasuredCallback, measure_checkpoint
-from checkpoint_doctor.examination.rules import run_rules, select_rules
+from checkpoint_doctor.examination.rules import run_rules, select_rules, with_ranges
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.results.report import Examination, Verdict
@@ -68,8 +68,7 @@ def open_and_examine(
         UnknownFormat: nothing in it says what it is.
     """
     with_values = any(rule.reads_values for rule in select_rules(catalogue, settings))
-    checkpoint = open_checkpoint(path, catalogue, is_read_whole=with_values)
-    checkpoint = replace(checkpoint, ranges=settings.ranges) if settings.ranges else checkpoint
+    checkpoint = with_ranges(open_checkpoint(path, catalogue, is_read_whole=with_values), settings)
     if with_values:
         measure_checkpoint(checkpoint, jobs, on_measured)
     examination = run_rules(checkpoint, catalogue, settings, with_values=with_values)

@@ -16,6 +16,11 @@ from checkpoint_doctor.results.report import Examination, TensorRecord, judge
 from checkpoint_doctor.results.resume import find_resumption
 
 
+def with_ranges(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
+    """Return a checkpoint that is not yet measured with the user's own ranges of settings, by which rules judge it."""
+    return replace(checkpoint, ranges=settings.ranges) if settings.ranges else checkpoint
+
+
 def select_rules(catalogue: Catalogue, settings: Settings) -> list[Rule]:
     """Return the rules about checkpoints that are run."""
     return [rule for rule in catalogue.rules if rule.examines_checkpoints and settings.selects(rule)]

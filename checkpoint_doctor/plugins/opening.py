@@ -14,6 +14,7 @@ from checkpoint_doctor.plugins.catalogue import LAST_LOADER, Catalogue, discover
 from checkpoint_doctor.plugins.protocols import FolderLoader, Loader
 from checkpoint_doctor.sources import Folder, Source, is_folder, open_source
 from checkpoint_doctor.sources.address import show_uri
+from checkpoint_doctor.sources.traces import note_folder
 from checkpoint_doctor.text import describe_error
 
 
@@ -32,6 +33,7 @@ def open_checkpoint(
     """
     catalogue = catalogue or discover_working()
     if is_folder(path):
+        note_folder(os.fspath(path))
         return _open_folder(Folder.read(path, is_read_whole=is_read_whole), catalogue)
     source = open_source(path, is_read_whole=is_read_whole)
     unable: list[Skipped] = []

@@ -73,12 +73,6 @@ def headline(alert: Alert) -> str:
     return f"{subject}: {one_line(alert.message)}" if subject else one_line(alert.message)
 
 
-def title_of(alert: Alert) -> str:
-    """Return ``ZER003 zero-bias`` of a finding, ``unscaled-inputs (proven)`` of a diagnosis; and what is in preview."""
-    title = f"{alert.title} ({alert.certainty.label})" if isinstance(alert, Diagnosis) else alert.title
-    return f"{title}, in preview" if alert.preview else title
-
-
 def explained_in_words(diagnosis: Diagnosis, examination: Examination) -> str:
     """Say how many findings a diagnosis explains, and of which rules: ``3 findings: NET001 × 2, ZER003``."""
     counts = Counter(examination.findings[position].title for position in diagnosis.explains)

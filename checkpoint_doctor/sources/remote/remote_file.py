@@ -13,6 +13,7 @@ from checkpoint_doctor.sources.remote.stores import open_store_of
 from checkpoint_doctor.sources.remote.streams import Streams
 from checkpoint_doctor.sources.remote.windows import Windows
 from checkpoint_doctor.sources.source import Source, read_exactly, require_file_name, too_short
+from checkpoint_doctor.sources.traces import note_absent, note_remote
 
 
 class RemoteFile:
@@ -28,9 +29,11 @@ class RemoteFile:
         self.name = conceal_secrets(uri)
         entry = take_file(uri)
         if entry is None:
+            note_absent(self.name)
             raise UnreadableCheckpoint(f"cannot open {self.name}: there is no such file (404)", "check the address")
         store, _ = open_store_of(uri)
         self.size = entry.size
+        note_remote(self.name, entry.size, entry.version)
         self.budget = Budget(self.name, self.size)
         self._windows = Windows(store, entry, self.name)
         self._streams = Streams(store, entry, self.name)

@@ -45,9 +45,18 @@ class Entry(Struct, frozen=True):
 
     path: str
     size: int
-    version: str
-    """What changes with the content: the ETag, or else the time of the last change; empty where neither is told."""
-    has_etag: bool = False
+    version: str = ""
+    """What changes with the content (the ETag); empty where the store tells nothing of the kind."""
+    modified: str = ""
+    """When it was changed, as far as the store tells; often to the second."""
+
+    def is_other_than(self, found: Entry) -> bool:
+        """Tell whether what is at its path now is another file, as far as the store tells."""
+        if self.size != found.size:
+            return True
+        if self.version and found.version:
+            return self.version != found.version
+        return not (self.version or found.version) and self.modified != found.modified
 
 
 class Listing(Struct, frozen=True):
@@ -140,11 +149,10 @@ class _ObjectStore:
     def _ask(self, entry: Entry, start: int, end: int) -> Any:
         wanted: dict[str, Any] = {"range": (start, end)}
         # A weak ETag (nginx of compressed files) never matches, so it can only be compared.
-        if entry.has_etag and not entry.version.startswith("W/"):
+        if entry.version and not entry.version.startswith("W/"):
             wanted["if_match"] = entry.version
         answer = self._obstore.get(self._store, entry.path, options=wanted)
-        found = _entry(answer.meta)
-        if found.size != entry.size or (found.has_etag == entry.has_etag and found.version != entry.version):
+        if entry.is_other_than(_entry(answer.meta)):
             raise Replaced
         return answer
 
@@ -167,23 +175,13 @@ def _naming_breaks() -> Iterator[None]:
 
 
 def _entry(meta: Any) -> Entry:
-    etag = meta.get("e_tag") or ""
-    return Entry(meta["path"], int(meta["size"]), etag or str(meta.get("last_modified") or ""), bool(etag))
+    return Entry(meta["path"], int(meta["size"]), meta.get("e_tag") or "", str(meta.get("last_modified") or ""))
 
 
-VERSION_KEYS = (
-    "ETag",
-    "etag",
-    "blob_id",
-    "md5Hash",
-    "LastModified",
-    "last_modified",
-    "updated",
-    "mtime",
-    "modified",
-    "created",
-)
+VERSIONS = ("ETag", "etag", "blob_id", "md5Hash")
 """Under one of these the implementations of fsspec tell what changes with a file's content."""
+TIMES = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+"""Under one of these they tell when it was changed."""
 
 
 class _FileSystem:
@@ -218,7 +216,8 @@ class _FileSystem:
             if at + READ_AT_ONCE >= entry.size:
                 # No answer says which version it is of, so the last piece is only good when the file is still the same.
                 self._system.invalidate_cache(self._locate(entry.path))
-                if self.find(entry.path) != entry:
+                found = self.find(entry.path)
+                if found is None or entry.is_other_than(found):
                     raise Replaced
             yield piece
 
@@ -242,7 +241,8 @@ class _FileSystem:
         if info["type"] != "file" or info.get("size") is None:
             return None
         path = str(info["name"]).lstrip("/").removeprefix(f"{self._place}/")
-        return Entry(path, int(info["size"]), next((str(info[key]) for key in VERSION_KEYS if info.get(key)), ""))
+        version, modified = (next((str(info[key]) for key in keys if info.get(key)), "") for keys in (VERSIONS, TIMES))
+        return Entry(path, int(info["size"]), version, modified)
 
 
 class Replaced(Exception):
@@ -373,3 +373,13 @@ def read_range(store: Store, entry: Entry, name: str, start: int, length: int) -
         return content
 
     return ask(name, read)
+
+
+def walk(store: Store, folder: str) -> Iterator[tuple[str, Listing]]:
+    """Yield every folder from one on, and what is directly in it. Raises what the library raises."""
+    pending = [folder]
+    while pending:
+        path = pending.pop()
+        listing = store.list(path)
+        yield path, listing
+        pending += [f"{path}/{name}" if path else name for name in reversed(listing.folders)]
