@@ -48,10 +48,10 @@ def test_one_process_reports_and_all_stop_before_the_weights(how: str, trained: 
     assert first["checks"] == 4
     assert first["shapes"][0] == [32, 8]
     assert second["told"] == ""
-    kept = torch.load(tmp_path / "healthy.pt")
+    kept = torch.load(trained / how / "healthy.pt")
     assert kept["step"] == 40
     assert next(iter(kept["model"].values())).shape == (32, 8)
-    [saved] = scan([tmp_path / "healthy.pt"]).checkpoints
+    [saved] = scan([trained / how / "healthy.pt"]).checkpoints
     assert saved.verdict is Verdict.HEALTHY
     assert saved.step == 40
     if how == "fsdp":
