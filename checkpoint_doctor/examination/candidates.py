@@ -20,7 +20,7 @@ from checkpoint_doctor.plugins.opening import discover_working
 from checkpoint_doctor.results.examination import Examination, Provenance
 from checkpoint_doctor.results.findings import Finding
 from checkpoint_doctor.sources import Unsearched
-from checkpoint_doctor.sources.address import is_address
+from checkpoint_doctor.sources.address import is_address, show_uri
 from checkpoint_doctor.sources.search import Candidate
 from checkpoint_doctor.sources.traces import digest, trace
 
@@ -107,11 +107,12 @@ def _examine(task: CandidateTask, catalogue: Catalogue | None, on_measured: Meas
         )
     except NotACheckpoint as error:
         if task.skip_foreign or not candidate.named:
-            return Skipped(candidate.path, error.message.removeprefix(f"{candidate.path} "))
+            shown = show_uri(candidate.path)
+            return Skipped(shown, error.message.removeprefix(f"{shown} "))
         return unreadable(candidate.path, error)
     except UnknownFormat as error:
         if not candidate.is_expected:
-            return Unsearched(candidate.path, error.what)
+            return Unsearched(show_uri(candidate.path), error.what)
         return unreadable(candidate.path, error)
     return replace(examination, findings=tuple(map(_let_go, examination.findings)))
 

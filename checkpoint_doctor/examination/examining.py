@@ -12,6 +12,7 @@ from checkpoint_doctor.examination.rules import run_rules, select_rules, with_ra
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.results.report import Examination, Verdict
+from checkpoint_doctor.sources.address import show_uri
 
 
 def examine(
@@ -75,10 +76,12 @@ def open_and_examine(
     if (other or not checkpoint.tensors) and not checkpoint.optimizers and examination.verdict is not Verdict.ILL:
         why = f" ({checkpoint.skipped[0].why})" if checkpoint.skipped else ""
         what = other or f"holds no tensor to examine{why}"
-        raise NotACheckpoint(f"{path} {what}", "name the file that holds the state dict")
+        raise NotACheckpoint(f"{show_uri(path)} {what}", "name the file that holds the state dict")
     return checkpoint, examination
 
 
 def unreadable(path: str, error: UnreadableCheckpoint) -> Examination:
     """Return the examination of a checkpoint that cannot be opened or read to its end."""
-    return Examination(path=path, format=None, verdict=Verdict.UNREADABLE, error=error.message, hint=error.hint)
+    return Examination(
+        path=show_uri(path), format=None, verdict=Verdict.UNREADABLE, error=error.message, hint=error.hint
+    )

@@ -38,14 +38,22 @@ class RemoteFile:
         self._windows = Windows(store, entry, self.name)
         self._streams = Streams(store, entry, self.name)
         self._is_begun = False
+        self._failure: UnreadableCheckpoint | None = None
         weakref.finalize(self, self._streams.stop)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """See ``Source.read_into``."""
         if offset < 0 or offset + len(buffer) > self.size:
             raise too_short(self, offset, len(buffer))
-        if self._is_streamed(offset, len(buffer)) or not self._windows.read_into(offset, buffer):
-            self._streams.read_into(offset, buffer)
+        if self._failure is not None:
+            raise self._failure
+        try:
+            if self._is_streamed(offset, len(buffer)) or not self._windows.read_into(offset, buffer):
+                self._streams.read_into(offset, buffer)
+        except UnreadableCheckpoint as error:
+            # One loader after the other would ask a server again that does not answer.
+            self._failure = error
+            raise
 
     def _is_streamed(self, offset: int, length: int) -> bool:
         """Tell whether a stream brings some bytes, or is to bring all of the file from here on."""
