@@ -26,7 +26,16 @@ from checkpoint_doctor.results.totals import Totals
 from checkpoint_doctor.sources.search import Candidate, Criteria, Found, Uris, find_candidates, list_uris
 from checkpoint_doctor.text import quantity
 
-__all__ = ["Progress", "ProgressCallback", "examine", "measure_checkpoint", "open_checkpoint", "run_rules", "scan"]
+__all__ = [
+    "Progress",
+    "ProgressCallback",
+    "examine",
+    "measure_checkpoint",
+    "open_checkpoint",
+    "run_rules",
+    "scan",
+    "scan_each",
+]
 
 
 class Progress(Struct, frozen=True):
@@ -85,6 +94,26 @@ def scan(
         with_settings=with_settings,
     )
     return run.conclude(tuple(run.examine_all(on_progress)))
+
+
+def scan_each(
+    uris: Uris,
+    *,
+    catalogue: Catalogue | None = None,
+    config: Config | None = None,
+    jobs: int | None = None,
+    on_progress: ProgressCallback | None = None,
+) -> Iterator[Examination]:
+    """Examine every checkpoint that the URIs name or contain, and yield each examination as it is done.
+
+    None is kept, so memory does not grow with their number. What is no checkpoint is passed over. The arguments are
+    those of ``scan``.
+
+    Raises:
+        NothingToExamine: a folder or glob leads to nothing.
+        UsageError: the configuration does not fit the rules that are installed, or leaves no rule to run.
+    """
+    return Scan(uris, catalogue=catalogue, config=config, jobs=jobs).examine_all(on_progress)
 
 
 class Scan:

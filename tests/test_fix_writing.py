@@ -417,6 +417,9 @@ def test_compressed_members_are_refused_with_the_reason(tmp_path: Path) -> None:
     assert "compressed" in (result.error or "")
     assert "bug in ckdoc" not in (result.error or "")
     assert names(tmp_path) == {"model.zip"}
+    findings = scan([path], catalogue=CATALOGUE).checkpoints[0].findings
+    assert findings
+    assert {each.fix for each in findings} == {None}, "no finding promises what would be refused"
 
 
 def test_a_learning_rate_below_zero_becomes_zero(corpus: Path, tmp_path: Path) -> None:

@@ -91,7 +91,10 @@ def test_a_file_of_a_folder_that_is_a_checkpoint_is_not_replaced(folder: Path) -
 
 
 def test_a_baseline_may_be_written_anew(folder: Path) -> None:
-    assert ckdoc(folder, "scan", ".", "--write-baseline", "known.json", "--fail-on", "never").returncode == 0
+    written = ckdoc(folder, "scan", ".", "--write-baseline", "known.json", "--fail-on", "never")
+    assert written.returncode == 0
+    count = len(json.loads((folder / "known.json").read_text())["findings"])
+    assert f"wrote a baseline with {count} entries to known.json" in written.stderr
     first = (folder / "known.json").read_bytes()
     assert ckdoc(folder, "scan", ".", "--baseline", "known.json", "--write-baseline", "known.json").returncode == 0
     assert (folder / "known.json").read_bytes() == first

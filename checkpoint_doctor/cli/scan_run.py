@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from checkpoint_doctor.cli.output import is_terminal
+from checkpoint_doctor.cli.output import is_terminal, remark
 from checkpoint_doctor.cli.outputs import ExistingOutputs, write
 from checkpoint_doctor.cli.progress import show_progress
 from checkpoint_doctor.cli.reports import deliver, draw, make_page
 from checkpoint_doctor.cli.streaming import StreamedOutputs, Target, is_streamed, open_outputs
 from checkpoint_doctor.plugins.catalogue import Catalogue
+from checkpoint_doctor.text import quantity
 
 if TYPE_CHECKING:
     from checkpoint_doctor.config.settings import Config
@@ -85,7 +86,7 @@ class Run:
             if self._baseline_use:
                 report = self._remark_stale(self._baseline_use, report)
             self._existing.refuse(each.what for each in report.passed_over)
-            self._deliver(report, outputs)
+            self._deliver(report, outputs, quiet=quiet)
         return report
 
     def _examine_all(
@@ -111,12 +112,10 @@ class Run:
                 held.append(examination)
         return held, totals
 
-    def _deliver(self, report: Report, outputs: StreamedOutputs) -> None:
+    def _deliver(self, report: Report, outputs: StreamedOutputs, *, quiet: bool) -> None:
         """Write what is written at the end. Files come first: nobody may be there to read standard output."""
         if self._write_baseline:
-            from checkpoint_doctor.results.baseline import write_baseline
-
-            write(write_baseline(report, self._write_baseline), self._write_baseline)
+            _write_baseline(report, self._write_baseline, quiet=quiet)
         for name, path in self._rendered:
             if path:
                 deliver(self._render(report, name, to_file=True), name, path)
@@ -140,6 +139,18 @@ class Run:
         from checkpoint_doctor.examination.candidates import digest_catalogue
 
         return digest_catalogue(self._catalogue)
+
+
+def _write_baseline(report: Report, file: str, *, quiet: bool) -> None:
+    import json
+
+    from checkpoint_doctor.results.baseline import write_baseline
+
+    text = write_baseline(report, file)
+    write(text, file)
+    if not quiet:
+        count = len(json.loads(text)["findings"])
+        remark(f"wrote a baseline with {quantity(count, 'entry', 'entries')} to {file}")
 
 
 def _use(known: Baseline) -> EntryUse:

@@ -139,7 +139,11 @@ def scan(
     )
     result = run.carry_out(quiet=quiet)
     if not quiet:
-        conclude(result.summary_line, on_page=format in READ_BY_PEOPLE and output in ("", "-"))
+        on_page = format in READ_BY_PEOPLE and output in ("", "-")
+        if format not in ("terminal", "concise"):  # these pages end with the worst themselves
+            for case in result.totals.worst_of_many:
+                conclude(str(case), on_page=on_page)
+        conclude(result.summary_line, on_page=on_page)
     raise typer.Exit(verdict(result))
 
 
