@@ -201,6 +201,7 @@ def test_a_connection_that_breaks_off_is_taken_up_again(server: RangeServer, tmp
         ("reset-in-body", "breaks off"),
         ("short", "answers other bytes than it was asked for"),
         ("stall", "does not answer in time"),
+        ("silent", "does not answer in time"),
         ("redirect", "redirects without end"),
         ("replaced", "replaced while it was read"),
     ],
