@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from checkpoint_doctor.results.log_report import LogReport
     from checkpoint_doctor.results.report import Examination, Page, Report, TensorRecord, Verdict
     from checkpoint_doctor.results.series_report import SeriesReport
-    from checkpoint_doctor.scan import open_checkpoint, scan
+    from checkpoint_doctor.scan import open_checkpoint, scan, scan_each
     from checkpoint_doctor.sources import Folder, Source, Unsearched
     from checkpoint_doctor.statistics.curves import Curve
     from checkpoint_doctor.statistics.moments import MomentStatistics
@@ -87,6 +87,7 @@ __all__ = [
     "Curve",
     "Diagnosis",
     "DoctorError",
+    "EntryWriter",
     "Examination",
     "Finding",
     "FixOptions",
@@ -131,6 +132,7 @@ __all__ = [
     "Severity",
     "Skipped",
     "Source",
+    "StreamReporter",
     "Symptoms",
     "Tensor",
     "TensorRecord",
@@ -153,6 +155,7 @@ __all__ = [
     "read_log",
     "rule",
     "scan",
+    "scan_each",
     "to_json",
 ]
 
@@ -172,7 +175,16 @@ _HOMES = {
     "layers": ("Kind",),
     "plugins.catalogue": ("Catalogue", "Plugin", "discover"),
     "plugins.cause": ("Cause", "Claim", "Symptoms", "cause"),
-    "plugins.protocols": ("FolderLoader", "Loader", "LogReader", "LogReporter", "Reporter", "SeriesReporter"),
+    "plugins.protocols": (
+        "EntryWriter",
+        "FolderLoader",
+        "Loader",
+        "LogReader",
+        "LogReporter",
+        "Reporter",
+        "SeriesReporter",
+        "StreamReporter",
+    ),
     "plugins.rule": ("Rule", "rule"),
     "results.diagnosis": ("Certainty", "Diagnosis", "Prognosis"),
     "results.findings": ("Finding", "Repair", "Safety", "Severity"),
@@ -185,7 +197,7 @@ _HOMES = {
     "statistics.curves": ("Curve",),
     "log": ("examine_logs",),
     "plugins.log_opening": ("read_log",),
-    "scan": ("open_checkpoint", "scan"),
+    "scan": ("open_checkpoint", "scan", "scan_each"),
     "sources": ("Folder", "Source", "Unsearched"),
     "statistics.moments": ("MomentStatistics",),
     "statistics.tensors": ("TensorStatistics",),

@@ -28,6 +28,7 @@ attribute; a value after its type is the default.
 GROUPS: Mapping[str, Sequence[str]] = {
     "Use cases": (
         "scan",
+        "scan_each",
         "compare",
         "examine_logs",
         "read_log",
@@ -89,6 +90,8 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "Loader",
         "FolderLoader",
         "SeriesReporter",
+        "StreamReporter",
+        "EntryWriter",
         "LogReporter",
         "LogReader",
         "LogBuilder",

@@ -54,13 +54,16 @@ def read_manifest(manifest: Path = MANIFEST) -> list[CorpusFile]:
     return [CorpusFile(**{**row, "size": int(row["size"])}) for row in rows]
 
 
+def user_cache() -> Path:
+    """Return the folder in the user's cache for what the tests keep from one run to the next."""
+    caches = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    return Path(os.environ.get("XDG_CACHE_HOME") or caches) / "checkpoint-doctor"
+
+
 def cache_folder() -> Path:
     """Return where the corpus is fetched to: ``CKDOC_CORPUS``, else the user's cache."""
     named = os.environ.get(VARIABLE)
-    if named:
-        return Path(named)
-    caches = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-    return Path(os.environ.get("XDG_CACHE_HOME") or caches) / "checkpoint-doctor" / "corpus"
+    return Path(named) if named else user_cache() / "corpus"
 
 
 def find_corpus(beside: Path = ROOT.parent / "shared" / "corpus") -> Path | None:

@@ -1,6 +1,6 @@
-"""A monitored training on two processes: ``python -m tests.monitored_processes ddp|fsdp FOLDER STEP``.
+"""Monitored trainings on two processes, with DDP and FSDP: ``python -m tests.monitored_processes FOLDER STEP``.
 
-Each process writes what it saw as JSON. A gradient becomes NaN at the step.
+Each process writes what it saw as JSON, into a folder for each. A gradient becomes NaN at the step.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def resume(path: Path) -> bool:
     return all(same) and len(same) == 24
 
 
-def main(how: str, folder: Path, spoiled_at: int) -> None:
-    dist.init_process_group("gloo")
+def train(how: str, folder: Path, spoiled_at: int) -> None:
+    """Train with DDP (``ddp``) or FSDP (``fsdp``)."""
     rank = dist.get_rank()
     torch.manual_seed(0)
     model, optimizer = build(how)
@@ -90,9 +90,11 @@ def main(how: str, folder: Path, spoiled_at: int) -> None:
     if how == "fsdp":
         seen["resumed"] = resume(folder / "healthy.pt")
     (folder / f"{rank}.json").write_text(json.dumps(seen))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    dist.init_process_group("gloo")
+    for name in ("ddp", "fsdp"):
+        train(name, Path(sys.argv[1]) / name, int(sys.argv[2]))
+    dist.destroy_process_group()

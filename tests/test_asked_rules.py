@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,6 +13,7 @@ import pytest
 
 from checkpoint_doctor import UsageError, discover, load_config, scan
 from checkpoint_doctor.plugins.catalogue import Catalogue
+from tests.command import run_command
 
 ILL, HEALTHY = "case_1_head_v6.zip", "case_1_healthy.zip"
 FORMATS = ("terminal", "json", "sarif", "junit", "github", "markdown", "concise", "statistics")
@@ -35,8 +35,7 @@ def folder(tmp_path: Path, fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def ckdoc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "checkpoint_doctor", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    return run_command(*arguments, cwd=folder)
 
 
 # --- the rules that are asked -----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from conftest import ROOT
 from checkpoint_doctor import Rule, Safety, discover, load_config
 from checkpoint_doctor.plugins.explanation import FAMILIES, explain_rule
 from checkpoint_doctor.testing import check_rule
+from tests.command import run_command
 
 CATALOGUE = discover(lazily=False)
 RULES = [rule for rule in CATALOGUE.rules if rule.package == "checkpoint_doctor"]
@@ -25,9 +26,7 @@ each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
 
 
 def ckdoc(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [CKDOC, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
-    )
+    return run_command(*arguments, cwd=ROOT, environment=environment)
 
 
 @each_rule

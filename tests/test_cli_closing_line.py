@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import run_command
+
 ILL = "case_1_head_v6.zip"
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "checkpoint_doctor", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return run_command(*arguments)
 
 
 @pytest.mark.parametrize("format", ["terminal", "concise", "statistics"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -10,10 +11,11 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from typer.completion import completion_init
+from typer.completion import completion_init, get_completion_script
 from typer.testing import CliRunner
 
 from checkpoint_doctor.cli.application import app
+from checkpoint_doctor.cli.completion import leave_values_open_in_bash
 
 completion_init()
 
@@ -33,7 +35,7 @@ LINES = {
     "ckdoc expl": {"explain"},
     "ckdoc scan --fail": {"--fail-on"},
     "ckdoc scan --fail-on ": {"error", "warning", "note", "never"},
-    "ckdoc scan --format j": {"json", "junit"},
+    "ckdoc scan --format j": {"json", "jsonl", "junit"},
     "ckdoc scan --report ju": {"junit="},
     "ckdoc scan --select ZER": {"ZER", "ZER001", "ZER002", "ZER003", "ZER004"},
     "ckdoc scan --ignore zero-b": {"zero-bias"},
@@ -92,4 +94,29 @@ def test_the_options_about_completion_succeed(option: str, tmp_path: Path) -> No
         timeout=60,
     )
     assert result.stdout.splitlines()[-1] == "code=0", result.stderr
+    assert option != "--show-completion" or "compopt -o nospace" in result.stdout
     assert result.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no bash")
+@pytest.mark.parametrize(("offer", "passed"), [("junit=", "--report junit=X"), ("junit", "--report junit X")])
+def test_bash_puts_no_space_before_a_value(offer: str, passed: str, tmp_path: Path) -> None:
+    leave_values_open_in_bash()
+    script = get_completion_script(prog_name="ckdoc", complete_var="_CKDOC_COMPLETE", shell="bash")
+    (tmp_path / "completion.sh").write_text(script)
+    command = tmp_path / "ckdoc"
+    command.write_text(f'#!/bin/sh\n[ -n "$_CKDOC_COMPLETE" ] && echo {offer} || echo "passed: $*."\n')
+    command.chmod(0o755)
+    leader, follower = os.openpty()
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "TERM": "dumb"}
+    streams = {"stdin": follower, "stdout": follower, "stderr": follower}
+    shell = ["bash", "--norc", "--noprofile", "-i"]
+    with subprocess.Popen(shell, **streams, env=environment, start_new_session=True):
+        os.close(follower)
+        os.write(leader, f"source {tmp_path}/completion.sh\nckdoc scan --report ju\tX\nexit\n".encode())
+        said = b""
+        with contextlib.suppress(OSError):  # the shell is gone
+            while piece := os.read(leader, 4096):
+                said += piece
+    os.close(leader)
+    assert f"passed: scan {passed}.".encode() in said

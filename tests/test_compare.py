@@ -19,19 +19,13 @@ from conftest import ROOT
 from checkpoint_doctor import compare, scan, to_json
 from checkpoint_doctor.errors import NothingToExamine, UsageError
 from checkpoint_doctor.results.series_report import SeriesRecord, SeriesReport, TensorRow
+from tests.command import run_command
 
 SCHEMA = json.loads((ROOT / "docs" / "compare.schema.json").read_text())
 
 
 def ckdoc(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "checkpoint_doctor", "compare", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=os.environ | environment,
-    )
+    return run_command("compare", *arguments, environment=environment)
 
 
 def state(position: float, *, width: int = 6, seed: int = 0, **more: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -348,7 +342,9 @@ class TestTheCommand:
         assert "no tensor matches nothing" in ckdoc(frozen, "--tensor", "nothing").stdout
 
     def test_an_output_without_block_characters_has_plain_ones(self, frozen: Path) -> None:
-        text = ckdoc(frozen, PYTHONIOENCODING="ascii").stdout
+        command = [sys.executable, "-m", "checkpoint_doctor", "compare", str(frozen)]
+        environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+        text = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60).stdout
         assert ">100%" in text
         assert "\\u2581" not in text
 

@@ -62,6 +62,7 @@ def test_a_right_copy_is_read_and_the_reader_is_named(name: str, dtype: torch.dt
     assert result.record["proof"]["read_by"] == [reader]
 
 
+@pytest.mark.usefixtures("one_torch")
 @pytest.mark.parametrize(("name", "dtype"), FILES)
 def test_a_copy_with_other_values_is_a_fault(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     path = write(tmp_path / name, dtype)
@@ -71,6 +72,7 @@ def test_a_copy_with_other_values_is_a_fault(name: str, dtype: torch.dtype, tmp_
         found.compare(format, {path: copy}, changes)
 
 
+@pytest.mark.usefixtures("one_torch")
 @pytest.mark.parametrize(("name", "dtype"), FILES)
 def test_a_copy_that_the_library_cannot_read_is_a_fault(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     path = write(tmp_path / name, dtype)
@@ -81,6 +83,7 @@ def test_a_copy_that_the_library_cannot_read_is_a_fault(name: str, dtype: torch.
         found.compare(format, {path: copy}, changes)
 
 
+@pytest.mark.usefixtures("one_torch")
 def test_a_library_that_does_not_read_the_original_either_is_not_asked(tmp_path: Path) -> None:
     format, changes = plan(write(tmp_path / "a.pt"))
     strange, copy = tmp_path / "strange.pt", tmp_path / "copy.pt"

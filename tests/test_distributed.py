@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from distributed_saves import (
     load_with_torch,
     make_states,
@@ -29,6 +30,7 @@ from checkpoint_doctor.loaders.distributed.loader import loader
 from checkpoint_doctor.loaders.torch.loader import TorchLoader
 from checkpoint_doctor.results.report import Verdict
 from checkpoint_doctor.sources import Folder
+from tests.built_files import build_once
 
 STATES = ("bare", "by position", "by name", "flattened")
 
@@ -42,10 +44,10 @@ def saves(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared() -> Path:
     if not torch.distributed.is_gloo_available():
         pytest.skip("PyTorch was built without gloo")
-    return save_with_two_ranks(tmp_path_factory.mktemp("shared"))
+    return build_once("two_ranks", [ROOT / "tests" / "distributed_saves.py"], save_with_two_ranks)
 
 
 @pytest.fixture

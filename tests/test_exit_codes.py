@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
+from tests.command import run_command
 
 SHAPES = {"weight": (8, 8), "bias": (8,)}
 HEALTHY, ILL, BROKEN = "case_1_healthy.zip", "case_1_head_v6.zip", "broken.safetensors"
@@ -26,8 +26,7 @@ def folder(tmp_path: Path, fixtures: Path) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> int:
-    command = [sys.executable, "-m", "checkpoint_doctor", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False).returncode
+    return run_command(*arguments, cwd=folder).returncode
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from checkpoint_doctor.repair import safe_copy, writing
 from checkpoint_doctor.repair.cross_check import CrossCheck
 from checkpoint_doctor.scan import open_checkpoint, scan
 from checkpoint_doctor.sources import FileSource
+from tests.command import run_command
 
 pytestmark = pytest.mark.usefixtures("one_torch")
 
@@ -48,8 +49,7 @@ def repair(path: Path | str, **options: Any) -> FixResult:
 
 
 def run(*arguments: str | Path, **settings: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "checkpoint_doctor", "fix", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **settings)
+    return run_command("fix", *arguments, **settings)
 
 
 def names(folder: Path) -> set[str]:
@@ -417,6 +417,9 @@ def test_compressed_members_are_refused_with_the_reason(tmp_path: Path) -> None:
     assert "compressed" in (result.error or "")
     assert "bug in ckdoc" not in (result.error or "")
     assert names(tmp_path) == {"model.zip"}
+    findings = scan([path], catalogue=CATALOGUE).checkpoints[0].findings
+    assert findings
+    assert {each.fix for each in findings} == {None}, "no finding promises what would be refused"
 
 
 def test_a_learning_rate_below_zero_becomes_zero(corpus: Path, tmp_path: Path) -> None:

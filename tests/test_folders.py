@@ -8,7 +8,6 @@ import json
 import pickle
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.report import Examination, Verdict
 from checkpoint_doctor.scan import scan
+from tests.command import run_command
 
 pytestmark = pytest.mark.usefixtures("one_torch")
 
@@ -79,8 +79,7 @@ def codes(examination: Examination) -> set[str]:
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "checkpoint_doctor", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return run_command(*arguments)
 
 
 # transformers' Trainer

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from checkpoint_doctor import FixOptions, Outcome, Severity, fix, scan
-from tests.zoo import ZOO, HealthyModel, source_digest
+from tests.built_files import folder_of
+from tests.zoo import ZOO, HealthyModel
 from tests.zoo.saving import state_dict
 from tests.zoo.training import NotTrained, Run
 
@@ -21,11 +23,9 @@ FALSE_ALARMS: dict[str, str] = {}
 
 
 @pytest.fixture(scope="session")
-def zoo_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def zoo_folder() -> Path:
     """The folder of trained models, kept from one run to the next for as long as their source stays the same."""
-    if pytestconfig.pluginmanager.hasplugin("cacheprovider"):
-        return pytestconfig.cache.mkdir("healthy_zoo") / source_digest()[:16]
-    return tmp_path_factory.mktemp("healthy_zoo")
+    return folder_of("healthy_zoo", (ROOT / "tests" / "zoo").glob("*.py"))
 
 
 def models() -> Iterator[Any]:

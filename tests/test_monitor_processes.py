@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,24 +17,30 @@ from checkpoint_doctor.results.report import Verdict
 from checkpoint_doctor.scan import scan
 
 
-def run(how: str, folder: Path, spoiled_at: int) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What both processes wrote, in a folder for each way to share the work."""
+    folder = tmp_path_factory.mktemp("processes")
+    for how in ("ddp", "fsdp"):
+        (folder / how).mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.monitored_processes", how, str(folder), str(spoiled_at)]
+    command = [sys.executable, "-m", "tests.monitored_processes", str(folder), "45"]
     processes = [
         subprocess.Popen(command, cwd=ROOT, env={**common, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    errors = [each.communicate(timeout=60)[1] for each in processes]
+    errors = [each.communicate(timeout=120)[1] for each in processes]
     assert [each.returncode for each in processes] == [0, 0], errors
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    return folder
 
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
-def test_one_process_reports_and_all_stop_before_the_weights(how: str, tmp_path: Path) -> None:
-    first, second = run(how, tmp_path, spoiled_at=45)
+@pytest.mark.xdist_group("monitored processes")
+def test_one_process_reports_and_all_stop_before_the_weights(how: str, trained: Path) -> None:
+    first, second = (json.loads((trained / how / f"{rank}.json").read_text()) for rank in range(2))
     assert first["step"] == second["step"] == 45
     assert first["finite"]
     assert second["finite"]
@@ -43,10 +48,10 @@ def test_one_process_reports_and_all_stop_before_the_weights(how: str, tmp_path:
     assert first["checks"] == 4
     assert first["shapes"][0] == [32, 8]
     assert second["told"] == ""
-    kept = torch.load(tmp_path / "healthy.pt")
+    kept = torch.load(trained / how / "healthy.pt")
     assert kept["step"] == 40
     assert next(iter(kept["model"].values())).shape == (32, 8)
-    [saved] = scan([tmp_path / "healthy.pt"]).checkpoints
+    [saved] = scan([trained / how / "healthy.pt"]).checkpoints
     assert saved.verdict is Verdict.HEALTHY
     assert saved.step == 40
     if how == "fsdp":
@@ -54,5 +59,5 @@ def test_one_process_reports_and_all_stop_before_the_weights(how: str, tmp_path:
         assert first["resumed"]
         assert second["resumed"]
     assert second["checks"] == 0
-    assert (tmp_path / "series-0.json").is_file()
-    assert not (tmp_path / "series-1.json").exists()
+    assert (trained / how / "series-0.json").is_file()
+    assert not (trained / how / "series-1.json").exists()

@@ -13,8 +13,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.command import run_command
 
 COMMAND = [sys.executable, "-m", "checkpoint_doctor"]
 HEALTHY, ILL = "case_1_healthy.zip", "case_1_head_v6.zip"
@@ -28,9 +31,8 @@ def folder(tmp_path: Path, fixtures: Path) -> Path:
     return tmp_path
 
 
-def ckdoc(folder: Path, *arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False, **options)
+def ckdoc(folder: Path, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    return run_command(*arguments, cwd=folder, **options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -89,7 +91,10 @@ def test_a_file_of_a_folder_that_is_a_checkpoint_is_not_replaced(folder: Path) -
 
 
 def test_a_baseline_may_be_written_anew(folder: Path) -> None:
-    assert ckdoc(folder, "scan", ".", "--write-baseline", "known.json", "--fail-on", "never").returncode == 0
+    written = ckdoc(folder, "scan", ".", "--write-baseline", "known.json", "--fail-on", "never")
+    assert written.returncode == 0
+    count = len(json.loads((folder / "known.json").read_text())["findings"])
+    assert f"wrote a baseline with {count} entries to known.json" in written.stderr
     first = (folder / "known.json").read_bytes()
     assert ckdoc(folder, "scan", ".", "--baseline", "known.json", "--write-baseline", "known.json").returncode == 0
     assert (folder / "known.json").read_bytes() == first
@@ -155,8 +160,8 @@ def test_a_long_name_that_fits_is_written(folder: Path) -> None:
 
 def test_a_full_disk_leaves_no_temporary_report(folder: Path) -> None:
     before = contents(folder)
-    full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # noqa: E731
-    result = ckdoc(folder, "scan", "a.zip", "-f", "json", "-o", "r.json", "-q", preexec_fn=full)
+    full = {resource.RLIMIT_FSIZE: 2000}
+    result = ckdoc(folder, "scan", "a.zip", "-f", "json", "-o", "r.json", "-q", limits=full)
     assert_refused(result, "cannot write r.json")
     assert contents(folder) == before
 

@@ -326,7 +326,7 @@ def beside_a_weight(value: Any, protocol: int = 2) -> MemorySource:
     return MemorySource("run.pt", pickle.dumps({"state_dict": {"fc.weight": WEIGHT}, "log": value}, protocol))
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize(
     "make",
     [

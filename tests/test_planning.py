@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -344,6 +345,13 @@ def test_a_target_network_gets_the_new_values_of_its_online_network() -> None:
     assert changes[TARGET].new.dtype == np.float32
     assert (changes[TARGET].purpose, changes[TARGET].of) == (Purpose.TARGET, ONLINE)
     assert changes[TARGET].init_rule == f"the values of {ONLINE}"
+
+
+def test_a_target_network_of_another_type_gets_the_new_values_in_its_own() -> None:
+    bias = BIAS.astype(np.float16)
+    changes = planned(pair(BIAS.astype(ml_dtypes.bfloat16), bias), finding(ONLINE, to(ONLINE, 5.0)))
+    assert changes[TARGET].new.dtype == np.float16
+    assert changes[TARGET].new[changes[TARGET].changed].tolist() == [5.0, 5.0]
 
 
 def test_an_ill_target_takes_sound_values_from_its_online_network_and_its_own_repair_for_the_rest() -> None:

@@ -6,7 +6,6 @@ import csv
 import importlib
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from checkpoint_doctor.testing import (
     diagnoses_of,
     findings_of,
 )
+from tests.command import run_command
 
 EXAMPLE = ROOT / "tests" / "plugin_example"
 
@@ -41,13 +41,8 @@ def with_packages(tmp_path: Path) -> Callable[..., Doctor]:
     """Return ``ckdoc`` as it runs where further packages are installed in these folders."""
 
     def see(*folders: Path) -> Doctor:
-        inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        search_path = [*map(str, folders), *filter(None, inherited)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search_path)}
-
         def ckdoc(*arguments: str) -> subprocess.CompletedProcess[str]:
-            command = [sys.executable, "-m", "checkpoint_doctor", *arguments]
-            result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
+            result = run_command(*arguments, cwd=tmp_path, packages=folders)
             assert "Traceback" not in result.stderr
             return result
 

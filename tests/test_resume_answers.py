@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.report import Examination
 from checkpoint_doctor.scan import scan
+from tests.command import run_command
 
 CATALOGUE = discover()
 STEPS = 300
@@ -158,8 +158,7 @@ def test_a_healthy_run_resumes(kind: str, tmp_path: Path) -> None:
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "checkpoint_doctor", "scan", "--resume", "-q", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return run_command("scan", "--resume", "-q", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -70,6 +70,19 @@ NETWORKS: Mapping[str, Shapes] = {
     "one of everything": network(1, 1, 1),
     "no inputs": network(0, 16, 2),
     "no units": network(4, 0, 2),
+    "biases that do not fit": {
+        "critic.0.weight": (20, 6),
+        "critic.0.bias": (3, 3),
+        "critic.2.weight": (20, 20),
+        "critic.2.bias": (20, 1),
+        "critic.4.weight": (3, 20),
+        "critic.4.bias": (),
+    },
+    "an average of odd shapes": {
+        f"{prefix}/{name}": shape
+        for prefix in ("model", "ema")
+        for name, shape in {"0.weight": (20, 6), "0.bias": (20,), "1.weight": (), "2.weight": (0, 6)}.items()
+    },
 }
 
 DTYPES = {

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,6 +33,7 @@ from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.scan import scan
 from checkpoint_doctor.testing import build_checkpoint, check_rule, findings_of
+from tests.command import run_command
 
 NOTE, WARNING = Severity.NOTE, Severity.WARNING
 
@@ -316,16 +314,8 @@ def test_published_agents_have_no_warning_about_a_tuned_setting(corpus: Path) ->
 
 
 def test_the_table(tmp_path: Path, fixtures: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "checkpoint_doctor",
-        "scan",
-        "--settings",
-        str(fixtures / "case_2_overwritten.zip"),
-    ]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "COLUMNS": "140"}
-    printed = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60).stdout
+    case = fixtures / "case_2_overwritten.zip"
+    printed = run_command("scan", "--settings", case, cwd=tmp_path, environment={"COLUMNS": "140"}).stdout
     lines = [line.split("  ") for line in printed.splitlines()]
     cells = {line[1]: [each.strip() for each in line[2:] if each.strip()] for line in lines if len(line) > 2}
     assert cells["learning_rate"][:3] == ["0.005", "0.0003 to 0.001", "unusually high"]

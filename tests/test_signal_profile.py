@@ -206,6 +206,7 @@ SILENT: dict[str, tuple[Checkpoint, str]] = {
     ),
     "few updates": (network(step=19), "fewer than 20 updates"),
     "not finite": (network(seconds={"net.0.weight": np.full((12, 1), np.inf)}), "not all finite"),
+    "too large": (network(seconds={"net.0.weight": np.full(WEIGHT.shape, 1e308)}), "too large to be added up"),
     "silent": (network(seconds={"net.0.weight": WEIGHT * 1e-30, "net.0.bias": BIAS * 1e-30}), "none of its units"),
     "batch norm behind": (normed("batch norm"), "what follows takes"),
     "weight decay": (network(options={**ADAM, "weight_decay": 0.1}), "weight decay inside"),
@@ -363,3 +364,12 @@ def test_inputs_that_were_normalized_have_an_rms_near_one(agent: str, corpus: Pa
     known = [size for size in sizes if size is not None]
     assert known
     assert all(0.33 < size < 3.0 for size in known)
+
+
+@pytest.mark.parametrize("lost", [np.inf, np.nan, 1e300])
+def test_a_bias_does_not_go_with_gradients_that_are_not_finite(lost: float) -> None:
+    mean, squares = np.arange(1.0, 13.0)[:, np.newaxis] * [[1.0, 0.1]], np.ones((12, 2)) * [[2.0, 1.0]]
+    assert signal.goes_with_bias(mean, squares, mean[:, 0], np.ones(12))
+    changed = mean.copy()
+    changed[3] = lost
+    assert not signal.goes_with_bias(changed, squares, changed[:, 0], np.ones(12))

@@ -44,6 +44,13 @@ class Layer(Struct, frozen=True, eq=False, dict=True):
         """The tensor in the role ``bias``."""
         return self.tensors.get("bias")
 
+    @property
+    def unit_bias(self) -> Tensor | None:
+        """The bias if it has one entry for each unit of the weight; ``None`` where there is none, or another."""
+        if self.bias is None or self.weight is None or len(self.weight.shape) < 2:
+            return None
+        return self.bias if self.bias.shape == self.weight.shape[1 if self.transposed else 0 :][:1] else None
+
     @cached_property
     def learned_weights(self) -> tuple[Tensor, ...]:
         """Its matrices and kernels of floats; masks and fixed transforms (a Fourier basis) are left out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from math import exp, inf, prod, sqrt
+from math import exp, inf, isfinite, prod, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -163,7 +163,7 @@ def _why_unknown(layer: Layer, weight: Tensor, bias: Tensor | None, checkpoint: 
         return "a transposed convolution's bias has more positions than its kernel"
     if _is_lost_in_what_follows(layer, bias, checkpoint):
         return "what follows takes the gradient of its bias away"
-    if bias.size != weight.shape[1 if layer.transposed else 0]:
+    if bias.shape != weight.shape[1 if layer.transposed else 0 :][:1]:
         return "its bias has another number of units than its weight"
     return _why_moments_are_not_squares(held, bias, optimizer) or _why_values_are_no_use(weight, bias, checkpoint)
 
@@ -183,6 +183,9 @@ def _why_values_are_no_use(weight: Tensor, bias: Tensor, checkpoint: Checkpoint)
             return "its optimizer keeps no running mean of squared gradients"
         if statistics.nonfinite_second:
             return "its second moments are not all finite"
+        with np.errstate(over="ignore"):
+            if not isfinite(statistics.row_squares.sum()):
+                return "its second moments are too large to be added up"
     squares = _row_squares(bias, checkpoint)
     if not signal.find_live_units(squares).any():
         return "none of its units received a gradient lately"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 Offer = tuple[str, str]
 """A word, and its description; bash shows the word alone."""
 
@@ -44,3 +46,20 @@ def complete_formats() -> list[Offer]:
 def complete_reports() -> list[Offer]:
     """Return the beginnings of ``--report FORMAT=FILE``."""
     return [(f"{name}=", package) for name, package in complete_formats()]
+
+
+def leave_values_open_in_bash() -> None:
+    """Let bash add no space after an offer that ends in ``=``: a value follows. Other shells take none for finished.
+
+    typer's script has no place for this, and no function to replace it.
+    """
+    with contextlib.suppress(ImportError, AttributeError, KeyError):
+        from typer import _completion_shared as shared
+
+        script = shared._completion_scripts["bash"]
+        if _RETURN in script:
+            shared._completion_scripts["bash"] = script.replace(_RETURN, f"{_LEAVE_OPEN}{_RETURN}", 1)
+
+
+_RETURN = "    return 0\n"
+_LEAVE_OPEN = '    if [[ ${#COMPREPLY[@]} -eq 1 && "${COMPREPLY[0]}" == *= ]]; then compopt -o nospace; fi\n'

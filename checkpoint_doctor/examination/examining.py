@@ -8,10 +8,11 @@ from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.config.settings import Settings
 from checkpoint_doctor.errors import NotACheckpoint, UnknownFormat, UnreadableCheckpoint
 from checkpoint_doctor.examination.measuring import MeasuredCallback, measure_checkpoint
-from checkpoint_doctor.examination.rules import run_rules, with_ranges
+from checkpoint_doctor.examination.rules import run_rules, select_rules, with_ranges
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.results.report import Examination, Verdict
+from checkpoint_doctor.sources.address import show_uri
 
 
 def examine(
@@ -59,22 +60,28 @@ def open_and_examine(
 ) -> tuple[Checkpoint, Examination]:
     """Open and examine one checkpoint, and return it with what was found in it.
 
+    Its tensors are only measured where a selected rule asks for their values.
+
     Raises:
         UnreadableCheckpoint: it cannot be opened or read to its end.
         NotACheckpoint: it is a sound file of another kind.
         UnknownFormat: nothing in it says what it is.
     """
-    checkpoint = with_ranges(open_checkpoint(path, catalogue), settings)
-    measure_checkpoint(checkpoint, jobs, on_measured)
-    examination = run_rules(checkpoint, catalogue, settings)
+    with_values = any(rule.reads_values for rule in select_rules(catalogue, settings))
+    checkpoint = with_ranges(open_checkpoint(path, catalogue, is_read_whole=with_values), settings)
+    if with_values:
+        measure_checkpoint(checkpoint, jobs, on_measured)
+    examination = run_rules(checkpoint, catalogue, settings, with_values=with_values)
     other = checkpoint.metadata.get("content")
     if (other or not checkpoint.tensors) and not checkpoint.optimizers and examination.verdict is not Verdict.ILL:
         why = f" ({checkpoint.skipped[0].why})" if checkpoint.skipped else ""
         what = other or f"holds no tensor to examine{why}"
-        raise NotACheckpoint(f"{path} {what}", "name the file that holds the state dict")
+        raise NotACheckpoint(f"{show_uri(path)} {what}", "name the file that holds the state dict")
     return checkpoint, examination
 
 
 def unreadable(path: str, error: UnreadableCheckpoint) -> Examination:
     """Return the examination of a checkpoint that cannot be opened or read to its end."""
-    return Examination(path=path, format=None, verdict=Verdict.UNREADABLE, error=error.message, hint=error.hint)
+    return Examination(
+        path=show_uri(path), format=None, verdict=Verdict.UNREADABLE, error=error.message, hint=error.hint
+    )

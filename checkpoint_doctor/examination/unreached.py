@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.checkpoint.series_figures import Measured, measure_point
-from checkpoint_doctor.results.report import Examination, Unreached
+from checkpoint_doctor.results.examination import Examination, Unreached
 
 MOST_COLUMNS = 1024
 """Columns of a tensor that are listed; of more, only their share is kept."""

@@ -176,16 +176,19 @@ class _Planner:
             if self._tied(target)[0] != name or canonical in self._tied(target) or (source is None and work is None):
                 continue
             healthy = online.array if source is None else source.values
+            changed = differs(online.array, healthy)
+            with np.errstate(over="ignore"):  # the target network may be of a narrower type
+                healthy = healthy.astype(target.array.dtype)
             work = work or _Work(target, target.array, tied=self._tied(target)[1:])
             if source is not None:
-                work.values = np.where(differs(online.array, healthy), healthy, work.values).astype(target.array.dtype)
+                work.values = np.where(changed, healthy, work.values).astype(healthy.dtype)
                 work.words.append(f"the values of {online_name}")
             if work.repairs:
                 before = work.values
                 self._apply(work)
                 # Where the online network has a sound value, that is what the target should have; drawn ones are not.
                 sound = differs(before, work.values) & np.isfinite(widen(healthy)) & (healthy != 0)
-                work.values = np.where(sound, healthy, work.values).astype(target.array.dtype)
+                work.values = np.where(sound, healthy, work.values).astype(healthy.dtype)
             change = self._finish(work, Purpose.TARGET, of=online_name)
             if change is not None:
                 yield change

@@ -7,7 +7,7 @@ are given as they are stored: the bias correction of a weight and its bias is th
 
 from __future__ import annotations
 
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,8 +116,9 @@ def goes_with_bias(weight_mean: NDArray, weight: NDArray, bias_mean: NDArray, bi
     largest = int(columns.sum(axis=0, dtype=np.float64).argmax())
     one = as_real(weight_mean[live].reshape(columns.shape)[:, largest])
     other = as_real(bias_mean[live])
-    norms = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return norms > 0 and abs(float(one @ other)) > _AGREEMENT * norms
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return 0 < norms < inf and abs(float(one @ other)) > _AGREEMENT * norms
 
 
 def gradient_rms(bias: NDArray, correction: float) -> float:

@@ -5,7 +5,7 @@ and when they are needed; no file of theirs is part of the project.
 """
 
 from tests.zoo import agents, generative, images, sequences, transfer, unusual, vectors
-from tests.zoo.training import ZOO, HealthyModel, source_digest
+from tests.zoo.training import ZOO, HealthyModel
 
 __all__ = [
     "ZOO",
@@ -14,7 +14,6 @@ __all__ = [
     "generative",
     "images",
     "sequences",
-    "source_digest",
     "transfer",
     "unusual",
     "vectors",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,14 +91,6 @@ def healthy(
         return train
 
     return add
-
-
-def source_digest() -> str:
-    """Return what changes whenever a trained model might: the zoo's own source and the version of torch."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(
-        b"\0".join([torch.__version__.encode(), *(path.read_bytes() for path in sources)])
-    ).hexdigest()
 
 
 def fit(

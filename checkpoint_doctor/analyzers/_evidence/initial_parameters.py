@@ -120,7 +120,7 @@ def default_limit(layer: Layer) -> float | None:
     1/√fan_in (``kaiming_uniform_`` with a = √5), in recurrent layers 1/√hidden.
     """
     weight = layer.weight or layer.tensors.get("weight_hh")
-    if weight is None or not weight.size or layer.transposed:
+    if weight is None or len(weight.shape) < 2 or not weight.size or layer.transposed:
         return None
     inputs = weight.shape[1] if layer.kind in RECURRENT else weight.size // weight.shape[0]
     return 1.0 / sqrt(inputs)

@@ -162,7 +162,7 @@ def are_removed(layer: Layer, units: list[int], checkpoint: Checkpoint) -> bool:
     """Tell whether units have neither incoming weights nor a bias nor outgoing weights: they were pruned as a whole."""
     weight, bias = layer.weight, layer.bias
     readers = [checkpoint.layer_by_name[name].weight for name in layer.followers]
-    if weight is None or layer.transposed or not readers:
+    if weight is None or layer.transposed or not readers or bias is not layer.unit_bias:
         return False
     if not set(units) <= set(weight.statistics.zero_rows.tolist()) or (bias is not None and bias.array[units].any()):
         return False
@@ -175,7 +175,7 @@ def are_pruned_units(layer: Layer, rows: Sequence[int], why: ZeroEvidence) -> bo
     ``torch.nn.utils.prune.ln_structured`` removes them wherever they are and leaves their biases. Code that resets
     units sets the biases too, and a slice or a torn write is one run of rows.
     """
-    if why.cause is not Cause.UNKNOWN or layer.bias is None or len(rows) < _FEWEST_PRUNED:
+    if why.cause is not Cause.UNKNOWN or layer.unit_bias is None or len(rows) < _FEWEST_PRUNED:
         return False
     is_one_run = rows[-1] - rows[0] == len(rows) - 1
-    return not is_one_run and bool(layer.bias.array[list(rows)].all())
+    return not is_one_run and bool(layer.unit_bias.array[list(rows)].all())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from msgspec import Struct
 
-from checkpoint_doctor.checkpoint import Checksum
+from checkpoint_doctor.checkpoint import Checksum, Tensor
 from checkpoint_doctor.errors import RepairFailed
 from checkpoint_doctor.loaders._pickle.objects import RebuiltBytes
+from checkpoint_doctor.loaders._storage.converted_values import ConvertedValues
+from checkpoint_doctor.loaders._storage.stored_values import StoredValues
 from checkpoint_doctor.loaders._zip.member import InflatedMember, Member, StoredMember
 from checkpoint_doctor.sources import Section, Source
 
@@ -46,6 +49,22 @@ def locate(source: Source, name: str) -> Place:
     if isinstance(source, StoredMember):
         members = ((source.member, outer.start), *members)
     return Place(outer.file, outer.start + source.start, members)
+
+
+def can_change_any(tensors: Sequence[Tensor]) -> bool:
+    """Tell whether the bytes of any tensor are in the file as they are, so that it can be changed in place."""
+    return not tensors or any(map(_is_in_file, tensors))
+
+
+def _is_in_file(tensor: Tensor) -> bool:
+    stored = tensor.values.stored if isinstance(tensor.values, ConvertedValues) else tensor.values
+    if not isinstance(stored, StoredValues):
+        return False
+    try:
+        locate(stored.source, tensor.name)
+    except RepairFailed:
+        return False
+    return True
 
 
 def checksum_of(member: Member) -> Checksum:

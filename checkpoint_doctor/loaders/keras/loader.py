@@ -22,10 +22,11 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 USER_BLOCKS = (0, 512, 1024, 2048)
 """Offsets where the signature is looked for: HDF5 allows a block of the user's before it."""
 
-WEIGHTS, METADATA = "model.weights.h5", "metadata.json"
+WEIGHTS, METADATA, CONFIG = "model.weights.h5", "metadata.json", "config.json"
 LONGEST_BEGINNING = 1 << 20
 """Bytes in which the words of Keras are looked for where h5py is not installed."""
 LONGEST_METADATA = 1 << 16
+LONGEST_CONFIG = 1 << 24
 
 
 class KerasLoader(Struct, frozen=True):
@@ -53,18 +54,20 @@ class KerasLoader(Struct, frozen=True):
         if _is_hdf5(source):
             return self._build(source.name, _read(source))
         archive = open_archive(source)
-        return self._build(source.name, _read(archive.members[WEIGHTS].source), archive)
+        return self._build(source.name, _read(archive.members[WEIGHTS].source, _read_config(archive)), archive)
 
     def _build(self, path: str, parameters: Parameters, archive: ZipArchive | None = None) -> Checkpoint:
         from checkpoint_doctor.loaders.keras.hdf5 import PackedValues
 
-        rate = parameters.learning_rate
+        state = parameters.state
+        rate = state.learning_rate if state is not None else None
         return Checkpoint(
             path=path,
             format=self.name,
             tensors=tuple(parameters.tensors),
             hyperparameters={} if rate is None else {"learning_rate": rate},
-            updates=parameters.updates,
+            optimizers=parameters.optimizers,
+            updates=state.iteration if state is not None else None,
             versions=_read_versions(archive) if archive is not None else {},
             flaws=tuple(archive.flaws) if archive is not None else (),
             checksums=tuple(checksum_of(each) for each in archive.members.values()) if archive is not None else (),
@@ -91,7 +94,7 @@ def _is_hdf5(source: Source) -> bool:
     return any(beginning.startswith(SIGNATURE, offset) for offset in USER_BLOCKS)
 
 
-def _read(source: Source) -> Parameters:
+def _read(source: Source, config: str = "") -> Parameters:
     from checkpoint_doctor.loaders.keras.hdf5 import Missing, read_contents
     from checkpoint_doctor.loaders.keras.layouts import has_root_of_keras, is_keras, read_parameters
 
@@ -103,7 +106,7 @@ def _read(source: Source) -> Parameters:
         contents = None
     if contents is None or not is_keras(contents):
         raise _name_data(source)
-    return read_parameters(contents)
+    return read_parameters(contents, config)
 
 
 def _has_words_of_keras(source: Source) -> bool:
@@ -114,6 +117,16 @@ def _has_words_of_keras(source: Source) -> bool:
 
 def _name_data(source: Source) -> NotACheckpoint:
     return NotACheckpoint(f"{source.name} is an HDF5 file of data, not a Keras model", "name the model's own file")
+
+
+def _read_config(archive: ZipArchive) -> str:
+    member = archive.members.get(CONFIG)
+    if member is None or member.size > LONGEST_CONFIG:
+        return ""
+    try:
+        return read_json(member.source).decode("utf-8", "replace")
+    except UnreadableCheckpoint:
+        return ""
 
 
 def _read_versions(archive: ZipArchive) -> dict[str, str]:

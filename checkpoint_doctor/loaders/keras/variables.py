@@ -11,6 +11,8 @@ from collections.abc import Sequence
 Shape = tuple[int, ...]
 
 NORM = ("gamma", "beta", "moving_mean", "moving_variance")
+NOT_TRAINED = ("moving_mean", "moving_variance", "mean", "variance", "count")
+"""Variables that no gradient reaches."""
 ROLES = {
     "kernel": "kernel",
     "bias": "bias",
@@ -29,12 +31,13 @@ def name_variables(key: str, shapes: Sequence[Shape]) -> list[str]:
     """Return the names of a layer's variables, their numbers where the shapes do not tell.
 
     Args:
-        key: the layer's group, which begins with the layer's class or is named after an attribute of the model.
+        key: the layer's group, which begins with the layer's class or is named after an attribute of the model, and
+            its own name after a slash, where that is stored.
         shapes: the variables' shapes in their order.
     """
     numbers = [str(place) for place in range(len(shapes))]
     are_vectors = bool(shapes) and all(len(shape) == 1 and shape == shapes[0] for shape in shapes)
-    if key == "normalization":
+    if "normalization" in key.split("/"):
         return ["mean", "variance", "count"][: len(shapes)]
     if are_vectors and len(shapes) == 4:
         return list(NORM)

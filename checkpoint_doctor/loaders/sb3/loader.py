@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from checkpoint_doctor.checkpoint import Checkpoint, Checksum, Flaw, Optimizer, Patch, PickledName, Skipped, Tensor
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._optimizers.state import is_optimizer
-from checkpoint_doctor.loaders._patching.places import checksum_of
+from checkpoint_doctor.loaders._patching.places import can_change_any, checksum_of
 from checkpoint_doctor.loaders._pickle.tensors import PickledTensor
 from checkpoint_doctor.loaders._zip.archive import ZipArchive, first_name, is_zip, list_names, open_archive
 from checkpoint_doctor.loaders.sb3.algorithm import infer_algorithm, is_standard_policy
@@ -105,6 +105,7 @@ class _Opening(Struct):
             checksums=tuple(self.checksums),
             pickled_names=(*self.names, *companions.names),
             skipped=(*self.skipped, *companions.skipped, *beside.skipped),
+            is_patchable=can_change_any(self.tensors),
         )
 
     def _read_settings(self) -> Settings:

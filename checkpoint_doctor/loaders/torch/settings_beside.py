@@ -13,6 +13,7 @@ from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.checkpoint.reviewed_settings import OTHER_NAMES, SETTINGS
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources import FileSource, Source
+from checkpoint_doctor.sources.traces import is_file
 
 LARGEST = 1 << 16
 """Bytes of such a file that is read; settings have a few hundred."""
@@ -43,7 +44,7 @@ def read_settings_beside(source: Source, known: Container[str] = ()) -> Settings
     for stem in (name.rpartition(".")[0], *STEMS):
         for ending in ENDINGS:
             path = os.path.join(folder, stem + ending)
-            if os.path.isfile(path):
+            if is_file(path):
                 found = {key: value for key, value in _settings(_read(path), set()) if key not in known}
                 numbers = {key: value for key, value in found.items() if not isinstance(value, str)}
                 skipped = tuple(
