@@ -21,7 +21,7 @@ from checkpoint_doctor.checkpoint.series_order import Heading, describe_differen
 from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnknownFormat, UnreadableCheckpoint, UsageError
 from checkpoint_doctor.examination.measuring import measure_checkpoint
-from checkpoint_doctor.examination.rules import run_rules
+from checkpoint_doctor.examination.rules import run_rules, with_ranges
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import discover_working, open_checkpoint
 from checkpoint_doctor.plugins.self_checks import report_crash
@@ -267,7 +267,8 @@ class _Comparison(Struct):
         path, count = heading.path, len(self.headings)
         if self.on_progress:
             self.on_progress(Progress(path, self.done, count, 0, 0))
-        checkpoint = open_checkpoint(path, self.catalogue)
+        settings = self.config.for_path(path)
+        checkpoint = with_ranges(open_checkpoint(path, self.catalogue), settings)
         measure_checkpoint(checkpoint, self.jobs, within_file(self.on_progress, path, self.done, count))
         measured = measure_point(checkpoint)
         if previous is not None:
@@ -275,7 +276,7 @@ class _Comparison(Struct):
             if checkpoint.step == previous.step and builder.repeats(measured):
                 return None, Skipped(path, f"it holds the same values as {previous.path}")
         point = describe_point(checkpoint)
-        examination = run_rules(checkpoint, self.catalogue, self.config.for_path(path))
+        examination = run_rules(checkpoint, self.catalogue, settings)
         builder.add(point, outline_tensors(checkpoint), measured)
         return checkpoint, keep(examination, point)
 

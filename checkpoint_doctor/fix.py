@@ -29,7 +29,7 @@ from checkpoint_doctor.errors import (
     UsageError,
 )
 from checkpoint_doctor.examination.measuring import MeasuredCallback, measure_checkpoint
-from checkpoint_doctor.examination.rules import run_rules
+from checkpoint_doctor.examination.rules import run_rules, with_ranges
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import discover_working, open_checkpoint
 from checkpoint_doctor.plugins.protocols import Loader
@@ -282,6 +282,7 @@ class FixRun(Struct, frozen=True):
         return os.path.isdir(self.path)
 
     def _measured(self, checkpoint: Checkpoint) -> Checkpoint:
+        checkpoint = with_ranges(checkpoint, self.settings)
         measure_checkpoint(checkpoint, self.jobs, self.on_measured)
         return checkpoint
 

@@ -11,9 +11,9 @@ import numpy as np
 from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import TrainingLog
-from checkpoint_doctor.config.asked import describe_silence, find_asked
+from checkpoint_doctor.config.asked import Silence, find_asked
 from checkpoint_doctor.config.settings import Config, Settings
-from checkpoint_doctor.config.unused import remark_unused_ignores
+from checkpoint_doctor.config.unused import IgnoreUse
 from checkpoint_doctor.errors import NothingToExamine, UnreadableCheckpoint
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.log_opening import find_log_readers, read_log
@@ -40,6 +40,7 @@ _BEARS_ON = {
     "LOG008": "learning-rate-too-high exploded poisoned-moments nonfinite-gradient nonfinite-data",
     "LOG009": "learning-rate-too-high optimizer-settings",
     "LOG010": "learning-rate-too-low schedule never-started",
+    "LOG011": "learning-rate-too-high learning-rate-too-low exploded",
 }
 """Rule about logs to the causes that would show themselves so."""
 
@@ -83,14 +84,18 @@ def examine_logs(
         remarks=tuple(config.general.judge(each, "") for each in catalogue.left_out),
         asked=asked,
     )
-    report = remark_unused_ignores(report, config, rules, ())
-    report = replace(report, configuration=describe_silence(report, config, rules, TrainingLog))
+    use, silence = IgnoreUse(config, rules, ()), Silence(config, rules, TrainingLog)
+    for examination in examinations:
+        use.see(examination)
+        silence.see(examination)
+    report = replace(report, remarks=(*report.remarks, *use.remark_unused()), configuration=silence.describe())
     return LogReport(report, logs)
 
 
 def examine_log(log: TrainingLog, rules: Sequence[Rule], settings: Settings) -> Examination:
     """Run every selected rule about training logs on one. One that crashes becomes a finding, and the others go on."""
     findings: list[Finding] = []
+    log = replace(log, ranges=settings.ranges) if settings.ranges else log
     asked = [rule for rule in rules if settings.selects(rule)]
     with np.errstate(all="ignore"):
         for rule in asked:
@@ -153,19 +158,13 @@ def _within_file(on_progress: ProgressCallback | None, path: str, number: int, o
     return lambda read: on_progress(Progress(path, number, of, read, total))
 
 
-def take_up_logs(report: Report, catalogue: Catalogue, config: Config) -> Report:
-    """Return a report whose diagnoses say what the log beside a checkpoint shows of the same illness.
+def take_up_log(examination: Examination, catalogue: Catalogue, config: Config) -> Examination:
+    """Return an examination whose diagnoses say what the log beside the checkpoint shows of the same illness.
 
     Only a log that lies in the checkpoint's folder under the name that its library gives it is read, only where there
     is a diagnosis that it could bear on, and only what it shows up to the checkpoint's step counts. It changes neither
     causes nor severities.
     """
-    rules = [rule for rule in catalogue.rules if rule.on is TrainingLog]
-    examinations = tuple(_take_up(each, rules, config) for each in report.checkpoints)
-    return replace(report, checkpoints=examinations)
-
-
-def _take_up(examination: Examination, rules: Sequence[Rule], config: Config) -> Examination:
     relevant = {cause for causes in _BEARS_ON.values() for cause in causes.split()}
     if not any(each.counts and each.cause in relevant for each in examination.diagnoses):
         return examination
@@ -177,6 +176,7 @@ def _take_up(examination: Examination, rules: Sequence[Rule], config: Config) ->
         log = read_log(path, meanings=config.meanings)
     except UnreadableCheckpoint:
         return examination
+    rules = [rule for rule in catalogue.rules if rule.on is TrainingLog]
     found = [each for each in examine_log(log, rules, config.for_path(path)).findings if each.counts]
     step = examination.step
     seen = [each for each in found if step is None or each.evidence.get("onset_step", 0) <= step]

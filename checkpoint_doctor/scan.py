@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Unpack
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Skipped
-from checkpoint_doctor.config.asked import describe_silence, find_asked
+from checkpoint_doctor.config.asked import Silence, find_asked
 from checkpoint_doctor.config.settings import Config
-from checkpoint_doctor.config.unused import remark_unmatched_paths, remark_unused_ignores
+from checkpoint_doctor.config.unused import IgnoreUse
 from checkpoint_doctor.errors import NothingToExamine
-from checkpoint_doctor.examination.candidates import CandidateTask, Outcome, examine_candidate
+from checkpoint_doctor.examination.candidates import CandidateTask, Outcome, TaskOptions, examine_candidate
+from checkpoint_doctor.examination.earlier import EarlierResults
 from checkpoint_doctor.examination.examining import examine
 from checkpoint_doctor.examination.measuring import MeasuredCallback, measure_checkpoint
 from checkpoint_doctor.examination.rules import run_rules
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import claim_folder, discover_working, open_checkpoint, recognize_content
 from checkpoint_doctor.results.report import Examination, Report
+from checkpoint_doctor.results.totals import Totals
 from checkpoint_doctor.sources.search import Candidate, Criteria, Found, Uris, find_candidates, list_uris
 from checkpoint_doctor.text import quantity
 
@@ -73,46 +75,120 @@ def scan(
         NothingToExamine: there is no checkpoint to look at; with ``skip_foreign`` that is an empty report.
         UsageError: the configuration does not fit the rules that are installed, or leaves no rule to run.
     """
-    catalogue = catalogue or discover_working()
-    config = config or Config()
-    uris = list_uris(uris)
-    found = find_checkpoints(uris, catalogue, config)
-    asked = find_asked([candidate.path for candidate in found.candidates], config, catalogue.rules)
-    tasks = make_tasks(
-        found.candidates,
-        config,
+    run = Scan(
+        uris,
+        catalogue=catalogue,
+        config=config,
         jobs=jobs,
         skip_foreign=skip_foreign,
         histograms=histograms,
         with_settings=with_settings,
     )
-    examinations: list[Examination] = []
-    passed_over: list[Skipped] = []
-    for outcome in examine_each(tasks, catalogue, on_progress):
-        if isinstance(outcome, Examination):
-            examinations.append(outcome)
-        elif isinstance(outcome, Skipped):
-            passed_over.append(outcome)
-        else:
-            found.unsearched.append(outcome)
-    if not examinations and not skip_foreign and found.is_complete:
-        raise NothingToExamine(
-            f"there is no checkpoint among {quantity(found.seen, 'file')}", "name one file to learn what it is"
+    return run.conclude(tuple(run.examine_all(on_progress)))
+
+
+class Scan:
+    """A scan under way: ``examine_all`` yields examinations as they are done, and ``conclude`` makes the report.
+
+    What it keeps does not grow with the checkpoints, but for their paths.
+    """
+
+    def __init__(
+        self,
+        uris: Uris,
+        *,
+        catalogue: Catalogue | None = None,
+        config: Config | None = None,
+        earlier: EarlierResults | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> None:
+        """Find what there is to examine.
+
+        Args:
+            uris: as for ``scan``, and so are the arguments that are not named here.
+            catalogue: the plugins to use.
+            config: which rules to run and what to hide.
+            earlier: results of a run before, which stand in for the checkpoints that have not changed since.
+            options: what every task is told.
+
+        Raises:
+            NothingToExamine: a folder or glob leads to nothing.
+            UsageError: the configuration does not fit the rules that are installed, or leaves no rule to run.
+        """
+        self.catalogue = catalogue or discover_working()
+        self.config = config or Config()
+        self._options = options
+        self._earlier = earlier
+        self._uris = list_uris(uris)
+        self._found = find_checkpoints(self._uris, self.catalogue, self.config)
+        paths = [candidate.path for candidate in self._found.candidates]
+        self._asked = find_asked(paths, self.config, self.catalogue.rules)
+        self._passed_over: list[Skipped] = []
+        self._ignores = IgnoreUse(self.config, self.catalogue.rules, self.catalogue.causes)
+        self._silence = Silence(self.config, self.catalogue.rules)
+        self._examined = 0
+        self._carried_over = 0
+
+    def examine_all(self, on_progress: ProgressCallback | None = None) -> Iterator[Examination]:
+        """Yield the examination of each checkpoint, in order; what is no checkpoint is left for the report."""
+        for outcome in self._come_by_all(on_progress):
+            if isinstance(outcome, Examination):
+                self._examined += 1
+                self._ignores.see(outcome)
+                self._silence.see(outcome)
+                yield outcome
+            elif isinstance(outcome, Skipped):
+                self._passed_over.append(outcome)
+            else:
+                self._found.unsearched.append(outcome)
+
+    def _come_by_all(self, on_progress: ProgressCallback | None) -> Iterator[Outcome]:
+        """Yield what comes of each candidate, carried over from an earlier result where nothing has changed since."""
+        tasks = make_tasks(self._found.candidates, self.config, **self._options)
+        earlier = self._earlier
+        if earlier is None:
+            yield from examine_each(tasks, self.catalogue, on_progress)
+            return
+        carried = [earlier.stands_for(task) for task in tasks]
+        changed = [task for task, is_carried in zip(tasks, carried, strict=True) if not is_carried]
+        examined = examine_each(changed, self.catalogue, on_progress)
+        for task, is_carried in zip(tasks, carried, strict=True):
+            if is_carried:
+                self._carried_over += 1
+                yield earlier.read(task.candidate.path)
+            else:
+                yield next(examined)
+
+    def conclude(self, checkpoints: tuple[Examination, ...] = (), counted: Totals | None = None) -> Report:
+        """Return the report on what was examined.
+
+        Args:
+            checkpoints: the examinations.
+            counted: their totals, where they are not kept.
+
+        Raises:
+            NothingToExamine: there was no checkpoint to look at; with ``skip_foreign`` that is an empty report.
+        """
+        found = self._found
+        if not self._examined and not self._options.get("skip_foreign") and found.is_complete:
+            raise NothingToExamine(
+                f"there is no checkpoint among {quantity(found.seen, 'file')}", "name one file to learn what it is"
+            )
+        broken = (self.config.general.judge(each, "") for each in self.catalogue.left_out)
+        searched = [uri for uri in self._uris if os.path.isdir(uri)]
+        return Report(
+            checkpoints=checkpoints,
+            rules=len(self._asked),
+            fail_on=self.config.fail_on,
+            remarks=(*broken, *self._ignores.remark_unused(), *self._ignores.remark_unmatched(searched)),
+            passed_over=tuple(self._passed_over),
+            unrecognized=found.unrecognized,
+            unsearched=tuple(found.unsearched),
+            asked=self._asked,
+            configuration=self._silence.describe(),
+            carried_over=self._carried_over,
+            counted=counted,
         )
-    report = Report(
-        checkpoints=tuple(examinations),
-        rules=len(asked),
-        fail_on=config.fail_on,
-        remarks=tuple(config.general.judge(each, "") for each in catalogue.left_out),
-        passed_over=tuple(passed_over),
-        unrecognized=found.unrecognized,
-        unsearched=tuple(found.unsearched),
-        asked=asked,
-    )
-    searched = [uri for uri in uris if os.path.isdir(uri)]
-    report = remark_unused_ignores(report, config, catalogue.rules, catalogue.causes)
-    report = remark_unmatched_paths(report, config, searched)
-    return replace(report, configuration=describe_silence(report, config, catalogue.rules))
 
 
 def find_checkpoints(uris: Uris, catalogue: Catalogue, config: Config) -> Found:
@@ -133,26 +209,10 @@ def find_checkpoints(uris: Uris, catalogue: Catalogue, config: Config) -> Found:
 
 
 def make_tasks(
-    candidates: Sequence[Candidate],
-    config: Config,
-    *,
-    jobs: int | None = None,
-    skip_foreign: bool = False,
-    histograms: bool = False,
-    with_settings: bool = False,
+    candidates: Sequence[Candidate], config: Config, **options: Unpack[TaskOptions]
 ) -> Sequence[CandidateTask]:
     """Return the tasks of examining candidates, in their order, with what the configuration says about each."""
-    return [
-        CandidateTask(
-            candidate,
-            config.for_path(candidate.path),
-            jobs=jobs,
-            skip_foreign=skip_foreign,
-            histograms=histograms,
-            with_settings=with_settings,
-        )
-        for candidate in candidates
-    ]
+    return [CandidateTask(candidate, config.for_path(candidate.path), **options) for candidate in candidates]
 
 
 def examine_each(

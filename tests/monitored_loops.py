@@ -32,6 +32,7 @@ def train(
     loss_factor: Callable[[int], float] = lambda step: 1.0,
     network: torch.nn.Module | None = None,
     kind: type[torch.optim.Optimizer] = torch.optim.Adam,
+    set_to_none: bool = True,
     **options: Any,
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer, Monitor | None]:
     """Train on a linear target, with the same batches every time, until the monitor says stop."""
@@ -44,7 +45,7 @@ def train(
         batch = torch.randn(32, 8)
         target = torch.stack([batch.sum(1), batch[:, 0]], 1)
         loss = ((model(inputs(step, batch)) - target) ** 2).mean() * loss_factor(step)
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=set_to_none)
         loss.backward()
         if sabotage is not None:
             sabotage(step, model, optimizer)

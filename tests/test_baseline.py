@@ -16,14 +16,14 @@ from msgspec.structs import replace
 
 from checkpoint_doctor.checkpoint import Tensor
 from checkpoint_doctor.config.settings import Config, Section
-from checkpoint_doctor.config.unused import remark_stale_entries
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.plugins.self_checks import RULES as OWN_RULES
 from checkpoint_doctor.plugins.self_checks import report_crash
-from checkpoint_doctor.results.baseline import IN_BASELINE, apply_baseline, read_baseline, write_baseline
+from checkpoint_doctor.results.baseline import IN_BASELINE, read_baseline, write_baseline
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Report, Verdict
+from tests.gathering import apply_baseline, remark_stale_entries
 
 
 @rule(

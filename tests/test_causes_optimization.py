@@ -134,6 +134,7 @@ def rated(rate: float, kind: str = "Adam") -> Checkpoint:
     )
 
 
+BEYOND, OVERFLOW = symptom("HYP001", learning_rate=0.3), symptom("GRD001", kind="overflow")
 LARGE, STUCK = symptom("VAL002", "net.2.weight"), symptom("OPT009", severity=ERROR, cause="step size")
 SPOILED = symptom("VAL001", "net.2.weight")
 HALF = trained({name: array.astype(np.float16) for name, array in network().items()})
@@ -153,6 +154,17 @@ CLAIMS: Mapping[str, Claimed] = {
     "a coefficient that was set": (
         "learning-rate-too-high", NET, [symptom("OPT008", cause="too large"), symptom("POL002")],
         [("proven", "OPT008", "")],
+    ),
+    "gradients that overflow and end at a rate beyond any": (
+        "learning-rate-too-high", rated(0.3), [BEYOND, OVERFLOW, SPOILED, symptom("GRD002"), symptom("GRD003")],
+        [("proven", "HYP001", "GRD001 GRD002 GRD003 VAL001")],
+    ),
+    "a NaN that no overflow preceded, at such a rate": (
+        "learning-rate-too-high", rated(0.3), [BEYOND, symptom("GRD001", kind="operation"), SPOILED],
+        [("proven", "HYP001", "")],
+    ),
+    "gradients that overflow at a rate that agents survive": (
+        "learning-rate-too-high", rated(0.049), [BEYOND, OVERFLOW, symptom("GRD002")], [("proven", "HYP001", "")]
     ),
     "steps that are too small": ("learning-rate-too-high", NET, [symptom("OPT008", cause="too small")], []),
     "large weights at a high rate for Adam": (

@@ -35,7 +35,7 @@ LINES = {
     "ckdoc expl": {"explain"},
     "ckdoc scan --fail": {"--fail-on"},
     "ckdoc scan --fail-on ": {"error", "warning", "note", "never"},
-    "ckdoc scan --format j": {"json", "junit"},
+    "ckdoc scan --format j": {"json", "jsonl", "junit"},
     "ckdoc scan --report ju": {"junit="},
     "ckdoc scan --select ZER": {"ZER", "ZER001", "ZER002", "ZER003", "ZER004"},
     "ckdoc scan --ignore zero-b": {"zero-bias"},

@@ -19,13 +19,13 @@ from checkpoint_doctor.config.file import find_config_file, load_config
 from checkpoint_doctor.config.globs import match_path
 from checkpoint_doctor.config.schema import build_schema, describe_config
 from checkpoint_doctor.config.settings import Config
-from checkpoint_doctor.config.unused import remark_unmatched_paths, remark_unused_ignores
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import Rule, rule
 from checkpoint_doctor.plugins.self_checks import RULES as OWN_RULES
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Report, Verdict
+from tests.gathering import follow_ignores
 
 
 @rule("ZER003", "zero-bias", Severity.WARNING, on=Tensor)
@@ -278,7 +278,7 @@ def report(*findings: Finding, path: str = "model.zip", verdict: Verdict = Verdi
 
 
 def unused(config: Config, about: Report) -> tuple[Finding, ...]:
-    return remark_unused_ignores(about, config, RULES, ()).remarks
+    return tuple(follow_ignores(about, config, RULES).remark_unused())
 
 
 class TestUnusedIgnores:
@@ -321,10 +321,10 @@ class TestUnusedIgnores:
         (folder / "models" / "old").mkdir(parents=True)
         for text in (f'[[ignore]]\ncode = "ALL"\npath = "{path}"', f'[[paths."{path}".ignore]]\ncode = "ALL"'):
             config = load(f'{text}\nreason = "Known."')
-            remarks = remark_unmatched_paths(report(path="run.pt"), config, searched).remarks
+            remarks = follow_ignores(report(path="run.pt"), config, ()).remark_unmatched(searched)
             assert [f"the path {path!r} of" in each.message for each in remarks] == [True] * told
             where = path.replace("**", "x").replace("*", "x")
-            assert not remark_unmatched_paths(report(path=where), config, searched).remarks
+            assert not follow_ignores(report(path=where), config, ()).remark_unmatched(searched)
 
     def test_its_own_severity_can_be_set(self, folder: Path) -> None:
         (remark,) = unused(load(self.TEXT + '\n[severity]\nCKD002 = "error"'), report())

@@ -19,12 +19,13 @@ from checkpoint_doctor.diagnosis.competition import collect_claims
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.cause import Cause, Claim, Symptoms, cause
-from checkpoint_doctor.results.baseline import apply_baseline, read_baseline, write_baseline
+from checkpoint_doctor.results.baseline import read_baseline, write_baseline
 from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.report import Examination, Report, Verdict, judge
 from checkpoint_doctor.scan import scan
 from checkpoint_doctor.testing import build_checkpoint, check_cause, diagnoses_of
+from tests.gathering import apply_baseline
 
 CHECKPOINT = build_checkpoint({"net.weight": np.ones((2, 2), np.float32)})
 CATALOGUE = discover()

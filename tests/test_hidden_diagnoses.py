@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from checkpoint_doctor import Certainty, Diagnosis, Examination, Finding, Report, Severity, Unsearched, Verdict
 from checkpoint_doctor.config.settings import Ignore, Section
-from checkpoint_doctor.results.baseline import apply_baseline, read_baseline, write_baseline
+from checkpoint_doctor.results.baseline import read_baseline, write_baseline
 from checkpoint_doctor.results.report import IN_BASELINE, PLUGIN_LEFT_OUT, RULE_CRASHED
+from tests.gathering import apply_baseline
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 FINDINGS = (

@@ -13,9 +13,10 @@ import pytest
 from checkpoint_doctor import Finding, Page, Report, Severity, Tensor, discover, rule
 from checkpoint_doctor.analyzers.layers.recurrent import gate_saturation
 from checkpoint_doctor.checkpoint import Checkpoint
-from checkpoint_doctor.results.baseline import apply_baseline, read_baseline, write_baseline
+from checkpoint_doctor.results.baseline import read_baseline, write_baseline
 from checkpoint_doctor.results.report import Examination, judge
 from checkpoint_doctor.testing import build_checkpoint, findings_of
+from tests.gathering import apply_baseline
 
 CATALOGUE = discover()
 

@@ -18,7 +18,7 @@ from checkpoint_doctor.checkpoint import Metric, TrainingLog
 from checkpoint_doctor.checkpoint.metric_meanings import Meaning, find_meaning
 from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.log import examine_logs, take_up_logs
+from checkpoint_doctor.log import examine_logs, take_up_log
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.log_opening import read_log
 from checkpoint_doctor.plugins.protocols import LogReporter
@@ -81,6 +81,7 @@ STATE = {
         ("metrics.csv", LIGHTNING, "lightning", "train_loss", [(49, 1.5), (149, 1.0)]),
         ("log.csv", "epoch,loss,val_loss\n0,2.0,2.1\n1,1.0,1.2\n", "keras", "val_loss", [(0, 2.1), (1, 1.2)]),
         ("a.tsv", "step\tloss\tnote\n1\t2.0\tgood\n2\t1.0\tbad\n", "tsv", "loss", [(1, 2.0), (2, 1.0)]),
+        ("a.csv", "step,loss\n1,2.0\n2,1.0\n" + "\0" * 900, "csv", "loss", [(1, 2.0), (2, 1.0)]),
         ("a.csv", "step;loss\r\n1;2.0\r\n2;1.0\r\n", "csv", "loss", [(1, 2.0), (2, 1.0)]),
         ("a.txt", CONSOLE, "table", "Loss", [(36_000, 0.00722), (79_000, 0.01572), (1_020_000, 0.01926)]),
         ("a.txt", CONSOLE, "table", "Agree%", [(36_000, 38.7), (79_000, 40.1), (1_020_000, 40.2)]),
@@ -110,7 +111,7 @@ def test_evaluations(tmp_path: Path) -> None:
         read_log(objects)
 
 
-def test_a_tensorboard_file_is_read_or_refused_with_what_to_install(tmp_path: Path) -> None:
+def test_a_file_of_tensorboard_is_read(tmp_path: Path) -> None:
     writers = pytest.importorskip("torch.utils.tensorboard")
     writer = writers.SummaryWriter(str(tmp_path))
     for step in range(5):
@@ -128,8 +129,9 @@ def test_a_tensorboard_file_is_read_or_refused_with_what_to_install(tmp_path: Pa
         ("a.json", '{"a": "b"}', "no training log that is read"),
         ("a.json", "[" * 100_000, "holds no list of records"),
         ("a.bin", bytes(range(256)) * 8, "no training log that is read"),
-        ("run.wandb", b":W&B" + bytes(64), "offline run of Weights & Biases"),
         ("a.csv", "step,loss\na,b\nc,d\n", "no training log that is read"),
+        ("a.csv", "step,loss\n1,2\n".encode("utf-16"), "it is text in UTF-16"),
+        ("a.csv", b"step,loss\n1,2\n\0\0\n3,4\n", "byte 14 is a zero, which no text has"),
     ],
 )
 def test_what_is_no_log_is_refused(tmp_path: Path, name: str, content: str | bytes, words: str) -> None:
@@ -234,7 +236,7 @@ def test_an_ignore_hides_a_finding_and_one_that_nothing_needs_is_named(tmp_path:
 def test_every_format_tells_of_logs(tmp_path: Path) -> None:
     ill, fine = write_log(tmp_path / "ill.csv", "0.000"), write_log(tmp_path / "fine.csv", "0.5")
     report = examine_logs([ill, fine])
-    assert report.summary_line == "2 logs (1 ill, 1 healthy), 6 metrics, 10 rules, 1 finding"
+    assert report.summary_line == "2 logs (1 ill, 1 healthy), 6 metrics, 11 rules, 1 finding"
     catalogue = discover()
     for name, reporter in catalogue.reporters.items():
         if isinstance(reporter, LogReporter):
@@ -290,6 +292,6 @@ def test_a_diagnosis_takes_up_the_log_beside_the_checkpoint(tmp_path: Path) -> N
     falling = "".join(f"{step},{9 - step / 100}\n" for step in range(300))
     for rows, words in ((rising, "metrics.csv: train_loss rises"), (falling, "")):
         (tmp_path / "metrics.csv").write_text("step,train_loss\n" + rows)
-        [diagnosis] = take_up_logs(alone, catalogue, Config()).diagnoses
+        [diagnosis] = take_up_log(alone.checkpoints[0], catalogue, Config()).diagnoses
         assert words in diagnosis.evidence.get("log", "")
         assert ("log" in diagnosis.evidence) is bool(words)

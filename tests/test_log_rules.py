@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
+from checkpoint_doctor.analyzers.logs.learning_rates import learning_rate_unusual, learning_rate_zero
 from checkpoint_doctor.analyzers.logs.losses import diverging_heads, overfit, rising_loss
 from checkpoint_doctor.analyzers.logs.progress import oscillating_loss, regressing_metric, spike, stalled
-from checkpoint_doctor.analyzers.logs.recording import learning_rate_zero, nonfinite_metric, unrecorded_metric
+from checkpoint_doctor.analyzers.logs.recording import nonfinite_metric, unrecorded_metric
+from checkpoint_doctor.checkpoint.setting_ranges import Evidence, Range
 from checkpoint_doctor.checkpoint.training_log import LogBuilder, TrainingLog
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import Rule
@@ -48,6 +51,8 @@ RISES_AT_120 = FALLING + np.where(np.arange(N) >= 120, 1.0, 0.0)
 LEARNS = 10 + 200 * LINE + noise(8)
 COLLAPSES = np.where(np.arange(N) < 120, LEARNS, 20 + noise(8))
 FORGETS_CHANCE = np.where(np.arange(N) < 15, 18.6, 7.5) + noise(0.3)
+LUCKY = np.array([39, 11, 15, 12, 16, 11, 11, 11, 24, 17, 11, 15, 57, 11, 16, 29, 18, 14, 19, 27, 27, 23, 38, 14, 13.0])
+"""Returns of the first episodes of an agent that balances a pole."""
 FRAMES = (36_000, 79_000, 165_000, 553_000, 1_023_000)
 DISCRETE = (0.00722, 0.01572, 0.01385, 0.01837, 0.01926)
 CONTINUOUS = (0.01889, 0.01728, 0.01600, 0.01515, 0.01443)
@@ -126,6 +131,8 @@ def test_a_head_that_rises_beside_one_that_falls() -> None:
         ({"rollout/ep_rew_mean": FORGETS_CHANCE, "rollout/exploration_rate": LINE}, None, []),  # a random policy's
         ({"rollout/ep_rew_mean": FORGETS_CHANCE}, None, [("rollout/ep_rew_mean", 15)]),
         ({"rollout/ep_rew_mean": np.where(np.arange(N) < 15, -1100, -1260) + noise(9)}, None, []),  # few episodes
+        ({"0_reward": LUCKY}, None, []),
+        ({"0_reward": np.repeat(LUCKY, 2)[:25]}, None, []),
         ({"ep_len_mean": COLLAPSES, "entropy": COLLAPSES, "loss": COLLAPSES}, None, []),
     ],
 )
@@ -172,6 +179,40 @@ def test_learning_rates(rates: np.ndarray, expected: list[int]) -> None:
     assert all(abs(onset - truth) <= 2 for (_, _, onset), truth in zip(found, expected, strict=True))
 
 
+def agent(rate: float) -> Columns:
+    """What Stable-Baselines3 logs, with a rate that a schedule lowers to 0."""
+    return {"time/fps": np.full(N, 900.0), "train/learning_rate": rate * (1 - LINE)}
+
+
+@pytest.mark.parametrize(
+    ("columns", "own", "words"),
+    [
+        (agent(3e-4), (), ""),
+        (agent(0.03), (), ""),  # ARS is tuned with it
+        (agent(0.3), (), "unusually high; tuned range is 1e-05 to 0.03"),
+        (agent(1e-7), (), "unusually low; tuned range is 1e-05 to 0.03"),
+        (agent(0.3), (("SAC", 1e-4, 0.5),), ""),
+        (agent(0.3), (("*", 1e-4, 0.1),), "unusually high; your own range is 0.0001 to 0.1"),
+        ({"train/learning_rate": 0.3 * (1 - LINE)}, (), ""),  # of another program, whose optimizer is not known
+        ({"lr": np.full(N, 30.0)}, (), ""),  # SGD of a language model
+        ({"lr": np.full(N, 1e3)}, (), "unusually high; nothing above 100 is known"),
+        ({"lr": np.where(np.arange(N) < 50, 1e-3, 1e3)}, (), "1e+03 at step 50, unusually high"),
+        ({"lr": np.full(N, -1.0)}, (), ""),  # LOG010 speaks
+        ({"lr": np.full(N, np.nan)}, (), ""),  # LOG008 speaks
+    ],
+)
+def test_the_size_of_learning_rates(columns: Columns, own: tuple, words: str) -> None:
+    ranges = tuple(Range(name, "learning_rate", low, high, Evidence.OWN, "ckdoc.toml") for name, low, high in own)
+    found = list(learning_rate_unusual.examine(replace(build_log(columns), ranges=ranges)))
+    assert [words in each.message for each in found] == [True] * bool(words), found
+    if "step 50" in words:
+        assert found[0].evidence["onset_step"] == 50
+
+
+def test_a_rate_that_is_no_number_is_an_error() -> None:
+    assert speak(nonfinite_metric, {"lr": np.where(np.arange(N) < 50, 1e-3, np.nan)}) == [("lr", ERROR, 50)]
+
+
 OVERFITTING = 2 - 1.5 * LINE / 0.3 * (LINE < 0.3) - 1.5 * (LINE >= 0.3) + 1.2 * np.maximum(LINE - 0.3, 0) + noise(0.01)
 
 
@@ -207,6 +248,25 @@ def test_overfit(columns: Columns, expected: list[tuple[str, Severity]]) -> None
     ],
 )
 def test_stalled(columns: Columns, expected: list[tuple[str, Severity, int]]) -> None:
+    assert speak(stalled, columns) == expected
+
+
+STILL = 0.97 - 0.002 * LINE[:10]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"val_loss": STILL, "val_accuracy": np.full(10, 0.371)}, [("val_accuracy", WARNING, 0)]),
+        ({"val_loss": STILL[:9], "val_accuracy": np.full(9, 0.371)}, []),  # too few to say so
+        ({"val_loss": STILL, "val_accuracy": np.full(10, 1.0)}, []),
+        ({"val_loss": STILL, "val_accuracy": np.append(np.full(9, 0.371), 0.372)}, []),
+        ({"val_loss": STILL, "loss": 2 - 0.1 * np.arange(10), "val_accuracy": np.full(10, 0.371)}, []),
+        ({"val_accuracy": np.full(10, 0.371)}, []),
+        ({"loss": STILL, "success_rate": np.zeros(10), "ep_rew_mean": LEARNS[:10]}, []),
+    ],
+)
+def test_a_network_that_answers_always_the_same(columns: Columns, expected: list) -> None:
     assert speak(stalled, columns) == expected
 
 
@@ -247,7 +307,7 @@ def test_oscillation(columns: Columns, speaks: bool) -> None:
 @pytest.mark.parametrize(
     "rule",
     [unrecorded_metric, rising_loss, diverging_heads, regressing_metric, spike, overfit, stalled, nonfinite_metric,
-     oscillating_loss, learning_rate_zero],
+     oscillating_loss, learning_rate_zero, learning_rate_unusual],
     ids=lambda rule: rule.code,
 )  # fmt: skip
 def test_a_single_record_says_nothing(rule: Rule, make: Callable[[], TrainingLog]) -> None:
@@ -296,6 +356,7 @@ LIMITS: dict[tuple[Rule, str], tuple[Columns, Columns, float | int]] = {
     (learning_rate_zero, "share"): (
         {"lr": np.where(np.arange(N) < 185, 1e-3, 0)}, {"lr": np.where(np.arange(N) < 175, 1e-3, 0)}, 0.2
     ),
+    (learning_rate_unusual, "highest"): ({"lr": np.full(N, 99.0)}, {"lr": np.full(N, 101.0)}, 200),
 }  # fmt: skip
 
 

@@ -143,6 +143,33 @@ def test_a_head_frozen_in_the_middle_is_named() -> None:
     assert "5.weight, 5.bias" in monitor.news[0].alert.message
 
 
+@pytest.mark.parametrize(("is_detached", "cause"), [(False, "frozen"), (True, "detached")])
+def test_a_part_that_gets_zeros_from_the_middle_on_is_named(is_detached: bool, cause: str) -> None:
+    network = build_network()
+
+    def freeze(step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        if step == 150 and not is_detached:
+            model[0].requires_grad_(False)  # type: ignore[index, operator]
+        if step == 150 and is_detached:
+            model[0].register_forward_hook(lambda module, given, output: output.detach())  # type: ignore[index, operator]
+
+    _, _, monitor = train(400, sabotage=freeze, network=network, set_to_none=False)
+    assert told(monitor) == [f"began {cause}"]
+    assert monitor
+    assert monitor.news[0].step == 300
+    assert "0.weight, 0.bias had gradients and have had zeros alone for 1" in monitor.news[0].alert.message
+
+
+def test_a_part_that_gets_zeros_now_and_then_is_not_told() -> None:
+    def pause(step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        if step // 120 % 2:
+            model[0].weight.grad.zero_()  # type: ignore[index, operator, union-attr]
+
+    _, _, monitor = train(400, sabotage=pause, set_to_none=False, network=build_network())
+    assert monitor
+    assert monitor.news == []
+
+
 def test_inputs_switched_on_are_named_with_their_columns() -> None:
     def inputs(step: int, batch: torch.Tensor) -> torch.Tensor:
         return batch * torch.tensor([1.0] * 6 + [float(step > 450)] * 2)

@@ -189,7 +189,8 @@ def test_a_report_that_is_read_back_knows_it(file: Path) -> None:
 
 def test_a_baseline_knows_what_is_in_preview(file: Path, tmp_path: Path) -> None:
     """So that nothing new fails on the day on which it begins to count."""
-    from checkpoint_doctor.results.baseline import apply_baseline, read_baseline, write_baseline
+    from checkpoint_doctor.results.baseline import read_baseline, write_baseline
+    from tests.gathering import apply_baseline
 
     path = tmp_path / "known.json"
     path.write_text(write_baseline(examine(file, new_illness), str(path)))

@@ -28,13 +28,14 @@ from checkpoint_doctor.repair import safe_copy
 from checkpoint_doctor.repair.changes import Plan, Purpose
 from checkpoint_doctor.repair.planning import plan_repairs
 from checkpoint_doctor.repair.verification import compare_tensors
-from checkpoint_doctor.results.baseline import Baseline, Entry, apply_baseline, find_stale
+from checkpoint_doctor.results.baseline import Baseline, Entry
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.identity import extent_of, identify
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.scan import scan
 from checkpoint_doctor.sources.search import Criteria, find_candidates
 from checkpoint_doctor.testing import build_checkpoint, findings_of
+from tests.gathering import apply_baseline, find_stale
 
 CATALOGUE = discover()
 CRITERIA = Criteria(CATALOGUE.suffixes)

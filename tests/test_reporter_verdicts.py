@@ -11,10 +11,11 @@ from sample_reports import CLEAN, CLINIC, HEALTHY, ILL, ODD, ONE_UNREADABLE, RUL
 
 from checkpoint_doctor.reporters import github, junit, markdown, sarif, terminal
 from checkpoint_doctor.reporters import json as json_reporter
-from checkpoint_doctor.results.baseline import Baseline, apply_baseline
+from checkpoint_doctor.results.baseline import Baseline
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.json_reading import read_json
 from checkpoint_doctor.results.report import Page, Report, Verdict
+from tests.gathering import apply_baseline
 
 FAILED_BY_HAND = {
     ("error", Severity.ERROR): True, ("error", Severity.WARNING): True, ("error", Severity.NOTE): True,

@@ -48,7 +48,7 @@ UNITS: Mapping[str, Case] = {
     "one word without a vector": (network.disconnected_units, table("user_vectors", [7]), NOTE),
     "a layer that is no table": (network.disconnected_units, table("fc", [7]), NOTE),
     "a layer with the name of a table and a bias": (
-        network.disconnected_units, table("user_vectors", [7], **{"user_vectors.bias": draw(50)}), WARNING
+        network.disconnected_units, table("user_vectors", [7, 20], **{"user_vectors.bias": draw(50)}), WARNING
     ),
     "the padding row": (network.disconnected_units, table("embedding", [0]), None),
     "the second row": (network.disconnected_units, table("embedding", [1]), None),
@@ -463,8 +463,14 @@ EXPLODED: Mapping[str, tuple[Weights, Severity | None]] = {
     "a recurrent gain of many inputs": (gated(weight_ih=sized(51, 32, 16)), WARNING),
     "a mean": (mlp(input_mean=sized(1e5, 8)), None),
     "a scale": (mlp(scale=sized(1e5, 8)), None),
-    "a vector of another name": (mlp(offsetting=sized(1e5, 8)), WARNING),
-    "a matrix of scales": (mlp(scale=sized(1e5, 8, 2)), WARNING),
+    "a vector of another name, perhaps constants": (mlp(offsetting=sized(1e5, 8)), NOTE),
+    "a matrix of scales, perhaps constants": (mlp(scale=sized(1e5, 8, 2)), NOTE),
+    "a vector beyond all that is learned": (mlp(offsetting=sized(4e6, 8)), ERROR),
+    "a number of another name": (mlp(temperature=np.float32(2000)), WARNING),
+    "a count of batches": (
+        {"bn.weight": draw(8), "bn.bias": draw(8), "bn.num_batches_tracked": np.array([46_890.0], np.float32)},
+        None,
+    ),
     "a table of energies": ({"energies.weight": sized(1e4, 100, 1)}, None),
     "a column with a bias": ({"fc.weight": sized(1e4, 100, 1), "fc.bias": draw(100)}, WARNING),
     "an output in the unit of its targets": (

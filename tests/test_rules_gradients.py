@@ -103,6 +103,13 @@ def test_a_part_without_gradient_counts_from_a_hundred_steps_on(steps: int, coun
     assert [(each.layer, each.evidence["cause"]) for each in found] == [("head", "no path")] * count
 
 
+@pytest.mark.parametrize(("silent", "count"), [(0, 1), (5, 0)])
+def test_a_part_whose_gradients_are_zeros_is_named_unless_all_are(silent: int, count: int) -> None:
+    found = findings_of(live.stopped_part, watched(zeroed={"head.weight": 100}, silent_steps=silent))
+    assert [each.evidence["cause"] for each in found] == ["no path"] * count
+    assert all("head.weight had gradients and has had zeros alone for 100 steps" in each.message for each in found)
+
+
 def test_a_frozen_part_is_named_at_once() -> None:
     [finding] = findings_of(live.stopped_part, watched(frozen=frozenset({"head.bias"})))
     assert finding.tensor == "head.bias"

@@ -203,7 +203,7 @@ def test_a_file_without_a_model_is_named_unless_it_is_ill(
     fields: dict[str, Any], words: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = replace(build_checkpoint(mlp(), path="model.pt"), **fields)
-    monkeypatch.setattr(examining, "open_checkpoint", lambda *_: checkpoint)
+    monkeypatch.setattr(examining, "open_checkpoint", lambda *_, **__: checkpoint)
     if words is None:
         found = examine("model.pt", CATALOGUE, Config().for_path("model.pt"))
         assert found.verdict is (Verdict.ILL if "flaws" in fields else Verdict.HEALTHY)
@@ -300,11 +300,28 @@ BAD = Examination("bad.pt", None, Verdict.UNREADABLE, error="no")
 CRASHED = replace(WELL, verdict=Verdict.INCOMPLETE, findings=(finding(ERROR, RULE_CRASHED),))
 
 
+def standing_in(report: Report, given: list[Any] | None = None) -> Any:
+    """A scan that comes to a report at once."""
+
+    class Done:
+        def __init__(self, uris: Any, **settings: Any) -> None:
+            if given is not None:
+                given.append((uris, settings))
+
+        def examine_all(self, on_progress: Any) -> Iterator[Examination]:
+            return iter(report.checkpoints)
+
+        def conclude(self, checkpoints: tuple[Examination, ...], counted: Any) -> Report:
+            return replace(report, checkpoints=checkpoints, counted=counted)
+
+    return Done
+
+
 def invoked(
     monkeypatch: pytest.MonkeyPatch, *checkpoints: Examination, arguments: Sequence[str] = (), fail_on: Any = ERROR
 ) -> Any:
     report = Report(checkpoints, rules=3, fail_on=fail_on)
-    monkeypatch.setattr(MODULE, "scan", lambda *_, **__: report)
+    monkeypatch.setattr(MODULE, "Scan", standing_in(report))
     return CliRunner().invoke(app, ["scan", "model.pt", *arguments], env={"COLUMNS": "100", "NO_COLOR": "1"})
 
 
@@ -342,14 +359,11 @@ def test_the_command_line_sets_what_is_scanned(
     arguments: tuple[str, ...], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[tuple[Any, dict[str, Any]]] = []
-
-    def take(uris: Any, **settings: Any) -> Report:
-        given.append((uris, {name: settings[name] for name in expected}))
-        return Report((WELL,), rules=3)
-
-    monkeypatch.setattr(MODULE, "scan", take)
+    monkeypatch.setattr(MODULE, "Scan", standing_in(Report((WELL,), rules=3), given))
     assert CliRunner().invoke(app, ["scan", "model.pt", *arguments]).exit_code == 0
-    assert given == [(["model.pt"], expected)]
+    [(uris, settings)] = given
+    assert uris == ["model.pt"]
+    assert {name: settings[name] for name in expected} == expected
 
 
 def test_the_summary_is_the_last_line_unless_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +405,7 @@ def test_a_terminals_width_is_used_only_for_the_terminal(monkeypatch: pytest.Mon
     assert max(map(len, lines)) == 80
     monkeypatch.setenv("FORCE_COLOR", "1")
     report = Report((SICK,), rules=3)
-    monkeypatch.setattr(MODULE, "scan", lambda *_, **__: report)
+    monkeypatch.setattr(MODULE, "Scan", standing_in(report))
     coloured = CliRunner().invoke(app, ["scan", "model.pt"], color=True)
     assert "\x1b[" in coloured.stdout
     CliRunner().invoke(app, ["scan", "model.pt", "--output", str(path)], color=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
+import torch
 
 from checkpoint_doctor.analyzers.settings.optimizer_settings import learning_rate_range
 from checkpoint_doctor.analyzers.settings.run_settings import (
@@ -21,6 +23,11 @@ from checkpoint_doctor.analyzers.settings.run_settings import (
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.checkpoint.reviewed_settings import Verdict, judge, review_settings
 from checkpoint_doctor.checkpoint.setting_ranges import Evidence, Range, find_ranges, known_ranges
+from checkpoint_doctor.compare import compare
+from checkpoint_doctor.config.file import load_config
+from checkpoint_doctor.config.settings import Config
+from checkpoint_doctor.fix import FixOptions, fix
+from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity
@@ -225,11 +232,75 @@ def test_settings_beside_the_file(tmp_path: Path, fixtures: Path, name: str, tex
     assert "SAC of Stable-Baselines3 has no such argument" in finding.message
 
 
-def test_yaml_that_asks_for_objects_is_left_alone(tmp_path: Path, fixtures: Path) -> None:
-    (tmp_path / "model.zip").write_bytes((fixtures / "case_2_overwritten.zip").read_bytes())
-    (tmp_path / "hparams.yaml").write_text("max_grad_norm: !!python/object/apply:os.system ['touch /tmp/ckdoc_yaml']\n")
-    assert "max_grad_norm" not in open_checkpoint(tmp_path / "model.zip").hyperparameters
-    assert not Path("/tmp/ckdoc_yaml").exists()
+def beside(folder: Path, text: str, name: str = "args.yml") -> Checkpoint:
+    """A state dict without settings beside such a file."""
+    torch.save({"layer.weight": torch.ones(2, 2)}, folder / "model.pt")
+    (folder / name).write_text(text)
+    return open_checkpoint(folder / "model.pt")
+
+
+DUMPED = """!!python/object/apply:collections.OrderedDict
+- - - batch_size
+    - 256
+  - - learning_rate
+    - 1e-3
+  - - policy_kwargs
+    - dict(net_arch=[64, 64])
+  - - gamma
+    - 0.98
+"""
+NAMESPACE = "args: !!python/object:argparse.Namespace\n  lr: 0.5\n  betas: !!python/tuple [0.9, 0.99]\n"
+ALIASES = "a: &x {gamma: 0.9}\n" + "".join(f"k{number}: *x\n" for number in range(4000))
+BOMB = "a: &a [1]\n" + "".join(f"{two}: &{two} [*{one}, *{one}]\n" for one, two in pairwise("abcdefghijklmnopqrstuvw"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (DUMPED, {"batch_size": 256, "learning_rate": 1e-3, "gamma": 0.98}),
+        (NAMESPACE, {"lr": 0.5}),
+        ("lr: 0.1 # a & b\nclip: yes\nname: 'x & y'\n", {"lr": 0.1}),
+        ("lr: '0.1'\n", {}),
+        (ALIASES, {"gamma": 0.9}),
+        (BOMB + "gamma: 0.9\n", {"gamma": 0.9}),
+        ("a: &a\n  b: *a\ngamma: 0.9\n", {}),  # contains itself
+        ("[" * 5000, {}),
+        ("lr: [\n", {}),
+        ("", {}),
+    ],
+    ids=["dumped", "namespace", "comments", "text", "aliases", "bomb", "recursive", "deep", "broken", "empty"],
+)
+def test_yaml_as_programs_dump_it(tmp_path: Path, text: str, expected: dict[str, float]) -> None:
+    checkpoint = beside(tmp_path, text)
+    assert checkpoint.hyperparameters == expected
+    assert checkpoint.skipped == ()
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ["python/object/apply:os.system ['touch {}']", "python/object/new:os.system ['touch {}']", "python/name:os.system"],
+)
+def test_yaml_that_asks_for_objects_is_named_and_the_rest_is_read(tmp_path: Path, tag: str) -> None:
+    touched = tmp_path / "touched"
+    checkpoint = beside(
+        tmp_path, f"max_grad_norm: !!{tag.format(touched)}\ngamma: 0.9\nother: !!{tag.format(touched)}\n"
+    )
+    assert checkpoint.hyperparameters == {"gamma": 0.9}
+    [skipped] = checkpoint.skipped
+    assert skipped.what == "setting max_grad_norm"
+    assert skipped.why.startswith(f"args.yml holds it as !!{tag.split()[0]}")
+    assert not touched.exists()
+
+
+def test_own_ranges_count_wherever_settings_are_judged(tmp_path: Path, fixtures: Path) -> None:
+    (tmp_path / "ckdoc.toml").write_text("[ranges.SAC]\nlearning_rate = [1e-4, 1e-2]\n")
+    own = load_config(discover().rules, file=str(tmp_path / "ckdoc.toml"))
+    paths = [str(fixtures / name) for name in ("case_2_healthy.zip", "case_2_overwritten.zip")]
+    for config, speaks in ((Config(), True), (own, False)):
+        [series] = compare(paths, config=config).series
+        [planned] = fix(paths[1], FixOptions(dry_run=True), config=config)
+        for findings in (scan(paths[1], config=config).findings, series.counted, planned.examination.findings):
+            assert any(each.code == "HYP001" for each in findings) is speaks
 
 
 def test_published_agents_have_no_warning_about_a_tuned_setting(corpus: Path) -> None:

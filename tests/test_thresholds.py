@@ -740,6 +740,11 @@ EDGES: Mapping[str, Edge] = {
         network.disconnected_units,
         stack(*[with_zero_rows(18, 20, 20)] * 4), stack(*[with_zero_rows(19, 20, 20)] * 4), WARNING, NOTE,
     ),
+    "a few units without incoming weights": Edge(
+        network.disconnected_units,
+        stack(with_zero_rows(1, 50, 8), draw(8, 50)), stack(with_zero_rows(1, 49, 8), draw(8, 49)), WARNING, NOTE,
+        option="few", moved=0.021,
+    ),
     "padding row": Edge(network.disconnected_units, embedding(3), embedding(4), NOTE),
     "words without a vector": Edge(network.disconnected_units, embedding(4), embedding(4, 6), WARNING, NOTE),
     "copies of short rows in half precision": Edge(

@@ -10,8 +10,9 @@ import pytest
 from conftest import ROOT
 
 from checkpoint_doctor import Report, __version__, scan
-from checkpoint_doctor.results.baseline import Entry, apply_baseline, find_stale, read_baseline, relate
+from checkpoint_doctor.results.baseline import Entry, read_baseline, relate
 from checkpoint_doctor.results.identity import identify
+from tests.gathering import apply_baseline, find_stale
 from tests.released import RELEASED, declare, find_changes, read_verdicts
 
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

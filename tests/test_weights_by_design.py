@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor import Checkpoint, Severity
 from checkpoint_doctor.analyzers.layers.dead_inputs import dead_inputs
 from checkpoint_doctor.analyzers.layers.network import disconnected_units
+from checkpoint_doctor.analyzers.layers.norm_statistics import norm_statistics
 from checkpoint_doctor.analyzers.values.constants import constant_tensor
-from checkpoint_doctor.analyzers.values.extremes import value_spike
+from checkpoint_doctor.analyzers.values.extremes import exploded_values, value_spike
+from checkpoint_doctor.analyzers.values.zeros import zero_bias
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 NOTE, WARNING = Severity.NOTE, Severity.WARNING
@@ -114,3 +117,60 @@ def test_where_inputs_may_be_units_the_data_is_not_accused() -> None:
     (finding,) = findings_of(dead_inputs, with_inputs([1, 2], first="body", source=np.array([4])))
     assert finding.severity is NOTE
     assert "features of the data that are always zero, or outputs of another layer" in finding.advice
+
+
+BODY = {"0.weight": draw(16, 8), "0.bias": np.zeros(16, np.float32), "3.weight": draw(4, 16), "3.bias": draw(4)}
+
+
+def norm(name: str, gains: NDArray) -> dict[str, NDArray]:
+    return {f"{name}.weight": gains.astype(np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("norms", "speaks"),
+    [
+        (norm("1.norm", np.full(16, 0.05)) | norm("2.norm", np.ones(4)), False),
+        (norm("1.norm", np.full(16, 0.05)) | norm("2.norm", draw(4) + 1), True),
+        (norm("1.norm", np.ones(16)), True),
+        (norm("1.norm", np.ones(16)) | norm("2.norm", np.ones(3)), True),
+    ],
+)
+def test_zero_biases_of_a_network_whose_norms_were_never_trained_are_initial(
+    norms: dict[str, NDArray], speaks: bool
+) -> None:
+    found = findings_of(zero_bias, build_checkpoint({**BODY, **norms}))
+    assert [each.tensor for each in found] == ["0.bias"] * speaks
+
+
+@pytest.mark.parametrize(("format", "severity"), [("onnx", NOTE), ("torch", WARNING)])
+def test_a_zero_bias_may_come_from_the_export_to_onnx(format: str, severity: Severity) -> None:
+    (finding,) = findings_of(zero_bias, replace(build_checkpoint(BODY), format=format))
+    assert finding.severity is severity
+    assert ("ONNX" in finding.message) == (severity is NOTE)
+
+
+@pytest.mark.parametrize(
+    ("name", "speaks"), [("time2freq/stft-imag/kernel:0", False), ("stft-imag.weight", False), ("stiff.weight", True)]
+)
+def test_a_fourier_basis_is_known_by_its_name_in_every_framework(name: str, speaks: bool) -> None:
+    weight = zeroed(12, [0, 6])
+    tensors = {name: weight.T if "kernel" in name else weight, "out.weight": draw(4, 12)}
+    assert bool(findings_of(disconnected_units, build_checkpoint(tensors))) == speaks
+
+
+def test_a_weight_that_never_had_a_gradient_did_not_explode() -> None:
+    tensors = {"energies.weight": 30 * draw(16, 94), "net.weight": 30 * draw(16, 94), "net.bias": draw(16)}
+    moments = {
+        name: {"step": 500, "exp_avg": 0.01 * (name != "energies.weight") * np.ones_like(each),
+               "exp_avg_sq": 0.01 * (name != "energies.weight") * np.ones_like(each)}
+        for name, each in tensors.items()
+    }  # fmt: skip
+    found = findings_of(exploded_values, build_checkpoint(tensors, optimizer=moments))
+    assert {each.tensor: each.severity for each in found} == {"energies.weight": NOTE, "net.weight": WARNING}
+
+
+@pytest.mark.parametrize(("format", "speaks"), [("onnx", False), ("torch", True)])
+def test_statistics_may_be_folded_into_the_gain_of_an_exported_norm(format: str, speaks: bool) -> None:
+    statistics = {"bn.running_mean": np.zeros(8, np.float32), "bn.running_var": np.ones(8, np.float32)}
+    tensors = {"bn.weight": draw(8) + 1, "bn.bias": draw(8), **statistics}
+    assert bool(findings_of(norm_statistics, replace(build_checkpoint(tensors), format=format))) == speaks

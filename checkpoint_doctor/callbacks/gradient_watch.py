@@ -23,6 +23,9 @@ _PLAIN = (torch.float32, torch.float64)
 FEWEST_REGULAR = 100
 """Steps with a gradient of each parameter after which it is noticed that one has none any more."""
 
+BETWEEN_LOOKS = 10
+"""Steps from one to the next at which it is looked for gradients that are exactly zero, so that it costs nothing."""
+
 
 class GradientWatch:
     """The gradients of what one optimizer holds.
@@ -52,9 +55,13 @@ class GradientWatch:
         """``id()`` of a parameter to the first step without its gradient."""
         self._irregular: set[int] = set()
         """``id()`` of parameters that had no gradient at some step and then had one."""
+        self._zeros: dict[int, int] = {}
+        """``id()`` of a parameter to the first step that was looked at since when its gradient is exactly zero."""
         self._trainable = {id(each) for each in parameters_of(optimizer) if each.requires_grad}
         self._waiting: list[tuple[int, torch.Tensor]] = []
         """Norms that are still on their device, with their steps."""
+        self._waiting_zeros: list[tuple[int, list[int], torch.Tensor]] = []
+        """Which gradients are exactly zero, still on their device, with their steps and the parameters' ``id()``."""
         self._find_parameters()
 
     def before_clipping(
@@ -92,6 +99,8 @@ class GradientWatch:
         self.steps += 1
         if len(grads) != self._present:
             self._notice_missing(len(grads))
+        if self.steps % BETWEEN_LOOKS == 0:
+            self._look_for_zeros()
         total: float | torch.Tensor
         if clipped is not None and clipped[0] == len(grads):
             _, total, self.clip_factor = clipped
@@ -111,6 +120,31 @@ class GradientWatch:
                 self._missing.setdefault(key, self.steps)
             elif key in self._missing:
                 del self._missing[key]
+                self._irregular.add(key)
+
+    def _look_for_zeros(self) -> None:
+        """Find the gradients that are exactly zero in every entry, as ``zero_grad(set_to_none=False)`` leaves them."""
+        held = [
+            each
+            for each in self._parameters
+            if each.grad is not None and each.grad.layout is torch.strided and each.numel() and not is_sharded(each)
+        ]
+        if not held:
+            return
+        largest = torch._foreach_norm([each.grad.detach() for each in held if each.grad is not None], float("inf"))
+        first = largest[0].device
+        are_zero = torch.stack([each.to(first, torch.float32) for each in largest]) == 0
+        keys = [id(each) for each in held]
+        if are_zero.device.type == "cpu":
+            self._remember_zeros(self.steps, keys, are_zero)
+        else:
+            self._waiting_zeros.append((self.steps, keys, are_zero.to("cpu", non_blocking=True)))
+
+    def _remember_zeros(self, step: int, keys: Sequence[int], are_zero: torch.Tensor) -> None:
+        for key, is_zero in zip(keys, are_zero.tolist(), strict=True):
+            if is_zero:
+                self._zeros.setdefault(key, step)
+            elif self._zeros.pop(key, None) is not None:
                 self._irregular.add(key)
 
     def _judge(self, step: int, total: float, spoiled: Mapping[int, Spoiled] | None = None) -> bool:
@@ -149,8 +183,11 @@ class GradientWatch:
     def read_waiting(self) -> bool:
         """Judge the norms that came from another device since the last call; return whether one was not finite."""
         waiting, self._waiting = self._waiting, []
-        if waiting and torch.cuda.is_available():
+        if (waiting or self._waiting_zeros) and torch.cuda.is_available():
             torch.cuda.synchronize()
+        for each in self._waiting_zeros:
+            self._remember_zeros(*each)
+        self._waiting_zeros = []
         judged = [self._judge(step, float(norm)) for step, norm in waiting]
         return any(judged)
 
@@ -169,6 +206,7 @@ class GradientWatch:
                 shown = present(name_of[str(index)], gather(parameter.grad))
                 if isinstance(shown, Tensor):
                     latest[shown.name] = shown
+        zeroed = self._since(self._zeros, names)
         return Gradients(
             optimizer=self.name,
             steps=self.steps,
@@ -186,20 +224,26 @@ class GradientWatch:
             spikes=tuple(self.window.spikes),
             latest=latest,
             clip_factor=self.clip_factor,
-            stopped={
-                names[id(each)]: self.steps - self._missing[id(each)] + 1
-                for each in self._parameters
-                if id(each) in names
-                and id(each) not in self._irregular
-                and self._missing.get(id(each), 0) > FEWEST_REGULAR
-            },
+            stopped=self._since(self._missing, names),
+            zeroed=zeroed,
             frozen=frozenset(
                 names[id(each)]
                 for each in self._parameters
-                if id(each) in names and id(each) in self._trainable & self._missing.keys() and not each.requires_grad
+                if id(each) in names
+                and id(each) in self._trainable
+                and not each.requires_grad
+                and (id(each) in self._missing or zeroed.get(names[id(each)], 0) >= FEWEST_REGULAR)
             ),
             awakened_inputs=awakened,
         )  # fmt: skip
+
+    def _since(self, first: Mapping[int, int], names: Mapping[int, str]) -> dict[str, int]:
+        """Return the parameters that had a gradient in every step up to a first one without, by name, and the steps."""
+        return {
+            names[id(each)]: self.steps - first[id(each)] + 1
+            for each in self._parameters
+            if id(each) in names and id(each) not in self._irregular and first.get(id(each), 0) > FEWEST_REGULAR
+        }
 
     def begin_anew(self) -> None:
         """Forget the events up to a check that told of them."""

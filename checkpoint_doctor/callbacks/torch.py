@@ -32,7 +32,7 @@ from checkpoint_doctor.config.file import load_config  # noqa: E402
 from checkpoint_doctor.config.settings import Config  # noqa: E402
 from checkpoint_doctor.errors import DoctorError, UsageError  # noqa: E402
 from checkpoint_doctor.examination.measuring import measure_checkpoint  # noqa: E402
-from checkpoint_doctor.examination.rules import run_rules  # noqa: E402
+from checkpoint_doctor.examination.rules import run_rules, with_ranges  # noqa: E402
 from checkpoint_doctor.plugins.opening import discover_working  # noqa: E402
 from checkpoint_doctor.results.findings import Severity  # noqa: E402
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict  # noqa: E402
@@ -280,6 +280,7 @@ class Monitor:
 
     def _judge(self, checkpoint: Checkpoint) -> Examination:
         settings = self._config.for_path(checkpoint.path)
+        checkpoint = with_ranges(checkpoint, settings)
         measure_checkpoint(checkpoint)
         examination = replace(run_rules(checkpoint, self._catalogue, settings), step=self.position)
         self._remember_dead_inputs(examination)

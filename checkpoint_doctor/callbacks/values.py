@@ -17,10 +17,10 @@ DORMANT = "dormant-units"
 def summarize(checkpoint: Checkpoint, examination: Examination) -> dict[str, float | str]:
     """Return the totals of a check, and its worst layer."""
     entries = sum(tensor.size for tensor in examination.tensors)
-    zeros = sum(tensor.zeros for tensor in examination.tensors)
+    zeros = sum(tensor.zeros or 0 for tensor in examination.tensors)
     values: dict[str, float | str] = {
         "doctor/zero_fraction": zeros / entries if entries else 0.0,
-        "doctor/nonfinite": float(sum(tensor.nonfinite for tensor in examination.tensors)),
+        "doctor/nonfinite": float(sum(tensor.nonfinite or 0 for tensor in examination.tensors)),
         "doctor/dormant_units": float(sum(map(_count_dormant, examination.findings))),
         "doctor/errors": float(sum(each.severity is Severity.ERROR for each in examination.alerts)),
         "doctor/warnings": float(sum(each.severity is Severity.WARNING for each in examination.alerts)),
@@ -46,7 +46,7 @@ def summarize_layers(checkpoint: Checkpoint, examination: Examination) -> dict[s
     sizes: dict[str, list[int]] = {}
     for record in examination.tensors:
         counts = sizes.setdefault(record.layer, [0, 0])
-        counts[0] += record.zeros
+        counts[0] += record.zeros or 0
         counts[1] += record.size
     values.update({f"doctor/zero_fraction/{name}": zeros / max(size, 1) for name, (zeros, size) in sizes.items()})
     for finding in examination.findings:
@@ -90,5 +90,5 @@ def _find_worst_layer(examination: Examination) -> str:
         layer = next((each.layer for each in examination.tensors if subject in (each.layer, each.name)), "")
         if alert.severity > Severity.NOTE and layer:
             return layer
-    worst = max(examination.tensors, key=lambda each: each.zeros / max(each.size, 1), default=None)
+    worst = max(examination.tensors, key=lambda each: (each.zeros or 0) / max(each.size, 1), default=None)
     return worst.layer if worst is not None and worst.zeros else ""

@@ -184,7 +184,8 @@ def frozen(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]:
                 [finding], consequences=[*symptoms.of("OPT003"), *about(never_trained(symptoms), names_of(finding))]
             )
     for finding in symptoms.of("GRD005", cause="requires_grad"):
-        yield frozen.claim([finding], consequences=about(never_trained(symptoms), names_of(finding)))
+        idle = (*never_trained(symptoms), *symptoms.of("NET001"))
+        yield frozen.claim([finding], consequences=about(idle, names_of(finding)))
     findings = [each for each in symptoms.of("OPT001", cause="never trained") if _is_frozen(each, checkpoint)]
     if findings:
         yield frozen.claim(

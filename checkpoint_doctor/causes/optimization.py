@@ -48,7 +48,8 @@ def learning_rate_too_high(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterat
     How we know:
         The optimizer's moments and its learning rate give the size of an update: it changes the weights by several per
         cent, where trained networks stay below 0.2 %. Or units learned once, stopped, and the rate is one that no
-        recipe for this optimizer uses.
+        recipe for this optimizer uses. In a running training loop, gradients that overflow, or are exactly zero from
+        then on, are explained too, where the rate is beyond all that are in use.
 
     What else it could be:
         Inputs or targets that are far too large have the same effect at an ordinary rate.
@@ -67,7 +68,8 @@ def learning_rate_too_high(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterat
         (optimizer.kind or "").startswith(("Adam", "NAdam", "RAdam", "RMSprop")) for optimizer in checkpoint.optimizers
     )
     unusual = [each for each in symptoms.of("HYP001", verdict="unusually high") if each not in far]
-    if proof or (grown and unusual) or (grown and rate >= (_HIGH_RATE if is_adaptive else _HIGH_RATE_OF_ANY)):
+    is_beyond_any = rate >= (_HIGH_RATE if is_adaptive else _HIGH_RATE_OF_ANY)
+    if proof or (grown and unusual) or (grown and is_beyond_any):
         yield learning_rate_too_high.claim(
             proof or [*unusual, *grown],
             ""
@@ -78,11 +80,23 @@ def learning_rate_too_high(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterat
                 *symptoms.of("VAL003", "ZER002", "OPT012"),
                 # A coefficient that is learned is learned at this rate too; one that was set is an illness of its own.
                 *(each for each in symptoms.of("POL002") if proof and each.tensor is not None),
+                *(_gradients_gone_astray(symptoms) if proof and is_beyond_any else ()),
             ],
             certainty=Certainty.PROVEN if proof else Certainty.LIKELY,
             evidence={"learning_rate": rate} if not proof else None,
             remedy=LOWER_RATE.line(checkpoint),
         )
+
+
+def _gradients_gone_astray(symptoms: Symptoms) -> Iterator[Finding]:
+    """Yield what gradients show in a running loop once steps are as large as the weights.
+
+    They jump, overflow, and end where outputs saturate. A NaN alone may be of other origin: only beside a gradient that
+    overflowed it is what became of an infinite number.
+    """
+    yield from symptoms.of("GRD002", "GRD003", "OPT006")
+    if symptoms.of("GRD001", kind="overflow"):
+        yield from symptoms.of("GRD001", "VAL001", "OPT007", "NRM003")
 
 
 @cause("learning-rate-too-low", Prognosis.POINTLESS)

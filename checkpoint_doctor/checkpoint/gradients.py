@@ -68,6 +68,9 @@ class Gradients(Struct, frozen=True, eq=False):
     stopped: Mapping[str, int] = field(default_factory=dict)
     """Parameter to the number of the latest steps in which it had no gradient (``None``), though it had one in every
     step before, 100 at least."""
+    zeroed: Mapping[str, int] = field(default_factory=dict)
+    """Parameter to the number of the latest steps in which its gradient was exactly zero wherever it was looked at,
+    though it was not in any step before, 100 at least."""
     frozen: frozenset[str] = frozenset()
     """Parameters whose ``requires_grad`` was switched off after the monitor was attached, and that have had no gradient
     since. In the training of a GAN it is switched off and on, and the gradients are there."""

@@ -80,7 +80,7 @@ relative: policy actor pg surrogate entropy ent alpha temperature adversarial ad
 relative: kl kld commit commitment vq reg regularization regularizer penalty l1 l2 aux auxiliary z balance balancing
 relative: gate router prior consistency distill dpo
 setting: coef coefficient weight scale scaling scaler lambda threshold target
-spread: std var variance min max median count num n stddev sem stderr
+spread: std stds var variance min max median count num n stddev sem stderr
 held out: val valid validation eval evaluation test dev va holdout
 training: train training tr rollout
 """

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint.contents import Skipped
 from checkpoint_doctor.checkpoint.metric_meanings import Meaning, find_meaning, is_held_out, split_words
+from checkpoint_doctor.checkpoint.setting_ranges import Range
 from checkpoint_doctor.statistics.curves import Curve, CurveBuilder
 
 STEP_NAMES = (
@@ -61,6 +62,8 @@ class TrainingLog(Struct, frozen=True, eq=False, dict=True):
     """Lines, or events, that were read."""
     skipped: tuple[Skipped, ...] = ()
     """What could not be read, and why."""
+    ranges: tuple[Range, ...] = ()
+    """The user's own ranges of settings."""
 
     @cached_property
     def judged(self) -> tuple[Metric, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from checkpoint_doctor.errors import DoctorError, UsageError
@@ -70,18 +72,39 @@ def say_document(text: str) -> None:
     _print(text, "utf-8")
 
 
+class DocumentStream:
+    """Standard output as a stream of bytes that are seen at once. ``write`` raises as ``say``."""
+
+    def write(self, content: bytes) -> int:
+        """Print bytes."""
+        with _explaining() as stream:
+            stream.flush()
+            stream.buffer.write(content)
+            stream.flush()
+        return len(content)
+
+    def flush(self) -> None:
+        """Do nothing: everything is printed already."""
+
+
 def _print(text: str, encoding: str | None) -> None:
-    stream: TextIO | None = sys.stdout
-    if stream is None:
-        raise UsageError("the result cannot be printed: standard output is closed", "redirect it to a file")
     text = text if text.endswith("\n") else text + "\n"
-    try:
+    with _explaining() as stream:
         if encoding:
             stream.flush()
             stream.buffer.write(text.encode(encoding))
         else:
             stream.write(text)
         stream.flush()
+
+
+@contextmanager
+def _explaining() -> Iterator[TextIO]:
+    stream: TextIO | None = sys.stdout
+    if stream is None:
+        raise UsageError("the result cannot be printed: standard output is closed", "redirect it to a file")
+    try:
+        yield stream
     except BrokenPipeError:
         _silence(stream)
         raise ReaderGone("the reader of standard output has closed it") from None

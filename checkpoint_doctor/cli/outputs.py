@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.targets import is_same_file, refuse_long_name, temporary_file
@@ -54,19 +56,112 @@ def write(text: str, path: str) -> None:
     Raises:
         UsageError: it cannot be written.
     """
-    text = text if text.endswith("\n") else text + "\n"
+    output = OutputFile(path)
     try:
-        if _is_special(path):
-            with open(path, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            return
-        target = Path(os.path.realpath(path))
-        with temporary_file(target.parent, target.name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-            os.chmod(temporary, _permissions(target))
-            os.replace(temporary, target)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {(error.strerror or str(error)).lower()}", _HINT) from None
+        output.stream.write((text if text.endswith("\n") else text + "\n").encode())
+        output.commit()
+    finally:
+        output.discard()
+
+
+class OutputFile:
+    """A file that gets its name only when it is complete; a device or a pipe is written to as it is."""
+
+    def __init__(self, path: str) -> None:
+        """Open the temporary file. ``discard`` is to be called in any case.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        self.path = path
+        self._target = None if _is_special(path) else Path(os.path.realpath(path))
+        self.replaces = self._target is not None and self._target.exists()
+        """True where a file of the name is there already."""
+        self._resources = ExitStack()
+        with self._explaining():
+            try:
+                self._temporary = (
+                    self._resources.enter_context(temporary_file(self._target.parent, self._target.name))
+                    if self._target
+                    else Path(path)
+                )
+                opened = open(self._temporary, "wb")  # noqa: SIM115
+            except BaseException:
+                self._resources.close()
+                raise
+        self.stream: BinaryIO = cast(BinaryIO, _Explained(opened, self._explaining))
+        self._opened = opened
+
+    def commit(self) -> None:
+        """Close it, and give it its name.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        with self._explaining():
+            self._opened.close()
+            if self._target:
+                os.chmod(self._temporary, _permissions(self._target))
+                os.replace(self._temporary, self._target)
+
+    def discard(self) -> None:
+        """Remove what has not got its name."""
+        with suppress(OSError):
+            self._opened.close()
+        self._resources.close()
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UsageError(f"cannot write {self.path}: {reason}", _HINT) from None
+
+
+class _Explained:
+    """A stream whose errors say which output it is."""
+
+    closed = False
+
+    def __init__(self, stream: BinaryIO, explaining: Callable[[], AbstractContextManager[None]]) -> None:
+        self._stream = stream
+        self._explaining = explaining
+
+    def write(self, content: bytes) -> int:
+        with self._explaining():
+            return self._stream.write(content)
+
+    def flush(self) -> None:
+        with self._explaining():
+            self._stream.flush()
+
+
+class ExistingOutputs:
+    """The outputs that are there before a run writes them; none of them may turn out to be one of its inputs."""
+
+    def __init__(self, outputs: Iterable[str]) -> None:
+        found = ((_identify(output), output) for output in filter(None, outputs))
+        self._outputs = {identity: output for identity, output in found if identity}
+
+    def refuse(self, inputs: Iterable[str]) -> None:
+        """Make sure that none of some files, which a run has read, is an output.
+
+        Raises:
+            UsageError: one is.
+        """
+        for path in inputs if self._outputs else ():
+            identity = _identify(path)
+            if identity and (output := self._outputs.get(identity)):
+                raise UsageError(f"{output} is an input of this run, which is never written to", _ANOTHER)
+
+
+def _identify(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _is_special(path: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from checkpoint_doctor.cli.output import page_width, say, say_document, wants_color
 from checkpoint_doctor.cli.outputs import write
@@ -14,6 +14,8 @@ from checkpoint_doctor.text import describe_error
 if TYPE_CHECKING:
     from checkpoint_doctor.plugins.catalogue import Catalogue
     from checkpoint_doctor.results.report import Page
+
+Drawn = TypeVar("Drawn")
 
 READ_BY_PEOPLE = ("terminal", "concise", "statistics")
 """The formats whose page may end with the closing line."""
@@ -37,8 +39,8 @@ def make_page(*, to_file: bool, **options: Any) -> Page:
     return Page(width=width, color=color, **options)
 
 
-def draw(name: str, render: Callable[[], str]) -> str:
-    """Return what the reporter of a format renders.
+def draw(name: str, render: Callable[[], Drawn]) -> Drawn:
+    """Return what the reporter of a format renders, or let it write.
 
     Raises:
         UsageError: it fails; the message names it.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,19 +33,21 @@ from checkpoint_doctor.cli.output import (
     conclude,
     remark,
 )
-from checkpoint_doctor.cli.outputs import refuse_outputs, write
-from checkpoint_doctor.cli.reports import READ_BY_PEOPLE, check_format, deliver, draw, make_page
+from checkpoint_doctor.cli.outputs import refuse_outputs
+from checkpoint_doctor.cli.reports import READ_BY_PEOPLE, check_format
+from checkpoint_doctor.cli.scan_run import RESULTS, Run
+from checkpoint_doctor.cli.streaming import refuse_binary_output
 from checkpoint_doctor.errors import UsageError
-from checkpoint_doctor.text import quantity
 
 if TYPE_CHECKING:
     from checkpoint_doctor.config.settings import Config
+    from checkpoint_doctor.examination.earlier import EarlierResults
     from checkpoint_doctor.plugins.catalogue import Catalogue
     from checkpoint_doctor.results.baseline import Baseline
     from checkpoint_doctor.results.report import Report
 
 
-ANSWERS = ("terminal", "json")
+ANSWERS = ("terminal", "json", "jsonl")
 """The formats that say whether a run resumes, and that list settings."""
 
 
@@ -83,15 +87,16 @@ def scan(
     resume: Annotated[
         bool, typer.Option("--resume", help="Answer in one line per checkpoint whether its run resumes.")
     ] = False,
+    resume_from: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="Carry over what an earlier jsonl or json result says of unchanged files."),
+    ] = "",
     jobs: Jobs = 0,
     quiet: Quiet = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all layers and hidden findings.")] = False,
     traceback: Traceback = False,
 ) -> None:
     """Examine checkpoints. Exit code: 0 healthy, 1 ill, 2 unreadable, incomplete or misused, 3 nothing to examine."""
-    from checkpoint_doctor.cli.progress import show_progress
-    from checkpoint_doctor.scan import scan as examine
-
     catalogue, configured = prepare(config, select, ignore, fail_on, exclude, include, preview=preview)
     uris = uris or list(configured.examined)
     if not uris:
@@ -114,40 +119,31 @@ def scan(
             raise UsageError(f"--resume is not answered as {name}", f"choose one of {', '.join(ANSWERS)}")
         if settings and name not in ANSWERS:
             raise UsageError(f"--settings are not printed as {name}", f"choose one of {', '.join(ANSWERS)}")
+    refuse_binary_output(outputs, catalogue)
     written = [*(path for _, path in outputs), write_baseline]
     refuse_outputs(written, [*uris, *configured.origins], tuple(catalogue.suffixes))
     refuse_outputs([path for _, path in outputs], [baseline])
+    refuse_outputs([*(path for name, path in outputs if name not in RESULTS), write_baseline], [resume_from])
     known = _read_baseline(baseline) if baseline else None
-    with show_progress(quiet=quiet) as on_progress:
-        result = examine(
-            uris,
-            catalogue=catalogue,
-            config=configured,
-            jobs=jobs or None,
-            on_progress=on_progress,
-            skip_foreign=skip_foreign,
-            histograms=any(draws_histograms(name, catalogue) for name, _ in outputs),
-            with_settings=settings,
-        )
-    if result.diagnoses:
-        from checkpoint_doctor.log import take_up_logs
-
-        result = take_up_logs(result, catalogue, configured)
-    if known:
-        result = _hide_known(result, known, configured, catalogue)
-    refuse_outputs(written, result.files)
-    if write_baseline:
-        _write_baseline(result, write_baseline, quiet=quiet)
-    # Files come first: nobody may be there to read standard output.
-    for name, path in sorted(outputs, key=lambda each: not each[1]):
-        text = render(result, catalogue, name, to_file=bool(path), verbose=verbose, resume=resume, settings=settings)
-        deliver(text, name, path)
+    run = Run(
+        uris,
+        catalogue,
+        configured,
+        outputs,
+        known=known,
+        write_baseline=write_baseline,
+        earlier=_open_earlier(resume_from, outputs, catalogue) if resume_from else None,
+        page={"verbose": verbose, "resume": resume, "settings": settings},
+        jobs=jobs or None,
+        skip_foreign=skip_foreign,
+    )
+    result = run.carry_out(quiet=quiet)
     if not quiet:
         conclude(result.summary_line, on_page=format in READ_BY_PEOPLE and output in ("", "-"))
     raise typer.Exit(verdict(result))
 
 
-# Few runs have a baseline, and importing what it needs takes a hundredth of a small scan.
+# Few runs have a baseline or an earlier result, and importing what it needs takes a hundredth of a small scan.
 
 
 def _read_baseline(file: str) -> Baseline:
@@ -156,23 +152,16 @@ def _read_baseline(file: str) -> Baseline:
     return read_baseline(file)
 
 
-def _hide_known(report: Report, known: Baseline, config: Config, catalogue: Catalogue) -> Report:
-    from checkpoint_doctor.config.unused import remark_stale_entries
-    from checkpoint_doctor.results.baseline import apply_baseline
+def _open_earlier(file: str, outputs: Sequence[tuple[str, str]], catalogue: Catalogue) -> EarlierResults | None:
+    """Open the results of an earlier run; there are none yet where they are to be written to this very file."""
+    from checkpoint_doctor.examination.earlier import EarlierResults
 
-    return remark_stale_entries(apply_baseline(report, known), known, config, catalogue.rules, catalogue.causes)
-
-
-def _write_baseline(report: Report, file: str, *, quiet: bool) -> None:
-    import json
-
-    from checkpoint_doctor.results.baseline import write_baseline
-
-    text = write_baseline(report, file)
-    write(text, file)
-    if not quiet:
-        count = len(json.loads(text)["findings"])
-        remark(f"wrote a baseline with {quantity(count, 'entry', 'entries')} to {file}")
+    if not os.path.lexists(file) and file in (path for _, path in outputs):
+        return None
+    earlier = EarlierResults(file, catalogue.rules)
+    if earlier.is_cut_off:
+        remark(f"ckdoc: the last line of {file} is cut off, so it is ignored")
+    return earlier
 
 
 def prepare(
@@ -217,33 +206,6 @@ def verdict(report: Report) -> int:
     if not report.is_complete:
         return FAILED
     return ILL if report.failed else HEALTHY
-
-
-def render(
-    report: Report,
-    catalogue: Catalogue,
-    name: str,
-    *,
-    to_file: bool,
-    verbose: bool,
-    resume: bool,
-    settings: bool = False,
-) -> str:
-    """Render a report in a format for standard output or for a file.
-
-    Raises:
-        UsageError: the reporter fails.
-    """
-    page = make_page(to_file=to_file, verbose=verbose, resume=resume, settings=settings)
-    return draw(name, lambda: catalogue.reporters[name].render(report, catalogue.rules, page))
-
-
-def draws_histograms(name: str, catalogue: Catalogue) -> bool:
-    """Return whether the reports of a format draw how the values of ill tensors are distributed."""
-    from checkpoint_doctor.plugins.protocols import HistogramReporter
-
-    reporter = catalogue.reporters[name]
-    return isinstance(reporter, HistogramReporter) and reporter.draws_histograms
 
 
 def split_selectors(values: list[str] | None) -> list[str]:

@@ -9,8 +9,8 @@ from checkpoint_doctor.config.settings import COMMAND_LINE, Config, Section, Set
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins.rule import Rule, Subject
 from checkpoint_doctor.plugins.self_checks import RULES as SELF_CHECKS
+from checkpoint_doctor.results.examination import Examination
 from checkpoint_doctor.results.findings import Severity
-from checkpoint_doctor.results.report import Report
 from checkpoint_doctor.text import quantity
 
 
@@ -39,53 +39,63 @@ def _is_about(rule: Rule, on: type[Subject]) -> bool:
     return rule.examines_checkpoints if on is Checkpoint else rule.on is on
 
 
-def describe_silence(report: Report, config: Config, rules: Sequence[Rule], on: type[Subject] = Checkpoint) -> str:
-    """Name the configuration file in force and what it keeps silent; return nothing where that is nothing."""
-    paths = [each.path for each in report.checkpoints]
-    sections = [
-        section
-        for section in config.sections
-        if section.origin != COMMAND_LINE and any(map(section.covers, paths if section.path else [""]))
-    ]
-    silenced = list(_list_silenced(report, config, [rule for rule in rules if _is_about(rule, on)], sections))
-    return f"configured by {sections[0].origin}: {', '.join(silenced)}" if silenced else ""
+class Silence:
+    """What a configuration file keeps silent in a run, gathered examination by examination."""
 
+    def __init__(self, config: Config, rules: Sequence[Rule], on: type[Subject] = Checkpoint) -> None:
+        self._config = config
+        self._rules = [rule for rule in rules if _is_about(rule, on)]
+        self._known: dict[tuple[int, ...], Settings] = {}
+        """What holds for the checkpoints seen so far, each once."""
+        self._sections = {id(each): each for each in config.sections if each.path is None}
+        """The sections that are about any of them."""
+        self._hidden = 0
 
-def _list_silenced(report: Report, config: Config, rules: Sequence[Rule], sections: Sequence[Section]) -> Iterator[str]:
-    if any(section.ignores for section in sections):
-        hidden = sum(finding.ignored is not None for each in report.checkpoints for finding in each.findings)
-        if hidden:
-            yield f"{quantity(hidden, 'finding')} hidden"
-    if any(section.select is not None or section.severities for section in sections):
-        unasked = _find_unasked([each.path for each in report.checkpoints], config, rules)
-        if unasked:
-            yield f"{quantity(len(unasked), 'rule')} not asked"
-    lowered = {code for each in sections for code, severity in each.severities.items() if _lowers(severity)}
-    if lowered:
-        verb = "severity" if len(lowered) == 1 else "severities"
-        yield f"{verb} of {', '.join(sorted(lowered))} set"
-    changed = {code for each in sections for code in each.options}
-    if changed:
-        yield f"options of {', '.join(sorted(changed))} set"
-    if any(each.exclude or each.include is not None for each in sections):
-        yield "files of a search left out by exclude or include"
-    if config.fail_on is None and any(each.fail_on == "never" for each in sections):
-        yield "fail-on never"
+    def see(self, examination: Examination) -> None:
+        """Take in one more examination, as it is without a baseline."""
+        self._hidden += examination.hidden
+        settings = self._config.for_path(examination.path)
+        if self._known.setdefault(tuple(map(id, settings.sections)), settings) is settings:
+            self._sections |= {id(each): each for each in settings.sections}
+
+    def describe(self) -> str:
+        """Name the configuration file in force and what it keeps silent; return nothing where that is nothing."""
+        held = [each for each in self._config.sections if id(each) in self._sections and each.origin != COMMAND_LINE]
+        silenced = list(self._list_silenced(held))
+        return f"configured by {held[0].origin}: {', '.join(silenced)}" if silenced else ""
+
+    def _list_silenced(self, sections: Sequence[Section]) -> Iterator[str]:
+        if any(section.ignores for section in sections) and self._hidden:
+            yield f"{quantity(self._hidden, 'finding')} hidden"
+        if any(section.select is not None or section.severities for section in sections):
+            unasked = self._find_unasked()
+            if unasked:
+                yield f"{quantity(len(unasked), 'rule')} not asked"
+        lowered = {code for each in sections for code, severity in each.severities.items() if _lowers(severity)}
+        if lowered:
+            verb = "severity" if len(lowered) == 1 else "severities"
+            yield f"{verb} of {', '.join(sorted(lowered))} set"
+        changed = {code for each in sections for code in each.options}
+        if changed:
+            yield f"options of {', '.join(sorted(changed))} set"
+        if any(each.exclude or each.include is not None for each in sections):
+            yield "files of a search left out by exclude or include"
+        if self._config.fail_on is None and any(each.fail_on == "never" for each in sections):
+            yield "fail-on never"
+
+    def _find_unasked(self) -> set[str]:
+        """Return the codes of the rules that would be asked without a configuration file, and are not."""
+        by_command = Config(tuple(each for each in self._config.sections if each.origin == COMMAND_LINE)).general
+        return {
+            rule.code
+            for settings in self._known.values()
+            for rule in self._rules
+            if by_command.selects(rule) and not settings.selects(rule)
+        }
 
 
 def _lowers(severity: Severity | None) -> bool:
     return severity is not None and severity < Severity.ERROR
-
-
-def _find_unasked(paths: Sequence[str], config: Config, rules: Sequence[Rule]) -> set[str]:
-    """Return the codes of the rules that would be asked without a configuration file, and are not."""
-    by_command = Config(tuple(section for section in config.sections if section.origin == COMMAND_LINE)).general
-    return {
-        rule.code
-        for _, settings in _distinct_settings(paths, config)
-        for rule in rules
-        if by_command.selects(rule) and not settings.selects(rule)
-    }
 
 
 def _distinct_settings(paths: Sequence[str], config: Config) -> Iterator[tuple[str, Settings]]:

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
+from typing import TypedDict
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from checkpoint_doctor import __version__
 from checkpoint_doctor.checkpoint import Skipped
-from checkpoint_doctor.config.settings import Settings
+from checkpoint_doctor.config.settings import Section, Settings
 from checkpoint_doctor.errors import NotACheckpoint, UnknownFormat
 from checkpoint_doctor.examination.examining import examine, unreadable
 from checkpoint_doctor.examination.measuring import MeasuredCallback
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import discover_working
+from checkpoint_doctor.results.examination import Examination, Provenance
 from checkpoint_doctor.results.findings import Finding
-from checkpoint_doctor.results.report import Examination
 from checkpoint_doctor.sources import Unsearched
+from checkpoint_doctor.sources.address import is_address
 from checkpoint_doctor.sources.search import Candidate
+from checkpoint_doctor.sources.traces import digest, trace
 
 Outcome = Examination | Skipped | Unsearched
 """What comes of a candidate: it is examined (or cannot be read, which is an examination too); it is a sound file of
 another kind, which is passed over; or nothing in it says what it is, and its name promises no checkpoint."""
+
+
+class TaskOptions(TypedDict, total=False):
+    """What all tasks of a run are told; see ``CandidateTask``."""
+
+    jobs: int | None
+    skip_foreign: bool
+    histograms: bool
+    with_settings: bool
+    asked_of: str
 
 
 class CandidateTask(Struct, frozen=True):
@@ -39,6 +54,24 @@ class CandidateTask(Struct, frozen=True):
     """Also count how the values of tensors with findings are distributed."""
     with_settings: bool = False
     """Also review the settings of the run and of its optimizers."""
+    asked_of: str = ""
+    """A digest of the plugins that are asked, by which a later run knows whether it would ask the same; empty where the
+    examination is not to be carried over."""
+
+    @property
+    def asked_with(self) -> str:
+        """A digest of all that decides what is found in the candidate, but for its files."""
+        path = self.candidate.path
+        # What a run fails on and where it searches decides nothing about what is found.
+        sections = (replace(each, fail_on=None, files=(), exclude=(), include=None) for each in self.settings.sections)
+        return digest(
+            {
+                "asked_of": self.asked_of,
+                "path": path if is_address(path) else os.path.abspath(path),
+                "settings": [each for each in sections if each != Section(each.origin, each.folder, each.path)],
+                "with_settings": self.with_settings,
+            }
+        )
 
 
 def examine_candidate(
@@ -51,6 +84,16 @@ def examine_candidate(
     Raises:
         UsageError: a part of ckdoc itself is broken.
     """
+    if not task.asked_of:
+        return _examine(task, catalogue, on_measured)
+    with trace() as found:
+        outcome = _examine(task, catalogue, on_measured)
+    if not isinstance(outcome, Examination):
+        return outcome
+    return replace(outcome, provenance=Provenance(task.asked_with, found))
+
+
+def _examine(task: CandidateTask, catalogue: Catalogue | None, on_measured: MeasuredCallback | None) -> Outcome:
     candidate = task.candidate
     try:
         examination = examine(
@@ -83,3 +126,17 @@ def _let_go(finding: Finding) -> Finding:
 @cache
 def _discover_once() -> Catalogue:
     return discover_working()
+
+
+def digest_catalogue(catalogue: Catalogue) -> str:
+    """Return a digest of the versions of ckdoc, of its plugins and of the libraries that decide what is read."""
+    import importlib.util
+
+    import numpy as np
+
+    plugins = sorted(
+        f"{each.group} {each.name} {each.value} {each.distribution} {each.version} {each.problem}"
+        for each in catalogue.plugins
+    )
+    readers = [name for name in ("yaml", "h5py", "tensorstore") if importlib.util.find_spec(name)]
+    return digest({"version": __version__, "plugins": plugins, "numpy": np.__version__, "readers": readers})

@@ -8,7 +8,7 @@ from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.config.settings import Settings
 from checkpoint_doctor.errors import NotACheckpoint, UnknownFormat, UnreadableCheckpoint
 from checkpoint_doctor.examination.measuring import MeasuredCallback, measure_checkpoint
-from checkpoint_doctor.examination.rules import run_rules
+from checkpoint_doctor.examination.rules import run_rules, select_rules, with_ranges
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.results.report import Examination, Verdict
@@ -59,15 +59,18 @@ def open_and_examine(
 ) -> tuple[Checkpoint, Examination]:
     """Open and examine one checkpoint, and return it with what was found in it.
 
+    Its tensors are only measured where a selected rule asks for their values.
+
     Raises:
         UnreadableCheckpoint: it cannot be opened or read to its end.
         NotACheckpoint: it is a sound file of another kind.
         UnknownFormat: nothing in it says what it is.
     """
-    checkpoint = open_checkpoint(path, catalogue)
-    checkpoint = replace(checkpoint, ranges=settings.ranges) if settings.ranges else checkpoint
-    measure_checkpoint(checkpoint, jobs, on_measured)
-    examination = run_rules(checkpoint, catalogue, settings)
+    with_values = any(rule.reads_values for rule in select_rules(catalogue, settings))
+    checkpoint = with_ranges(open_checkpoint(path, catalogue, is_read_whole=with_values), settings)
+    if with_values:
+        measure_checkpoint(checkpoint, jobs, on_measured)
+    examination = run_rules(checkpoint, catalogue, settings, with_values=with_values)
     other = checkpoint.metadata.get("content")
     if (other or not checkpoint.tensors) and not checkpoint.optimizers and examination.verdict is not Verdict.ILL:
         why = f" ({checkpoint.skipped[0].why})" if checkpoint.skipped else ""

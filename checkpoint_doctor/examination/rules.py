@@ -9,16 +9,30 @@ from checkpoint_doctor.config.settings import Settings
 from checkpoint_doctor.diagnosis.competition import choose_diagnoses, collect_claims
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.plugins.catalogue import Catalogue
+from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.plugins.self_checks import report_crash
 from checkpoint_doctor.results.findings import Finding, by_severity
 from checkpoint_doctor.results.report import Examination, TensorRecord, judge
 from checkpoint_doctor.results.resume import find_resumption
 
 
-def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) -> Examination:
+def with_ranges(checkpoint: Checkpoint, settings: Settings) -> Checkpoint:
+    """Return a checkpoint that is not yet measured with the user's own ranges of settings, by which rules judge it."""
+    return replace(checkpoint, ranges=settings.ranges) if settings.ranges else checkpoint
+
+
+def select_rules(catalogue: Catalogue, settings: Settings) -> list[Rule]:
+    """Return the rules about checkpoints that are run."""
+    return [rule for rule in catalogue.rules if rule.examines_checkpoints and settings.selects(rule)]
+
+
+def run_rules(
+    checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings, *, with_values: bool = True
+) -> Examination:
     """Run every selected rule on an opened checkpoint, and ask the causes what explains the findings.
 
-    A rule or a cause that crashes becomes a finding, and the others go on.
+    A rule or a cause that crashes becomes a finding, and the others go on. Without values, what is recorded of the
+    tensors is what their names and shapes tell.
 
     Raises:
         UnreadableCheckpoint: the bytes of a tensor that a rule needs cannot be read.
@@ -26,7 +40,7 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
     import numpy as np
 
     findings: list[Finding] = []
-    asked = [rule for rule in catalogue.rules if rule.examines_checkpoints and settings.selects(rule)]
+    asked = select_rules(catalogue, settings)
     # What is reckoned with damaged numbers overflows or is NaN, and the rules go on from there.
     with np.errstate(all="ignore"):
         for rule in asked:
@@ -55,7 +69,7 @@ def run_rules(checkpoint: Checkpoint, catalogue: Catalogue, settings: Settings) 
         versions=checkpoint.versions,
         hyperparameters=checkpoint.hyperparameters,
         layers=len(checkpoint.layers),
-        tensors=tuple(_record(tensor, checkpoint) for tensor in checkpoint.tensors),
+        tensors=tuple(_record(tensor, checkpoint, with_values) for tensor in checkpoint.tensors),
         findings=judged,
         diagnoses=diagnoses,
         skipped=checkpoint.skipped,
@@ -73,17 +87,24 @@ def _with_layer(finding: Finding, checkpoint: Checkpoint) -> Finding:
     return finding
 
 
-def _record(tensor: Tensor, checkpoint: Checkpoint) -> TensorRecord:
-    statistics, layer = tensor.statistics, checkpoint.layer_of[tensor.name]
-    is_weight = tensor is layer.weight or tensor is layer.tensors.get("weight_ih")
-    signal = checkpoint.signals[layer.name] if is_weight else LayerSignal()
-    return TensorRecord(
+def _record(tensor: Tensor, checkpoint: Checkpoint, with_values: bool) -> TensorRecord:
+    layer = checkpoint.layer_of[tensor.name]
+    record = TensorRecord(
         name=tensor.name,
         shape=tensor.shape,
         dtype=tensor.dtype,
         kind=layer.kind.value,
         layer=layer.name,
         updates=checkpoint.updates_of(tensor.name),
+        tied_to=checkpoint.aliases.get(tensor.name),
+    )
+    if not with_values:
+        return record
+    statistics = tensor.statistics
+    is_weight = tensor is layer.weight or tensor is layer.tensors.get("weight_ih")
+    signal = checkpoint.signals[layer.name] if is_weight else LayerSignal()
+    return replace(
+        record,
         zeros=statistics.zeros,
         nonfinite=statistics.nonfinite,
         minimum=statistics.minimum,
@@ -94,5 +115,4 @@ def _record(tensor: Tensor, checkpoint: Checkpoint) -> TensorRecord:
         input_rms=signal.input_rms,
         gradient_rms=signal.gradient_rms,
         update_ratio=signal.update_ratio,
-        tied_to=checkpoint.aliases.get(tensor.name),
     )

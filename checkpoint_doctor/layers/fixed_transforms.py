@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 _FIXED_TRANSFORM = re.compile(
-    r"(^|[._])(stft|fourier|fft|dct|dft|mel(_?scale)?|filter_?banks?|window|basis|sinc|sobel|laplac\w*|blur\w*)([._]|$)",
+    r"(^|[._/-])(stft|fourier|fft|dct|dft|mel(_?scale)?|filter_?banks?|window|basis|sinc|sobel|laplac\w*|blur\w*)"
+    r"([._/:-]|$)",
     re.IGNORECASE,
 )
 

@@ -120,10 +120,10 @@ def find_layout(source: Source) -> Layout | None:
         UnreadableCheckpoint: the source cannot be read.
     """
     head = source.read(0, min(source.size, HEAD))
-    if b"\0" in head:
+    if b"\0" in head.rstrip(b"\0"):  # a file system that lost its power leaves zeros at the end
         return None
     bom = 3 if head.startswith(b"\xef\xbb\xbf") else 0
-    lines = head[bom:].decode("utf-8", "replace").splitlines(keepends=True)
+    lines = head[bom:].rstrip(b"\0").decode("utf-8", "replace").splitlines(keepends=True)
     if source.size > HEAD and len(lines) > 1:
         lines.pop()
     offset = bom

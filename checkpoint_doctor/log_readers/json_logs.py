@@ -6,18 +6,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from checkpoint_doctor.checkpoint.contents import Skipped
 from checkpoint_doctor.checkpoint.training_log import LogBuilder
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.log_readers._blocks import OnRead, read_blocks
+from checkpoint_doctor.log_readers._records import RecordTable, flatten_record, is_number
 from checkpoint_doctor.sources import Source, read_json
-from checkpoint_doctor.text import quantity, shown
+from checkpoint_doctor.text import quantity
 
-ROWS = 4096
-"""Records that are taken together."""
-MOST_NAMES = 5000
 LISTS = ("log_history", "history", "logs", "records", "metrics")
 """Keys under which a document keeps its records; the first is that of transformers."""
 HEAD = 1 << 16
@@ -42,8 +38,8 @@ class JsonReader:
         line = head.partition(b"\n")[0]
         record = _parse(line)
         if isinstance(record, dict):
-            flat = _flatten(record)
-            return any(_is_number(each) or isinstance(each, list) for each in flat.values())
+            flat = flatten_record(record)
+            return any(is_number(each) or isinstance(each, list) for each in flat.values())
         return any(f'"{key}"'.encode() in head for key in LISTS)
 
     def read(self, source: Source, builder: LogBuilder, on_read: OnRead | None) -> None:
@@ -52,9 +48,9 @@ class JsonReader:
         is_lines = isinstance(_parse(head.partition(b"\n")[0]), dict) and b"\n" in head.rstrip()
         if is_lines:
             builder.kind = "json lines"
-            _Table(builder).take(_read_lines(source, builder, on_read))
+            RecordTable(builder).take(_read_lines(source, builder, on_read))
             return
-        _Table(builder).take(_read_document(source, builder))
+        RecordTable(builder).take(_read_document(source, builder))
 
 
 def _read_lines(source: Source, builder: LogBuilder, on_read: OnRead | None) -> Iterator[Mapping[str, Any]]:
@@ -91,72 +87,11 @@ def _as_records(columns: Mapping[str, Any]) -> list[Any]:
     return [{name: each[row] for name, each in lists.items() if row < len(each)} for row in range(length)]
 
 
-class _Table:
-    """Collects records with any keys into blocks of rows."""
-
-    def __init__(self, builder: LogBuilder) -> None:
-        self._builder = builder
-        self._seen: dict[str, None] = {}
-
-    def take(self, records: Iterator[Mapping[str, Any]]) -> None:
-        """Take all records."""
-        rows: list[dict[str, float]] = []
-        for record in records:
-            numbers = {shown(key): float(each) for key, each in _flatten(record).items() if _is_number(each)}
-            if numbers:
-                rows.append(numbers)
-            if len(rows) == ROWS:
-                self._add(rows)
-                rows = []
-        self._add(rows)
-
-    def _add(self, rows: list[dict[str, float]]) -> None:
-        if not rows:
-            return
-        for row in rows:
-            if len(self._seen) < MOST_NAMES:
-                self._seen.update(dict.fromkeys(row))
-        names = list(self._seen)
-        if not self._builder.step_name:
-            self._builder.choose_step(names)
-        place = {name: position for position, name in enumerate(names)}
-        values = np.full((len(rows), len(names)), np.nan)
-        recorded = np.zeros(values.shape, dtype=bool)
-        for position, row in enumerate(rows):
-            for name, number in row.items():
-                if name in place:
-                    values[position, place[name]] = number
-                    recorded[position, place[name]] = True
-        self._builder.add_rows(names, values, recorded)
-
-
 def _parse(text: bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
-
-
-def _flatten(record: Mapping[str, Any], prefix: str = "", depth: int = 3) -> dict[str, Any]:
-    """Return a record with the keys of what it contains joined by ``/``."""
-    flat: dict[str, Any] = {}
-    for key, value in record.items():
-        if isinstance(value, dict):
-            if depth:
-                flat.update(_flatten(value, f"{prefix}{key}/", depth - 1))
-        else:
-            flat[f"{prefix}{key}"] = _WORDS.get(value, value) if isinstance(value, str) else value
-    return flat
-
-
-_WORDS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf"), "nan": float("nan")}
-"""Numbers that JSON has no token for, as some writers spell them."""
-
-
-def _is_number(value: object) -> bool:
-    return (isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e308) or (
-        isinstance(value, float)
-    )
 
 
 reader = JsonReader()

@@ -1,28 +1,41 @@
-"""Reads the scalars of TensorBoard's event files with the reader of the package ``tensorboard``, an extra."""
+"""Reads the scalars of TensorBoard's event files: TFRecords of Protocol Buffers' messages.
+
+A record is its length, a checksum of the length, the event, and a checksum of the event. Both are compared. A record
+that is cut off by the end of the file is still being written, and passed over.
+"""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
+from msgspec import Struct
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
+from checkpoint_doctor.checkpoint.contents import Skipped
 from checkpoint_doctor.checkpoint.training_log import LogBuilder
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.log_readers._blocks import OnRead
+from checkpoint_doctor.log_readers._blocks import BLOCK, OnRead
+from checkpoint_doctor.log_readers._checksums import compute_crc32c, mask_crc
+from checkpoint_doctor.log_readers._events import EventDecoder, Points
 from checkpoint_doctor.sources import Source
-from checkpoint_doctor.text import shown
+from checkpoint_doctor.text import quantity
 
-POINTS = 8192
-"""Events of one metric that are taken together."""
-OFTEN = 5000
-"""Events between two reports of progress."""
+HEADER, FOOTER = 12, 4
+"""Bytes before an event (its length and the length's checksum), and behind it (its checksum)."""
+LARGEST = 64 << 20
+"""Bytes of an event that is read; larger ones hold pictures or sound, and are passed over by name."""
+POINTS = 1 << 19
+"""Numbers that are collected before they go into curves."""
+PART = 64
+"""Numbers that take as much memory as the arrays around them do."""
 MOST_NAMES = 5000
 
 
 class TensorboardReader:
-    """Reads ``events.out.tfevents.…`` event by event, so that memory does not grow with the file."""
+    """Reads ``events.out.tfevents.…`` block by block, so that memory does not grow with the file."""
 
     name = "tensorboard"
     patterns = ("events.out.tfevents.*",)
@@ -33,68 +46,140 @@ class TensorboardReader:
             head = source.read(0, min(source.size, 64))
         except UnreadableCheckpoint:
             return False
-        if len(head) < 13 or head[12] != 0x09:
+        if len(head) <= HEADER or head[HEADER] != 0x09:
             return False
-        length = struct.unpack("<Q", head[:8])[0]
-        return 9 <= length <= source.size - 16 and b"brain.Event:" in head
+        length = struct.unpack_from("<Q", head)[0]
+        return 9 <= length <= source.size - HEADER - FOOTER and b"brain.Event:" in head
 
     def read(self, source: Source, builder: LogBuilder, on_read: OnRead | None) -> None:
-        """See ``LogReader.read``.
+        """See ``LogReader.read``."""
+        builder.kind, builder.step_name = "tensorboard", "step"
+        decoder, collected = EventDecoder(), _Collected(builder, source.name)
+        damaged = events = 0
+        for block in _read_blocks(source, builder, on_read):
+            content = np.frombuffer(block.content, np.uint8)
+            orders = np.arange(events, events + len(block.starts))
+            events += len(block.starts)
+            for size in np.unique(block.sizes):
+                chosen = block.sizes == size
+                records = sliding_window_view(content, size + FOOTER)[block.starts[chosen]]
+                is_whole = _is_whole(records)
+                damaged += len(records) - int(is_whole.sum())
+                for points in decoder.decode(records[is_whole, :size], orders[chosen][is_whole]):
+                    collected.add(points)
+        collected.flush()
+        if damaged:
+            builder.skipped.append(Skipped(quantity(damaged, "event"), "the checksum is not that of the bytes"))
+        if decoder.malformed:
+            builder.skipped.append(Skipped(quantity(decoder.malformed, "event"), "the bytes are no event"))
+
+
+class _Block(Struct, frozen=True):
+    """Whole records that were read at once."""
+
+    content: bytes
+    starts: NDArray
+    """Offset of each event in the content."""
+    sizes: NDArray
+    """Bytes of each event."""
+
+
+def _read_blocks(source: Source, builder: LogBuilder, on_read: OnRead | None) -> Iterator[_Block]:
+    """Yield the records of a file. A damaged length ends it, since nothing says where the next record begins."""
+    known: dict[bytes, int] = {}
+    at, wanted, passed_over = 0, BLOCK, 0
+    while source.size - at > HEADER:
+        content = source.read(at, min(wanted, source.size - at))
+        spans, following = _find_records(content, known)
+        ends = np.cumsum(spans)
+        if len(spans):
+            yield _Block(content, ends - spans + HEADER, spans - HEADER - FOOTER)
+        used = int(ends[-1]) if len(spans) else 0
+        at, wanted = at + used, BLOCK
+        if on_read:
+            on_read(at)
+        if following is None:
+            if len(content) - used >= HEADER:
+                left = f"the last {source.size - at:,} bytes"
+                builder.skipped.append(Skipped(left, f"the record at byte {at:,} is damaged"))
+                break
+        elif following > source.size - at:
+            break  # it is still being written
+        elif following > LARGEST:
+            passed_over += 1
+            at += following
+        else:
+            wanted = max(BLOCK, following)
+    if passed_over:
+        why = f"more than {LARGEST >> 20} MiB hold pictures or sound"
+        builder.skipped.append(Skipped(quantity(passed_over, "event"), why))
+
+
+def _find_records(content: bytes, known: dict[bytes, int]) -> tuple[NDArray, int | None]:
+    """Return the bytes of each whole record of a block, and those of the record that follows them.
+
+    The second is ``None`` where no whole header follows, or a damaged one.
+
+    Args:
+        content: bytes that begin with a record.
+        known: bytes of records by their headers whose checksums were compared; lengths repeat, so few are new.
+    """
+    spans: list[int] = []
+    at, end = 0, len(content)
+    while True:
+        header = content[at : at + HEADER]
+        span = known.get(header)
+        if span is None:
+            if len(header) < HEADER or not _is_whole(np.frombuffer(header, np.uint8)[None])[0]:
+                break
+            span = known[header] = struct.unpack_from("<Q", header)[0] + HEADER + FOOTER
+        at += span
+        if at > end:
+            break
+        spans.append(span)
+    return np.array(spans, np.int64), span
+
+
+def _is_whole(records: NDArray[np.uint8]) -> NDArray:
+    """Return whether the last four bytes of each record are the checksum of all others."""
+    stored = np.ascontiguousarray(records[:, -FOOTER:]).view("<u4")[:, 0]
+    found: NDArray = mask_crc(compute_crc32c(records[:, :-FOOTER])) == stored
+    return found
+
+
+class _Collected:
+    """Collects the numbers of all metrics, and hands them on in the order of the file."""
+
+    def __init__(self, builder: LogBuilder, path: str) -> None:
+        self._builder = builder
+        self._path = path
+        self._waiting: dict[str, list[Points]] = {}
+        self._count = 0
+
+    def add(self, points: Points) -> None:
+        """Take numbers of one metric.
 
         Raises:
-            UnreadableCheckpoint: the package is not installed, or the file is damaged.
+            UnreadableCheckpoint: the file has more metrics than are kept.
         """
-        builder.kind, builder.step_name = "tensorboard", "step"
-        waiting: dict[str, tuple[list[float], list[float]]] = {}
-        read = 0
-        for number, event in enumerate(_load(source.name)):
-            read += event.ByteSize() + 16
-            if on_read and number % OFTEN == 0:
-                on_read(min(read, source.size))
-            for name, value in _scalars(event):
-                steps, values = waiting.setdefault(name, ([], []))
-                steps.append(float(event.step))
-                values.append(value)
-                builder.records += 1
-                if len(values) == POINTS:
-                    builder.add_points(name, np.array(steps), np.array(values))
-                    steps.clear()
-                    values.clear()
-                if len(waiting) > MOST_NAMES:
-                    raise UnreadableCheckpoint(f"{source.name} has more than {MOST_NAMES:,} metrics", "log fewer")
-        for name, (steps, values) in waiting.items():
-            if values:
-                builder.add_points(name, np.array(steps), np.array(values))
+        if points.name not in self._waiting and len(self._waiting) == MOST_NAMES:
+            raise UnreadableCheckpoint(f"{self._path} has more than {MOST_NAMES:,} metrics", "log fewer")
+        self._waiting.setdefault(points.name, []).append(points)
+        self._count += len(points.values) + PART
+        if self._count >= POINTS:
+            self.flush()
 
-
-def _load(path: str) -> Iterator[Any]:
-    try:
-        from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-    except ImportError:
-        raise UnreadableCheckpoint(
-            f"{path} is an event file of TensorBoard, which is read with the package tensorboard",
-            "pip install 'checkpoint-doctor[tensorboard]'",
-        ) from None
-    try:
-        yield from LegacyEventFileLoader(path).Load()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UnreadableCheckpoint(f"{path} is damaged: {error}", "copy it again") from None
-
-
-def _scalars(event: Any) -> Iterator[tuple[str, float]]:
-    """Yield the names and numbers of an event's scalars, as both versions of the format hold them."""
-    for value in event.summary.value:
-        kind = value.WhichOneof("value")
-        if kind == "simple_value":
-            yield shown(value.tag), float(value.simple_value)
-        elif kind == "tensor" and not value.tensor.tensor_shape.dim:
-            tensor = value.tensor
-            if tensor.float_val:
-                yield shown(value.tag), float(tensor.float_val[0])
-            elif tensor.double_val:
-                yield shown(value.tag), float(tensor.double_val[0])
-            elif tensor.dtype == 1 and len(tensor.tensor_content) == 4:
-                yield shown(value.tag), struct.unpack("<f", tensor.tensor_content)[0]
+    def flush(self) -> None:
+        """Hand on what was collected."""
+        for name, parts in self._waiting.items():
+            if not parts:
+                continue
+            order = np.argsort(np.concatenate([each.orders for each in parts]), kind="stable")
+            steps, values = (np.concatenate([getattr(each, of) for each in parts])[order] for of in ("steps", "values"))
+            self._builder.add_points(name, steps, values)
+            self._builder.records += len(values)
+            parts.clear()
+        self._count = 0
 
 
 reader = TensorboardReader()

@@ -14,6 +14,9 @@ from checkpoint_doctor.plugins.protocols import LogReader
 from checkpoint_doctor.sources import FileSource
 from checkpoint_doctor.text import describe_error
 
+HEAD = 1 << 16
+"""Bytes by which a file that nobody reads is described."""
+
 
 def find_log_readers(path: Sequence[str] | None = None) -> tuple[LogReader, ...]:
     """Return the installed readers of training logs, in the order in which they are tried: by name, ours last.
@@ -74,6 +77,15 @@ def read_log(
             raise UnreadableCheckpoint(f"{path} holds no numbers", "name a training log")
         return log
     raise UnreadableCheckpoint(
-        f"{path} is no training log that is read",
-        "logs are tables with a line of names, JSON lines, trainer_state.json, evaluations.npz or TensorBoard events",
+        f"{path} is no training log that is read{_describe_bytes(source)}",
+        "logs are tables with names, JSON lines, trainer_state.json, evaluations.npz, TensorBoard events, W&B runs",
     )
+
+
+def _describe_bytes(source: FileSource) -> str:
+    """Return what in a file that nobody reads is no text, as the end of a sentence; nothing where it is text."""
+    head = source.read(0, min(source.size, HEAD))
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return ": it is text in UTF-16, and logs are read as UTF-8"
+    zero = head.find(b"\0")
+    return f": byte {zero:,} is a zero, which no text has" if zero >= 0 else ""

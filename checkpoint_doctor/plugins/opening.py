@@ -13,19 +13,28 @@ from checkpoint_doctor.errors import DoctorError, NotACheckpoint, UnknownFormat,
 from checkpoint_doctor.plugins.catalogue import LAST_LOADER, Catalogue, discover
 from checkpoint_doctor.plugins.protocols import FolderLoader, Loader
 from checkpoint_doctor.sources import Folder, Source, is_folder, open_source
+from checkpoint_doctor.sources.traces import note_folder
 from checkpoint_doctor.text import describe_error
 
 
-def open_checkpoint(path: str | os.PathLike[str], catalogue: Catalogue | None = None) -> Checkpoint:
+def open_checkpoint(
+    path: str | os.PathLike[str], catalogue: Catalogue | None = None, *, is_read_whole: bool = False
+) -> Checkpoint:
     """Open a checkpoint, a file or a folder, with the loader that recognizes its content. Nothing in it is executed.
+
+    Args:
+        path: its path or its address.
+        catalogue: the plugins to use, by default all that are installed.
+        is_read_whole: True where all of its values will be read, so that a remote file is fetched with one request.
 
     Raises:
         UnreadableCheckpoint: it cannot be opened; the message says what it is and what to do.
     """
     catalogue = catalogue or discover_working()
     if is_folder(path):
-        return _open_folder(Folder.read(path), catalogue)
-    source = open_source(path)
+        note_folder(os.fspath(path))
+        return _open_folder(Folder.read(path, is_read_whole=is_read_whole), catalogue)
+    source = open_source(path, is_read_whole=is_read_whole)
     unable: list[Skipped] = []
     for loader in catalogue.loaders:
         try:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, BinaryIO, NoReturn, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
 from checkpoint_doctor.errors import NotACheckpoint
 from checkpoint_doctor.plugins.rule import Rule
-from checkpoint_doctor.results.report import Page, Report
+from checkpoint_doctor.results.report import Examination, Page, Report
 from checkpoint_doctor.sources import Folder, Source
 
 if TYPE_CHECKING:
@@ -93,6 +93,31 @@ class Reporter(Protocol):
 
     def render(self, report: Report, rules: Sequence[Rule], page: Page) -> str:
         """Return the whole output; the command line writes it."""
+
+
+class EntryWriter(Protocol):
+    """Writes the report on a run checkpoint by checkpoint, so that none of them has to be kept."""
+
+    def add(self, examination: Examination) -> None:
+        """Write what there is to write of one more checkpoint."""
+
+    def finish(self, report: Report) -> None:
+        """Write what there is to write of the whole run. Its ``totals`` are known; its ``checkpoints`` are not kept."""
+
+
+@runtime_checkable
+class StreamReporter(Protocol):
+    """What a reporter can do besides, if the entries of its format can be written one by one."""
+
+    is_binary: bool
+    """True where the format is no text: it is written to files only, and ``render`` raises ``UsageError``."""
+
+    def open_stream(self, stream: BinaryIO, rules: Sequence[Rule], page: Page) -> EntryWriter:
+        """Return what writes to a stream, which is flushed and closed by others.
+
+        Raises:
+            UsageError: the library that writes the format is not installed.
+        """
 
 
 @runtime_checkable

@@ -58,6 +58,8 @@ class Rule(Struct, frozen=True, eq=False, dict=True):
     """True for one minor version after it arrived: its findings are shown and do not count."""
     worst: Severity | None = None
     """The severity that the evidence can raise its findings to; ``None`` where none is worse than ``severity``."""
+    reads_values: bool = True
+    """False where names, shapes, settings and checksums are enough. A scan that runs only such rules reads headers."""
 
     def __post_init__(self) -> None:
         if not _CODE.fullmatch(self.code):
@@ -179,6 +181,7 @@ def rule(
     group_by: tuple[str, ...] | None = None,
     preview: bool = False,
     worst: Severity | None = None,
+    reads_values: bool = True,
 ) -> Callable[[Callable[..., Iterable[Finding]]], Rule]:
     """Declare a rule: decorate a generator of findings and get the ``Rule`` under the same name.
 
@@ -195,6 +198,8 @@ def rule(
         preview: True for the minor version that the rule arrives with: its findings are shown, and count only where
             ``--preview`` asks for it.
         worst: the severity that the evidence can raise its findings to, ``None`` where none is worse than ``severity``.
+        reads_values: False where names, shapes, settings and checksums are enough, so that the tensors of a checkpoint
+            are not measured for this rule. Statistics that it asks for nevertheless are computed then.
 
     Raises:
         ValueError: the code is not three capitals and three digits, the name is not in kebab case, or ``worst`` is not
@@ -202,7 +207,7 @@ def rule(
     """
 
     def declare(check: Callable[..., Iterable[Finding]]) -> Rule:
-        return Rule(code, name, severity, on, check, fix, Identity(part, worse, group_by), preview, worst)
+        return Rule(code, name, severity, on, check, fix, Identity(part, worse, group_by), preview, worst, reads_values)
 
     return declare
 

@@ -23,8 +23,8 @@ class Row(Struct, frozen=True):
     """Shape of the layer's largest tensor."""
     updates: tuple[int, int] | None
     """Fewest and most updates among its tensors; ``None`` where no optimizer holds any."""
-    zeros: float
-    """Share of exact zeros, from 0 to 1."""
+    zeros: float | None
+    """Share of exact zeros, from 0 to 1; ``None`` where no values were read."""
     nonfinite: int
     rms: float | None
     """Root mean square of the finite values, without running statistics."""
@@ -65,15 +65,16 @@ def _summarize(name: str, tensors: Sequence[TensorRecord], findings: Sequence[Fi
     counts = [tensor.updates for tensor in tensors if tensor.updates is not None]
     largest = max(tensors, key=lambda tensor: tensor.size)
     learned = [tensor for tensor in tensors if not tensor.is_statistic] or tensors
-    measured = [tensor for tensor in learned if tensor.norm is not None and tensor.size > tensor.nonfinite]
-    finite = sum(tensor.size - tensor.nonfinite for tensor in measured)
+    measured = [tensor for tensor in learned if tensor.norm is not None and tensor.size > (tensor.nonfinite or 0)]
+    finite = sum(tensor.size - (tensor.nonfinite or 0) for tensor in measured)
+    zeros = [tensor.zeros for tensor in tensors if tensor.zeros is not None]
     return Row(
         name=name,
         kind=printable(largest.kind).replace("_", " "),
         shape=largest.shape,
         updates=(min(counts), max(counts)) if counts else None,
-        zeros=sum(tensor.zeros for tensor in tensors) / entries if entries else 0.0,
-        nonfinite=sum(tensor.nonfinite for tensor in tensors),
+        zeros=None if len(zeros) < len(tensors) else sum(zeros) / entries if entries else 0.0,
+        nonfinite=sum(tensor.nonfinite or 0 for tensor in tensors),
         rms=hypot(*((tensor.norm or 0.0) / sqrt(finite) for tensor in measured)) if finite else None,
         input_rms=_first(tensor.input_rms for tensor in tensors),
         gradient_rms=_first(tensor.gradient_rms for tensor in tensors),
@@ -104,7 +105,7 @@ def choose_remarkable(rows: Sequence[Row], at_most: int) -> list[Row]:
 
 
 def _find_extremes(rows: Sequence[Row]) -> Iterator[tuple[Row, str]]:
-    yield from _find_lowest(rows, "most zeros", lambda row: -row.zeros)
+    yield from _find_lowest(rows, "most zeros", lambda row: -(row.zeros or 0.0))
     yield from _find_lowest(
         [row for row in rows if row.updates], "fewest updates", lambda row: min(row.updates or (0,))
     )

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
-from checkpoint_doctor.results.findings import Finding, Severity, by_severity
-from checkpoint_doctor.results.report import Alert, Examination, Report, Verdict
+from checkpoint_doctor.results.findings import Finding, by_severity
+from checkpoint_doctor.results.report import Alert, Examination, Report
+from checkpoint_doctor.results.totals import measure_badness
 from checkpoint_doctor.text import natural_key
 
 
 def worst_first(examinations: Iterable[Examination]) -> list[Examination]:
     """Sort checkpoints by verdict, unreadable first, then by their numbers of errors, warnings and notes."""
-
-    def badness(examination: Examination) -> tuple[int, ...]:
-        counts = Counter(alert.severity for alert in examination.alerts)
-        position = (Verdict.UNREADABLE, Verdict.ILL, Verdict.INCOMPLETE, Verdict.HEALTHY).index(examination.verdict)
-        return (position, *(-counts[severity] for severity in sorted(Severity, reverse=True)))
-
-    return sorted(examinations, key=badness)
+    return sorted(examinations, key=measure_badness)
 
 
 def worst_last(examinations: Iterable[Examination]) -> list[Examination]:

@@ -35,8 +35,10 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
-def percentage(share: float) -> str:
-    """Format a share from 0 to 1 so that ``0%`` and ``100%`` mean exactly none and exactly all."""
+def percentage(share: float | None) -> str:
+    """Format a share from 0 to 1 so that ``0%`` and ``100%`` mean exactly none and exactly all; ``–`` for ``None``."""
+    if share is None:
+        return "–"
     if share in (0, 1):
         return f"{share:.0%}"
     return "<0.1%" if share < 0.001 else f"{min(share, 0.999):.1%}"
@@ -69,12 +71,6 @@ def headline(alert: Alert) -> str:
     """Return the message of a diagnosis or a finding, after the name of what it is about."""
     subject = subject_of(alert)
     return f"{subject}: {one_line(alert.message)}" if subject else one_line(alert.message)
-
-
-def title_of(alert: Alert) -> str:
-    """Return ``ZER003 zero-bias`` of a finding, ``unscaled-inputs (proven)`` of a diagnosis; and what is in preview."""
-    title = f"{alert.title} ({alert.certainty.label})" if isinstance(alert, Diagnosis) else alert.title
-    return f"{title}, in preview" if alert.preview else title
 
 
 def explained_in_words(diagnosis: Diagnosis, examination: Examination) -> str:

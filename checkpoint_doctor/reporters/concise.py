@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.reporters._order import rank, worst_last
-from checkpoint_doctor.reporters._wording import before_colon, headline, one_line, skipped_in_words, title_of
+from checkpoint_doctor.reporters._wording import before_colon, headline, one_line, skipped_in_words
 from checkpoint_doctor.results.report import Alert, Examination, Page, Report
+from checkpoint_doctor.results.totals import title_of
 from checkpoint_doctor.sources import Unsearched
 
 

@@ -18,13 +18,13 @@ from checkpoint_doctor.reporters._wording import (
     one_line,
     particulars,
     skipped_in_words,
-    title_of,
     unsearched_in_words,
     verdict_of,
 )
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.report import Alert, Examination, Page, Report
+from checkpoint_doctor.results.totals import title_of
 from checkpoint_doctor.text import printable, quantity
 
 MOST_PER_LEVEL = 10

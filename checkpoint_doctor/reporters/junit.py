@@ -18,12 +18,12 @@ from checkpoint_doctor.reporters._wording import (
     one_line,
     particulars,
     subject_of,
-    title_of,
     unsearched_in_words,
 )
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding
 from checkpoint_doctor.results.report import Alert, Examination, Page, Report
+from checkpoint_doctor.results.totals import title_of
 from checkpoint_doctor.text import printable, quantity
 
 

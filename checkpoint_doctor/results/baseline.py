@@ -19,7 +19,7 @@ from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.identity import Extent, FindingKey, extent_of, identify, identify_diagnosis
 from checkpoint_doctor.results.json import write_json
-from checkpoint_doctor.results.report import IN_BASELINE, Report, judge
+from checkpoint_doctor.results.report import IN_BASELINE, Examination, Report, judge
 
 VERSION = 1
 
@@ -43,10 +43,6 @@ class Baseline(Struct, frozen=True):
 
     file: str
     known: Mapping[Entry, Extent]
-
-    def entry_of(self, finding: Finding, path: str) -> Entry:
-        """Return what this baseline calls a finding in the checkpoint at a path."""
-        return Entry(relate(path, self.file), identify(finding))
 
 
 class Stale(Struct, frozen=True):
@@ -130,70 +126,78 @@ def read_baseline(file: str) -> Baseline:
     return Baseline(file, known)
 
 
-def apply_baseline(report: Report, baseline: Baseline) -> Report:
-    """Hide the findings that a baseline knows.
+class EntryUse:
+    """Hides what a baseline knows, examination by examination, and keeps which of its entries are still needed."""
 
-    A finding that is more severe or of a larger extent than the baseline knows still counts, and so do those beyond the
-    known count. A diagnosis that is known, and no more severe, hides whatever it explains: the illness is the same.
-    """
-    hidden: Counter[Entry] = Counter()
+    def __init__(self, baseline: Baseline) -> None:
+        self.baseline = baseline
+        self._paths = {entry.path for entry in baseline.known}
+        self._hidden: Counter[Entry] = Counter()
+        self._seen: Counter[Entry] = Counter()
+        self._read: dict[str, str | None] = {}
+        """The checkpoints of entries that were examined: as the baseline calls them, to the path in the run; ``None``
+        where one is unreadable."""
 
-    def hide(finding: Finding, path: str) -> Finding:
-        if finding.is_about_ckdoc or finding.ignored:
-            return finding
-        entry = baseline.entry_of(finding, path)
-        known = baseline.known.get(entry)
-        if known is None or hidden[entry] == known.count or not known.covers(extent_of(finding)):
-            return finding
-        hidden[entry] += 1
-        return replace(finding, ignored=IN_BASELINE)
+    def hide_known(self, examination: Examination) -> Examination:
+        """Hide the findings that the baseline knows.
 
-    checkpoints = []
-    for each in report.checkpoints:
-        findings = [hide(finding, each.path) for finding in each.findings]
+        A finding that is more severe or of a larger extent than the baseline knows still counts, and so do those beyond
+        the known count. A diagnosis that is known, and no more severe, hides whatever it explains: the illness is the
+        same.
+        """
+        path = relate(examination.path, self.baseline.file)
+        if path in self._paths:
+            self._read[path] = None if examination.is_unreadable else examination.path
+        findings = [self._hide(finding, path) for finding in examination.findings]
         diagnoses = []
-        for diagnosis in each.diagnoses:
-            entry = Entry(relate(each.path, baseline.file), identify_diagnosis(diagnosis))
-            known = baseline.known.get(entry)
+        for diagnosis in examination.diagnoses:
+            known = self._look_up(Entry(path, identify_diagnosis(diagnosis)))
             is_known = known is not None and known.covers(extent_of(diagnosis))
             if is_known or all(findings[position].ignored for position in diagnosis.explains):
                 diagnosis = replace(diagnosis, ignored=diagnosis.ignored or IN_BASELINE)
                 for position in diagnosis.explains:
                     findings[position] = replace(findings[position], ignored=findings[position].ignored or IN_BASELINE)
             diagnoses.append(diagnosis)
-        verdict = each.verdict if each.is_unreadable else judge(findings, diagnoses)
-        checkpoints.append(replace(each, findings=tuple(findings), diagnoses=tuple(diagnoses), verdict=verdict))
-    return replace(report, checkpoints=tuple(checkpoints))
+        verdict = examination.verdict if examination.is_unreadable else judge(findings, diagnoses)
+        return replace(examination, findings=tuple(findings), diagnoses=tuple(diagnoses), verdict=verdict)
 
+    def _hide(self, finding: Finding, path: str) -> Finding:
+        if finding.is_about_ckdoc:
+            return finding
+        entry = Entry(path, identify(finding))
+        known = self._look_up(entry)
+        if finding.ignored or known is None or self._hidden[entry] == known.count:
+            return finding
+        if not known.covers(extent_of(finding)):
+            return finding
+        self._hidden[entry] += 1
+        return replace(finding, ignored=IN_BASELINE)
 
-def find_stale(report: Report, baseline: Baseline, was_asked: Callable[[str, str], bool]) -> list[Stale]:
-    """Return the entries of a baseline that nothing needs any more.
+    def _look_up(self, entry: Entry) -> Extent | None:
+        known = self.baseline.known.get(entry)
+        if known is not None:
+            self._seen[entry] += 1
+        return known
 
-    ``was_asked`` says whether the rule with a code was run on the checkpoint at a path. Entries for checkpoints outside
-    the run, for unreadable ones and for rules that were not run are left alone; those for deleted files are stale.
-    """
-    seen = Counter(
-        entry
-        for each in report.checkpoints
-        for entry in (
-            *(baseline.entry_of(finding, each.path) for finding in each.findings if not finding.is_about_ckdoc),
-            *(Entry(relate(each.path, baseline.file), identify_diagnosis(one)) for one in each.diagnoses),
-        )
-    )
-    folder = os.path.dirname(os.path.abspath(baseline.file))
-    by_path = {relate(each.path, baseline.file): each for each in report.checkpoints}
-    stale = []
-    for entry, known in sorted(baseline.known.items(), key=lambda item: item[0]):
-        examination = by_path.get(entry.path)
-        if examination is None:
-            missing = known.count if not os.path.lexists(os.path.join(folder, entry.path)) else 0
-        elif examination.is_unreadable or not was_asked(entry.key.code, examination.path):
-            missing = 0
-        else:
-            missing = known.count - seen[entry]
-        if missing > 0:
-            stale.append(Stale(entry, missing, known.count))
-    return stale
+    def find_stale(self, was_asked: Callable[[str, str], bool]) -> list[Stale]:
+        """Return the entries of the baseline that nothing needs any more.
+
+        ``was_asked`` says whether the rule with a code was run on the checkpoint at a path. Entries for checkpoints
+        outside the run, for unreadable ones and for rules that were not run are left alone; those for deleted files are
+        stale.
+        """
+        folder = os.path.dirname(os.path.abspath(self.baseline.file))
+        stale = []
+        for entry, known in sorted(self.baseline.known.items(), key=lambda item: item[0]):
+            if entry.path not in self._read:
+                missing = known.count if not os.path.lexists(os.path.join(folder, entry.path)) else 0
+            else:
+                path = self._read[entry.path]
+                is_judged = path is not None and was_asked(entry.key.code, path)
+                missing = known.count - self._seen[entry] if is_judged else 0
+            if missing > 0:
+                stale.append(Stale(entry, missing, known.count))
+        return stale
 
 
 def _add(known: dict[Entry, Extent], entry: Entry, extent: Extent) -> None:

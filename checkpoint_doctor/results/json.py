@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from math import inf, isfinite, isnan
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 
 from checkpoint_doctor import __version__
 from checkpoint_doctor.checkpoint.reviewed_settings import ReviewedSetting
 from checkpoint_doctor.results.diagnosis import Diagnosis
+from checkpoint_doctor.results.examination import Examination, Provenance, TensorRecord
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.report import Examination, Report, TensorRecord
+from checkpoint_doctor.results.report import Report
 from checkpoint_doctor.text import UNPRINTABLE
 
 SCHEMA_VERSION = 1
@@ -59,6 +61,37 @@ def plain(value: Any) -> Any:
 
 def to_json(report: Report) -> dict[str, Any]:
     """Return a report as a JSON document of schema version 1. It carries no repairs; ``fix`` tells of them."""
+    return {**_write_run(report), "checkpoints": [write_examination(each) for each in report.checkpoints]}
+
+
+def close_json(report: Report) -> dict[str, Any]:
+    """Return what a report says of the whole run, as the last line of the format ``jsonl`` has it."""
+    totals = report.totals
+    return {
+        **_write_run(report),
+        "complete": report.is_complete,
+        "summary": report.summary_line,
+        "examined": totals.checkpoints,
+        "verdicts": {word: totals.verdicts[word] for word in sorted(totals.verdicts)},
+        "spoken": [
+            {
+                "severity": severity.label,
+                "title": title,
+                "count": count,
+                "checkpoints": totals.holders[severity, title],
+            }
+            for (severity, title), count in sorted(
+                totals.spoken.items(), key=lambda item: (-item[0][0], -item[1], item[0][1])
+            )
+        ],
+        "worst": [
+            {"path": each.path, "verdict": each.verdict.value, "reasons": list(each.reasons), "others": each.others}
+            for _, each in totals.worst
+        ],
+    }
+
+
+def _write_run(report: Report) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "checkpoint-doctor", "version": __version__},
@@ -70,7 +103,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "hidden": report.hidden,
         "hidden_by_baseline": report.known,
         "remarks": [write_finding(each) for each in report.remarks],
-        "checkpoints": [_write_examination(each) for each in report.checkpoints],
+        "carried_over": report.carried_over,
         "passed_over": [{"path": each.what, "why": each.why} for each in report.passed_over],
         "unrecognized": dict(sorted(report.unrecognized.items())),
         "unsearched": [
@@ -79,9 +112,10 @@ def to_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _write_examination(examination: Examination) -> dict[str, Any]:
+def write_examination(examination: Examination) -> dict[str, Any]:
+    """Return an examination as plain JSON values: an entry of ``checkpoints``."""
     entries = sum(tensor.size for tensor in examination.tensors)
-    zeros = sum(tensor.zeros for tensor in examination.tensors)
+    zeros = _add(tensor.zeros for tensor in examination.tensors)
     return {
         "path": examination.path,
         "format": examination.format,
@@ -99,9 +133,9 @@ def _write_examination(examination: Examination) -> dict[str, Any]:
             "layers": examination.layers,
             "parameters": examination.parameters,
             "entries": entries,
-            "zeros": int(zeros),
-            "zero_fraction": zeros / entries if entries else 0.0,
-            "nonfinite": int(sum(tensor.nonfinite for tensor in examination.tensors)),
+            "zeros": zeros,
+            "zero_fraction": None if zeros is None else zeros / entries if entries else 0.0,
+            "nonfinite": _add(tensor.nonfinite for tensor in examination.tensors),
         },
         "tensors": [_write_tensor(each) for each in examination.tensors],
         "diagnoses": [write_diagnosis(each) for each in examination.diagnoses],
@@ -115,7 +149,18 @@ def _write_examination(examination: Examination) -> dict[str, Any]:
         "resume": _write_resumption(examination),
         "content": examination.content,
         "parts": [{"file": each.file, "content": each.content.word} for each in examination.parts],
+        "provenance": _write_provenance(examination.provenance),
     }
+
+
+def _add(counts: Iterable[int | None]) -> int | None:
+    """Return the sum of counts, ``None`` where one is not known."""
+    known = list(counts)
+    return None if None in known else int(sum(count or 0 for count in known))
+
+
+def _write_provenance(provenance: Provenance | None) -> dict[str, Any] | None:
+    return None if provenance is None else {"asked_with": provenance.asked_with, **to_builtins(provenance.read)}
 
 
 def _write_setting(setting: ReviewedSetting) -> dict[str, Any]:
@@ -152,8 +197,8 @@ def _write_tensor(tensor: TensorRecord) -> dict[str, Any]:
         "kind": tensor.kind,
         "layer": tensor.layer,
         "updates": plain(tensor.updates),
-        "zeros": int(tensor.zeros),
-        "nonfinite": int(tensor.nonfinite),
+        "zeros": plain(tensor.zeros),
+        "nonfinite": plain(tensor.nonfinite),
         "minimum": _figure(tensor.minimum),
         "maximum": _figure(tensor.maximum),
         "mean": _figure(tensor.mean),
@@ -205,6 +250,11 @@ def write_diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
         "ignored": diagnosis.ignored,
         "preview": diagnosis.preview,
     }
+
+
+def write_line(entry: Mapping[str, Any]) -> str:
+    """Write a JSON object as one line of JSON Lines, with its end."""
+    return UNPRINTABLE.sub(_escape, json.dumps(entry, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def write_json(document: Mapping[str, Any]) -> str:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar, cast
+
+from msgspec import ValidationError, convert
 
 from checkpoint_doctor.checkpoint import Content, Part, Skipped
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
+from checkpoint_doctor.results.examination import Examination, Provenance, TensorRecord, Verdict
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.json import NEVER, SCHEMA_VERSION
-from checkpoint_doctor.results.report import Examination, Report, TensorRecord, Verdict
+from checkpoint_doctor.results.report import Report
 from checkpoint_doctor.results.resume import Resumption
 from checkpoint_doctor.sources import Unsearched
+from checkpoint_doctor.sources.traces import Trace
 
 _Choice = TypeVar("_Choice")
 
@@ -58,6 +63,7 @@ def from_json(document: Any) -> Report:
         ),
         asked=_read_codes(root),
         configuration=root.take("configuration", str, ""),
+        carried_over=root.take("carried_over", int, 0),
         unrecognized=root.take("unrecognized", dict, {}),
         unsearched=tuple(
             Unsearched(each.take("path", str), each.take("why", str), each.take("on_purpose", bool))
@@ -126,6 +132,11 @@ _JSON_NAMES: dict[Any, str] = {
 }  # fmt: skip
 
 
+def read_examination(entry: Any) -> Examination:
+    """Return the examination that an entry of ``checkpoints`` holds. Raises as ``from_json``."""
+    return _read_examination(_Fields(entry, ""))
+
+
 def _read_examination(fields: _Fields) -> Examination:
     findings = tuple(_read_finding(each) for each in fields.records("findings", []))
     summary = _Fields(fields.take("summary", dict, {}), fields.path("summary"))
@@ -149,7 +160,15 @@ def _read_examination(fields: _Fields) -> Examination:
         content=fields.take("content", str, ""),
         parts=tuple(_read_part(each) for each in fields.records("parts", [])),
         asked=_read_codes(fields),
+        provenance=read_provenance(fields.value.get("provenance")),
     )
+
+
+def read_provenance(value: Any) -> Provenance | None:
+    """Return what an examination was made of; ``None`` where that cannot be told, so that it is made again."""
+    with suppress(ValidationError, KeyError, TypeError):
+        return Provenance(str(value["asked_with"]), convert(value, Trace))
+    return None
 
 
 def _read_resumption(fields: _Fields, findings: int) -> Resumption | None:
@@ -210,8 +229,8 @@ def _read_tensor(fields: _Fields) -> TensorRecord:
         kind=fields.take("kind", str),
         layer=fields.take("layer", str, ""),
         updates=fields.take("updates", int, None),
-        zeros=fields.take("zeros", int),
-        nonfinite=fields.take("nonfinite", int),
+        zeros=fields.take("zeros", int, None),
+        nonfinite=fields.take("nonfinite", int, None),
         minimum=fields.take("minimum", (int, float), None),
         maximum=fields.take("maximum", (int, float), None),
         mean=fields.take("mean", (int, float), None),

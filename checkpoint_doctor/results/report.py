@@ -1,233 +1,50 @@
-"""What a run found: the examination of each checkpoint, and the report on all of them."""
+"""What a run found: the report on all checkpoints, and the page that a reporter draws it on."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from enum import Enum
 from functools import cached_property
-from math import prod
-from os.path import join
-from typing import Any
 
 from msgspec import Struct, field
 
-from checkpoint_doctor.checkpoint import Part, Skipped
-from checkpoint_doctor.checkpoint.reviewed_settings import ReviewedSetting
-from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.results.diagnosis import Diagnosis
+from checkpoint_doctor.results.examination import (
+    IN_BASELINE,
+    PLUGIN_LEFT_OUT,
+    RULE_CRASHED,
+    Alert,
+    Examination,
+    TensorRecord,
+    Verdict,
+    judge,
+    list_alerts,
+)
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.resume import Resumption, answer
+from checkpoint_doctor.results.totals import Totals, add_up
 from checkpoint_doctor.sources import Unsearched
-from checkpoint_doctor.statistics.tensors import Histogram
 from checkpoint_doctor.text import printable, quantity
 
-RULE_CRASHED = "CKD001"
-"""Code of the finding about a rule that crashed."""
-
-PLUGIN_LEFT_OUT = "CKD003"
-"""Code of the remark about a loader, a rule or a cause that is installed and broken."""
-
-
-IN_BASELINE = "in the baseline"
-"""The reason that hides a finding which a baseline knows."""
-
-
-class Verdict(Enum):
-    """The outcome for one checkpoint."""
-
-    HEALTHY = "healthy"
-    """No error counts."""
-    ILL = "ill"
-    """A diagnosis or an unexplained finding is an error."""
-    INCOMPLETE = "incomplete"
-    """A rule crashed on it, and nothing else was found that makes it ill."""
-    UNREADABLE = "unreadable"
-    """It could not be opened, or not be read to its end."""
+__all__ = [
+    "IN_BASELINE",
+    "PLUGIN_LEFT_OUT",
+    "RULE_CRASHED",
+    "Alert",
+    "Examination",
+    "Page",
+    "Report",
+    "TensorRecord",
+    "Verdict",
+    "hidden_in_words",
+    "judge",
+    "list_alerts",
+]
 
 
-def judge(findings: Sequence[Finding], diagnoses: Sequence[Diagnosis] = ()) -> Verdict:
-    """Return the verdict on a checkpoint that was read, from its diagnoses and the findings that none explains.
-
-    It is ill where an error counts, whatever fails the run. A rule that crashed has not looked, so without another
-    illness the verdict is ``INCOMPLETE``.
-    """
-    if any(alert.severity is Severity.ERROR for alert in list_alerts(findings, diagnoses)):
-        return Verdict.ILL
-    return Verdict.INCOMPLETE if any(each.code == RULE_CRASHED for each in findings) else Verdict.HEALTHY
+VALUES_NOT_READ = "values not read, since no selected rule asks for them"
 
 
-Alert = Diagnosis | Finding
-"""What a run is judged by: a diagnosis, or a finding that none explains."""
-
-
-def list_alerts(findings: Sequence[Finding], diagnoses: Sequence[Diagnosis]) -> list[Alert]:
-    """Return the diagnoses that count, and after them the findings that count and that no diagnosis explains."""
-    explained = {position for each in diagnoses if not each.preview for position in each.explains}
-    alerts: list[Alert] = [*diagnoses, *(each for position, each in enumerate(findings) if position not in explained)]
-    return [alert for alert in alerts if alert.counts]
-
-
-class TensorRecord(Struct, frozen=True):
-    """A tensor's line in a report."""
-
-    name: str
-    """The tensor's name."""
-    shape: tuple[int, ...]
-    """Its shape."""
-    dtype: str
-    """Its element type, such as ``float32``."""
-    kind: str
-    """The kind of its layer, such as ``linear``."""
-    layer: str
-    """The name of its layer."""
-    updates: int | None
-    """Updates an optimizer counted for it; ``None`` where no optimizer holds it."""
-    zeros: int
-    """Entries that are exactly zero."""
-    nonfinite: int
-    """Entries that are NaN or infinite."""
-    minimum: float | int | None
-    """Smallest finite entry; ``None`` where there is none."""
-    maximum: float | int | None
-    """Largest finite entry; ``None`` where there is none."""
-    mean: float | None
-    """Mean of the finite entries."""
-    std: float | None
-    """Population standard deviation of the finite entries."""
-    norm: float | None
-    """Euclidean norm of the finite entries."""
-    input_rms: float | None = None
-    """Of a weight: root mean square of its layer's inputs; ``None`` where the moments do not show it."""
-    gradient_rms: float | None = None
-    """Of a weight: root mean square of the gradient with respect to its layer's output."""
-    update_ratio: float | None = None
-    """Of a weight: norm of its next update over its own norm."""
-    tied_to: str | None = None
-    """Name of an earlier tensor of the very same bytes; ``None`` where this is the first, or the only one."""
-    histogram: Histogram | None = None
-    """How its values are distributed; ``None`` where no report asked for it."""
-
-    @property
-    def size(self) -> int:
-        """Number of entries."""
-        return prod(self.shape)
-
-    @property
-    def is_statistic(self) -> bool:
-        """True for what is kept and not learned: a buffer, or one of batch normalization's running statistics."""
-        return self.kind == Kind.BUFFER or self.name.endswith(("running_mean", "running_var", "num_batches_tracked"))
-
-
-class Examination(Struct, frozen=True, dict=True):
-    """What a run found in one checkpoint."""
-
-    path: str
-    """Where the checkpoint was opened from."""
-    format: str | None
-    """The name of the loader that opened it; ``None`` where none did."""
-    verdict: Verdict
-    """The outcome."""
-    error: str | None = None
-    """Why it could not be examined; ``None`` where it was."""
-    hint: str = ""
-    """What to do about the error; empty where nothing is known."""
-    layout: str = ""
-    """The library whose layout a folder has; empty for a single file."""
-    algorithm: str | None = None
-    """The training algorithm, where it can be inferred."""
-    step: int | None = None
-    """Environment or training steps at the time of saving, where the file counts them."""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    """Package to the version with which the file was saved."""
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    """The settings stored beside the tensors, as plain values."""
-    layers: int = 0
-    """Number of layers."""
-    tensors: tuple[TensorRecord, ...] = ()
-    """One record for each of the model's tensors."""
-    findings: tuple[Finding, ...] = ()
-    """What the rules found, hidden findings included, the worst first."""
-    diagnoses: tuple[Diagnosis, ...] = ()
-    """The worst first; their ``explains`` are positions in ``findings``."""
-    skipped: tuple[Skipped, ...] = ()
-    """What could not be looked at."""
-    parts: tuple[Part, ...] = ()
-    """The files of a folder that is one checkpoint; empty for a single file."""
-    settings: tuple[ReviewedSetting, ...] = ()
-    """The settings of the run and of its optimizers, with the ranges that are known of them."""
-    resumption: Resumption | None = None
-    """From where a run resumes; ``None`` where there is no run to resume."""
-    asked: tuple[str, ...] | None = None
-    """Codes of the rules that were run on it; ``None`` where that is not known."""
-    content: str = ""
-    """What it is where it holds no model, as in ``is the state of an optimizer``; empty where it holds one."""
-
-    @property
-    def parameters(self) -> int:
-        """Number of learned values: the entries of all tensors but buffers and running statistics, tied ones once."""
-        return sum(tensor.size for tensor in self.tensors if not tensor.is_statistic and tensor.tied_to is None)
-
-    @property
-    def is_unreadable(self) -> bool:
-        """True where it was not examined at all."""
-        return self.verdict is Verdict.UNREADABLE
-
-    @property
-    def crashes(self) -> tuple[Finding, ...]:
-        """The findings about rules that crashed: nobody looked for what these rules find."""
-        return tuple(finding for finding in self.findings if finding.code == RULE_CRASHED)
-
-    @property
-    def counted(self) -> Iterator[Finding]:
-        """The findings that are neither hidden nor in preview."""
-        return (finding for finding in self.findings if finding.counts)
-
-    @property
-    def in_preview(self) -> Sequence[Alert]:
-        """The diagnoses and findings of causes and rules in preview that nothing hides: shown, and not counted."""
-        alerts: list[Alert] = [*self.diagnoses, *self.findings]
-        return [alert for alert in alerts if alert.preview and alert.ignored is None]
-
-    @property
-    def alerts(self) -> Sequence[Alert]:
-        """The diagnoses that count, then the findings that count and that no diagnosis explains."""
-        return list_alerts(self.findings, self.diagnoses)
-
-    @property
-    def unexplained(self) -> Sequence[Finding]:
-        """The findings that count and that no diagnosis explains."""
-        return [alert for alert in self.alerts if isinstance(alert, Finding)]
-
-    @property
-    def resume_answer(self) -> str:
-        """Whether a run resumes, in one line: from where, or what would go wrong."""
-        return answer(self.resumption, self.findings, self.alerts)
-
-    @cached_property
-    def diagnosis_of(self) -> Mapping[int, int]:
-        """Position of a finding to the position of the diagnosis that explains it, and counts in its place."""
-        return {
-            finding: index for index, each in enumerate(self.diagnoses) if not each.preview for finding in each.explains
-        }
-
-    @property
-    def hidden(self) -> int:
-        """How many findings the configuration or a baseline hides."""
-        return sum(finding.ignored is not None for finding in self.findings)
-
-    @property
-    def known(self) -> int:
-        """How many of them a baseline hides."""
-        return sum(finding.ignored == IN_BASELINE for finding in self.findings)
-
-    @property
-    def worst(self) -> Severity | None:
-        """The severity of the worst diagnosis or unexplained finding that counts."""
-        return max((alert.severity for alert in self.alerts), default=None)
-
-
-class Report(Struct, frozen=True):
+class Report(Struct, frozen=True, dict=True):
     """What a run found in all its checkpoints."""
 
     checkpoints: tuple[Examination, ...]
@@ -248,13 +65,21 @@ class Report(Struct, frozen=True):
     """Codes of the rules that were asked about any checkpoint; ``None`` where that is not known."""
     configuration: str = ""
     """The configuration file that silences something, and what, in words; empty where none does."""
+    carried_over: int = 0
+    """How many of the examinations come from an earlier result, because nothing has changed since."""
+    counted: Totals | None = None
+    """What was counted in the checkpoints, where they were written out one by one and ``checkpoints`` is empty."""
+
+    @cached_property
+    def totals(self) -> Totals:
+        """What there is to count in all checkpoints, whether they are kept or were only counted."""
+        return self.counted or add_up(self.checkpoints)
 
     @property
     def files(self) -> Iterator[str]:
         """The checkpoints, the files of those that are folders, and what was passed over."""
         for examination in self.checkpoints:
-            yield examination.path
-            yield from (join(examination.path, part.file) for part in examination.parts)
+            yield from examination.files
         yield from (each.what for each in self.passed_over)
 
     @property
@@ -266,12 +91,12 @@ class Report(Struct, frozen=True):
     @property
     def hidden(self) -> int:
         """How many findings were hidden by configuration or baseline."""
-        return sum(each.hidden for each in self.checkpoints)
+        return self.totals.hidden
 
     @property
     def known(self) -> int:
         """How many of the hidden findings the baseline hides."""
-        return sum(each.known for each in self.checkpoints)
+        return self.totals.known
 
     @property
     def diagnoses(self) -> Sequence[Diagnosis]:
@@ -286,7 +111,10 @@ class Report(Struct, frozen=True):
 
     def fails(self, alert: Alert) -> bool:
         """True for a diagnosis or a finding that counts and is at or above ``fail_on``."""
-        return alert.counts and self.fail_on is not None and alert.severity >= self.fail_on
+        return alert.counts and self._fails_at(alert.severity)
+
+    def _fails_at(self, severity: Severity) -> bool:
+        return self.fail_on is not None and severity >= self.fail_on
 
     @property
     def failed(self) -> bool:
@@ -294,17 +122,17 @@ class Report(Struct, frozen=True):
 
         Unreadable checkpoints are not judged; see ``is_complete``.
         """
-        return any(self.fails(alert) for alert in self.alerts)
+        return any(map(self._fails_at, self.totals.alerts)) or any(map(self.fails, self.remarks))
 
     @property
     def unreadable(self) -> int:
         """How many checkpoints could not be read."""
-        return sum(each.is_unreadable for each in self.checkpoints)
+        return self.totals.verdicts["unreadable"]
 
     @property
     def crashes(self) -> int:
         """How many times a rule crashed."""
-        return sum(len(each.crashes) for each in self.checkpoints)
+        return self.totals.crashes
 
     @property
     def left_out(self) -> Sequence[Finding]:
@@ -330,34 +158,23 @@ class Report(Struct, frozen=True):
         return len(self.passed_over) + sum(self.unrecognized.values())
 
     @property
-    def _tally(self) -> str:
-        counts = Counter(
-            "with warnings"
-            if each.verdict is Verdict.HEALTHY and each.worst is Severity.WARNING
-            else each.verdict.value
-            for each in self.checkpoints
-        )
-        order = ("unreadable", "ill", "incomplete", "with warnings", "healthy")
-        words = ", ".join(f"{counts[word]:,} {word}" for word in order if counts[word])
-        return f" ({words})" if words else ""
-
-    @property
     def summary_line(self) -> str:
         """What was examined and found, as in ``32 tensors, 41 rules, 2 findings, 1 hidden by config``."""
-        several = len(self.checkpoints) != 1
-        unseen = sum(len(each.skipped) for each in self.checkpoints)
-        in_preview = sum(len(each.in_preview) for each in self.checkpoints)
+        totals = self.totals
+        several = totals.checkpoints != 1
+        findings = totals.findings + sum(each.counts for each in self.remarks)
         return ", ".join(
             [
-                *([f"{quantity(len(self.checkpoints), 'checkpoint')}{self._tally}"] if several else []),
-                quantity(sum(len(each.tensors) for each in self.checkpoints), "tensor"),
+                *([f"{quantity(totals.checkpoints, 'checkpoint')}{totals.verdicts_in_words}"] if several else []),
+                quantity(totals.tensors, "tensor"),
                 quantity(self.rules, "rule"),
-                quantity(len(self.findings), "finding"),
-                *([quantity(len(self.diagnoses), "diagnosis", "diagnoses")] if self.diagnoses else []),
-                *([f"{in_preview:,} in preview"] if in_preview else []),
+                quantity(findings, "finding"),
+                *([quantity(totals.diagnoses, "diagnosis", "diagnoses")] if totals.diagnoses else []),
+                *([f"{totals.in_preview:,} in preview"] if totals.in_preview else []),
                 *hidden_in_words(self.hidden - self.known, self.known),
-                *([f"{unseen:,} not looked at"] if unseen else []),
+                *([f"{totals.unseen:,} not looked at"] if totals.unseen else []),
                 *([f"{self.unreadable:,} unreadable"] if self.unreadable and not several else []),
+                *([f"{self.carried_over:,} carried over"] if self.carried_over else []),
                 *([f"{quantity(self.others, 'other file')} passed over"] if self.others else []),
                 *(
                     [f"{len(self.unsearched) - self.unlisted:,} left out"]
@@ -367,6 +184,7 @@ class Report(Struct, frozen=True):
                 *([quantity(self.unlisted, "unreadable folder")] if self.unlisted else []),
                 *([quantity(self.crashes, "rule crash", "rule crashes")] if self.crashes else []),
                 *([f"{quantity(len(self.left_out), 'plugin')} left out"] if self.left_out else []),
+                *([VALUES_NOT_READ] if totals.unmeasured else []),
                 *([printable(self.configuration)] if self.configuration else []),
             ]
         )

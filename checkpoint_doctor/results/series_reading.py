@@ -70,7 +70,7 @@ def _figures(tensor: TensorRecord, dormant: list[int] | None) -> TensorFigures:
 
     is_weight = len(tensor.shape) > 1
     return TensorFigures(
-        zero_fraction=min(tensor.zeros, tensor.size) / tensor.size if tensor.size else 0.0,
+        zero_fraction=nan if tensor.zeros is None else min(tensor.zeros, tensor.size) / max(tensor.size, 1),
         nonfinite=known(tensor.nonfinite),
         norm=known(tensor.norm),
         dormant_fraction=len(dormant) / tensor.shape[0] if dormant is not None and is_weight else nan,

@@ -7,7 +7,7 @@ from checkpoint_doctor.sources.folder import Folder
 from checkpoint_doctor.sources.local_file import FileSource
 from checkpoint_doctor.sources.opening import is_folder, open_source
 from checkpoint_doctor.sources.search import Unsearched
-from checkpoint_doctor.sources.source import MemorySource, Section, Source, read_json
+from checkpoint_doctor.sources.source import MemorySource, Section, Source, fetch_ahead, read_json
 
 __all__ = [
     "FileSource",
@@ -16,6 +16,7 @@ __all__ = [
     "Section",
     "Source",
     "Unsearched",
+    "fetch_ahead",
     "is_folder",
     "open_source",
     "read_json",

@@ -22,13 +22,15 @@ class Folder(Struct, frozen=True, dict=True):
     """Names of the files directly in it, links among them."""
     folders: frozenset[str] = frozenset()
     """Names of the folders directly in it."""
+    is_read_whole: bool = False
+    """True where all of its files that are opened will be read to their end; see ``open_source``."""
 
     @cached_property
     def _entered(self) -> dict[str, Folder]:
         return {}
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Folder:
+    def read(cls, path: str | os.PathLike[str], *, is_read_whole: bool = False) -> Folder:
         """List a folder.
 
         Raises:
@@ -40,7 +42,7 @@ class Folder(Struct, frozen=True, dict=True):
 
             listing = list_folder(path)
             names = (entry.path.rpartition("/")[2] for entry in listing.files)
-            return cls(path.rstrip("/"), frozenset(names), frozenset(listing.folders))
+            return cls(path.rstrip("/"), frozenset(names), frozenset(listing.folders), is_read_whole)
         try:
             with os.scandir(path) as entries:
                 kinds = {entry.name: entry.is_dir() for entry in entries}
@@ -50,7 +52,7 @@ class Folder(Struct, frozen=True, dict=True):
                 "check the path and its permissions",
             ) from None
         folders = frozenset(name for name, is_folder in kinds.items() if is_folder)
-        return cls(path, frozenset(kinds) - folders, folders)
+        return cls(path, frozenset(kinds) - folders, folders, is_read_whole)
 
     def locate(self, name: str) -> str:
         """Return the path of a file or folder in it."""
@@ -69,12 +71,12 @@ class Folder(Struct, frozen=True, dict=True):
             raise UnreadableCheckpoint(
                 f"{self.path} has no file {name!r}", "all files of a checkpoint must be in the same folder"
             )
-        return open_source(self.locate(name))
+        return open_source(self.locate(name), is_read_whole=self.is_read_whole)
 
     def enter(self, name: str) -> Folder:
         """List a folder directly in it, once. Raises as ``read``."""
         if name not in self.folders:
             raise UnreadableCheckpoint(f"{self.path} has no folder {name!r}", "copy the whole folder of the checkpoint")
         if name not in self._entered:
-            self._entered[name] = Folder.read(self.locate(name))
+            self._entered[name] = Folder.read(self.locate(name), is_read_whole=self.is_read_whole)
         return self._entered[name]

@@ -12,6 +12,7 @@ from pathlib import Path
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources.budget import Budget
 from checkpoint_doctor.sources.source import Source, read_exactly, require_file_name, too_short
+from checkpoint_doctor.sources.traces import note_absent, note_local
 
 MOST_OPEN = 200
 """Files that are kept open at the same time. Further ones are opened for each read: a folder may have thousands of
@@ -30,6 +31,7 @@ class FileSource:
         self.size = status.st_size
         self.budget = Budget(self.name, self.size)
         self._identity = _identify(status)
+        note_local(self.name, status)
         self._descriptor: int | None = None
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
@@ -48,6 +50,7 @@ class FileSource:
             flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
             return os.open(self.name, flags)
         except OSError as error:
+            note_absent(self.name)
             raise UnreadableCheckpoint(
                 f"cannot open {self.name}: {(error.strerror or str(error)).lower()}",
                 "check the path and its permissions",

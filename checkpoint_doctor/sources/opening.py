@@ -9,8 +9,12 @@ from checkpoint_doctor.sources.local_file import FileSource
 from checkpoint_doctor.sources.source import Source
 
 
-def open_source(uri: str | os.PathLike[str]) -> Source:
+def open_source(uri: str | os.PathLike[str], *, is_read_whole: bool = False) -> Source:
     """Open a file, by its path or its address.
+
+    Args:
+        uri: the path or the address.
+        is_read_whole: True where all of it will be read, so that a remote file is fetched with one request.
 
     Raises:
         UnreadableCheckpoint: it cannot be opened.
@@ -20,7 +24,7 @@ def open_source(uri: str | os.PathLike[str]) -> Source:
     if is_address(uri):
         from checkpoint_doctor.sources.remote.remote_file import RemoteFile
 
-        return RemoteFile(uri)
+        return RemoteFile(uri, is_read_whole=is_read_whole)
     return FileSource(uri)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources.budget import JSON, OBJECTS, Budget
@@ -36,6 +37,14 @@ class Source(Protocol):
         """
 
 
+@runtime_checkable
+class FetchesAhead(Protocol):
+    """A source for which one read costs time, and several at a time little more."""
+
+    def fetch_ahead(self, places: Iterable[tuple[int, int]]) -> None:
+        """Fetch bytes, which are read next; see the function of that name."""
+
+
 def read_exactly(source: Source, offset: int, length: int) -> bytes:
     """Return ``length`` bytes of a source from an offset on. Raises as ``Source.read_into``."""
     if length < 0 or offset < 0 or offset + length > source.size:
@@ -43,6 +52,22 @@ def read_exactly(source: Source, offset: int, length: int) -> bytes:
     buffer = bytearray(length)
     source.read_into(offset, memoryview(buffer))
     return bytes(buffer)
+
+
+def fetch_ahead(source: Source, places: Sequence[tuple[int, int]]) -> None:
+    """Tell a source which bytes are read next: a remote file asks for all of them at the same time.
+
+    Args:
+        source: any source.
+        places: offset and length of each.
+
+    Raises:
+        UnreadableCheckpoint: they cannot be read.
+    """
+    while isinstance(source, Section):
+        places, source = [(source.start + offset, length) for offset, length in places], source.parent
+    if isinstance(source, FetchesAhead):
+        source.fetch_ahead(places)
 
 
 def require_file_name(name: str, source: Source) -> None:

@@ -9,6 +9,7 @@ from msgspec import Struct
 from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_bias
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.analyzers._zeros.initial_draws import (
+    has_constant_gains,
     is_drawn_by_kernel_default,
     is_drawn_by_transformers,
     is_drawn_orthogonally,
@@ -45,7 +46,8 @@ def find_zero_biases(checkpoint: Checkpoint) -> Iterator[ZeroBias]:
             if severity is None or (why.cause is not Cause.OVERWRITTEN and _is_normal(tensor, layer, checkpoint)):
                 continue
             if why.cause is Cause.UNKNOWN:
-                is_fresh = is_drawn_orthogonally(checkpoint) if is_fresh is None else is_fresh
+                if is_fresh is None:
+                    is_fresh = is_drawn_orthogonally(checkpoint) or has_constant_gains(checkpoint)
                 if is_fresh or is_zero(layer.weight):
                     continue  # a zero weight has a finding of its own
             reason = "" if why.cause is Cause.OVERWRITTEN else excuse_zero_bias(layer, why, checkpoint)

@@ -190,6 +190,17 @@ def is_drawn_orthogonally(checkpoint: Checkpoint) -> bool:
     return bool(matrices) and all(map(_is_orthogonal, matrices))
 
 
+def has_constant_gains(checkpoint: Checkpoint) -> bool:
+    """True where the gains of all norms are one number in each: a network never trained, or a file of its shapes.
+
+    Training moves each gain by steps of its own. Norms of fewer than four units and files with a single norm say
+    nothing.
+    """
+    gains = [each.weight for each in checkpoint.layers if each.kind in NORMS and each.weight is not None]
+    wide = [each.statistics for each in gains if each.size >= _FEWEST_GAINS]
+    return len(wide) > 1 and all(each.minimum == each.maximum for each in wide)
+
+
 def is_drawn_uniformly(layer: Layer, gain: Tensor) -> bool:
     """True where a BatchNorm's gain still has the moments of U(0, 1), PyTorch's initialisation up to 1.1.
 
@@ -205,6 +216,8 @@ def is_drawn_uniformly(layer: Layer, gain: Tensor) -> bool:
         abs(statistics.mean - 0.5) < 4 * 0.289 / draws and abs(square(statistics.std) - 1 / 12) < 4 * 0.0745 / draws
     )
 
+
+_FEWEST_GAINS = 4
 
 _TOLERANCE = {"float64": 1e-5, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 """Error of an orthogonal matrix that was rounded to a type: about four times the distance between its numbers."""

@@ -56,6 +56,8 @@ def excuse_zero_bias(layer: Layer, why: ZeroEvidence, checkpoint: Checkpoint) ->
         return "losses that compare outputs with one another do not see the bias of a single output"
     if why.cause is not Cause.UNKNOWN:
         return ""
+    if checkpoint.format == "onnx":
+        return "exporters to ONNX write zeros where a layer has no bias"
     if _may_be_rounded_away(layer) and not _has_default_draws(checkpoint):
         return "a norm may follow that subtracts it, and float16 rounds what is below 3e-8 to 0"
     return UNTRAINED if may_be_fixed(layer, checkpoint) else ""

@@ -12,7 +12,7 @@ from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.text import quantity
 
 
-@rule("FIL001", "damaged-container", Severity.ERROR, on=Checkpoint, part=("member",))
+@rule("FIL001", "damaged-container", Severity.ERROR, on=Checkpoint, part=("member",), reads_values=False)
 def damaged_container(checkpoint: Checkpoint) -> Iterator[Finding]:
     """The file could be read, but its container is damaged.
 
@@ -43,7 +43,7 @@ def damaged_container(checkpoint: Checkpoint) -> Iterator[Finding]:
         )
 
 
-@rule("FIL002", "unsafe-pickle", Severity.ERROR, on=Checkpoint, part=("effect",), worse=("names",))
+@rule("FIL002", "unsafe-pickle", Severity.ERROR, on=Checkpoint, part=("effect",), worse=("names",), reads_values=False)
 def unsafe_pickle(checkpoint: Checkpoint) -> Iterator[Finding]:
     """A pickle in the file imports functions that can run code when another program loads it.
 
@@ -105,7 +105,7 @@ def _enumerate(names: list[str], limit: int = 4) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
-@rule("FIL003", "empty-tensor", Severity.ERROR, on=Checkpoint, worse=("tensors",), group_by=())
+@rule("FIL003", "empty-tensor", Severity.ERROR, on=Checkpoint, worse=("tensors",), group_by=(), reads_values=False)
 def empty_tensor(checkpoint: Checkpoint) -> Iterator[Finding]:
     """A weight has no elements at all.
 
@@ -186,7 +186,7 @@ def _misses_weight(layer: Layer, whole: set[str]) -> bool:
     return (layer.bias is not None and layer.bias.size > 0) or _NUMBER.sub("#", layer.weight.name) in whole
 
 
-@rule("FIL004", "code-in-schedule", Severity.NOTE, on=Checkpoint)
+@rule("FIL004", "code-in-schedule", Severity.NOTE, on=Checkpoint, reads_values=False)
 def code_in_schedule(checkpoint: Checkpoint) -> Iterator[Finding]:
     """A Stable-Baselines3 schedule is stored as pickled code, which other Python versions may not load.
 

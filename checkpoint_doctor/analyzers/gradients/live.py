@@ -168,7 +168,8 @@ def stopped_part(checkpoint: Checkpoint, *, least_steps: int = 100) -> Iterator[
 
     When it is normal:
         Where a part is frozen on purpose in the middle of a run. Parts that have their turn now and then, such as
-        experts, are not reported: the part must have had a gradient in every step before.
+        experts, are not reported: the part must have had a gradient in every step before. Where all gradients are zero
+        GRD002 speaks.
 
     What to do:
         Look for ``requires_grad_(False)``, a ``detach``, a branch that is not called any more, a loss term that ended.
@@ -178,10 +179,13 @@ def stopped_part(checkpoint: Checkpoint, *, least_steps: int = 100) -> Iterator[
             several batches, or a rare loss term, leaves fewer steps out.
 
     References:
-        Without a gradient (``None``) PyTorch's optimizers pass a parameter over.
+        Without a gradient (``None``) PyTorch's optimizers pass a parameter over. ``zero_grad(set_to_none=False)``
+        leaves gradients of exactly zero instead, with which momentum and weight decay go on; every tenth step is looked
+        at for them.
     """
     for gradients in checkpoint.gradients:
-        stopped = {name: steps for name, steps in gradients.stopped.items() if steps >= least_steps}
+        zeroed = {} if gradients.silent_steps else gradients.zeroed
+        stopped = {name: steps for name, steps in {**zeroed, **gradients.stopped}.items() if steps >= least_steps}
         names = [name for name in checkpoint.by_name if name in stopped or name in gradients.frozen]
         if names:
             switched = all(name in gradients.frozen for name in names)
@@ -190,8 +194,10 @@ def stopped_part(checkpoint: Checkpoint, *, least_steps: int = 100) -> Iterator[
                 f" and {quantity(len(names) - 3, 'other tensor')}" if len(names) > 3 else ""
             )
             why = "requires_grad was switched off in the middle of the run" if switched else "others still have"
+            have = "has" if len(names) == 1 else "have"
+            none = f"{have} had zeros alone" if zeroed.keys() >= set(names) else f"{have} had none"
             yield stopped_part.finding(
-                f"{shown} had gradients and {'has' if len(names) == 1 else 'have'} had none{since}: {why}",
+                f"{shown} had gradients and {none}{since}: {why}",
                 checkpoint.by_name[names[0]] if len(names) == 1 else checkpoint.layer_of[names[0]],
                 evidence={
                     "optimizer": gradients.optimizer,

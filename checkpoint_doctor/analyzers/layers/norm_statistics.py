@@ -32,8 +32,9 @@ def norm_statistics(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         Statistics that are still 0 and 1 beside trained weights give a network that works in training mode only.
 
     When it is normal:
-        Before the first batch, and in a norm that the network never calls. A variance of exactly zero in some channels
-        means that these channels are constant, which is a note.
+        Before the first batch, and in a norm that the network never calls. Exporters to ONNX take the statistics into
+        the gain and the bias, and write 0 and 1 in their place. A variance of exactly zero in some channels means that
+        these channels are constant, which is a note.
 
     What to do:
         Estimate them again: run a few hundred batches in ``train()`` mode without gradient steps. Look for
@@ -80,13 +81,18 @@ def _judge_initial_statistics(layer: Layer, variance: Tensor, checkpoint: Checkp
             severity=Severity.ERROR if trained else Severity.WARNING,
             evidence={"cause": "momentum 0", "batches": batches},
         )
-    elif trained or (trained is None and gain is not None and _is_changed(layer, gain)):
+    elif trained or (trained is None and gain is not None and _is_changed(layer, gain) and not _are_folded(checkpoint)):
         yield norm_statistics.finding(
             "the running statistics are still mean 0 and variance 1, though the layer's gain was trained",
             variance,
             severity=Severity.ERROR if trained else Severity.WARNING,
             evidence={"cause": "never updated"},
         )
+
+
+def _are_folded(checkpoint: Checkpoint) -> bool:
+    """True where an exporter may have taken the statistics into the gain and the bias, as keras2onnx does."""
+    return checkpoint.format == "onnx"
 
 
 def _is_changed(layer: Layer, gain: Tensor) -> bool:

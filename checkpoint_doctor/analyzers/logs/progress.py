@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from checkpoint_doctor.analyzers._evidence.courses import FEWEST, Course, as_step, course_of, write_step
+from checkpoint_doctor.analyzers._evidence.courses import FEWEST, LARGEST_P, Course, as_step, course_of, write_step
 from checkpoint_doctor.checkpoint import Metric, TrainingLog
 from checkpoint_doctor.checkpoint.metric_meanings import Meaning
 from checkpoint_doctor.plugins.rule import rule
@@ -27,6 +27,12 @@ BEYOND = 3.0
 """How many times as far as the largest of these a spike is from their median: single batches reach twice as far."""
 
 
+PERFECT = (1.0, 100.0)
+"""Accuracies that cannot become better."""
+
+MOVED = 0.01
+"""Part of where a loss began by which it must fall to have moved."""
+
 HUGE = 10.0
 """How many times the largest record before it a spike is that does harm even where the level is back at once."""
 
@@ -39,9 +45,9 @@ def regressing_metric(log: TrainingLog, *, lost: float = 0.5) -> Iterator[Findin
         What was learned is forgotten. The last checkpoint of such a run is worse than an earlier one.
 
     When it is normal:
-        Rewards of agents scatter, and fall for a while: what counts is the level of the last tenth of the run, and a
-        best level in the first fifth was not learned. Where
-        the task becomes harder during the run (a curriculum, a rising level), a score falls although nothing is lost.
+        Rewards of agents scatter, and fall for a while: what counts is the level of the last tenth of the run, a best
+        level in the first fifth was not learned, and one that no level beside it is near was luck. Where the task
+        becomes harder during the run (a curriculum, a rising level), a score falls although nothing is lost.
 
     What to do:
         Go on from the checkpoint at the best point. Look at what changed after it: the learning rate, exploration, the
@@ -73,7 +79,7 @@ def regressing_metric(log: TrainingLog, *, lost: float = 0.5) -> Iterator[Findin
             rising, falling = np.diff(levels[: top + 1]), np.diff(levels[top:])
             if top == 0 or falling.size < 2 or not ((rising > 0).all() and (falling < 0).all()):
                 continue
-        elif not _stays_down(course, top, best, drop):
+        elif not (_is_reached(course, top, best, drop) and _stays_down(course, top, best, drop)):
             continue
         position = int(course.levels.starts[top])
         if not course.levels.is_exact:
@@ -99,6 +105,15 @@ def _explores(log: TrainingLog) -> bool:
     return any({"exploration", "epsilon", "epsi", "eps"} & set(each.words) for each in log.of(Meaning.RATE))
 
 
+def _is_reached(course: Course, top: int, best: float, drop: float) -> bool:
+    """Return whether the best level is of several records, or one beside it is near it: single episodes have luck."""
+    levels = course.levels.medians
+    if np.append(course.levels.starts, course.values.size)[top + 1] - course.levels.starts[top] >= FEWEST:
+        return True
+    beside = np.concatenate([levels[max(top - 1, 0) : top], levels[top + 1 : top + 2]])
+    return bool((beside >= best - drop / 2).any())
+
+
 def _stays_down(course: Course, top: int, best: float, drop: float) -> bool:
     """Return whether the last tenth of the levels stays below the middle between the best and the end."""
     levels = course.levels.medians
@@ -111,21 +126,25 @@ def _last_good(course: Course, best: float, drop: float) -> int:
     width = max(1, course.values.size // 120)
     padded = np.pad(course.values, width, mode="edge")
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * width + 1), axis=1)
-    return int(np.flatnonzero(smooth >= best - 0.15 * drop)[-1])
+    good = np.flatnonzero(smooth >= best - 0.15 * drop)
+    # The best level may be that of a few records that no others are like.
+    return int(good[-1]) if good.size else int(np.argmax(smooth))
 
 
 @rule("LOG007", "stalled", Severity.WARNING, on=TrainingLog, part=("metric",))
 def stalled(log: TrainingLog, *, share: float = 0.25) -> Iterator[Finding]:
-    """A loss is the same number over and over, or never moved at all from where it began.
+    """A loss is the same number over and over, or never moved from where it began, or an accuracy did not.
 
     Why it matters:
         Losses of different batches differ. Where they do not, the network returns the same for every input, or is not
-        trained any more: dead units, a learning rate of zero, a graph that was detached.
+        trained any more: dead units, a learning rate of zero, a graph that was detached. A network that answers every
+        input with the same class has the same accuracy in every evaluation, whatever its loss does meanwhile.
 
     When it is normal:
         A loss that has fallen to nearly nothing (a fiftieth of where it began) may show the same digits to the end.
         Rewards may stay at the best value that there is. A loss that scatters without falling may be that of a model
-        that was trained before: it is a note.
+        that was trained before: it is a note. An accuracy that never changes is reported only where no loss fell by a
+        hundredth either: then the run changed nothing that it measures.
 
     What to do:
         Look at the learning rate, at the gradients' norm, and at the checkpoint: `ckdoc scan` names units and tensors
@@ -137,11 +156,14 @@ def stalled(log: TrainingLog, *, share: float = 0.25) -> Iterator[Finding]:
     References:
         Lu et al. 1903.06733 (networks whose units have all died are constant).
     """
-    for metric in log.of(Meaning.LOSS, Meaning.REWARD):
+    for metric in log.of(Meaning.LOSS, Meaning.REWARD, Meaning.ACCURACY):
         course = course_of(metric, SAME)
         if course is None:
             continue
-        found = _find_constant(metric, course, share) or _find_unmoved(metric, course, log)
+        if metric.meaning is Meaning.ACCURACY:
+            found = _find_same_answers(metric, log)
+        else:
+            found = _find_constant(metric, course, share) or _find_unmoved(metric, course, log)
         if found is None:
             continue
         position, words, severity = found
@@ -175,6 +197,24 @@ def _find_constant(metric: Metric, course: Course, share: float) -> tuple[int, s
     if begin == 0:
         return 0, f"is {last:.4g} in all {records:,} records", None
     return begin, f"is {last:.4g} in all records from {{step}} on", None
+
+
+def _find_same_answers(metric: Metric, log: TrainingLog) -> tuple[int, str, Severity | None] | None:
+    """Return words for an accuracy that is the same in every record, though it is not perfect, while no loss falls."""
+    curve = metric.curve
+    value = float(curve.means[0])
+    same = curve.nonfinite.sum() == 0 and (curve.minima == value).all() and (curve.maxima == value).all()
+    if not same or value in PERFECT or log.is_of_agent:
+        return None
+    losses = [course for each in log.of(Meaning.LOSS) if (course := course_of(each, SAME)) is not None]
+    if not losses or any(map(_falls, losses)):
+        return None
+    return 0, f"is {value:.4g} in all {quantity(curve.count, 'record')}, and no loss falls", None
+
+
+def _falls(course: Course) -> bool:
+    tau, p_value = course.trend
+    return course.start - course.end > MOVED * abs(course.start) and tau < 0 and p_value <= LARGEST_P
 
 
 def _find_unmoved(metric: Metric, course: Course, log: TrainingLog) -> tuple[int, str, Severity | None] | None:

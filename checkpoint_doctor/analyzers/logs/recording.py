@@ -1,4 +1,4 @@
-"""What a log records: metrics that are always zero, numbers that are not finite, a learning rate of zero."""
+"""What a log records: metrics that are always zero, and numbers that are not finite."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from checkpoint_doctor.analyzers._evidence.courses import as_step, write_step
-from checkpoint_doctor.checkpoint import Metric, TrainingLog
+from checkpoint_doctor.checkpoint import TrainingLog
 from checkpoint_doctor.checkpoint.metric_meanings import Meaning
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
@@ -124,52 +124,3 @@ def nonfinite_metric(log: TrainingLog) -> Iterator[Finding]:
             },
             advice="Go on from the last checkpoint before it, and find out what made it so.",
         )
-
-
-@rule("LOG010", "learning-rate-zero", Severity.WARNING, on=TrainingLog, part=("metric",))
-def learning_rate_zero(log: TrainingLog, *, share: float = 0.1) -> Iterator[Finding]:
-    """The learning rate is zero, or negative, for a good part of the run.
-
-    Why it matters:
-        With a rate of zero nothing is learned, however long the run goes on; with a negative one every update makes the
-        loss larger. Schedules that were given too few steps end early, and a linear one goes on below zero.
-
-    When it is normal:
-        A warm-up begins at zero and a schedule ends at it: the first records and the last ones do not count. A table
-        with few decimals shows small rates as zero.
-
-    What to do:
-        Give the schedule the number of steps that the run really has, or stop the run where the schedule ends.
-
-    Options:
-        share: The part of the run from which a rate of zero at its end is reported.
-
-    References:
-        Published agents with a negative rate at save: their run went beyond the number of steps that the schedule knew.
-    """
-    for metric in log.of(Meaning.LEARNING_RATE):
-        curve = metric.curve
-        if curve.count < 3:
-            continue
-        if (negative := np.flatnonzero(curve.minima < 0)).size:
-            step = float(curve.steps[negative[0]])
-            yield _report_rate(log, metric, f"is negative from {write_step(log, step)} on", step, 1.0)
-            continue
-        other = np.flatnonzero((curve.maxima != 0) | (curve.nonfinite > 0))
-        begin = int(other[-1]) + 1 if other.size else 0
-        if begin >= curve.steps.size:
-            continue
-        records = float(curve.counts[begin:].sum())
-        part = records / curve.count
-        if records >= 3 and part >= share:
-            step = float(curve.steps[begin])
-            words = "is 0 in every record" if begin == 0 else f"is 0 from {write_step(log, step)} on"
-            yield _report_rate(log, metric, f"{words}: {part:.0%} of the run changes nothing", step, part)
-
-
-def _report_rate(log: TrainingLog, metric: Metric, words: str, step: float, part: float) -> Finding:
-    return learning_rate_zero.finding(
-        f"{metric.name} {words}",
-        evidence={"metric": metric.name, "onset_step": as_step(step), "share": part},
-        advice="Give the schedule the number of steps that the run has.",
-    )

@@ -9,6 +9,7 @@ from math import inf, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoint_doctor.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.analyzers._zeros.sparsity import is_fixed
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import LEARNED_MATRICES, Kind
@@ -18,6 +19,9 @@ from checkpoint_doctor.statistics.values import as_real, square
 
 _STATISTIC = re.compile(r"(^|[._])(mean|(?<!log_)std|var|variance|scale|shift|offset|minimum|maximum|min|max)s?$")
 """Names of vectors that describe data and are not learned."""
+
+_STATE_OF_NORM = re.compile(r"running_|num_batches_tracked$")
+"""Roles of the tensors in which norms keep statistics and count; some files store the count as a float."""
 
 _TARGET_SCALE = 100.0
 """Factor beyond the limit for vectors from which an output's bias has the scale of its targets. A layer that something
@@ -48,9 +52,11 @@ def exploded_values(
         suggest a damaged file.
 
     When it is normal:
-        Running statistics, other buffers and what no optimizer holds have the scale of the data and are not checked.
-        Neither are output layers whose bias has the scale of the targets (energies, prices), and tables of offsets. Key
-        biases and embedding outliers of some language models reach several hundred.
+        Running statistics, counters, other buffers and what no optimizer holds have the scale of the data and are not
+        checked. Neither are output layers whose bias has the scale of the targets (energies, prices), and tables of
+        offsets. A weight that its optimizer holds and never gave a gradient was given, not trained, and a parameter of
+        another name than weight or bias in a file without an optimizer may be a table of constants: notes. Key biases
+        and embedding outliers of some language models reach several hundred.
 
     What to do:
         Compare with an earlier checkpoint of the run. Growth over steps is divergence: lower the learning rate, clip
@@ -74,7 +80,7 @@ def exploded_values(
     layer, statistics = checkpoint.layer_of[tensor.name], tensor.statistics
     if not tensor.is_floating or layer.kind is Kind.BUFFER or not statistics.count or statistics.norm is None:
         return
-    if tensor.name in (each.name for role, each in layer.tensors.items() if role.startswith("running_")):
+    if any(each is tensor and _STATE_OF_NORM.match(role) for role, each in layer.tensors.items()):
         return
     if is_fixed(tensor, checkpoint) or _has_scale_of_data(tensor, layer, vector):
         return
@@ -92,9 +98,18 @@ def exploded_values(
     yield exploded_values.finding(
         message,
         tensor,
-        severity=Severity.ERROR if statistics.absmax > certain else None,
+        severity=Severity.ERROR if statistics.absmax > certain else _severity_of_constants(tensor, layer, checkpoint),
         evidence={"largest": statistics.absmax, "rms": statistics.norm / sqrt(statistics.count), "gain": scale},
     )
+
+
+def _severity_of_constants(tensor: Tensor, layer: Layer, checkpoint: Checkpoint) -> Severity | None:
+    """Return a note for values that may have been given and not learned; ``None`` for all others."""
+    if layer.kind is Kind.PARAMETER and tensor.size > 1 and not checkpoint.moments:
+        return Severity.NOTE
+    moments = checkpoint.moments.get(tensor.name)
+    never_updated = checkpoint.updates_of(tensor.name) == 0 and not checkpoint.is_untrained
+    return Severity.NOTE if never_updated or (moments is not None and is_zero(moments.second)) else None
 
 
 def _has_scale_of_data(tensor: Tensor, layer: Layer, vector: float) -> bool:

@@ -10,11 +10,11 @@ from msgspec import Struct
 from checkpoint_doctor.checkpoint import Flaw
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.loaders._zip.directory import find_directory, has_directory, read_entries
-from checkpoint_doctor.loaders._zip.format import LOCAL_HEADER, LOCAL_SIGNATURE, is_tar
-from checkpoint_doctor.loaders._zip.local_headers import locate
+from checkpoint_doctor.loaders._zip.format import LOCAL_HEADER, LOCAL_SIGNATURE, begins_otherwise
+from checkpoint_doctor.loaders._zip.local_headers import header_length, locate
 from checkpoint_doctor.loaders._zip.member import Member
 from checkpoint_doctor.loaders._zip.saved_as_text import describe_saved_as_text, was_saved_as_text
-from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources import Source, fetch_ahead
 from checkpoint_doctor.sources.budget import REPEATED
 
 MOST_FLAWS = 50
@@ -36,8 +36,9 @@ def is_zip(source: Source) -> bool:
         if source.size < 22:
             return False
         head = source.read(0, min(512, source.size))
-        # A tar whose last member is a zip also ends with a directory.
-        return head.startswith(LOCAL_SIGNATURE) or (not is_tar(head) and has_directory(source))
+        if head.startswith(LOCAL_SIGNATURE) or begins_otherwise(head):
+            return head.startswith(LOCAL_SIGNATURE)
+        return has_directory(source)
     except UnreadableCheckpoint:
         return False
 
@@ -61,7 +62,9 @@ def _open(source: Source) -> ZipArchive:
     flaws: list[Flaw] = []
     directory = find_directory(source, flaws)
     members: dict[str, Member] = {}
-    everything = [locate(source, entry, directory.start, flaws) for entry in read_entries(source, directory, flaws)]
+    entries = list(read_entries(source, directory, flaws))
+    fetch_ahead(source, [(each.header_offset, header_length(each)) for each in entries])
+    everything = [locate(source, entry, directory.start, flaws) for entry in entries]
     everything.sort(key=lambda member: member.header_offset)
     for member in sorted(everything, key=lambda member: member.central_offset):
         if member.name in members:

@@ -77,3 +77,12 @@ def damaged(source: Source, what: str) -> UnreadableCheckpoint:
 def is_tar(head: bytes) -> bool:
     """Return whether a file begins like a tar archive (POSIX.1-1988 and later, GNU)."""
     return head.startswith(b"ustar", 257)
+
+
+def begins_otherwise(head: bytes) -> bool:
+    """Return whether a file begins like one of another format, so that its end need not be looked at.
+
+    A tar whose last member is a zip also ends with a directory. A safetensors file begins with the length of its header
+    in eight bytes and with the header; on a server its end would be a request of its own.
+    """
+    return is_tar(head) or head[4:9] == b"\0\0\0\0{"

@@ -19,6 +19,11 @@ from checkpoint_doctor.loaders._zip.member import STORED, Member
 from checkpoint_doctor.sources import Source
 
 
+def header_length(entry: CentralEntry) -> int:
+    """Return how many bytes of a member's local header are compared: all up to the end of its name."""
+    return LOCAL_HEADER.size + len(entry.raw_name)
+
+
 def locate(source: Source, entry: CentralEntry, limit: int, flaws: list[Flaw]) -> Member:
     """Find a member's bytes through its local header, and note where that contradicts the central directory.
 
@@ -32,9 +37,9 @@ def locate(source: Source, entry: CentralEntry, limit: int, flaws: list[Flaw]) -
         UnreadableCheckpoint: there is no local header at the recorded offset, or the member ends beyond the limit.
     """
     size = LOCAL_HEADER.size
-    if entry.header_offset + size + len(entry.raw_name) > limit:
+    if entry.header_offset + header_length(entry) > limit:
         raise _out_of_range(source, entry, "begin", entry.header_offset, limit)
-    header = source.read(entry.header_offset, size + len(entry.raw_name))
+    header = source.read(entry.header_offset, header_length(entry))
     fields = LOCAL_HEADER.unpack_from(header)
     if fields[0] != LOCAL_SIGNATURE:
         raise damaged(

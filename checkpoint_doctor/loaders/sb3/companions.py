@@ -16,6 +16,7 @@ from checkpoint_doctor.loaders._pickle.objects import Inert
 from checkpoint_doctor.loaders._pickle.tensors import PickledTensor
 from checkpoint_doctor.loaders.torch.archive import read_archive
 from checkpoint_doctor.sources import FileSource, Source
+from checkpoint_doctor.sources.traces import is_file
 
 NORMALIZER = "stable_baselines3.common.vec_env.vec_normalize.VecNormalize"
 LARGEST = 64 << 20
@@ -64,7 +65,7 @@ def _names(stem: str, *kinds: str) -> Iterator[str]:
 
 
 def _is_beside(source: Source, name: str) -> bool:
-    return os.path.isfile(os.path.join(os.path.dirname(source.name), name))
+    return is_file(os.path.join(os.path.dirname(source.name), name))
 
 
 def _read_normalizer(source: Source, name: str, found: Companions) -> None:

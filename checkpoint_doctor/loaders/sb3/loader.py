@@ -88,12 +88,13 @@ class _Opening(Struct):
         optimizers = tuple(self._name_optimizers(is_standard_policy(settings)))
         versions, metadata = read_versions(members)
         companions = find_companions(source)
+        beside = read_settings_beside(source, settings.hyperparameters)
         return Checkpoint(
             path=source.name,
             format="sb3",
             tensors=tuple(self.tensors),
             optimizers=optimizers,
-            hyperparameters={**read_settings_beside(source), **settings.hyperparameters},
+            hyperparameters={**beside.numbers, **settings.hyperparameters},
             algorithm=algorithm,
             step=settings.count("num_timesteps"),
             updates=settings.count("_n_updates"),
@@ -103,7 +104,7 @@ class _Opening(Struct):
             flaws=tuple(self.flaws),
             checksums=tuple(self.checksums),
             pickled_names=(*self.names, *companions.names),
-            skipped=(*self.skipped, *companions.skipped),
+            skipped=(*self.skipped, *companions.skipped, *beside.skipped),
             is_patchable=can_change_any(self.tensors),
         )
 

@@ -65,7 +65,10 @@ class TorchLoader(Struct, frozen=True):
             UnreadableCheckpoint: it is damaged or truncated.
         """
         opened = describe(read_archive(source), self.name)
-        return opened if opened.hyperparameters else replace(opened, hyperparameters=read_settings_beside(source))
+        if opened.hyperparameters:
+            return opened
+        beside = read_settings_beside(source)
+        return replace(opened, hyperparameters=beside.numbers, skipped=(*opened.skipped, *beside.skipped))
 
     def patch(self, checkpoint: Checkpoint, changes: Mapping[Tensor, NDArray]) -> Mapping[Source, Sequence[Patch]]:
         """See ``Loader.patch``."""

@@ -24,7 +24,9 @@ def draw_layers(layout: Layout, layers: Sequence[Row], page: Page) -> None:
     """Draw a table of a checkpoint's layers: all on a verbose page, else those with findings and the extremes."""
     repeated = [] if page.verbose else [row for row in layers if row.is_repeated and not row.codes]
     rows = [row for row in layers if row not in repeated]
-    chosen = list(rows) if page.verbose or len(rows) <= LAYERS_SHOWN else choose_remarkable(rows, LAYERS_SHOWN)
+    shows_all = page.verbose or len(rows) <= LAYERS_SHOWN
+    # Where all layers are alike, or no values were read, the first ones stand for the others.
+    chosen = rows if shows_all else choose_remarkable(rows, LAYERS_SHOWN) or rows[:LAYERS_SHOWN]
     held = any(row.updates for row in rows)
     # The bar of a single layer would have nothing to compare with.
     largest = (max(row.rms or 0.0 for row in rows) if len(rows) > 1 else 0.0) or inf
@@ -89,7 +91,7 @@ def _cells(
         Text("" if within else row.kind, style="dim"),
         Text(shape_in_words(row.shape)),
         Text(updates),
-        Text(percentage(row.zeros), style="" if row.zeros == 0 else "red" if row.zeros == 1 else "yellow"),
+        Text(percentage(row.zeros), style="red" if row.zeros == 1 else "yellow" if row.zeros else ""),
         Text(f"{row.nonfinite:,} not finite", style="red") if row.nonfinite else Text(figure(row.rms)),
         Text(_known(row.input_rms, within), style="yellow" if (row.input_rms or 0.0) >= LARGE_INPUTS else ""),
         Text(_known(row.gradient_rms, within)),

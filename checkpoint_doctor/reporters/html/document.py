@@ -11,11 +11,12 @@ from msgspec import Struct
 from checkpoint_doctor import __version__
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.reporters._order import rank, worst_first
-from checkpoint_doctor.reporters._wording import title_of, unrecognized_in_words, unsearched_in_words
+from checkpoint_doctor.reporters._wording import unrecognized_in_words, unsearched_in_words
 from checkpoint_doctor.reporters.html.examination import Detail, show_examination, word_of
 from checkpoint_doctor.reporters.html.templates import render
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.report import Examination, Report, Verdict
+from checkpoint_doctor.results.totals import title_of
 from checkpoint_doctor.text import quantity
 
 MOST_BYTES = 900_000

@@ -115,7 +115,7 @@ def draw_map(rows: Sequence[Row], dormant: Mapping[str, float]) -> NetworkMap:
     size = ceil(len(rows) / MOST_COLUMNS) or 1
     columns = tuple(Column(tuple(rows[start : start + size])) for start in range(0, len(rows), size))
     lanes = [
-        _draw_shares("Exact zeros", [max(row.zeros for row in each.rows) for each in columns]),
+        _draw_shares("Exact zeros", [max(row.zeros or 0.0 for row in each.rows) for each in columns]),
         _draw_shares("Dormant units", [max(dormant.get(row.name, 0.0) for row in each.rows) for each in columns]),
     ]
     lanes += [_draw_decades(label, rows, columns, read) for label, read in LANE_FIGURES]

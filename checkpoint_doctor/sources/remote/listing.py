@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from checkpoint_doctor.sources.address import conceal_secrets, split_address
-from checkpoint_doctor.sources.remote.stores import Listing, ask, open_store_of, walk
+from checkpoint_doctor.sources.remote.stores import Entry, Listing, ask, open_store_of, walk
 
 UNLISTED = frozenset({"http", "https"})
 """Schemes of servers that list nothing."""
+
+RECENT = 10.0
+"""Seconds for which what a store said of an address is not asked again."""
+MOST_RECENT = 1000
+
+_recent: dict[str, tuple[float, Entry | None]] = {}
+"""What the stores said of addresses, and when."""
+
+
+def find_file(uri: str) -> Entry | None:
+    """Return the file that an address names, ``None`` where there is none. It is asked for once in a few seconds.
+
+    Raises as ``is_remote_folder``.
+    """
+    asked, found = _recent.get(uri, (0.0, None))
+    if not asked or time.monotonic() - asked > RECENT:
+        store, path = open_store_of(uri)
+        found = ask(conceal_secrets(uri), lambda: store.find(path))
+        while len(_recent) >= MOST_RECENT:
+            _recent.pop(next(iter(_recent)), None)
+        _recent[uri] = time.monotonic(), found
+    return found
+
+
+def take_file(uri: str) -> Entry | None:
+    """Return what ``find_file`` does, for a file that is opened now: who opens it again sees what it is then."""
+    found = find_file(uri)
+    _recent.pop(uri, None)
+    return found
 
 
 def is_remote_folder(uri: str) -> bool:
@@ -20,8 +50,7 @@ def is_remote_folder(uri: str) -> bool:
     """
     if split_address(uri)[0] in UNLISTED:
         return False
-    store, path = open_store_of(uri)
-    if ask(conceal_secrets(uri), lambda: store.find(path)) is not None:
+    if find_file(uri) is not None:
         return False
     listing = list_folder(uri)
     return bool(listing.files or listing.folders)

@@ -23,7 +23,9 @@ INSTALL = "pip install 'checkpoint-doctor[remote]'"
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https"})
 """The schemes that obstore reads."""
 
-CONNECTION_TIMEOUT, REQUEST_TIMEOUT = timedelta(seconds=10), timedelta(seconds=30)
+CONNECTION_TIMEOUT, SILENCE_TIMEOUT, REQUEST_TIMEOUT = timedelta(seconds=10), timedelta(seconds=30), timedelta(days=1)
+"""How long a server may take to answer, how long it may send nothing, and how long a request may take in all: a stream
+of a large file takes as long as its tensors take to be measured."""
 RETRIES, RETRIED_FOR = 6, timedelta(seconds=60)
 """How often a request is sent again, with growing pauses, and for how long in all."""
 
@@ -96,13 +98,21 @@ class _ObjectStore:
             raise UsageError(f"{scheme}:// is read with the library obstore, which is not installed", INSTALL) from None
         self._obstore: Any = obstore
         is_plain = scheme == "http" or os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-        options: dict[str, Any] = {"timeout": REQUEST_TIMEOUT, "connect_timeout": CONNECTION_TIMEOUT}
+        options: dict[str, Any] = {
+            "timeout": REQUEST_TIMEOUT,
+            "read_timeout": SILENCE_TIMEOUT,
+            "connect_timeout": CONNECTION_TIMEOUT,
+        }
         try:
             open_url: Any = store.from_url
             self._store: Any = open_url(
                 f"{scheme}://{place}",
                 client_options={**options, "allow_http": is_plain},
-                retry_config={"max_retries": RETRIES, "retry_timeout": RETRIED_FOR},
+                retry_config={
+                    "max_retries": RETRIES,
+                    "retry_timeout": RETRIED_FOR,
+                    "backoff": {"init_backoff": timedelta(seconds=max(PAUSE, 0.001))},
+                },
             )
         except Exception as error:
             raise UsageError(
@@ -284,7 +294,9 @@ def ask(name: str, request: Callable[[], Answer]) -> Answer:
     for attempt in range(ATTEMPTS):
         try:
             return request()
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a panic of a library in Rust is no Exception
             if is_final(error) or attempt == ATTEMPTS - 1:
                 raise unreadable(name, error) from None
             pause_before(attempt)

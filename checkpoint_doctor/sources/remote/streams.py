@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from threading import Condition, Thread
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.sources.remote.pieces import Pieces
 from checkpoint_doctor.sources.remote.stores import ATTEMPTS, Entry, Store, is_final, pause_before, unreadable
 
-CHUNK = 2 << 20
-"""Bytes that are handed over at once."""
-AHEAD = 4
-"""Chunks that a stream may be ahead of its readers."""
+AHEAD = 8 << 20
+"""Bytes that a stream may be ahead of its readers."""
+REACH = 32 << 20
+"""Bytes that a stream is let run through for a read further on, instead of a request of its own: an optimizer's two
+moments of a parameter are read side by side, and lie behind each other."""
+MOST_KEPT = 96 << 20
+"""Bytes that are kept of one file, since they may still be read."""
+SMALL = 32 << 20
+"""Bytes of a file of which everything is kept: all of it is fetched with one request."""
+SINGLE = 64 << 10
+"""Bytes of a read that does not move a stream: a header in front of a tensor, further on in the file."""
 MOST_STREAMS = 8
 """Requests in flight for one file. One connection of S3 carries about 90 MB/s (AWS's performance guidelines)."""
-MOST_CHUNKS = MOST_STREAMS * (AHEAD + 2)
-"""Chunks that are kept of one file: 96 MiB."""
 
 
 class _Stream:
-    def __init__(self, first: int) -> None:
-        self.position = first
-        """The chunk that arrives next."""
-        self.wanted = first
-        """The last chunk that somebody waits for."""
+    def __init__(self, start: int) -> None:
+        self.position = start
+        """The byte that arrives next."""
+        self.wanted = start
+        """The end of the furthest read that goes through it."""
         self.is_stopped = False
         self.error: UnreadableCheckpoint | None = None
 
 
 class Streams:
-    """The chunks of a file that arrived last, and the requests that bring more."""
+    """What arrived of a file and may still be read, and the requests that bring more."""
 
     def __init__(self, store: Store, entry: Entry, name: str) -> None:
         self._store, self._entry, self._name = store, entry, name
-        self._chunks: OrderedDict[int, memoryview] = OrderedDict()
+        self.is_small = entry.size <= SMALL
+        """True where all of the file is kept."""
+        self._reach = entry.size if self.is_small else REACH
+        self._pieces = Pieces(MOST_KEPT, keeps_read=self.is_small)
         self._running: list[_Stream] = []
         """The one that was read last is the last."""
         self._changed = Condition()
@@ -44,13 +52,24 @@ class Streams:
         Raises:
             UnreadableCheckpoint: the store does not answer.
         """
-        done = 0
-        while done < len(buffer):
-            number, within = divmod(offset + done, CHUNK)
-            content = self._wait_for(number)
-            count = min(len(content) - within, len(buffer) - done)
-            buffer[done : done + count] = content[within : within + count]
-            done += count
+        end = offset + len(buffer)
+        with self._changed:
+            while offset < end:
+                count = self._pieces.read_into(offset, buffer)
+                if count:
+                    self._advance(offset, min(offset + count, end))
+                    offset, buffer = offset + count, buffer[count:]
+                else:
+                    self._wait_for(offset, end)
+
+    def expects(self, offset: int, length: int) -> bool:
+        """Tell whether a running stream brought some bytes or will bring them soon."""
+        with self._changed:
+            gap = self._pieces.find_gap(offset, length)
+            return gap is None or any(
+                each.position <= gap <= (each.wanted + AHEAD if length <= SINGLE else each.position + self._reach)
+                for each in self._running
+            )
 
     def stop(self) -> None:
         """End all requests."""
@@ -59,29 +78,30 @@ class Streams:
                 stream.is_stopped = True
             self._changed.notify_all()
 
-    def _wait_for(self, number: int) -> memoryview:
-        with self._changed:
-            while number not in self._chunks:
-                stream = self._stream_to(number)
-                if stream.error is not None:
-                    self._running.remove(stream)
-                    raise stream.error
-                if stream.wanted < number:
-                    stream.wanted = number
-                    self._changed.notify_all()
-                self._changed.wait()
-            self._chunks.move_to_end(number)
-            for stream in self._running:  # it stays ahead of its reader
-                if stream.wanted < number < stream.position:
-                    stream.wanted = number
-                    self._changed.notify_all()
-            return self._chunks[number]
+    def _advance(self, offset: int, end: int) -> None:
+        """Let the stream that brought bytes stay ahead of their reader."""
+        for stream in self._running:
+            if stream.wanted < end <= stream.position and offset >= stream.position - self._reach:
+                stream.wanted = end
+                self._changed.notify_all()
 
-    def _stream_to(self, number: int) -> _Stream:
-        """Return the stream that brings a chunk soon, a new one where there is none."""
-        stream = next((each for each in self._running if each.position <= number <= each.position + AHEAD), None)
+    def _wait_for(self, offset: int, end: int) -> None:
+        """Wait until a byte arrives, or something else happens."""
+        stream = self._stream_to(offset)
+        if stream.error is not None:
+            self._running.remove(stream)
+            raise stream.error
+        if stream.wanted < end:
+            stream.wanted = end
+            self._changed.notify_all()
+        self._changed.wait()
+
+    def _stream_to(self, offset: int) -> _Stream:
+        """Return the stream that brings a byte soon, a new one where there is none."""
+        found = (each for each in self._running if each.position <= offset <= each.position + self._reach)
+        stream = min(found, key=lambda each: offset - each.position, default=None)
         if stream is None:
-            stream = _Stream(number)
+            stream = _Stream(offset)
             if len(self._running) >= MOST_STREAMS:
                 self._running.pop(0).is_stopped = True
                 self._changed.notify_all()
@@ -93,11 +113,11 @@ class Streams:
 
     def _run(self, stream: _Stream) -> None:
         attempt = 0
-        while not stream.is_stopped and stream.position * CHUNK < self._entry.size:
+        while not stream.is_stopped and stream.position < self._entry.size:
             before = stream.position
             try:
                 self._receive(stream)
-            except Exception as error:
+            except BaseException as error:  # whatever it is, nobody may wait for this thread in vain
                 # A request that brought something has not failed: it was slow, or its connection broke.
                 attempt = 0 if stream.position > before else attempt + 1
                 if is_final(error) or attempt == ATTEMPTS:
@@ -109,33 +129,22 @@ class Streams:
         with self._changed:
             if stream in self._running:
                 self._running.remove(stream)
+            self._changed.notify_all()
 
     def _receive(self, stream: _Stream) -> None:
-        """Receive chunks until the end of the file, or until nobody wants them any more."""
-        missing = self._entry.size - stream.position * CHUNK
-        chunk, filled = bytearray(min(CHUNK, missing)), 0
-        for piece in self._store.stream(self._entry, stream.position * CHUNK):
-            view = memoryview(piece).cast("B")
-            while len(view):
-                count = min(len(view), len(chunk) - filled)
-                chunk[filled : filled + count] = view[:count]
-                filled, view = filled + count, view[count:]
-                if filled < len(chunk):
-                    continue
-                missing -= filled
-                if not self._hand_over(stream, memoryview(chunk)) or not missing:
-                    return
-                chunk, filled = bytearray(min(CHUNK, missing)), 0
-        raise ConnectionError("connection closed before the end of the file")
+        """Receive pieces until the end of the file, or until nobody wants them any more."""
+        for piece in self._store.stream(self._entry, stream.position):
+            if not self._hand_over(stream, memoryview(piece).cast("B")):
+                return
+        if stream.position < self._entry.size:
+            raise ConnectionError("connection closed before the end of the file")
 
-    def _hand_over(self, stream: _Stream, chunk: memoryview) -> bool:
-        """Keep a chunk as soon as it is not too early, and return whether more is wanted."""
+    def _hand_over(self, stream: _Stream, piece: memoryview) -> bool:
+        """Keep a piece, and return whether more is wanted, as soon as it is not too early for that."""
         with self._changed:
-            self._chunks[stream.position] = chunk
-            stream.position += 1
-            while len(self._chunks) > MOST_CHUNKS:
-                self._chunks.popitem(last=False)
+            self._pieces.add(stream.position, piece)
+            stream.position += len(piece)
             self._changed.notify_all()
             while not stream.is_stopped and stream.position > stream.wanted + AHEAD:
                 self._changed.wait()
-            return not stream.is_stopped
+            return not stream.is_stopped and stream.position < self._entry.size

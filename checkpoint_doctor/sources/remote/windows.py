@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from threading import Lock
 
+from checkpoint_doctor.sources.remote.pieces import Pieces
 from checkpoint_doctor.sources.remote.stores import Entry, Store, read_range
 
 WINDOW = 64 << 10
 """Fewest bytes that a single read fetches: a header, a directory, small tensors beside one another."""
 LARGEST = 4 << 20
-"""Bytes of the largest read that is a request of its own. A request of an object store takes 10 to 100 ms before its
-first byte, in which a connection of 1 Gbit/s carries 1 to 12 MB."""
-MOST_WINDOWS = 32
+"""Bytes that are read by requests of their own before a stream brings what follows. A request of an object store takes
+10 to 100 ms before its first byte, in which a connection of 1 Gbit/s carries 1 to 12 MB."""
+LARGEST_HEADER = 128 << 20
+"""Bytes of a read that goes on from the first bytes of a file and is a single request: a header."""
+MOST_RUNS = 32
+MOST_KEPT = 8 << 20
+"""Bytes that are kept of one file."""
+MOST_REQUESTS = 16
+"""Requests in flight for bytes in many places."""
 
 
 class Windows:
@@ -20,9 +28,9 @@ class Windows:
 
     def __init__(self, store: Store, entry: Entry, name: str) -> None:
         self._store, self._entry, self._name = store, entry, name
-        self._contents: OrderedDict[int, memoryview] = OrderedDict()
-        """Offset to bytes."""
-        self._ends: OrderedDict[int, None] = OrderedDict()
+        self._contents = Pieces(MOST_KEPT, keeps_read=True)
+        self._runs: OrderedDict[int, int] = OrderedDict()
+        """Where the last reads ended, and how many bytes were read up to there without a gap."""
         self._lock = Lock()
 
     def read_into(self, offset: int, buffer: memoryview) -> bool:
@@ -33,24 +41,47 @@ class Windows:
         """
         end = offset + len(buffer)
         with self._lock:
-            goes_on = self._goes_on(offset, end)
-            known = next(
-                (start for start, each in self._contents.items() if start <= offset and end <= start + len(each)), None
-            )
-            if known is not None:
-                buffer[:] = self._contents[known][offset - known : end - known]
+            run = self._note_run(offset, end)
+            if self._contents.find_gap(offset, len(buffer)) is None:
+                while offset < end:
+                    count = self._contents.read_into(offset, buffer)
+                    offset, buffer = offset + count, buffer[count:]
                 return True
-        if goes_on or len(buffer) > LARGEST:
+        is_header = offset < WINDOW and len(buffer) <= LARGEST_HEADER
+        if max(run, len(buffer)) > LARGEST and not is_header:
             return False
         start, length = self._widen(offset, len(buffer))
-        content = read_range(self._store, self._entry, self._name, start, length)
+        content = self._fetch(start, length)
         buffer[:] = content[offset - start : end - start]
-        if len(content) <= 2 * WINDOW:
-            with self._lock:
-                self._contents[start] = content
-                if len(self._contents) > MOST_WINDOWS:
-                    self._contents.popitem(last=False)
         return True
+
+    def fetch(self, places: Iterable[tuple[int, int]]) -> None:
+        """Fetch bytes in many places with several requests at a time.
+
+        Args:
+            places: offset and length of each.
+
+        Raises:
+            UnreadableCheckpoint: the store does not answer.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        missing = [(at, at + length) for at, length in places if self._contents.find_gap(at, length) is not None]
+        ranges: list[tuple[int, int]] = []
+        for start, end in sorted(missing):
+            if ranges and start - ranges[-1][1] <= WINDOW:
+                ranges[-1] = ranges[-1][0], max(end, ranges[-1][1])
+            else:
+                ranges.append((start, end))
+        with ThreadPoolExecutor(MOST_REQUESTS) as pool:
+            list(pool.map(lambda each: self._fetch(each[0], each[1] - each[0]), ranges))
+
+    def _fetch(self, start: int, length: int) -> memoryview:
+        content = read_range(self._store, self._entry, self._name, start, length)
+        if length <= MOST_KEPT // 8:
+            with self._lock:
+                self._contents.add(start, content)
+        return content
 
     def _widen(self, offset: int, length: int) -> tuple[int, int]:
         """Return the range to fetch for a read; the end of a file is fetched at once, which holds a zip's directory."""
@@ -60,13 +91,12 @@ class Windows:
             return self._entry.size - rest, rest
         return offset, min(max(length, WINDOW), rest)
 
-    def _goes_on(self, offset: int, end: int) -> bool:
-        """Tell whether a read begins where one of the last ones ended, or a few bytes behind it."""
-        before = next((each for each in reversed(self._ends) if 0 <= offset - each <= WINDOW), None)
-        if before is not None:
-            del self._ends[before]
-        self._ends[end] = None
-        self._ends.move_to_end(end)
-        if len(self._ends) > MOST_WINDOWS:
-            self._ends.popitem(last=False)
-        return before is not None
+    def _note_run(self, offset: int, end: int) -> int:
+        """Return how many bytes were read up to the end of a read without a gap of more than a window."""
+        before = next((each for each in reversed(self._runs) if 0 <= offset - each <= WINDOW), None)
+        run = end - offset + (self._runs.pop(before) if before is not None else 0)
+        self._runs[end] = run
+        self._runs.move_to_end(end)
+        if len(self._runs) > MOST_RUNS:
+            self._runs.popitem(last=False)
+        return run

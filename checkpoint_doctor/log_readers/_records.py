@@ -1,0 +1,77 @@
+"""Turns records with any keys, as JSON lines and W&B's history have them, into the rows of a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from checkpoint_doctor.checkpoint.training_log import LogBuilder
+from checkpoint_doctor.text import shown
+
+ROWS = 4096
+"""Records that are taken together."""
+MOST_NAMES = 5000
+
+
+class RecordTable:
+    """Collects records with any keys into blocks of rows."""
+
+    def __init__(self, builder: LogBuilder) -> None:
+        self._builder = builder
+        self._seen: dict[str, None] = {}
+
+    def take(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Take all records."""
+        rows: list[dict[str, float]] = []
+        for record in records:
+            numbers = {shown(key): float(each) for key, each in flatten_record(record).items() if is_number(each)}
+            if numbers:
+                rows.append(numbers)
+            if len(rows) == ROWS:
+                self._add(rows)
+                rows = []
+        self._add(rows)
+
+    def _add(self, rows: list[dict[str, float]]) -> None:
+        if not rows:
+            return
+        for row in rows:
+            if len(self._seen) < MOST_NAMES:
+                self._seen.update(dict.fromkeys(row))
+        names = list(self._seen)
+        if not self._builder.step_name:
+            self._builder.choose_step(names)
+        place = {name: position for position, name in enumerate(names)}
+        values = np.full((len(rows), len(names)), np.nan)
+        recorded = np.zeros(values.shape, dtype=bool)
+        for position, row in enumerate(rows):
+            for name, number in row.items():
+                if name in place:
+                    values[position, place[name]] = number
+                    recorded[position, place[name]] = True
+        self._builder.add_rows(names, values, recorded)
+
+
+def flatten_record(record: Mapping[str, Any], prefix: str = "", depth: int = 3) -> dict[str, Any]:
+    """Return a record with the keys of what it contains joined by ``/``."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            if depth:
+                flat.update(flatten_record(value, f"{prefix}{key}/", depth - 1))
+        else:
+            flat[f"{prefix}{key}"] = _WORDS.get(value, value) if isinstance(value, str) else value
+    return flat
+
+
+_WORDS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf"), "nan": float("nan")}
+"""Numbers that JSON has no token for, as some writers spell them."""
+
+
+def is_number(value: object) -> bool:
+    """True for a number that a curve can hold, NaN and infinity among them."""
+    return (isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e308) or (
+        isinstance(value, float)
+    )
