@@ -19,6 +19,7 @@ from checkpoint_doctor.text import quantity
 if TYPE_CHECKING:
     from checkpoint_doctor.config.settings import Config
     from checkpoint_doctor.examination.earlier import EarlierResults
+    from checkpoint_doctor.log import LogsBeside
     from checkpoint_doctor.results.baseline import Baseline, EntryUse
     from checkpoint_doctor.results.report import Examination, Report
     from checkpoint_doctor.results.totals import Totals
@@ -97,12 +98,15 @@ class Run:
 
         held: list[Examination] = []
         totals = Totals()
+        logs: LogsBeside | None = None
         is_held = bool(self._rendered or self._write_baseline)
         for examination in examinations:
             if examination.diagnoses:
-                from checkpoint_doctor.log import take_up_log
+                if logs is None:
+                    from checkpoint_doctor.log import LogsBeside
 
-                examination = take_up_log(examination, self._catalogue, self._config)
+                    logs = LogsBeside(self._catalogue, self._config)
+                examination = logs.take_up(examination)
             if self._baseline_use:
                 examination = self._baseline_use.hide_known(examination)
             self._existing.refuse(examination.files)

@@ -35,8 +35,9 @@ CHECKED_TOGETHER = 8 << 20
 """Bytes of all members that are checked when the file is opened."""
 DEEPEST_NESTING = 4
 """Archives inside pickles: a tensor pickled with Python's ``pickle`` is one."""
-JOBLIB_ARRAY = ("joblib.numpy_pickle", "NumpyArrayWrapper")
-"""The class of which joblib writes an object before the raw bytes of an array; a pickle cannot be read beyond them."""
+JOBLIB_ARRAYS = frozenset((f"{home}joblib.numpy_pickle", "NumpyArrayWrapper") for home in ("", "sklearn.externals."))
+"""The class of which joblib writes an object before the raw bytes of an array; a pickle cannot be read beyond them.
+scikit-learn had a copy of joblib up to version 0.22."""
 
 
 class Archive(Struct, frozen=True, eq=False):
@@ -136,7 +137,7 @@ class _Reader:
         except UnreadableCheckpoint as error:
             if not self.names and self.opcodes <= FEWEST_OPCODES:  # three bytes do not prove that it is a pickle
                 raise UnknownFormat(error.message, error.hint) from None
-            if JOBLIB_ARRAY not in self.names:
+            if JOBLIB_ARRAYS.isdisjoint(self.names):
                 raise
             return self._finish("pickle", None)
         roots, end = [root], cursor.position
