@@ -34,6 +34,7 @@ from checkpoint_doctor.config.settings import Config  # noqa: E402
 from checkpoint_doctor.errors import DoctorError, UsageError  # noqa: E402
 from checkpoint_doctor.examination.measuring import measure_checkpoint  # noqa: E402
 from checkpoint_doctor.examination.rules import run_rules, with_ranges  # noqa: E402
+from checkpoint_doctor.examination.unreached import with_unreached  # noqa: E402
 from checkpoint_doctor.plugins.opening import discover_working  # noqa: E402
 from checkpoint_doctor.results.findings import Severity  # noqa: E402
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict  # noqa: E402
@@ -312,6 +313,8 @@ class Monitor:
         if self._per_layer:
             self.values |= summarize_layers(checkpoint, examination)
         self._new_values = self.values
+        if self._series_path is not None:
+            examination = with_unreached(examination, checkpoint)
         news = self._course.follow(examination, self.position)
         self._series.add(examination, has_news=bool(news))
         for each in news if self.verbose else ():
