@@ -351,6 +351,17 @@ class TestResuming:
         assert last["examined"] == 82
         assert last["carried_over"] == len(done) - ("run/bad.safetensors" in done)
 
+    def test_a_stopped_run_leaves_another_file_of_that_name_alone(self, folder: Path) -> None:
+        for number in range(11, 80):
+            write(folder / "run" / f"step_{number}.safetensors", number)
+        Path("r.jsonl").write_text("my notes\n")
+        with subprocess.Popen([*COMMAND, "run", "-f", "jsonl", "-o", "r.jsonl"], stderr=subprocess.PIPE) as stopped:
+            wait_for(lambda: any(file.stat().st_size > 8192 for file in folder.glob(".r.jsonl*")))
+            stopped.terminate()
+        assert stopped.returncode == 143
+        assert Path("r.jsonl").read_text() == "my notes\n"
+        assert list(folder.glob(".r.jsonl*")) == []
+
     @pytest.mark.parametrize(
         ("content", "words"),
         [
