@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.config.asked import Silence, find_asked
-from checkpoint_doctor.config.settings import Config
+from checkpoint_doctor.config.settings import Config, Settings
 from checkpoint_doctor.config.unused import IgnoreUse
 from checkpoint_doctor.errors import NothingToExamine
 from checkpoint_doctor.examination.candidates import CandidateTask, Outcome, TaskOptions, examine_candidate
@@ -262,7 +262,13 @@ def make_tasks(
     candidates: Sequence[Candidate], config: Config, **options: Unpack[TaskOptions]
 ) -> Sequence[CandidateTask]:
     """Return the tasks of examining candidates, in their order, with what the configuration says about each."""
-    return [CandidateTask(candidate, config.for_path(candidate.path), **options) for candidate in candidates]
+    shared: dict[tuple[int, ...], Settings] = {}
+
+    def find_settings(path: str) -> Settings:
+        settings = config.for_path(path)
+        return shared.setdefault(tuple(map(id, settings.sections)), settings)
+
+    return [CandidateTask(candidate, find_settings(candidate.path), **options) for candidate in candidates]
 
 
 def examine_each(

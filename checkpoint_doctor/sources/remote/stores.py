@@ -320,7 +320,14 @@ def explain_failure(error: BaseException) -> tuple[str, str]:
     text = str(error).lower().replace("retry_timeout", "")
     known = ((words, hint) for symptom, words, hint in _SYMPTOMS if symptom in text)
     status = re.search(r"status code: (\d{3})", text)
-    words = f"the server answers with status {status[1]}" if status else f"its library says {type(error).__name__}"
+    if status:
+        words = f"the server answers with status {status[1]}"
+    elif isinstance(error, TimeoutError) or type(error).__name__.endswith("Timeout"):
+        words = "the server does not answer in time"
+    elif "Connect" in type(error).__name__:
+        words = "nothing answers at this address"
+    else:
+        words = f"its library says {type(error).__name__}"
     return next(known, (words, NETWORK))
 
 
