@@ -7,8 +7,8 @@ For the fleet the throughput per core is printed, as checkpoints a second divide
 its ratio to that of ``threads``, which must be at least 0.7. Small checkpoints keep one core busy with ``threads``, and
 ``--jobs`` cores with the others. The time in which an engine starts is measured by itself, with two checkpoints, and
 left out. ``cpu`` is the processor time of the fleet's scan, which other work on the machine disturbs less (without the
-workers of Ray). For the large one the seconds are printed. The exit code is 1 where a ratio or a report is not as it must
-be.
+workers of Ray). For the large one the seconds are printed. The exit code is 1 where a ratio or a report is not as it
+must be.
 """
 
 from __future__ import annotations
