@@ -224,7 +224,7 @@ class TestParquet:
 
 def test_a_page_about_very_many_shows_the_worst_and_ends_with_why_they_are(folder: Path) -> None:
     for number in range(30):
-        shutil.copyfile("run/ill.pt", f"run/ill_{number}.pt")
+        save_file({"a.weight": np.full((2, 2), np.nan, np.float32)}, f"run/ill_{number}.safetensors")
     page = ckdoc("run").stdout
     assert page.count("ILL · run/ill") == 19  # of 32 that need attention the worst 20
     assert "12 more, less severe" in page
@@ -235,7 +235,7 @@ def test_a_page_about_very_many_shows_the_worst_and_ends_with_why_they_are(folde
     *worst_lines, closing = ckdoc("run", "-f", "jsonl").stderr.splitlines()
     assert len(worst_lines) == 10
     assert worst_lines[0].startswith("ill run/ill")
-    assert "(likely)" in worst_lines[0]
+    assert "nonfinite-gradient (likely)" in worst_lines[0]
     assert worst_lines[-1].startswith("unreadable run/bad.safetensors: ")
     assert ckdoc("run", "-f", "jsonl", "-q").stderr == ""
 

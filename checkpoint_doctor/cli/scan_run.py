@@ -43,6 +43,7 @@ class Run:
         earlier: EarlierResults | None,
         page: Mapping[str, bool],
         jobs: int | None,
+        engine: str | None,
         skip_foreign: bool,
     ) -> None:
         self._uris = uris
@@ -54,7 +55,7 @@ class Run:
         self._write_baseline = write_baseline
         self._earlier = earlier
         self._page = page
-        self._options: dict[str, Any] = {"jobs": jobs, "skip_foreign": skip_foreign}
+        self._options: dict[str, Any] = {"jobs": jobs, "engine": engine, "skip_foreign": skip_foreign}
         self._existing = ExistingOutputs([*(path for _, path in targets), write_baseline])
 
     def carry_out(self, *, quiet: bool) -> Report:

@@ -7,8 +7,9 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from checkpoint_doctor.checkpoint import Flaw, PickledName
+from checkpoint_doctor.checkpoint import Checksum, Flaw, PickledName
 from checkpoint_doctor.errors import NotACheckpoint, UnknownFormat, UnreadableCheckpoint
+from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._pickle.cursor import Cursor
 from checkpoint_doctor.loaders._pickle.machine import Machine
 from checkpoint_doctor.loaders._pickle.names import TABLE
@@ -55,10 +56,19 @@ class Archive(Struct, frozen=True, eq=False):
     flaws: tuple[Flaw, ...] = ()
     unchecked: tuple[Member, ...] = ()
     """Members whose CRC-32 is not checked yet, because that takes a pass over their bytes."""
+    prefix: str = ""
+    """What comes before the names of its storages."""
     opcodes: int = 0
     """Number of pickle opcodes: an upper bound of how much structure there is."""
     members: Mapping[str, Member] = field(default_factory=dict)
     """The zip's members without their common folder; empty for the other containers."""
+
+    @property
+    def checksums(self) -> tuple[Checksum, ...]:
+        """The checksums of the members that are not checked yet."""
+        return tuple(
+            checksum_of(member, f"{self.prefix}data/{member.name.rpartition('/')[2]}") for member in self.unchecked
+        )
 
 
 def read_archive(source: Source, member: str = "") -> Archive:
@@ -247,6 +257,7 @@ class _Reader:
             pickled_names=names,
             flaws=tuple(self.flaws),
             unchecked=unchecked,
+            prefix=self.prefix,
             opcodes=self.opcodes,
             members=members or {},
             budget=self.budget,
