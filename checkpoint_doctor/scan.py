@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from msgspec import Struct
 
@@ -15,7 +15,6 @@ from checkpoint_doctor.config.settings import Config, Settings
 from checkpoint_doctor.config.unused import IgnoreUse
 from checkpoint_doctor.errors import NothingToExamine
 from checkpoint_doctor.examination.candidates import CandidateTask, Outcome, TaskOptions, examine_candidate
-from checkpoint_doctor.examination.earlier import EarlierResults
 from checkpoint_doctor.examination.examining import examine
 from checkpoint_doctor.examination.measuring import MeasuredCallback, measure_checkpoint
 from checkpoint_doctor.examination.rules import run_rules
@@ -26,6 +25,9 @@ from checkpoint_doctor.results.report import Examination, Report
 from checkpoint_doctor.results.totals import Totals
 from checkpoint_doctor.sources.search import Candidate, Criteria, Found, Uris, find_candidates, list_uris
 from checkpoint_doctor.text import quantity
+
+if TYPE_CHECKING:
+    from checkpoint_doctor.examination.earlier import EarlierResults
 
 __all__ = [
     "Progress",

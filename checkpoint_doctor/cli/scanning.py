@@ -36,8 +36,6 @@ from checkpoint_doctor.cli.output import (
 )
 from checkpoint_doctor.cli.outputs import refuse_outputs
 from checkpoint_doctor.cli.reports import READ_BY_PEOPLE, check_format
-from checkpoint_doctor.cli.scan_run import RESULTS, Run
-from checkpoint_doctor.cli.streaming import refuse_binary_output
 from checkpoint_doctor.errors import UsageError
 
 if TYPE_CHECKING:
@@ -99,6 +97,9 @@ def scan(
     traceback: Traceback = False,
 ) -> None:
     """Examine checkpoints. Exit code: 0 healthy, 1 ill, 2 unreadable, incomplete or misused, 3 nothing to examine."""
+    from checkpoint_doctor.cli.scan_run import RESULTS, Run
+    from checkpoint_doctor.cli.streaming import refuse_binary_output
+
     catalogue, configured = prepare(config, select, ignore, fail_on, exclude, include, preview=preview)
     uris = uris or list(configured.examined)
     if not uris:
