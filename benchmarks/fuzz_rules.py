@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import resource
 import signal
 import struct
@@ -351,7 +352,7 @@ def examine(path: Path, number: int, catalogue: Catalogue) -> str:
     options = FixOptions(unsafe=True, recycle=True, notes=number % 3 == 0, dry_run=number % 10 != 0, seed=number)
     (result,) = fix([path], options=options, catalogue=catalogue)
     words = f"{result.error} {result.hint}"
-    if any(each in words for each in ("bug", "crash", "Traceback", "fault")):
+    if re.search(r"\b(bug|crash(ed|es)?|Traceback|fault)\b", words):
         raise Defect(words)
     if examination.verdict is Verdict.UNREADABLE:
         return "unreadable"

@@ -49,7 +49,7 @@ with open({path!r}, "rb") as file:
 """
 
 NGINX = """
-worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/errors;
+{user} worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/errors;
 events {{}}
 http {{
   log_format bytes '$request_method $bytes_sent'; access_log {folder}/sent bytes; sendfile on;
@@ -86,8 +86,9 @@ def serve_nginx(folder: Path) -> Iterator[str]:
     if program is None:
         raise SystemExit("nginx is not installed: apt install nginx-light")
     port = _find_port()
-    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port))
-    os.chmod(folder, 0o755)
+    # A folder for tests is closed to the user that nginx changes to where it may.
+    user = "user root;" if os.geteuid() == 0 else ""
+    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, user=user))
     with _running([program, "-c", str(folder / "nginx.conf")], port):
         yield f"http://127.0.0.1:{port}/"
 

@@ -52,12 +52,15 @@ if TYPE_CHECKING:
     from checkpoint_doctor.plugins.cause import Cause, Claim, Symptoms, cause
     from checkpoint_doctor.plugins.log_opening import read_log
     from checkpoint_doctor.plugins.protocols import (
+        Engine,
         FolderLoader,
         Loader,
         LogReader,
         LogReporter,
+        LostTask,
         Reporter,
         SeriesReporter,
+        Workers,
     )
     from checkpoint_doctor.plugins.rule import Rule, rule
     from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
@@ -87,6 +90,7 @@ __all__ = [
     "Curve",
     "Diagnosis",
     "DoctorError",
+    "Engine",
     "EntryWriter",
     "Examination",
     "Finding",
@@ -104,6 +108,7 @@ __all__ = [
     "LogReader",
     "LogReport",
     "LogReporter",
+    "LostTask",
     "Meaning",
     "Metric",
     "Missing",
@@ -144,6 +149,7 @@ __all__ = [
     "UsageError",
     "Values",
     "Verdict",
+    "Workers",
     "__version__",
     "cause",
     "compare",
@@ -176,14 +182,17 @@ _HOMES = {
     "plugins.catalogue": ("Catalogue", "Plugin", "discover"),
     "plugins.cause": ("Cause", "Claim", "Symptoms", "cause"),
     "plugins.protocols": (
+        "Engine",
         "EntryWriter",
         "FolderLoader",
         "Loader",
         "LogReader",
         "LogReporter",
+        "LostTask",
         "Reporter",
         "SeriesReporter",
         "StreamReporter",
+        "Workers",
     ),
     "plugins.rule": ("Rule", "rule"),
     "results.diagnosis": ("Certainty", "Diagnosis", "Prognosis"),

@@ -19,6 +19,8 @@ from benchmarks import remote_faults
 from checkpoint_doctor import scan, to_json
 from checkpoint_doctor.cli.application import app
 from checkpoint_doctor.errors import UnreadableCheckpoint, UsageError
+from checkpoint_doctor.examination.measuring import measure_checkpoint
+from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.sources.address import conceal_secrets, is_address
 from checkpoint_doctor.sources.opening import open_source
 from checkpoint_doctor.sources.remote import stores
@@ -118,6 +120,23 @@ def test_a_small_file_is_one_request(server: RangeServer, tmp_path: Path) -> Non
     assert (server.requests, server.sizes_asked, server.sent) == (2, 1, size)
 
 
+def test_shards_are_streamed_one_after_the_other(server: RangeServer, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    shards = {f"{at:02}.safetensors": [f"{at:02}.{part}.weight" for part in range(3)] for at in range(12)}
+    for shard, names in shards.items():
+        weights = {name: generator.standard_normal((600, 1024), np.float32) for name in names}
+        save_file(weights, tmp_path / shard)
+    index = {"metadata": {}, "weight_map": {name: shard for shard, names in shards.items() for name in names}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    checkpoint = open_checkpoint(f"{server.address}/model.safetensors.index.json", is_read_whole=True)
+    assert server.sizes_asked == 13
+    assert server.sent < 0.2 * size, "no more than one shard is streamed before its turn has come"
+    measure_checkpoint(checkpoint)
+    assert server.sent < 1.03 * size
+    assert server.requests - server.sizes_asked <= 3 * 13
+
+
 def test_headers_alone_are_fetched_where_no_rule_asks_for_values(server: RangeServer, tmp_path: Path) -> None:
     weights = {f"{at:02}.weight": np.full((1024, 1024), 0.5 + at, np.float32) for at in range(10)}
     save_file(weights, tmp_path / "m.safetensors")
@@ -201,6 +220,7 @@ def test_a_connection_that_breaks_off_is_taken_up_again(server: RangeServer, tmp
         ("reset-in-body", "breaks off"),
         ("short", "answers other bytes than it was asked for"),
         ("stall", "does not answer in time"),
+        ("silent", "does not answer in time"),
         ("redirect", "redirects without end"),
         ("replaced", "replaced while it was read"),
     ],

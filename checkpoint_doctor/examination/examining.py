@@ -11,8 +11,10 @@ from checkpoint_doctor.examination.measuring import MeasuredCallback, measure_ch
 from checkpoint_doctor.examination.rules import run_rules, select_rules, with_ranges
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import open_checkpoint
+from checkpoint_doctor.plugins.protocols import Workers
 from checkpoint_doctor.results.report import Examination, Verdict
 from checkpoint_doctor.sources.address import show_uri
+from checkpoint_doctor.sources.traces import trace
 
 
 def examine(
@@ -24,17 +26,21 @@ def examine(
     on_measured: MeasuredCallback | None = None,
     histograms: bool = False,
     with_settings: bool = False,
+    workers: Workers | None = None,
 ) -> Examination:
     """Examine one checkpoint: open it, measure it, run every selected rule.
 
-    A checkpoint that cannot be opened or read to its end is an examination too, with the verdict ``UNREADABLE``.
+    A large one is measured on ``workers``, if there are any. One that cannot be opened or read to its end is an
+    examination too, with the verdict ``UNREADABLE``.
 
     Raises:
         NotACheckpoint: it is a sound file of another kind.
         UnknownFormat: nothing in it says what it is.
     """
     try:
-        checkpoint, examination = open_and_examine(path, catalogue, settings, jobs=jobs, on_measured=on_measured)
+        checkpoint, examination = open_and_examine(
+            path, catalogue, settings, jobs=jobs, on_measured=on_measured, workers=workers
+        )
         if with_settings:
             from checkpoint_doctor.checkpoint.reviewed_settings import review_settings
 
@@ -57,6 +63,7 @@ def open_and_examine(
     *,
     jobs: int | None = None,
     on_measured: MeasuredCallback | None = None,
+    workers: Workers | None = None,
 ) -> tuple[Checkpoint, Examination]:
     """Open and examine one checkpoint, and return it with what was found in it.
 
@@ -68,8 +75,15 @@ def open_and_examine(
         UnknownFormat: nothing in it says what it is.
     """
     with_values = any(rule.reads_values for rule in select_rules(catalogue, settings))
-    checkpoint = with_ranges(open_checkpoint(path, catalogue, is_read_whole=with_values), settings)
-    if with_values:
+    # Of a remote file that may be spread, this process reads little.
+    is_read_whole = with_values and workers is None
+    with trace() as found:
+        checkpoint = with_ranges(open_checkpoint(path, catalogue, is_read_whole=is_read_whole), settings)
+    if with_values and workers is not None:
+        from checkpoint_doctor.examination.shares import measure_on
+
+        measure_on(workers, checkpoint, path, found, catalogue, jobs, on_measured)
+    elif with_values:
         measure_checkpoint(checkpoint, jobs, on_measured)
     examination = run_rules(checkpoint, catalogue, settings, with_values=with_values)
     other = checkpoint.metadata.get("content")

@@ -1,11 +1,18 @@
-"""The gates of recurrent layers, as PyTorch stores them: one block of rows for each gate, in a fixed order."""
+"""The gates of recurrent layers: one block for each gate, in a fixed order, of rows (PyTorch) or columns (Keras)."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from checkpoint_doctor.layers.kinds import Kind
 
 GATES = {Kind.LSTM: ("input", "forget", "cell", "output"), Kind.GRU: ("reset", "update", "new")}
 """Order of the gates' rows in weights and biases (``torch.nn.LSTM``, ``torch.nn.GRU``). An RNN has no gates."""
+
+KERAS_GATES = {Kind.LSTM: ("input", "forget", "cell", "output"), Kind.GRU: ("update", "reset", "new")}
+"""Order of the gates' columns in kernels, and of their entries in biases (``keras.layers.LSTM``, ``keras.layers.GRU``).
+With ``reset_after``, which is the default of a GRU, the bias has a second row for the hidden state."""
 
 SIGMOID_GATES = frozenset({"input", "forget", "output", "reset", "update"})
 """Gates whose activation is a sigmoid. ``cell`` and ``new`` are squashed by tanh."""
@@ -16,8 +23,10 @@ def count_blocks(kind: Kind) -> int:
     return len(GATES.get(kind, ())) or 1
 
 
-def gate_slices(kind: Kind, rows: int) -> dict[str, slice]:
+def gate_slices(
+    kind: Kind, rows: int, order: Mapping[Kind, tuple[str, ...]] = MappingProxyType(GATES)
+) -> dict[str, slice]:
     """Return each gate's rows in weights and biases of that many rows; empty where there are no gates or no rows."""
-    gates = GATES.get(kind, ())
+    gates = order.get(kind, ())
     size = rows // len(gates) if gates else 0
     return {gate: slice(place * size, (place + 1) * size) for place, gate in enumerate(gates)} if size else {}

@@ -12,7 +12,7 @@ from checkpoint_doctor.checkpoint import Checkpoint, Skipped
 from checkpoint_doctor.errors import DoctorError, NotACheckpoint, UnknownFormat, UnreadableCheckpoint, UsageError
 from checkpoint_doctor.plugins.catalogue import LAST_LOADER, Catalogue, discover
 from checkpoint_doctor.plugins.protocols import FolderLoader, Loader
-from checkpoint_doctor.sources import Folder, Source, is_folder, open_source
+from checkpoint_doctor.sources import Folder, Source, is_folder, let_go_of_files, open_source
 from checkpoint_doctor.sources.address import show_uri
 from checkpoint_doctor.sources.traces import note_folder
 from checkpoint_doctor.text import describe_error
@@ -32,6 +32,8 @@ def open_checkpoint(
         UnreadableCheckpoint: it cannot be opened; the message says what it is and what to do.
     """
     catalogue = catalogue or discover_working()
+    if is_read_whole:
+        let_go_of_files(path)
     if is_folder(path):
         note_folder(os.fspath(path))
         return _open_folder(Folder.read(path, is_read_whole=is_read_whole), catalogue)

@@ -18,23 +18,33 @@ def layer_was_trained(layer: Layer, checkpoint: Checkpoint) -> bool | None:
     return rows_were_trained(weights or list(layer.tensors.values()), checkpoint, slice(None))
 
 
-def rows_were_trained(tensors: Sequence[Tensor], checkpoint: Checkpoint, rows: slice | NDArray) -> bool | None:
-    """Tell whether these rows of any of the tensors ever received a gradient; ``None`` where the file does not tell."""
-    answers = [was_trained(tensor, checkpoint, rows) for tensor in tensors]
+def rows_were_trained(
+    tensors: Sequence[Tensor], checkpoint: Checkpoint, rows: slice | NDArray, *, of_columns: bool = False
+) -> bool | None:
+    """Tell whether these rows of any of the tensors ever received a gradient; ``None`` where the file does not tell.
+
+    With ``of_columns``, these columns.
+    """
+    answers = [was_trained(tensor, checkpoint, rows, of_columns=of_columns) for tensor in tensors]
     if any(answers):
         return True
     return None if not answers or None in answers else False
 
 
-def was_trained(tensor: Tensor, checkpoint: Checkpoint, rows: slice | NDArray = slice(None)) -> bool | None:
-    """Tell whether a tensor (or some of its rows) ever received a gradient; ``None`` where the file does not tell."""
+def was_trained(
+    tensor: Tensor, checkpoint: Checkpoint, rows: slice | NDArray = slice(None), *, of_columns: bool = False
+) -> bool | None:
+    """Tell whether a tensor (or some of its rows) ever received a gradient; ``None`` where the file does not tell.
+
+    With ``of_columns``, some of its columns.
+    """
     if checkpoint.is_untrained:
         return False
     moments = checkpoint.moments.get(tensor.name)
     if moments is None or not moments.state:
         online = checkpoint.find_tensor(checkpoint.online_tensors.get(tensor.name))
         if online is not None:
-            return was_trained(online, checkpoint, rows)
+            return was_trained(online, checkpoint, rows, of_columns=of_columns)
     if moments is None:
         return None
     optimizer = checkpoint.optimizer_of[tensor.name]
@@ -43,7 +53,10 @@ def was_trained(tensor: Tensor, checkpoint: Checkpoint, rows: slice | NDArray = 
     statistics, record = moments.statistics, moments.second or moments.first
     if statistics is None or record is None:
         return None
-    largest = statistics.row_second if moments.second is not None else statistics.row_first
+    if of_columns:
+        largest = statistics.column_second if moments.second is not None else statistics.column_first
+    else:
+        largest = statistics.row_second if moments.second is not None else statistics.row_first
     level = untouched_level(moments, optimizer, of_root=True)
     if largest is None or level is None or not largest[rows].size:
         return None

@@ -1,24 +1,11 @@
-"""The gates of a layer: their rows, their biases, and how a zero bias is repaired."""
+"""How a zero bias of a recurrent layer is repaired."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from checkpoint_doctor.analyzers._evidence.cells import gate_biases, gate_rows
 from checkpoint_doctor.checkpoint import Layer, Tensor
-from checkpoint_doctor.layers import gate_slices
 from checkpoint_doctor.layers.init_rules import FORGET_BIAS, draw_uniform, fill, in_turn, within
 from checkpoint_doctor.results.findings import Repair
-
-
-def gate_rows(layer: Layer) -> Mapping[str, slice]:
-    """Return each gate's rows in the layer's weights and biases; empty where the layer has no gates."""
-    rows = next((part.shape[0] for role, part in layer.tensors.items() if role in ("weight_hh", "bias_ih")), 0)
-    return gate_slices(layer.kind, rows)
-
-
-def gate_biases(layer: Layer) -> list[Tensor]:
-    """Return the one or two biases of a recurrent layer, the input-to-hidden bias first."""
-    return [layer.tensors[role] for role in ("bias_ih", "bias_hh") if role in layer.tensors]
 
 
 def reinitialise_bias(layer: Layer, tensor: Tensor, limit: float) -> Repair:

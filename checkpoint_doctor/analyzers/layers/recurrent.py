@@ -5,30 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
+from checkpoint_doctor.analyzers._evidence.cells import Cell, find_blocks, find_cell, gate_biases, gate_rows
 from checkpoint_doctor.analyzers._evidence.training import rows_were_trained, was_trained
-from checkpoint_doctor.analyzers._repairs.gates import gate_biases, gate_rows, reinitialise_bias
+from checkpoint_doctor.analyzers._repairs.gates import reinitialise_bias
 from checkpoint_doctor.analyzers._zeros.biases import ZeroBias, find_zero_biases
 from checkpoint_doctor.analyzers._zeros.causes import Cause
 from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.analyzers._zeros.waiting import may_be_fixed
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
-from checkpoint_doctor.layers import RECURRENT, SIGMOID_GATES, Kind
+from checkpoint_doctor.checkpoint import Checkpoint, Layer
+from checkpoint_doctor.layers import RECURRENT, SIGMOID_GATES
 from checkpoint_doctor.layers.init_rules import BIAS_LIMIT, FORGET_BIAS, fill, within
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.statistics.values import as_real
 
-
-def _effective_bias(layer: Layer) -> NDArray | None:
-    biases = gate_biases(layer)
-    if not biases or any(bias.shape != biases[0].shape or not bias.is_floating for bias in biases):
-        return None
-    if any(bias.statistics.nonfinite for bias in biases):
-        return None
-    total: NDArray = np.sum([as_real(bias.array) for bias in biases], axis=0)
-    return total
+_LARGEST_READ = 1 << 22
+"""Entries of the largest weight whose columns are read again."""
 
 
 @rule(
@@ -62,11 +55,12 @@ def forget_gate_bias(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         Gers, Schmidhuber and Cummins 2000; Jozefowicz, Zaremba and Sutskever 2015. PyTorch draws both biases from
         uniform(±1/√hidden) and adds them.
     """
-    rows = gate_rows(layer).get("forget")
-    bias = _effective_bias(layer)
-    if layer.kind is not Kind.LSTM or rows is None or bias is None or bias[rows].any():
+    cell = find_cell(layer, checkpoint)
+    rows = cell.gates.get("forget") if cell is not None else None
+    bias = cell.effective_bias if cell is not None else None
+    if cell is None or rows is None or bias is None or bias[rows].any():
         return
-    biases = gate_biases(layer)
+    biases = cell.biases
     severity, why = judge_zeros(biases[0], checkpoint, layer, rows)
     if severity is None:
         return
@@ -154,7 +148,9 @@ def _has_other_bias(zero: ZeroBias) -> bool:
 
 
 @rule("RNN003", "gate-saturation", Severity.WARNING, on=Layer, part=("gate",), worse=("units",))
-def gate_saturation(layer: Layer, *, limit: float = 15.0, share: float = 0.25) -> Iterator[Finding]:
+def gate_saturation(
+    layer: Layer, checkpoint: Checkpoint, *, limit: float = 15.0, share: float = 0.25
+) -> Iterator[Finding]:
     """Gate biases are so large that the gate is saturated.
 
     Why it matters:
@@ -175,16 +171,17 @@ def gate_saturation(layer: Layer, *, limit: float = 15.0, share: float = 0.25) -
     References:
         Tallec and Ollivier 1804.11188 (chrono initialisation).
     """
-    bias = _effective_bias(layer)
-    if bias is None:
+    cell = find_cell(layer, checkpoint)
+    bias = cell.effective_bias if cell is not None else None
+    if cell is None or bias is None:
         return
-    for gate, rows in gate_rows(layer).items():
+    for gate, rows in cell.gates.items():
         saturated = np.flatnonzero(np.abs(bias[rows]) > limit)
         if gate in SIGMOID_GATES and saturated.size and saturated.size >= share * (rows.stop - rows.start):
             yield gate_saturation.finding(
                 f"{saturated.size:,} of {rows.stop - rows.start:,} {gate}-gate biases exceed ±{limit:g} "
                 f"(up to {np.abs(bias[rows]).max():.3g}): the gate is saturated",
-                gate_biases(layer)[0],
+                cell.biases[0],
                 evidence={"gate": gate, "units": [int(each) for each in saturated]},
             )
 
@@ -206,37 +203,43 @@ def dead_gate(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     References:
         ``torch.nn.LSTM`` and ``torch.nn.GRU`` for the order of rows.
     """
-    weights = [layer.tensors[role] for role in ("weight_ih", "weight_hh") if role in layer.tensors]
-    gates = gate_rows(layer)
-    if len(weights) < 2 or not gates:
+    cell = find_cell(layer, checkpoint)
+    if cell is None or len(cell.weights) < 2:
         return
-    zero = [gate for gate, rows in gates.items() if all(_has_zero_rows(weight, rows) for weight in weights)]
+    weights, gates = cell.weights, cell.gates
+    zero = [gate for gate in gates if cell.has_zero_weights(gate)]
     for gate in zero if len(zero) < len(gates) else ():
         yield dead_gate.finding(
             f"all weights of the {gate} gate are exactly zero",
             weights[1],
-            evidence={"gate": gate, "rows": [gates[gate].start, gates[gate].stop]},
+            evidence={"gate": gate, _lines(cell): [gates[gate].start, gates[gate].stop]},
         )
     if was_trained(weights[1], checkpoint) is False:
         return  # one step from a zero state: the recurrence was never used, and the forget gate had nothing to forget
-    was_gate_trained = {gate: rows_were_trained(weights, checkpoint, rows) for gate, rows in gates.items()}
+    was_gate_trained = {
+        gate: rows_were_trained(weights, checkpoint, rows, of_columns=cell.by_columns) for gate, rows in gates.items()
+    }
     if True not in was_gate_trained.values():
         return
     for gate, trained in was_gate_trained.items():
         if trained is False and gate not in zero:
             yield dead_gate.finding(
-                f"the {gate} gate was never trained while others were: its rows never received a gradient",
+                f"the {gate} gate was never trained while others were: its {_lines(cell)} never received a gradient",
                 weights[1],
-                evidence={"gate": gate, "cause": "never trained", "rows": [gates[gate].start, gates[gate].stop]},
-            )
+                evidence={
+                    "gate": gate, "cause": "never trained", _lines(cell): [gates[gate].start, gates[gate].stop],
+                },
+            )  # fmt: skip
 
 
-def _has_zero_rows(weight: Tensor, rows: slice) -> bool:
-    return set(range(rows.start, rows.stop)) <= set(weight.statistics.zero_rows.tolist())
+def _lines(cell: Cell) -> str:
+    return "columns" if cell.by_columns else "rows"
 
 
 @rule("RNN005", "recurrent-norm", Severity.WARNING, on=Layer, part=("gate",))
-def recurrent_norm(layer: Layer, *, largest: float = 50.0, smallest: float = 1e-3) -> Iterator[Finding]:
+def recurrent_norm(
+    layer: Layer, checkpoint: Checkpoint, *, largest: float = 50.0, smallest: float = 1e-3
+) -> Iterator[Finding]:
     """The hidden-to-hidden weights of a gate have a collapsed or exploded spectral radius.
 
     Why it matters:
@@ -257,17 +260,26 @@ def recurrent_norm(layer: Layer, *, largest: float = 50.0, smallest: float = 1e-
     References:
         Pascanu, Mikolov and Bengio 1211.5063; Saxe et al. 1312.6120.
     """
-    weight = layer.tensors.get("weight_hh")
-    gates = gate_rows(layer) or ({"hidden": slice(0, weight.shape[0])} if weight and layer.kind is Kind.RNN else {})
-    if weight is None or weight.statistics.nonfinite or weight.statistics.row_norms is None or weight.shape[0] == 0:
+    found = find_blocks(layer, checkpoint)
+    if found is None:
         return
-    for gate, rows in gates.items():
+    weight, blocks, by_columns = found
+    statistics = weight.statistics
+    if statistics.nonfinite or not weight.size or statistics.row_norms is None:
+        return
+    if by_columns and weight.size > _LARGEST_READ:
+        return
+    for gate, block in blocks.items():
+        # Norms of rows were measured with the rest; columns are read again.
+        entries = weight.array[:, block] if by_columns else statistics.row_norms[block]
         with np.errstate(over="ignore"):
-            frobenius = float(np.linalg.norm(as_real(weight.statistics.row_norms[rows])))
+            frobenius = float(np.linalg.norm(as_real(entries)))
         # The Frobenius norm bounds the radius from above, and ordinary weights have no tiny one: few need eigenvalues.
-        if smallest * 100 <= frobenius <= largest or frobenius == 0 or rows.stop - rows.start != weight.shape[1]:
+        is_square = block.stop - block.start == weight.shape[0 if by_columns else 1]
+        if smallest * 100 <= frobenius <= largest or frobenius == 0 or not is_square:
             continue
-        radius = float(np.abs(np.linalg.eigvals(as_real(weight.array[rows]))).max())
+        square = as_real(weight.array[:, block] if by_columns else weight.array[block])
+        radius = float(np.abs(np.linalg.eigvals(square)).max())
         if radius > largest or radius < smallest:
             yield recurrent_norm.finding(
                 f"the {gate} gate's hidden-to-hidden weights have a spectral radius of {radius:.3g}",

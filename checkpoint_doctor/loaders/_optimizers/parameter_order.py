@@ -77,6 +77,14 @@ _ARCHITECTURES: Mapping[str, str] = {
 
 Read from ``named_parameters()`` of all classes of these types in transformers 4.57; no two of a line contradict it.
 """
+_ROBERTA = ("word_embeddings", "token_type_embeddings", "LayerNorm", "position_embeddings")
+_LATER: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "roberta": (_ROBERTA,),
+    "xlm-roberta": (_ROBERTA, ("lm_head", "roberta"), ("classifier", "roberta")),
+    "camembert": (_ROBERTA, ("lm_head", "roberta"), ("classifier", "roberta")),
+    "deit": (("cls_token", "position_embeddings", "distillation_token"),),
+}
+"""What stands beside each other in another order from transformers 5 on; read from 5.23."""
 _ORDERS = {kind: words.split() for kinds, words in _ARCHITECTURES.items() for kind in kinds.split()}
 
 
@@ -88,9 +96,13 @@ def possible_orders(models: Mapping[str, Sequence[Tensor]], architecture: str) -
         architecture: the model type by which transformers calls it, empty where it is unknown.
     """
     known = [*_PARAMETERS, *_ORDERS.get(architecture, ())]
+    later = _LATER.get(architecture, ())
     trees = {name: _grow([tensor.name.removeprefix(f"{name}/") for tensor in each]) for name, each in models.items()}
     places = sorted({place for tree in trees.values() for place in _places(tree, "")}, key=repr)
-    choices = [_arrangements(siblings, known) for _, siblings in places]
+    choices = [
+        list(dict.fromkeys((*_arrangements(siblings, known), *_arrange_later(siblings, later))))
+        for _, siblings in places
+    ]
     count = 1
     for each in choices:
         count *= len(each)
@@ -146,6 +158,11 @@ def _arrangements(siblings: frozenset[str], known: Sequence[str]) -> list[tuple[
         return []
     rank = {name: number for number, name in enumerate(ordered)}
     return [each for each in permutations(sorted(siblings)) if [name for name in each if name in rank] == ordered]
+
+
+def _arrange_later(siblings: frozenset[str], later: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the order in which siblings come in newer versions, where it is another one."""
+    return [tuple(name for name in order if name in siblings) for order in later if siblings <= set(order)]
 
 
 def _walk(tree: _Tree, word: str, chosen: Mapping[_Place, tuple[str, ...]], path: str) -> Iterator[str]:

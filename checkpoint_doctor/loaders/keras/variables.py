@@ -68,8 +68,8 @@ def _is_recurrent(key: str, shapes: Sequence[Shape]) -> bool:
 def describe_role(module: str, variable: str, is_recurrent: bool) -> str:
     """Return the name that a variable's layer is inferred from.
 
-    The kernels of a recurrent cell have their gates side by side in columns, which the rules about gates do not read;
-    each is judged as a layer of its own.
+    The kernels of a recurrent cell have their gates side by side in columns. The rules about gates read them together;
+    for all others each is a layer of its own.
     """
     if is_recurrent:
         part = "recurrent" if variable == "recurrent_kernel" else "input"

@@ -6,6 +6,7 @@ Credentials come from where these libraries look for them (environment, instance
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -276,6 +277,12 @@ _SYMPTOMS = (
     ("authorizationheadermalformed", "the bucket is in another region", "set AWS_REGION to the region of the bucket"),
     ("permanentredirect", "the bucket is in another region", "set AWS_REGION to the region of the bucket"),
     ("301 moved", "the bucket is in another region", "set AWS_REGION to the region of the bucket"),
+    (
+        "code: 400",
+        "the server refuses the request (400), as it does for a bucket in another region or expired credentials",
+        "set AWS_REGION to the region of the bucket, or renew the credentials",
+    ),
+    ("code: 429", "the server asks for fewer requests (429)", "try again later"),
     ("account must be specified", "no storage account is named", "set AZURE_STORAGE_ACCOUNT_NAME"),
     (
         "code: 416",
@@ -312,7 +319,16 @@ def explain_failure(error: BaseException) -> tuple[str, str]:
             return words, hint
     text = str(error).lower().replace("retry_timeout", "")
     known = ((words, hint) for symptom, words, hint in _SYMPTOMS if symptom in text)
-    return next(known, (f"its library says {type(error).__name__}", NETWORK))
+    status = re.search(r"status code: (\d{3})", text)
+    if status:
+        words = f"the server answers with status {status[1]}"
+    elif isinstance(error, TimeoutError) or type(error).__name__.endswith("Timeout"):
+        words = "the server does not answer in time"
+    elif "Connect" in type(error).__name__:
+        words = "nothing answers at this address"
+    else:
+        words = f"its library says {type(error).__name__}"
+    return next(known, (words, NETWORK))
 
 
 def unreadable(name: str, error: BaseException) -> UnreadableCheckpoint:

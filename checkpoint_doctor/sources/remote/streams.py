@@ -36,17 +36,26 @@ class _Stream:
 
 
 class Streams:
-    """What arrived of a file and may still be read, and the requests that bring more."""
+    """What arrived of a file and may still be read, and the requests that bring more.
 
-    def __init__(self, store: Store, entry: Entry, name: str) -> None:
+    Args:
+        store: where the file is.
+        entry: the file.
+        name: its name in messages.
+        is_kept: True where what was read of it is kept as well, if it is not too large for that.
+    """
+
+    def __init__(self, store: Store, entry: Entry, name: str, *, is_kept: bool = False) -> None:
         self._store, self._entry, self._name = store, entry, name
         self.is_small = entry.size <= SMALL
-        """True where one request brings all of it."""
+        """True where one request may bring all of it."""
         self._reach = entry.size if self.is_small else REACH
-        self._pieces = Pieces(MOST_KEPT, keeps_read=entry.size <= MOST_KEPT)
+        self._pieces = Pieces(MOST_KEPT, keeps_read=is_kept and entry.size <= MOST_KEPT)
         self._running: list[_Stream] = []
         """The one that was read last is the last."""
         self._changed = Condition()
+        self.furthest = 0
+        """The last byte that a stream brought."""
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill a buffer.
@@ -72,6 +81,14 @@ class Streams:
                 each.position <= gap <= (each.wanted + AHEAD if length <= SINGLE else each.position + self._reach)
                 for each in self._running
             )
+
+    def let_go(self) -> None:
+        """Drop what arrived, and end all requests. Whoever still waits for one gets another."""
+        with self._changed:
+            self._pieces = Pieces(MOST_KEPT, keeps_read=False)
+            for stream in self._running:
+                stream.is_stopped = True
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """End all requests."""
@@ -146,6 +163,7 @@ class Streams:
         with self._changed:
             self._pieces.add(stream.position, piece)
             stream.position += len(piece)
+            self.furthest = max(self.furthest, stream.position)
             # Where it comes to what another one brought, its readers are done, or go on with the other one.
             stream.is_stopped |= any(each.start <= stream.position < each.position for each in self._running)
             self._changed.notify_all()
