@@ -52,12 +52,15 @@ if TYPE_CHECKING:
     from checkpoint_doctor.plugins.cause import Cause, Claim, Symptoms, cause
     from checkpoint_doctor.plugins.log_opening import read_log
     from checkpoint_doctor.plugins.protocols import (
+        Engine,
         FolderLoader,
         Loader,
         LogReader,
         LogReporter,
+        LostTask,
         Reporter,
         SeriesReporter,
+        Workers,
     )
     from checkpoint_doctor.plugins.rule import Rule, rule
     from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
@@ -66,7 +69,7 @@ if TYPE_CHECKING:
     from checkpoint_doctor.results.log_report import LogReport
     from checkpoint_doctor.results.report import Examination, Page, Report, TensorRecord, Verdict
     from checkpoint_doctor.results.series_report import SeriesReport
-    from checkpoint_doctor.scan import open_checkpoint, scan
+    from checkpoint_doctor.scan import open_checkpoint, scan, scan_each
     from checkpoint_doctor.sources import Folder, Source, Unsearched
     from checkpoint_doctor.statistics.curves import Curve
     from checkpoint_doctor.statistics.moments import MomentStatistics
@@ -87,6 +90,8 @@ __all__ = [
     "Curve",
     "Diagnosis",
     "DoctorError",
+    "Engine",
+    "EntryWriter",
     "Examination",
     "Finding",
     "FixOptions",
@@ -103,6 +108,7 @@ __all__ = [
     "LogReader",
     "LogReport",
     "LogReporter",
+    "LostTask",
     "Meaning",
     "Metric",
     "Missing",
@@ -131,6 +137,7 @@ __all__ = [
     "Severity",
     "Skipped",
     "Source",
+    "StreamReporter",
     "Symptoms",
     "Tensor",
     "TensorRecord",
@@ -142,6 +149,7 @@ __all__ = [
     "UsageError",
     "Values",
     "Verdict",
+    "Workers",
     "__version__",
     "cause",
     "compare",
@@ -153,6 +161,7 @@ __all__ = [
     "read_log",
     "rule",
     "scan",
+    "scan_each",
     "to_json",
 ]
 
@@ -172,7 +181,19 @@ _HOMES = {
     "layers": ("Kind",),
     "plugins.catalogue": ("Catalogue", "Plugin", "discover"),
     "plugins.cause": ("Cause", "Claim", "Symptoms", "cause"),
-    "plugins.protocols": ("FolderLoader", "Loader", "LogReader", "LogReporter", "Reporter", "SeriesReporter"),
+    "plugins.protocols": (
+        "Engine",
+        "EntryWriter",
+        "FolderLoader",
+        "Loader",
+        "LogReader",
+        "LogReporter",
+        "LostTask",
+        "Reporter",
+        "SeriesReporter",
+        "StreamReporter",
+        "Workers",
+    ),
     "plugins.rule": ("Rule", "rule"),
     "results.diagnosis": ("Certainty", "Diagnosis", "Prognosis"),
     "results.findings": ("Finding", "Repair", "Safety", "Severity"),
@@ -185,7 +206,7 @@ _HOMES = {
     "statistics.curves": ("Curve",),
     "log": ("examine_logs",),
     "plugins.log_opening": ("read_log",),
-    "scan": ("open_checkpoint", "scan"),
+    "scan": ("open_checkpoint", "scan", "scan_each"),
     "sources": ("Folder", "Source", "Unsearched"),
     "statistics.moments": ("MomentStatistics",),
     "statistics.tensors": ("TensorStatistics",),

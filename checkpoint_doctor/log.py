@@ -158,33 +158,46 @@ def _within_file(on_progress: ProgressCallback | None, path: str, number: int, o
     return lambda read: on_progress(Progress(path, number, of, read, total))
 
 
-def take_up_log(examination: Examination, catalogue: Catalogue, config: Config) -> Examination:
-    """Return an examination whose diagnoses say what the log beside the checkpoint shows of the same illness.
+class LogsBeside:
+    """What the logs beside checkpoints show. Each is read once for all checkpoints beside it in a row."""
 
-    Only a log that lies in the checkpoint's folder under the name that its library gives it is read, only where there
-    is a diagnosis that it could bear on, and only what it shows up to the checkpoint's step counts. It changes neither
-    causes nor severities.
-    """
-    relevant = {cause for causes in _BEARS_ON.values() for cause in causes.split()}
-    if not any(each.counts and each.cause in relevant for each in examination.diagnoses):
-        return examination
-    folder = os.path.dirname(examination.path)
-    path = next((path for name in LOGS_BESIDE if os.path.isfile(path := os.path.join(folder, name))), None)
-    if path is None or os.path.getsize(path) > LARGEST_BESIDE:
-        return examination
-    try:
-        log = read_log(path, meanings=config.meanings)
-    except UnreadableCheckpoint:
-        return examination
-    rules = [rule for rule in catalogue.rules if rule.on is TrainingLog]
-    found = [each for each in examine_log(log, rules, config.for_path(path)).findings if each.counts]
-    step = examination.step
-    seen = [each for each in found if step is None or each.evidence.get("onset_step", 0) <= step]
-    diagnoses = []
-    for diagnosis in examination.diagnoses:
-        words = [each.message for each in seen if diagnosis.cause in _BEARS_ON.get(each.code, "").split()]
-        if words:
-            evidence = {**diagnosis.evidence, "log": f"{os.path.basename(path)}: {'; '.join(words)}"}
-            diagnosis = replace(diagnosis, evidence=evidence)
-        diagnoses.append(diagnosis)
-    return replace(examination, diagnoses=tuple(diagnoses))
+    def __init__(self, catalogue: Catalogue, config: Config) -> None:
+        self._rules = [rule for rule in catalogue.rules if rule.on is TrainingLog]
+        self._config = config
+        self._last: tuple[str, Sequence[Finding]] = "", ()
+        """The log that was read last, and what was found in it."""
+
+    def take_up(self, examination: Examination) -> Examination:
+        """Return an examination whose diagnoses say what the log beside the checkpoint shows of the same illness.
+
+        Only a log that lies in the checkpoint's folder under the name that its library gives it is read, only where
+        there is a diagnosis that it could bear on, and only what it shows up to the checkpoint's step counts. It
+        changes neither causes nor severities.
+        """
+        relevant = {cause for causes in _BEARS_ON.values() for cause in causes.split()}
+        if not any(each.counts and each.cause in relevant for each in examination.diagnoses):
+            return examination
+        folder = os.path.dirname(examination.path)
+        path = next((path for name in LOGS_BESIDE if os.path.isfile(path := os.path.join(folder, name))), None)
+        if path is None or os.path.getsize(path) > LARGEST_BESIDE:
+            return examination
+        if self._last[0] != path:
+            self._last = path, self._find(path)
+        step = examination.step
+        seen = [each for each in self._last[1] if step is None or each.evidence.get("onset_step", 0) <= step]
+        diagnoses = []
+        for diagnosis in examination.diagnoses:
+            words = [each.message for each in seen if diagnosis.cause in _BEARS_ON.get(each.code, "").split()]
+            if words:
+                evidence = {**diagnosis.evidence, "log": f"{os.path.basename(path)}: {'; '.join(words)}"}
+                diagnosis = replace(diagnosis, evidence=evidence)
+            diagnoses.append(diagnosis)
+        return replace(examination, diagnoses=tuple(diagnoses))
+
+    def _find(self, path: str) -> Sequence[Finding]:
+        try:
+            log = read_log(path, meanings=self._config.meanings)
+        except UnreadableCheckpoint:
+            return ()
+        found = examine_log(log, self._rules, self._config.for_path(path)).findings
+        return [each for each in found if each.counts]

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.config.asked import Silence, find_asked
-from checkpoint_doctor.config.settings import Config
+from checkpoint_doctor.config.settings import Config, Settings
 from checkpoint_doctor.config.unused import IgnoreUse
 from checkpoint_doctor.errors import NothingToExamine
 from checkpoint_doctor.examination.candidates import CandidateTask, Outcome, TaskOptions, examine_candidate
@@ -21,12 +21,22 @@ from checkpoint_doctor.examination.measuring import MeasuredCallback, measure_ch
 from checkpoint_doctor.examination.rules import run_rules
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import claim_folder, discover_working, open_checkpoint, recognize_content
+from checkpoint_doctor.plugins.protocols import Workers
 from checkpoint_doctor.results.report import Examination, Report
 from checkpoint_doctor.results.totals import Totals
 from checkpoint_doctor.sources.search import Candidate, Criteria, Found, Uris, find_candidates, list_uris
 from checkpoint_doctor.text import quantity
 
-__all__ = ["Progress", "ProgressCallback", "examine", "measure_checkpoint", "open_checkpoint", "run_rules", "scan"]
+__all__ = [
+    "Progress",
+    "ProgressCallback",
+    "examine",
+    "measure_checkpoint",
+    "open_checkpoint",
+    "run_rules",
+    "scan",
+    "scan_each",
+]
 
 
 class Progress(Struct, frozen=True):
@@ -57,6 +67,7 @@ def scan(
     skip_foreign: bool = False,
     histograms: bool = False,
     with_settings: bool = False,
+    engine: str | None = None,
 ) -> Report:
     """Examine every checkpoint that the URIs name or contain.
 
@@ -64,16 +75,19 @@ def scan(
         uris: one or several files, folders that are one checkpoint or are searched for checkpoints, and globs.
         catalogue: the plugins to use, by default all that are installed.
         config: which rules to run and what to hide, by default nothing is hidden.
-        jobs: threads, by default one per core.
+        jobs: threads or, with another engine, workers; by default one per core.
         on_progress: called before each checkpoint and while it is measured.
         skip_foreign: pass over sound files that are no checkpoints even where they were named. By default these are
             unreadable, and only those that a search came across are passed over.
         histograms: also count how the values of tensors with findings are distributed, for a report that draws them.
         with_settings: also review the settings of the run and of its optimizers, for a report that lists them.
+        engine: where the work is done: ``processes``, ``ray`` or another one that is installed; by default in this
+            process.
 
     Raises:
         NothingToExamine: there is no checkpoint to look at; with ``skip_foreign`` that is an empty report.
-        UsageError: the configuration does not fit the rules that are installed, or leaves no rule to run.
+        UsageError: the configuration does not fit the rules that are installed, or leaves no rule to run; or the engine
+            is not installed, cannot be started, or its workers cannot work.
     """
     run = Scan(
         uris,
@@ -83,8 +97,30 @@ def scan(
         skip_foreign=skip_foreign,
         histograms=histograms,
         with_settings=with_settings,
+        engine=engine,
     )
     return run.conclude(tuple(run.examine_all(on_progress)))
+
+
+def scan_each(
+    uris: Uris,
+    *,
+    catalogue: Catalogue | None = None,
+    config: Config | None = None,
+    jobs: int | None = None,
+    on_progress: ProgressCallback | None = None,
+    engine: str | None = None,
+) -> Iterator[Examination]:
+    """Examine every checkpoint that the URIs name or contain, and yield each examination as it is done.
+
+    None is kept, so memory does not grow with their number. What is no checkpoint is passed over. The arguments are
+    those of ``scan``.
+
+    Raises:
+        NothingToExamine: a folder or glob leads to nothing.
+        UsageError: as for ``scan``.
+    """
+    return Scan(uris, catalogue=catalogue, config=config, jobs=jobs, engine=engine).examine_all(on_progress)
 
 
 class Scan:
@@ -100,6 +136,7 @@ class Scan:
         catalogue: Catalogue | None = None,
         config: Config | None = None,
         earlier: EarlierResults | None = None,
+        engine: str | None = None,
         **options: Unpack[TaskOptions],
     ) -> None:
         """Find what there is to examine.
@@ -109,14 +146,19 @@ class Scan:
             catalogue: the plugins to use.
             config: which rules to run and what to hide.
             earlier: results of a run before, which stand in for the checkpoints that have not changed since.
+            engine: where the work is done.
             options: what every task is told.
 
         Raises:
             NothingToExamine: a folder or glob leads to nothing.
-            UsageError: the configuration does not fit the rules that are installed, or leaves no rule to run.
+            UsageError: the configuration does not fit the rules that are installed, or leaves no rule to run; or the
+                engine is not installed.
         """
         self.catalogue = catalogue or discover_working()
         self.config = config or Config()
+        if engine is not None:
+            self.catalogue.find_engine(engine)
+        self._engine = engine
         self._options = options
         self._earlier = earlier
         self._uris = list_uris(uris)
@@ -147,17 +189,25 @@ class Scan:
         tasks = make_tasks(self._found.candidates, self.config, **self._options)
         earlier = self._earlier
         if earlier is None:
-            yield from examine_each(tasks, self.catalogue, on_progress)
+            yield from self._examine_each(tasks, on_progress)
             return
         carried = [earlier.stands_for(task) for task in tasks]
         changed = [task for task, is_carried in zip(tasks, carried, strict=True) if not is_carried]
-        examined = examine_each(changed, self.catalogue, on_progress)
+        examined = self._examine_each(changed, on_progress)
         for task, is_carried in zip(tasks, carried, strict=True):
             if is_carried:
                 self._carried_over += 1
                 yield earlier.read(task.candidate.path)
             else:
                 yield next(examined)
+
+    def _examine_each(self, tasks: Sequence[CandidateTask], on_progress: ProgressCallback | None) -> Iterator[Outcome]:
+        """Carry out tasks where the engine does that. Raises ``UsageError`` where it cannot."""
+        if self._engine is None or not tasks:
+            yield from examine_each(tasks, self.catalogue, on_progress)
+            return
+        with self.catalogue.find_engine(self._engine).start(self._options.get("jobs")) as workers:
+            yield from examine_each(tasks, self.catalogue, on_progress, workers)
 
     def conclude(self, checkpoints: tuple[Examination, ...] = (), counted: Totals | None = None) -> Report:
         """Return the report on what was examined.
@@ -212,18 +262,40 @@ def make_tasks(
     candidates: Sequence[Candidate], config: Config, **options: Unpack[TaskOptions]
 ) -> Sequence[CandidateTask]:
     """Return the tasks of examining candidates, in their order, with what the configuration says about each."""
-    return [CandidateTask(candidate, config.for_path(candidate.path), **options) for candidate in candidates]
+    shared: dict[tuple[int, ...], Settings] = {}
+
+    def find_settings(path: str) -> Settings:
+        settings = config.for_path(path)
+        return shared.setdefault(tuple(map(id, settings.sections)), settings)
+
+    return [CandidateTask(candidate, find_settings(candidate.path), **options) for candidate in candidates]
 
 
 def examine_each(
-    tasks: Sequence[CandidateTask], catalogue: Catalogue, on_progress: ProgressCallback | None = None
+    tasks: Sequence[CandidateTask],
+    catalogue: Catalogue,
+    on_progress: ProgressCallback | None = None,
+    workers: Workers | None = None,
 ) -> Iterator[Outcome]:
-    """Carry out tasks one after the other, and yield what comes of each, in order."""
-    for number, task in enumerate(tasks, 1):
-        path = task.candidate.path
+    """Carry out tasks, one after the other or on workers, and yield what comes of each, in their order.
+
+    Raises:
+        UsageError: the workers cannot work.
+    """
+
+    def listen(position: int) -> MeasuredCallback | None:
+        path = tasks[position].candidate.path
         if on_progress:
-            on_progress(Progress(path, number, len(tasks), 0, 0))
-        yield examine_candidate(task, catalogue, within_file(on_progress, path, number, len(tasks)))
+            on_progress(Progress(path, position + 1, len(tasks), 0, 0))
+        return within_file(on_progress, path, position + 1, len(tasks))
+
+    if workers is not None and workers.count > 1:
+        from checkpoint_doctor.examination.errands import examine_on
+
+        yield from examine_on(workers, tasks, catalogue, listen)
+        return
+    for position, task in enumerate(tasks):
+        yield examine_candidate(task, catalogue, listen(position))
 
 
 def within_file(on_progress: ProgressCallback | None, path: str, number: int, of: int) -> MeasuredCallback | None:

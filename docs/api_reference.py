@@ -18,9 +18,9 @@ INTRODUCTION = """\
 # API reference
 
 Everything that `from checkpoint_doctor import …` gives; whatever else the package holds may move.
-[Use as a library](library.md) shows these names at work, and [plugins](plugins.md) tells how rules, causes, loaders and
-reporters are written. `__version__` is the version of ckdoc as text. What is listed without parentheses is an
-attribute; a value after its type is the default.
+[Use as a library](library.md) shows these names at work, and [plugins](plugins.md) tells how rules, causes, loaders,
+reporters and engines are written. `__version__` is the version of ckdoc as text. What is listed without parentheses is
+an attribute; a value after its type is the default.
 
 <!-- This page is generated from the docstrings: `make docs`. -->
 """
@@ -28,6 +28,7 @@ attribute; a value after its type is the default.
 GROUPS: Mapping[str, Sequence[str]] = {
     "Use cases": (
         "scan",
+        "scan_each",
         "compare",
         "examine_logs",
         "read_log",
@@ -89,10 +90,15 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "Loader",
         "FolderLoader",
         "SeriesReporter",
+        "StreamReporter",
+        "EntryWriter",
         "LogReporter",
         "LogReader",
         "LogBuilder",
         "Reporter",
+        "Engine",
+        "Workers",
+        "LostTask",
         "Source",
         "Folder",
         "Catalogue",

@@ -18,10 +18,7 @@ from torch import nn
 from checkpoint_doctor.callbacks.torch import Monitor
 
 
-def train(how: str, folder: Path, spoiled_at: int) -> None:
-    """Train with DDP (``ddp``) or FSDP (``fsdp``)."""
-    rank = dist.get_rank()
-    torch.manual_seed(0)
+def build(how: str) -> tuple[nn.Module, torch.optim.Optimizer]:
     model: nn.Module = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
     if how == "ddp":
         model = nn.parallel.DistributedDataParallel(model)
@@ -30,11 +27,39 @@ def train(how: str, folder: Path, spoiled_at: int) -> None:
         from torch.distributed.fsdp import fully_shard
 
         fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    return model, torch.optim.Adam(model.parameters(), lr=1e-3)
+
+
+def resume(path: Path) -> bool:
+    """Load what was kept into a new model that is spread in the same way, and return whether it is the same."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+    state, given = torch.load(path), torch.load(path)  # what is given is written to
+    model, optimizer = build("fsdp")
+    set_state_dict(
+        model, optimizer, model_state_dict=given["model"], optim_state_dict=given["optimizer"],
+        options=StateDictOptions(full_state_dict=True),
+    )  # fmt: skip
+    same = []
+    for name, parameter in model.named_parameters():
+        moments = optimizer.state[parameter]
+        kept = state["optimizer"]["state"][name]
+        pairs = [(parameter, state["model"][name]), *((moments[key], kept[key]) for key in ("exp_avg", "exp_avg_sq"))]
+        same += [torch.equal(each.full_tensor(), whole) for each, whole in pairs]  # type: ignore[operator]
+        same.append(int(moments["step"]) == state["step"])
+    return all(same) and len(same) == 24
+
+
+def train(how: str, folder: Path, spoiled_at: int) -> None:
+    """Train with DDP (``ddp``) or FSDP (``fsdp``)."""
+    rank = dist.get_rank()
+    torch.manual_seed(0)
+    model, optimizer = build(how)
     stream = io.StringIO()
     monitor = Monitor(
-        model, optimizer, check_every=20, on_error="stop", stream=stream, series=folder / f"series-{rank}.json"
-    )
+        model, optimizer, check_every=20, on_error="stop", stream=stream, series=folder / f"series-{rank}.json",
+        save_healthy=folder / "healthy.pt", repair=True,
+    )  # fmt: skip
     torch.manual_seed(rank)
     for step in range(1, 61):
         batch = torch.randn(16, 8)
@@ -62,6 +87,8 @@ def train(how: str, folder: Path, spoiled_at: int) -> None:
         "news": [each.alert.title for each in monitor.news],
         "shapes": [each.shape for each in monitor.report.checkpoints[0].tensors] if rank == 0 else [],
     }
+    if how == "fsdp":
+        seen["resumed"] = resume(folder / "healthy.pt")
     (folder / f"{rank}.json").write_text(json.dumps(seen))
 
 

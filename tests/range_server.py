@@ -18,19 +18,12 @@ from typing import Any
 REFUSALS = {"denied": 403, "missing": 404, "refused-range": 416, "error-500": 500, "error-503": 503}
 """Behaviours that are one status and no body."""
 BEHAVIOURS = (
-    *REFUSALS,
-    "reset",
-    "reset-in-body",
-    "cut",
-    "stall",
-    "delay",
-    "redirect",
-    "no-ranges",
-    "replaced",
-    "short",
+    *(*REFUSALS, "reset", "reset-in-body", "cut", "short", "stall", "silent"),
+    *("delay", "redirect", "no-ranges", "replaced"),
 )
 """What may go wrong with a request. ``cut`` ends the body early, ``short`` answers a smaller range than was asked for,
-``stall`` sends half and then nothing, ``replaced`` puts the file with ``.new`` after its name in place of the file."""
+``stall`` sends half and then nothing, ``silent`` does not answer at all, and ``replaced`` puts the file with ``.new``
+after its name in place of the file."""
 
 
 class RangeServer(ThreadingHTTPServer):
@@ -90,6 +83,9 @@ class _Handler(SimpleHTTPRequestHandler):
             self.send_error(404)
         elif behaviour == "reset":
             self._reset()
+        elif behaviour == "silent":
+            self.server.closing.wait(10)
+            self.close_connection = True
         elif behaviour == "redirect":
             self.send_response(302)
             self.send_header("Location", self.path)

@@ -133,7 +133,7 @@ def test_a_page_fits_the_terminal(columns: int) -> None:
 def test_plugins_are_listed_with_their_versions() -> None:
     lines = [line.split("\t") for line in ckdoc("plugins").stdout.splitlines()]
     assert ["loaders", "sb3", "checkpoint-doctor", "0.1.0"] in lines
-    assert {line[0] for line in lines} == {"loaders", "log_readers", "analyzers", "causes", "reporters"}
+    assert {line[0] for line in lines} == {"loaders", "log_readers", "analyzers", "causes", "reporters", "engines"}
     rows = json.loads(ckdoc("plugins", "--format", "json").stdout)
     assert {row["problem"] for row in rows if row["package"] == "checkpoint-doctor"} == {None}
 

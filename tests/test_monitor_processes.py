@@ -10,7 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
+
+from checkpoint_doctor.results.report import Verdict
+from checkpoint_doctor.scan import scan
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +48,16 @@ def test_one_process_reports_and_all_stop_before_the_weights(how: str, trained: 
     assert first["checks"] == 4
     assert first["shapes"][0] == [32, 8]
     assert second["told"] == ""
+    kept = torch.load(trained / how / "healthy.pt")
+    assert kept["step"] == 40
+    assert next(iter(kept["model"].values())).shape == (32, 8)
+    [saved] = scan([trained / how / "healthy.pt"]).checkpoints
+    assert saved.verdict is Verdict.HEALTHY
+    assert saved.step == 40
+    if how == "fsdp":
+        assert first["told"].startswith("[ckdoc] repair left out: the model is spread over 2 processes\n")
+        assert first["resumed"]
+        assert second["resumed"]
     assert second["checks"] == 0
     assert (trained / how / "series-0.json").is_file()
     assert not (trained / how / "series-1.json").exists()

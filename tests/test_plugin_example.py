@@ -156,6 +156,7 @@ def test_the_installed_example_works(with_packages: Callable, installed: Path, w
     assert [line for line in listed if line[2] == "ckdoc-acme"] == [
         ["analyzers", "acme", "ckdoc-acme", "1.2.0"],
         ["causes", "acme", "ckdoc-acme", "1.2.0"],
+        ["engines", "pool", "ckdoc-acme", "1.2.0"],
         ["loaders", "acme", "ckdoc-acme", "1.2.0"],
         ["loaders", "npz", "ckdoc-acme", "1.2.0"],
         ["reporters", "csv", "ckdoc-acme", "1.2.0"],
@@ -177,6 +178,17 @@ def test_the_installed_example_works(with_packages: Callable, installed: Path, w
     (tmp_path / "ckdoc.toml").write_text('[severity]\n"huge-embedding" = "error"\n')
     sarif = json.loads(ckdoc("scan", str(tmp_path), "--select", "ACM", "--format", "sarif").stdout)
     assert [each["ruleId"] for each in sarif["runs"][0]["results"]] == ["tokens-without-decay"]
+
+
+def test_the_engine_of_the_example_comes_to_the_same_report(
+    with_packages: Callable, installed: Path, fixtures: Path
+) -> None:
+    ckdoc = with_packages(installed)
+    files = [str(fixtures / name) for name in ("case_1_head_v6.zip", "case_3_healthy.pt", "case_5_zero_head.pt")]
+    here, there = (
+        ckdoc("scan", *files, "--format", "json", "--jobs", "2", "--engine", engine) for engine in ("threads", "pool")
+    )
+    assert (there.stdout, there.returncode) == (here.stdout, 1)
 
 
 def test_the_loader_of_the_example_comes_before_our_own_of_the_same_format(
@@ -207,7 +219,7 @@ def test_a_crashing_rule_is_named_and_changes_nothing_else(
             assert said in crash["message"]
         ours, theirs = (json.loads(result.stdout)["checkpoints"][0] for result in (without, beside))
         assert (theirs["verdict"], theirs["crashed_rules"]) == (verdict, ["ACM666"])
-        of_the_crash = {"findings", "verdict", "crashed_rules", "asked"}
+        of_the_crash = {"findings", "verdict", "crashed_rules", "asked", "provenance"}
         assert {key: value for key, value in theirs.items() if key not in of_the_crash} == {
             key: value for key, value in ours.items() if key not in of_the_crash
         }
@@ -479,12 +491,12 @@ def test_of_two_strangers_with_one_code_both_are_named(with_packages: Callable, 
 
 def test_the_page_shows_the_example_as_it_is() -> None:
     page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
-    for module in ("embeddings", "causes", "files"):
+    for module in ("embeddings", "causes", "files", "pool"):
         assert f"```python\n{(EXAMPLE / 'ckdoc_acme' / f'{module}.py').read_text(encoding='utf-8')}```" in page
     declared = (EXAMPLE / "pyproject.toml").read_text(encoding="utf-8")
     found = re.findall(r"```toml\n(\[project\.entry-points.*?)```", page, re.DOTALL)
     entries = [entry for entry in found if "log_readers" not in entry]  # the example reads no logs
-    assert len(entries) == 2
+    assert len(entries) == 3
     assert all(entry in declared for entry in entries)
 
 

@@ -256,7 +256,7 @@ def render(report: Report, name: str = "terminal", *, verbose: bool = False) -> 
     return " ".join(catalogue.reporters[name].render(report, catalogue.rules, Page(width=400, verbose=verbose)).split())
 
 
-REPORTERS = sorted(discover().reporters)
+REPORTERS = sorted(set(discover().reporters) - {"parquet"})
 NAMING = set(REPORTERS) - {"statistics"}
 """The reporters that name files; the other one counts."""
 

@@ -79,6 +79,7 @@ class DoctorCallback(pl.Callback):  # type: ignore[misc,unused-ignore]
 class ModuleMonitor(Monitor):
     """The monitor of a ``LightningModule``: what ``trainer.save_checkpoint`` would write is what it examines."""
 
+    saves_sharded = False
     counts_updates = False
 
     def __init__(self, trainer: Any, module: Any, **options: Any) -> None:

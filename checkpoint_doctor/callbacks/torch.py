@@ -18,6 +18,7 @@ from msgspec.structs import replace  # noqa: E402
 
 from checkpoint_doctor.callbacks import clipping  # noqa: E402
 from checkpoint_doctor.callbacks.course import Course, News  # noqa: E402
+from checkpoint_doctor.callbacks.gathered_states import gather_model, gather_optimizer  # noqa: E402
 from checkpoint_doctor.callbacks.gradient_watch import GradientWatch  # noqa: E402
 from checkpoint_doctor.callbacks.live_checkpoint import LiveModel, parameters_of  # noqa: E402
 from checkpoint_doctor.callbacks.live_repair import LiveRepair  # noqa: E402
@@ -33,6 +34,7 @@ from checkpoint_doctor.config.settings import Config  # noqa: E402
 from checkpoint_doctor.errors import DoctorError, UsageError  # noqa: E402
 from checkpoint_doctor.examination.measuring import measure_checkpoint  # noqa: E402
 from checkpoint_doctor.examination.rules import run_rules, with_ranges  # noqa: E402
+from checkpoint_doctor.examination.unreached import with_unreached  # noqa: E402
 from checkpoint_doctor.plugins.opening import discover_working  # noqa: E402
 from checkpoint_doctor.results.findings import Severity  # noqa: E402
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict  # noqa: E402
@@ -72,12 +74,13 @@ class Monitor:
             step. Without it, only what is left of them in the moments is judged, at the checks.
         config: a configuration file, or a ``Config``; by default the nearest ``ckdoc.toml`` or ``[tool.ckdoc]``.
         save_healthy: where the latest checkpoint that passed a check is kept: ``{"model": …, "optimizer": …, "step":
-            …}``; several optimizers are in one dictionary under ``"optimizers"``. Not for models that ``fully_shard``
-            spreads over processes, which all of them must save together.
+            …}``; several optimizers are in one dictionary under ``"optimizers"``. What ``fully_shard`` spreads over
+            processes is gathered and written by the first of them.
         series: where all checks are written at the end, as ``ckdoc scan --format json`` prints them and
             ``ckdoc compare`` reads them.
         repair: whether proven illness is repaired in place by the init rules of ``ckdoc fix``. Off by default: a repair
-            in the middle of a run destroys learning where what looks ill is normal.
+            in the middle of a run destroys learning where what looks ill is normal. Not for what ``fully_shard``
+            spreads over processes.
         repair_cooldown: checks after which a tensor may be repaired again.
         per_layer: whether ``values`` has the figures of each layer too.
         verbose: 0 tells nothing, 1 warnings and errors, 2 notes as well.
@@ -89,6 +92,8 @@ class Monitor:
 
     format = "torch"
     """The loader that opens what is saved of this run."""
+    saves_sharded = True
+    """Whether what ``fully_shard`` spreads over processes can be saved by one of them."""
     counts_updates = True
     """Whether checks are due by the optimizer's steps; otherwise whoever owns the monitor calls ``check``."""
 
@@ -139,11 +144,25 @@ class Monitor:
         self._is_ill = False
         self._dead_inputs: dict[str, frozenset[int]] = {}
         self._handles: list[Any] = []
+        self._leave_out_what_is_sharded()
         self._attach()
 
     def bind(self, model: Any, optimizer: Optimizers | None) -> LiveModel:
         """Return what is examined. Callbacks of libraries say here where their models keep it."""
         return LiveModel(model, name_optimizers(optimizer))
+
+    def _leave_out_what_is_sharded(self) -> None:
+        if not self._is_sharded:
+            return
+        left_out = []
+        if self._repair is not None:
+            left_out.append("repair")
+            self._repair = None
+        if self._save_healthy is not None and not self.saves_sharded:
+            left_out.append("save_healthy")
+            self._save_healthy = None
+        if left_out and self._processes.reports:
+            self.tell(f"{' and '.join(left_out)} left out: the model is spread over {self._processes.count} processes")
 
     def _attach(self) -> None:
         watches = {watch.name: watch for watch in self._watches}
@@ -260,7 +279,13 @@ class Monitor:
         if not reports and not self._is_sharded:
             return False
         checkpoint = self._describe()
-        return reports and self._judge(checkpoint).verdict is Verdict.ILL
+        verdict = self._judge(checkpoint).verdict if reports else None
+        if self._save_healthy is not None:
+            is_healthy = verdict is Verdict.HEALTHY
+            # What is sharded can only be saved by all processes together.
+            if self._processes.any(is_healthy) if self._is_sharded else is_healthy:
+                self.keep_healthy(self._save_healthy)
+        return verdict is Verdict.ILL
 
     def _describe(self) -> Checkpoint:
         checkpoint = self.live.describe(f"step {self.position}", format=self.format, **self.facts())
@@ -288,6 +313,8 @@ class Monitor:
         if self._per_layer:
             self.values |= summarize_layers(checkpoint, examination)
         self._new_values = self.values
+        if self._series_path is not None:
+            examination = with_unreached(examination, checkpoint)
         news = self._course.follow(examination, self.position)
         self._series.add(examination, has_news=bool(news))
         for each in news if self.verbose else ():
@@ -295,8 +322,6 @@ class Monitor:
         if self._repair is not None:
             for line in self._repair.apply(checkpoint, examination, len(self._series)):
                 self.tell(f"step {self.position:,}: {line}")
-        if self._save_healthy is not None and examination.verdict is Verdict.HEALTHY and not self._is_sharded:
-            self.keep_healthy(self._save_healthy)
         self._outside.look_anew(self.live.tensors())
         return examination
 
@@ -335,15 +360,29 @@ class Monitor:
 
     def keep_healthy(self, path: str | os.PathLike[str]) -> None:
         """Write what has just passed a check over the one that passed before."""
+        gathered = self._gather_state() if self._is_sharded else None
+        if not self._processes.reports:
+            return
         with replacing(path) as temporary:
-            self.save(temporary)
+            if gathered is None:
+                self.save(temporary)
+            else:
+                torch.save(gathered, temporary)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model and its optimizers as they are now."""
-        states = {name: each.state_dict() for name, each in self.live.optimizers.items()}
-        several: dict[str, Any] = {"optimizers": states} if len(states) > 1 else {}
-        single: dict[str, Any] = {"optimizer": next(iter(states.values()))} if len(states) == 1 else {}
-        torch.save({"model": self.live.model.state_dict(), **single, **several, "step": self.position}, path)
+        optimizers = {name: each.state_dict() for name, each in self.live.optimizers.items()}
+        torch.save(self._join_states(self.live.model.state_dict(), optimizers), path)
+
+    def _gather_state(self) -> dict[str, Any]:
+        model, keep = self.live.model, self._processes.reports
+        optimizers = {name: gather_optimizer(model, each, keep=keep) for name, each in self.live.optimizers.items()}
+        return self._join_states(gather_model(model, keep=keep), optimizers)
+
+    def _join_states(self, model: Mapping[str, Any], optimizers: Mapping[str, Any]) -> dict[str, Any]:
+        several: dict[str, Any] = {"optimizers": dict(optimizers)} if len(optimizers) > 1 else {}
+        single: dict[str, Any] = {"optimizer": next(iter(optimizers.values()))} if len(optimizers) == 1 else {}
+        return {"model": model, **single, **several, "step": self.position}
 
     # At the end
 

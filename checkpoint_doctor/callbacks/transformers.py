@@ -88,6 +88,7 @@ class DoctorCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
 class TrainerMonitor(Monitor):
     """The monitor of a ``Trainer``."""
 
+    saves_sharded = False
     counts_updates = False
 
     def __init__(self, state: Any, model: Any, optimizer: Any, **options: Any) -> None:

@@ -34,6 +34,8 @@ class Checksum(Struct, frozen=True, eq=False, dict=True):
     """The bytes' offsets in the file, ``None`` for a member of a compressed archive."""
     recorded: int | None = None
     """The stored checksum."""
+    storage: str = ""
+    """The storage whose bytes it covers, as tensors name it; empty where it is another part of the file."""
     same_as: Checksum | None = None
     """A checksum of bytes known to be the same, which is verified in place of this one."""
 
@@ -41,6 +43,10 @@ class Checksum(Struct, frozen=True, eq=False, dict=True):
     def flaw(self) -> Flaw | None:
         """What is wrong, ``None`` where the bytes match the checksum."""
         return self.verify() if self.same_as is None else self.same_as.flaw
+
+    def supply(self, flaw: Flaw | None) -> None:
+        """Take what was found elsewhere, in the same bytes."""
+        self.__dict__["flaw"] = flaw
 
 
 class PickledName(Struct, frozen=True):

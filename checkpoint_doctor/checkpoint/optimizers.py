@@ -75,6 +75,10 @@ class Moments(Struct, frozen=True, eq=False, dict=True):
             is_root="exp_inf" in self.state,
         )
 
+    def supply(self, statistics: MomentStatistics | None) -> None:
+        """Take statistics that were computed elsewhere, from the same bytes."""
+        self.__dict__["statistics"] = statistics
+
 
 class ParameterGroup(Struct, frozen=True, eq=False):
     """One of an optimizer's parameter groups."""

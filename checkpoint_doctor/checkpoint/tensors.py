@@ -43,6 +43,10 @@ class Tensor(Struct, frozen=True, eq=False, dict=True):
         """The tensor statistics, computed in one pass over the values at the first access."""
         return measure(self.values) if self.same_as is None else self.same_as.statistics
 
+    def supply(self, statistics: TensorStatistics) -> None:
+        """Take statistics that were computed elsewhere, from the same bytes."""
+        self.__dict__["statistics"] = statistics
+
     @cached_property
     def histogram(self) -> Histogram | None:
         """How the values are distributed, counted at the first access; ``None`` where they are not real numbers."""

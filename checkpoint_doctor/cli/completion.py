@@ -1,4 +1,4 @@
-"""What the shell offers when the tab key is pressed: rules, causes and formats, with a word about each."""
+"""What the shell offers when the tab key is pressed: rules, causes, formats and engines, with a word about each."""
 
 from __future__ import annotations
 
@@ -37,9 +37,21 @@ def complete_rules() -> list[Offer]:
 def complete_formats() -> list[Offer]:
     """Return the names of the installed reporters, and the packages that they come from."""
     from checkpoint_doctor.plugins.catalogue import REPORTERS
+
+    return _list_installed(REPORTERS)
+
+
+def complete_engines() -> list[Offer]:
+    """Return the names of the installed engines, and the packages that they come from."""
+    from checkpoint_doctor.plugins.catalogue import ENGINES
+
+    return _list_installed(ENGINES)
+
+
+def _list_installed(group: str) -> list[Offer]:
     from checkpoint_doctor.plugins.entry_points import find_entry_points
 
-    found = [(each.name, each.distribution) for each in find_entry_points(REPORTERS) if each.group == REPORTERS]
+    found = [(each.name, each.distribution) for each in find_entry_points(group) if each.group == group]
     return sorted(dict(found).items())
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from checkpoint_doctor.cli.completion import complete_formats, complete_rules
+from checkpoint_doctor.cli.completion import complete_engines, complete_formats, complete_rules
 
 
 class FailOn(str, Enum):
@@ -70,5 +70,14 @@ Preview = Annotated[
     bool, typer.Option("--preview", help="Let the findings of rules and causes in preview count, as they will.")
 ]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=0, metavar="N", help="Number of threads; 0 is one per core.")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Where the work is done: threads (as by default), processes, ray …",
+        autocompletion=complete_engines,
+        show_default=False,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and the closing line.")]
 Traceback = Annotated[bool, typer.Option("--traceback", help="Show a traceback if ckdoc itself fails.")]

@@ -19,6 +19,7 @@ from checkpoint_doctor.text import quantity
 if TYPE_CHECKING:
     from checkpoint_doctor.config.settings import Config
     from checkpoint_doctor.examination.earlier import EarlierResults
+    from checkpoint_doctor.log import LogsBeside
     from checkpoint_doctor.results.baseline import Baseline, EntryUse
     from checkpoint_doctor.results.report import Examination, Report
     from checkpoint_doctor.results.totals import Totals
@@ -42,6 +43,7 @@ class Run:
         earlier: EarlierResults | None,
         page: Mapping[str, bool],
         jobs: int | None,
+        engine: str | None,
         skip_foreign: bool,
     ) -> None:
         self._uris = uris
@@ -53,7 +55,7 @@ class Run:
         self._write_baseline = write_baseline
         self._earlier = earlier
         self._page = page
-        self._options: dict[str, Any] = {"jobs": jobs, "skip_foreign": skip_foreign}
+        self._options: dict[str, Any] = {"jobs": jobs, "engine": engine, "skip_foreign": skip_foreign}
         self._existing = ExistingOutputs([*(path for _, path in targets), write_baseline])
 
     def carry_out(self, *, quiet: bool) -> Report:
@@ -97,12 +99,15 @@ class Run:
 
         held: list[Examination] = []
         totals = Totals()
+        logs: LogsBeside | None = None
         is_held = bool(self._rendered or self._write_baseline)
         for examination in examinations:
             if examination.diagnoses:
-                from checkpoint_doctor.log import take_up_log
+                if logs is None:
+                    from checkpoint_doctor.log import LogsBeside
 
-                examination = take_up_log(examination, self._catalogue, self._config)
+                    logs = LogsBeside(self._catalogue, self._config)
+                examination = logs.take_up(examination)
             if self._baseline_use:
                 examination = self._baseline_use.hide_known(examination)
             self._existing.refuse(examination.files)
@@ -115,15 +120,7 @@ class Run:
     def _deliver(self, report: Report, outputs: StreamedOutputs, *, quiet: bool) -> None:
         """Write what is written at the end. Files come first: nobody may be there to read standard output."""
         if self._write_baseline:
-            import json
-
-            from checkpoint_doctor.results.baseline import write_baseline
-
-            text = write_baseline(report, self._write_baseline)
-            write(text, self._write_baseline)
-            if not quiet:
-                count = len(json.loads(text)["findings"])
-                remark(f"wrote a baseline with {quantity(count, 'entry', 'entries')} to {self._write_baseline}")
+            _write_baseline(report, self._write_baseline, quiet=quiet)
         for name, path in self._rendered:
             if path:
                 deliver(self._render(report, name, to_file=True), name, path)
@@ -147,6 +144,18 @@ class Run:
         from checkpoint_doctor.examination.candidates import digest_catalogue
 
         return digest_catalogue(self._catalogue)
+
+
+def _write_baseline(report: Report, file: str, *, quiet: bool) -> None:
+    import json
+
+    from checkpoint_doctor.results.baseline import write_baseline
+
+    text = write_baseline(report, file)
+    write(text, file)
+    if not quiet:
+        count = len(json.loads(text)["findings"])
+        remark(f"wrote a baseline with {quantity(count, 'entry', 'entries')} to {file}")
 
 
 def _use(known: Baseline) -> EntryUse:

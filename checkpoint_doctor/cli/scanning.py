@@ -12,6 +12,7 @@ import typer
 from checkpoint_doctor.cli.completion import complete_reports
 from checkpoint_doctor.cli.options import (
     ConfigFile,
+    Engine,
     Exclude,
     FailOn,
     FailsOn,
@@ -92,6 +93,7 @@ def scan(
         typer.Option(metavar="FILE", help="Carry over what an earlier jsonl or json result says of unchanged files."),
     ] = "",
     jobs: Jobs = 0,
+    engine: Engine = "",
     quiet: Quiet = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all layers and hidden findings.")] = False,
     traceback: Traceback = False,
@@ -135,11 +137,16 @@ def scan(
         earlier=_open_earlier(resume_from, outputs, catalogue) if resume_from else None,
         page={"verbose": verbose, "resume": resume, "settings": settings},
         jobs=jobs or None,
+        engine=engine or None,
         skip_foreign=skip_foreign,
     )
     result = run.carry_out(quiet=quiet)
     if not quiet:
-        conclude(result.summary_line, on_page=format in READ_BY_PEOPLE and output in ("", "-"))
+        on_page = format in READ_BY_PEOPLE and output in ("", "-")
+        if format not in ("terminal", "concise"):  # these pages end with the worst themselves
+            for case in result.totals.worst_of_many:
+                conclude(str(case), on_page=on_page)
+        conclude(result.summary_line, on_page=on_page)
     raise typer.Exit(verdict(result))
 
 

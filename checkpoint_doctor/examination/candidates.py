@@ -17,10 +17,11 @@ from checkpoint_doctor.examination.examining import examine, unreadable
 from checkpoint_doctor.examination.measuring import MeasuredCallback
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import discover_working
+from checkpoint_doctor.plugins.protocols import Workers
 from checkpoint_doctor.results.examination import Examination, Provenance
 from checkpoint_doctor.results.findings import Finding
 from checkpoint_doctor.sources import Unsearched
-from checkpoint_doctor.sources.address import is_address
+from checkpoint_doctor.sources.address import is_address, show_uri
 from checkpoint_doctor.sources.search import Candidate
 from checkpoint_doctor.sources.traces import digest, trace
 
@@ -75,25 +76,34 @@ class CandidateTask(Struct, frozen=True):
 
 
 def examine_candidate(
-    task: CandidateTask, catalogue: Catalogue | None = None, on_measured: MeasuredCallback | None = None
+    task: CandidateTask,
+    catalogue: Catalogue | None = None,
+    on_measured: MeasuredCallback | None = None,
+    workers: Workers | None = None,
 ) -> Outcome:
     """Carry out a task, and return what came of it. What is returned can be pickled, and refers to no open file.
 
-    ``catalogue`` is by default what is installed where this is called; it is discovered once in a process.
+    ``catalogue`` is by default what is installed where this is called; it is discovered once in a process. A
+    large checkpoint is measured on ``workers``, if there are any.
 
     Raises:
         UsageError: a part of ckdoc itself is broken.
     """
     if not task.asked_of:
-        return _examine(task, catalogue, on_measured)
+        return _examine(task, catalogue, on_measured, workers)
     with trace() as found:
-        outcome = _examine(task, catalogue, on_measured)
+        outcome = _examine(task, catalogue, on_measured, workers)
     if not isinstance(outcome, Examination):
         return outcome
     return replace(outcome, provenance=Provenance(task.asked_with, found))
 
 
-def _examine(task: CandidateTask, catalogue: Catalogue | None, on_measured: MeasuredCallback | None) -> Outcome:
+def _examine(
+    task: CandidateTask,
+    catalogue: Catalogue | None,
+    on_measured: MeasuredCallback | None,
+    workers: Workers | None,
+) -> Outcome:
     candidate = task.candidate
     try:
         examination = examine(
@@ -104,14 +114,16 @@ def _examine(task: CandidateTask, catalogue: Catalogue | None, on_measured: Meas
             on_measured=on_measured,
             histograms=task.histograms,
             with_settings=task.with_settings,
+            workers=workers,
         )
     except NotACheckpoint as error:
         if task.skip_foreign or not candidate.named:
-            return Skipped(candidate.path, error.message.removeprefix(f"{candidate.path} "))
+            shown = show_uri(candidate.path)
+            return Skipped(shown, error.message.removeprefix(f"{shown} "))
         return unreadable(candidate.path, error)
     except UnknownFormat as error:
         if not candidate.is_expected:
-            return Unsearched(candidate.path, error.what)
+            return Unsearched(show_uri(candidate.path), error.what)
         return unreadable(candidate.path, error)
     return replace(examination, findings=tuple(map(_let_go, examination.findings)))
 

@@ -43,8 +43,8 @@ class EarlierResults:
         """
         self._file = file
         self._identities = {rule.code: rule.identity for rule in rules}
-        self._entries: dict[str, tuple[int, int] | dict[str, Any]] = {}
-        """Path to the entry, or to where its line starts and how many bytes it has."""
+        self._entries: dict[str, int | dict[str, Any]] = {}
+        """Path to the entry, or to where its line starts."""
         self.is_cut_off = False
         """True where its last line is not whole, and was ignored."""
         try:
@@ -67,7 +67,7 @@ class EarlierResults:
         for number, line in enumerate(self._stream, 1):
             entry = _parse(line)
             if isinstance(entry, dict) and isinstance(entry.get("path"), str):
-                self._entries[entry["path"]] = start, len(line)
+                self._entries[entry["path"]] = start
             elif not isinstance(entry, dict) or "schema_version" not in entry:
                 if line.endswith(b"\n"):
                     raise UsageError(f"{self._file}: line {number} is not what --format jsonl writes", _HINT)
@@ -111,7 +111,7 @@ class EarlierResults:
             examination = read_examination(self._find(path))
         except UsageError:
             raise UsageError(f"{self._file} was changed while it was read", "wait until it is written") from None
-        return _uncover(examination, self._identities)
+        return replace(_uncover(examination, self._identities), path=path)
 
     def is_file_at(self, path: str) -> bool:
         """Return whether these are the results in the file at a path."""
@@ -127,9 +127,9 @@ class EarlierResults:
 
     def _find(self, path: str) -> dict[str, Any] | None:
         found = self._entries.get(path)
-        if isinstance(found, tuple):
-            self._stream.seek(found[0])
-            found = _parse(self._stream.read(found[1]))
+        if isinstance(found, int):
+            self._stream.seek(found)
+            found = _parse(self._stream.readline())
         return found if isinstance(found, dict) else None
 
 

@@ -11,7 +11,10 @@ from checkpoint_doctor.examination.measuring import MeasuredCallback, measure_ch
 from checkpoint_doctor.examination.rules import run_rules, select_rules, with_ranges
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.opening import open_checkpoint
+from checkpoint_doctor.plugins.protocols import Workers
 from checkpoint_doctor.results.report import Examination, Verdict
+from checkpoint_doctor.sources.address import show_uri
+from checkpoint_doctor.sources.traces import trace
 
 
 def examine(
@@ -23,17 +26,21 @@ def examine(
     on_measured: MeasuredCallback | None = None,
     histograms: bool = False,
     with_settings: bool = False,
+    workers: Workers | None = None,
 ) -> Examination:
     """Examine one checkpoint: open it, measure it, run every selected rule.
 
-    A checkpoint that cannot be opened or read to its end is an examination too, with the verdict ``UNREADABLE``.
+    A large one is measured on ``workers``, if there are any. One that cannot be opened or read to its end is an
+    examination too, with the verdict ``UNREADABLE``.
 
     Raises:
         NotACheckpoint: it is a sound file of another kind.
         UnknownFormat: nothing in it says what it is.
     """
     try:
-        checkpoint, examination = open_and_examine(path, catalogue, settings, jobs=jobs, on_measured=on_measured)
+        checkpoint, examination = open_and_examine(
+            path, catalogue, settings, jobs=jobs, on_measured=on_measured, workers=workers
+        )
         if with_settings:
             from checkpoint_doctor.checkpoint.reviewed_settings import review_settings
 
@@ -56,6 +63,7 @@ def open_and_examine(
     *,
     jobs: int | None = None,
     on_measured: MeasuredCallback | None = None,
+    workers: Workers | None = None,
 ) -> tuple[Checkpoint, Examination]:
     """Open and examine one checkpoint, and return it with what was found in it.
 
@@ -67,18 +75,27 @@ def open_and_examine(
         UnknownFormat: nothing in it says what it is.
     """
     with_values = any(rule.reads_values for rule in select_rules(catalogue, settings))
-    checkpoint = with_ranges(open_checkpoint(path, catalogue, is_read_whole=with_values), settings)
-    if with_values:
+    # Of a remote file that may be spread, this process reads little.
+    is_read_whole = with_values and workers is None
+    with trace() as found:
+        checkpoint = with_ranges(open_checkpoint(path, catalogue, is_read_whole=is_read_whole), settings)
+    if with_values and workers is not None:
+        from checkpoint_doctor.examination.shares import measure_on
+
+        measure_on(workers, checkpoint, path, found, catalogue, jobs, on_measured)
+    elif with_values:
         measure_checkpoint(checkpoint, jobs, on_measured)
     examination = run_rules(checkpoint, catalogue, settings, with_values=with_values)
     other = checkpoint.metadata.get("content")
     if (other or not checkpoint.tensors) and not checkpoint.optimizers and examination.verdict is not Verdict.ILL:
         why = f" ({checkpoint.skipped[0].why})" if checkpoint.skipped else ""
         what = other or f"holds no tensor to examine{why}"
-        raise NotACheckpoint(f"{path} {what}", "name the file that holds the state dict")
+        raise NotACheckpoint(f"{show_uri(path)} {what}", "name the file that holds the state dict")
     return checkpoint, examination
 
 
 def unreadable(path: str, error: UnreadableCheckpoint) -> Examination:
     """Return the examination of a checkpoint that cannot be opened or read to its end."""
-    return Examination(path=path, format=None, verdict=Verdict.UNREADABLE, error=error.message, hint=error.hint)
+    return Examination(
+        path=show_uri(path), format=None, verdict=Verdict.UNREADABLE, error=error.message, hint=error.hint
+    )

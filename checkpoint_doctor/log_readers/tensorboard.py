@@ -19,7 +19,8 @@ from checkpoint_doctor.checkpoint.training_log import LogBuilder
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.log_readers._blocks import BLOCK, OnRead
 from checkpoint_doctor.log_readers._checksums import compute_crc32c, mask_crc
-from checkpoint_doctor.log_readers._events import EventDecoder, Points
+from checkpoint_doctor.log_readers._events import WALL_TIME, EventDecoder, Points
+from checkpoint_doctor.log_readers._messages import FIXED64
 from checkpoint_doctor.sources import Source
 from checkpoint_doctor.text import quantity
 
@@ -41,15 +42,18 @@ class TensorboardReader:
     patterns = ("events.out.tfevents.*",)
 
     def recognizes(self, source: Source) -> bool:
-        """See ``LogReader.recognizes``: a record whose first field is a double, the time of the event."""
+        """See ``LogReader.recognizes``: a TFRecord whose first field is a double, the time of the event.
+
+        That its length has the right checksum does not come by chance. Some writers leave out the event that says which
+        version of the format it is.
+        """
         try:
-            head = source.read(0, min(source.size, 64))
+            head = source.read(0, min(source.size, HEADER + 1))
         except UnreadableCheckpoint:
             return False
-        if len(head) <= HEADER or head[HEADER] != 0x09:
+        if len(head) <= HEADER or head[HEADER] != WALL_TIME << 3 | FIXED64:
             return False
-        length = struct.unpack_from("<Q", head)[0]
-        return 9 <= length <= source.size - HEADER - FOOTER and b"brain.Event:" in head
+        return bool(_is_whole(np.frombuffer(head[:HEADER], np.uint8)[None])[0])
 
     def read(self, source: Source, builder: LogBuilder, on_read: OnRead | None) -> None:
         """See ``LogReader.read``."""

@@ -1,19 +1,19 @@
-"""The installed loaders, rules, causes and reporters. Ours are found in the same way as those of other packages."""
+"""The installed plugins: loaders, rules, causes, reporters, engines. Ours are found as those of other packages are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import TypeVar
+from typing import Generic, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import asdict
 
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins import self_checks
 from checkpoint_doctor.plugins.cause import Cause
 from checkpoint_doctor.plugins.entry_points import EntryPoint, find_entry_points
-from checkpoint_doctor.plugins.protocols import Loader, Reporter
+from checkpoint_doctor.plugins.protocols import Engine, Loader, Reporter
 from checkpoint_doctor.plugins.rule import Rule, is_plain_option
 from checkpoint_doctor.results.findings import Finding
 from checkpoint_doctor.text import describe_error
@@ -23,6 +23,7 @@ ANALYZERS = "checkpoint_doctor.analyzers"
 CAUSES = "checkpoint_doctor.causes"
 REPORTERS = "checkpoint_doctor.reporters"
 LOG_READERS = "checkpoint_doctor.log_readers"
+ENGINES = "checkpoint_doctor.engines"
 
 LAST_LOADER = "foreign"
 """The loader that is tried when no other recognizes a file; it says what the file is."""
@@ -54,8 +55,20 @@ class Catalogue(Struct, frozen=True):
     """By name."""
     reporters: Mapping[str, Reporter]
     """By name, imported when looked up. Looking up a broken one raises ``UsageError`` with the problem."""
+    engines: Mapping[str, Engine] = field(default_factory=dict)
+    """By name, imported when looked up, as reporters are."""
     plugins: tuple[Plugin, ...] = ()
     """The entry points that all of it comes from, ours first, with those that had to be left out."""
+
+    def find_engine(self, name: str) -> Engine:
+        """Return the engine of a name.
+
+        Raises:
+            UsageError: there is none, or it cannot be used.
+        """
+        if name not in self.engines:
+            raise UsageError(f"there is no engine {name!r}", f"installed are {', '.join(self.engines)}")
+        return self.engines[name]
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -81,8 +94,8 @@ def discover(path: Sequence[str] | None = None, *, lazily: bool = True) -> Catal
     """Collect the plugins of all packages installed on a path, ``sys.path`` where none is given.
 
     A plugin that is broken, or collides with another one, is left out with a ``problem``, and the rest works. Of two
-    that collide, ours stays, otherwise the one of the package whose name comes first. Reporters are imported when they
-    are looked up; with ``lazily=False`` at once, so that their problems are found too.
+    that collide, ours stays, otherwise the one of the package whose name comes first. Reporters and engines are
+    imported when they are looked up; with ``lazily=False`` at once, so that their problems are found too.
 
     Raises:
         UsageError: checkpoint_doctor itself is not installed, so there are neither loaders nor rules.
@@ -100,18 +113,20 @@ def discover(path: Sequence[str] | None = None, *, lazily: bool = True) -> Catal
     loaders = _load_loaders(entries, problems)
     rules = _load_rules(entries, problems)
     causes = _load_causes(entries, problems)
-    reporters = _Reporters(_select_named(entries, REPORTERS, problems))
+    reporters = _Named(_select_named(entries, REPORTERS, problems), _check_reporter)
+    engines = _Named(_select_named(entries, ENGINES, problems), _check_engine)
     if not lazily:
-        for name in reporters:
-            _attempt(reporters.entries[name], _check_reporter, problems)
+        for each in (reporters, engines):
+            each.check(problems)
     for entry in entries:
-        if entry.group not in (LOADERS, ANALYZERS, CAUSES, REPORTERS, LOG_READERS):
+        if entry.group not in (LOADERS, ANALYZERS, CAUSES, REPORTERS, LOG_READERS, ENGINES):
             problems[entry].append(f"nothing reads the group {entry.group}")
     return Catalogue(
         loaders=tuple(sorted(loaders, key=lambda loader: (loader.name == LAST_LOADER, loader.name))),
         rules=tuple(sorted(rules, key=lambda rule: rule.code)),
         causes=tuple(sorted(causes, key=lambda cause: cause.name)),
         reporters=reporters,
+        engines=engines,
         plugins=tuple(Plugin(**asdict(entry), problem="; ".join(problems[entry]) or None) for entry in entries),
     )
 
@@ -121,34 +136,50 @@ class _Unfit(Exception):
 
 
 _Found = TypeVar("_Found")
+_Chosen = TypeVar("_Chosen")
 _Declared = TypeVar("_Declared", Rule, Cause)
 _Problems = Mapping[EntryPoint, list[str]]
 
 
-class _Reporters(Mapping[str, Reporter]):
-    """Reporters by name, each imported when it is looked up: a run needs one or two of them."""
+class _Named(Mapping[str, _Chosen], Generic[_Chosen]):
+    """Reporters or engines by name, each imported when it is looked up: a run needs one or two of them."""
 
-    def __init__(self, entries: Mapping[str, EntryPoint]) -> None:
-        self.entries = entries
-        self._loaded: dict[str, Reporter] = {}
+    def __init__(self, entries: Mapping[str, EntryPoint], load: Callable[[EntryPoint], _Chosen]) -> None:
+        self._entries = entries
+        self._load = load
+        self._loaded: dict[str, _Chosen] = {}
 
-    def __getitem__(self, name: str) -> Reporter:
+    def __getitem__(self, name: str) -> _Chosen:
         if name not in self._loaded:
-            entry = self.entries[name]
+            entry = self._entries[name]
             try:
-                self._loaded[name] = _check_reporter(entry)
+                self._loaded[name] = self._load(entry)
             except _Unfit as unfit:
                 raise UsageError(
-                    f"the reporter {name} of {entry.distribution} {entry.version} cannot be used: {unfit}",
+                    f"the {_noun(entry.group)} {name} of {entry.distribution} {entry.version} cannot be used: {unfit}",
                     f"update or uninstall {entry.distribution}",
                 ) from None
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self.entries))
+        return iter(sorted(self._entries))
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self._entries)
+
+    def check(self, problems: _Problems) -> None:
+        """Import all of them, and note the problems of those that cannot be used."""
+        for entry in self._entries.values():
+            _attempt(entry, self._load, problems)
+
+
+def _noun(group: str) -> str:
+    return group.rpartition(".")[2].removesuffix("s")
+
+
+def _one(group: str) -> str:
+    noun = _noun(group)
+    return f"{'an' if noun[0] in 'ae' else 'a'} {noun}"
 
 
 def _load_loaders(entries: Iterable[EntryPoint], problems: _Problems) -> list[Loader]:
@@ -200,9 +231,8 @@ def _select_named(entries: Iterable[EntryPoint], group: str, problems: _Problems
             continue
         first = chosen.setdefault(entry.name, entry)
         if first is not entry:
-            noun = group.rpartition(".")[2].removesuffix("s")
             problems[entry].append(
-                f"{first.distribution} and {entry.distribution} both name a {noun} {entry.name};"
+                f"{first.distribution} and {entry.distribution} both name {_one(group)} {entry.name};"
                 f" the one of {first.distribution} is used"
             )
     return chosen
@@ -227,18 +257,27 @@ def _import(entry: EntryPoint) -> object:
 
 def _check_loader(entry: EntryPoint) -> Loader:
     found = _check_methods(entry, ("recognizes", "open", "patch"))
-    if getattr(found, "name", None) != entry.name:
-        raise _Unfit(
-            f"{entry.value} has the name {getattr(found, 'name', None)!r}, but is registered as {entry.name!r}"
-        )
+    _check_name(found, entry)
     suffixes = getattr(found, "suffixes", None)
     if not isinstance(suffixes, tuple) or not all(isinstance(each, str) for each in suffixes):
         raise _Unfit(f"{entry.value} has no tuple of file name endings as its suffixes")
     return found  # type: ignore[return-value]
 
 
+def _check_name(found: object, entry: EntryPoint) -> None:
+    name = getattr(found, "name", None)
+    if name != entry.name:
+        raise _Unfit(f"{entry.value} has the name {name!r}, but is registered as {entry.name!r}")
+
+
 def _check_reporter(entry: EntryPoint) -> Reporter:
     return _check_methods(entry, ("render",))  # type: ignore[return-value]
+
+
+def _check_engine(entry: EntryPoint) -> Engine:
+    found = _check_methods(entry, ("start",))
+    _check_name(found, entry)
+    return found  # type: ignore[return-value]
 
 
 def _check_methods(entry: EntryPoint, names: Iterable[str]) -> object:

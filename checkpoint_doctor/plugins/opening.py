@@ -12,7 +12,8 @@ from checkpoint_doctor.checkpoint import Checkpoint, Skipped
 from checkpoint_doctor.errors import DoctorError, NotACheckpoint, UnknownFormat, UnreadableCheckpoint, UsageError
 from checkpoint_doctor.plugins.catalogue import LAST_LOADER, Catalogue, discover
 from checkpoint_doctor.plugins.protocols import FolderLoader, Loader
-from checkpoint_doctor.sources import Folder, Source, is_folder, open_source
+from checkpoint_doctor.sources import Folder, Source, is_folder, let_go_of_files, open_source
+from checkpoint_doctor.sources.address import show_uri
 from checkpoint_doctor.sources.traces import note_folder
 from checkpoint_doctor.text import describe_error
 
@@ -31,6 +32,8 @@ def open_checkpoint(
         UnreadableCheckpoint: it cannot be opened; the message says what it is and what to do.
     """
     catalogue = catalogue or discover_working()
+    if is_read_whole:
+        let_go_of_files(path)
     if is_folder(path):
         note_folder(os.fspath(path))
         return _open_folder(Folder.read(path, is_read_whole=is_read_whole), catalogue)
@@ -53,9 +56,9 @@ def open_checkpoint(
                     words = f"{error.message}, and {unable[0].what} {unable[0].why}"
                     raise UnreadableCheckpoint(words, "`ckdoc plugins` names the package of the loader") from None
                 raise
-            opened = replace(opened, path=os.fspath(path), skipped=(*opened.skipped, *unable))
+            opened = replace(opened, path=show_uri(os.fspath(path)), skipped=(*opened.skipped, *unable))
             return opened.with_shared_statistics()
-    raise NotACheckpoint(f"{path} is of no format that an installed loader recognizes", "see `ckdoc plugins`")
+    raise NotACheckpoint(f"{source.name} is of no format that an installed loader recognizes", "see `ckdoc plugins`")
 
 
 BEGINNING = 512
@@ -117,7 +120,7 @@ def _open_folder(folder: Folder, catalogue: Catalogue) -> Checkpoint:
     for loader, _ in _claims(folder, catalogue):
         with _blaming(loader, folder.path):
             opened = _only_checkpoint(loader.open_folder(folder))
-        return replace(opened, path=folder.path).with_shared_statistics()
+        return replace(opened, path=show_uri(folder.path)).with_shared_statistics()
     raise NotACheckpoint(
         f"{folder.path} is a folder, and its files are not one checkpoint", "scan the folder, or name a file in it"
     )

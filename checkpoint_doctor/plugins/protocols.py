@@ -1,10 +1,12 @@
-"""What a loader and a reporter must be able to do. Rules are declared with ``plugins.rule``."""
+"""What a loader, a reporter and an engine must be able to do. Rules are declared with ``plugins.rule``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, BinaryIO, NoReturn, Protocol, runtime_checkable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, BinaryIO, NoReturn, Protocol, TypeVar, runtime_checkable
 
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Patch, Tensor
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from checkpoint_doctor.checkpoint.training_log import LogBuilder
     from checkpoint_doctor.results.log_report import LogReport
     from checkpoint_doctor.results.series_report import SeriesReport
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 class Loader(Protocol):
@@ -179,3 +184,46 @@ class LogReporter(Protocol):
 
     def render_logs(self, report: LogReport, rules: Sequence[Rule], page: Page) -> str:
         """Return the whole output about training logs."""
+
+
+class LostTask(Struct, frozen=True):
+    """Stands in the place of a task's result where the workers that were at it were lost, several in a row."""
+
+    why: str
+    """The reason, without a full stop: ``3 workers were lost in a row at this: killed by SIGKILL``."""
+
+
+class Workers(Protocol):
+    """Where an engine carries out tasks, as long as it is started."""
+
+    count: int
+    """Tasks that run at the same time. With 1 there is nothing to spread: the scan then does the work itself, on
+    threads of its own process."""
+
+    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result | LostTask]:
+        """Yield what a function returns for each task, in the order of the tasks.
+
+        Function, tasks and results can be pickled; the function is at the top level of a module that workers import.
+        Paths in tasks may be relative to the working folder of the driver, in which workers run. Tasks are taken one by
+        one, and only a bounded number ahead of the results that were asked for. A task whose worker is lost is begun
+        again, on another one; where that does not help, a ``LostTask`` stands in the place of its result.
+
+        Raises:
+            DoctorError: the function raised it, or there are no workers any more.
+        """
+
+
+class Engine(Protocol):
+    """Starts workers. An entry point names an instance; its name is the ``--engine``."""
+
+    name: str
+    """The word by which it is chosen."""
+
+    def start(self, jobs: int | None = None) -> AbstractContextManager[Workers]:
+        """Return a context in which there are workers: as many as ``jobs``, by default one per core.
+
+        When the context is left, also by an exception, all that was started is ended.
+
+        Raises:
+            UsageError: a library or a cluster that it needs is not there.
+        """

@@ -96,7 +96,10 @@ def common_path(record: SeriesRecord) -> str:
     if len(paths) == 1:  # a monitor calls all its checks by one name
         return printable(paths.pop())
     try:
-        return printable(commonpath([dirname(path) for path in paths]) or ".")
+        common = commonpath([dirname(path) for path in paths]) or "."
+        # It writes one slash where an address has two.
+        is_address = all("://" in path for path in paths)
+        return printable(common.replace(":/", "://", 1) if is_address else common)
     except ValueError:  # absolute and relative paths
         return printable(record.points[0].path)
 

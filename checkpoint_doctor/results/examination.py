@@ -66,6 +66,23 @@ def list_alerts(findings: Sequence[Finding], diagnoses: Sequence[Diagnosis]) -> 
     return [alert for alert in alerts if alert.counts]
 
 
+class Unreached(Struct, frozen=True):
+    """The entries of a tensor that receive no gradient, as its moments show it; shares are from 0 to 1."""
+
+    entries: float
+    """Share of the entries whose first moment has vanished: |m|/√v below 1e-4, or no gradient at all."""
+    scattered: float | None = None
+    """The same without the entries that dormant units explain; ``None`` where it is no weight."""
+    units: float | None = None
+    """Of a hidden layer's weight: share of its units that receive no gradient."""
+    untouched: float | None = None
+    """Share of the columns (inputs) that no gradient ever reached."""
+    columns: tuple[int, ...] | None = None
+    """Columns in which no first moment is alive; ``None`` where they are too many to list."""
+    untouched_columns: tuple[int, ...] | None = None
+    """Columns whose moments are exactly zero; ``None`` as above."""
+
+
 class TensorRecord(Struct, frozen=True):
     """A tensor's line in a report."""
 
@@ -103,6 +120,8 @@ class TensorRecord(Struct, frozen=True):
     """Of a weight: norm of its next update over its own norm."""
     tied_to: str | None = None
     """Name of an earlier tensor of the very same bytes; ``None`` where this is the first, or the only one."""
+    unreached: Unreached | None = None
+    """Which entries receive no gradient; ``None`` but in the series of a running training."""
     histogram: Histogram | None = None
     """How its values are distributed; ``None`` where no report asked for it."""
 

@@ -20,7 +20,7 @@ from msgspec import to_builtins
 from checkpoint_doctor import __version__
 from checkpoint_doctor.checkpoint.reviewed_settings import ReviewedSetting
 from checkpoint_doctor.results.diagnosis import Diagnosis
-from checkpoint_doctor.results.examination import Examination, Provenance, TensorRecord
+from checkpoint_doctor.results.examination import Examination, Provenance, TensorRecord, Unreached
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Report
 from checkpoint_doctor.text import UNPRINTABLE
@@ -208,6 +208,18 @@ def _write_tensor(tensor: TensorRecord) -> dict[str, Any]:
         "gradient_rms": _figure(tensor.gradient_rms),
         "update_ratio": _figure(tensor.update_ratio),
         "tied_to": tensor.tied_to,
+        **({"unreached": _write_unreached(tensor.unreached)} if tensor.unreached else {}),
+    }
+
+
+def _write_unreached(unreached: Unreached) -> dict[str, Any]:
+    return {
+        "entries": unreached.entries,
+        "scattered": unreached.scattered,
+        "units": unreached.units,
+        "untouched": unreached.untouched,
+        "columns": None if unreached.columns is None else list(unreached.columns),
+        "untouched_columns": None if unreached.untouched_columns is None else list(unreached.untouched_columns),
     }
 
 

@@ -12,13 +12,16 @@ from msgspec import ValidationError, convert
 from checkpoint_doctor.checkpoint import Content, Part, Skipped
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
-from checkpoint_doctor.results.examination import Examination, Provenance, TensorRecord, Verdict
+from checkpoint_doctor.results.examination import Examination, Provenance, TensorRecord, Unreached, Verdict
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.json import NEVER, SCHEMA_VERSION
 from checkpoint_doctor.results.report import Report
 from checkpoint_doctor.results.resume import Resumption
 from checkpoint_doctor.sources import Unsearched
 from checkpoint_doctor.sources.traces import Trace
+
+MOST_COLUMNS = 1 << 40
+"""Above every position of a column."""
 
 _Choice = TypeVar("_Choice")
 
@@ -240,6 +243,28 @@ def _read_tensor(fields: _Fields) -> TensorRecord:
         gradient_rms=fields.take("gradient_rms", (int, float), None),
         update_ratio=fields.take("update_ratio", (int, float), None),
         tied_to=fields.take("tied_to", str, None),
+        unreached=_read_unreached(fields),
+    )
+
+
+def _read_unreached(tensor: _Fields) -> Unreached | None:
+    if tensor.take("unreached", dict, None) is None:
+        return None
+    fields = _Fields(tensor.value["unreached"], tensor.path("unreached"))
+
+    def columns(name: str) -> tuple[int, ...] | None:
+        listed = fields.take(name, list, None)
+        if listed is not None and not all(type(each) is int and 0 <= each < MOST_COLUMNS for each in listed):
+            raise fields.refusal(name, "a list of positions", listed)
+        return None if listed is None else tuple(listed)
+
+    return Unreached(
+        entries=fields.take("entries", (int, float)),
+        scattered=fields.take("scattered", (int, float), None),
+        units=fields.take("units", (int, float), None),
+        untouched=fields.take("untouched", (int, float), None),
+        columns=columns("columns"),
+        untouched_columns=columns("untouched_columns"),
     )
 
 

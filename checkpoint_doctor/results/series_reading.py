@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from math import nan
 
-from checkpoint_doctor.checkpoint.series import Point, TensorFigures
+import numpy as np
+
+from checkpoint_doctor.checkpoint.series import ColumnRecord, Point, TensorFigures
 from checkpoint_doctor.checkpoint.series_builder import TensorOutline
 from checkpoint_doctor.checkpoint.series_figures import Measured
 from checkpoint_doctor.checkpoint.series_order import Heading
@@ -57,7 +59,7 @@ def figures_of(examination: Examination) -> dict[str, Measured]:
         if finding.code == DORMANT_UNITS and isinstance(finding.evidence.get("units"), list)
     }
     return {
-        tensor.name: Measured(_figures(tensor, dormant.get(tensor.layer)))
+        tensor.name: Measured(_figures(tensor, dormant.get(tensor.layer)), _columns(tensor))
         for tensor in examination.tensors
         if tensor.tied_to is None
     }
@@ -69,13 +71,25 @@ def _figures(tensor: TensorRecord, dormant: list[int] | None) -> TensorFigures:
         return nan if value is None else float(max(-LARGEST, min(value, LARGEST)))
 
     is_weight = len(tensor.shape) > 1
+    unreached = tensor.unreached
+    units = len(dormant) / tensor.shape[0] if dormant is not None and is_weight else None
     return TensorFigures(
         zero_fraction=nan if tensor.zeros is None else min(tensor.zeros, tensor.size) / max(tensor.size, 1),
         nonfinite=known(tensor.nonfinite),
         norm=known(tensor.norm),
-        dormant_fraction=len(dormant) / tensor.shape[0] if dormant is not None and is_weight else nan,
+        dormant_fraction=known(unreached.units if unreached else units),
+        vanished_fraction=known(unreached.entries if unreached else None),
+        scattered_fraction=known(unreached.scattered if unreached else None),
+        untouched_columns=known(unreached.untouched if unreached else None),
         input_rms=known(tensor.input_rms),
         gradient_rms=known(tensor.gradient_rms),
         update_ratio=known(tensor.update_ratio),
         updates=known(tensor.updates),
     )
+
+
+def _columns(tensor: TensorRecord) -> ColumnRecord | None:
+    unreached = tensor.unreached
+    if unreached is None or unreached.columns is None or unreached.untouched_columns is None:
+        return None
+    return ColumnRecord(np.array(unreached.columns, int), np.array(unreached.untouched_columns, int))

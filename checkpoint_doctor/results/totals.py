@@ -11,12 +11,16 @@ from msgspec import Struct, field
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.examination import Alert, Examination, Verdict
 from checkpoint_doctor.results.findings import Severity
+from checkpoint_doctor.text import printable
 
 MOST_CASES = 10
 """Checkpoints that a run remembers as its worst: as many as fit on a screen below a table."""
 
 MOST_REASONS = 3
 """Reasons that are named of each."""
+
+FLEET = 20
+"""Checkpoints beyond which a page names the worst at its end: no screen shows them all."""
 
 _VERDICTS = (Verdict.UNREADABLE, Verdict.ILL, Verdict.INCOMPLETE, Verdict.HEALTHY)
 _WORDS = ("unreadable", "ill", "incomplete", "with warnings", "healthy")
@@ -33,6 +37,10 @@ class Case(Struct, frozen=True):
     """The titles of its worst diagnoses and unexplained findings, or why it cannot be read."""
     others: int = 0
     """How many more there are."""
+
+    def __str__(self) -> str:
+        words = [*self.reasons, *([f"{self.others:,} more"] if self.others else [])]
+        return printable(f"{self.verdict.value} {self.path}: {', '.join(words)}")
 
 
 class Totals(Struct):
@@ -104,6 +112,11 @@ class Totals(Struct):
         case = Case(examination.path, examination.verdict, tuple(titles[:MOST_REASONS]), len(titles[MOST_REASONS:]))
         insort(self.worst, (badness, case), key=lambda ranked: ranked[0])
         del self.worst[MOST_CASES:]
+
+    @property
+    def worst_of_many(self) -> list[Case]:
+        """The worst checkpoints of a fleet, the worst last, where a terminal stops scrolling; none of a few."""
+        return [case for _, case in reversed(self.worst)] if self.checkpoints > FLEET else []
 
     @property
     def verdicts_in_words(self) -> str:

@@ -5,7 +5,7 @@ May import ``errors`` and ``text``.
 
 from checkpoint_doctor.sources.folder import Folder
 from checkpoint_doctor.sources.local_file import FileSource
-from checkpoint_doctor.sources.opening import is_folder, open_source
+from checkpoint_doctor.sources.opening import is_folder, let_go_of_files, open_source
 from checkpoint_doctor.sources.search import Unsearched
 from checkpoint_doctor.sources.source import MemorySource, Section, Source, fetch_ahead, read_json
 
@@ -18,6 +18,7 @@ __all__ = [
     "Unsearched",
     "fetch_ahead",
     "is_folder",
+    "let_go_of_files",
     "open_source",
     "read_json",
 ]

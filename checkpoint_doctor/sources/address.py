@@ -31,6 +31,11 @@ def conceal_secrets(uri: str) -> str:
     return f"{scheme}://{'…@' if at else ''}{host}/{path}{'?…' if question else ''}"
 
 
+def show_uri(uri: str) -> str:
+    """Return a path as it is, and an address without secrets: what reports and messages call a checkpoint."""
+    return conceal_secrets(uri) if is_address(uri) else uri
+
+
 def require_local(uri: str, why: str, hint: str) -> None:
     """Make sure that a URI is a path of this machine.
 

@@ -28,6 +28,14 @@ def open_source(uri: str | os.PathLike[str], *, is_read_whole: bool = False) -> 
     return FileSource(uri)
 
 
+def let_go_of_files(uri: str | os.PathLike[str]) -> None:
+    """Let go of what is kept of remote files that are open, where another one is opened now."""
+    if is_address(os.fspath(uri)):
+        from checkpoint_doctor.sources.remote import remote_file
+
+        remote_file.let_go_of_files()
+
+
 def is_folder(uri: str | os.PathLike[str]) -> bool:
     """Tell whether a path or an address is that of a folder. Raises as ``open_source``."""
     uri = os.fspath(uri)

@@ -135,7 +135,13 @@ class _Search:
                     self._consider(match, os.path.basename(match))
 
     def _expand_address(self, uri: str) -> None:
-        if is_folder(uri):
+        try:
+            is_searched = is_folder(uri)
+        except UnreadableCheckpoint:
+            if any(letter in uri for letter in "*["):
+                raise
+            is_searched = False  # opening it says the same, and the other URIs are examined
+        if is_searched:
             self._require(self._search_remote(uri.rstrip("/")), f"{conceal_secrets(uri)} holds no checkpoint", uri)
         elif not any(letter in uri.partition("?")[0] for letter in "*["):
             self._candidates.setdefault(uri, Candidate(uri, named=True))
@@ -144,7 +150,10 @@ class _Search:
             if not matches:
                 raise NothingToExamine(f"nothing matches {conceal_secrets(uri)}", "check the pattern; quote it")
             for match in matches:
-                self._consider(match, match.rpartition("/")[2])
+                if match.endswith("/"):
+                    self._search_remote(match.rstrip("/"))
+                else:
+                    self._consider(match, match.rpartition("/")[2])
 
     def _search_remote(self, root: str) -> int:
         """Search a folder of a store as ``_search`` does, and return how many candidates it has."""
@@ -160,7 +169,11 @@ class _Search:
                 if reason := self._criteria.excludes(path) or ("hidden" if name.startswith(".") else ""):
                     self._leave_out(path, reason)
                 else:
-                    pending.append(folder.enter(name))
+                    try:
+                        pending.append(folder.enter(name))
+                    except UnreadableCheckpoint as error:
+                        why = error.message.rpartition(": ")[2]
+                        self._unsearched[path] = Unsearched(path, why, on_purpose=False)
         return count
 
     def _consider_files(self, folder: Folder, claimed: Collection[str]) -> int:
@@ -295,18 +308,15 @@ def _match_glob(pattern: str) -> list[str]:
 
 
 def match_addresses(pattern: str) -> list[str]:
-    """Return the addresses of the files of a store that a pattern matches, sorted."""
-    from checkpoint_doctor.sources.remote.listing import walk_files
+    """Return the addresses of what a pattern matches in a store, sorted; those of folders end with ``/``."""
+    from checkpoint_doctor.sources.remote.listing import walk_addresses
 
     names = pattern.split("/")
     fixed = next(at for at, name in enumerate(names) if any(letter in name for letter in "*["))
     base, compiled = "/".join(names[:fixed]), compile_pattern("/".join(names[fixed:]))
-    found = []
-    for uri in walk_files(base):
-        within = uri.removeprefix(f"{base}/").split("/")
-        if len(within) in compiled.match_beginnings(within):
-            found.append(uri)
-    return sorted(found, key=natural_key)
+    deepest = None if ANY_FOLDERS in names else len(names) - fixed
+    walked = walk_addresses(base, deepest)
+    return sorted((uri for uri, within in walked if len(within) in compiled.match_beginnings(within)), key=natural_key)
 
 
 def _split_at_any_folders(pattern: str) -> tuple[str, bool, str]:

@@ -34,8 +34,8 @@ class Stamp(Struct, frozen=True):
 
     @property
     def identifies(self) -> bool:
-        """True where a file that looks the same has the same content."""
-        return self.modified is not None or bool(self.version)
+        """True where a file that looks the same has the same content; a weak ETag does not say that of every byte."""
+        return self.modified is not None or bool(self.version and not self.version.startswith("W/"))
 
 
 class Trace(Struct):

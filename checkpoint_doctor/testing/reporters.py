@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
 from typing import cast
 
+from msgspec.structs import replace
+
 from checkpoint_doctor.checkpoint import Skipped
-from checkpoint_doctor.plugins.protocols import Reporter
+from checkpoint_doctor.plugins.protocols import Reporter, StreamReporter
 from checkpoint_doctor.plugins.self_checks import RULES
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Page, Report, TensorRecord, Verdict
@@ -19,7 +22,7 @@ def check_reporter(reporter: Reporter) -> None:
     """Check a reporter on healthy, ill and unreadable checkpoints, on hidden findings and on hostile names.
 
     It must return the same text every time, which contains the code of every rule that found something and no escape
-    characters of a tensor's name.
+    characters of a tensor's name. One that streams must write that text, or bytes where its format is binary.
 
     Raises:
         AssertionError: the reporter breaks its protocol; the message lists everything that is wrong.
@@ -87,6 +90,9 @@ def build_reports() -> Mapping[str, Report]:
 
 
 def _judge_report(reporter: Reporter, report: Report) -> Iterator[str]:
+    if isinstance(reporter, StreamReporter) and reporter.is_binary:
+        yield from () if _stream(reporter, report, Page()) else ("is streamed as nothing",)
+        return
     for page in (Page(), Page(width=40, verbose=True)):
         try:
             text, again = (cast(object, reporter.render(report, RULES, page)) for _ in range(2))
@@ -97,6 +103,17 @@ def _judge_report(reporter: Reporter, report: Report) -> Iterator[str]:
             yield f"is rendered as {type(text).__name__} and not as text"
             return
         yield from _judge_text(text, again, report.findings)
+        if isinstance(reporter, StreamReporter) and _stream(reporter, report, page) != text.encode():
+            yield "is streamed as something else than it is rendered"
+
+
+def _stream(reporter: StreamReporter, report: Report, page: Page) -> bytes:
+    stream = BytesIO()
+    writer = reporter.open_stream(stream, RULES, page)
+    for examination in report.checkpoints:
+        writer.add(examination)
+    writer.finish(replace(report, checkpoints=(), counted=report.totals))
+    return stream.getvalue()
 
 
 def _judge_text(text: str, again: str, findings: Sequence[Finding]) -> Iterator[str]:

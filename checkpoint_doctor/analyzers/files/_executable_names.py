@@ -126,7 +126,11 @@ _HARMLESS = frozenset(
         "_thread.allocate_lock",
     }
 )
-_JOBLIB_ARRAYS = frozenset(f"joblib.numpy_pickle.{name}" for name in ("NumpyArrayWrapper", "NDArrayWrapper"))
+_JOBLIB_ARRAYS = frozenset(
+    f"{home}joblib.numpy_pickle.{name}"
+    for home in ("", "sklearn.externals.")
+    for name in ("NumpyArrayWrapper", "NDArrayWrapper")
+)
 """Classes that describe the arrays in joblib's files; unpickling them reads nothing."""
 
 _ESCAPES = frozenset(

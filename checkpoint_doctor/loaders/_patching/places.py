@@ -67,10 +67,13 @@ def _is_in_file(tensor: Tensor) -> bool:
     return True
 
 
-def checksum_of(member: Member) -> Checksum:
-    """Return the checksum of a member, which is verified when its ``flaw`` is first read."""
+def checksum_of(member: Member, storage: str = "") -> Checksum:
+    """Return the checksum of a member, which is verified when its ``flaw`` is first read.
+
+    ``storage`` is the name by which tensors refer to the member's bytes, if they do.
+    """
     place = None
     with suppress(RepairFailed):
         start = locate(member.archive, member.name).start + member.data_offset
         place = range(start, start + member.compressed_size)
-    return Checksum(member.size, lambda: member.damage, place, member.crc)
+    return Checksum(member.size, lambda: member.damage, place, member.crc, storage)

@@ -14,7 +14,6 @@ from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
 from checkpoint_doctor.loaders._optimizers.foreign import describe_other_model
 from checkpoint_doctor.loaders._optimizers.parameter_order import possible_orders
 from checkpoint_doctor.loaders._optimizers.state import identify_optimizer
-from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._pickle.modules import attributes_of
 from checkpoint_doctor.loaders.distributed.description import open_saves
 from checkpoint_doctor.loaders.distributed.names import find_saves
@@ -116,7 +115,7 @@ class _Opening(Struct):
             flaws=(*model.flaws, *self.flaws, *(flaw for each in archives for flaw in _flaws_of(each))),
             checksums=(
                 *(map(_as_damage, model.checksums) if of_ranks else model.checksums),
-                *(_as_damage(checksum_of(member)) for each in archives for member in each.unchecked),
+                *(_as_damage(checksum) for each in archives for checksum in each.checksums),
             ),
             pickled_names=(*model.pickled_names, *(name for each in archives for name in _names_of(each))),
             skipped=(*model.skipped, *self.skipped),

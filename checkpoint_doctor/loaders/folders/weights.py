@@ -165,6 +165,9 @@ def _of_file(checkpoint: Checkpoint, name: str) -> Checkpoint:
         tensors=tuple(
             replace(each, storage=f"{name}:{each.storage}") if each.storage else each for each in checkpoint.tensors
         ),
+        checksums=tuple(
+            replace(each, storage=f"{name}:{each.storage}") if each.storage else each for each in checkpoint.checksums
+        ),
         flaws=tuple(replace(each, member=each.member or name) for each in checkpoint.flaws),
         pickled_names=tuple(replace(each, member=each.member or name) for each in checkpoint.pickled_names),
     )

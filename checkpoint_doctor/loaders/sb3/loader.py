@@ -153,7 +153,7 @@ class _Opening(Struct):
     def _add_archive(self, archive: Archive) -> None:
         self.flaws += archive.flaws
         self.names += archive.pickled_names
-        self.checksums += [checksum_of(member) for member in archive.unchecked]
+        self.checksums += archive.checksums
 
     def _name_optimizers(self, is_standard: bool) -> Iterator[Optimizer]:
         budget = self.archive.source.budget

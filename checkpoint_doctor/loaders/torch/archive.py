@@ -7,8 +7,9 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from checkpoint_doctor.checkpoint import Flaw, PickledName
+from checkpoint_doctor.checkpoint import Checksum, Flaw, PickledName
 from checkpoint_doctor.errors import NotACheckpoint, UnknownFormat, UnreadableCheckpoint
+from checkpoint_doctor.loaders._patching.places import checksum_of
 from checkpoint_doctor.loaders._pickle.cursor import Cursor
 from checkpoint_doctor.loaders._pickle.machine import Machine
 from checkpoint_doctor.loaders._pickle.names import TABLE
@@ -35,8 +36,9 @@ CHECKED_TOGETHER = 8 << 20
 """Bytes of all members that are checked when the file is opened."""
 DEEPEST_NESTING = 4
 """Archives inside pickles: a tensor pickled with Python's ``pickle`` is one."""
-JOBLIB_ARRAY = ("joblib.numpy_pickle", "NumpyArrayWrapper")
-"""The class of which joblib writes an object before the raw bytes of an array; a pickle cannot be read beyond them."""
+JOBLIB_ARRAYS = frozenset((f"{home}joblib.numpy_pickle", "NumpyArrayWrapper") for home in ("", "sklearn.externals."))
+"""The class of which joblib writes an object before the raw bytes of an array; a pickle cannot be read beyond them.
+scikit-learn had a copy of joblib up to version 0.22."""
 
 
 class Archive(Struct, frozen=True, eq=False):
@@ -54,10 +56,19 @@ class Archive(Struct, frozen=True, eq=False):
     flaws: tuple[Flaw, ...] = ()
     unchecked: tuple[Member, ...] = ()
     """Members whose CRC-32 is not checked yet, because that takes a pass over their bytes."""
+    prefix: str = ""
+    """What comes before the names of its storages."""
     opcodes: int = 0
     """Number of pickle opcodes: an upper bound of how much structure there is."""
     members: Mapping[str, Member] = field(default_factory=dict)
     """The zip's members without their common folder; empty for the other containers."""
+
+    @property
+    def checksums(self) -> tuple[Checksum, ...]:
+        """The checksums of the members that are not checked yet."""
+        return tuple(
+            checksum_of(member, f"{self.prefix}data/{member.name.rpartition('/')[2]}") for member in self.unchecked
+        )
 
 
 def read_archive(source: Source, member: str = "") -> Archive:
@@ -136,7 +147,7 @@ class _Reader:
         except UnreadableCheckpoint as error:
             if not self.names and self.opcodes <= FEWEST_OPCODES:  # three bytes do not prove that it is a pickle
                 raise UnknownFormat(error.message, error.hint) from None
-            if JOBLIB_ARRAY not in self.names:
+            if JOBLIB_ARRAYS.isdisjoint(self.names):
                 raise
             return self._finish("pickle", None)
         roots, end = [root], cursor.position
@@ -246,6 +257,7 @@ class _Reader:
             pickled_names=names,
             flaws=tuple(self.flaws),
             unchecked=unchecked,
+            prefix=self.prefix,
             opcodes=self.opcodes,
             members=members or {},
             budget=self.budget,

@@ -12,6 +12,7 @@ from checkpoint_doctor.text import quantity, shown
 
 LIBRARIES = {
     "joblib.numpy_pickle": "a joblib file",
+    "sklearn.externals.joblib.numpy_pickle": "a joblib file",
     "sklearn": "a pickle of scikit-learn objects",
     "networkx": "a pickle of NetworkX graphs",
     "pandas": "a pickle of pandas tables",

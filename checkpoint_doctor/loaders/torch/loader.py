@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer, Patch, Skipped, Tensor
 from checkpoint_doctor.errors import NotACheckpoint
 from checkpoint_doctor.loaders._optimizers.state import identify_optimizer, number_in, plain, shorten
-from checkpoint_doctor.loaders._patching.places import can_change_any, checksum_of
+from checkpoint_doctor.loaders._patching.places import can_change_any
 from checkpoint_doctor.loaders._pickle.modules import attributes_of
 from checkpoint_doctor.loaders.torch.archive import Archive, read_archive
 from checkpoint_doctor.loaders.torch.containers import recognize
@@ -104,7 +104,7 @@ def describe(archive: Archive, format: str) -> Checkpoint:
         versions=_versions(top),
         metadata={"container": archive.container, **({"content": other} if other else {})},
         flaws=archive.flaws,
-        checksums=tuple(checksum_of(member) for member in archive.unchecked),
+        checksums=archive.checksums,
         pickled_names=archive.pickled_names,
         skipped=tuple(skipped),
         is_patchable=can_change_any(tensors),

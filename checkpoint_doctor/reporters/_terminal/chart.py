@@ -37,6 +37,7 @@ from checkpoint_doctor.reporters._wording import (
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict, hidden_in_words
+from checkpoint_doctor.results.totals import FLEET
 from checkpoint_doctor.text import printable, quantity
 
 FINDINGS_SHOWN = 25
@@ -60,18 +61,20 @@ def draw(report: Report, page: Page) -> str:
 
     A single checkpoint always has a chart. Of several, only those with an error, a warning or something that could not
     be looked at have one, or all on a verbose page, and a table of all checkpoints follows. The worst come last, where
-    a terminal stops scrolling.
+    a terminal stops scrolling. Of very many, a page that is not verbose shows the worst, and ends with why they are.
     """
     layout = Layout(page.width, page.color)
     several = len(report.checkpoints) != 1
     examinations = worst_last(report.checkpoints)
+    needy = [each for each in examinations if _needs_attention(each)]
+    left_out = {id(each) for each in needy[:-FLEET]} if len(needy) > FLEET and not page.verbose else set()
     for examination in examinations:
-        if not several or page.verbose or _needs_attention(examination):
+        if id(examination) not in left_out and (not several or page.verbose or _needs_attention(examination)):
             _draw_chart(layout, examination, page, with_layers=not several or page.verbose)
             if several:
                 layout.line()
     if several and examinations:
-        _draw_summary(layout, examinations, page)
+        _draw_summary(layout, [each for each in examinations if id(each) not in left_out], page, len(left_out))
     _draw_others(layout, report, page)
     remarks = [remark for remark in report.remarks if remark.ignored is None]
     if remarks or report.configuration:
@@ -81,6 +84,11 @@ def draw(report: Report, page: Page) -> str:
         if report.configuration:
             layout.paragraph(Text(one_line(report.configuration)), indent=2, hanging=2)
         _draw_findings(layout, rank(remarks), "", page)
+    if report.totals.worst_of_many:
+        layout.line()
+        layout.line(Text("the worst", style="bold"))
+        for case in report.totals.worst_of_many:
+            layout.paragraph(Text(str(case)), indent=2, hanging=2)
     return layout.render()
 
 
@@ -311,7 +319,7 @@ def _draw_versions(layout: Layout, examination: Examination) -> None:
         layout.paragraph(_labelled("saved with", one_line(words)), indent=2, hanging=2)
 
 
-def _draw_summary(layout: Layout, examinations: Sequence[Examination], page: Page) -> None:
+def _draw_summary(layout: Layout, examinations: Sequence[Examination], page: Page, left_out: int) -> None:
     columns = (
         Column("verdict", 8), Column("errors", 7, right=True), Column("warnings", 6, right=True),
         Column("notes", 5, right=True), Column("hidden", 4, right=True), Column("checkpoint", 9),
@@ -323,6 +331,9 @@ def _draw_summary(layout: Layout, examinations: Sequence[Examination], page: Pag
         words = f"{len(healthy):,} checkpoints without errors and warnings (--verbose lists them)"
         verdict = Text(VERDICT_WORDS[Verdict.HEALTHY], style=VERDICT_STYLES[Verdict.HEALTHY])
         rows.insert(0, [verdict, *(Text("–", style="dim") for _ in SEVERITY_STYLES), Text(""), Text(words)])
+    if left_out:
+        words = f"{left_out:,} more, less severe (--verbose shows them, --format jsonl has a line for each)"
+        rows.insert(folded, [Text("…"), *(Text("") for _ in SEVERITY_STYLES), Text(""), Text(words)])
     layout.table(columns, rows, folded=True)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources.address import conceal_secrets, split_address
-from checkpoint_doctor.sources.remote.stores import Entry, Listing, ask, open_store_of, walk
+from checkpoint_doctor.sources.remote.stores import Entry, Listing, ask, open_store_of
 
 UNLISTED = frozenset({"http", "https"})
 """Schemes of servers that list nothing."""
@@ -15,8 +16,8 @@ RECENT = 10.0
 """Seconds for which what a store said of an address is not asked again."""
 MOST_RECENT = 1000
 
-_recent: dict[str, tuple[float, Entry | None]] = {}
-"""What the stores said of addresses, and when."""
+_recent: dict[str, tuple[float, Entry | UnreadableCheckpoint | None]] = {}
+"""What the stores said of addresses, and when; an error where they did not answer."""
 
 
 def find_file(uri: str) -> Entry | None:
@@ -27,18 +28,24 @@ def find_file(uri: str) -> Entry | None:
     asked, found = _recent.get(uri, (0.0, None))
     if not asked or time.monotonic() - asked > RECENT:
         store, path = open_store_of(uri)
-        found = ask(conceal_secrets(uri), lambda: store.find(path))
+        try:
+            found = ask(conceal_secrets(uri), lambda: store.find(path))
+        except UnreadableCheckpoint as error:
+            found = error
         while len(_recent) >= MOST_RECENT:
             _recent.pop(next(iter(_recent)), None)
         _recent[uri] = time.monotonic(), found
+    if isinstance(found, UnreadableCheckpoint):
+        raise found
     return found
 
 
 def take_file(uri: str) -> Entry | None:
     """Return what ``find_file`` does, for a file that is opened now: who opens it again sees what it is then."""
-    found = find_file(uri)
-    _recent.pop(uri, None)
-    return found
+    try:
+        return find_file(uri)
+    finally:
+        _recent.pop(uri, None)
 
 
 def is_remote_folder(uri: str) -> bool:
@@ -62,10 +69,22 @@ def list_folder(uri: str) -> Listing:
     return ask(conceal_secrets(uri), lambda: store.list(path))
 
 
-def walk_files(uri: str) -> Iterator[str]:
-    """Yield the address of every file in a folder and the folders in it. Raises as ``is_remote_folder``."""
-    store, path = open_store_of(uri)
-    scheme, place, _ = split_address(uri)
-    for _, listing in ask(conceal_secrets(uri), lambda: list(walk(store, path))):
-        for entry in listing.files:
-            yield f"{scheme}://{place}/{entry.path}"
+def walk_addresses(uri: str, deepest: int | None) -> Iterator[tuple[str, list[str]]]:
+    """Yield the address of everything in a folder that is not hidden, and its names from the folder on.
+
+    The addresses of folders end with ``/``. Those that are ``deepest`` folders down are not entered, where that is not
+    ``None``. Raises as ``is_remote_folder``.
+    """
+    pending: list[list[str]] = [[]]
+    while pending:
+        within = pending.pop()
+        folder = "/".join([uri.rstrip("/"), *within])
+        listing = list_folder(folder)
+        for name in sorted(entry.path.rpartition("/")[2] for entry in listing.files):
+            if not name.startswith("."):
+                yield f"{folder}/{name}", [*within, name]
+        for name in sorted(listing.folders):
+            if not name.startswith("."):
+                yield f"{folder}/{name}/", [*within, name]
+                if deepest is None or len(within) + 1 < deepest:
+                    pending.append([*within, name])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 
+GAP = 64 << 10
+"""Bytes between what is read in order that nobody reads: padding, headers that were read before."""
+
 
 class Pieces:
     """Pieces of a file by their offset. The memory is that into which they were received: only what is read is copied.
@@ -53,11 +56,20 @@ class Pieces:
         within = offset - start
         count = min(len(piece) - within, len(buffer))
         buffer[:count] = piece[within : within + count]
-        if within <= self._read[start]:
+        if within <= self._read[start] + GAP:
             self._read[start] = max(self._read[start], within + count)
-            if self._read[start] == len(piece) and not self._keeps_read:
-                self._drop(start)
+            if not self._keeps_read:
+                self._let_go(start)
         return count
+
+    def _let_go(self, start: int) -> None:
+        """Drop a piece that was read to its end, and the one before it when the reader has come from there."""
+        at = bisect_right(self._starts, start) - 1
+        before = self._starts[at - 1] if at else start
+        if before < start and self._read[before] >= len(self._pieces[before]) - GAP:
+            self._drop(before)
+        if self._read[start] == len(self._pieces[start]):
+            self._drop(start)
 
     def _find(self, offset: int) -> int | None:
         at = bisect_right(self._starts, offset) - 1

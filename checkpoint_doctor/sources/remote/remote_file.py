@@ -11,9 +11,30 @@ from checkpoint_doctor.sources.budget import Budget
 from checkpoint_doctor.sources.remote.listing import take_file
 from checkpoint_doctor.sources.remote.stores import open_store_of
 from checkpoint_doctor.sources.remote.streams import Streams
-from checkpoint_doctor.sources.remote.windows import Windows
+from checkpoint_doctor.sources.remote.windows import WINDOW, Windows
 from checkpoint_doctor.sources.source import Source, read_exactly, require_file_name, too_short
 from checkpoint_doctor.sources.traces import note_absent, note_remote
+
+MOST_WHOLE = 2
+"""Files that are streamed from their first byte and kept, of those that are open at a time. The headers of the others
+are read first, and each is streamed when its turn has come."""
+
+_whole: weakref.WeakSet[RemoteFile] = weakref.WeakSet()
+
+
+def _reserve(file: RemoteFile) -> bool:
+    """Take one of the places for files that are read whole, and return whether there was one."""
+    if len(_whole) >= MOST_WHOLE:
+        return False
+    _whole.add(file)
+    return True
+
+
+def let_go_of_files() -> None:
+    """Let go of what is kept of the files that are open: another checkpoint is opened now."""
+    for file in list(_whole):
+        file.let_go()
+    _whole.clear()
 
 
 class RemoteFile:
@@ -21,7 +42,8 @@ class RemoteFile:
 
     Args:
         uri: its address.
-        is_read_whole: True where all of it will be read: then the first read begins a stream of all of it.
+        is_read_whole: True where all of it will be read. Then the first read begins a stream of all of it, or in one
+            of many files that are open at a time, the first block of a tensor does.
     """
 
     def __init__(self, uri: str, *, is_read_whole: bool = False) -> None:
@@ -35,23 +57,40 @@ class RemoteFile:
         self.size = entry.size
         note_remote(self.name, entry.size, entry.version)
         self.budget = Budget(self.name, self.size)
+        self._is_kept = is_read_whole and _reserve(self)
+        """Only for some of the files that are open at a time: a checkpoint may have hundreds of shards."""
         self._windows = Windows(store, entry, self.name)
-        self._streams = Streams(store, entry, self.name)
+        self._streams = Streams(store, entry, self.name, is_kept=self._is_kept)
         self._is_begun = False
+        self._failure: UnreadableCheckpoint | None = None
         weakref.finalize(self, self._streams.stop)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """See ``Source.read_into``."""
         if offset < 0 or offset + len(buffer) > self.size:
             raise too_short(self, offset, len(buffer))
-        if self._is_streamed(offset, len(buffer)) or not self._windows.read_into(offset, buffer):
-            self._streams.read_into(offset, buffer)
+        if self._failure is not None:
+            raise self._failure
+        try:
+            if self._is_streamed(offset, len(buffer)) or not self._windows.read_into(offset, buffer):
+                self._streams.read_into(offset, buffer)
+        except UnreadableCheckpoint as error:
+            # One loader after the other would ask a server again that does not answer.
+            self._failure = error
+            raise
 
     def _is_streamed(self, offset: int, length: int) -> bool:
         """Tell whether a stream brings some bytes, or is to bring all of the file from here on."""
-        begins = self._is_read_whole and not self._is_begun and offset == 0
+        begins = self._is_kept and not self._is_begun and offset == 0
         self._is_begun |= begins
-        return begins or (self._is_read_whole and self._streams.is_small) or self._streams.expects(offset, length)
+        # The block of a tensor behind all that was read so far: what follows it will be read too.
+        goes_on = self._is_read_whole and length > WINDOW <= offset and offset >= self._streams.furthest
+        return begins or goes_on or (self._is_kept and self._streams.is_small) or self._streams.expects(offset, length)
+
+    def let_go(self) -> None:
+        """Let go of what is kept; whoever reads on fetches it again."""
+        self._is_kept = False
+        self._streams.let_go()
 
     def read(self, offset: int, length: int) -> bytes:
         """See ``Source.read``."""

@@ -6,6 +6,7 @@ Credentials come from where these libraries look for them (environment, instance
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ INSTALL = "pip install 'checkpoint-doctor[remote]'"
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https"})
 """The schemes that obstore reads."""
 
-CONNECTION_TIMEOUT, SILENCE_TIMEOUT, REQUEST_TIMEOUT = timedelta(seconds=10), timedelta(seconds=30), timedelta(days=1)
+CONNECTION_TIMEOUT, SILENCE_TIMEOUT, REQUEST_TIMEOUT = timedelta(seconds=10), timedelta(seconds=20), timedelta(days=1)
 """How long a server may take to answer, how long it may send nothing, and how long a request may take in all: a stream
 of a large file takes as long as its tensors take to be measured."""
 RETRIES, RETRIED_FOR = 6, timedelta(seconds=60)
@@ -45,8 +46,18 @@ class Entry(Struct, frozen=True):
 
     path: str
     size: int
-    version: str
+    version: str = ""
     """What changes with the content (the ETag); empty where the store tells nothing of the kind."""
+    modified: str = ""
+    """When it was changed, as far as the store tells; often to the second."""
+
+    def is_other_than(self, found: Entry) -> bool:
+        """Tell whether what is at its path now is another file, as far as the store tells."""
+        if self.size != found.size:
+            return True
+        if self.version and found.version:
+            return self.version != found.version
+        return not (self.version or found.version) and self.modified != found.modified
 
 
 class Listing(Struct, frozen=True):
@@ -115,10 +126,8 @@ class _ObjectStore:
                 },
             )
         except Exception as error:
-            raise UsageError(
-                f"cannot use {conceal_secrets(f'{scheme}://{place}')}: {describe_failure(error)}",
-                "check the address and the credentials",
-            ) from None
+            words, hint = explain_failure(error)
+            raise UsageError(f"cannot use {conceal_secrets(f'{scheme}://{place}')}: {words}", hint) from None
 
     def find(self, path: str) -> Entry | None:
         if not path:
@@ -144,7 +153,7 @@ class _ObjectStore:
         if entry.version and not entry.version.startswith("W/"):
             wanted["if_match"] = entry.version
         answer = self._obstore.get(self._store, entry.path, options=wanted)
-        if entry.version and (answer.meta.get("e_tag") or "") not in ("", entry.version):
+        if entry.is_other_than(_entry(answer.meta)):
             raise Replaced
         return answer
 
@@ -167,7 +176,13 @@ def _naming_breaks() -> Iterator[None]:
 
 
 def _entry(meta: Any) -> Entry:
-    return Entry(meta["path"], int(meta["size"]), meta.get("e_tag") or "")
+    return Entry(meta["path"], int(meta["size"]), meta.get("e_tag") or "", str(meta.get("last_modified") or ""))
+
+
+VERSIONS = ("ETag", "etag", "blob_id", "md5Hash")
+"""Under one of these the implementations of fsspec tell what changes with a file's content."""
+TIMES = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+"""Under one of these they tell when it was changed."""
 
 
 class _FileSystem:
@@ -198,7 +213,14 @@ class _FileSystem:
 
     def stream(self, entry: Entry, start: int) -> Iterator[Any]:
         for at in range(start, entry.size, READ_AT_ONCE):
-            yield self.read(entry, at, min(READ_AT_ONCE, entry.size - at))
+            piece = self.read(entry, at, min(READ_AT_ONCE, entry.size - at))
+            if at + READ_AT_ONCE >= entry.size:
+                # No answer says which version it is of, so the last piece is only good when the file is still the same.
+                self._system.invalidate_cache(self._locate(entry.path))
+                found = self.find(entry.path)
+                if found is None or entry.is_other_than(found):
+                    raise Replaced
+            yield piece
 
     def list(self, folder: str) -> Listing:
         try:
@@ -220,12 +242,16 @@ class _FileSystem:
         if info["type"] != "file" or info.get("size") is None:
             return None
         path = str(info["name"]).lstrip("/").removeprefix(f"{self._place}/")
-        return Entry(path, int(info["size"]), str(info.get("ETag") or info.get("blob_id") or info.get("etag") or ""))
+        version, modified = (next((str(info[key]) for key in keys if info.get(key)), "") for keys in (VERSIONS, TIMES))
+        return Entry(path, int(info["size"]), version, modified)
 
 
 class Replaced(Exception):
     """The file is another one than when it was opened."""
 
+
+CREDENTIALS = "set the credentials as its library documents it; AWS_SKIP_SIGNATURE=true reads a public bucket of S3"
+NETWORK = "check the address and the network"
 
 _CAUSES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("PreconditionError", "Replaced"), "it was replaced while it was read", "wait until it is written"),
@@ -234,7 +260,7 @@ _CAUSES: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "access is denied (403)",
         "check that these credentials may read it",
     ),
-    (("UnauthenticatedError",), "it asks for credentials (401)", "set the credentials as its library documents it"),
+    (("UnauthenticatedError",), "it asks for credentials (401)", CREDENTIALS),
     (("NotFoundError", "FileNotFoundError"), "there is no such file (404)", "check the address"),
     (
         ("NotSupportedError",),
@@ -242,37 +268,73 @@ _CAUSES: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "download it first, and scan the file on this machine",
     ),
 )
+"""Names of exceptions, what they mean, and what to do."""
 _SYMPTOMS = (
-    ("nosuchbucket", "there is no such bucket (404)"),
-    ("169.254.169.254", "no credentials were found (set AWS_SKIP_SIGNATURE=true for a public bucket)"),
-    ("416", "the server refuses the range of bytes (416): the file is shorter than it was"),
-    ("range request not supported", "the server does not answer ranges of bytes"),
-    ("301 moved", "the bucket is in another region"),
-    ("dns error", "the host is not known"),
-    ("connection refused", "nothing answers at this address"),
-    ("timed out", "the server does not answer in time"),
-    ("timeout", "the server does not answer in time"),
-    ("credential", "no credentials were found"),
-    ("connection reset", "the connection breaks off"),
-    ("connection closed", "the connection breaks off"),
-    ("error sending request", "nothing answers at this address"),
+    ("nosuchbucket", "there is no such bucket (404)", "check the address"),
+    ("169.254.169.254", "no credentials were found", CREDENTIALS),
+    ("metadata.google.internal", "no credentials were found", CREDENTIALS),
+    ("incorrectly configured region", "the bucket is in another region", "set AWS_REGION to the region of the bucket"),
+    ("authorizationheadermalformed", "the bucket is in another region", "set AWS_REGION to the region of the bucket"),
+    ("permanentredirect", "the bucket is in another region", "set AWS_REGION to the region of the bucket"),
+    ("301 moved", "the bucket is in another region", "set AWS_REGION to the region of the bucket"),
+    (
+        "code: 400",
+        "the server refuses the request (400), as it does for a bucket in another region or expired credentials",
+        "set AWS_REGION to the region of the bucket, or renew the credentials",
+    ),
+    ("code: 429", "the server asks for fewer requests (429)", "try again later"),
+    ("account must be specified", "no storage account is named", "set AZURE_STORAGE_ACCOUNT_NAME"),
+    (
+        "code: 416",
+        "the server refuses the range of bytes (416): the file is shorter than it was",
+        "wait until it is written",
+    ),
+    (
+        "range request not supported",
+        "the server does not answer ranges of bytes",
+        "download it first, and scan the file on this machine",
+    ),
+    ("dns error", "the host is not known", NETWORK),
+    ("connection refused", "nothing answers at this address", NETWORK),
+    ("timed out", "the server does not answer in time", NETWORK),
+    ("timeout", "the server does not answer in time", NETWORK),
+    ("credential", "no credentials were found", CREDENTIALS),
+    ("connection reset", "the connection breaks off", NETWORK),
+    ("connection closed", "the connection breaks off", NETWORK),
+    ("redirect", "the server redirects without end", NETWORK),
+    ("code: 5", "the server fails (5xx)", "try again later"),
+    ("unexpectedrange", "the server answers other bytes than it was asked for", NETWORK),
+    ("error sending request", "nothing answers at this address", NETWORK),
 )
+"""Words in messages of libraries, which have one exception for many failures: what they mean, and what to do."""
 
 
-def describe_failure(error: BaseException) -> str:
-    """Return in a few words why a store cannot be read. Its own words may hold addresses with signatures."""
-    for names, words, _ in _CAUSES:
+def explain_failure(error: BaseException) -> tuple[str, str]:
+    """Return in a few words why a store cannot be read, and what to do.
+
+    The library's own words may hold addresses with signatures, and are not shown.
+    """
+    for names, words, hint in _CAUSES:
         if type(error).__name__ in names:
-            return words
+            return words, hint
     text = str(error).lower().replace("retry_timeout", "")
-    return next((words for symptom, words in _SYMPTOMS if symptom in text), f"its library says {type(error).__name__}")
+    known = ((words, hint) for symptom, words, hint in _SYMPTOMS if symptom in text)
+    status = re.search(r"status code: (\d{3})", text)
+    if status:
+        words = f"the server answers with status {status[1]}"
+    elif isinstance(error, TimeoutError) or type(error).__name__.endswith("Timeout"):
+        words = "the server does not answer in time"
+    elif "Connect" in type(error).__name__:
+        words = "nothing answers at this address"
+    else:
+        words = f"its library says {type(error).__name__}"
+    return next(known, (words, NETWORK))
 
 
 def unreadable(name: str, error: BaseException) -> UnreadableCheckpoint:
     """Return the error for a file that a store does not give out."""
-    hints = (hint for names, _, hint in _CAUSES if type(error).__name__ in names)
-    hint = next(hints, "check the address and the network")
-    return UnreadableCheckpoint(f"cannot read {name}: {describe_failure(error)}", hint)
+    words, hint = explain_failure(error)
+    return UnreadableCheckpoint(f"cannot read {name}: {words}", hint)
 
 
 def is_final(error: BaseException) -> bool:
@@ -280,9 +342,24 @@ def is_final(error: BaseException) -> bool:
     return not isinstance(error, OSError) or isinstance(error, FileNotFoundError | PermissionError)
 
 
-def pause_before(attempt: int) -> None:
-    """Wait before another attempt, longer each time."""
-    time.sleep(PAUSE * 2**attempt)
+class Patience:
+    """How long a file is asked for again that does not come."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: something came."""
+        self._attempts, self._began = 0, time.monotonic()
+
+    def ends_with(self, error: BaseException) -> bool:
+        """Tell whether an error is the last one, and otherwise wait before the next attempt, longer each time."""
+        self._attempts += 1
+        late = time.monotonic() - self._began > RETRIED_FOR.total_seconds()
+        if is_final(error) or late or self._attempts == ATTEMPTS:
+            return True
+        time.sleep(PAUSE * 2 ** (self._attempts - 1))
+        return False
 
 
 def ask(name: str, request: Callable[[], Answer]) -> Answer:
@@ -291,16 +368,15 @@ def ask(name: str, request: Callable[[], Answer]) -> Answer:
     Raises:
         UnreadableCheckpoint: it does not answer, or refuses.
     """
-    for attempt in range(ATTEMPTS):
+    patience = Patience()
+    while True:
         try:
             return request()
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a panic of a library in Rust is no Exception
-            if is_final(error) or attempt == ATTEMPTS - 1:
+            if patience.ends_with(error):
                 raise unreadable(name, error) from None
-            pause_before(attempt)
-    raise AssertionError("unreachable")
 
 
 def read_range(store: Store, entry: Entry, name: str, start: int, length: int) -> memoryview:

@@ -6,17 +6,18 @@ from threading import Condition, Thread
 
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources.remote.pieces import Pieces
-from checkpoint_doctor.sources.remote.stores import ATTEMPTS, Entry, Store, is_final, pause_before, unreadable
+from checkpoint_doctor.sources.remote.stores import Entry, Patience, Store, unreadable
 
-AHEAD = 8 << 20
+AHEAD = 16 << 20
 """Bytes that a stream may be ahead of its readers."""
 REACH = 32 << 20
 """Bytes that a stream is let run through for a read further on, instead of a request of its own: an optimizer's two
 moments of a parameter are read side by side, and lie behind each other."""
-MOST_KEPT = 96 << 20
-"""Bytes that are kept of one file, since they may still be read."""
+MOST_KEPT = 112 << 20
+"""Bytes that are kept of one file. Of a larger file what was read goes at once, and rules that look at small matrices
+as a whole fetch these again."""
 SMALL = 32 << 20
-"""Bytes of a file of which everything is kept: all of it is fetched with one request."""
+"""Bytes of a file that is fetched with one request, in whatever order it is read."""
 SINGLE = 64 << 10
 """Bytes of a read that does not move a stream: a header in front of a tensor, further on in the file."""
 MOST_STREAMS = 8
@@ -25,6 +26,7 @@ MOST_STREAMS = 8
 
 class _Stream:
     def __init__(self, start: int) -> None:
+        self.start = start
         self.position = start
         """The byte that arrives next."""
         self.wanted = start
@@ -34,17 +36,26 @@ class _Stream:
 
 
 class Streams:
-    """What arrived of a file and may still be read, and the requests that bring more."""
+    """What arrived of a file and may still be read, and the requests that bring more.
 
-    def __init__(self, store: Store, entry: Entry, name: str) -> None:
+    Args:
+        store: where the file is.
+        entry: the file.
+        name: its name in messages.
+        is_kept: True where what was read of it is kept as well, if it is not too large for that.
+    """
+
+    def __init__(self, store: Store, entry: Entry, name: str, *, is_kept: bool = False) -> None:
         self._store, self._entry, self._name = store, entry, name
         self.is_small = entry.size <= SMALL
-        """True where all of the file is kept."""
+        """True where one request may bring all of it."""
         self._reach = entry.size if self.is_small else REACH
-        self._pieces = Pieces(MOST_KEPT, keeps_read=self.is_small)
+        self._pieces = Pieces(MOST_KEPT, keeps_read=is_kept and entry.size <= MOST_KEPT)
         self._running: list[_Stream] = []
         """The one that was read last is the last."""
         self._changed = Condition()
+        self.furthest = 0
+        """The last byte that a stream brought."""
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill a buffer.
@@ -70,6 +81,14 @@ class Streams:
                 each.position <= gap <= (each.wanted + AHEAD if length <= SINGLE else each.position + self._reach)
                 for each in self._running
             )
+
+    def let_go(self) -> None:
+        """Drop what arrived, and end all requests. Whoever still waits for one gets another."""
+        with self._changed:
+            self._pieces = Pieces(MOST_KEPT, keeps_read=False)
+            for stream in self._running:
+                stream.is_stopped = True
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """End all requests."""
@@ -112,20 +131,20 @@ class Streams:
         return stream
 
     def _run(self, stream: _Stream) -> None:
-        attempt = 0
+        patience = Patience()
         while not stream.is_stopped and stream.position < self._entry.size:
             before = stream.position
             try:
                 self._receive(stream)
             except BaseException as error:  # whatever it is, nobody may wait for this thread in vain
                 # A request that brought something has not failed: it was slow, or its connection broke.
-                attempt = 0 if stream.position > before else attempt + 1
-                if is_final(error) or attempt == ATTEMPTS:
+                if stream.position > before:
+                    patience.renew()
+                if patience.ends_with(error):
                     with self._changed:
                         stream.error = unreadable(self._name, error)
                         self._changed.notify_all()
                     return
-                pause_before(attempt)
         with self._changed:
             if stream in self._running:
                 self._running.remove(stream)
@@ -144,6 +163,9 @@ class Streams:
         with self._changed:
             self._pieces.add(stream.position, piece)
             stream.position += len(piece)
+            self.furthest = max(self.furthest, stream.position)
+            # Where it comes to what another one brought, its readers are done, or go on with the other one.
+            stream.is_stopped |= any(each.start <= stream.position < each.position for each in self._running)
             self._changed.notify_all()
             while not stream.is_stopped and stream.position > stream.wanted + AHEAD:
                 self._changed.wait()

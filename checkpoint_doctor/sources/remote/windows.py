@@ -17,8 +17,8 @@ LARGEST = 4 << 20
 LARGEST_HEADER = 128 << 20
 """Bytes of a read that goes on from the first bytes of a file and is a single request: a header."""
 MOST_RUNS = 32
-MOST_KEPT = 8 << 20
-"""Bytes that are kept of one file."""
+MOST_KEPT, LONGEST_KEPT = 4 << 20, 256 << 10
+"""Bytes that are kept of one file, and of one range."""
 MOST_REQUESTS = 16
 """Requests in flight for bytes in many places."""
 
@@ -69,16 +69,18 @@ class Windows:
         missing = [(at, at + length) for at, length in places if self._contents.find_gap(at, length) is not None]
         ranges: list[tuple[int, int]] = []
         for start, end in sorted(missing):
-            if ranges and start - ranges[-1][1] <= WINDOW:
+            if ranges and start - ranges[-1][1] <= WINDOW and end - ranges[-1][0] <= LONGEST_KEPT:
                 ranges[-1] = ranges[-1][0], max(end, ranges[-1][1])
             else:
                 ranges.append((start, end))
+        if sum(end - start for start, end in ranges) > MOST_KEPT // 2:
+            return  # they lie so close together that a stream brings them
         with ThreadPoolExecutor(MOST_REQUESTS) as pool:
             list(pool.map(lambda each: self._fetch(each[0], each[1] - each[0]), ranges))
 
     def _fetch(self, start: int, length: int) -> memoryview:
         content = read_range(self._store, self._entry, self._name, start, length)
-        if length <= MOST_KEPT // 8:
+        if length <= LONGEST_KEPT:
             with self._lock:
                 self._contents.add(start, content)
         return content
