@@ -246,6 +246,15 @@ def test_a_task_that_kills_every_worker_is_given_up(workers: Workers) -> None:
     assert "3 workers were lost in a row" in lost.why
 
 
+def test_workers_that_cannot_start_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with (
+        pytest.raises(UsageError, match="a worker process cannot be started: exit code 1"),
+        discover().find_engine("processes").start(2) as workers,
+    ):
+        list(workers.map(engine_tasks.double, range(4)))
+
+
 def children() -> list[int]:
     """The processes that this one started and that are still there."""
     found = []

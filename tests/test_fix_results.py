@@ -27,7 +27,6 @@ from checkpoint_doctor.repair.changes import Purpose, Unfixed, Upstream
 from checkpoint_doctor.repair.record import ChangeRecord, Figures, Summary
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.results.report import RULE_CRASHED, Examination, Verdict
-from checkpoint_doctor.scan import scan
 from tests.test_rule_findings import draw, mlp, zeroed
 
 pytestmark = pytest.mark.usefixtures("one_torch")
@@ -157,7 +156,7 @@ def test_a_format_that_no_loader_patches_is_refused(ill: Path) -> None:
 
 
 def test_progress_is_told(ill: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[scan.__module__], "SMALL_CHECKPOINT", 0)
+    monkeypatch.setattr("checkpoint_doctor.examination.measuring.SMALL_CHECKPOINT", 0)
     seen: list[tuple[str, int, int]] = []
     other = stored(ill.with_name("other.safetensors"))
     fix(

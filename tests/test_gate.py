@@ -40,7 +40,6 @@ def snippet(language: str, beginning: str) -> str:
 
 def run(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "CKDOC_"))}
-    kept["PIP_NO_COMPILE"] = "1"  # most of the time of an installation; what is used is compiled when it is
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=300, env={**kept, **environment}, check=False
     )

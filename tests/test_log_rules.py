@@ -92,6 +92,9 @@ def test_unrecorded(columns: Columns, expected: list[tuple[str, Severity]]) -> N
             {"train/critic_loss": 0.1 * np.exp(16 * LINE), "rollout/ep_rew_mean": -20 + noise(3)},
             [("train/critic_loss", None)],
         ),
+        ({"loss": -100 + 99.5 * LINE + noise(1), "test/reward": COLLAPSES}, []),  # back from below 0
+        ({"loss": -100 + 300 * LINE + noise(1), "test/reward": COLLAPSES}, [("loss", 0)]),
+        ({"nll_loss": -100 + 99.5 * LINE + noise(1)}, [("nll_loss", 0)]),  # of a density
         ({"train/actor_loss": -200 * LINE[::-1] + noise(1)}, []),
         ({"policy_loss": RISES_AT_120, "kl_loss": RISES_AT_120, "entropy_loss": RISES_AT_120}, []),
         ({"val_loss": RISES_AT_120, "train_loss": FALLING}, []),  # that is LOG006

@@ -313,6 +313,13 @@ def test_published_agents_have_no_warning_about_a_tuned_setting(corpus: Path) ->
     assert found > 10
 
 
+@pytest.mark.parametrize("name", ["CartPole-v1", "BipedalWalkerHardcore-v3"])
+def test_published_agents_that_were_saved_with_a_negative_rate(corpus: Path, name: str) -> None:
+    [agent] = scan([corpus / "rl-trained-agents" / "ppo" / f"{name}_1" / f"{name}.zip"]).checkpoints
+    [found] = [each for each in agent.diagnoses if each.cause == "schedule"]
+    assert "was saved with a negative learning rate" in found.message
+
+
 def test_the_table(tmp_path: Path, fixtures: Path) -> None:
     case = fixtures / "case_2_overwritten.zip"
     printed = run_command("scan", "--settings", case, cwd=tmp_path, environment={"COLUMNS": "140"}).stdout

@@ -119,7 +119,7 @@ def test_where_inputs_may_be_units_the_data_is_not_accused() -> None:
     assert "features of the data that are always zero, or outputs of another layer" in finding.advice
 
 
-BODY = {"0.weight": draw(16, 8), "0.bias": np.zeros(16, np.float32), "3.weight": draw(4, 16), "3.bias": draw(4)}
+BODY = {"0.weight": draw(16, 8), "0.bias": np.zeros(16, np.float32), "3.weight": draw(4, 16)}
 
 
 def norm(name: str, gains: NDArray) -> dict[str, NDArray]:
@@ -131,6 +131,7 @@ def norm(name: str, gains: NDArray) -> dict[str, NDArray]:
     [
         (norm("1.norm", np.full(16, 0.05)) | norm("2.norm", np.ones(4)), False),
         (norm("1.norm", np.full(16, 0.05)) | norm("2.norm", draw(4) + 1), True),
+        (norm("1.norm", np.ones(16)) | norm("2.norm", np.ones(4)) | {"3.bias": draw(4)}, True),
         (norm("1.norm", np.ones(16)), True),
         (norm("1.norm", np.ones(16)) | norm("2.norm", np.ones(3)), True),
     ],

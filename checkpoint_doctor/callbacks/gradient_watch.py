@@ -131,17 +131,19 @@ class GradientWatch:
         ]
         if not held:
             return
-        largest = torch._foreach_norm([each.grad.detach() for each in held if each.grad is not None], float("inf"))
-        first = largest[0].device
-        are_zero = torch.stack([each.to(first, torch.float32) for each in largest]) == 0
-        keys = [id(each) for each in held]
+        keys, grads = [id(each) for each in held], [each.grad.detach() for each in held if each.grad is not None]
+        if self._is_plain:  # NumPy ends at the first entry that is not zero
+            self._remember_zeros(self.steps, keys, [not each.numpy().any() for each in grads])
+            return
+        largest = torch._foreach_norm(grads, float("inf"))
+        are_zero = torch.stack([each.to(largest[0].device, torch.float32) for each in largest]) == 0
         if are_zero.device.type == "cpu":
-            self._remember_zeros(self.steps, keys, are_zero)
+            self._remember_zeros(self.steps, keys, are_zero.tolist())
         else:
             self._waiting_zeros.append((self.steps, keys, are_zero.to("cpu", non_blocking=True)))
 
-    def _remember_zeros(self, step: int, keys: Sequence[int], are_zero: torch.Tensor) -> None:
-        for key, is_zero in zip(keys, are_zero.tolist(), strict=True):
+    def _remember_zeros(self, step: int, keys: Sequence[int], are_zero: Sequence[bool]) -> None:
+        for key, is_zero in zip(keys, are_zero, strict=True):
             if is_zero:
                 self._zeros.setdefault(key, step)
             elif self._zeros.pop(key, None) is not None:
@@ -185,8 +187,8 @@ class GradientWatch:
         waiting, self._waiting = self._waiting, []
         if (waiting or self._waiting_zeros) and torch.cuda.is_available():
             torch.cuda.synchronize()
-        for each in self._waiting_zeros:
-            self._remember_zeros(*each)
+        for looked_at, keys, are_zero in self._waiting_zeros:
+            self._remember_zeros(looked_at, keys, are_zero.tolist())
         self._waiting_zeros = []
         judged = [self._judge(step, float(norm)) for step, norm in waiting]
         return any(judged)

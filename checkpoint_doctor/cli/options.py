@@ -74,7 +74,7 @@ Engine = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Where the work is done: threads (as by default), processes, ray …",
+        help="Where the work is done, by --jobs workers: threads (as by default), processes, ray …",
         autocompletion=complete_engines,
         show_default=False,
     ),

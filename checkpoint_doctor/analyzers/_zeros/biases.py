@@ -9,7 +9,7 @@ from msgspec import Struct
 from checkpoint_doctor.analyzers._zeros.by_design import explain_zero_bias
 from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.analyzers._zeros.initial_draws import (
-    has_constant_gains,
+    has_initial_norms_and_biases,
     is_drawn_by_kernel_default,
     is_drawn_by_transformers,
     is_drawn_orthogonally,
@@ -47,7 +47,7 @@ def find_zero_biases(checkpoint: Checkpoint) -> Iterator[ZeroBias]:
                 continue
             if why.cause is Cause.UNKNOWN:
                 if is_fresh is None:
-                    is_fresh = is_drawn_orthogonally(checkpoint) or has_constant_gains(checkpoint)
+                    is_fresh = is_drawn_orthogonally(checkpoint) or has_initial_norms_and_biases(checkpoint)
                 if is_fresh or is_zero(layer.weight):
                     continue  # a zero weight has a finding of its own
             reason = "" if why.cause is Cause.OVERWRITTEN else excuse_zero_bias(layer, why, checkpoint)

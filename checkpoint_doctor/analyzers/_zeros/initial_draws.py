@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from checkpoint_doctor.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
-from checkpoint_doctor.layers import FEEDFORWARD, NORMS, is_kernel
+from checkpoint_doctor.layers import DENSE, FEEDFORWARD, NORMS, is_kernel
 from checkpoint_doctor.statistics.values import as_real, square
 
 FEWEST_DRAWS = 128
@@ -80,10 +80,17 @@ def _rounding(tensor: Tensor) -> float:
 def is_drawn_by_default(layer: Layer) -> bool:
     """True for a layer whose weight and bias are uniform draws within ±1/√fan_in, PyTorch's default for both."""
     weight, bias = layer.weight, layer.bias
-    if weight is None or bias is None or len(weight.shape) < 2 or weight.size < FEWEST_DRAWS or layer.transposed:
+    if weight is None or bias is None or not _has_default_weight(layer):
         return False
     limit = 1 / sqrt(weight.size // weight.shape[0])
-    return _is_uniform(weight, limit) and 0 < bias.statistics.absmax <= limit * (1 + _rounding(bias))
+    return 0 < bias.statistics.absmax <= limit * (1 + _rounding(bias))
+
+
+def _has_default_weight(layer: Layer) -> bool:
+    weight = layer.weight
+    if weight is None or len(weight.shape) < 2 or weight.size < FEWEST_DRAWS or layer.transposed:
+        return False
+    return _is_uniform(weight, 1 / sqrt(weight.size // weight.shape[0]))
 
 
 def _is_uniform(tensor: Tensor, limit: float) -> bool:
@@ -190,12 +197,15 @@ def is_drawn_orthogonally(checkpoint: Checkpoint) -> bool:
     return bool(matrices) and all(map(_is_orthogonal, matrices))
 
 
-def has_constant_gains(checkpoint: Checkpoint) -> bool:
-    """True where the gains of all norms are one number in each: a network never trained, or a file of its shapes.
+def has_initial_norms_and_biases(checkpoint: Checkpoint) -> bool:
+    """True where the gains of all norms are one number in each and all biases are zero: a network never trained.
 
     Training moves each gain by steps of its own. Norms of fewer than four units and files with a single norm say
-    nothing.
+    nothing, and neither do networks of PyTorch's default initialisation, which draws biases.
     """
+    dense = [each for each in checkpoint.layers if each.kind in DENSE]
+    if any(map(_has_default_weight, dense)) or not all(is_zero(each.bias) for each in dense if each.bias):
+        return False
     gains = [each.weight for each in checkpoint.layers if each.kind in NORMS and each.weight is not None]
     wide = [each.statistics for each in gains if each.size >= _FEWEST_GAINS]
     return len(wide) > 1 and all(each.minimum == each.maximum for each in wide)

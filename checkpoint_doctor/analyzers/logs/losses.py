@@ -33,9 +33,9 @@ def rising_loss(
     When it is normal:
         In reinforcement learning the scale of a loss follows the returns: that of a value network, and of a DQN, rises
         while the agent improves. There, a loss is reported where another head's falls at the same time, where rewards
-        have become worse, or where it has grown without end and rewards have not. Losses of policies, of adversaries
-        and of regularisers are relative to something that moves, and are not judged. A slight rise at the end of a long
-        fall is none.
+        have become worse, or where it has grown without end and rewards have not; one that comes back from below zero
+        has a policy's in it, and is no error that grows. Losses of policies, of adversaries and of regularisers are
+        relative to something that moves, and are not judged. A slight rise at the end of a long fall is none.
 
     What to do:
         Look at what changed at the onset: the learning rate, the data, the weight of another loss. Lower the learning
@@ -65,7 +65,7 @@ def rising_loss(
         lowest = float(course.levels.medians[low])
         if not _stays_up(course, low, lowest, rise):
             continue
-        if log.is_of_agent and not _is_harmful(course, rewards, explosion):
+        if log.is_of_agent and (abs(course.end) <= -lowest or not _is_harmful(course, rewards, explosion)):
             continue
         if metric.is_held_out and _has_training_twin(metric, log):
             continue  # LOG006 compares the two

@@ -9,7 +9,7 @@ from math import inf, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._zeros.severity import is_zero
+from checkpoint_doctor.analyzers._evidence.training import was_trained
 from checkpoint_doctor.analyzers._zeros.sparsity import is_fixed
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import LEARNED_MATRICES, Kind
@@ -107,9 +107,8 @@ def _severity_of_constants(tensor: Tensor, layer: Layer, checkpoint: Checkpoint)
     """Return a note for values that may have been given and not learned; ``None`` for all others."""
     if layer.kind is Kind.PARAMETER and tensor.size > 1 and not checkpoint.moments:
         return Severity.NOTE
-    moments = checkpoint.moments.get(tensor.name)
-    never_updated = checkpoint.updates_of(tensor.name) == 0 and not checkpoint.is_untrained
-    return Severity.NOTE if never_updated or (moments is not None and is_zero(moments.second)) else None
+    is_held = tensor.name in checkpoint.moments and not checkpoint.is_untrained
+    return Severity.NOTE if is_held and was_trained(tensor, checkpoint) is False else None
 
 
 def _has_scale_of_data(tensor: Tensor, layer: Layer, vector: float) -> bool:

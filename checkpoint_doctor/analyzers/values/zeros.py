@@ -137,9 +137,9 @@ def zero_bias(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> Iterator[
         Before the first update, where biases start at zero (SB3's on-policy algorithms). Norm biases, key biases of
         attention, biases in front of a BatchNorm, untrained transformers, layers of Keras and Flax whose kernels still
         are initial draws, and networks whose matrices all still are their orthogonal initial values, or whose norms
-        all have one number as their gain. Networks trained without biases, the bias of a single output, which losses
-        that compare outputs do not see, and ONNX files, to which exporters add a bias of zeros where a layer has none,
-        are notes.
+        all have one number as their gain while all biases are zero. Networks trained without biases, the bias of a
+        single output, which losses that compare outputs do not see, and ONNX files, to which exporters add a bias of
+        zeros where a layer has none, are notes.
         Gradient clipping and learning rates do not make a bias zero.
 
     What to do:
