@@ -104,6 +104,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = bytearray(path.read_bytes())
     content[content.index(weight) + 1000] ^= 1
     path.write_bytes(content)
+    # A file that was written a moment ago may still be, and is measured where it was opened.
+    os.utime(path, (time.time() - 60,) * 2)
     return path
 
 
