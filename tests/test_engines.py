@@ -434,7 +434,9 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_unreadable(large: Pat
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 LONG_SCAN = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run in the background
 from engine_tasks import rest
 from checkpoint_doctor import discover
 with discover().find_engine("processes").start(2) as workers:
