@@ -35,11 +35,13 @@ from checkpoint_doctor import (
     scan,
     to_json,
 )
+from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.errors import UnknownFormat
 from checkpoint_doctor.examination import errands, shares
 from checkpoint_doctor.examination.candidates import CandidateTask
 from checkpoint_doctor.examination.errands import Errand, Unseen, receive, run_errand, see_state
 from checkpoint_doctor.examination.senders import Sender, introduce
+from checkpoint_doctor.results.examination import Examination
 from checkpoint_doctor.sources.search import Candidate
 from checkpoint_doctor.sources.traces import trace
 from checkpoint_doctor.testing import build_checkpoint
@@ -207,6 +209,32 @@ def test_what_is_more_than_a_workers_part_is_spread(
     come = list(errands.examine_on(Here(), tasks, discover(), lambda position: None))
     assert [each.candidate for each in come] == [each.candidate for each in tasks]
     assert (len(whole), len(spread)) == (sent_whole, len(sizes) - sent_whole)
+
+
+def test_of_small_files_that_go_together_only_the_one_that_loses_its_worker_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{number}.pt" for number in range(40)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"small")
+    usual = load_config(discover().rules).for_path("")
+    tasks = [CandidateTask(Candidate(str(tmp_path / name), True), usual) for name in names]
+    monkeypatch.setattr(errands, "run_errand", lambda errand: Skipped(errand.task.candidate.path, "seen"))
+    sent: list[int] = []
+
+    class Deadly:
+        count = 2
+
+        def map(self, function: Any, bundles: Any) -> Iterator[Any]:
+            for bundle in bundles:
+                sent.append(len(bundle))
+                is_deadly = any(errand.task.candidate.path.endswith("/7.pt") for errand in bundle)
+                yield LostTask("lost") if is_deadly else function(bundle)
+
+    come = list(errands.examine_on(Deadly(), tasks, discover(), lambda position: None))
+    assert max(sent) > 1, "they go together"
+    assert [getattr(each, "what", None) or each.path for each in come] == [each.candidate.path for each in tasks]
+    assert [each.path.rpartition("/")[2] for each in come if isinstance(each, Examination)] == ["7.pt"]
 
 
 # --- what an engine promises ------------------------------------------------------------------------------------------
