@@ -22,13 +22,13 @@ MOST_EVENTS = 200_000
 class Costs:
     """What was measured, in seconds of one core where nothing else is said."""
 
-    per_byte: float = 0.75e-9
+    per_byte: float = 0.8e-9
     """Measuring float32 that arrives from a server, the client's share included (``benchmarks.remote``)."""
-    per_checkpoint: float = 0.008
+    per_checkpoint: float = 0.006
     """Opening a checkpoint of twelve tensors and running every rule on it (``benchmarks.fleet``)."""
-    per_task: float = 0.002
+    per_task: float = 0.001
     """Handing a task to a worker and taking its result back (``benchmarks.engines``)."""
-    per_result: float = 0.0004
+    per_result: float = 0.0006
     """Writing one checkpoint's line, in the one process that collects them (``benchmarks.fleet``)."""
     start: float = 4.0
     """Starting a worker with NumPy and every plugin in it (``benchmarks.engines``)."""
