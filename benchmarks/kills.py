@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,9 +45,15 @@ class Scene:
     whole: dict[str, bytes] = field(default_factory=dict)
     """The files afterwards that are no inputs, by name."""
 
+    def prepare(self, folder: Path) -> None:
+        """Make the inputs, with the same times in every trial: a JSON report holds them."""
+        self.fill(folder)
+        for path in folder.rglob("*"):
+            os.utime(path, (1_000_000_000, 1_000_000_000))
+
     def rehearse(self, folder: Path) -> None:
         """Run once without stopping, and keep the time and the results."""
-        self.fill(folder)
+        self.prepare(folder)
         inputs = read_folder(folder)
         began = time.monotonic()
         result = subprocess.run([*COMMAND, *self.arguments], cwd=folder, capture_output=True, text=True, check=False)
@@ -125,7 +132,7 @@ def heed_interruptions() -> None:
 
 def stop_once(scene: Scene, folder: Path, name: str, moment: float) -> Iterator[str]:
     """Run a scene, stop it, and yield what is wrong with what is left; also what counts and is not wrong."""
-    scene.fill(folder)
+    scene.prepare(folder)
     inputs, before = read_folder(folder), status_of(folder)
     process = subprocess.Popen(
         [*COMMAND, *scene.arguments],
@@ -167,6 +174,17 @@ def is_parted(named: Mapping[str, bytes]) -> bool:
     return results - shards != records or (bool(shards) and not records)
 
 
+@contextmanager
+def _trial_folder(root: str) -> Iterator[Path]:
+    """Yield an empty folder, always of the same name, which a JSON report holds as well."""
+    folder = Path(root) / "trial"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
 def main() -> int:
     """Run the trials, print the counts by signal, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -180,15 +198,15 @@ def main() -> int:
     counts: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory() as root:
         for scene in SCENES:
-            with tempfile.TemporaryDirectory(dir=root) as folder:
-                scene.rehearse(Path(folder))
+            with _trial_folder(root) as folder:
+                scene.rehearse(folder)
             print(f"{scene.name}: {scene.seconds:.2f} s, {len(scene.whole)} results", flush=True)
         for number, name in enumerate(trials, 1):
             scene = SCENES[number % len(SCENES)]
             moment = chance.uniform(0, OVERTIME * scene.seconds)
-            with tempfile.TemporaryDirectory(dir=root) as folder:
+            with _trial_folder(root) as folder:
                 counts[name, "trials"] += 1
-                for found in dict.fromkeys(stop_once(scene, Path(folder), name, moment)):
+                for found in dict.fromkeys(stop_once(scene, folder, name, moment)):
                     counts[name, found] += 1
                     if found.isupper():
                         print(f"trial {number}: {scene.name}, {name} after {moment:.3f} s: {found}", flush=True)
