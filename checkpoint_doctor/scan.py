@@ -248,7 +248,8 @@ def find_checkpoints(uris: Uris, catalogue: Catalogue, config: Config) -> Found:
 
     Raises:
         NothingToExamine: a folder or glob leads to nothing.
-        UsageError: a URI is the address of a remote file.
+        UnreadableCheckpoint: a store does not answer.
+        UsageError: a URI is an address that no installed library reads.
     """
     criteria = Criteria(
         suffixes=catalogue.suffixes,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -23,6 +25,9 @@ from checkpoint_doctor.sources.address import is_address, show_uri
 BUNDLE, MOST_TOGETHER = 4 << 20, 24
 """Bytes and number of small files that a worker gets together: to send a task and its result costs as much as to
 examine a file of 100 kB (measured on Ray)."""
+
+
+Answer = TypeVar("Answer")
 
 
 class Errand(Struct, frozen=True):
@@ -68,49 +73,60 @@ def examine_on(
             for position in positions:
                 yield examine_candidate(tasks[position], catalogue, listen(position), workers)
             continue
-        sent: deque[list[tuple[int, Errand]]] = deque()
-        for answer in workers.map(run_errands, _send(tasks, positions, sizes, sender, sent)):
-            bundle = sent.popleft()
-            errands = [errand for _, errand in bundle]
-            answers = _send_one_by_one(workers, errands) if isinstance(answer, LostTask) else answer
-            for (position, errand), each in zip(bundle, answers, strict=True):
-                listen(position)
-                yield receive(each, errand, catalogue)
+        bundles = deque(put_together(tasks, positions, sizes))
+        while bundles:
+            sent: deque[list[Errand]] = deque()
+            with _ended(workers.map(run_errands, _send(tasks, list(bundles), sender, sent))) as answers:
+                for answer in answers:
+                    bundle, errands = bundles.popleft(), sent.popleft()
+                    if isinstance(answer, LostTask) and len(bundle) > 1:
+                        # One of them loses its worker. They go one by one, and the others after them.
+                        bundles.extendleft([position] for position in reversed(bundle))
+                        break
+                    each_answer = [answer] if isinstance(answer, LostTask) else answer
+                    for position, errand, each in zip(bundle, errands, each_answer, strict=True):
+                        listen(position)
+                        yield receive(each, errand, catalogue)
+
+
+@contextmanager
+def _ended(answers: Iterator[Answer]) -> Iterator[Iterator[Answer]]:
+    """Yield the answers of a call of ``Workers.map``, and end its tasks with the block: the next call needs them."""
+    try:
+        yield answers
+    finally:
+        if isinstance(answers, Generator):
+            answers.close()
+
+
+def put_together(tasks: Sequence[CandidateTask], positions: Iterable[int], sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the positions of what a worker gets together: small files, and everything else alone."""
+    bundle: list[int] = []
+    filled = 0
+    for position in positions:
+        # Remote files are waited for, each as long as the others: they go one by one.
+        size = BUNDLE if is_address(tasks[position].candidate.path) else sizes[position]
+        if bundle and (len(bundle) == MOST_TOGETHER or filled + size > BUNDLE):
+            yield bundle
+            bundle, filled = [], 0
+        bundle.append(position)
+        filled += size
+    if bundle:
+        yield bundle
 
 
 def _send(
-    tasks: Sequence[CandidateTask],
-    positions: Iterable[int],
-    sizes: Sequence[int],
-    sender: Sender,
-    sent: deque[list[tuple[int, Errand]]],
+    tasks: Sequence[CandidateTask], bundles: Iterable[Sequence[int]], sender: Sender, sent: deque[list[Errand]]
 ) -> Iterator[Sequence[Errand]]:
-    """Yield the errands of tasks, small files together, and keep those that are on their way."""
-    bundle: list[tuple[int, Errand]] = []
-    filled = 0
-    for position in positions:
-        path = tasks[position].candidate.path
-        # Remote files are waited for, each as long as the others: they go one by one.
-        size = BUNDLE if is_address(path) else sizes[position]
-        if bundle and (len(bundle) == MOST_TOGETHER or filled + size > BUNDLE):
-            sent.append(bundle)
-            yield [errand for _, errand in bundle]
-            bundle, filled = [], 0
+    """Yield the errands of each bundle, and keep those that are on their way."""
+    for bundle in bundles:
         # A worker has one core for it.
-        bundle.append((position, Errand(replace(tasks[position], jobs=1), sender, see_state(path))))
-        filled += size
-    if bundle:
-        sent.append(bundle)
-        yield [errand for _, errand in bundle]
-
-
-def _send_one_by_one(workers: Workers, errands: Sequence[Errand]) -> Iterator[Outcome | Unseen | LostTask]:
-    """Carry out errands of which one loses the worker that has them all."""
-    for answer in workers.map(run_errands, [[each] for each in errands]):
-        if isinstance(answer, LostTask):
-            yield answer
-        else:
-            yield from answer
+        errands = [
+            Errand(replace(tasks[position], jobs=1), sender, see_state(tasks[position].candidate.path))
+            for position in bundle
+        ]
+        sent.append(errands)
+        yield errands
 
 
 def run_errands(errands: Sequence[Errand]) -> list[Outcome | Unseen]:

@@ -206,7 +206,8 @@ class Workers(Protocol):
         Function, tasks and results can be pickled; the function is at the top level of a module that workers import.
         Paths in tasks may be relative to the working folder of the driver, in which workers run. Tasks are taken one by
         one, and only a bounded number ahead of the results that were asked for. A task whose worker is lost is begun
-        again, on another one; where that does not help, a ``LostTask`` stands in the place of its result.
+        again, on another one; where that does not help, a ``LostTask`` stands in the place of its result. There is one
+        call at a time: before the next, this one comes to its end or is closed, and its tasks are ended.
 
         Raises:
             DoctorError: the function raised it, or there are no workers any more.

@@ -204,7 +204,7 @@ def has_initial_norms_and_biases(checkpoint: Checkpoint) -> bool:
     nothing, and neither do networks of PyTorch's default initialisation, which draws biases.
     """
     dense = [each for each in checkpoint.layers if each.kind in DENSE]
-    if any(map(_has_default_weight, dense)) or not all(is_zero(each.bias) for each in dense if each.bias):
+    if any(map(_has_default_weight, dense)) or not all(is_zero(each.bias) for each in dense if each.bias is not None):
         return False
     gains = [each.weight for each in checkpoint.layers if each.kind in NORMS and each.weight is not None]
     wide = [each.statistics for each in gains if each.size >= _FEWEST_GAINS]
