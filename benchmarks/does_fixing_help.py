@@ -94,8 +94,8 @@ def start_from(agent: Any, path: Path) -> None:
 
 def count_dormant(path: Path) -> int:
     """Return how many hidden units of a file receive no gradient, as NET001 tells it."""
-    from checkpoint_doctor.analyzers.layers.dormant_units import dormant_units
-    from checkpoint_doctor.scan import open_checkpoint
+    from checkpoint_doctor.acts.scan import open_checkpoint
+    from checkpoint_doctor.builtin.analyzers.layers.dormant_units import dormant_units
 
     return sum(len(finding.evidence["units"]) for finding in dormant_units.examine(open_checkpoint(path)))
 

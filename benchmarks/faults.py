@@ -25,10 +25,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.models import NETWORKS, STEPS
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.plugins.catalogue import Catalogue, discover
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination
-from checkpoint_doctor.scan import scan
 from tests.corpus import HOW_TO_GET_IT, find_corpus
 
 State = dict[str, Tensor]

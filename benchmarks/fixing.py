@@ -20,10 +20,10 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.faults import FAULTS, Patient, agents, networks, twins
-from checkpoint_doctor.fix import FixOptions, FixResult, Outcome, fix
+from checkpoint_doctor.acts.fix import FixOptions, FixResult, Outcome, fix
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.plugins.catalogue import Catalogue, discover
 from checkpoint_doctor.results.findings import Severity
-from checkpoint_doctor.scan import scan
 from tests.corpus import find_corpus
 
 REPEATS = 3

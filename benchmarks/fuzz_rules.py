@@ -34,13 +34,13 @@ import ml_dtypes
 import numpy as np
 
 from benchmarks.pickle_code import encode, torch_zip, zipped
+from checkpoint_doctor.acts.fix import FixOptions, Outcome, fix
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.errors import DoctorError
-from checkpoint_doctor.fix import FixOptions, Outcome, fix
 from checkpoint_doctor.plugins.catalogue import Catalogue, discover
 from checkpoint_doctor.repair import cross_check
 from checkpoint_doctor.results.json import to_json
 from checkpoint_doctor.results.report import Page, Verdict
-from checkpoint_doctor.scan import scan
 
 SLOWEST = 2.0
 """Seconds of processor time that one input may take."""

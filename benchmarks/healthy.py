@@ -25,8 +25,8 @@ from benchmarks.faults import alarms
 from benchmarks.healthy_models import MODELS
 from benchmarks.healthy_models.variants import FRESH, make_variants
 from checkpoint_doctor import FixOptions, Outcome, Severity, fix
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.plugins.catalogue import Catalogue, discover
-from checkpoint_doctor.scan import scan
 from tests.zoo import ZOO, HealthyModel
 from tests.zoo.training import NotTrained
 

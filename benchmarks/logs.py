@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.log_agents import AGENTS
-from checkpoint_doctor.log import examine_logs
+from checkpoint_doctor.acts.log import examine_logs
 from checkpoint_doctor.results.findings import Severity
 
 OFFSET = [0]

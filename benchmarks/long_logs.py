@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoint_doctor.log_readers._checksums import compute_crc32c, mask_crc
+from checkpoint_doctor.builtin.log_readers._checksums import compute_crc32c, mask_crc
 
-CKDOC = "from checkpoint_doctor.log import examine_logs; examine_logs([path])"
+CKDOC = "from checkpoint_doctor.acts.log import examine_logs; examine_logs([path])"
 PANDAS = "import pandas; pandas.read_csv(path)"
 POLARS = "import polars; polars.read_csv(path)"
 TENSORBOARD = (

@@ -34,7 +34,7 @@ class Break:
 BREAKS = (
     Break(
         "a rule that crashes is reported, and the run is not a clean one",
-        "scan.py",
+        "acts/scan.py",
         "                findings.append(settings.judge(report_crash(rule, error), checkpoint.path))\n",
         "",
         "promises plugin_example",
@@ -62,21 +62,21 @@ BREAKS = (
     ),
     Break(
         "biases that no optimizer holds are no error",
-        "analyzers/values/zeros.py",
+        "builtin/analyzers/values/zeros.py",
         "all(each.why.held and each.why.cause is not Cause.UNKNOWN for each in learned)",
         "all(each.why.cause is not Cause.UNKNOWN for each in learned)",
         "promises rule_findings",
     ),
     Break(
         "a threshold lies where the documentation says",
-        "analyzers/values/zeros.py",
+        "builtin/analyzers/values/zeros.py",
         "warning: float = 0.10, error: float = 0.30",
         "warning: float = 0.11, error: float = 0.30",
         "thresholds",
     ),
     Break(
         "three findings that say the same are shown as one, and two are not",
-        "reporters/_grouping.py",
+        "builtin/reporters/_grouping.py",
         "SMALLEST_GROUP = 3\n",
         "SMALLEST_GROUP = 2\n",
         "promises identity",

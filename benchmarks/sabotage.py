@@ -25,10 +25,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.sabotage_kinds import DECOYS, KINDS, Kind
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.plugins.catalogue import Catalogue, discover
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination
-from checkpoint_doctor.scan import scan
 
 REQUIRED = 0.95
 """The share of kinds that must be seen."""

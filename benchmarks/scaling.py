@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 from benchmarks.pickle_code import call, get, listed, mapping, named, number, put, row, storage, text, torch_zip
+from checkpoint_doctor.acts.scan import measure_checkpoint, run_rules
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.diagnosis.competition import choose_diagnoses, collect_claims
 from checkpoint_doctor.plugins.catalogue import Catalogue, discover
 from checkpoint_doctor.results.findings import Finding, by_severity
-from checkpoint_doctor.scan import measure_checkpoint, run_rules
 from checkpoint_doctor.sources import MemorySource
 
 LARGEST_RATIO = 1.2

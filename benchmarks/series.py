@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.series_runs import AGENTS, KINDS, PLAIN, Fault, make_fault, train
-from checkpoint_doctor.compare import compare
+from checkpoint_doctor.acts.compare import compare
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.series_report import SeriesRecord
 from checkpoint_doctor.statistics.change_points import find_change_point

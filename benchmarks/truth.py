@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoint_doctor.analyzers.layers.dormant_units import dormant_units
-from checkpoint_doctor.scan import open_checkpoint
+from checkpoint_doctor.acts.scan import open_checkpoint
+from checkpoint_doctor.builtin.analyzers.layers.dormant_units import dormant_units
 from tests.corpus import HOW_TO_GET_IT, find_corpus
 
 TRUTH = "truth/units_in_rollouts.json"

@@ -6,11 +6,13 @@ imported before somebody asks for it, so ``import checkpoint_doctor`` costs next
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from checkpoint_doctor.acts.compare import compare
+    from checkpoint_doctor.acts.fix import FixOptions, FixResult, Outcome, fix
+    from checkpoint_doctor.acts.log import examine_logs
+    from checkpoint_doctor.acts.scan import open_checkpoint, scan, scan_each
     from checkpoint_doctor.checkpoint import (
         Checkpoint,
         Checksum,
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     )
     from checkpoint_doctor.checkpoint.metric_meanings import Meaning
     from checkpoint_doctor.checkpoint.training_log import LogBuilder
-    from checkpoint_doctor.compare import compare
     from checkpoint_doctor.config.file import load_config
     from checkpoint_doctor.config.settings import Config
     from checkpoint_doctor.errors import (
@@ -45,9 +46,7 @@ if TYPE_CHECKING:
         UnreadableCheckpoint,
         UsageError,
     )
-    from checkpoint_doctor.fix import FixOptions, FixResult, Outcome, fix
     from checkpoint_doctor.layers import Kind
-    from checkpoint_doctor.log import examine_logs
     from checkpoint_doctor.plugins.catalogue import Catalogue, Plugin, discover
     from checkpoint_doctor.plugins.cause import Cause, Claim, Symptoms, cause
     from checkpoint_doctor.plugins.log_opening import read_log
@@ -69,7 +68,6 @@ if TYPE_CHECKING:
     from checkpoint_doctor.results.log_report import LogReport
     from checkpoint_doctor.results.report import Examination, Page, Report, TensorRecord, Verdict
     from checkpoint_doctor.results.series_report import SeriesReport
-    from checkpoint_doctor.scan import open_checkpoint, scan, scan_each
     from checkpoint_doctor.sources import Folder, Source, Unsearched
     from checkpoint_doctor.statistics.curves import Curve
     from checkpoint_doctor.statistics.moments import MomentStatistics
@@ -166,7 +164,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "compare": ("compare",),
+    "acts.compare": ("compare",),
+    "acts.fix": ("FixOptions", "FixResult", "Outcome", "fix"),
+    "acts.log": ("examine_logs",),
+    "acts.scan": ("open_checkpoint", "scan", "scan_each"),
     "config.file": ("load_config",),
     "config.settings": ("Config",),
     "errors": (
@@ -177,7 +178,6 @@ _HOMES = {
         "UnreadableCheckpoint",
         "UsageError",
     ),
-    "fix": ("FixOptions", "FixResult", "Outcome", "fix"),
     "layers": ("Kind",),
     "plugins.catalogue": ("Catalogue", "Plugin", "discover"),
     "plugins.cause": ("Cause", "Claim", "Symptoms", "cause"),
@@ -204,29 +204,13 @@ _HOMES = {
     "checkpoint.metric_meanings": ("Meaning",),
     "checkpoint.training_log": ("LogBuilder",),
     "statistics.curves": ("Curve",),
-    "log": ("examine_logs",),
     "plugins.log_opening": ("read_log",),
-    "scan": ("open_checkpoint", "scan", "scan_each"),
     "sources": ("Folder", "Source", "Unsearched"),
     "statistics.moments": ("MomentStatistics",),
     "statistics.tensors": ("TensorStatistics",),
     "statistics.values": ("InMemory", "Values"),
 }
 """Module to the public names that live in it; whatever is not here is a noun of ``checkpoint``."""
-
-
-class _FrontDoor(ModuleType):
-    """A package in which its functions (``scan``, ``compare``, ``rule`` …) stay functions, whichever module came first.
-
-    Python binds a submodule to its package once it is loaded, and ``scan`` is the name of both.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in __all__ and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _FrontDoor
 
 
 def __getattr__(name: str) -> object:

@@ -87,12 +87,12 @@ def _start_server() -> socket.socket:
 
 def serve(descriptor: int) -> None:
     """Fork a process for each request until the other side is gone."""
-    import checkpoint_doctor.cli.running
-    import checkpoint_doctor.fix  # noqa: F401
+    import checkpoint_doctor.acts.fix
+    import checkpoint_doctor.cli.running  # noqa: F401
+    from checkpoint_doctor.acts.scan import scan
     from checkpoint_doctor.errors import UsageError
     from checkpoint_doctor.plugins.catalogue import discover
     from checkpoint_doctor.results.report import Page
-    from checkpoint_doctor.scan import scan
 
     # What most commands import is imported by using it once.
     report = scan([ROOT / "fixtures" / "case_1_healthy.zip"])

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoint_doctor.acts.scan import run_rules
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.config.settings import Settings
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.cause import Cause, Claim, Symptoms
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.scan import run_rules
 from checkpoint_doctor.testing import build_checkpoint
 
 CATALOGUE = discover()

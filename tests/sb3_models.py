@@ -15,8 +15,8 @@ from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from checkpoint_doctor.builtin.loaders.sb3.loader import loader
 from checkpoint_doctor.checkpoint import Checkpoint
-from checkpoint_doctor.loaders.sb3.loader import loader
 from checkpoint_doctor.sources import FileSource
 
 IMAGE = spaces.Box(0, 255, (1, 36, 36), np.uint8)

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.absent_gradients import (
+from checkpoint_doctor.builtin.analyzers._evidence.absent_gradients import (
     count_updates,
     holds_decay_alone,
     holds_no_gradient,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from checkpoint_doctor import Checkpoint, Severity
-from checkpoint_doctor.analyzers.layers.adapters import no_op_adapter
+from checkpoint_doctor.builtin.analyzers.layers.adapters import no_op_adapter
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 WARNING, ERROR = Severity.WARNING, Severity.ERROR

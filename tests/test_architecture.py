@@ -12,7 +12,7 @@ from conftest import ROOT
 # Runs a scan in a fresh interpreter and prints the modules that it imported.
 SCAN_AND_LIST = """
 import sys
-from checkpoint_doctor.scan import scan
+from checkpoint_doctor.acts.scan import scan
 report = scan(sys.argv[1:])
 assert all(examination.error is None for examination in report.checkpoints), report
 print(*sorted(sys.modules))
@@ -42,7 +42,7 @@ def test_a_scan_imports_no_framework(fixtures: Path) -> None:
 
 def test_a_scan_of_a_file_does_not_import_what_reads_folders(fixtures: Path) -> None:
     result = run(sys.executable, "-c", SCAN_AND_LIST, str(fixtures / "case_1_head_v6.zip"))
-    loaders = "checkpoint_doctor.loaders"
+    loaders = "checkpoint_doctor.builtin.loaders"
     of_folders = {
         each for each in result.stdout.split() if each.startswith((f"{loaders}.folders.", f"{loaders}.distributed."))
     }

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers.resuming.averages import stale_average
+from checkpoint_doctor.builtin.analyzers.resuming.averages import stale_average
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Part
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.testing import build_checkpoint, findings_of

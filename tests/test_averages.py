@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor import Checkpoint, Severity
-from checkpoint_doctor.analyzers.optimizer.initial_values import initial_values
-from checkpoint_doctor.analyzers.resuming.averages import stale_average
-from checkpoint_doctor.analyzers.settings.policy import target_network
+from checkpoint_doctor.builtin.analyzers.optimizer.initial_values import initial_values
+from checkpoint_doctor.builtin.analyzers.resuming.averages import stale_average
+from checkpoint_doctor.builtin.analyzers.settings.policy import target_network
 from checkpoint_doctor.checkpoint import Content, Part
 from checkpoint_doctor.testing import build_checkpoint, check_rule, findings_of
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from checkpoint_doctor import RepairFailed, Report, Skipped, Unsearched, discover, load_config, scan, to_json
+from checkpoint_doctor.acts.scan import find_checkpoints, make_tasks
 from checkpoint_doctor.examination.candidates import CandidateTask, examine_candidate
 from checkpoint_doctor.results.report import Examination
-from checkpoint_doctor.scan import find_checkpoints, make_tasks
 from checkpoint_doctor.sources.search import Candidate
 
 

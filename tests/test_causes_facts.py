@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import ArrayLike, NDArray
 
-from checkpoint_doctor.causes import _facts as facts
+from checkpoint_doctor.builtin.causes import _facts as facts
 from checkpoint_doctor.checkpoint import Checkpoint, Tensor
 from checkpoint_doctor.plugins.cause import Symptoms
 from checkpoint_doctor.results.findings import Finding, Severity

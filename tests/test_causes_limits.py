@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from checkpoint_doctor.causes.gradients import _describe
+from checkpoint_doctor.builtin.causes.gradients import _describe
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.diagnosis.competition import choose_diagnoses
 from checkpoint_doctor.plugins.cause import Claim, Symptoms

@@ -7,7 +7,7 @@ from math import inf, nan
 import numpy as np
 import pytest
 
-from checkpoint_doctor.reporters._sparklines import sparkline
+from checkpoint_doctor.builtin.reporters._sparklines import sparkline
 from checkpoint_doctor.statistics.change_points import find_change_point
 
 

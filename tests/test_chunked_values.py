@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint_doctor.loaders._storage.chunked_values import Chunk, ChunkedValues, PlacedChunk, describe_gaps
-from checkpoint_doctor.loaders._storage.stored_values import StoredValues
+from checkpoint_doctor.builtin.loaders._storage.chunked_values import Chunk, ChunkedValues, PlacedChunk, describe_gaps
+from checkpoint_doctor.builtin.loaders._storage.stored_values import StoredValues
 from checkpoint_doctor.sources import MemorySource
 from checkpoint_doctor.statistics.values import InMemory
 

@@ -20,9 +20,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.results.report import Verdict
-from checkpoint_doctor.scan import scan
 from tests.command import run_command
 
 CATALOGUE = discover()

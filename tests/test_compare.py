@@ -328,7 +328,7 @@ class TestTheCommand:
 
     @pytest.mark.parametrize("width", [30, 40, 80, 200])
     def test_no_line_is_wider_than_the_terminal(self, frozen: Path, width: int) -> None:
-        from checkpoint_doctor.reporters.terminal import reporter
+        from checkpoint_doctor.builtin.reporters.terminal import reporter
         from checkpoint_doctor.results.report import Page
 
         report = compare(frozen)

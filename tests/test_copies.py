@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor import Checkpoint, Severity
-from checkpoint_doctor.analyzers.layers.copies import copied_blocks, duplicate_units
+from checkpoint_doctor.builtin.analyzers.layers.copies import copied_blocks, duplicate_units
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 NOTE, WARNING = Severity.NOTE, Severity.WARNING

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from checkpoint_doctor.acts.fix import FixOptions, Outcome, fix
 from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import RepairFailed
 from checkpoint_doctor.examination.examining import open_and_examine
-from checkpoint_doctor.fix import FixOptions, Outcome, fix
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.repair import cross_check
 from checkpoint_doctor.repair.changes import Change
@@ -182,7 +182,9 @@ def test_modules_in_the_current_folder_are_not_imported(tmp_path: Path) -> None:
 
 def test_fixing_itself_imports_no_framework(tmp_path: Path) -> None:
     path = write(tmp_path / "a.pt")
-    code = f"import sys; from checkpoint_doctor.fix import fix; fix([{str(path)!r}]); print('torch' in sys.modules)"
+    code = (
+        f"import sys; from checkpoint_doctor.acts.fix import fix; fix([{str(path)!r}]); print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     assert path.with_name("a_FIXED.pt").exists()

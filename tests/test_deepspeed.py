@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.results.report import Verdict
-from checkpoint_doctor.scan import scan
 
 pytest.importorskip("deepspeed")
 

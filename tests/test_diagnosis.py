@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-import checkpoint_doctor.causes
+import checkpoint_doctor.builtin.causes
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.config.file import load_config
 from checkpoint_doctor.diagnosis.competition import collect_claims
@@ -23,7 +24,6 @@ from checkpoint_doctor.results.baseline import read_baseline, write_baseline
 from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.report import Examination, Report, Verdict, judge
-from checkpoint_doctor.scan import scan
 from checkpoint_doctor.testing import build_checkpoint, check_cause, diagnoses_of
 from tests.gathering import apply_baseline
 
@@ -150,7 +150,7 @@ def test_every_cause_is_declared_in_full(declared: Cause) -> None:
 
 
 def test_causes_name_only_rules_that_exist() -> None:
-    files = Path(checkpoint_doctor.causes.__file__).parent.glob("*.py")
+    files = Path(checkpoint_doctor.builtin.causes.__file__).parent.glob("*.py")
     named = {code for file in files for code in re.findall(r"\b[A-Z]{3}\d{3}\b", file.read_text(encoding="utf-8"))}
     assert "OPT001" in named
     assert named <= {rule.code for rule in CATALOGUE.rules}

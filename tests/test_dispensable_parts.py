@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from checkpoint_doctor import Severity, open_checkpoint
-from checkpoint_doctor.analyzers.layers.copies import duplicate_units
-from checkpoint_doctor.analyzers.layers.dead_inputs import dead_inputs
-from checkpoint_doctor.analyzers.layers.network import disconnected_units
-from checkpoint_doctor.analyzers.optimizer.gradients import no_gradient
-from checkpoint_doctor.analyzers.optimizer.optimizer import untrained_tensor
-from checkpoint_doctor.analyzers.values.zeros import zero_weights
+from checkpoint_doctor.builtin.analyzers.layers.copies import duplicate_units
+from checkpoint_doctor.builtin.analyzers.layers.dead_inputs import dead_inputs
+from checkpoint_doctor.builtin.analyzers.layers.network import disconnected_units
+from checkpoint_doctor.builtin.analyzers.optimizer.gradients import no_gradient
+from checkpoint_doctor.builtin.analyzers.optimizer.optimizer import untrained_tensor
+from checkpoint_doctor.builtin.analyzers.values.zeros import zero_weights
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 from tests.diagnosing import diagnose
 

@@ -24,10 +24,10 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata
 
 from checkpoint_doctor import open_checkpoint, scan
+from checkpoint_doctor.builtin.loaders.distributed.loader import loader
+from checkpoint_doctor.builtin.loaders.torch.loader import TorchLoader
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import NotACheckpoint, RepairFailed, UnreadableCheckpoint
-from checkpoint_doctor.loaders.distributed.loader import loader
-from checkpoint_doctor.loaders.torch.loader import TorchLoader
 from checkpoint_doctor.results.report import Verdict
 from checkpoint_doctor.sources import Folder
 from tests.built_files import build_once

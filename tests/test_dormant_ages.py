@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from checkpoint_doctor import Checkpoint, Severity
-from checkpoint_doctor.analyzers.layers.dormant_units import dormant_units
+from checkpoint_doctor.builtin.analyzers.layers.dormant_units import dormant_units
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 ADAM: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}

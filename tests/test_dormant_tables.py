@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checkpoint_doctor.analyzers.layers.dead_inputs import dead_inputs
-from checkpoint_doctor.analyzers.layers.dormant_units import dormant_units
+from checkpoint_doctor.builtin.analyzers.layers.dead_inputs import dead_inputs
+from checkpoint_doctor.builtin.analyzers.layers.dormant_units import dormant_units
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.testing import build_checkpoint

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from checkpoint_doctor.analyzers.layers.dead_inputs import dead_inputs
-from checkpoint_doctor.analyzers.layers.dormant_units import dormant_units
+from checkpoint_doctor.builtin.analyzers.layers.dead_inputs import dead_inputs
+from checkpoint_doctor.builtin.analyzers.layers.dormant_units import dormant_units
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.results.findings import Finding, Severity
 from tests.live_models import OUTPUTS, batches, checkpoint_of, train
@@ -275,7 +275,7 @@ def test_inputs_that_woke_up_are_not_named():
 
 
 def test_published_agents_never_raise_more_than_a_warning(corpus: Path):
-    scan = pytest.importorskip("checkpoint_doctor.scan")
+    scan = pytest.importorskip("checkpoint_doctor.acts.scan")
     paths = sorted((corpus / "rl-trained-agents").glob("*/*/*.zip"))
     assert len(paths) > 15
     flagged = 0

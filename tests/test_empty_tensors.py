@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from checkpoint_doctor.analyzers.files.containers import empty_tensor
+from checkpoint_doctor.builtin.analyzers.files.containers import empty_tensor
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 

@@ -368,7 +368,7 @@ def test_ray_that_is_not_installed_is_named(tmp_path: Path) -> None:
 
 
 def test_only_a_server_of_grpc_passes_for_a_cluster(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from checkpoint_doctor.engines import ray_cluster
+    from checkpoint_doctor.builtin.engines import ray_cluster
 
     monkeypatch.setattr(ray_cluster, "CONNECTING", 0.5)
     assert ray_cluster._find_silence(cluster.address) == ""
@@ -398,7 +398,7 @@ class Silent:
 
 
 def test_a_cluster_that_is_lost_ends_the_run(cluster: Any) -> None:
-    from checkpoint_doctor.engines.ray_cluster import _Crew
+    from checkpoint_doctor.builtin.engines.ray_cluster import _Crew
 
     for head, cores, lost in ((cluster.address, 0, "all its workers"), ("127.0.0.1:1", 2, "its head at 127.0.0.1:1")):
         crew = _Crew(Silent(head, cores), None, engine_tasks.double, 1)

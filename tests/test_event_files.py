@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from event_files import VERSION, crc32c, event, field, history, record, value, varint, wandb_file
 
+from checkpoint_doctor.builtin.log_readers._checksums import compute_crc32c
 from checkpoint_doctor.checkpoint import TrainingLog
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.log_readers._checksums import compute_crc32c
 from checkpoint_doctor.plugins.log_opening import read_log
 
 NAME = "events.out.tfevents.1"
@@ -152,8 +152,8 @@ def test_a_large_event_is_stepped_over(tmp_path: Path, monkeypatch: pytest.Monke
     parts = losses(4)
     content = VERSION + b"".join(parts[:2]) + record(picture) + b"".join(parts[2:])
     for block, largest, said in ((1 << 21, 1 << 26, []), (256, 1 << 26, []), (256, 1 << 10, ["1 event"])):
-        monkeypatch.setattr("checkpoint_doctor.log_readers.tensorboard.BLOCK", block)
-        monkeypatch.setattr("checkpoint_doctor.log_readers.tensorboard.LARGEST", largest)
+        monkeypatch.setattr("checkpoint_doctor.builtin.log_readers.tensorboard.BLOCK", block)
+        monkeypatch.setattr("checkpoint_doctor.builtin.log_readers.tensorboard.LARGEST", largest)
         log = read(tmp_path, content)
         assert [step for step, _ in points(log)] == [1, 2, 3, 4]
         assert [each.what for each in log.skipped] == said

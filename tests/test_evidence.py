@@ -11,20 +11,20 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.activations import activation_of
-from checkpoint_doctor.analyzers._evidence.replaced_moments import find_replaced
-from checkpoint_doctor.analyzers._evidence.training import layer_was_trained, untouched_level, was_trained
-from checkpoint_doctor.analyzers._repairs.gates import reinitialise_bias
-from checkpoint_doctor.analyzers._repairs.initialization import (
+from checkpoint_doctor.builtin.analyzers._evidence.activations import activation_of
+from checkpoint_doctor.builtin.analyzers._evidence.replaced_moments import find_replaced
+from checkpoint_doctor.builtin.analyzers._evidence.training import layer_was_trained, untouched_level, was_trained
+from checkpoint_doctor.builtin.analyzers._repairs.gates import reinitialise_bias
+from checkpoint_doctor.builtin.analyzers._repairs.initialization import (
     initialization_of,
     reinitialise,
     reinitialise_nonfinite,
 )
-from checkpoint_doctor.analyzers._repairs.recycling import recycle
-from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
-from checkpoint_doctor.analyzers._zeros.initial_draws import is_drawn_orthogonally
-from checkpoint_doctor.analyzers.values import zeros
-from checkpoint_doctor.analyzers.values.nonfinite import nonfinite_values
+from checkpoint_doctor.builtin.analyzers._repairs.recycling import recycle
+from checkpoint_doctor.builtin.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
+from checkpoint_doctor.builtin.analyzers._zeros.initial_draws import is_drawn_orthogonally
+from checkpoint_doctor.builtin.analyzers.values import zeros
+from checkpoint_doctor.builtin.analyzers.values.nonfinite import nonfinite_values
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.checkpoint.moment_decay import DecayRates, decay_rates_of, second_moment_correction
 from checkpoint_doctor.checkpoint.optimizer_steps import (

@@ -9,17 +9,17 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.absent_gradients import updates_without_gradient
-from checkpoint_doctor.analyzers._evidence.replaced_moments import find_replaced
-from checkpoint_doctor.analyzers._evidence.running_statistics import never_ran
-from checkpoint_doctor.analyzers._zeros.by_design import is_padded_head
-from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
-from checkpoint_doctor.analyzers._zeros.sparsity import are_pruned_units
-from checkpoint_doctor.analyzers.files._executable_names import describes_settings
-from checkpoint_doctor.analyzers.layers.unused_rows import unused_rows
-from checkpoint_doctor.analyzers.optimizer._dispensable_parts import TrainedNetwork
-from checkpoint_doctor.analyzers.optimizer.second_moments import gradient_scale
-from checkpoint_doctor.analyzers.optimizer.step_sizes import nothing_moved
+from checkpoint_doctor.builtin.analyzers._evidence.absent_gradients import updates_without_gradient
+from checkpoint_doctor.builtin.analyzers._evidence.replaced_moments import find_replaced
+from checkpoint_doctor.builtin.analyzers._evidence.running_statistics import never_ran
+from checkpoint_doctor.builtin.analyzers._zeros.by_design import is_padded_head
+from checkpoint_doctor.builtin.analyzers._zeros.causes import Cause, ZeroEvidence
+from checkpoint_doctor.builtin.analyzers._zeros.sparsity import are_pruned_units
+from checkpoint_doctor.builtin.analyzers.files._executable_names import describes_settings
+from checkpoint_doctor.builtin.analyzers.layers.unused_rows import unused_rows
+from checkpoint_doctor.builtin.analyzers.optimizer._dispensable_parts import TrainedNetwork
+from checkpoint_doctor.builtin.analyzers.optimizer.second_moments import gradient_scale
+from checkpoint_doctor.builtin.analyzers.optimizer.step_sizes import nothing_moved
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Optimizer, Part, PickledName
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from checkpoint_doctor import open_checkpoint, scan
+from checkpoint_doctor.builtin.loaders.torch.loader import TorchLoader
 from checkpoint_doctor.errors import DoctorError, UnreadableCheckpoint
-from checkpoint_doctor.loaders.torch.loader import TorchLoader
 from checkpoint_doctor.results.report import Verdict
 from checkpoint_doctor.testing import check_loader
 

@@ -10,11 +10,11 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.nonfinite import describe_nonfinite
-from checkpoint_doctor.analyzers.files import containers
-from checkpoint_doctor.analyzers.files._executable_names import can_execute, describes_settings
-from checkpoint_doctor.analyzers.layers import adapters, recurrent
-from checkpoint_doctor.analyzers.values import nonfinite
+from checkpoint_doctor.builtin.analyzers._evidence.nonfinite import describe_nonfinite
+from checkpoint_doctor.builtin.analyzers.files import containers
+from checkpoint_doctor.builtin.analyzers.files._executable_names import can_execute, describes_settings
+from checkpoint_doctor.builtin.analyzers.layers import adapters, recurrent
+from checkpoint_doctor.builtin.analyzers.values import nonfinite
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, PickledName
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.testing import build_checkpoint

@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.faults import FAULTS, Patient, networks, twins
-from checkpoint_doctor.fix import FixOptions, FixResult, Outcome, fix
+from checkpoint_doctor.acts.fix import FixOptions, FixResult, Outcome, fix
+from checkpoint_doctor.acts.scan import open_checkpoint, scan
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.repair.changes import Purpose
 from checkpoint_doctor.repair.entries import typical_square
 from checkpoint_doctor.results.findings import Safety, Severity
-from checkpoint_doctor.scan import open_checkpoint, scan
 from tests.live_models import batches, train
 from tests.test_dormant_units import network, shift
 

@@ -17,9 +17,9 @@ from sb3_contrib import ARS, QRDQN, TQC, TRPO, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from checkpoint_doctor.fix import FixOptions, Outcome, fix
+from checkpoint_doctor.acts.fix import FixOptions, Outcome, fix
+from checkpoint_doctor.acts.scan import open_checkpoint
 from checkpoint_doctor.plugins.catalogue import discover
-from checkpoint_doctor.scan import open_checkpoint
 from tests.sb3_models import MODELS
 
 pytestmark = pytest.mark.usefixtures("one_torch")

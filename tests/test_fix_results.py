@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from checkpoint_doctor.acts.fix import FixOptions, FixResult, Outcome, fix, result_name
 from checkpoint_doctor.checkpoint import Tensor
 from checkpoint_doctor.cli.application import app
 from checkpoint_doctor.config.settings import Config, Section
 from checkpoint_doctor.errors import NothingToExamine, UsageError
-from checkpoint_doctor.fix import FixOptions, FixResult, Outcome, fix, result_name
 from checkpoint_doctor.layers.init_rules import fill
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import rule

@@ -21,12 +21,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from checkpoint_doctor.acts.fix import FixOptions, FixResult, Outcome, fix, result_name
+from checkpoint_doctor.acts.scan import open_checkpoint, scan
 from checkpoint_doctor.checkpoint import Patch
-from checkpoint_doctor.fix import FixOptions, FixResult, Outcome, fix, result_name
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.repair import safe_copy, writing
 from checkpoint_doctor.repair.cross_check import CrossCheck
-from checkpoint_doctor.scan import open_checkpoint, scan
 from checkpoint_doctor.sources import FileSource
 from tests.command import run_command
 

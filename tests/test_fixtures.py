@@ -14,10 +14,10 @@ from conftest import ROOT
 from stable_baselines3 import PPO, SAC
 
 from benchmarks.faults import alarms, names
-from checkpoint_doctor.compare import compare
+from checkpoint_doctor.acts.compare import compare
+from checkpoint_doctor.acts.scan import open_checkpoint, scan
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination
-from checkpoint_doctor.scan import open_checkpoint, scan
 from fixtures import generate, networks
 
 MANIFEST = tomllib.loads((ROOT / "fixtures" / "manifest.toml").read_text(encoding="utf-8"))

@@ -184,7 +184,7 @@ class TestParquet:
 
         import pyarrow.parquet
 
-        from checkpoint_doctor.reporters import parquet
+        from checkpoint_doctor.builtin.reporters import parquet
         from checkpoint_doctor.testing.reporters import build_reports
 
         monkeypatch.setattr(parquet, "ROWS", 3)
@@ -201,7 +201,7 @@ class TestParquet:
 
         import pyarrow.parquet
 
-        from checkpoint_doctor.reporters import parquet
+        from checkpoint_doctor.builtin.reporters import parquet
 
         stream = io.BytesIO()
         odd = Examination("lone \udc80.pt", "torch", Verdict.HEALTHY, step=2**70, hyperparameters={"n": 2**80})

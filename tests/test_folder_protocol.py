@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Part, Patch, Tensor
 from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
 from checkpoint_doctor.plugins.catalogue import Catalogue, discover
@@ -20,7 +21,6 @@ from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.results.json import to_json
 from checkpoint_doctor.results.json_reading import from_json
 from checkpoint_doctor.results.report import Report, Verdict
-from checkpoint_doctor.scan import scan
 from checkpoint_doctor.sources import Folder, Source
 
 INSTALLED = discover()

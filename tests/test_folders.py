@@ -27,13 +27,13 @@ from run_folders import (
 from safetensors.torch import load_file
 from torch import nn
 
+from checkpoint_doctor.acts.fix import FixOptions, FixResult, Outcome, fix
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.checkpoint import Checkpoint
-from checkpoint_doctor.fix import FixOptions, FixResult, Outcome, fix
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.report import Examination, Verdict
-from checkpoint_doctor.scan import scan
 from tests.command import run_command
 
 pytestmark = pytest.mark.usefixtures("one_torch")

@@ -15,10 +15,10 @@ import torch
 from run_folders import STEPS, Classifier, save_shards, save_trainer, save_weights, train
 from torch import nn
 
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Verdict
-from checkpoint_doctor.scan import scan
 from checkpoint_doctor.sources import local_file
 
 CATALOGUE = discover()

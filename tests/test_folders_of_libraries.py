@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from checkpoint_doctor.fix import FixOptions, Outcome, fix
+from checkpoint_doctor.acts.fix import FixOptions, Outcome, fix
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.results.report import Verdict
-from checkpoint_doctor.scan import scan
 
 transformers = pytest.importorskip("transformers")
 

@@ -17,8 +17,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from checkpoint_doctor.builtin.loaders.foreign.loader import loader
 from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
-from checkpoint_doctor.loaders.foreign.loader import loader
 from checkpoint_doctor.sources import FileSource, MemorySource
 
 

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.gradient_activity import (
+from checkpoint_doctor.builtin.analyzers._evidence.gradient_activity import (
     GradientActivity,
     input_activity,
     unit_activity,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from checkpoint_doctor.analyzers.optimizer.gradient_norms import clip_saturated, epsilon_dominated
+from checkpoint_doctor.builtin.analyzers.optimizer.gradient_norms import clip_saturated, epsilon_dominated
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.testing import build_checkpoint, findings_of

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sample_reports import RULES, record
 
+from checkpoint_doctor.acts.scan import Progress
 from checkpoint_doctor.checkpoint import Content, Part, Skipped
 from checkpoint_doctor.cli import progress
 from checkpoint_doctor.cli.output import complain, remark
@@ -24,7 +25,6 @@ from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.results.resume import Resumption
-from checkpoint_doctor.scan import Progress
 
 PIECES = (
     "::error::pwned", "::add-mask::*", "##[error]pwned", "##vso[task.complete result=Succeeded;]", "###[group]", ":::",

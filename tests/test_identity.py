@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from checkpoint_doctor import Finding, Page, Report, Severity, Tensor, discover, rule
-from checkpoint_doctor.analyzers.layers.recurrent import gate_saturation
+from checkpoint_doctor.builtin.analyzers.layers.recurrent import gate_saturation
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.results.baseline import read_baseline, write_baseline
 from checkpoint_doctor.results.report import Examination, judge

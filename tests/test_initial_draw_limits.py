@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._zeros.initial_draws import (
+from checkpoint_doctor.builtin.analyzers._zeros.initial_draws import (
     is_drawn_by_default,
     is_drawn_by_kernel_default,
     is_drawn_by_transformers,

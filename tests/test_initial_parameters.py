@@ -11,13 +11,13 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.initial_parameters import (
+from checkpoint_doctor.builtin.analyzers._evidence.initial_parameters import (
     InitialParameters,
     combine,
     find_initial_parameters,
     matrices_of,
 )
-from checkpoint_doctor.analyzers._evidence.unmoved_parameters import Unmoved, find_unmoved
+from checkpoint_doctor.builtin.analyzers._evidence.unmoved_parameters import Unmoved, find_unmoved
 from checkpoint_doctor.checkpoint import Checkpoint, ParameterGroup
 from checkpoint_doctor.testing import build_checkpoint
 

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers.optimizer.initial_values import initial_values
+from checkpoint_doctor.builtin.analyzers.optimizer.initial_values import initial_values
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor import Checkpoint, Finding, Severity
-from checkpoint_doctor.analyzers.layers.inputs import input_scale
+from checkpoint_doctor.builtin.analyzers.layers.inputs import input_scale
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 UNITS = 20

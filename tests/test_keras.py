@@ -14,13 +14,13 @@ import pytest
 from hostile_bytes import many_damaged, read_or_refuse
 from numpy.typing import NDArray
 
+from checkpoint_doctor.acts.fix import FixOptions, Outcome, fix
+from checkpoint_doctor.acts.scan import scan
+from checkpoint_doctor.builtin.loaders.keras.loader import loader
+from checkpoint_doctor.builtin.loaders.keras.variables import name_variables
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import NotACheckpoint, RepairFailed, UnreadableCheckpoint
-from checkpoint_doctor.fix import FixOptions, Outcome, fix
 from checkpoint_doctor.layers import Kind
-from checkpoint_doctor.loaders.keras.loader import loader
-from checkpoint_doctor.loaders.keras.variables import name_variables
-from checkpoint_doctor.scan import scan
 from checkpoint_doctor.sources import FileSource, MemorySource
 from checkpoint_doctor.testing import check_loader
 

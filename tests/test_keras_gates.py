@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from test_keras_optimizers import layer, write_archive
 
+from checkpoint_doctor.acts.scan import scan
+from checkpoint_doctor.builtin.loaders.keras.loader import loader
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.layers import KERAS_GATES, Kind, gate_slices
-from checkpoint_doctor.loaders.keras.loader import loader
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.results.findings import Finding
-from checkpoint_doctor.scan import scan
 from checkpoint_doctor.sources import MemorySource
 from checkpoint_doctor.testing import findings_of
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from checkpoint_doctor.acts.fix import FixOptions, fix
+from checkpoint_doctor.acts.scan import scan
+from checkpoint_doctor.builtin.loaders.keras.loader import loader
+from checkpoint_doctor.builtin.loaders.keras.model_config import name_group, read_config
+from checkpoint_doctor.builtin.loaders.keras.variable_order import LayerVariables, find_order
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
-from checkpoint_doctor.fix import FixOptions, fix
-from checkpoint_doctor.loaders.keras.loader import loader
-from checkpoint_doctor.loaders.keras.model_config import name_group, read_config
-from checkpoint_doctor.loaders.keras.variable_order import LayerVariables, find_order
-from checkpoint_doctor.scan import scan
 from checkpoint_doctor.sources import FileSource, MemorySource
 
 RANDOM = np.random.default_rng(0)

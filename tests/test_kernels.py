@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers.layers import copies, network
-from checkpoint_doctor.analyzers.values import extremes, zeros
+from checkpoint_doctor.builtin.analyzers.layers import copies, network
+from checkpoint_doctor.builtin.analyzers.values import extremes, zeros
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.layers import Kind
 from checkpoint_doctor.testing import build_checkpoint, findings_of

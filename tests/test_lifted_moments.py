@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.lifted_moments import has_lifted_moments, updates_to_recover
+from checkpoint_doctor.builtin.analyzers._evidence.lifted_moments import has_lifted_moments, updates_to_recover
 from checkpoint_doctor.checkpoint import Checkpoint, Optimizer
 from checkpoint_doctor.testing import build_checkpoint
 

@@ -14,16 +14,16 @@ import pytest
 import torch
 from conftest import ROOT
 
+from checkpoint_doctor.acts.log import LogsBeside, examine_logs
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.checkpoint import Metric, TrainingLog
 from checkpoint_doctor.checkpoint.metric_meanings import Meaning, find_meaning
 from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.log import LogsBeside, examine_logs
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.log_opening import read_log
 from checkpoint_doctor.plugins.protocols import LogReporter
 from checkpoint_doctor.results.report import Page
-from checkpoint_doctor.scan import scan
 from checkpoint_doctor.statistics.curves import CurveBuilder
 from tests.command import run_command
 

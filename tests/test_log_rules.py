@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from checkpoint_doctor.analyzers.logs.learning_rates import learning_rate_unusual, learning_rate_zero
-from checkpoint_doctor.analyzers.logs.losses import diverging_heads, overfit, rising_loss
-from checkpoint_doctor.analyzers.logs.progress import oscillating_loss, regressing_metric, spike, stalled
-from checkpoint_doctor.analyzers.logs.recording import nonfinite_metric, unrecorded_metric
+from checkpoint_doctor.builtin.analyzers.logs.learning_rates import learning_rate_unusual, learning_rate_zero
+from checkpoint_doctor.builtin.analyzers.logs.losses import diverging_heads, overfit, rising_loss
+from checkpoint_doctor.builtin.analyzers.logs.progress import oscillating_loss, regressing_metric, spike, stalled
+from checkpoint_doctor.builtin.analyzers.logs.recording import nonfinite_metric, unrecorded_metric
 from checkpoint_doctor.checkpoint.setting_ranges import Evidence, Range
 from checkpoint_doctor.checkpoint.training_log import LogBuilder, TrainingLog
 from checkpoint_doctor.plugins.catalogue import discover

@@ -19,9 +19,9 @@ from run_folders import Classifier, save_accelerate, save_shards, save_trainer, 
 from test_folders import save_adapter
 from test_other_contents import joblib_file, object_of, optimizer
 
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.cli.scanning import verdict
 from checkpoint_doctor.results.report import Report, Verdict
-from checkpoint_doctor.scan import scan
 
 MODELS = {
     "adapters/one",

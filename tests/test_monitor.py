@@ -13,15 +13,15 @@ import torch
 from conftest import ROOT
 from torch import nn
 
+from checkpoint_doctor.acts.compare import compare
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.callbacks.live_checkpoint import LiveModel
 from checkpoint_doctor.callbacks.live_tensors import as_array
 from checkpoint_doctor.callbacks.requirements import require
 from checkpoint_doctor.callbacks.torch import Monitor, TrainingIsIll
-from checkpoint_doctor.compare import compare
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.results.report import Examination, Verdict
 from checkpoint_doctor.results.series_report import SeriesRecord
-from checkpoint_doctor.scan import scan
 from tests.monitored_loops import build_network, told, train
 
 

@@ -17,10 +17,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.callbacks.sb3 import DoctorCallback
 from checkpoint_doctor.callbacks.torch import TrainingIsIll
 from checkpoint_doctor.results.report import Verdict
-from checkpoint_doctor.scan import scan
 from tests.monitored_loops import told
 from tests.sb3_models import CHOICE, VECTOR, Noise
 

@@ -11,8 +11,8 @@ import torch
 
 pl = pytest.importorskip("lightning.pytorch")
 
+from checkpoint_doctor.acts.scan import scan  # noqa: E402
 from checkpoint_doctor.callbacks.lightning import DoctorCallback  # noqa: E402
-from checkpoint_doctor.scan import scan  # noqa: E402
 from tests.monitored_loops import build_network, told  # noqa: E402
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from conftest import ROOT
 
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.results.report import Verdict
-from checkpoint_doctor.scan import scan
 
 
 @pytest.fixture(scope="module")

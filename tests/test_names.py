@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from checkpoint_doctor.reporters._names import fold_names, shorten_name
+from checkpoint_doctor.builtin.reporters._names import fold_names, shorten_name
 
 PART = st.one_of(st.sampled_from(["layers", "attn", "weight", "norm"]), st.integers(0, 30).map(str))
 NAMES = st.lists(PART, min_size=1, max_size=6).map(".".join)

@@ -10,26 +10,26 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor import Checkpoint, Kind, Layer, Severity
-from checkpoint_doctor.analyzers._evidence.absent_gradients import updates_without_gradient
-from checkpoint_doctor.analyzers._evidence.initial_copies import _count_outside
-from checkpoint_doctor.analyzers._evidence.model_inputs import find_first_layers
-from checkpoint_doctor.analyzers._evidence.readers import count_inputs, count_units
-from checkpoint_doctor.analyzers._evidence.tables import is_table
-from checkpoint_doctor.analyzers._evidence.training import was_trained
-from checkpoint_doctor.analyzers._evidence.travel import find_travelled_farther
-from checkpoint_doctor.analyzers._evidence.widths import widths_given
-from checkpoint_doctor.analyzers._zeros.by_design import is_padded_head
-from checkpoint_doctor.analyzers._zeros.waiting import (
+from checkpoint_doctor.builtin.analyzers._evidence.absent_gradients import updates_without_gradient
+from checkpoint_doctor.builtin.analyzers._evidence.initial_copies import _count_outside
+from checkpoint_doctor.builtin.analyzers._evidence.model_inputs import find_first_layers
+from checkpoint_doctor.builtin.analyzers._evidence.readers import count_inputs, count_units
+from checkpoint_doctor.builtin.analyzers._evidence.tables import is_table
+from checkpoint_doctor.builtin.analyzers._evidence.training import was_trained
+from checkpoint_doctor.builtin.analyzers._evidence.travel import find_travelled_farther
+from checkpoint_doctor.builtin.analyzers._evidence.widths import widths_given
+from checkpoint_doctor.builtin.analyzers._zeros.by_design import is_padded_head
+from checkpoint_doctor.builtin.analyzers._zeros.waiting import (
     _are_listed_heads,
     _are_siblings,
     _is_live,
     _is_only_one_of_single_output,
     _is_second_factor,
 )
-from checkpoint_doctor.analyzers.layers.copies import duplicate_units
-from checkpoint_doctor.analyzers.optimizer._dispensable_parts import TrainedNetwork
-from checkpoint_doctor.analyzers.optimizer._unused_parts import _are_alternatives, all_candidates_were_trained
-from checkpoint_doctor.analyzers.values.nonfinite import nonfinite_values
+from checkpoint_doctor.builtin.analyzers.layers.copies import duplicate_units
+from checkpoint_doctor.builtin.analyzers.optimizer._dispensable_parts import TrainedNetwork
+from checkpoint_doctor.builtin.analyzers.optimizer._unused_parts import _are_alternatives, all_candidates_were_trained
+from checkpoint_doctor.builtin.analyzers.values.nonfinite import nonfinite_values
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 NOTE, WARNING = Severity.NOTE, Severity.WARNING

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers.layers.network import disconnected_units, zero_output_layer
+from checkpoint_doctor.builtin.analyzers.layers.network import disconnected_units, zero_output_layer
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.testing import build_checkpoint, findings_of

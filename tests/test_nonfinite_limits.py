@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers.values.nonfinite import nonfinite_values
+from checkpoint_doctor.builtin.analyzers.values.nonfinite import nonfinite_values
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 

@@ -15,12 +15,12 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.checkpoint import Content
 from checkpoint_doctor.checkpoint.reviewed_settings import review_settings
 from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.report import Examination
-from checkpoint_doctor.scan import scan
 
 
 def _large(seen: Any) -> Any:

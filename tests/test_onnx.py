@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from checkpoint_doctor.acts.fix import FixOptions, Outcome, fix
+from checkpoint_doctor.acts.scan import scan
+from checkpoint_doctor.builtin.loaders.onnx.loader import loader
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
-from checkpoint_doctor.fix import FixOptions, Outcome, fix
 from checkpoint_doctor.layers import Kind
-from checkpoint_doctor.loaders.onnx.loader import loader
-from checkpoint_doctor.scan import scan
 from checkpoint_doctor.sources import FileSource, MemorySource
 from checkpoint_doctor.testing import check_loader
 

@@ -11,8 +11,14 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers.layers import unused_rows
-from checkpoint_doctor.analyzers.optimizer import gradient_norms, gradients, optimizer, second_moments, step_sizes
+from checkpoint_doctor.builtin.analyzers.layers import unused_rows
+from checkpoint_doctor.builtin.analyzers.optimizer import (
+    gradient_norms,
+    gradients,
+    optimizer,
+    second_moments,
+    step_sizes,
+)
 from checkpoint_doctor.checkpoint import Checkpoint, ParameterGroup
 from checkpoint_doctor.checkpoint.optimizer_steps import (
     effective_step,

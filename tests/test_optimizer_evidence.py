@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from checkpoint_doctor.analyzers._evidence.training import layer_was_trained, was_trained
-from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
-from checkpoint_doctor.analyzers.layers.dormant_units import dormant_units
-from checkpoint_doctor.analyzers.optimizer.optimizer import untrained_tensor
+from checkpoint_doctor.acts.scan import open_checkpoint
+from checkpoint_doctor.builtin.analyzers._evidence.training import layer_was_trained, was_trained
+from checkpoint_doctor.builtin.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
+from checkpoint_doctor.builtin.analyzers.layers.dormant_units import dormant_units
+from checkpoint_doctor.builtin.analyzers.optimizer.optimizer import untrained_tensor
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.scan import open_checkpoint
 from tests.live_models import OUTPUTS, batches, checkpoint_of, train
 
 

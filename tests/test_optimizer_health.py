@@ -10,9 +10,9 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from checkpoint_doctor.analyzers.optimizer import gradient_norms
-from checkpoint_doctor.analyzers.optimizer import optimizer as health
-from checkpoint_doctor.analyzers.values.nonfinite import nonfinite_values
+from checkpoint_doctor.builtin.analyzers.optimizer import gradient_norms
+from checkpoint_doctor.builtin.analyzers.optimizer import optimizer as health
+from checkpoint_doctor.builtin.analyzers.values.nonfinite import nonfinite_values
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.checkpoint.optimizer_steps import effective_step, implied_gradient_norm
 from checkpoint_doctor.results.findings import Finding, Severity

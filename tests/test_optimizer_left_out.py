@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from checkpoint_doctor import Checkpoint, Severity
-from checkpoint_doctor.analyzers.optimizer.optimizer import untrained_tensor
+from checkpoint_doctor.builtin.analyzers.optimizer.optimizer import untrained_tensor
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 

@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from checkpoint_doctor import Checkpoint, Severity
-from checkpoint_doctor.analyzers.optimizer.gradients import no_gradient
-from checkpoint_doctor.analyzers.optimizer.optimizer import untrained_tensor
+from checkpoint_doctor.builtin.analyzers.optimizer.gradients import no_gradient
+from checkpoint_doctor.builtin.analyzers.optimizer.optimizer import untrained_tensor
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 WARNING, ERROR = Severity.WARNING, Severity.ERROR

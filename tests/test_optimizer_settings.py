@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 from checkpoint_doctor import Checkpoint, Severity
-from checkpoint_doctor.analyzers.optimizer.gradient_norms import epsilon_dominated
-from checkpoint_doctor.analyzers.optimizer.gradients import no_gradient
-from checkpoint_doctor.analyzers.optimizer.second_moments import gradient_scale, second_moment_underflow
-from checkpoint_doctor.analyzers.settings.optimizer_settings import adam_betas, learning_rate_range, strong_weight_decay
-from checkpoint_doctor.analyzers.settings.policy import discount
+from checkpoint_doctor.builtin.analyzers.optimizer.gradient_norms import epsilon_dominated
+from checkpoint_doctor.builtin.analyzers.optimizer.gradients import no_gradient
+from checkpoint_doctor.builtin.analyzers.optimizer.second_moments import gradient_scale, second_moment_underflow
+from checkpoint_doctor.builtin.analyzers.settings.optimizer_settings import (
+    adam_betas,
+    learning_rate_range,
+    strong_weight_decay,
+)
+from checkpoint_doctor.builtin.analyzers.settings.policy import discount
 from checkpoint_doctor.testing import build_checkpoint, check_rule, findings_of
 
 ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_files import opened, saved
 
-from checkpoint_doctor.analyzers.optimizer.optimizer import untrained_tensor
+from checkpoint_doctor.builtin.analyzers.optimizer.optimizer import untrained_tensor
+from checkpoint_doctor.builtin.loaders._optimizers.state import read_optimizer
 from checkpoint_doctor.checkpoint import Optimizer
-from checkpoint_doctor.loaders._optimizers.state import read_optimizer
 from checkpoint_doctor.testing import findings_of
 
 torch = pytest.importorskip("torch")
@@ -369,7 +369,7 @@ def test_a_known_list_of_parameters_is_taken_as_it_is_or_refused_whole() -> None
     model = network(4, 8, 2)
     state = train(torch.optim.Adam(model.parameters())).state_dict()
     checkpoint = opened(saved({"model": model.state_dict(), "optimizer": state}))
-    from checkpoint_doctor.loaders.torch.archive import read_archive
+    from checkpoint_doctor.builtin.loaders.torch.archive import read_archive
     from checkpoint_doctor.sources import MemorySource
 
     archive = read_archive(MemorySource("policy.optimizer.pth", saved(state)), "policy.optimizer.pth")

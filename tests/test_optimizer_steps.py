@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from checkpoint_doctor import Checkpoint, FixOptions, Outcome, Severity, fix
-from checkpoint_doctor.analyzers.layers.dormant_units import dormant_units
-from checkpoint_doctor.analyzers.optimizer.second_moments import poisoned_moments
-from checkpoint_doctor.analyzers.optimizer.step_sizes import nothing_moved, update_ratio
-from checkpoint_doctor.analyzers.values.nonfinite import nonfinite_values
+from checkpoint_doctor.builtin.analyzers.layers.dormant_units import dormant_units
+from checkpoint_doctor.builtin.analyzers.optimizer.second_moments import poisoned_moments
+from checkpoint_doctor.builtin.analyzers.optimizer.step_sizes import nothing_moved, update_ratio
+from checkpoint_doctor.builtin.analyzers.values.nonfinite import nonfinite_values
 from checkpoint_doctor.results.findings import Finding, Safety
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from checkpoint_doctor.acts.scan import scan
+from checkpoint_doctor.builtin.loaders.orbax.loader import loader
 from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
 from checkpoint_doctor.layers import Kind
-from checkpoint_doctor.loaders.orbax.loader import loader
-from checkpoint_doctor.scan import scan
 from checkpoint_doctor.sources import Folder
 
 RANDOM = np.random.default_rng(0)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.errors import NotACheckpoint
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.results.report import Page, Verdict
-from checkpoint_doctor.scan import scan
 
 ARRAY = np.full(5, 3e7, np.float32)
 

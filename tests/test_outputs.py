@@ -199,7 +199,7 @@ def test_a_result_with_too_long_a_name_is_refused(length: int, folder: Path) -> 
 
 
 def test_names_are_given_together_or_not_at_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from checkpoint_doctor.fix import fix
+    from checkpoint_doctor.acts.fix import fix
     from checkpoint_doctor.repair import writing
 
     take = writing.take_name

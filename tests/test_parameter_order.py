@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
+from checkpoint_doctor.builtin.loaders._optimizers.matching import match_in_any_order
+from checkpoint_doctor.builtin.loaders._optimizers.parameter_order import MOST_ORDERS, possible_orders
 from checkpoint_doctor.checkpoint import Tensor
-from checkpoint_doctor.loaders._optimizers.matching import match_in_any_order
-from checkpoint_doctor.loaders._optimizers.parameter_order import MOST_ORDERS, possible_orders
 from checkpoint_doctor.statistics.values import InMemory
 
 Shape = tuple[int, ...]

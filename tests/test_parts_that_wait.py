@@ -9,13 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor import Severity
-from checkpoint_doctor.analyzers._zeros.initial_draws import shows_training
-from checkpoint_doctor.analyzers.layers.adapters import no_op_adapter
-from checkpoint_doctor.analyzers.layers.network import disconnected_units, zero_output_layer
-from checkpoint_doctor.analyzers.layers.norm_gains import norm_gain_zeros
-from checkpoint_doctor.analyzers.layers.recurrent import gate_bias_collapse
-from checkpoint_doctor.analyzers.optimizer.optimizer import untrained_tensor
-from checkpoint_doctor.analyzers.values.zeros import bias_collapse, zero_bias, zero_weights
+from checkpoint_doctor.builtin.analyzers._zeros.initial_draws import shows_training
+from checkpoint_doctor.builtin.analyzers.layers.adapters import no_op_adapter
+from checkpoint_doctor.builtin.analyzers.layers.network import disconnected_units, zero_output_layer
+from checkpoint_doctor.builtin.analyzers.layers.norm_gains import norm_gain_zeros
+from checkpoint_doctor.builtin.analyzers.layers.recurrent import gate_bias_collapse
+from checkpoint_doctor.builtin.analyzers.optimizer.optimizer import untrained_tensor
+from checkpoint_doctor.builtin.analyzers.values.zeros import bias_collapse, zero_bias, zero_weights
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.repair.planning import plan_repairs
 from checkpoint_doctor.testing import build_checkpoint, findings_of

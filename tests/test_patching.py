@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from patched_files import by_name, find_patches, patched, refusal
 from torch_files import CONTAINERS, assert_equal, comparable, opened, saved
 
-from checkpoint_doctor.loaders.torch.loader import loader
+from checkpoint_doctor.builtin.loaders.torch.loader import loader
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from patched_files import applied, by_name, find_patches
 from torch_files import saved
 
+from checkpoint_doctor.builtin.loaders.torch.loader import loader
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import RepairFailed, UnreadableCheckpoint
-from checkpoint_doctor.loaders.torch.loader import loader
 from checkpoint_doctor.sources import FileSource, MemorySource
 
 torch = pytest.importorskip("torch")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from patched_files import applied, by_name, patched, refusal
 
+from checkpoint_doctor.builtin.loaders.safetensors.loader import loader
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import RepairFailed
-from checkpoint_doctor.loaders.safetensors.loader import loader
 from checkpoint_doctor.plugins.protocols import Reindexer
 from checkpoint_doctor.sources import FileSource
 

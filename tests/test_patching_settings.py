@@ -11,8 +11,8 @@ import pytest
 from patched_files import find_patches, patched
 from torch_files import CONTAINERS, opened, saved
 
+from checkpoint_doctor.builtin.loaders.torch.loader import loader
 from checkpoint_doctor.checkpoint import Checkpoint, ParameterGroup, Tensor
-from checkpoint_doctor.loaders.torch.loader import loader
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -17,10 +17,10 @@ from sb3_models import MODELS, live_optimizers
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch_files import saved
 
+from checkpoint_doctor.builtin.loaders._zip.patched_crc import checksum_after
+from checkpoint_doctor.builtin.loaders.sb3.loader import loader as sb3_loader
+from checkpoint_doctor.builtin.loaders.torch.loader import loader as torch_loader
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, Patch
-from checkpoint_doctor.loaders._zip.patched_crc import checksum_after
-from checkpoint_doctor.loaders.sb3.loader import loader as sb3_loader
-from checkpoint_doctor.loaders.torch.loader import loader as torch_loader
 from checkpoint_doctor.sources import MemorySource
 
 torch_library = pytest.importorskip("torch")

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from checkpoint_doctor.builtin.loaders._pickle.cursor import Cursor
+from checkpoint_doctor.builtin.loaders._pickle.machine import Machine
+from checkpoint_doctor.builtin.loaders._pickle.names import TABLE
+from checkpoint_doctor.builtin.loaders._pickle.objects import Inert, StoredBytes
+from checkpoint_doctor.builtin.loaders.torch.loader import loader
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._pickle.cursor import Cursor
-from checkpoint_doctor.loaders._pickle.machine import Machine
-from checkpoint_doctor.loaders._pickle.names import TABLE
-from checkpoint_doctor.loaders._pickle.objects import Inert, StoredBytes
-from checkpoint_doctor.loaders.torch.loader import loader
 from checkpoint_doctor.sources import MemorySource
 from checkpoint_doctor.sources.budget import OBJECTS
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from checkpoint_doctor import Checkpoint, Severity
-from checkpoint_doctor.analyzers.settings.policy import (
+from checkpoint_doctor.builtin.analyzers.settings.policy import (
     discount,
     entropy_coefficient,
     log_std_range,

@@ -150,7 +150,7 @@ def test_a_repair_in_preview_is_not_made(file: Path) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_report_marks_it(form: str, file: Path) -> None:
     report = examine(file, new_illness, known_illness, new_cause)
-    text = import_module(f"checkpoint_doctor.reporters.{form}").reporter.render(
+    text = import_module(f"checkpoint_doctor.builtin.reporters.{form}").reporter.render(
         report, catalogue_of(new_illness, known_illness).rules, Page(100)
     )
     words = {

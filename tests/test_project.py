@@ -17,7 +17,7 @@ from conftest import ROOT
 
 import checkpoint_doctor
 from checkpoint_doctor import discover, testing
-from checkpoint_doctor.analyzers.values import extremes
+from checkpoint_doctor.builtin.analyzers.values import extremes
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SOURCE = PROJECT["urls"]["Source"]

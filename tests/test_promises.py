@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from checkpoint_doctor import FixOptions, fix
-from checkpoint_doctor.analyzers.values import zeros
+from checkpoint_doctor.acts.fix import FixResult, Outcome
+from checkpoint_doctor.acts.scan import scan
+from checkpoint_doctor.builtin.analyzers.values import zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw
 from checkpoint_doctor.config.settings import Config, Ignore, Section
 from checkpoint_doctor.errors import RepairFailed
-from checkpoint_doctor.fix import FixResult, Outcome
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.self_checks import report_crash
 from checkpoint_doctor.repair import safe_copy
@@ -32,7 +33,6 @@ from checkpoint_doctor.results.baseline import Baseline, Entry
 from checkpoint_doctor.results.findings import Finding, Safety, Severity
 from checkpoint_doctor.results.identity import extent_of, identify
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
-from checkpoint_doctor.scan import scan
 from checkpoint_doctor.sources.search import Criteria, find_candidates
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 from tests.gathering import apply_baseline, find_stale

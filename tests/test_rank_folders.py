@@ -13,15 +13,15 @@ import torch
 from rank_folders import STEPS, save_deepspeed, save_megatron, train
 from run_folders import CONFIG, pickled_as, save_weights
 
+from checkpoint_doctor.acts.fix import FixOptions, Outcome, fix
+from checkpoint_doctor.acts.scan import scan
+from checkpoint_doctor.builtin.loaders.folders.loader import loader
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import RepairFailed
-from checkpoint_doctor.fix import FixOptions, Outcome, fix
-from checkpoint_doctor.loaders.folders.loader import loader
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.report import Examination, Verdict
-from checkpoint_doctor.scan import scan
 
 CATALOGUE = discover()
 OPTIMIZER_1 = "zero_pp_rank_1_mp_rank_00_optim_states.pt"

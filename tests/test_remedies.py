@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from checkpoint_doctor.causes import _remedies
-from checkpoint_doctor.causes._remedies import Remedy
+from checkpoint_doctor.builtin.causes import _remedies
+from checkpoint_doctor.builtin.causes._remedies import Remedy
 from checkpoint_doctor.checkpoint import Checkpoint
 from tests.diagnosing import claims_of, symptom
 

@@ -299,7 +299,7 @@ def test_a_report_of_the_first_days_is_still_read():
 
 def test_writing_json_costs_no_import_of_rich():
     program = (
-        "import sys, checkpoint_doctor.reporters.json, checkpoint_doctor.reporters.terminal;"
+        "import sys, checkpoint_doctor.builtin.reporters.json, checkpoint_doctor.builtin.reporters.terminal;"
         "sys.exit(any(name.partition('.')[0] in ('rich', 'xml') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sample_reports import CLEAN, CLINIC, DORMANT_UNITS, HEALTHY, ILL, RULES, SCHEDULE, UNREADABLE, ZERO_BIAS
 
-from checkpoint_doctor.reporters.github import reporter
+from checkpoint_doctor.builtin.reporters.github import reporter
 from checkpoint_doctor.results.report import Page, Report
 
 COMMAND = re.compile(r"::(?P<level>error|warning|notice) (?P<properties>[^:]*)::(?P<message>.*)")

@@ -21,8 +21,8 @@ from test_hostile_names import NAMES, assert_inert, reports
 from test_outputs import ckdoc
 
 from checkpoint_doctor import discover, scan
+from checkpoint_doctor.builtin.reporters.html.reporter import reporter
 from checkpoint_doctor.checkpoint import Skipped
-from checkpoint_doctor.reporters.html.reporter import reporter
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 from checkpoint_doctor.results.series_report import (

@@ -6,7 +6,7 @@ import time
 import pytest
 from sample_reports import REPORTS, RULES, record
 
-from checkpoint_doctor.reporters.json import reporter
+from checkpoint_doctor.builtin.reporters.json import reporter
 from checkpoint_doctor.results import json as report_json
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sample_reports import CLINIC, HEALTHY, HIDDEN, ILL, ONE_HEALTHY, ONE_ILL, RULES, ZERO_BIAS, record
 
+from checkpoint_doctor.builtin.reporters.junit import reporter
 from checkpoint_doctor.checkpoint import Skipped
-from checkpoint_doctor.reporters.junit import reporter
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 

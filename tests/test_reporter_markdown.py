@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sample_reports import CLINIC, DORMANT_UNITS, HEALTHY, ILL, ODD, ONE_HEALTHY, RULES, UNREADABLE, ZERO_BIAS
 
-from checkpoint_doctor.reporters.markdown import MOST_BYTES, reporter
+from checkpoint_doctor.builtin.reporters.markdown import MOST_BYTES, reporter
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from sample_reports import CLINIC, DORMANT_UNITS, HEALTHY, ILL, REPORTS, RULES, SCHEDULE, ZERO_BIAS
 
 from checkpoint_doctor import discover
-from checkpoint_doctor.reporters import sarif
+from checkpoint_doctor.builtin.reporters import sarif
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 
@@ -106,7 +106,7 @@ def test_only_the_rules_given_are_listed_and_a_foreign_finding_still_counts():
 def test_our_rules_link_to_the_documentation_that_the_package_names(monkeypatch):
     monkeypatch.setattr(sarif, "find_docs", lambda: "https://example.org/docs")
     check = next(iter(RULES)).check
-    monkeypatch.setattr(check, "__module__", "checkpoint_doctor.analyzers.files.containers")
+    monkeypatch.setattr(check, "__module__", "checkpoint_doctor.builtin.analyzers.files.containers")
     links = {rule["id"]: rule.get("helpUri") for rule in run_of(CLINIC)["tool"]["driver"]["rules"]}
     assert links == {"FIL004": "https://example.org/docs/rules/FIL004/", "NET001": None, "ZER003": None}
 

@@ -22,9 +22,9 @@ from sample_reports import (
     record,
 )
 
+from checkpoint_doctor.builtin.reporters._wording import evidence_in_words, percentage
+from checkpoint_doctor.builtin.reporters.terminal import reporter
 from checkpoint_doctor.checkpoint import Skipped
-from checkpoint_doctor.reporters._wording import evidence_in_words, percentage
-from checkpoint_doctor.reporters.terminal import reporter
 from checkpoint_doctor.results.findings import Finding, Identity, Severity
 from checkpoint_doctor.results.report import Examination, Page, Report, Verdict
 

@@ -48,7 +48,7 @@ FORMATS = ("terminal", "json", "sarif", "junit", "github", "markdown", "concise"
 
 
 def render(form, report, page=Page()):  # noqa: B008
-    reporter = import_module(f"checkpoint_doctor.reporters.{form}").reporter
+    reporter = import_module(f"checkpoint_doctor.builtin.reporters.{form}").reporter
     return reporter.render(report, RULES, page)
 
 

@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 from sample_reports import CLEAN, CLINIC, HEALTHY, ILL, ODD, ONE_UNREADABLE, RULES, UNUSED
 
-from checkpoint_doctor.reporters import github, junit, markdown, sarif, terminal
-from checkpoint_doctor.reporters import json as json_reporter
+from checkpoint_doctor.builtin.reporters import github, junit, markdown, sarif, terminal
+from checkpoint_doctor.builtin.reporters import json as json_reporter
 from checkpoint_doctor.results.baseline import Baseline
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.json_reading import read_json

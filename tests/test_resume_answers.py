@@ -15,10 +15,10 @@ import torch
 from run_folders import save_trainer, train
 from torch import nn
 
+from checkpoint_doctor.acts.scan import scan
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.report import Examination
-from checkpoint_doctor.scan import scan
 from tests.command import run_command
 
 CATALOGUE = discover()

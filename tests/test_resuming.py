@@ -11,8 +11,12 @@ import torch
 from torch import nn
 
 from checkpoint_doctor import Severity, open_checkpoint
-from checkpoint_doctor.analyzers.resuming.resuming import loss_scale_collapsed, moments_out_of_step, wrong_object
-from checkpoint_doctor.analyzers.resuming.schedules import schedule_mismatch
+from checkpoint_doctor.builtin.analyzers.resuming.resuming import (
+    loss_scale_collapsed,
+    moments_out_of_step,
+    wrong_object,
+)
+from checkpoint_doctor.builtin.analyzers.resuming.schedules import schedule_mismatch
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Part
 from checkpoint_doctor.testing import build_checkpoint, check_rule, findings_of
 

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers.resuming.resuming import (
+from checkpoint_doctor.builtin.analyzers.resuming.resuming import (
     loss_scale_collapsed,
     missing_companion,
     moments_out_of_step,

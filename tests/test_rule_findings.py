@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers.files import containers
-from checkpoint_doctor.analyzers.layers import recurrent
-from checkpoint_doctor.analyzers.values import constants, extremes, nonfinite, zeros
+from checkpoint_doctor.builtin.analyzers.files import containers
+from checkpoint_doctor.builtin.analyzers.layers import recurrent
+from checkpoint_doctor.builtin.analyzers.values import constants, extremes, nonfinite, zeros
 from checkpoint_doctor.checkpoint import Checkpoint, PickledName
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Finding, Safety, Severity

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers.layers import copies, network, norm_gains, norm_statistics
-from checkpoint_doctor.analyzers.values import zeros
+from checkpoint_doctor.builtin.analyzers.layers import copies, network, norm_gains, norm_statistics
+from checkpoint_doctor.builtin.analyzers.values import zeros
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Safety, Severity

@@ -11,11 +11,11 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.gradient_activity import unit_activity
-from checkpoint_doctor.analyzers._evidence.inactivity_causes import find_inactivity_causes
-from checkpoint_doctor.analyzers.layers import dead_inputs
-from checkpoint_doctor.analyzers.layers import dormant_units as silence
-from checkpoint_doctor.analyzers.optimizer import gradient_norms, optimizer
+from checkpoint_doctor.builtin.analyzers._evidence.gradient_activity import unit_activity
+from checkpoint_doctor.builtin.analyzers._evidence.inactivity_causes import find_inactivity_causes
+from checkpoint_doctor.builtin.analyzers.layers import dead_inputs
+from checkpoint_doctor.builtin.analyzers.layers import dormant_units as silence
+from checkpoint_doctor.builtin.analyzers.optimizer import gradient_norms, optimizer
 from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, ParameterGroup, Tensor
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Finding, Safety, Severity

@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers.layers import copies, network, norm_gains
-from checkpoint_doctor.analyzers.values import constants, extremes, nonfinite, weight_scale, zeros
+from checkpoint_doctor.builtin.analyzers.layers import copies, network, norm_gains
+from checkpoint_doctor.builtin.analyzers.values import constants, extremes, nonfinite, weight_scale, zeros
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from checkpoint_doctor.analyzers.gradients import live
+from checkpoint_doctor.builtin.analyzers.gradients import live
 from checkpoint_doctor.checkpoint import Checkpoint, Gradients, GradientSpike, NonfiniteGradient, Spoiled
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity

@@ -10,10 +10,10 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers.files import containers
-from checkpoint_doctor.analyzers.layers import copies, network, norm_gains, norm_statistics, recurrent
-from checkpoint_doctor.analyzers.optimizer import optimizer
-from checkpoint_doctor.analyzers.values import constants, extremes, nonfinite, zeros
+from checkpoint_doctor.builtin.analyzers.files import containers
+from checkpoint_doctor.builtin.analyzers.layers import copies, network, norm_gains, norm_statistics, recurrent
+from checkpoint_doctor.builtin.analyzers.optimizer import optimizer
+from checkpoint_doctor.builtin.analyzers.values import constants, extremes, nonfinite, zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, PickledName
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity

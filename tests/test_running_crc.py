@@ -8,8 +8,8 @@ import zlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint_doctor.loaders._zip.crc import crc32
-from checkpoint_doctor.loaders._zip.running_crc import SummedSection
+from checkpoint_doctor.builtin.loaders._zip.crc import crc32
+from checkpoint_doctor.builtin.loaders._zip.running_crc import SummedSection
 from checkpoint_doctor.sources import MemorySource
 
 CONTENT = bytes(range(256)) * 40

@@ -25,7 +25,7 @@ from checkpoint_doctor.repair.safe_copy import (
     take_name,
 )
 from checkpoint_doctor.results.json import write_json
-from checkpoint_doctor.targets import temporary_file, temporary_folder
+from checkpoint_doctor.sources.targets import temporary_file, temporary_folder
 from tests.test_planning import BIAS, SQUARES, finding, to, with_state
 
 OLD = bytes(range(200))

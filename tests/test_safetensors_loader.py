@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from checkpoint_doctor.builtin.loaders.safetensors.loader import loader
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders.safetensors.loader import loader
 from checkpoint_doctor.sources import FileSource, MemorySource
 
 DTYPES = [

@@ -25,9 +25,9 @@ from sb3_models import CHOICE, MODELS, SMALL, VECTOR, Noise
 from stable_baselines3 import PPO
 from stable_baselines3.common.utils import LinearSchedule
 
+from checkpoint_doctor.builtin.loaders.sb3.loader import loader
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders.sb3.loader import loader
 from checkpoint_doctor.sources import FileSource, MemorySource
 
 
@@ -285,7 +285,7 @@ def test_changed_bytes_are_damage_or_refused_but_never_crash(saved: bytes, chang
 def test_opening_imports_no_framework_and_no_other_zip_reader(saved: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.zip").write_bytes(saved)
     script = (
-        "import sys; from checkpoint_doctor.loaders.sb3.loader import loader;"
+        "import sys; from checkpoint_doctor.builtin.loaders.sb3.loader import loader;"
         "from checkpoint_doctor.sources import FileSource;"
         f"loader.open(FileSource({str(tmp_path / 'model.zip')!r}));"
         "print([name for name in ('torch', 'stable_baselines3', 'zipfile', 'pickletools', 'ml_dtypes', 'cloudpickle')"

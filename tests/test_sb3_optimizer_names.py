@@ -12,8 +12,8 @@ import torch
 from sb3_models import MODELS, live_names, live_optimizers, save_and_open
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from checkpoint_doctor.builtin.loaders.sb3.loader import loader
 from checkpoint_doctor.checkpoint import Checkpoint
-from checkpoint_doctor.loaders.sb3.loader import loader
 from checkpoint_doctor.sources import FileSource
 
 

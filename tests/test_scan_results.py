@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from checkpoint_doctor.acts.scan import examine, measure_checkpoint, run_rules, scan
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, Skipped, Tensor
 from checkpoint_doctor.cli.application import app
 from checkpoint_doctor.config.settings import Config, Section
@@ -24,7 +25,6 @@ from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.baseline import read_baseline, write_baseline
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import RULE_CRASHED, Examination, Page, Report, Verdict
-from checkpoint_doctor.scan import examine, measure_checkpoint, run_rules, scan
 from checkpoint_doctor.testing import build_checkpoint
 from tests.test_rule_findings import mlp
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from checkpoint_doctor.analyzers.resuming.schedules import UNCERTAIN, schedule_mismatch
+from checkpoint_doctor.builtin.analyzers.resuming.schedules import UNCERTAIN, schedule_mismatch
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Part
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.testing import build_checkpoint, findings_of

@@ -16,20 +16,20 @@ import torch
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from checkpoint_doctor.acts.fix import Outcome, fix, result_name
+from checkpoint_doctor.acts.scan import scan
+from checkpoint_doctor.acts.watch import watch
+from checkpoint_doctor.builtin.loaders.torch.loader import loader
 from checkpoint_doctor.cli.application import app
 from checkpoint_doctor.cli.scanning import verdict
 from checkpoint_doctor.config.file import load_config
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UsageError
-from checkpoint_doctor.fix import Outcome, fix, result_name
-from checkpoint_doctor.loaders.torch.loader import loader
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.results.json import to_json
 from checkpoint_doctor.results.json_reading import from_json
 from checkpoint_doctor.results.report import Page, Report, Verdict
-from checkpoint_doctor.scan import scan
 from checkpoint_doctor.sources import FileSource
-from checkpoint_doctor.watch import watch
 
 
 def save_model(path: Path) -> bytes:

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from checkpoint_doctor.analyzers.settings.optimizer_settings import adam_betas, learning_rate_range, strong_weight_decay
-from checkpoint_doctor.analyzers.settings.policy import discount, target_network
+from checkpoint_doctor.builtin.analyzers.settings.optimizer_settings import (
+    adam_betas,
+    learning_rate_range,
+    strong_weight_decay,
+)
+from checkpoint_doctor.builtin.analyzers.settings.policy import discount, target_network
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.testing import build_checkpoint, findings_of

@@ -12,8 +12,11 @@ import pytest
 import stable_baselines3 as sb3
 import torch
 
-from checkpoint_doctor.analyzers.settings.optimizer_settings import learning_rate_range
-from checkpoint_doctor.analyzers.settings.run_settings import (
+from checkpoint_doctor.acts.compare import compare
+from checkpoint_doctor.acts.fix import FixOptions, fix
+from checkpoint_doctor.acts.scan import scan
+from checkpoint_doctor.builtin.analyzers.settings.optimizer_settings import learning_rate_range
+from checkpoint_doctor.builtin.analyzers.settings.run_settings import (
     batch_and_rollout,
     frozen_fraction,
     gradient_clipping,
@@ -23,15 +26,12 @@ from checkpoint_doctor.analyzers.settings.run_settings import (
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.checkpoint.reviewed_settings import Verdict, judge, review_settings
 from checkpoint_doctor.checkpoint.setting_ranges import Evidence, Range, find_ranges, known_ranges
-from checkpoint_doctor.compare import compare
 from checkpoint_doctor.config.file import load_config
 from checkpoint_doctor.config.settings import Config
-from checkpoint_doctor.fix import FixOptions, fix
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity
-from checkpoint_doctor.scan import scan
 from checkpoint_doctor.testing import build_checkpoint, check_rule, findings_of
 from tests.command import run_command
 

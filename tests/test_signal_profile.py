@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from checkpoint_doctor import open_checkpoint
-from checkpoint_doctor.analyzers._evidence.model_inputs import find_first_layers
+from checkpoint_doctor.builtin.analyzers._evidence.model_inputs import find_first_layers
 from checkpoint_doctor.checkpoint import Checkpoint, LayerSignal, signals
 from checkpoint_doctor.checkpoint.signals import read_signal, update_ratio
 from checkpoint_doctor.statistics import signal

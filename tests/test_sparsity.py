@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence
-from checkpoint_doctor.analyzers._zeros.sparsity import describe_sparsity, is_fixed, is_pruned, scattered_zeros
+from checkpoint_doctor.builtin.analyzers._zeros.causes import Cause, ZeroEvidence
+from checkpoint_doctor.builtin.analyzers._zeros.sparsity import describe_sparsity, is_fixed, is_pruned, scattered_zeros
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.testing import build_checkpoint
 

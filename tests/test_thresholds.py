@@ -12,8 +12,8 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers.gradients import live
-from checkpoint_doctor.analyzers.layers import (
+from checkpoint_doctor.builtin.analyzers.gradients import live
+from checkpoint_doctor.builtin.analyzers.layers import (
     copies,
     inputs,
     network,
@@ -22,8 +22,8 @@ from checkpoint_doctor.analyzers.layers import (
     recurrent,
     unused_rows,
 )
-from checkpoint_doctor.analyzers.layers import dormant_units as silence
-from checkpoint_doctor.analyzers.optimizer import (
+from checkpoint_doctor.builtin.analyzers.layers import dormant_units as silence
+from checkpoint_doctor.builtin.analyzers.optimizer import (
     gradient_norms,
     gradients,
     initial_values,
@@ -31,9 +31,9 @@ from checkpoint_doctor.analyzers.optimizer import (
     second_moments,
     step_sizes,
 )
-from checkpoint_doctor.analyzers.resuming import resuming, schedules
-from checkpoint_doctor.analyzers.settings import optimizer_settings, policy
-from checkpoint_doctor.analyzers.values import constants, extremes, weight_scale, zeros
+from checkpoint_doctor.builtin.analyzers.resuming import resuming, schedules
+from checkpoint_doctor.builtin.analyzers.settings import optimizer_settings, policy
+from checkpoint_doctor.builtin.analyzers.values import constants, extremes, weight_scale, zeros
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Part
 from checkpoint_doctor.checkpoint.gradients import Gradients
 from checkpoint_doctor.plugins.catalogue import discover

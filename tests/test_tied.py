@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from checkpoint_doctor.fix import FixOptions, Outcome, fix
+from checkpoint_doctor.acts.fix import FixOptions, Outcome, fix
+from checkpoint_doctor.acts.scan import open_checkpoint, scan
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.results.findings import Severity
-from checkpoint_doctor.scan import open_checkpoint, scan
 from tests.sb3_models import MODELS
 
 CATALOGUE = discover()

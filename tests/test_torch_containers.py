@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from torch_files import CONTAINERS, assert_equal, names, network, opened, refused, saved
 
-from checkpoint_doctor.loaders.torch.loader import loader
+from checkpoint_doctor.builtin.loaders.torch.loader import loader
 from checkpoint_doctor.sources import FileSource
 
 torch = pytest.importorskip("torch")

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from checkpoint_doctor.builtin.loaders.torch.loader import loader
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders.torch.loader import loader
 from checkpoint_doctor.sources import FileSource
 from tests.corpus import read_manifest
 

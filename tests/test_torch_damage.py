@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_files import CONTAINERS, network, opened, refused, saved
 
+from checkpoint_doctor.builtin.loaders.torch.loader import loader
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders.torch.loader import loader
 from checkpoint_doctor.sources import MemorySource
 
 torch = pytest.importorskip("torch")

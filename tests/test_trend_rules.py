@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from checkpoint_doctor.analyzers.trends import gradients, movement, norms, settings, zeros
+from checkpoint_doctor.builtin.analyzers.trends import gradients, movement, norms, settings, zeros
 from checkpoint_doctor.checkpoint import Series
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import Rule

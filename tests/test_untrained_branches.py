@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers.optimizer._untrained_branches import (
+from checkpoint_doctor.builtin.analyzers.optimizer._untrained_branches import (
     find_left_out,
     is_explained_elsewhere,
     training_of_tensors,

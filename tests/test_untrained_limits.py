@@ -9,7 +9,11 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers.optimizer.optimizer import learning_rate_at_save, optimizer_mismatch, untrained_tensor
+from checkpoint_doctor.builtin.analyzers.optimizer.optimizer import (
+    learning_rate_at_save,
+    optimizer_mismatch,
+    untrained_tensor,
+)
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.testing import build_checkpoint, findings_of

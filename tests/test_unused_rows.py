@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor import Checkpoint, Severity
-from checkpoint_doctor.analyzers.layers.unused_rows import unused_rows
+from checkpoint_doctor.builtin.analyzers.layers.unused_rows import unused_rows
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 NOTE, WARNING = Severity.NOTE, Severity.WARNING

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from msgspec.structs import replace
 
+from checkpoint_doctor.acts.scan import open_checkpoint
 from checkpoint_doctor.checkpoint import Checkpoint, Checksum, Patch
 from checkpoint_doctor.errors import RepairFailed
 from checkpoint_doctor.plugins.catalogue import discover
@@ -18,7 +19,6 @@ from checkpoint_doctor.repair.changes import Change, Plan, Purpose
 from checkpoint_doctor.repair.side_effects import SideEffects, declare_side_effects
 from checkpoint_doctor.repair.verification import check_simulation, compare_bytes, compare_findings, reuse_statistics
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.scan import open_checkpoint
 from checkpoint_doctor.testing import build_checkpoint
 
 CATALOGUE = discover()

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from safetensors.numpy import save_file
 from typer.testing import CliRunner, Result
 
+from checkpoint_doctor.acts.watch import Options, watch
 from checkpoint_doctor.cli.application import app
 from checkpoint_doctor.cli.watching import read_duration
 from checkpoint_doctor.config.settings import Config
@@ -28,7 +29,6 @@ from checkpoint_doctor.plugins.catalogue import Catalogue, discover
 from checkpoint_doctor.results.events import Arrival, Event, Loss, Stall
 from checkpoint_doctor.results.report import Verdict
 from checkpoint_doctor.sources.changes import Events, Polling, make_waiter
-from checkpoint_doctor.watch import Options, watch
 
 COMMAND = [sys.executable, "-m", "checkpoint_doctor", "watch"]
 QUICK = Options(interval=0.02, settled=0.1, patience=0.4)

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor import Checkpoint, Severity
-from checkpoint_doctor.analyzers.values.weight_scale import gridded_values, vanished_values
+from checkpoint_doctor.builtin.analyzers.values.weight_scale import gridded_values, vanished_values
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR

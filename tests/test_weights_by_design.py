@@ -10,12 +10,12 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor import Checkpoint, Severity
-from checkpoint_doctor.analyzers.layers.dead_inputs import dead_inputs
-from checkpoint_doctor.analyzers.layers.network import disconnected_units
-from checkpoint_doctor.analyzers.layers.norm_statistics import norm_statistics
-from checkpoint_doctor.analyzers.values.constants import constant_tensor
-from checkpoint_doctor.analyzers.values.extremes import exploded_values, value_spike
-from checkpoint_doctor.analyzers.values.zeros import zero_bias
+from checkpoint_doctor.builtin.analyzers.layers.dead_inputs import dead_inputs
+from checkpoint_doctor.builtin.analyzers.layers.network import disconnected_units
+from checkpoint_doctor.builtin.analyzers.layers.norm_statistics import norm_statistics
+from checkpoint_doctor.builtin.analyzers.values.constants import constant_tensor
+from checkpoint_doctor.builtin.analyzers.values.extremes import exploded_values, value_spike
+from checkpoint_doctor.builtin.analyzers.values.zeros import zero_bias
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 NOTE, WARNING = Severity.NOTE, Severity.WARNING

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from checkpoint_doctor.analyzers._evidence.widths import (
+from checkpoint_doctor.builtin.analyzers._evidence.widths import (
     first_reader,
     judges_the_rest,
     last_giver,
@@ -17,7 +17,7 @@ from checkpoint_doctor.analyzers._evidence.widths import (
     widths_given,
     widths_read,
 )
-from checkpoint_doctor.analyzers._zeros.conditions import (
+from checkpoint_doctor.builtin.analyzers._zeros.conditions import (
     are_unseen_conditions,
     began_at_no_change,
     may_modulate,

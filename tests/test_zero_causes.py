@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from checkpoint_doctor.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
-from checkpoint_doctor.analyzers._zeros.initial_draws import (
+from checkpoint_doctor.builtin.analyzers._zeros.causes import Cause, ZeroEvidence, explain_zeros
+from checkpoint_doctor.builtin.analyzers._zeros.initial_draws import (
     is_drawn_by_transformers,
     is_drawn_orthogonally,
     is_drawn_uniformly,
 )
-from checkpoint_doctor.analyzers._zeros.severity import is_zero, judge_zeros
+from checkpoint_doctor.builtin.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.testing import build_checkpoint

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from checkpoint_doctor.builtin.loaders._zip.archive import is_zip, open_archive
+from checkpoint_doctor.builtin.loaders._zip.member import check_crc
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders._zip.archive import is_zip, open_archive
-from checkpoint_doctor.loaders._zip.member import check_crc
 from checkpoint_doctor.sources import MemorySource
 from checkpoint_doctor.sources.budget import INFLATED
 

@@ -7,9 +7,9 @@ import io
 import numpy as np
 import pytest
 
+from checkpoint_doctor.builtin.loaders.torch.loader import loader
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import UnreadableCheckpoint
-from checkpoint_doctor.loaders.torch.loader import loader
 from checkpoint_doctor.sources import MemorySource
 
 torch = pytest.importorskip("torch")

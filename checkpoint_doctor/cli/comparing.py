@@ -63,8 +63,8 @@ def compare(
 
     Exit code: 0 nothing found, 1 findings, 2 unreadable, incomplete or misused, 3 nothing to compare.
     """
+    from checkpoint_doctor.acts.compare import compare as examine
     from checkpoint_doctor.cli.progress import show_progress
-    from checkpoint_doctor.compare import compare as examine
 
     catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include, preview=preview)
     output = "" if output == "-" else output

@@ -27,7 +27,7 @@ from checkpoint_doctor.cli.scanning import prepare
 from checkpoint_doctor.text import printable
 
 if TYPE_CHECKING:
-    from checkpoint_doctor.fix import FixResult
+    from checkpoint_doctor.acts.fix import FixResult
     from checkpoint_doctor.repair.changes import Unfixed
     from checkpoint_doctor.repair.record import ChangeRecord, Figures
     from checkpoint_doctor.results.findings import Severity
@@ -78,9 +78,9 @@ def fix(
     traceback: Traceback = False,
 ) -> None:
     """Write repaired copies, <stem>_FIXED<suffix>. Exit code: 0 fixed, 1 ill or relieved, 2 failed, 3 nothing found."""
+    from checkpoint_doctor.acts.fix import FixOptions
+    from checkpoint_doctor.acts.fix import fix as repair
     from checkpoint_doctor.cli.progress import show_progress
-    from checkpoint_doctor.fix import FixOptions
-    from checkpoint_doctor.fix import fix as repair
 
     catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include, preview=preview)
     options = FixOptions(recycle, unsafe, seed, notes=bool(select), force=force, dry_run=dry_run, output=output)
@@ -111,7 +111,7 @@ def _verdict(results: Sequence[FixResult], fail_on: Severity | None) -> int:
 def _sum_up(results: Sequence[FixResult]) -> str:
     from collections import Counter
 
-    from checkpoint_doctor.fix import Outcome
+    from checkpoint_doctor.acts.fix import Outcome
     from checkpoint_doctor.repair.changes import Purpose
     from checkpoint_doctor.text import quantity
 
@@ -125,7 +125,7 @@ def _sum_up(results: Sequence[FixResult]) -> str:
 
 
 def _draw(result: FixResult) -> Iterator[str]:
-    from checkpoint_doctor.fix import Outcome
+    from checkpoint_doctor.acts.fix import Outcome
     from checkpoint_doctor.repair.changes import Purpose
 
     title = {

@@ -34,8 +34,8 @@ def log(
     traceback: Traceback = False,
 ) -> None:
     """Examine training logs. Exit code: 0 healthy, 1 ill, 2 unreadable or misused, 3 nothing to examine."""
+    from checkpoint_doctor.acts.log import examine_logs
     from checkpoint_doctor.cli.progress import show_progress
-    from checkpoint_doctor.log import examine_logs
 
     catalogue, settings = prepare(config, select, ignore, fail_on, None, None, preview=preview)
     check_format(format, catalogue)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from checkpoint_doctor.errors import UsageError
-from checkpoint_doctor.targets import is_same_file, refuse_long_name, temporary_file
+from checkpoint_doctor.sources.targets import is_same_file, refuse_long_name, temporary_file
 
 _HINT = "name a file in a folder that you may write"
 _ANOTHER = "name another file for the report"

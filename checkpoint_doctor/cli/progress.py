@@ -13,7 +13,7 @@ from checkpoint_doctor.cli.output import is_terminal
 from checkpoint_doctor.text import shown
 
 if TYPE_CHECKING:
-    from checkpoint_doctor.scan import Progress, ProgressCallback
+    from checkpoint_doctor.acts.scan import Progress, ProgressCallback
 
 PATIENCE = 0.5
 """Seconds before the bar appears."""

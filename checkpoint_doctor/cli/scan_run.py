@@ -17,9 +17,9 @@ from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.text import quantity
 
 if TYPE_CHECKING:
+    from checkpoint_doctor.acts.log import LogsBeside
     from checkpoint_doctor.config.settings import Config
     from checkpoint_doctor.examination.earlier import EarlierResults
-    from checkpoint_doctor.log import LogsBeside
     from checkpoint_doctor.results.baseline import Baseline, EntryUse
     from checkpoint_doctor.results.report import Examination, Report
     from checkpoint_doctor.results.totals import Totals
@@ -66,7 +66,7 @@ class Run:
             ReaderGone: the reader of standard output has closed it.
             UsageError: the configuration leaves no rule to run, or an output cannot be written or is an input.
         """
-        from checkpoint_doctor.scan import Scan
+        from checkpoint_doctor.acts.scan import Scan
 
         targets = [*self._streamed, *self._rendered]
         scan = Scan(
@@ -104,7 +104,7 @@ class Run:
         for examination in examinations:
             if examination.diagnoses:
                 if logs is None:
-                    from checkpoint_doctor.log import LogsBeside
+                    from checkpoint_doctor.acts.log import LogsBeside
 
                     logs = LogsBeside(self._catalogue, self._config)
                 examination = logs.take_up(examination)

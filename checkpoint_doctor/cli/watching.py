@@ -86,8 +86,8 @@ def watch(
 
     Exit code: 0 no alarm, 1 an alarm, 2 one could not be read, 3 nothing came.
     """
-    from checkpoint_doctor.watch import Options
-    from checkpoint_doctor.watch import watch as watch_events
+    from checkpoint_doctor.acts.watch import Options
+    from checkpoint_doctor.acts.watch import watch as watch_events
 
     catalogue, settings = prepare(config, select, ignore, fail_on, exclude, include, preview=preview)
     options = Options(

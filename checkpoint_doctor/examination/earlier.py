@@ -15,8 +15,8 @@ from checkpoint_doctor.results.examination import IN_BASELINE, Examination, Verd
 from checkpoint_doctor.results.findings import Identity
 from checkpoint_doctor.results.json import write_line
 from checkpoint_doctor.results.json_reading import read_examination, read_provenance
+from checkpoint_doctor.sources.targets import is_same_file
 from checkpoint_doctor.sources.traces import is_unchanged
-from checkpoint_doctor.targets import is_same_file
 
 _SETTLED = (Verdict.HEALTHY.value, Verdict.ILL.value)
 """Verdicts on checkpoints that were read to their end, by every rule."""

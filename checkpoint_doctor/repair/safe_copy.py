@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from checkpoint_doctor.checkpoint import Patch
 from checkpoint_doctor.errors import RepairFailed, UsageError
-from checkpoint_doctor.targets import is_same_file, refuse_long_name
+from checkpoint_doctor.sources.targets import is_same_file, refuse_long_name
 
 CHUNK = 1 << 26
 """Bytes that the system copies at a time; short enough to be interrupted."""

@@ -31,7 +31,7 @@ from checkpoint_doctor.repair.safe_copy import (
     take_name,
 )
 from checkpoint_doctor.repair.verification import compare_bytes
-from checkpoint_doctor.targets import temporary_file, temporary_folder
+from checkpoint_doctor.sources.targets import temporary_file, temporary_folder
 from checkpoint_doctor.text import describe_error
 
 RECORD_ENDING = ".ckdoc.json"

@@ -1,0 +1,95 @@
+"""What the tensors of a graph are: the weight, bias or statistics of a layer, as the nodes that read them show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from checkpoint_doctor.builtin.loaders.onnx.model import Node
+
+_INPUTS = {
+    "Conv": ("weight", "bias"),
+    "BatchNormalization": ("weight", "bias", "running_mean", "running_var"),
+    "LayerNormalization": ("weight", "bias"),
+    "InstanceNormalization": ("weight", "bias"),
+    "GroupNormalization": ("weight", "bias"),
+    "SimplifiedLayerNormalization": ("weight",),
+    "RMSNormalization": ("weight",),
+    "PRelu": ("weight",),
+}
+"""Operators to the roles of their inputs after the first."""
+_PRODUCTS = ("Gemm", "MatMul", "ConvTranspose")
+"""Operators whose second input is a weight, stored inputs first unless ``Gemm`` says otherwise."""
+_RECURRENT = ("LSTM", "GRU", "RNN")
+_NAMES = {
+    "BatchNormalization": "batch_norm",
+    "LayerNormalization": "layer_norm",
+    "InstanceNormalization": "instance_norm",
+    "GroupNormalization": "group_norm",
+    "SimplifiedLayerNormalization": "rms_norm",
+    "RMSNormalization": "rms_norm",
+    "ConvTranspose": "conv_transpose",
+    "Gather": "embedding",
+}
+"""Operators to a name by which layer inference knows their kind."""
+_OWN = ("weight", "kernel", "bias", "gamma", "beta", "embeddings", "running_mean", "running_var")
+
+
+def find_roles(nodes: Iterable[Node], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Return tensors to the names that their layers are inferred from: ``/fc1/Gemm``'s weight is ``fc1.weight``.
+
+    The first node that reads a tensor decides. Tensors that no node reads as a parameter of a layer are left out.
+
+    Args:
+        nodes: the nodes in the order of the graph, in which each comes after what it reads.
+        shapes: the names and shapes of the tensors in the file.
+    """
+    roles: dict[str, str] = {}
+    modules: dict[str, str] = {}
+    """Outputs of matrix products to the names of their layers."""
+    for node in nodes:
+        found = dict(_read_roles(node, shapes, modules))
+        if not found or any(name in roles for name in found):
+            continue
+        module = _name_module(node, found, modules)
+        roles |= {name: f"{module}.{role}" for name, role in found.items()}
+        if node.operator == "MatMul" and node.outputs:
+            modules[node.outputs[0]] = module
+    return roles
+
+
+def _read_roles(
+    node: Node, shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, str]
+) -> Iterable[tuple[str, str]]:
+    inputs = node.inputs
+    if node.operator in _INPUTS:
+        for name, role in zip(inputs[1:], _INPUTS[node.operator], strict=False):
+            if name in shapes:
+                yield name, role
+    elif node.operator in _RECURRENT:
+        # One tensor for both directions, with gates in an order of their own: parameters that no layer is built from.
+        for name, role in zip(inputs[1:4], ("input_weights", "recurrent_weights", "biases"), strict=False):
+            if name in shapes:
+                yield name, role
+    elif node.operator in _PRODUCTS and len(inputs) > 1 and len(shapes.get(inputs[1], ())) > 1:
+        yield inputs[1], "weight" if node.is_second_transposed or node.operator == "ConvTranspose" else "kernel"
+        if len(inputs) > 2 and inputs[2] in shapes:
+            yield inputs[2], "bias"
+    elif node.operator == "Gather" and inputs and len(shapes.get(inputs[0], ())) == 2:
+        yield inputs[0], "weight"
+    elif node.operator == "Add" and any(name in modules for name in inputs):
+        for name in inputs:
+            if len(shapes.get(name, ())) == 1:
+                yield name, "bias"
+
+
+def _name_module(node: Node, found: Mapping[str, str], modules: Mapping[str, str]) -> str:
+    """Return the name of a layer: its tensors' own module, that of the product before it, or that of the node."""
+    if node.operator == "Add":
+        return next(modules[name] for name in node.inputs if name in modules)
+    for name in found:
+        module, dot, leaf = name.removesuffix(":0").replace("/", ".").rpartition(".")
+        if dot and leaf in _OWN:
+            return module
+    module = node.name.strip("/").rpartition("/")[0].replace("/", ".") or next(iter(found)).replace("::", "_")
+    kind = _NAMES.get(node.operator)
+    return f"{module}.{kind}" if kind else module
