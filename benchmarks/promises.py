@@ -34,7 +34,7 @@ class Break:
 BREAKS = (
     Break(
         "a rule that crashes is reported, and the run is not a clean one",
-        "acts/scan.py",
+        "examination/rules.py",
         "                findings.append(settings.judge(report_crash(rule, error), checkpoint.path))\n",
         "",
         "promises plugin_example",

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from msgspec.structs import replace
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from benchmarks import mutants, promises
 from checkpoint_doctor import FixOptions, fix
 from checkpoint_doctor.acts.fix import FixResult, Outcome
 from checkpoint_doctor.acts.scan import scan
@@ -419,3 +421,11 @@ def test_from_three_on_findings_that_say_the_same_are_one(count: int, shown: int
     assert text.count("✖ error ZER003") == shown
     named = {f"net.{number}.bias" for number in range(count)}
     assert set(re.findall(r"net\.\d+\.bias", text.replace("net.{1,2}.bias", "net.1.bias net.2.bias"))) == named
+
+
+def test_what_breaks_the_promises_and_the_mutants_still_finds_its_code() -> None:
+    package = ROOT / "checkpoint_doctor"
+    for each in promises.BREAKS:
+        assert (package / each.file).read_text(encoding="utf-8").count(each.before) == 1, each.promise
+    for pattern in (*mutants.MODULES, *mutants.TESTS):
+        assert list(package.glob(pattern)), pattern
