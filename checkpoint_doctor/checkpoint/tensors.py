@@ -35,6 +35,9 @@ class Tensor(Struct, frozen=True, eq=False, dict=True):
     known_as: str = ""
     """The name that its layer is inferred from, where the file's own name says less: ``0.kernel`` for ``arr_0``."""
 
+    gates: tuple[str, ...] = ()
+    """The gates of a recurrent layer in the order of their blocks of rows, where it is not that of PyTorch."""
+
     same_as: Tensor | None = None
     """Another tensor known to have the same numbers, which is measured in place of this one."""
 

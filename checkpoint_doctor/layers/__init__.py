@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from checkpoint_doctor.layers.components import assign_components, is_target, online_name
 from checkpoint_doctor.layers.connections import connect
-from checkpoint_doctor.layers.gates import GATES, KERAS_GATES, SIGMOID_GATES, count_blocks, gate_slices
+from checkpoint_doctor.layers.gates import GATES, KERAS_GATES, ONNX_GATES, SIGMOID_GATES, count_blocks, gate_slices
 from checkpoint_doctor.layers.grouping import group
 from checkpoint_doctor.layers.kinds import (
     DENSE,
@@ -32,6 +32,7 @@ __all__ = [
     "KERAS_GATES",
     "LEARNED_MATRICES",
     "NORMS",
+    "ONNX_GATES",
     "PROJECTIONS",
     "RECURRENT",
     "SIGMOID_GATES",

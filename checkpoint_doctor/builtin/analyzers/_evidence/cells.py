@@ -9,7 +9,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
-from checkpoint_doctor.layers import KERAS_GATES, Kind, count_blocks, gate_slices
+from checkpoint_doctor.layers import GATES, KERAS_GATES, Kind, count_blocks, gate_slices
 from checkpoint_doctor.statistics.values import as_real
 
 _INPUT, _RECURRENT = ".input", ".recurrent"
@@ -18,8 +18,10 @@ _INPUT, _RECURRENT = ".input", ".recurrent"
 
 def gate_rows(layer: Layer) -> Mapping[str, slice]:
     """Return each gate's rows in the layer's weights and biases; empty where the layer has no gates."""
-    rows = next((part.shape[0] for role, part in layer.tensors.items() if role in ("weight_hh", "bias_ih")), 0)
-    return gate_slices(layer.kind, rows)
+    part = next((part for role, part in layer.tensors.items() if role in ("weight_hh", "bias_ih")), None)
+    if part is None:
+        return {}
+    return gate_slices(layer.kind, part.shape[0], {layer.kind: part.gates} if part.gates else GATES)
 
 
 def gate_biases(layer: Layer) -> list[Tensor]:
