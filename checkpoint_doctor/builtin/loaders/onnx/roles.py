@@ -56,20 +56,27 @@ def find_roles(nodes: Iterable[Node], shapes: Mapping[str, tuple[int, ...]]) -> 
     roles = Roles({}, {})
     modules: dict[str, str] = {}
     """Outputs of matrix products to the names of their layers."""
+    taken: set[str] = set()
     depths: dict[str, int] = {}
     """Modules to the number of their recurrent layers."""
     for node in nodes:
         found = dict(_read_roles(node, shapes, modules))
-        if not found or any(name in roles.names for name in found):
+        # Exporters store equal tensors once, so that a layer may share its bias with one before it.
+        if not found or next(iter(found)) in roles.names:
             continue
+        found = {name: role for name, role in found.items() if name not in roles.names}
         module = _name_module(node, found, modules)
+        if node.operator not in cells.OPERATORS and taken.intersection(f"{module}.{role}" for role in found.values()):
+            module = f"{module}.{next(iter(found)).replace('::', '_').replace('/', '_').replace('.', '_')}"
         roles.names.update({name: f"{module}.{role}" for name, role in found.items()})
+        taken.update(roles.names[name] for name in found)
         if node.operator == "MatMul" and node.outputs:
             modules[node.outputs[0]] = module
         elif node.operator in cells.OPERATORS:
             depth = depths.setdefault(module, 0)
             depths[module] += 1
-            roles.pieces.update(cells.take_apart(node, shapes, module, depth))
+            pieces = cells.take_apart(node, shapes, module, depth)
+            roles.pieces.update({name: pieces[name] for name in pieces.keys() & found.keys()})
     return roles
 
 
