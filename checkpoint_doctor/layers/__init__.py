@@ -22,7 +22,7 @@ from checkpoint_doctor.layers.kinds import (
     Kind,
 )
 from checkpoint_doctor.layers.names import is_kernel
-from checkpoint_doctor.layers.outlines import Outline, Shapes
+from checkpoint_doctor.layers.outlines import Outline, Shapes, is_convolution
 from checkpoint_doctor.layers.outputs import find_outputs
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "count_blocks",
     "gate_slices",
     "infer_layers",
+    "is_convolution",
     "is_kernel",
     "is_target",
     "online_name",

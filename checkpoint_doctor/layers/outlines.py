@@ -18,6 +18,17 @@ WEIGHT_FORMS = ("", "_orig", "_mu", "_v", "_raw")
 """Endings of a weight's name: plain, pruned or spectrally normalised, noisy, weight-normalised, under weight drop."""
 
 
+def is_convolution(name: str, kernel: Shape, bias: Shape | None) -> bool:
+    """Tell whether a layer with a kernel whose outputs come last, by its name, is a convolution with its units there.
+
+    It may be a transposed convolution of Keras, which has its inputs last, or a dense layer with several axes of
+    outputs: the bias tells, and the number of axes.
+    """
+    if "transpose" in name or len(kernel) < 3:
+        return False
+    return len(kernel) > 3 if bias is None else bias == kernel[-1:]
+
+
 class Outline(Struct, frozen=True):
     """An inferred layer: names and kinds without the tensors. See ``checkpoint.Layer`` for the fields."""
 
@@ -72,6 +83,13 @@ class Draft(Struct, eq=False):
     def main(self) -> Shape | None:
         """Shape of the layer's weight."""
         return self.shapes.get("weight") or self.form_of("weight")
+
+    @property
+    def is_convolution(self) -> bool:
+        """True for a convolution, whichever way round its kernel is stored."""
+        if self.kind is not Kind.KERNEL or self.main is None:
+            return self.kind is Kind.CONV
+        return is_convolution(self.name, self.main, self.shapes.get("bias"))
 
     @property
     def is_wrapped(self) -> bool:

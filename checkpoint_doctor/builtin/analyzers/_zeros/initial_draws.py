@@ -234,8 +234,7 @@ _TOLERANCE = {"float64": 1e-5, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6
 
 
 def _is_orthogonal(tensor: Tensor, largest: int = 4096) -> bool:
-    rows = tensor.shape[0]
-    columns = tensor.size // rows
+    rows, columns = tensor.matrix_shape
     norms, tolerance = tensor.statistics.row_norms, _TOLERANCE.get(tensor.dtype)
     if tolerance is None or not 1 < min(rows, columns) <= largest or norms is None:
         return False
