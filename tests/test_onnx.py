@@ -269,6 +269,11 @@ def test_products_of_one_module_are_layers_of_their_own() -> None:
     ]
 
 
+def test_the_axes_of_a_kernel_that_no_node_reads_are_not_known() -> None:
+    [layer] = open_bytes(model([tensor("conv/kernel", draw(2, 1, 1, 15))])).layers
+    assert (layer.kind, layer.name) == (Kind.PARAMETER, "conv/kernel.value")
+
+
 def test_healthy_models_stay_silent_and_sick_tensors_are_found_and_fixed(tmp_path: Path) -> None:
     path, gain, broken = tmp_path / "model.onnx", np.ones(16, np.float32), draw(4, 16)
     path.write_bytes(network())

@@ -69,6 +69,9 @@ class Opening:
         role = self.roles.names.get(entry.name, "")
         leaf = entry.name.removesuffix(":0").replace("/", ".").rpartition(".")[2]
         is_buffer = not role and leaf not in ROLES
+        if not role and leaf == "kernel" and len(entry.shape) > 2:
+            # The name means another order of the axes than that of ONNX, and no node tells which one this is.
+            role = f"{entry.name}.value"
         yield Tensor(entry.name, entry.shape, dtype, values, is_buffer=is_buffer, known_as=role)
 
     def describe_lost(self) -> Iterable[Flaw]:
