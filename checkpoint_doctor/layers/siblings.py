@@ -10,7 +10,7 @@ from itertools import pairwise
 from msgspec import Struct
 
 from checkpoint_doctor.layers.kinds import FEEDFORWARD, NORMS, RECURRENT, Kind
-from checkpoint_doctor.layers.links import PAIRS, is_spatial, link
+from checkpoint_doctor.layers.links import PAIRS, feeds, is_spatial, link
 from checkpoint_doctor.layers.names import numbered, words
 from checkpoint_doctor.layers.outlines import Draft
 
@@ -64,6 +64,8 @@ class _Numbering(Struct, frozen=True):
             if norm is not None and norm.previous is None and not norm.followers:
                 if self.order[norm] > self.order[member]:
                     link(member, norm)
+                elif self._are_uninterrupted(norm, member) and not feeds(norm, member):
+                    link(member, norm)  # the file has its tensors in the order of their names
                 elif self._are_uninterrupted(norm, member):
                     # Norm before convolution: a pre-activation block.
                     link(norm, member)

@@ -62,9 +62,10 @@ def read_parameters(contents: Contents, config: str = "") -> Parameters:
     """
     found, root = Parameters(), contents.attributes.get((), {})
     if any(len(each.path) > 1 and each.path[-2] == VARIABLES for each in contents.datasets):
-        layers, variables = _read_numbered(contents, found)
+        described = read_config(config)
+        layers, variables = _read_numbered(contents, described, found)
         if found.state is not None:
-            _join_by_order(layers, variables, contents, read_config(config), found)
+            _join_by_order(layers, variables, contents, described, found)
     else:
         names = _read_named(contents, found)
         if found.state is not None:
@@ -72,9 +73,15 @@ def read_parameters(contents: Contents, config: str = "") -> Parameters:
     return found
 
 
-def _read_numbered(contents: Contents, found: Parameters) -> tuple[list[LayerVariables], list[DataSet]]:
-    """Add the model's variables, and return its layers with those that are trained, and the optimizer's variables."""
+def _read_numbered(
+    contents: Contents, config: ModelConfig, found: Parameters
+) -> tuple[list[LayerVariables], list[DataSet]]:
+    """Add the model's variables, and return its layers with those that are trained, and the optimizer's variables.
+
+    The variables come in the order of the layers in the configuration, where it is known.
+    """
     layers, own = [], {}
+    places: dict[str, tuple[int, ...]] = {}
     numbered = (each for each in contents.datasets if len(each.path) > 1 and each.path[-2] == VARIABLES)
     for path, group in groupby(numbered, key=lambda each: each.path[:-2]):
         variables = list(group)
@@ -91,12 +98,15 @@ def _read_numbered(contents: Contents, found: Parameters) -> tuple[list[LayerVar
         for each, name in zip(variables, names, strict=True):
             role = describe_role(module, name, "recurrent_kernel" in names)
             tensor = _add(found, each, f"{shown}/{name}" if shown else name, role)
+            if tensor is not None:
+                places[tensor.name] = config.place_of(path)
             if tensor is not None and tensor.is_floating and name not in NOT_TRAINED:
                 trained.append(tensor)
         if trained:
             layers.append(
                 LayerVariables(path, tuple(each.name for each in trained), tuple(each.shape for each in trained))
             )
+    found.tensors.sort(key=lambda each: places[each.name])
     # A LossScaleOptimizer stores the optimizer inside of it a second time, in a group of its own.
     innermost = max(own, key=len, default=())
     variables = own.get(innermost, [])
@@ -143,7 +153,8 @@ def _read_named(contents: Contents, found: Parameters) -> dict[tuple[str, ...], 
     """Add the model's variables, and return those of the optimizer by the names in their paths."""
     names: dict[tuple[str, ...], Tensor] = {}
     states: dict[str, KerasOptimizer] = {}
-    for each in contents.datasets:
+    places = _find_places(contents)
+    for each in sorted(contents.datasets, key=lambda each: places.get(each.path, (0, 0))):
         if each.path[0] != OLD_OPTIMIZER:
             _add(found, each, *_name_by_path(each))
             continue
@@ -160,6 +171,18 @@ def _read_named(contents: Contents, found: Parameters) -> dict[tuple[str, ...], 
         states.pop(LOSS_SCALE, None)
     found.state = next(iter(states.values()), None)
     return names
+
+
+def _find_places(contents: Contents) -> dict[tuple[str, ...], tuple[int, int]]:
+    """Return the data sets of variables to the places of their layers and of themselves in the lists of names."""
+    places: dict[tuple[str, ...], tuple[int, int]] = {}
+    for root in ((), (MODEL,)):
+        layers = contents.attributes.get(root, {}).get("layer_names", "").split("\n")
+        for layer_place, layer in enumerate(layers):
+            variables = contents.attributes.get((*root, layer), {}).get("weight_names", "").split("\n")
+            for place, variable in enumerate(variables):
+                places[*root, layer, *variable.split("/")] = layer_place, place
+    return places
 
 
 def _join_by_name(names: dict[tuple[str, ...], Tensor], config: ModelConfig, found: Parameters) -> None:
