@@ -122,7 +122,8 @@ class Draft(Struct, eq=False):
             from_input, from_hidden = self.form_of("weight_ih"), self.form_of("weight_hh")
             if from_input is not None and from_hidden is not None:
                 # The hidden-to-hidden weight reads the layer's output, projected or not.
-                self.inputs, self.outputs = from_input[1], from_hidden[1]
+                axis = 0 if self.transposed else 1
+                self.inputs, self.outputs = from_input[axis], from_hidden[axis]
         elif self.kind in NORMS:
             statistics = self.shapes.get("running_mean")
             shape = shape or statistics

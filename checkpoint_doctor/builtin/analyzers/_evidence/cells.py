@@ -8,20 +8,18 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
-from checkpoint_doctor.layers import GATES, KERAS_GATES, Kind, count_blocks, gate_slices
+from checkpoint_doctor.checkpoint import Layer, Tensor
+from checkpoint_doctor.layers import GATES, RECURRENT, gate_slices
 from checkpoint_doctor.statistics.values import as_real
 
-_INPUT, _RECURRENT = ".input", ".recurrent"
-"""Endings of the layers that the two kernels of a cell of Keras are judged as, each for itself."""
 
-
-def gate_rows(layer: Layer) -> Mapping[str, slice]:
-    """Return each gate's rows in the layer's weights and biases; empty where the layer has no gates."""
+def find_gates(layer: Layer) -> Mapping[str, slice]:
+    """Return each gate's lines in the layer's weights and biases; empty where the layer has no gates."""
     part = next((part for role, part in layer.tensors.items() if role in ("weight_hh", "bias_ih")), None)
     if part is None:
         return {}
-    return gate_slices(layer.kind, part.shape[0], {layer.kind: part.gates} if part.gates else GATES)
+    lines = part.shape[-1 if layer.transposed else 0]
+    return gate_slices(layer.kind, lines, {layer.kind: part.gates} if part.gates else GATES)
 
 
 def gate_biases(layer: Layer) -> list[Tensor]:
@@ -32,9 +30,6 @@ def gate_biases(layer: Layer) -> list[Tensor]:
 class Cell(Struct, frozen=True):
     """The weights and biases of a recurrent layer, with its gates."""
 
-    kind: Kind
-    layer: Layer
-    """The layer with its biases."""
     weights: tuple[Tensor, ...]
     """From the inputs, and from the hidden state."""
     biases: tuple[Tensor, ...]
@@ -63,48 +58,27 @@ class Cell(Struct, frozen=True):
             for each in self.weights
         )
 
-    @property
-    def recurrent_weight(self) -> Tensor | None:
-        """The weight that reads the hidden state."""
-        return self.weights[1] if len(self.weights) > 1 else None
 
-
-def find_blocks(layer: Layer, checkpoint: Checkpoint) -> tuple[Tensor, dict[str, slice], bool] | None:
-    """Return the weight that reads the hidden state, its block for each gate, and whether blocks are columns.
+def find_blocks(layer: Layer) -> tuple[Tensor, dict[str, slice]] | None:
+    """Return the weight that reads the hidden state, and its block of lines for each gate.
 
     An RNN without gates has one block.
     """
-    cell = find_cell(layer, checkpoint)
-    if cell is not None and cell.recurrent_weight is not None:
-        return cell.recurrent_weight, dict(cell.gates), cell.by_columns
     weight = layer.tensors.get("weight_hh")
-    if weight is None or layer.kind is not Kind.RNN:
+    if weight is None or layer.kind not in RECURRENT:
         return None
-    return weight, {"hidden": slice(0, weight.shape[0])}, False
+    whole = {"hidden": slice(0, weight.shape[1 if layer.transposed else 0])}
+    return weight, dict(find_gates(layer)) or whole
 
 
-def find_cell(layer: Layer, checkpoint: Checkpoint) -> Cell | None:
-    """Return the cell of a layer; of a cell of Keras, the layer of its input kernel stands for the whole."""
-    weights = [layer.tensors[role] for role in ("weight_ih", "weight_hh") if role in layer.tensors]
-    if gates := gate_rows(layer):
-        return Cell(layer.kind, layer, tuple(weights), tuple(gate_biases(layer)), gates)
-    if not layer.name.endswith(_INPUT) or not layer.transposed:
-        return None
-    other = checkpoint.layer_by_name.get(layer.name.removesuffix(_INPUT) + _RECURRENT)
-    if layer.weight is None or other is None or other.weight is None:
-        return None
-    return _find_keras_cell(layer, layer.weight, other.weight)
+def count_hidden(layer: Layer) -> int:
+    """Return the size of the state that a recurrent layer's weight reads; 0 where there is none."""
+    weight = layer.tensors.get("weight_hh")
+    return 0 if weight is None or len(weight.shape) != 2 else weight.shape[0 if layer.transposed else 1]
 
 
-def _find_keras_cell(layer: Layer, from_input: Tensor, from_hidden: Tensor) -> Cell | None:
-    if not from_hidden.name.removesuffix(":0").endswith("recurrent_kernel"):
-        return None
-    if len(from_input.shape) != 2 or len(from_hidden.shape) != 2 or 0 in from_hidden.shape:
-        return None
-    hidden, columns = from_hidden.shape
-    kind = next((each for each in KERAS_GATES if count_blocks(each) * hidden == columns), None)
-    if kind is None or from_input.shape[1] != columns:
-        return None
-    biases = (layer.bias,) if layer.bias is not None and layer.bias.shape in ((columns,), (2, columns)) else ()
-    gates = gate_slices(kind, columns, KERAS_GATES)
-    return Cell(kind, layer, (from_input, from_hidden), biases, gates, by_columns=True)
+def find_cell(layer: Layer) -> Cell | None:
+    """Return the cell of a layer; ``None`` where it has no gates."""
+    weights = tuple(layer.tensors[role] for role in ("weight_ih", "weight_hh") if role in layer.tensors)
+    gates = find_gates(layer)
+    return Cell(weights, tuple(gate_biases(layer)), gates, layer.transposed) if gates else None

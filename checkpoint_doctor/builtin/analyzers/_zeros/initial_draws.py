@@ -7,6 +7,7 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoint_doctor.builtin.analyzers._evidence.cells import count_hidden
 from checkpoint_doctor.builtin.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import DENSE, FEEDFORWARD, NORMS, is_kernel
@@ -54,8 +55,7 @@ def _is_drawn(tensor: Tensor, layer: Layer) -> bool | None:
         return True
     if tensor.size < FEWEST_DRAWS:
         return None
-    hidden = layer.tensors["weight_hh"].shape[1] if "weight_hh" in layer.tensors else 0
-    default = sqrt(1 / (3 * (hidden or _fans(tensor)[0])))
+    default = sqrt(1 / (3 * (count_hidden(layer) or _fans(tensor)[0])))
     limits = (sqrt(3) * deviation for deviation in (*_usual_deviations(tensor), default))
     return _is_orthogonal(tensor) or any(_is_uniform(tensor, each) for each in limits) or _is_normal(tensor)
 

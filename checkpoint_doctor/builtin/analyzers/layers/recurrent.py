@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from checkpoint_doctor.builtin.analyzers._evidence.cells import Cell, find_blocks, find_cell, gate_biases, gate_rows
+from checkpoint_doctor.builtin.analyzers._evidence.cells import Cell, find_blocks, find_cell, find_gates, gate_biases
 from checkpoint_doctor.builtin.analyzers._evidence.training import rows_were_trained, was_trained
 from checkpoint_doctor.builtin.analyzers._repairs.gates import reinitialise_bias
 from checkpoint_doctor.builtin.analyzers._zeros.biases import ZeroBias, find_zero_biases
@@ -55,7 +55,7 @@ def forget_gate_bias(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         Gers, Schmidhuber and Cummins 2000; Jozefowicz, Zaremba and Sutskever 2015. PyTorch draws both biases from
         uniform(±1/√hidden) and adds them.
     """
-    cell = find_cell(layer, checkpoint)
+    cell = find_cell(layer)
     rows = cell.gates.get("forget") if cell is not None else None
     bias = cell.effective_bias if cell is not None else None
     if cell is None or rows is None or bias is None or bias[rows].any():
@@ -120,7 +120,7 @@ def gate_bias_collapse(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> 
     for each in find_zero_biases(checkpoint):
         if each.layer.kind not in RECURRENT or _has_other_bias(each):
             continue
-        gates = list(gate_rows(each.layer))
+        gates = list(find_gates(each.layer))
         yield gate_bias_collapse.finding(
             f"all {each.tensor.size:,} gate biases ({', '.join(gates) or 'hidden'}) are exactly zero: "
             f"{each.why.sentence}",
@@ -148,9 +148,7 @@ def _has_other_bias(zero: ZeroBias) -> bool:
 
 
 @rule("RNN003", "gate-saturation", Severity.WARNING, on=Layer, part=("gate",), worse=("units",))
-def gate_saturation(
-    layer: Layer, checkpoint: Checkpoint, *, limit: float = 15.0, share: float = 0.25
-) -> Iterator[Finding]:
+def gate_saturation(layer: Layer, *, limit: float = 15.0, share: float = 0.25) -> Iterator[Finding]:
     """Gate biases are so large that the gate is saturated.
 
     Why it matters:
@@ -171,7 +169,7 @@ def gate_saturation(
     References:
         Tallec and Ollivier 1804.11188 (chrono initialisation).
     """
-    cell = find_cell(layer, checkpoint)
+    cell = find_cell(layer)
     bias = cell.effective_bias if cell is not None else None
     if cell is None or bias is None:
         return
@@ -203,7 +201,7 @@ def dead_gate(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     References:
         ``torch.nn.LSTM`` and ``torch.nn.GRU`` for the order of rows.
     """
-    cell = find_cell(layer, checkpoint)
+    cell = find_cell(layer)
     if cell is None or len(cell.weights) < 2:
         return
     weights, gates = cell.weights, cell.gates
@@ -237,9 +235,7 @@ def _lines(cell: Cell) -> str:
 
 
 @rule("RNN005", "recurrent-norm", Severity.WARNING, on=Layer, part=("gate",))
-def recurrent_norm(
-    layer: Layer, checkpoint: Checkpoint, *, largest: float = 50.0, smallest: float = 1e-3
-) -> Iterator[Finding]:
+def recurrent_norm(layer: Layer, *, largest: float = 50.0, smallest: float = 1e-3) -> Iterator[Finding]:
     """The hidden-to-hidden weights of a gate have a collapsed or exploded spectral radius.
 
     Why it matters:
@@ -260,10 +256,10 @@ def recurrent_norm(
     References:
         Pascanu, Mikolov and Bengio 1211.5063; Saxe et al. 1312.6120.
     """
-    found = find_blocks(layer, checkpoint)
+    found, by_columns = find_blocks(layer), layer.transposed
     if found is None:
         return
-    weight, blocks, by_columns = found
+    weight, blocks = found
     statistics = weight.statistics
     if statistics.nonfinite or not weight.size or statistics.row_norms is None:
         return

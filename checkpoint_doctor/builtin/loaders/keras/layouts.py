@@ -19,8 +19,9 @@ from checkpoint_doctor.builtin.loaders.keras.optimizer import (
     split_slots,
 )
 from checkpoint_doctor.builtin.loaders.keras.variable_order import LayerVariables, find_order
-from checkpoint_doctor.builtin.loaders.keras.variables import NOT_TRAINED, describe_role, name_variables
+from checkpoint_doctor.builtin.loaders.keras.variables import NOT_TRAINED, describe_role, find_cell, name_variables
 from checkpoint_doctor.checkpoint import Optimizer, Skipped, Tensor
+from checkpoint_doctor.layers import KERAS_GATES
 
 VARIABLES, OPTIMIZER, MODEL, OLD_OPTIMIZER = "vars", "optimizer", "model_weights", "optimizer_weights"
 LOSS_SCALE = "loss_scale_optimizer"
@@ -94,10 +95,10 @@ def _read_numbered(
         names = name_variables(key, [each.shape for each in variables])
         module = ".".join(element for element in path if element != CONTAINER)
         shown = "/".join(_shown_path(path, contents))
+        shapes = {name: each.shape for name, each in zip(names, variables, strict=True)}
         trained = []
         for each, name in zip(variables, names, strict=True):
-            role = describe_role(module, name, "recurrent_kernel" in names)
-            tensor = _add(found, each, f"{shown}/{name}" if shown else name, role)
+            tensor = _add(found, each, f"{shown}/{name}" if shown else name, module, name, shapes)
             if tensor is not None:
                 places[tensor.name] = config.place_of(path)
             if tensor is not None and tensor.is_floating and name not in NOT_TRAINED:
@@ -154,9 +155,14 @@ def _read_named(contents: Contents, found: Parameters) -> dict[tuple[str, ...], 
     names: dict[tuple[str, ...], Tensor] = {}
     states: dict[str, KerasOptimizer] = {}
     places = _find_places(contents)
+    shapes: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
+    for each in contents.datasets:
+        module, variable = _name_by_path(each)
+        shapes.setdefault(module, {})[variable] = each.shape
     for each in sorted(contents.datasets, key=lambda each: places.get(each.path, (0, 0))):
         if each.path[0] != OLD_OPTIMIZER:
-            _add(found, each, *_name_by_path(each))
+            module, variable = _name_by_path(each)
+            _add(found, each, "/".join((*module, variable)), ".".join(module), variable, shapes[module])
             continue
         state = states.setdefault(each.path[1], KerasOptimizer(each.path[1] if len(each.path) > 2 else OPTIMIZER))
         name = each.path[-1].removesuffix(":0")
@@ -204,14 +210,12 @@ def _shown_path(path: tuple[str, ...], contents: Contents) -> Iterator[str]:
             yield contents.attributes.get((*path[:depth], VARIABLES), {}).get("name") or element
 
 
-def _name_by_path(dataset: DataSet) -> tuple[str, str]:
-    """Return the name and the role of a variable below ``model_weights/dense/sequential/dense/kernel:0``."""
+def _name_by_path(dataset: DataSet) -> tuple[tuple[str, ...], str]:
+    """Return the layer and the name of a variable below ``model_weights/dense/sequential/dense/kernel:0``."""
     path = dataset.path[1:] if dataset.path[0] == MODEL else dataset.path
     # The first group is the layer, and its name comes again in that of the variable.
     inner = path[1:] if len(path) > 2 else path
-    module, variable = ".".join(inner[:-1]), inner[-1].removesuffix(":0")
-    is_recurrent = any(word in inner[-2] for word in ("lstm", "gru", "rnn", "cell")) if len(inner) > 1 else False
-    return "/".join((*inner[:-1], variable)), describe_role(module, variable, is_recurrent)
+    return inner[:-1], inner[-1].removesuffix(":0")
 
 
 def _number(dataset: DataSet) -> float | None:
@@ -224,12 +228,22 @@ def _count(dataset: DataSet) -> int | None:
     return None if number is None or not isfinite(number) else int(number)
 
 
-def _add(found: Parameters, dataset: DataSet, name: str, role: str) -> Tensor | None:
+def _add(
+    found: Parameters,
+    dataset: DataSet,
+    name: str,
+    module: str,
+    variable: str,
+    shapes: dict[str, tuple[int, ...]],
+) -> Tensor | None:
     if dataset.problem:
         found.skipped.append(Skipped(f"tensor {name}", dataset.problem))
         return None
     taken = {each.name for each in found.tensors[-2000:]}
     if name in taken:
         name = "/".join(dataset.path)
-    found.tensors.append(Tensor(name, dataset.shape, dataset.dtype, dataset.values, known_as=role))
+    kind = find_cell(shapes)
+    role = describe_role(module, variable, shapes)
+    gates = KERAS_GATES.get(kind, ()) if kind is not None else ()
+    found.tensors.append(Tensor(name, dataset.shape, dataset.dtype, dataset.values, known_as=role, gates=gates))
     return found.tensors[-1]
