@@ -15,7 +15,8 @@ from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import LEARNED_MATRICES, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.statistics.values import as_real, square
+from checkpoint_doctor.statistics.largest import find_largest
+from checkpoint_doctor.statistics.values import square
 
 _STATISTIC = re.compile(r"(^|[._])(mean|(?<!log_)std|var|variance|scale|shift|offset|minimum|maximum|min|max)s?$")
 """Names of vectors that describe data and are not learned."""
@@ -159,13 +160,13 @@ def value_spike(
         return
     if not tensor.is_floating or statistics.nonfinite or not _may_have_spike(tensor, ratio):
         return
-    magnitudes = np.abs(as_real(tensor.array)).reshape(-1)
-    next_largest = _largest_below_gap(magnitudes, ratio)
-    if next_largest is None:
+    largest = find_largest(tensor.values, max(1, tensor.size // 10_000) + 1, below=statistics.absmax / ratio)
+    above = None if largest is None else _find_lowest_gap(largest.magnitudes, ratio)
+    if largest is None or above is None:
         return
-    spikes = np.flatnonzero(magnitudes > next_largest)
-    if (magnitudes[spikes] == _TRUNCATION).all():
+    if (largest.magnitudes[above:] == _TRUNCATION).all():
         return
+    spikes, next_largest = np.sort(largest.positions[above:]), float(largest.magnitudes[above - 1])
     indices = [[int(axis) for axis in np.unravel_index(each, tensor.shape)] for each in spikes]
     yield value_spike.finding(
         f"{len(indices):,} of {tensor.size:,} values {'is' if len(indices) == 1 else 'are'} far larger than the "
@@ -190,12 +191,10 @@ def _may_have_spike(tensor: Tensor, ratio: float) -> bool:
     return largest >= 0.9 * ratio * sqrt(max(1.0 - square(largest), 0.0) / statistics.count)
 
 
-def _largest_below_gap(magnitudes: NDArray, ratio: float) -> float | None:
-    """Return the value below the lowest gap of that ratio among the largest 0.01 %; ``None`` where there is no gap."""
-    few = max(1, magnitudes.size // 10_000)
-    ordered = np.sort(np.partition(magnitudes, magnitudes.size - few - 1)[-few - 1 :])
-    gaps = np.flatnonzero(ordered[1:] / ratio > ordered[:-1])
-    return float(ordered[gaps[0]]) if gaps.size and ordered[0] > 0 else None
+def _find_lowest_gap(rising: NDArray, ratio: float) -> int | None:
+    """Return the position above the lowest gap of that ratio between neighbours; ``None`` where there is no gap."""
+    gaps = np.flatnonzero(rising[1:] / ratio > rising[:-1])
+    return int(gaps[0]) + 1 if gaps.size and rising[0] > 0 else None
 
 
 @rule("VAL004", "near-overflow", Severity.WARNING, on=Tensor, worse=("largest",))
