@@ -250,3 +250,40 @@ def test_recurrent_weights_of_one_step(ending: str, severity: Severity) -> None:
     state[f"lstm.weight_hh_l0{ending}"] |= {key: np.zeros((64, 16)) for key in ("exp_avg", "exp_avg_sq")}
     (finding,) = findings_of(untrained_tensor, build_checkpoint(weights, optimizer=state, step=300))
     assert finding.severity is severity
+
+
+def blocks(count: int = 3, **changes: NDArray) -> Weights:
+    """Blocks with a residual for the next block and a skip connection; the last residual was never trained."""
+    last = count - 1
+    tensors = {
+        name: value
+        for block in range(count)
+        for name, value in {
+            f"blocks.{block}.dilated.weight": trained(64, 32, 10 + block),
+            f"blocks.{block}.dilated.bias": bias(64),
+            f"blocks.{block}.residual.weight": fresh(32, 32, 7) if block == last else trained(32, 32, block),
+            f"blocks.{block}.residual.bias": np.zeros(32) if block == last else bias(32),
+            f"blocks.{block}.skip.weight": trained(32, 32, 20 + block),
+            f"blocks.{block}.skip.bias": bias(32),
+        }.items()
+    }
+    return {**tensors, "head.weight": trained(4, 32, 40), "head.bias": bias(4)} | {
+        name.replace("__", "."): value for name, value in changes.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("tensors", "severity"),
+    [
+        (blocks(), NOTE),
+        (blocks(2), WARNING),
+        (blocks(blocks__2__residual__weight=trained(32, 32, 7)), WARNING),
+        (blocks(blocks__2__skip__bias=np.zeros(32)), WARNING),
+        (blocks(blocks__1__residual__bias=np.zeros(32)), WARNING),
+    ],
+    ids=["unread", "two blocks", "trained", "nothing beside it was trained", "before the last too"],
+)
+def test_the_residual_of_the_last_block_has_no_reader(tensors: Weights, severity: Severity) -> None:
+    found = {each.tensor: each.severity for each in findings_of(zero_bias, build_checkpoint(tensors))}
+    last = max(name for name in tensors if name.endswith("residual.bias"))
+    assert found[last] == severity

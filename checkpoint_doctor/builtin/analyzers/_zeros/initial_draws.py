@@ -35,6 +35,12 @@ def shows_training(layer: Layer) -> bool | None:
         return None if gain is None else gain.statistics.minimum != gain.statistics.maximum
     if is_zero(layer.bias):
         return False
+    drawn = is_drawn(layer)
+    return None if drawn is None else not drawn
+
+
+def is_drawn(layer: Layer) -> bool | None:
+    """Tell whether the weights of a layer are initial draws or zero; ``None`` where their values do not tell."""
     answers = [
         _is_drawn(tensor, layer)
         for role, tensor in layer.tensors.items()
@@ -44,8 +50,8 @@ def shows_training(layer: Layer) -> bool | None:
         and not tensor.statistics.nonfinite
     ]
     if False in answers:
-        return True
-    return None if None in answers or not answers else False
+        return False
+    return None if None in answers or not answers else True
 
 
 def _is_drawn(tensor: Tensor, layer: Layer) -> bool | None:
