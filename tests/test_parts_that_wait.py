@@ -287,3 +287,31 @@ def test_the_residual_of_the_last_block_has_no_reader(tensors: Weights, severity
     found = {each.tensor: each.severity for each in findings_of(zero_bias, build_checkpoint(tensors))}
     last = max(name for name in tensors if name.endswith("residual.bias"))
     assert found[last] == severity
+
+
+def orthogonal(size: int, seed: int = 0) -> NDArray:
+    return np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))[0].astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("part", "weight", "severity"),
+    [
+        ("query", orthogonal(32), NOTE),
+        ("query", trained(32, 32), WARNING),
+        ("value", orthogonal(32), WARNING),
+    ],
+)
+def test_attention_to_a_single_element_does_not_train_what_chooses(
+    part: str, weight: NDArray, severity: Severity
+) -> None:
+    tensors = {
+        "obs.weight": trained(32, 8, 1),
+        "obs.bias": bias(32),
+        "head.weight": trained(4, 32, 2),
+        "head.bias": bias(4),
+    }
+    for place, name in enumerate(["query", "key", "value", "out_proj"]):
+        tensors |= {f"blocks.0.attn.{name}.weight": trained(32, 32, place), f"blocks.0.attn.{name}.bias": bias(32)}
+    tensors |= {f"blocks.0.attn.{part}.weight": weight, f"blocks.0.attn.{part}.bias": np.zeros(32)}
+    [found] = findings_of(zero_bias, build_checkpoint(tensors))
+    assert found.severity == severity

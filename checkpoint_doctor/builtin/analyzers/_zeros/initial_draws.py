@@ -239,6 +239,12 @@ _TOLERANCE = {"float64": 1e-5, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6
 """Error of an orthogonal matrix that was rounded to a type: about four times the distance between its numbers."""
 
 
+def is_orthogonal(layer: Layer) -> bool:
+    """True where the weight still is the orthogonal matrix of its initialisation, which one update would show."""
+    weight = layer.weight
+    return weight is not None and len(weight.shape) > 1 and weight.shape[0] > 1 and _is_orthogonal(weight)
+
+
 def _is_orthogonal(tensor: Tensor, largest: int = 4096) -> bool:
     rows = tensor.shape[0]
     columns = tensor.size // rows
