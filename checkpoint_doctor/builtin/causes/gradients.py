@@ -252,9 +252,15 @@ def _tensors_of(findings: list[Finding], checkpoint: Checkpoint) -> list[str]:
 
 
 def _describe(what: str, findings: list[Finding]) -> str:
-    names = list(dict.fromkeys(str(each.evidence.get("branch") or each.subject or "a part") for each in findings))
+    names = list(dict.fromkeys(str(each.evidence.get("branch") or each.subject or _count(each)) for each in findings))
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return f"{shown} {what}"
+
+
+def _count(finding: Finding) -> str:
+    """Say how many parameters a finding is about whose names are not known."""
+    unknown = finding.evidence.get("without_state")
+    return f"{len(unknown):,} parameters" if isinstance(unknown, list) and len(unknown) > 1 else "a part"
 
 
 def _is_frozen(finding: Finding, checkpoint: Checkpoint) -> bool:

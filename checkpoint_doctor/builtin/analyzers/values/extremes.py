@@ -9,9 +9,10 @@ from math import inf, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoint_doctor.builtin.analyzers._evidence.tables import holds_network
 from checkpoint_doctor.builtin.analyzers._evidence.training import was_trained
 from checkpoint_doctor.builtin.analyzers._zeros.sparsity import is_fixed
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import LEARNED_MATRICES, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
@@ -173,7 +174,7 @@ def value_spike(
     layer, statistics = checkpoint.layer_of[tensor.name], tensor.statistics
     if layer.kind not in LEARNED_MATRICES | {Kind.PARAMETER} or tensor.size < smallest or len(tensor.shape) < 2:
         return
-    if layer.kind is Kind.PARAMETER and not _has_learned_layers(checkpoint):
+    if layer.kind is Kind.PARAMETER and not holds_network(checkpoint):
         ratio *= _DATA_RATIO
     if not tensor.is_floating or statistics.nonfinite or not _may_have_spike(tensor, ratio):
         return
@@ -192,11 +193,6 @@ def value_spike(
         tensor,
         evidence={"indices": indices, "largest": statistics.absmax, "next_largest": next_largest},
     )
-
-
-@found_once
-def _has_learned_layers(checkpoint: Checkpoint) -> bool:
-    return any(layer.kind in LEARNED_MATRICES for layer in checkpoint.layers)
 
 
 def _may_have_spike(tensor: Tensor, ratio: float) -> bool:
