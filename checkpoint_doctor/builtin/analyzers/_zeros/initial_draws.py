@@ -217,6 +217,22 @@ def has_initial_norms_and_biases(checkpoint: Checkpoint) -> bool:
     return len(wide) > 1 and all(each.minimum == each.maximum for each in wide)
 
 
+def has_initial_draws_alone(checkpoint: Checkpoint) -> bool:
+    """True where every weight that is large enough to tell still is an initial draw: a network never trained.
+
+    There must be three of them, and no norm whose gains differ.
+    """
+    drawn = 0
+    for layer in checkpoint.layers:
+        if layer.kind in NORMS and shows_training(layer):
+            return False
+        answer = is_drawn(layer) if layer.kind in DENSE else None
+        if answer is False:
+            return False
+        drawn += bool(answer)
+    return drawn >= _FEWEST_DRAWN
+
+
 def is_drawn_uniformly(layer: Layer, gain: Tensor) -> bool:
     """True where a BatchNorm's gain still has the moments of U(0, 1), PyTorch's initialisation up to 1.1.
 
@@ -232,6 +248,9 @@ def is_drawn_uniformly(layer: Layer, gain: Tensor) -> bool:
         abs(statistics.mean - 0.5) < 4 * 0.289 / draws and abs(square(statistics.std) - 1 / 12) < 4 * 0.0745 / draws
     )
 
+
+_FEWEST_DRAWN = 3
+"""Layers with an initial draw from which a network is taken for an untrained one."""
 
 _FEWEST_GAINS = 4
 

@@ -19,8 +19,11 @@ from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.statistics.largest import find_largest
 from checkpoint_doctor.statistics.values import square
 
-_STATISTIC = re.compile(r"(^|[._])(mean|(?<!log_)std|var|variance|scale|shift|offset|minimum|maximum|min|max)s?$")
-"""Names of vectors that describe data and are not learned."""
+_STATISTIC = re.compile(
+    r"(^|[._])(mean|(?<!log_)std|var|variance|scale|shift|offset|minimum|maximum|min|max)s?$"
+    r"|(^|[._])(scal(e|ing)|zero_point)(_\w+)?\.value$"
+)
+"""Names of vectors that describe data and are not learned, such as the scales of Brevitas, ``scaling_impl.value``."""
 
 _STATE_OF_NORM = re.compile(r"running_|num_batches_tracked$")
 """Roles of the tensors in which norms keep statistics and count; some files store the count as a float."""
