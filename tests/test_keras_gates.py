@@ -120,6 +120,21 @@ def test_biases_of_zero_are_those_of_gates() -> None:
     assert found.evidence["gates"] == ["update", "reset", "new"]
 
 
+@pytest.mark.parametrize(("scale", "codes"), [(1, []), (1.3, ["RNN002"])])
+def test_biases_of_zero_are_normal_beside_initial_draws_of_keras(scale: float, codes: list[str]) -> None:
+    h5py = pytest.importorskip("h5py")
+    _, recurrent, bias = cell(3, (2,))
+    kernel = RANDOM.uniform(-1, 1, (INPUTS, 3 * UNITS)) * scale * (6 / (INPUTS + 3 * UNITS)) ** 0.5
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.attrs["keras_version"] = "2.15.0"
+        for name, values in {"kernel": kernel, "recurrent_kernel": recurrent, "bias": 0 * bias}.items():
+            file[f"gru/gru_cell/{name}:0"] = values.astype(np.float32)
+        file["dense/dense/kernel:0"], file["dense/dense/bias:0"] = draw(UNITS, 3), draw(3)
+    found = findings(loader.open(MemorySource("model.h5", buffer.getvalue())))
+    assert [each.code for each in found] == codes
+
+
 @pytest.mark.parametrize(("place", "side", "units"), [(0, "outgoing", [2]), (1, "outgoing", [2])])
 def test_inputs_and_states_that_are_not_read_are_rows_of_the_kernels(place: int, side: str, units: list[int]) -> None:
     lstm = cell(4, ())

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoint_doctor.builtin.analyzers._evidence.cells import count_hidden
+from checkpoint_doctor.builtin.analyzers._evidence.readers import input_weight
 from checkpoint_doctor.builtin.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
-from checkpoint_doctor.layers import DENSE, FEEDFORWARD, NORMS, is_kernel
+from checkpoint_doctor.layers import DENSE, FEEDFORWARD, NORMS
 from checkpoint_doctor.statistics.values import as_real, square
 
 FEWEST_DRAWS = 128
@@ -146,10 +147,8 @@ def is_drawn_by_kernel_default(layer: Layer) -> bool:
     cut off at two deviations, with a variance of 1/fan-in left (``lecun_normal``). A dense layer over several axes has
     its fan-in from the first of them, or from all but the last.
     """
-    weight = layer.weight
-    if weight is None or len(weight.shape) < 2 or weight.size < FEWEST_DRAWS:
-        return False
-    if not is_kernel(weight.known_as or weight.name):
+    weight = input_weight(layer)
+    if weight is None or len(weight.shape) < 2 or weight.size < FEWEST_DRAWS or not weight.is_kernel:
         return False
     field = weight.size // (weight.shape[-1] * weight.shape[-2])
     if _is_uniform(weight, sqrt(6 / (field * (weight.shape[-1] + weight.shape[-2])))):
