@@ -17,6 +17,13 @@ With ``reset_after``, which is the default of a GRU, the bias has a second row f
 ONNX_GATES = {Kind.LSTM: ("input", "output", "forget", "cell"), Kind.GRU: ("update", "reset", "new")}
 """Order of the gates' rows in weights and biases of the operators ``LSTM`` and ``GRU`` of ONNX."""
 
+FLAX_GATES = {
+    Kind.LSTM: {"i": "input", "f": "forget", "g": "cell", "o": "output"},
+    Kind.GRU: {"r": "reset", "z": "update", "n": "new"},
+}
+"""The letters of the gates in the names of Flax's layers, of which each gate has two: ``hf`` reads the hidden state and
+``if`` the inputs of the forget gate (``flax.linen.LSTMCell``, ``flax.linen.GRUCell``)."""
+
 SIGMOID_GATES = frozenset({"input", "forget", "output", "reset", "update"})
 """Gates whose activation is a sigmoid. ``cell`` and ``new`` are squashed by tanh."""
 
