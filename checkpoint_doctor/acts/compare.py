@@ -81,6 +81,8 @@ class _Comparison(Struct):
     left_out: list[Skipped] = field(default_factory=list)
     passed_over: list[Skipped] = field(default_factory=list)
     unsearched: list[Unsearched] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    """The files of the checkpoints that are folders."""
     done: int = 0
 
     def open_all(self, uris: Sequence[str]) -> None:
@@ -146,6 +148,7 @@ class _Comparison(Struct):
 
     def _head(self, path: str, *, named: bool) -> Heading:
         checkpoint = open_checkpoint(path, self.catalogue)
+        self.parts += [os.path.join(path, part.file) for part in checkpoint.files]
         if not checkpoint.tensors or (checkpoint.metadata.get("content") and not checkpoint.optimizers):
             other = checkpoint.metadata.get("content") or "holds no tensor to compare"
             raise NotACheckpoint(f"{path} {other}", "name the file that holds the state dict")
@@ -180,6 +183,7 @@ class _Comparison(Struct):
             left_out=tuple(self.left_out),
             passed_over=tuple(self.passed_over),
             unsearched=tuple(self.unsearched),
+            parts=tuple(self.parts),
             remarks=tuple(self.config.general.judge(each, "") for each in self.catalogue.left_out),
         )
 

@@ -143,12 +143,15 @@ class SeriesReport(Struct, frozen=True):
     """Files that a search came across and that are no checkpoints."""
     unsearched: tuple[Unsearched, ...] = ()
     """Files and folders that a search did not look at, and why."""
+    parts: tuple[str, ...] = ()
+    """The files of the checkpoints that are folders."""
     remarks: tuple[Finding, ...] = ()
     """Findings about the comparison and not about a series, such as a plugin that is broken."""
 
     @property
     def files(self) -> Iterator[str]:
-        """The checkpoints, what could not be read, and what was left out."""
+        """The checkpoints, the files of those that are folders, what could not be read, and what was left out."""
+        yield from self.parts
         for record in self.series:
             yield from (point.path for point in record.points)
         yield from (each.path for each in self.unreadable)
