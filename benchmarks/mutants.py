@@ -46,8 +46,8 @@ RULES = "rule_findings rule_findings_network rule_findings_optimizer rule_neighb
 EVIDENCE = f"evidence {RULES}"
 GENERAL = (f"{RULES} promises", "exit_codes", "fix")
 TESTS: Mapping[str, Sequence[str]] = {
-    "builtin/analyzers/logs/*": ("log_rules", PAGES),
-    "builtin/analyzers/_evidence/courses.py": ("log_rules",),
+    "builtin/analyzers/logs/*": ("log_limits log_rules", PAGES),
+    "builtin/analyzers/_evidence/courses.py": ("log_limits log_rules",),
     "builtin/analyzers/trends/*": ("trend_rules", PAGES),
     "builtin/analyzers/gradients/live.py": ("rules_gradients thresholds", PAGES),
     "builtin/analyzers/files/containers.py": ("file_borders", RULES, PAGES),
