@@ -48,7 +48,7 @@ GENERAL = (f"{RULES} promises", "exit_codes", "fix")
 TESTS: Mapping[str, Sequence[str]] = {
     "builtin/analyzers/logs/*": ("log_limits log_rules", PAGES),
     "builtin/analyzers/_evidence/courses.py": ("log_limits log_rules",),
-    "builtin/analyzers/trends/*": ("trend_rules", PAGES),
+    "builtin/analyzers/trends/*": ("trend_limits trend_rules", PAGES),
     "builtin/analyzers/gradients/live.py": ("rules_gradients thresholds", PAGES),
     "builtin/analyzers/files/containers.py": ("file_borders", RULES, PAGES),
     "builtin/analyzers/files/_executable_names.py": ("evidence_limits file_borders", RULES),
