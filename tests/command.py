@@ -2,7 +2,8 @@
 
 The process has its own working folder, environment, streams and limits, as one that is started anew. What differs is
 what happens before the command runs: tests of the interpreter's own start (its path, its encoding, what is imported,
-which plugins are found) start ``python -m checkpoint_doctor`` themselves.
+which plugins are found) start ``python -m checkpoint_doctor`` themselves. The commands share one process with torch,
+which reads repaired copies; ``test_cross_check.py`` starts its own.
 """
 
 from __future__ import annotations
@@ -105,6 +106,8 @@ def serve(descriptor: int) -> None:
             if not length:
                 return
             request = json.loads(_read(client, int.from_bytes(length, "big")))
+            if "fix" in request["arguments"]:
+                _share_torch()
             process = os.fork()
             if not process:
                 client.close()
@@ -114,6 +117,18 @@ def serve(descriptor: int) -> None:
             client.sendall(process.to_bytes(8, "big", signed=True))
             _, status = os.waitpid(process, 0)
             client.sendall(os.waitstatus_to_exitcode(status).to_bytes(8, "big", signed=True))
+
+
+@cache
+def _share_torch() -> None:
+    """Start the process with torch once for all fixes: each would wait a second for its own."""
+    from checkpoint_doctor.repair import cross_check
+
+    torch = cross_check._Torch()
+    torch._version = torch._read_answer().get("version")
+    torch._process.poll = lambda: None  # a forked process cannot ask for a sibling
+    torch.stop = lambda: None
+    cross_check._Torch = lambda: torch
 
 
 def _run(request: Mapping[str, Any], streams: list[int]) -> None:
