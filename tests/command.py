@@ -88,9 +88,12 @@ def _start_server() -> socket.socket:
 
 def serve(descriptor: int) -> None:
     """Fork a process for each request until the other side is gone."""
+    import typer.main
+
     import checkpoint_doctor.acts.fix
     import checkpoint_doctor.cli.running  # noqa: F401
     from checkpoint_doctor.acts.scan import scan
+    from checkpoint_doctor.cli.application import app
     from checkpoint_doctor.errors import UsageError
     from checkpoint_doctor.plugins.catalogue import discover
     from checkpoint_doctor.results.report import Page
@@ -100,6 +103,9 @@ def serve(descriptor: int) -> None:
     for reporter in discover().reporters.values():
         with contextlib.suppress(UsageError):  # one of them writes files alone
             reporter.render(report, discover().rules, Page(80))
+    # So is the parser of the command line, which takes longer to build than most commands to run.
+    typer.main.get_command = cache(typer.main.get_command)
+    typer.main.get_command(app)
     with socket.socket(fileno=descriptor) as client:
         while True:
             length, streams, _, _ = socket.recv_fds(client, 8, 2)
