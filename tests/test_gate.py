@@ -20,8 +20,6 @@ from conftest import ROOT
 
 from checkpoint_doctor import __version__, discover, load_config
 
-pytestmark = pytest.mark.xdist_group("gate")  # one worker makes the environments, and makes them once
-
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
 CI_PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
 STEPS = {step["name"]: step for step in ACTION["runs"]["steps"]}
