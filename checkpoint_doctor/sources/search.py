@@ -117,6 +117,7 @@ class _Search:
         self._unrecognized: dict[str, str] = {}
         """Path to ending, so that a file that several URIs lead to counts once."""
         self._unsearched: dict[str, Unsearched] = {}
+        self._not_included: set[str] = set()
 
     def expand(self, uri: str) -> None:
         if is_address(uri):
@@ -207,11 +208,16 @@ class _Search:
         inside = [each for each in self._unsearched.values() if _is_within(each.path, uri)]
         if count or not all(each.on_purpose for each in inside):
             return
-        looked_at = sum(_is_within(path, uri) for path in self._unrecognized)
-        left = f", and {quantity(len(inside), 'file or folder', 'files and folders')} not searched" if inside else ""
-        raise NothingToExamine(
-            message, f"{quantity(looked_at, 'file')} in it begin{'s' * (looked_at == 1)} unlike any checkpoint{left}"
+        unlike, others = (
+            sum(_is_within(path, uri) for path in paths) for paths in (self._unrecognized, self._not_included)
         )
+        reasons = [
+            f"{quantity(unlike, 'file')} in it begin{'s' * (unlike == 1)} unlike any checkpoint" * bool(unlike),
+            f"{quantity(others, 'file')} in it {'is' if others == 1 else 'are'} not among those to include"
+            * bool(others),
+            f"{quantity(len(inside), 'file or folder', 'files and folders')} not searched" * bool(inside),
+        ]
+        raise NothingToExamine(message, ", and ".join(filter(None, reasons)) or "there is no file in it")
 
     def _search(self, root: str, *, named: bool = False) -> int:
         """Search a folder and return how many candidates it has."""
@@ -252,6 +258,7 @@ class _Search:
                 self._leave_out(path, reason)
             return False
         if not self._criteria.includes(path):
+            self._not_included.add(path)
             return False
         if not is_known:
             try:
