@@ -42,6 +42,9 @@ def shell(folder: Path, command: str, **environment: str) -> subprocess.Complete
         ("ckdoc scan a.zip <&- >&- 2>&-", 2, ""),
         ("ckdoc fix a.zip >&-", 2, "standard output is closed"),
         ("ckdoc rules >&-", 2, "standard output is closed"),
+        ("ckdoc --help >&-", 2, "standard output is closed"),
+        ("ckdoc scan --help > /dev/full", 2, "cannot be printed: no space left"),
+        ("set -o pipefail; ckdoc fix --help | true", 141, ""),
         ("ckdoc scan a.zip > /dev/full", 2, "no space left"),
         ("ckdoc scan a.zip 2> /dev/full", 0, ""),
         ("ckdoc scan missing.zip 2>&-", 2, ""),
@@ -120,6 +123,12 @@ def test_an_interruption_of_the_imports_is_one_sentence(tmp_path: Path, fixtures
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert (result.returncode, result.stderr) == (128 + signal.SIGINT, "ckdoc: interrupted\n")
+
+
+def test_nothing_is_imported_before_interruptions_are_awaited() -> None:
+    program = "import sys; old = {*sys.modules}; import checkpoint_doctor.cli; print(*sorted({*sys.modules} - old))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert set(result.stdout.split()) <= {"__future__", "checkpoint_doctor", "checkpoint_doctor.cli"}
 
 
 def test_a_missing_library_is_one_sentence(tmp_path: Path) -> None:
