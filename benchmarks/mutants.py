@@ -65,7 +65,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "builtin/analyzers/settings/policy.py": ("setting_limits policy_borders policy_rules thresholds", PAGES),
     "builtin/analyzers/resuming/averages.py": ("average_limits averages thresholds", PAGES),
     "builtin/analyzers/optimizer/initial_values.py": ("initial_value_limits averages thresholds", PAGES),
-    "builtin/analyzers/layers/inputs.py": ("inputs thresholds", PAGES),
+    "builtin/analyzers/layers/inputs.py": ("input_limits inputs thresholds", PAGES),
     "builtin/analyzers/settings/optimizer_settings.py": ("setting_limits optimizer_settings thresholds", PAGES),
     "builtin/analyzers/resuming/resuming.py": ("resuming_limits", "resuming thresholds", PAGES),
     "builtin/analyzers/resuming/schedules.py": ("schedule_limits", "resuming thresholds", PAGES),
