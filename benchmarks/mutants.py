@@ -78,7 +78,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     ),
     "builtin/analyzers/optimizer/gradients.py": ("optimizer_borders optimizer_no_gradient thresholds", PAGES),
     "builtin/analyzers/optimizer/second_moments.py": (
-        "evidence_limits optimizer_borders optimizer_steps thresholds",
+        "second_moment_limits optimizer_settings evidence_limits optimizer_borders optimizer_steps thresholds",
         PAGES,
     ),
     "builtin/analyzers/optimizer/step_sizes.py": (
@@ -106,7 +106,9 @@ TESTS: Mapping[str, Sequence[str]] = {
     "builtin/analyzers/_evidence/initial_copies.py": (
         "neighbouring_layers average_limits averages policy_rules policy_borders",
     ),
-    "builtin/analyzers/_evidence/model_inputs.py": (f"neighbouring_layers inputs dormant_tables {EVIDENCE}",),
+    "builtin/analyzers/_evidence/model_inputs.py": (
+        f"first_layers neighbouring_layers inputs dormant_tables {EVIDENCE}",
+    ),
     "builtin/analyzers/_evidence/tables.py": (f"neighbouring_layers dormant_tables {EVIDENCE}",),
     "builtin/analyzers/_evidence/travel.py": ("neighbouring_layers resuming_limits", "resuming"),
     "builtin/analyzers/_evidence/initial_parameters.py": ("initial_parameters",),

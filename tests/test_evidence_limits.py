@@ -97,6 +97,15 @@ def test_columns_that_a_repair_replaced() -> None:
     assert np.flatnonzero(replaced).tolist() == [2]
 
 
+@pytest.mark.parametrize(("row", "expected"), [([1.0, 1.0], True), ([1.0, 2.0], False)])
+def test_a_row_of_two_entries_must_hold_one_number(row: list[float], expected: bool) -> None:
+    state = {"step": 9, "exp_avg": np.zeros((3, 2)), "exp_avg_sq": np.array([row, [3.0, 4.0], [5.0, 6.0]])}
+    optimizer = optimizer_of(build_checkpoint({"0.weight": np.ones((3, 2))}, optimizer={"0.weight": state}))
+    replaced = find_replaced(optimizer.parameters[0], optimizer, along_rows=True)
+    assert replaced is not None
+    assert replaced.tolist() == [expected, False, False]
+
+
 def test_lines_of_one_entry_must_agree() -> None:
     second = np.array([[1.0], [2.0], [1.0], [3.0]])
     state = {"step": 9, "exp_avg": np.zeros((4, 1)), "exp_avg_sq": second}
