@@ -177,6 +177,7 @@ def test_updates_of_the_file_count_where_the_optimizer_has_none(fields: dict[str
     options = {"lr": 0.0, "betas": (0.9, 0.999), "eps": 1e-8}
     checkpoint = replace(build_checkpoint(tensors, optimizer=state, optimizer_options=options), **fields)
     found = findings_of(nothing_moved, checkpoint, least_updates=1)
+    assert all(each.severity is Severity.ERROR for each in found)
     assert [each.evidence["updates"] for each in found] == ([counted] if counted else [])
 
 
