@@ -21,6 +21,7 @@ from checkpoint_doctor.builtin.analyzers.optimizer._dispensable_parts import Tra
 from checkpoint_doctor.builtin.analyzers.optimizer.second_moments import gradient_scale
 from checkpoint_doctor.builtin.analyzers.optimizer.step_sizes import nothing_moved
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Optimizer, Part, PickledName
+from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 
