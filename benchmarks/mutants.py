@@ -46,6 +46,10 @@ RULES = "rule_findings rule_findings_network rule_findings_optimizer rule_neighb
 EVIDENCE = f"evidence {RULES}"
 GENERAL = (f"{RULES} promises", "exit_codes", "fix")
 TESTS: Mapping[str, Sequence[str]] = {
+    "builtin/analyzers/logs/*": ("log_limits log_rules", PAGES),
+    "builtin/analyzers/_evidence/courses.py": ("log_limits log_rules",),
+    "builtin/analyzers/trends/*": ("trend_limits trend_rules", PAGES),
+    "builtin/analyzers/gradients/live.py": ("rules_gradients thresholds", PAGES),
     "builtin/analyzers/files/containers.py": ("file_borders", RULES, PAGES),
     "builtin/analyzers/files/_executable_names.py": ("evidence_limits file_borders", RULES),
     "builtin/analyzers/optimizer/_untrained_branches.py": ("untrained_branches optimizer_left_out", RULES),
@@ -63,7 +67,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "builtin/analyzers/resuming/schedules.py": ("schedule_limits", "resuming thresholds", PAGES),
     "builtin/analyzers/layers/adapters.py": ("file_borders adapters thresholds", PAGES),
     "builtin/analyzers/layers/copies.py": (f"neighbouring_layers copies weights_by_design {RULES}", PAGES),
-    "builtin/analyzers/layers/dormant_units.py": ("dormant_limits dormant_tables", RULES, PAGES),
+    "builtin/analyzers/layers/dormant_units.py": ("dormant_limits dormant_tables", f"{RULES} dormant_units", PAGES),
     "builtin/analyzers/optimizer/gradient_norms.py": (
         "gradient_norm_limits optimizer_borders optimizer_settings thresholds",
         PAGES,
@@ -85,7 +89,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     ),
     "builtin/analyzers/_evidence/widths.py": ("neighbouring_layers width_limits", "dispensable_parts"),
     "builtin/analyzers/_zeros/conditions.py": ("width_limits", "dispensable_parts"),
-    "builtin/analyzers/layers/dead_inputs.py": ("dormant_limits dormant_tables", RULES, PAGES),
+    "builtin/analyzers/layers/dead_inputs.py": ("dormant_limits dormant_tables", f"{RULES} dormant_units", PAGES),
     "builtin/causes/_remedies.py": ("remedies",),
     "builtin/analyzers/optimizer/_unused_parts.py": (
         f"neighbouring_layers dispensable_parts parts_that_wait {RULES} untrained_branches optimizer_left_out",

@@ -120,10 +120,9 @@ def on_a_terminal(*arguments: str, columns: int) -> str:
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_a_page_fits_the_terminal(columns: int) -> None:
-    for arguments in (("explain", "NET001"), ("rules",), ("plugins",), ("config",)):
-        shown = on_a_terminal(*arguments, columns=columns).splitlines()
-        assert max(map(len, shown)) <= columns, arguments
     page = on_a_terminal("explain", "NET001", columns=columns)
+    for shown in (page, *(on_a_terminal(command, columns=columns) for command in ("rules", "plugins", "config"))):
+        assert max(map(len, shown.splitlines())) <= columns, shown
     for heading in ("Why it matters", "When it is normal", "What to do", "References", "Options"):
         assert f"\r\n{heading}" in page
     assert "``" not in page

@@ -20,8 +20,6 @@ from conftest import ROOT
 
 from checkpoint_doctor import __version__, discover, load_config
 
-pytestmark = pytest.mark.xdist_group("gate")  # one worker makes the environments, and makes them once
-
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
 CI_PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
 STEPS = {step["name"]: step for step in ACTION["runs"]["steps"]}
@@ -38,8 +36,12 @@ def snippet(language: str, beginning: str) -> str:
     return found
 
 
+UNWANTED = ("GITHUB_", "CKDOC_", "PYTHONDONTWRITEBYTECODE")
+
+
 def run(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "CKDOC_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(UNWANTED)}
+    kept["PIP_COMPILE"] = "0"  # pip would compile thousands of modules of which the commands import a few
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=300, env={**kept, **environment}, check=False
     )

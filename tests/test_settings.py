@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch
+from msgspec.structs import replace
 
 from checkpoint_doctor.acts.compare import compare
 from checkpoint_doctor.acts.fix import FixOptions, fix
@@ -126,6 +127,12 @@ def test_every_range_has_a_source() -> None:
             "no update is ever made",
         ),
         (batch_and_rollout, agent("SAC", learning_starts=100, _total_timesteps=5000), None, ""),
+        (  # the counters of the timesteps began anew, and the model had been trained before
+            batch_and_rollout,
+            replace(agent("SAC", learning_starts=5000, _total_timesteps=5000), updates=900),
+            None,
+            "",
+        ),
         (
             warmup,
             build_checkpoint({"a": [1.0]}, step=800, hyperparameters={"warmup_steps": 1000}),

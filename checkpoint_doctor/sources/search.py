@@ -55,7 +55,8 @@ class Criteria(Struct, frozen=True):
     recognizes: Callable[[str], bool] = lambda path: False
     """True where the first bytes of the file at a path are those of a checkpoint; asked about all other files."""
     claim: Callable[[Folder], Collection[str]] = lambda folder: ()
-    """Returns the names of the files and folders in a folder that are one checkpoint together; mostly none."""
+    """Returns the names of the files and folders in a folder that are one checkpoint together; mostly none. It raises
+    ``UnreadableCheckpoint`` where it cannot tell."""
     excludes: Callable[[str], str] = lambda path: ""
     """Returns why a file or folder is not to be examined; empty where it is."""
     includes: Callable[[str], bool] = lambda path: True
@@ -126,8 +127,11 @@ class _Search:
         elif os.path.lexists(uri) or not any(letter in uri for letter in "*?["):
             self._candidates.setdefault(uri, Candidate(uri, named=True))
         else:
-            matches = _match_glob(uri)
-            if not matches:
+            failures: list[OSError] = []
+            matches = match_glob(uri, failures.append)
+            for failure in failures:
+                self._note_failure(failure)
+            if not (matches or failures):
                 raise NothingToExamine(f"nothing matches {uri}", "check the pattern; quote it if the shell expands it")
             for match in matches:
                 if os.path.isdir(match):
@@ -237,7 +241,11 @@ class _Search:
         return count
 
     def _claim(self, folder: Folder) -> Collection[str]:
-        claimed = frozenset(self._criteria.claim(folder))
+        try:
+            claimed = frozenset(self._criteria.claim(folder))
+        except UnreadableCheckpoint as error:  # its files are examined one by one
+            self._unsearched[folder.path] = Unsearched(folder.path, error.message, on_purpose=False)
+            return ()
         includes = self._criteria.includes
         is_wanted = includes(folder.path) or any(includes(folder.locate(name)) for name in claimed)
         return claimed if is_wanted else ()
@@ -258,8 +266,10 @@ class _Search:
                     self._unrecognized[path] = os.path.splitext(name)[1].lower()
                     return False
             except UnreadableCheckpoint as error:
-                self._leave_out(path, error.message.removeprefix(f"cannot open {path}: ").removeprefix(f"{path} "))
-                return False
+                if not (is_address(path) or os.path.isfile(path)):  # a pipe, or a link that leads nowhere
+                    self._leave_out(path, error.message.removeprefix(f"cannot open {path}: ").removeprefix(f"{path} "))
+                    return False
+                # It may be a checkpoint, and whoever opens it is told why it cannot be.
             self._recognized.add(path)
         is_expected = is_known and UNSPECIFIC.fullmatch(name) is None
         self._candidates.setdefault(path, Candidate(path, named=False, is_expected=is_expected))
@@ -298,20 +308,45 @@ def _is_within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(os.path.join(folder, ""))
 
 
-def _match_glob(pattern: str) -> list[str]:
-    """Return the paths that a pattern of the shell matches, sorted; ``**`` follows no links, so that it always ends."""
+def match_glob(pattern: str, on_failure: Callable[[OSError], None]) -> list[str]:
+    """Return the paths that a pattern of the shell matches, sorted; ``**`` follows no links, so that it always ends.
+
+    ``on_failure`` is called for each folder in which something may match and that cannot be listed.
+    """
     import glob
 
     base, crosses, rest = _split_at_any_folders(pattern)
+    _note_unlisted(base, on_failure)
     if not crosses:
         return sorted(glob.glob(pattern), key=natural_key)
     compiled = compile_pattern(rest)
     found = []
     for start in glob.glob(base) if base else [os.curdir]:
-        for path, names in _walk_visible(start):
+        for path, names in _walk_visible(start, on_failure):
             if len(names) in compiled.match_beginnings(names):
                 found.append(path if base else os.path.join(*names))
     return sorted(found, key=natural_key)
+
+
+def _note_unlisted(pattern: str, on_failure: Callable[[OSError], None]) -> None:
+    """Look into each folder that ``glob`` has to look into for a pattern: it passes over those that it cannot."""
+    import glob
+
+    names = pattern.split(os.sep)
+    for position, name in enumerate(names):
+        above = os.sep.join(names[:position]) or (os.sep if position else os.curdir)
+        if not (glob.has_magic(name) or glob.has_magic(above)):
+            continue
+        for folder in filter(os.path.isdir, glob.glob(above)):
+            try:
+                if glob.has_magic(name):
+                    os.scandir(folder).close()
+                else:
+                    os.stat(os.path.join(folder, name))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                on_failure(error)
 
 
 def match_addresses(pattern: str) -> list[str]:
@@ -335,9 +370,9 @@ def _split_at_any_folders(pattern: str) -> tuple[str, bool, str]:
     return os.sep.join(names[:position]) or (os.sep if position else ""), True, "/".join(names[position:])
 
 
-def _walk_visible(start: str) -> Iterator[tuple[str, list[str]]]:
+def _walk_visible(start: str, on_failure: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
     """Yield the path of everything in a folder that is not hidden, and its names from the folder on."""
-    for folder, folders, files in os.walk(start):
+    for folder, folders, files in os.walk(start, onerror=on_failure):
         folders[:] = [
             name for name in folders if not (name.startswith(".") or os.path.islink(os.path.join(folder, name)))
         ]

@@ -27,6 +27,11 @@ class InactivityCauses(Struct, frozen=True):
     readers_are_inactive: bool
     """No layer that reads them receives gradients either, so dead and saturated units cannot be told apart."""
 
+    @property
+    def are_mostly_saturated(self) -> bool:
+        """True where more units are saturated than dead."""
+        return bool(self.saturated.sum() > self.dead.sum())
+
 
 def find_inactivity_causes(
     layer: Layer, activity: GradientActivity, checkpoint: Checkpoint, ratio: float

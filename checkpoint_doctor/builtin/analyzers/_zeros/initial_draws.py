@@ -35,6 +35,12 @@ def shows_training(layer: Layer) -> bool | None:
         return None if gain is None else gain.statistics.minimum != gain.statistics.maximum
     if is_zero(layer.bias):
         return False
+    drawn = is_drawn(layer)
+    return None if drawn is None else not drawn
+
+
+def is_drawn(layer: Layer) -> bool | None:
+    """Tell whether the weights of a layer are initial draws or zero; ``None`` where their values do not tell."""
     answers = [
         _is_drawn(tensor, layer)
         for role, tensor in layer.tensors.items()
@@ -44,8 +50,8 @@ def shows_training(layer: Layer) -> bool | None:
         and not tensor.statistics.nonfinite
     ]
     if False in answers:
-        return True
-    return None if None in answers or not answers else False
+        return False
+    return None if None in answers or not answers else True
 
 
 def _is_drawn(tensor: Tensor, layer: Layer) -> bool | None:
@@ -211,6 +217,22 @@ def has_initial_norms_and_biases(checkpoint: Checkpoint) -> bool:
     return len(wide) > 1 and all(each.minimum == each.maximum for each in wide)
 
 
+def has_initial_draws_alone(checkpoint: Checkpoint) -> bool:
+    """True where every weight that is large enough to tell still is an initial draw: a network never trained.
+
+    There must be three of them, and no norm whose gains differ.
+    """
+    drawn = 0
+    for layer in checkpoint.layers:
+        if layer.kind in NORMS and shows_training(layer):
+            return False
+        answer = is_drawn(layer) if layer.kind in DENSE else None
+        if answer is False:
+            return False
+        drawn += bool(answer)
+    return drawn >= _FEWEST_DRAWN
+
+
 def is_drawn_uniformly(layer: Layer, gain: Tensor) -> bool:
     """True where a BatchNorm's gain still has the moments of U(0, 1), PyTorch's initialisation up to 1.1.
 
@@ -227,10 +249,19 @@ def is_drawn_uniformly(layer: Layer, gain: Tensor) -> bool:
     )
 
 
+_FEWEST_DRAWN = 3
+"""Layers with an initial draw from which a network is taken for an untrained one."""
+
 _FEWEST_GAINS = 4
 
 _TOLERANCE = {"float64": 1e-5, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 """Error of an orthogonal matrix that was rounded to a type: about four times the distance between its numbers."""
+
+
+def is_orthogonal(layer: Layer) -> bool:
+    """True where the weight still is the orthogonal matrix of its initialisation, which one update would show."""
+    weight = layer.weight
+    return weight is not None and len(weight.shape) > 1 and weight.shape[0] > 1 and _is_orthogonal(weight)
 
 
 def _is_orthogonal(tensor: Tensor, largest: int = 4096) -> bool:

@@ -81,7 +81,7 @@ def dormant_units(
         note: The share of dormant units from which a layer is reported; good agents have some in most layers.
         warning: The share from which it is a warning: half of the layer.
         error: The share from which it is an error, if the cause lies in this layer; single layers of good agents reach
-            94 %.
+            94 %. Units that are saturated still pass on the sign of what they add up, so all of them must be.
 
     References:
         Without new gradients, m decays by β1 and √v by √β2 in each update. RMSprop stores only v and momentum only m:
@@ -101,8 +101,8 @@ def dormant_units(
     is_expected = _may_be_unread(layer, activity) or _is_usual_off_policy(layer, activity, checkpoint)
     severity = Severity.WARNING if share >= warning and not is_expected else Severity.NOTE
     if share >= error and causes is not None and not causes.readers_are_inactive:
-        # Where the readers are inactive too, the cause is not in this layer.
-        severity = Severity.ERROR
+        # Where the readers are inactive too, the cause is not in this layer. Saturated units still tell the signs.
+        severity = Severity.ERROR if activity.inactive.all() or not causes.are_mostly_saturated else severity
     yield dormant_units.finding(
         _describe(layer, activity, causes, checkpoint),
         layer,
@@ -250,7 +250,7 @@ def _evidence(activity: GradientActivity, causes: InactivityCauses | None) -> di
 def _advise(layer: Layer, causes: InactivityCauses | None, checkpoint: Checkpoint) -> str:
     if causes is None:
         return ""
-    is_saturated = causes.saturated.sum() > causes.dead.sum()
+    is_saturated = causes.are_mostly_saturated
     if not (is_saturated or causes.dead.any() or causes.readers_are_inactive):
         return ""
     size = measured_input_rms(layer, checkpoint)
