@@ -76,7 +76,7 @@ class Layout:
         ]
         elastic = len(columns) - 1 if folded else 0
         room = self.width - indent
-        least = min(widths[elastic], max(12, room // 3))
+        least = min(widths[elastic], max(8 if folded else 12, room // 3))
         others = [index for index in range(len(columns)) if index != elastic and any(row[index].plain for row in rows)]
         while others and least + sum(widths[index] + GAP for index in others) > room:
             others.remove(min(others, key=lambda index: columns[index].keep))
