@@ -129,6 +129,14 @@ def test_a_page_fits_the_terminal(columns: int) -> None:
     assert "##" not in page
 
 
+@pytest.mark.parametrize("columns", [30, 60, 80])
+def test_a_list_breaks_no_name_on_a_narrow_terminal(columns: int) -> None:
+    shown = on_a_terminal("rules", columns=columns)
+    assert max(map(len, shown.splitlines())) <= columns
+    assert {name for rule in RULES for name in (rule.code, rule.name)} <= set(shown.split())
+    assert all(" ".join(rule.summary.split()) in " ".join(shown.split()) for rule in RULES)
+
+
 def test_plugins_are_listed_with_their_versions() -> None:
     lines = [line.split("\t") for line in ckdoc("plugins").stdout.splitlines()]
     assert ["loaders", "sb3", "checkpoint-doctor", "0.1.0"] in lines
