@@ -63,6 +63,13 @@ def test_closed_streams(command: str, code: int, words: str, folder: Path) -> No
     assert "Exception ignored" not in said
 
 
+@pytest.mark.parametrize("streams", ["<&-", "2>&-", "<&- 2>&-"])
+def test_no_file_takes_the_number_of_a_closed_stream(streams: str, folder: Path) -> None:
+    program = "from checkpoint_doctor.cli.output import guard_streams; guard_streams(); print(open('a.zip').fileno())"
+    result = shell(folder, f'{shlex.quote(sys.executable)} -c "{program}" {streams}')
+    assert int(result.stdout) > 2
+
+
 COMMANDS = {
     "scan": ("scan *.zip", 1), "fix": ("fix *.zip -n", 0), "compare": ("compare *.zip", 1), "log": ("log log.csv", 0),
     "watch": ("watch . --once --settle 0", 1), "rules": ("rules", 0), "causes": ("causes", 0),
