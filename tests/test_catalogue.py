@@ -83,6 +83,13 @@ def test_a_rule_is_explained_by_code_or_name_however_written(wanted: str) -> Non
     assert "\x1b" not in result.stdout
 
 
+def test_without_docstrings_nothing_is_explained() -> None:
+    command = [sys.executable, "-OO", "-m", "checkpoint_doctor", "explain", "VAL001"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "without docstrings" in result.stderr
+
+
 def test_a_misspelt_rule_gets_the_nearest_name() -> None:
     result = ckdoc("explain", "zero-bais")
     assert (result.returncode, result.stdout) == (2, "")
