@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoint_doctor.builtin.analyzers._zeros.severity import is_zero
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import DENSE, FEEDFORWARD, NORMS, is_kernel
 from checkpoint_doctor.statistics.values import as_real, square
 
@@ -217,7 +217,18 @@ def has_initial_norms_and_biases(checkpoint: Checkpoint) -> bool:
     return len(wide) > 1 and all(each.minimum == each.maximum for each in wide)
 
 
-def has_initial_draws_alone(checkpoint: Checkpoint) -> bool:
+def is_drawn_otherwise(layer: Layer, checkpoint: Checkpoint) -> bool:
+    """True for a layer of an untrained network whose weight was not drawn as PyTorch draws it by default.
+
+    Code that draws the weight in its own way, as graph convolutions do, begins the bias at zero.
+    """
+    if layer.kind not in FEEDFORWARD or _has_default_weight(layer):
+        return False
+    return is_drawn(layer) is True and _has_initial_draws_alone(checkpoint)
+
+
+@found_once
+def _has_initial_draws_alone(checkpoint: Checkpoint) -> bool:
     """True where every weight that is large enough to tell still is an initial draw: a network never trained.
 
     There must be three of them, and no norm whose gains differ.
