@@ -99,6 +99,15 @@ class Layout:
             else:
                 self.line(line)
 
+    def has_room_for(self, columns: Sequence[Column], rows: Sequence[Sequence[Text]], indent: int = 0) -> bool:
+        """Tell whether a folded table would leave out no column that has something in it, and be readable."""
+        widths = [
+            max(cell_len(column.title), *(row[index].cell_len for row in rows))
+            for index, column in enumerate(columns)
+            if any(row[index].plain for row in rows)
+        ]
+        return indent + sum(widths[:-1]) + GAP * (len(widths) - 1) + min(widths[-1], READABLE) <= self.width
+
     def render(self) -> str:
         """Return all lines."""
         return "".join(f"{line}\n" for line in self._lines)
