@@ -20,7 +20,7 @@ def reads_model_inputs(layer: Layer, checkpoint: Checkpoint) -> bool:
     if layer.previous is not None:
         return False
     with_units = _layers_with_units(checkpoint)
-    if layer.is_output and (len(with_units) > 1 or layer not in with_units[:1]) and with_units:
+    if layer.is_output and with_units not in ([], [layer]):
         return False  # an output head whose source is not known
     return "features_extractor" in layer.name or not _has_extractor(checkpoint)
 
