@@ -9,6 +9,7 @@ from math import inf, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoint_doctor.builtin.analyzers._evidence.cells import count_hidden
 from checkpoint_doctor.builtin.analyzers._evidence.tables import holds_network
 from checkpoint_doctor.builtin.analyzers._evidence.training import was_trained
 from checkpoint_doctor.builtin.analyzers._zeros.sparsity import is_fixed
@@ -163,9 +164,7 @@ def _has_scale_of_data(tensor: Tensor, layer: Layer, vector: float) -> bool:
 
 def _fan_in(tensor: Tensor, layer: Layer) -> int:
     """Return the fan-in of the init rule: inputs of a unit, or hidden units of a recurrent layer if these are more."""
-    fan_in = tensor.fan_in
-    hidden = layer.tensors.get("weight_hh")
-    return max(fan_in, hidden.shape[1]) if hidden is not None and len(hidden.shape) == 2 else fan_in
+    return max(tensor.fan_in, count_hidden(layer))
 
 
 @rule("VAL003", "value-spike", Severity.WARNING, on=Tensor, worse=("indices", "largest"))
