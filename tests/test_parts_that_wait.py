@@ -333,6 +333,7 @@ def drawn_layers(count: int, *trained_ones: int, own: float = sqrt(3)) -> Weight
     [
         (drawn_layers(3), False),
         (drawn_layers(3, own=1.0), True),
+        ({**drawn_layers(3), "net.4.weight": sqrt(3) * fresh(32, 32, 2)}, True),
         (drawn_layers(2), True),
         (drawn_layers(4, 3), True),
         ({**drawn_layers(3), "norm.weight": np.ones(32), "norm.bias": np.zeros(32)}, False),
@@ -341,6 +342,7 @@ def drawn_layers(count: int, *trained_ones: int, own: float = sqrt(3)) -> Weight
     ids=[
         "untrained",
         "a layer that PyTorch drew",
+        "another own draw with a bias",
         "too few layers to tell",
         "one was trained",
         "initial norm",

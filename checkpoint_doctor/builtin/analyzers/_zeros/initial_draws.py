@@ -230,14 +230,16 @@ def is_drawn_otherwise(layer: Layer, checkpoint: Checkpoint) -> bool:
 def _has_initial_draws_alone(checkpoint: Checkpoint) -> bool:
     """True where every weight that is large enough to tell still is an initial draw: a network never trained.
 
-    There must be three of them, and no norm whose gains differ.
+    There must be three of them, no norm whose gains differ, and no live bias beside a weight that was not drawn as
+    PyTorch draws it.
     """
     drawn = 0
     for layer in checkpoint.layers:
         if layer.kind in NORMS and shows_training(layer):
             return False
         answer = is_drawn(layer) if layer.kind in DENSE else None
-        if answer is False:
+        has_own_draw = layer.kind in FEEDFORWARD and answer is True and not _has_default_weight(layer)
+        if answer is False or (has_own_draw and layer.bias is not None and not is_zero(layer.bias)):
             return False
         drawn += bool(answer)
     return drawn >= _FEWEST_DRAWN
