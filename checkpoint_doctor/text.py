@@ -40,7 +40,9 @@ def describe_error(error: BaseException) -> str:
     """Return what an exception of other people's code is and says: ``ValueError: no such layer``."""
     try:
         words = str(error)
-    except Exception:  # even saying it may fail
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # even saying it may fail
         words = ""
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 

@@ -511,3 +511,18 @@ def test_workers_end_with_their_driver(sent: signal.Signals, rest: str) -> None:
     _, words = driver.communicate(timeout=20)
     assert driver.returncode == -sent or "KeyboardInterrupt" in words
     wait_until(lambda: not any(map(is_running, processes)))
+
+
+def test_a_working_directory_is_no_place_for_libraries(engine: Engine, fleet: Path, tmp_path: Path) -> None:
+    """Workers import nothing that lies among the checkpoints, whatever its name is."""
+    for name in ("case_5_zero_head.pt", "case_3_healthy.pt"):
+        shutil.copy(fleet / name, tmp_path)
+    trap = tmp_path / "imported"
+    for module in ("json", "msgspec", "pickle", "random"):
+        (tmp_path / f"{module}.py").write_text(f"open({str(trap)!r}, 'w')\nraise SystemExit\n")
+    command = [sys.executable, "-m", "checkpoint_doctor", "scan", ".", "-f", "json", "--engine", engine.name]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1, done.stderr
+    assert [each["verdict"] for each in json.loads(done.stdout)["checkpoints"]] == ["healthy", "ill"]
+    assert not trap.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -437,3 +438,18 @@ def wait_for(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_table_that_does_not_come_to_its_end_is_dropped_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow")
+    from checkpoint_doctor.builtin.reporters import parquet
+
+    said: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    with open(tmp_path / "report.parquet", "wb") as stream:
+        writer = parquet.reporter.open_stream(stream, (), Page())
+    del writer
+    gc.collect()
+    assert not said

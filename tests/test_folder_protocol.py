@@ -110,6 +110,8 @@ def test_a_loader_that_fails_to_claim_leaves_the_files_to_the_others(run: Path) 
     found = scan([run / "a"], catalogue=catalogue(RunLoader(problem=KeyError("x"))))
     assert len(found.checkpoints) == 3
     assert all(each.verdict is Verdict.HEALTHY for each in found.checkpoints)
+    assert "the loader run failed" in found.unsearched[0].why
+    assert not found.is_complete
 
 
 def test_a_loader_that_fails_to_open_is_named(run: Path) -> None:

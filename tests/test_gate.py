@@ -320,7 +320,8 @@ def test_the_baseline_hides_what_is_known_and_nothing_else(workspace: Path, path
 def test_the_configuration_examples_are_valid(text: str, tmp_path: Path) -> None:
     tomllib.loads(text)
     (tmp_path / "ckdoc.toml").write_text(text)
-    assert len(load_config(discover().rules, file=str(tmp_path / "ckdoc.toml")).sections) >= 2
+    known = discover()
+    assert len(load_config(known.rules, causes=known.causes, file=str(tmp_path / "ckdoc.toml")).sections) >= 2
 
 
 # --- many files -------------------------------------------------------------------------------------------------------
@@ -390,6 +391,13 @@ def commit(folder: Path, tag: str = "") -> None:
 @pytest.fixture(scope="session")
 def pre_commit_home(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("pre-commit"))
+
+
+def test_the_page_names_the_endings_that_the_hook_examines() -> None:
+    [endings] = re.findall(r"^  files: '\\.\((.*)\)\$'$", (ROOT / ".pre-commit-hooks.yaml").read_text(), re.MULTILINE)
+    sentence = CI_PAGE.partition("The hook examines")[2].partition(";")[0]
+    assert re.findall(r"`\.(\w+)`", sentence) == endings.split("|")
+    assert {f".{each}" for each in endings.split("|")} <= set(discover().suffixes)
 
 
 def test_the_hook_refuses_a_sick_model(workspace: Path, hooks: Path, pre_commit_home: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.pickle_code import mapping, text, torch_zip, vector
 from tests.command import run_command
 
 COMMAND = [sys.executable, "-m", "checkpoint_doctor"]
@@ -87,6 +88,50 @@ def test_a_file_of_a_folder_that_is_a_checkpoint_is_not_replaced(folder: Path) -
     [found] = json.loads(result.stdout)["checkpoints"]
     assert found["parts"], "it is one checkpoint"
     assert_refused(ckdoc(folder, "scan", "run", "-f", "json", "-o", "run/config.json"), "an input")
+    assert contents(folder) == before
+
+
+LOG = "step,loss\n" + "".join(f"{step},{1 + 1 / step}\n" for step in range(1, 9))
+
+
+@pytest.mark.parametrize("output", ["run/progress.csv", "hard", "soft", "a.zip"])
+def test_a_report_on_logs_replaces_no_log_and_no_checkpoint(output: str, folder: Path) -> None:
+    (folder / "run").mkdir()
+    (folder / "run" / "progress.csv").write_text(LOG)
+    os.link(folder / "run" / "progress.csv", folder / "hard")
+    (folder / "soft").symlink_to("run/progress.csv")
+    before = contents(folder)
+    result = ckdoc(folder, "log", "run", "-f", "json", "-o", output)
+    assert_refused(result, "never")
+    assert contents(folder) == before
+
+
+def test_a_log_beside_a_checkpoint_that_the_scan_reads_is_not_replaced(folder: Path) -> None:
+    (folder / "progress.csv").write_text(LOG)
+    assert_refused(ckdoc(folder, "scan", "model.pt", "-f", "json", "-o", "progress.csv"), "an input")
+    assert (folder / "progress.csv").read_text() == LOG
+
+
+def test_settings_beside_a_checkpoint_are_not_replaced_and_an_earlier_report_is(folder: Path) -> None:
+    (folder / "plain.pt").write_bytes(torch_zip(mapping([(text("weight"), vector("0", 4))]), {"0": bytes(range(16))}))
+    arguments = ("scan", "plain.pt", "-f", "json", "-o", "plain.json")
+    assert [ckdoc(folder, *arguments).returncode for _ in range(2)] == [0, 0]
+    (folder / "plain.json").write_text('{"learning_rate": 0.1}')
+    assert_refused(ckdoc(folder, *arguments), "an input")
+    assert json.loads((folder / "plain.json").read_text()) == {"learning_rate": 0.1}
+
+
+def test_a_comparison_replaces_no_file_of_a_folder_that_it_compares(folder: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    for number in (1, 2):
+        run = folder / "runs" / f"checkpoint-{number}"
+        run.mkdir(parents=True)
+        (run / "config.json").write_text('{"model_type": "bert", "architectures": ["Bert"]}')
+        save_file({"a.weight": np.random.default_rng(number).normal(0, 0.1, (8, 8))}, run / "model.safetensors")
+    before = contents(folder)
+    assert_refused(ckdoc(folder, "compare", "runs", "-f", "json", "-o", "runs/checkpoint-1/config.json"), "an input")
     assert contents(folder) == before
 
 

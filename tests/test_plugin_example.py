@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -276,9 +277,9 @@ def test_a_loader_that_cannot_even_look_leaves_the_file_to_the_others(
     code = LOADER.format(recognizes='raise KeyError("a surprise")')
     site = pretend_to_install(tmp_path, "acmeblind", code, loaders="aaa = acmeblind:loader")
     result = with_packages(site)("scan", str(fixtures / "case_1_head_v6.zip"), "--format", "json")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert [finding["code"] for finding in findings(result) if finding["severity"] == "error"] == ["NRM001"]
-    assert "1 not looked at" in result.stderr
+    assert "1 not looked at, 1 rule crash" in result.stderr
     assert "a surprise" in with_packages(site)("scan", str(fixtures / "case_1_head_v6.zip")).stdout
 
 
@@ -372,6 +373,7 @@ ENDINGS = {
     "ends": "raise type('Ending', (BaseException,), {})('on purpose')",
     "generates": "raise GeneratorExit",
     "cannot be said": "raise type('Mute', (Exception,), {'__str__': lambda self: 1 / 0})",
+    "exits when it is said": "raise type('Mute', (Exception,), {'__str__': lambda self: __import__('sys').exit(0)})",
 }
 
 
@@ -386,6 +388,20 @@ def test_a_rule_that_ends_the_program_is_a_crash(
     [checkpoint] = json.loads(result.stdout)["checkpoints"]
     assert (checkpoint["verdict"], checkpoint["crashed_rules"]) == ("ill", ["ACM666"])
     assert with_packages(site)("fix", "-n", str(fixtures / "case_1_head_v6.zip")).returncode == 2
+
+
+@pytest.mark.parametrize("error", ["NotACheckpoint", "UnknownFormat"])
+def test_a_rule_cannot_say_that_a_file_is_no_checkpoint(
+    error: str, with_packages: Callable, tmp_path: Path, fixtures: Path
+) -> None:
+    body = f"raise __import__('checkpoint_doctor').errors.{error}('it is none')"
+    site = pretend_to_install(tmp_path, "acmedeny", declare("ACM666", "denying-rule", body), analyzers="it = acmedeny")
+    (tmp_path / "models").mkdir()
+    shutil.copy(fixtures / "case_1_head_v6.zip", tmp_path / "models")
+    result = with_packages(site)("scan", "models", "--format", "json")
+    assert result.returncode == 2
+    [checkpoint] = json.loads(result.stdout)["checkpoints"]
+    assert (checkpoint["verdict"], checkpoint["crashed_rules"]) == ("ill", ["ACM666"])
 
 
 def test_a_rule_that_yields_no_findings_but_something_else_is_a_crash(
@@ -491,7 +507,7 @@ def test_of_two_strangers_with_one_code_both_are_named(with_packages: Callable, 
 
 def test_the_page_shows_the_example_as_it_is() -> None:
     page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
-    for module in ("embeddings", "causes", "files", "pool"):
+    for module in ("embeddings", "causes", "files", "csv_report", "pool"):
         assert f"```python\n{(EXAMPLE / 'ckdoc_acme' / f'{module}.py').read_text(encoding='utf-8')}```" in page
     declared = (EXAMPLE / "pyproject.toml").read_text(encoding="utf-8")
     found = re.findall(r"```toml\n(\[project\.entry-points.*?)```", page, re.DOTALL)

@@ -19,6 +19,7 @@ from checkpoint_doctor.checkpoint.series_builder import (
 )
 from checkpoint_doctor.checkpoint.series_figures import measure_point
 from checkpoint_doctor.checkpoint.series_order import Heading, describe_difference, group_runs, order_run
+from checkpoint_doctor.config.asked import Silence, find_asked
 from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnknownFormat, UnreadableCheckpoint, UsageError
 from checkpoint_doctor.examination.measuring import measure_checkpoint
@@ -62,9 +63,11 @@ def compare(
 
     Raises:
         NothingToExamine: there are no two checkpoints that can be compared, and all of them could be read.
-        UsageError: the configuration does not fit the rules that are installed.
+        UsageError: the configuration does not fit the rules that are installed, or leaves no rule to run.
     """
-    comparison = _Comparison(catalogue or discover_working(), config or Config(), jobs, on_progress)
+    catalogue, config = catalogue or discover_working(), config or Config()
+    silence = Silence(config, catalogue.rules, Checkpoint, Series)
+    comparison = _Comparison(catalogue, config, jobs, on_progress, silence)
     comparison.open_all(list_uris(uris))
     return comparison.finish()
 
@@ -74,6 +77,7 @@ class _Comparison(Struct):
     config: Config
     jobs: int | None
     on_progress: ProgressCallback | None
+    silence: Silence
     headings: list[Heading] = field(default_factory=list)
     reports: dict[Heading, Examination] = field(default_factory=dict)
     """The examinations that stand in for their checkpoints."""
@@ -81,6 +85,8 @@ class _Comparison(Struct):
     left_out: list[Skipped] = field(default_factory=list)
     passed_over: list[Skipped] = field(default_factory=list)
     unsearched: list[Unsearched] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    """The files of the checkpoints that are folders."""
     done: int = 0
 
     def open_all(self, uris: Sequence[str]) -> None:
@@ -146,6 +152,7 @@ class _Comparison(Struct):
 
     def _head(self, path: str, *, named: bool) -> Heading:
         checkpoint = open_checkpoint(path, self.catalogue)
+        self.parts += [os.path.join(path, part.file) for part in checkpoint.files]
         if not checkpoint.tensors or (checkpoint.metadata.get("content") and not checkpoint.optimizers):
             other = checkpoint.metadata.get("content") or "holds no tensor to compare"
             raise NotACheckpoint(f"{path} {other}", "name the file that holds the state dict")
@@ -166,21 +173,24 @@ class _Comparison(Struct):
 
     def finish(self) -> SeriesReport:
         """Compare what was opened, and return the report."""
-        rules = [rule for rule in self.catalogue.rules if self.config.general.selects(rule)]
+        paths = [heading.path for heading in self.headings]
+        asked = find_asked(paths or [""], self.config, self.catalogue.rules, Checkpoint, Series)
         records = [record for run in self._choose_runs() for record in self._examine_run(run)]
-        if not records and not self.unreadable:
+        if not records and not self.unreadable and all(each.on_purpose for each in self.unsearched):
             raise self._nothing()
         if records:
             records[0] = replace(records[0], unreadable=tuple(self.unreadable), left_out=tuple(self.left_out))
         return SeriesReport(
             series=tuple(records),
-            rules=len(rules),
+            rules=len(asked),
             fail_on=self.config.fail_on,
             unreadable=tuple(self.unreadable),
             left_out=tuple(self.left_out),
             passed_over=tuple(self.passed_over),
             unsearched=tuple(self.unsearched),
+            parts=tuple(self.parts),
             remarks=tuple(self.config.general.judge(each, "") for each in self.catalogue.left_out),
+            configuration=self.silence.describe(),
         )
 
     def _choose_runs(self) -> list[list[Heading]]:
@@ -246,6 +256,7 @@ class _Comparison(Struct):
             remarks = [*remarks, "figures from reports do not say what changed between neighbours"]
         is_run = series.is_connected or len(kept) == 2
         trends = run_trend_rules(series, self.catalogue, self.config) if is_run else []
+        self.silence.see_hidden(trends)
         if not series.is_connected:
             remarks = [*remarks, "nothing of one checkpoint is left in the next: they may be of different runs"]
         record = record_series(series, kept, last.findings, trends)
@@ -277,6 +288,7 @@ class _Comparison(Struct):
                 return None, Skipped(path, f"it holds the same values as {previous.path}")
         point = describe_point(checkpoint)
         examination = run_rules(checkpoint, self.catalogue, settings)
+        self.silence.see(examination)
         builder.add(point, outline_tensors(checkpoint), measured)
         return checkpoint, keep(examination, point)
 

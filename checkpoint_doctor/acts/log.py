@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -25,6 +25,8 @@ from checkpoint_doctor.plugins.self_checks import report_crash
 from checkpoint_doctor.results.findings import Finding, by_severity
 from checkpoint_doctor.results.log_report import LogReport
 from checkpoint_doctor.results.report import Examination, Report, Verdict, judge
+from checkpoint_doctor.sources import Unsearched
+from checkpoint_doctor.sources.search import match_glob
 from checkpoint_doctor.text import natural_key
 
 LOGS_BESIDE = ("progress.csv", "metrics.csv", "trainer_state.json", "evaluations.npz", "monitor.csv")
@@ -62,7 +64,7 @@ def examine_logs(
     rules = [rule for rule in catalogue.rules if rule.on is TrainingLog]
     config = config or Config()
     readers = find_log_readers()
-    files = find_logs([os.fspath(path) for path in paths], readers)
+    files, unsearched = find_logs([os.fspath(path) for path in paths], readers)
     asked = find_asked(files, config, rules, TrainingLog)
     examinations: list[Examination] = []
     logs: dict[str, TrainingLog] = {}
@@ -82,6 +84,7 @@ def examine_logs(
         rules=len(asked),
         fail_on=config.fail_on,
         remarks=tuple(config.general.judge(each, "") for each in catalogue.left_out),
+        unsearched=unsearched,
         asked=asked,
     )
     use, silence = IgnoreUse(config, rules, ()), Silence(config, rules, TrainingLog)
@@ -118,36 +121,45 @@ def examine_log(log: TrainingLog, rules: Sequence[Rule], settings: Settings) -> 
     )
 
 
-def find_logs(paths: Sequence[str], readers: Sequence[LogReader]) -> list[str]:
+def find_logs(paths: Sequence[str], readers: Sequence[LogReader]) -> tuple[list[str], tuple[Unsearched, ...]]:
     """Return the files that paths lead to: files as they are, and those in folders whose name is that of a log.
 
+    Beside them stands what was not searched, and why: links to folders, and what cannot be listed.
+
     Raises:
-        NothingToExamine: a folder or a glob leads to none.
+        NothingToExamine: a folder or a glob leads to none, and all of it could be searched.
     """
     patterns = [pattern for reader in readers for pattern in reader.patterns]
     found: list[str] = []
+    unsearched: list[Unsearched] = []
+
+    def note(error: OSError) -> None:
+        unsearched.append(Unsearched(str(error.filename), (error.strerror or str(error)).lower(), on_purpose=False))
+
     for path in paths:
         if os.path.isdir(path):
-            inside = sorted(_walk(path, patterns), key=natural_key)
+            inside = sorted(_walk(path, patterns, note, unsearched), key=natural_key)
         elif os.path.exists(path) or not glob.has_magic(path):
             inside = [path]
         else:
-            inside = sorted((each for each in glob.glob(path, recursive=True) if os.path.isfile(each)), key=natural_key)
-        if not inside:
+            inside = [each for each in match_glob(path, note) if os.path.isfile(each)]
+        if not inside and all(each.on_purpose for each in unsearched):
             raise NothingToExamine(
                 f"{path} leads to no training log", f"the names of logs are {', '.join(patterns)}; name other files"
             )
         found += inside
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found)), tuple(unsearched)
 
 
-def _walk(folder: str, patterns: Sequence[str]) -> list[str]:
-    return [
-        os.path.join(place, file)
-        for place, _, files in os.walk(folder)
-        for file in files
-        if any(fnmatchcase(file, pattern) for pattern in patterns)
-    ]
+def _walk(
+    folder: str, patterns: Sequence[str], on_failure: Callable[[OSError], None], unsearched: list[Unsearched]
+) -> Iterator[str]:
+    for place, folders, files in os.walk(folder, onerror=on_failure):
+        links = [path for name in sorted(folders) if os.path.islink(path := os.path.join(place, name))]
+        unsearched += [Unsearched(path, "a link to a folder") for path in links]
+        for file in files:
+            if any(fnmatchcase(file, pattern) for pattern in patterns):
+                yield os.path.join(place, file)
 
 
 def _within_file(on_progress: ProgressCallback | None, path: str, number: int, of: int) -> Callable[[int], None] | None:

@@ -13,7 +13,7 @@ from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.config.asked import Silence, find_asked
 from checkpoint_doctor.config.settings import Config, Settings
 from checkpoint_doctor.config.unused import IgnoreUse
-from checkpoint_doctor.errors import NothingToExamine
+from checkpoint_doctor.errors import DoctorError, NothingToExamine, UsageError
 from checkpoint_doctor.examination.candidates import CandidateTask, Outcome, TaskOptions, examine_candidate
 from checkpoint_doctor.examination.examining import examine
 from checkpoint_doctor.examination.measuring import MeasuredCallback, measure_checkpoint
@@ -24,7 +24,7 @@ from checkpoint_doctor.plugins.protocols import Workers
 from checkpoint_doctor.results.report import Examination, Report
 from checkpoint_doctor.results.totals import Totals
 from checkpoint_doctor.sources.search import Candidate, Criteria, Found, Uris, find_candidates, list_uris
-from checkpoint_doctor.text import quantity
+from checkpoint_doctor.text import describe_error, quantity
 
 if TYPE_CHECKING:
     from checkpoint_doctor.examination.earlier import EarlierResults
@@ -208,8 +208,16 @@ class Scan:
         if self._engine is None or not tasks:
             yield from examine_each(tasks, self.catalogue, on_progress)
             return
-        with self.catalogue.find_engine(self._engine).start(self._options.get("jobs")) as workers:
-            yield from examine_each(tasks, self.catalogue, on_progress, workers)
+        try:
+            with self.catalogue.find_engine(self._engine).start(self._options.get("jobs")) as workers:
+                yield from examine_each(tasks, self.catalogue, on_progress, workers)
+        except (DoctorError, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            raise UsageError(
+                f"the engine {self._engine} failed with {describe_error(error)}, so there is no report",
+                "leave out --engine; `ckdoc plugins` names its package",
+            ) from error
 
     def conclude(self, checkpoints: tuple[Examination, ...] = (), counted: Totals | None = None) -> Report:
         """Return the report on what was examined.

@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from checkpoint_doctor.acts.compare import run_trend_rules
 from checkpoint_doctor.acts.scan import find_checkpoints
-from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.checkpoint import Checkpoint, Series
 from checkpoint_doctor.checkpoint.ongoing_run import OngoingRun
+from checkpoint_doctor.config.asked import find_asked
 from checkpoint_doctor.config.settings import Config
 from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnknownFormat, UnreadableCheckpoint
 from checkpoint_doctor.examination.examining import open_and_examine, unreadable
@@ -22,6 +23,7 @@ from checkpoint_doctor.results.events import Arrival, Event, Loss, Stall, list_b
 from checkpoint_doctor.results.findings import Finding
 from checkpoint_doctor.results.identity import FindingKey, identify
 from checkpoint_doctor.results.report import Examination, Report
+from checkpoint_doctor.sources import Unsearched
 from checkpoint_doctor.sources.address import require_local
 from checkpoint_doctor.sources.changes import (
     Fingerprint,
@@ -87,7 +89,7 @@ def watch(
         config: which rules to run and what to hide, by default nothing is hidden.
 
     Raises:
-        UsageError: the path is the address of something remote.
+        UsageError: the path is the address of something remote, or the configuration leaves no rule to run.
     """
     require_local(os.fspath(path), "and only folders of this machine are watched", "`ckdoc scan` reads it where it is")
     options = options or Options()
@@ -130,11 +132,14 @@ class _Watch:
         """The files of each checkpoint as they were when it was examined."""
         self._runs: dict[object, _Run] = {}
         """By the names and shapes of their tensors."""
+        self._unlisted: dict[str, Unsearched] = {}
+        """What should be searched and cannot be, by its path."""
         self._last = time.monotonic()
         self._has_stalled = False
 
     def run(self) -> Iterator[Event]:
         options, waiter = self._options, None
+        find_asked([self._path], self._config, self._catalogue.rules, Checkpoint, Series)
         was_there = os.path.lexists(self._path)
         while True:
             is_there = os.path.lexists(self._path)
@@ -164,7 +169,7 @@ class _Watch:
         begin = time.process_time()
         files = read_fingerprints(self._path)
         self._cost = time.process_time() - begin
-        if files != self._files:
+        if files != self._files or self._is_first:
             yield from self._compare(files)
         self._is_first = False
         for path in list(self._pending):
@@ -176,7 +181,9 @@ class _Watch:
         if not self._is_first:
             self._grown |= {os.path.dirname(path): now for path in files.keys() - self._files.keys()}
         self._files = dict(files)
+        known_before = self._unlisted
         candidates = self._search()
+        yield from (each for path, each in self._unlisted.items() if path not in known_before)
         for path in candidates:
             own = files_of(path, files)
             known = self._pending.get(path)
@@ -203,7 +210,9 @@ class _Watch:
         try:
             found = find_checkpoints([self._path], self._catalogue, self._config)
         except NothingToExamine:
+            self._unlisted = {}
             return []
+        self._unlisted = {each.path: each for each in found.unsearched if not each.on_purpose}
         return [candidate.path for candidate in found.candidates]
 
     def _try(self, path: str) -> Iterator[Event]:
@@ -229,6 +238,7 @@ class _Watch:
     def _examine(self, path: str) -> tuple[Checkpoint | None, Examination | None]:
         """Open and examine a checkpoint. There is no examination of what is none, unless it alone is watched."""
         settings = self._config.for_path(path)
+        find_asked([path], self._config, self._catalogue.rules, Checkpoint, Series)
         try:
             return open_and_examine(path, self._catalogue, settings, jobs=self._options.jobs)
         except (NotACheckpoint, UnknownFormat) as error:

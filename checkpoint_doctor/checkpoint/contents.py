@@ -131,6 +131,8 @@ class Skipped(Struct, frozen=True):
     """What it is, such as ``array vocabulary``."""
     why: str
     """The reason, as the second half of a sentence: ``its type is unknown``."""
+    is_crash: bool = False
+    """True where it is a plugin, which has a bug: the examination is incomplete."""
 
 
 class Missing(Struct, frozen=True):

@@ -8,7 +8,7 @@ import typer
 
 from checkpoint_doctor.cli.options import ConfigFile, FailsOn, Format, Ignore, Output, Preview, Quiet, Select, Traceback
 from checkpoint_doctor.cli.output import conclude
-from checkpoint_doctor.cli.outputs import refuse_outputs
+from checkpoint_doctor.cli.outputs import ExistingOutputs, refuse_outputs
 from checkpoint_doctor.cli.reports import READ_BY_PEOPLE, check_format, deliver, draw, make_page
 from checkpoint_doctor.cli.scanning import prepare, verdict
 
@@ -40,9 +40,11 @@ def log(
     catalogue, settings = prepare(config, select, ignore, fail_on, None, None, preview=preview)
     check_format(format, catalogue)
     output = "" if output == "-" else output
-    refuse_outputs([output], [*files, *settings.origins])
+    refuse_outputs([output], [*files, *settings.origins], tuple(catalogue.suffixes))
+    existing = ExistingOutputs([output])
     with show_progress(quiet=quiet, unit="bytes") as on_progress:
         result = examine_logs(files, catalogue=catalogue, config=settings, on_progress=on_progress)
+    existing.refuse(each.path for each in result.report.checkpoints)
     text = _render(result, catalogue, format, to_file=bool(output), verbose=verbose)
     deliver(text, format, output)
     if not quiet:

@@ -15,6 +15,11 @@ from checkpoint_doctor.sources.targets import is_same_file, refuse_long_name, te
 _HINT = "name a file in a folder that you may write"
 _ANOTHER = "name another file for the report"
 
+_TOOL = b"checkpoint-doctor"
+"""What every report in JSON says near its beginning."""
+_BEGINNING = 1 << 10
+"""Bytes in which it does."""
+
 
 def refuse_outputs(outputs: Iterable[str], inputs: Iterable[str], suffixes: tuple[str, ...] = ()) -> None:
     """Make sure, before anything is written, that every output may be written; empty ones are standard output.
@@ -154,6 +159,24 @@ class ExistingOutputs:
             identity = _identify(path)
             if identity and (output := self._outputs.get(identity)):
                 raise UsageError(f"{output} is an input of this run, which is never written to", _ANOTHER)
+
+    def refuse_read(self, files: Iterable[str]) -> None:
+        """Make sure that none of some files, which were looked at beside checkpoints, is an output.
+
+        A report of an earlier run may be: the settings of ``model.pt`` are looked for in ``model.json`` too.
+
+        Raises:
+            UsageError: one is.
+        """
+        self.refuse(path for path in (files if self._outputs else ()) if not _is_report(path))
+
+
+def _is_report(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return _TOOL in file.read(_BEGINNING)
+    except (OSError, ValueError):
+        return False
 
 
 def _identify(path: str) -> tuple[int, int] | None:

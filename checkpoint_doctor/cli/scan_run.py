@@ -14,6 +14,7 @@ from checkpoint_doctor.cli.progress import show_progress
 from checkpoint_doctor.cli.reports import deliver, draw, make_page
 from checkpoint_doctor.cli.streaming import StreamedOutputs, Target, is_streamed, open_outputs
 from checkpoint_doctor.plugins.catalogue import Catalogue
+from checkpoint_doctor.sources.traces import trace
 from checkpoint_doctor.text import quantity
 
 if TYPE_CHECKING:
@@ -101,20 +102,23 @@ class Run:
         totals = Totals()
         logs: LogsBeside | None = None
         is_held = bool(self._rendered or self._write_baseline)
-        for examination in examinations:
-            if examination.diagnoses:
-                if logs is None:
-                    from checkpoint_doctor.acts.log import LogsBeside
+        with trace() as read:
+            for examination in examinations:
+                if examination.diagnoses:
+                    if logs is None:
+                        from checkpoint_doctor.acts.log import LogsBeside
 
-                    logs = LogsBeside(self._catalogue, self._config)
-                examination = logs.take_up(examination)
-            if self._baseline_use:
-                examination = self._baseline_use.hide_known(examination)
-            self._existing.refuse(examination.files)
-            totals.add(examination)
-            outputs.add(examination, is_last_use=not is_held)
-            if is_held:
-                held.append(examination)
+                        logs = LogsBeside(self._catalogue, self._config)
+                    examination = logs.take_up(examination)
+                if self._baseline_use:
+                    examination = self._baseline_use.hide_known(examination)
+                self._existing.refuse(examination.files)
+                self._existing.refuse_read(read.files)
+                read.clear()
+                totals.add(examination)
+                outputs.add(examination, is_last_use=not is_held)
+                if is_held:
+                    held.append(examination)
         return held, totals
 
     def _deliver(self, report: Report, outputs: StreamedOutputs, *, quiet: bool) -> None:

@@ -101,12 +101,14 @@ def watch(
     )
     if not quiet and not once:
         remark(f"ckdoc: watching {path}; Ctrl-C ends it")
-    tally = _Tally(path, exec)
+    tally = Tally(path, exec, is_complete=not catalogue.left_out)
     try:
         for event in watch_events(path, options, catalogue=catalogue, config=settings):
             if tally.tell(event) and exit_on_alarm:
                 break
     except KeyboardInterrupt:
+        if once:
+            raise
         # To be stopped is how a watch ends.
         raise Stopped(tally.conclude(quiet=quiet)) from None
     raise typer.Exit(tally.conclude(quiet=quiet))
@@ -125,16 +127,17 @@ def read_duration(text: str) -> float:
     return seconds
 
 
-class _Tally:
+class Tally:
     """Tells what happens, one line each, and keeps what the exit code needs."""
 
-    def __init__(self, path: str, command: str) -> None:
-        self._path, self._command = path, command
-        self._examined = self._alarms = self._incomplete = 0
+    def __init__(self, path: str, command: str, *, is_complete: bool = True) -> None:
+        self._path, self._command, self._is_complete = path, command, is_complete
+        self._examined = self._alarms = 0
 
     def tell(self, event: Event) -> bool:
         """Print an event, run the command if it is an alarm, and return whether it is one."""
         from checkpoint_doctor.results.events import Arrival, Loss
+        from checkpoint_doctor.sources import Unsearched
 
         if isinstance(event, Loss):
             what = "is gone" if event.path == self._path else "was deleted before it was whole"
@@ -142,6 +145,12 @@ class _Tally:
             return False
         if isinstance(event, Arrival):
             return self._tell_arrival(event)
+        if isinstance(event, Unsearched):
+            self._is_complete = False
+            words = f"cannot be searched: {printable(event.why)}"
+            say(f"{_clock()} unreadable {printable(event.path)} · {words}")
+            self._alarm(event.path, "unreadable", words)
+            return True
         words = f"nothing new for {_say_duration(event.seconds)}"
         say(f"{_clock()} stalled    {printable(self._path)} · {words}")
         self._alarm(self._path, "stalled", words)
@@ -150,7 +159,7 @@ class _Tally:
     def _tell_arrival(self, arrival: Arrival) -> bool:
         examination, report = arrival.examination, arrival.report
         self._examined += 1
-        self._incomplete += not report.is_complete
+        self._is_complete &= report.is_complete
         words = describe_arrival(arrival)
         parts = [printable(examination.path), *([] if examination.step is None else [f"step {examination.step:,}"])]
         verdict = verdict_on(arrival)
@@ -171,7 +180,7 @@ class _Tally:
         if not quiet:
             words = [quantity(self._examined, "checkpoint"), quantity(self._alarms, "alarm")]
             remark(f"ckdoc: {', '.join(words)}")
-        if self._incomplete:
+        if not self._is_complete:
             return FAILED
         return ILL if self._alarms else HEALTHY if self._examined else NOTHING
 
@@ -185,8 +194,10 @@ def verdict_on(arrival: Arrival) -> str:
     from checkpoint_doctor.results.findings import Severity
     from checkpoint_doctor.results.report import Verdict
 
-    verdict = arrival.examination.verdict
-    is_ill = verdict is Verdict.HEALTHY and any(each.severity is Severity.ERROR for each in arrival.report.alerts)
+    verdict, report = arrival.examination.verdict, arrival.report
+    if verdict is Verdict.HEALTHY and not report.is_complete:
+        verdict = Verdict.INCOMPLETE
+    is_ill = verdict is not Verdict.UNREADABLE and any(each.severity is Severity.ERROR for each in report.alerts)
     return (Verdict.ILL if is_ill else verdict).value
 
 

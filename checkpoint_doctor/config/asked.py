@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from checkpoint_doctor.checkpoint import Checkpoint
+from checkpoint_doctor.checkpoint import Checkpoint, TrainingLog
 from checkpoint_doctor.config.settings import COMMAND_LINE, Config, Section, Settings
 from checkpoint_doctor.errors import UsageError
 from checkpoint_doctor.plugins.rule import Rule, Subject
 from checkpoint_doctor.plugins.self_checks import RULES as SELF_CHECKS
 from checkpoint_doctor.results.examination import Examination
-from checkpoint_doctor.results.findings import Severity
+from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.text import quantity
 
 
-def find_asked(
-    paths: Sequence[str], config: Config, rules: Sequence[Rule], on: type[Subject] = Checkpoint
-) -> tuple[str, ...]:
-    """Return the codes of the rules that are asked about any of some checkpoints, or logs if ``on`` says so.
+def find_asked(paths: Sequence[str], config: Config, rules: Sequence[Rule], *on: type[Subject]) -> tuple[str, ...]:
+    """Return the codes of the rules that are asked about any of some checkpoints, or about series or logs if ``on``
+    says so.
 
     Raises:
         UsageError: no rule is asked about one of them, so that it would pass whatever it holds.
@@ -35,15 +34,16 @@ def find_asked(
     return tuple(rule.code for rule in rules if rule.code in asked)
 
 
-def _is_about(rule: Rule, on: type[Subject]) -> bool:
-    return rule.examines_checkpoints if on is Checkpoint else rule.on is on
+def _is_about(rule: Rule, on: Sequence[type[Subject]]) -> bool:
+    return rule.on in on or (rule.examines_checkpoints and (not on or Checkpoint in on))
 
 
 class Silence:
     """What a configuration file keeps silent in a run, gathered examination by examination."""
 
-    def __init__(self, config: Config, rules: Sequence[Rule], on: type[Subject] = Checkpoint) -> None:
+    def __init__(self, config: Config, rules: Sequence[Rule], *on: type[Subject]) -> None:
         self._config = config
+        self._on = on
         self._rules = [rule for rule in rules if _is_about(rule, on)]
         self._known: dict[tuple[int, ...], Settings] = {}
         """What holds for the checkpoints seen so far, each once."""
@@ -57,6 +57,10 @@ class Silence:
         settings = self._config.for_path(examination.path)
         if self._known.setdefault(tuple(map(id, settings.sections)), settings) is settings:
             self._sections |= {id(each): each for each in settings.sections}
+
+    def see_hidden(self, findings: Iterable[Finding]) -> None:
+        """Take in findings that belong to no single examination."""
+        self._hidden += sum(each.ignored is not None for each in findings)
 
     def describe(self) -> str:
         """Name the configuration file in force and what it keeps silent; return nothing where that is nothing."""
@@ -78,6 +82,10 @@ class Silence:
         changed = {code for each in sections for code in each.options}
         if changed:
             yield f"options of {', '.join(sorted(changed))} set"
+        if any(each.ranges for each in sections):
+            yield "ranges of settings set"
+        if TrainingLog in self._on and any(each.meanings for each in sections):
+            yield "meanings of metrics set"
         if any(each.exclude or each.include is not None for each in sections):
             yield "files of a search left out by exclude or include"
         if self._config.fail_on is None and any(each.fail_on == "never" for each in sections):

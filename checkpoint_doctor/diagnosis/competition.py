@@ -46,9 +46,11 @@ def collect_claims(
             continue
         try:
             claims += list(cause.claims(checkpoint, symptoms))
-        except (UnreadableCheckpoint, KeyboardInterrupt):
+        except KeyboardInterrupt:
             raise
         except BaseException as error:  # a cause may even call sys.exit
+            if type(error) is UnreadableCheckpoint:
+                raise
             crashes.append(report_crash(cause, error))
     return claims, crashes
 

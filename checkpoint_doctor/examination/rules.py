@@ -10,7 +10,7 @@ from checkpoint_doctor.diagnosis.competition import choose_diagnoses, collect_cl
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.plugins.catalogue import Catalogue
 from checkpoint_doctor.plugins.rule import Rule
-from checkpoint_doctor.plugins.self_checks import report_crash
+from checkpoint_doctor.plugins.self_checks import report_crash, report_failure
 from checkpoint_doctor.results.findings import Finding, by_severity
 from checkpoint_doctor.results.report import Examination, TensorRecord, judge
 from checkpoint_doctor.results.resume import find_resumption
@@ -39,16 +39,19 @@ def run_rules(
     """
     import numpy as np
 
-    findings: list[Finding] = []
+    failed = (report_failure(f"{each.what} {each.why}", each.what) for each in checkpoint.skipped if each.is_crash)
+    findings = [settings.judge(each, checkpoint.path) for each in failed]
     asked = select_rules(catalogue, settings)
     # What is reckoned with damaged numbers overflows or is NaN, and the rules go on from there.
     with np.errstate(all="ignore"):
         for rule in asked:
             try:
                 found = list(rule.examine(checkpoint, settings.options(rule)))
-            except (UnreadableCheckpoint, KeyboardInterrupt):
+            except KeyboardInterrupt:
                 raise
             except BaseException as error:  # a rule may even call sys.exit
+                if type(error) is UnreadableCheckpoint:
+                    raise
                 findings.append(settings.judge(report_crash(rule, error), checkpoint.path))
                 continue
             judged_by = checkpoint.path, rule.severity

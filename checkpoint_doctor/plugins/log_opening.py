@@ -60,10 +60,10 @@ def read_log(
     if source.size == 0:
         raise UnreadableCheckpoint(f"{path} is empty", "the run has not written it yet, or the disk was full")
     for reader in find_log_readers() if readers is None else readers:
-        if not reader.recognizes(source):
-            continue
         builder = LogBuilder(os.fspath(path), meanings)
         try:
+            if not reader.recognizes(source):
+                continue
             reader.read(source, builder, on_read)
         except (DoctorError, KeyboardInterrupt):
             raise

@@ -46,7 +46,7 @@ def open_checkpoint(
             raise
         except BaseException as error:  # a loader with a bug must not keep the others from reading the file
             why = f"could not say whether it reads the file: {describe_error(error)}"
-            unable.append(Skipped(f"the loader {loader.name}", why))
+            unable.append(Skipped(f"the loader {loader.name}", why, is_crash=True))
             continue
         if recognized:
             try:
@@ -99,7 +99,11 @@ def _recognizes(loader: Loader, source: Source) -> bool:
 
 
 def claim_folder(folder: Folder, catalogue: Catalogue) -> Collection[str]:
-    """Return the names of the files and folders in a folder that a loader claims as one checkpoint; mostly none."""
+    """Return the names of the files and folders in a folder that a loader claims as one checkpoint; mostly none.
+
+    Raises:
+        UnreadableCheckpoint: a loader failed at it.
+    """
     return next((claimed for _, claimed in _claims(folder, catalogue)), ())
 
 
@@ -108,10 +112,12 @@ def _claims(folder: Folder, catalogue: Catalogue) -> Iterator[tuple[FolderLoader
         if isinstance(loader, FolderLoader):
             try:
                 claimed = loader.claim_folder(folder)
+            except UnreadableCheckpoint:  # what it looked into is damaged, and is examined as the file that it is
+                continue
             except KeyboardInterrupt:
                 raise
-            except BaseException:  # a loader with a bug leaves the files to the others
-                continue
+            except BaseException as error:
+                raise _blame(loader, folder.path, error) from error
             if claimed:
                 yield loader, claimed
 
@@ -145,10 +151,14 @@ def _blaming(loader: object, path: str) -> Iterator[None]:
     except (DoctorError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise UnreadableCheckpoint(
-            f"the loader {getattr(loader, 'name', '')} failed on {path} with {describe_error(error)}",
-            "this is a bug in the loader and not in the file: please report it; `ckdoc plugins` names its package",
-        ) from error
+        raise _blame(loader, path, error) from error
+
+
+def _blame(loader: object, path: str, error: BaseException) -> UnreadableCheckpoint:
+    return UnreadableCheckpoint(
+        f"the loader {getattr(loader, 'name', '')} failed on {path} with {describe_error(error)}",
+        "this is a bug in the loader and not in the file: please report it; `ckdoc plugins` names its package",
+    )
 
 
 def discover_working() -> Catalogue:

@@ -96,6 +96,11 @@ def report_crash(crashed: Rule | Cause, error: BaseException) -> Finding:
     )
 
 
+def report_failure(message: str, what: str) -> Finding:
+    """Build the finding about another part of a plugin that failed at a checkpoint which the others examined."""
+    return rule_crashed.finding(message, evidence={"rule": what})
+
+
 def report_unused(entry: str, file: str, evidence: Mapping[str, Any], step: str = "and can be removed") -> Finding:
     """Build the finding about an ignore or a baseline entry of a file that nothing needed, and the step to take."""
     return unused_ignore.finding(f"{file}: {entry} matched nothing {step}", evidence={"file": file, **evidence})

@@ -7,6 +7,7 @@ from msgspec import Struct
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.identity import FindingKey, identify, identify_diagnosis
 from checkpoint_doctor.results.report import Alert, Examination, Report
+from checkpoint_doctor.sources import Unsearched
 
 
 class Arrival(Struct, frozen=True):
@@ -36,8 +37,8 @@ class Stall(Struct, frozen=True):
     seconds: float
 
 
-Event = Arrival | Loss | Stall
-"""What a watch yields."""
+Event = Arrival | Loss | Stall | Unsearched
+"""What a watch yields; ``Unsearched`` for what should be searched and cannot be."""
 
 
 def list_by_key(examination: Examination | None) -> dict[FindingKey, Alert]:

@@ -13,7 +13,7 @@ from checkpoint_doctor.checkpoint.training_log import Metric, TrainingLog
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.json import SCHEMA_VERSION, plain, write_finding
 from checkpoint_doctor.results.report import Examination, Report, Verdict, hidden_in_words
-from checkpoint_doctor.text import quantity
+from checkpoint_doctor.text import printable, quantity
 
 
 class LogReport(Struct, frozen=True, eq=False, dict=True):
@@ -35,8 +35,9 @@ class LogReport(Struct, frozen=True, eq=False, dict=True):
                 quantity(report.rules, "rule"),
                 quantity(len(report.findings), "finding"),
                 *hidden_in_words(report.hidden - report.known, report.known),
+                *([quantity(report.unlisted, "unreadable folder")] if report.unlisted else []),
                 *([quantity(report.crashes, "rule crash", "rule crashes")] if report.crashes else []),
-                *([report.configuration] if report.configuration else []),
+                *([printable(report.configuration)] if report.configuration else []),
             ]
         )
 
@@ -67,6 +68,9 @@ def logs_to_json(report: LogReport) -> dict[str, Any]:
         "failed": inner.failed,
         "hidden": inner.hidden,
         "remarks": [write_finding(each) for each in inner.remarks],
+        "unsearched": [
+            {"path": each.path, "why": each.why, "on_purpose": each.on_purpose} for each in inner.unsearched
+        ],
         "logs": [_write_log(each, report.logs.get(each.path)) for each in inner.checkpoints],
     }
 

@@ -132,7 +132,7 @@ class Report(Struct, frozen=True, dict=True):
     @property
     def crashes(self) -> int:
         """How many times a rule crashed."""
-        return self.totals.crashes
+        return self.totals.crashes + sum(each.code == RULE_CRASHED for each in self.remarks)
 
     @property
     def left_out(self) -> Sequence[Finding]:

@@ -24,6 +24,7 @@ def series_to_json(report: SeriesReport) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "checkpoint-doctor", "version": __version__},
         "rules": report.rules,
+        "configuration": report.configuration,
         "fail_on": report.fail_on.label if report.fail_on else NEVER,
         "failed": report.failed,
         "remarks": [write_finding(each) for each in report.remarks],

@@ -10,9 +10,9 @@ from msgspec import Struct, field
 from checkpoint_doctor.checkpoint import Skipped
 from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.results.report import RULE_CRASHED, Examination, Verdict
+from checkpoint_doctor.results.report import PLUGIN_LEFT_OUT, RULE_CRASHED, Examination, Verdict
 from checkpoint_doctor.sources import Unsearched
-from checkpoint_doctor.text import quantity
+from checkpoint_doctor.text import printable, quantity
 
 Values = tuple[float | None, ...]
 """One value a checkpoint; ``None`` where it is not known."""
@@ -143,12 +143,17 @@ class SeriesReport(Struct, frozen=True):
     """Files that a search came across and that are no checkpoints."""
     unsearched: tuple[Unsearched, ...] = ()
     """Files and folders that a search did not look at, and why."""
+    parts: tuple[str, ...] = ()
+    """The files of the checkpoints that are folders."""
     remarks: tuple[Finding, ...] = ()
     """Findings about the comparison and not about a series, such as a plugin that is broken."""
+    configuration: str = ""
+    """The configuration file that silences something, and what, in words; empty where none does."""
 
     @property
     def files(self) -> Iterator[str]:
-        """The checkpoints, what could not be read, and what was left out."""
+        """The checkpoints, the files of those that are folders, what could not be read, and what was left out."""
+        yield from self.parts
         for record in self.series:
             yield from (point.path for point in record.points)
         yield from (each.path for each in self.unreadable)
@@ -176,9 +181,13 @@ class SeriesReport(Struct, frozen=True):
 
     @property
     def is_complete(self) -> bool:
-        """True where every checkpoint was read, every folder searched, and no rule crashed."""
-        crashed = any(finding.code == RULE_CRASHED for finding in self.findings)
-        return not (self.unreadable or crashed or any(not each.on_purpose for each in self.unsearched))
+        """True where every checkpoint was read, every folder searched, no rule crashed, and every plugin was there."""
+        found = [
+            *self.findings,
+            *(each for record in self.series for point in record.points for each in point.findings),
+        ]
+        missed = any(finding.code in (RULE_CRASHED, PLUGIN_LEFT_OUT) for finding in found)
+        return not (self.unreadable or missed or any(not each.on_purpose for each in self.unsearched))
 
     @property
     def summary_line(self) -> str:
@@ -194,5 +203,6 @@ class SeriesReport(Struct, frozen=True):
                 *([f"{len(self.unreadable):,} unreadable"] if self.unreadable else []),
                 *([f"{left_out:,} left out"] if left_out else []),
                 *([f"{quantity(len(self.passed_over), 'other file')} passed over"] if self.passed_over else []),
+                *([printable(self.configuration)] if self.configuration else []),
             ]
         )

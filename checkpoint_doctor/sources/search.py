@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from msgspec import Struct, field
 
 from checkpoint_doctor.errors import NothingToExamine, UnreadableCheckpoint
-from checkpoint_doctor.sources.address import conceal_secrets, is_address
+from checkpoint_doctor.sources.address import conceal_secrets, is_address, show_uri
 from checkpoint_doctor.sources.folder import Folder
 from checkpoint_doctor.sources.opening import is_folder
 from checkpoint_doctor.sources.patterns import ANY_FOLDERS, compile_pattern
@@ -55,7 +55,8 @@ class Criteria(Struct, frozen=True):
     recognizes: Callable[[str], bool] = lambda path: False
     """True where the first bytes of the file at a path are those of a checkpoint; asked about all other files."""
     claim: Callable[[Folder], Collection[str]] = lambda folder: ()
-    """Returns the names of the files and folders in a folder that are one checkpoint together; mostly none."""
+    """Returns the names of the files and folders in a folder that are one checkpoint together; mostly none. It raises
+    ``UnreadableCheckpoint`` where it cannot tell."""
     excludes: Callable[[str], str] = lambda path: ""
     """Returns why a file or folder is not to be examined; empty where it is."""
     includes: Callable[[str], bool] = lambda path: True
@@ -92,16 +93,27 @@ def find_candidates(uris: Sequence[str], criteria: Criteria) -> Found:
 
     Files are named or recognized by their content; their ending only saves a look at it. Hidden folders (``.git``) and
     links to folders are not entered, so a search always ends. What is named is examined whatever the patterns say.
+    A folder or glob without anything to examine does not keep the others from it, and is among what was not searched.
 
     Raises:
-        NothingToExamine: a folder or glob holds no file that could be a checkpoint, and all of it could be searched.
+        NothingToExamine: no folder or glob holds a file that could be a checkpoint, and all could be searched.
         UnreadableCheckpoint: a store does not answer.
         UsageError: a URI is an address that no installed library reads.
     """
     search = _Search(criteria)
+    empty: dict[str, NothingToExamine] = {}
     for uri in uris:
-        search.expand(uri)
-    return search.finish()
+        try:
+            search.expand(uri)
+        except NothingToExamine as error:
+            empty[show_uri(uri)] = error
+    found = search.finish()
+    if empty and not found.candidates:
+        raise next(iter(empty.values()))
+    for path, nothing in empty.items():
+        why = "nothing matches it" if nothing.message.startswith("nothing") else nothing.hint
+        found.unsearched.append(Unsearched(path, why, on_purpose=False))
+    return found
 
 
 class _Search:
@@ -116,6 +128,7 @@ class _Search:
         self._unrecognized: dict[str, str] = {}
         """Path to ending, so that a file that several URIs lead to counts once."""
         self._unsearched: dict[str, Unsearched] = {}
+        self._not_included: set[str] = set()
 
     def expand(self, uri: str) -> None:
         if is_address(uri):
@@ -125,8 +138,11 @@ class _Search:
         elif os.path.lexists(uri) or not any(letter in uri for letter in "*?["):
             self._candidates.setdefault(uri, Candidate(uri, named=True))
         else:
-            matches = _match_glob(uri)
-            if not matches:
+            failures: list[OSError] = []
+            matches = match_glob(uri, failures.append)
+            for failure in failures:
+                self._note_failure(failure)
+            if not (matches or failures):
                 raise NothingToExamine(f"nothing matches {uri}", "check the pattern; quote it if the shell expands it")
             for match in matches:
                 if os.path.isdir(match):
@@ -203,11 +219,16 @@ class _Search:
         inside = [each for each in self._unsearched.values() if _is_within(each.path, uri)]
         if count or not all(each.on_purpose for each in inside):
             return
-        looked_at = sum(_is_within(path, uri) for path in self._unrecognized)
-        left = f", and {quantity(len(inside), 'file or folder', 'files and folders')} not searched" if inside else ""
-        raise NothingToExamine(
-            message, f"{quantity(looked_at, 'file')} in it begin{'s' * (looked_at == 1)} unlike any checkpoint{left}"
+        unlike, others = (
+            sum(_is_within(path, uri) for path in paths) for paths in (self._unrecognized, self._not_included)
         )
+        reasons = [
+            f"{quantity(unlike, 'file')} in it begin{'s' * (unlike == 1)} unlike any checkpoint" * bool(unlike),
+            f"{quantity(others, 'file')} in it {'is' if others == 1 else 'are'} not among those to include"
+            * bool(others),
+            f"{quantity(len(inside), 'file or folder', 'files and folders')} not searched" * bool(inside),
+        ]
+        raise NothingToExamine(message, ", and ".join(filter(None, reasons)) or "there is no file in it")
 
     def _search(self, root: str, *, named: bool = False) -> int:
         """Search a folder and return how many candidates it has."""
@@ -231,7 +252,11 @@ class _Search:
         return count
 
     def _claim(self, folder: Folder) -> Collection[str]:
-        claimed = frozenset(self._criteria.claim(folder))
+        try:
+            claimed = frozenset(self._criteria.claim(folder))
+        except UnreadableCheckpoint as error:  # its files are examined one by one
+            self._unsearched[folder.path] = Unsearched(folder.path, error.message, on_purpose=False)
+            return ()
         includes = self._criteria.includes
         is_wanted = includes(folder.path) or any(includes(folder.locate(name)) for name in claimed)
         return claimed if is_wanted else ()
@@ -244,6 +269,7 @@ class _Search:
                 self._leave_out(path, reason)
             return False
         if not self._criteria.includes(path):
+            self._not_included.add(path)
             return False
         if not is_known:
             try:
@@ -251,8 +277,10 @@ class _Search:
                     self._unrecognized[path] = os.path.splitext(name)[1].lower()
                     return False
             except UnreadableCheckpoint as error:
-                self._leave_out(path, error.message.removeprefix(f"cannot open {path}: ").removeprefix(f"{path} "))
-                return False
+                if not (is_address(path) or os.path.isfile(path)):  # a pipe, or a link that leads nowhere
+                    self._leave_out(path, error.message.removeprefix(f"cannot open {path}: ").removeprefix(f"{path} "))
+                    return False
+                # It may be a checkpoint, and whoever opens it is told why it cannot be.
             self._recognized.add(path)
         is_expected = is_known and UNSPECIFIC.fullmatch(name) is None
         self._candidates.setdefault(path, Candidate(path, named=False, is_expected=is_expected))
@@ -291,20 +319,45 @@ def _is_within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(os.path.join(folder, ""))
 
 
-def _match_glob(pattern: str) -> list[str]:
-    """Return the paths that a pattern of the shell matches, sorted; ``**`` follows no links, so that it always ends."""
+def match_glob(pattern: str, on_failure: Callable[[OSError], None]) -> list[str]:
+    """Return the paths that a pattern of the shell matches, sorted; ``**`` follows no links, so that it always ends.
+
+    ``on_failure`` is called for each folder in which something may match and that cannot be listed.
+    """
     import glob
 
     base, crosses, rest = _split_at_any_folders(pattern)
+    _note_unlisted(base, on_failure)
     if not crosses:
         return sorted(glob.glob(pattern), key=natural_key)
     compiled = compile_pattern(rest)
     found = []
     for start in glob.glob(base) if base else [os.curdir]:
-        for path, names in _walk_visible(start):
+        for path, names in _walk_visible(start, on_failure):
             if len(names) in compiled.match_beginnings(names):
                 found.append(path if base else os.path.join(*names))
     return sorted(found, key=natural_key)
+
+
+def _note_unlisted(pattern: str, on_failure: Callable[[OSError], None]) -> None:
+    """Look into each folder that ``glob`` has to look into for a pattern: it passes over those that it cannot."""
+    import glob
+
+    names = pattern.split(os.sep)
+    for position, name in enumerate(names):
+        above = os.sep.join(names[:position]) or (os.sep if position else os.curdir)
+        if not (glob.has_magic(name) or glob.has_magic(above)):
+            continue
+        for folder in filter(os.path.isdir, glob.glob(above)):
+            try:
+                if glob.has_magic(name):
+                    os.scandir(folder).close()
+                else:
+                    os.stat(os.path.join(folder, name))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                on_failure(error)
 
 
 def match_addresses(pattern: str) -> list[str]:
@@ -328,9 +381,9 @@ def _split_at_any_folders(pattern: str) -> tuple[str, bool, str]:
     return os.sep.join(names[:position]) or (os.sep if position else ""), True, "/".join(names[position:])
 
 
-def _walk_visible(start: str) -> Iterator[tuple[str, list[str]]]:
+def _walk_visible(start: str, on_failure: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
     """Yield the path of everything in a folder that is not hidden, and its names from the folder on."""
-    for folder, folders, files in os.walk(start):
+    for folder, folders, files in os.walk(start, onerror=on_failure):
         folders[:] = [
             name for name in folders if not (name.startswith(".") or os.path.islink(os.path.join(folder, name)))
         ]

@@ -49,6 +49,11 @@ class Trace(Struct):
     """The folders that are one checkpoint, with a digest of the stamps of all files in them; empty where these do not
     identify their content."""
 
+    def clear(self) -> None:
+        """Forget what was read so far."""
+        for each in (self.files, self.absent, self.folders):
+            each.clear()
+
 
 _following: list[Trace] = []
 """The traces that are being written."""
@@ -62,7 +67,8 @@ def trace() -> Iterator[Trace]:
     try:
         yield following
     finally:
-        _following.remove(following)
+        # Two that are written at the same time hold the same, so they are told apart by what they are.
+        _following[:] = [each for each in _following if each is not following]
 
 
 def note_local(path: str, status: os.stat_result) -> None:

@@ -96,7 +96,7 @@ def _initialize(ray: Any, jobs: int | None) -> None:
         search = os.pathsep.join(filter(None, sys.path))
         with _environment(RAY_USAGE_STATS_ENABLED="0", PYTHONPATH=search), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ray.init(**options, log_to_driver=False, logging_level="CRITICAL")
+            ray.init(**options, job_config=_describe_job(ray), log_to_driver=False, logging_level="CRITICAL")
     except Exception as error:  # ConnectionError, RuntimeError and ValueError, as the cluster and the version may be
         what = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot be started"
         raise UsageError(f"{what}: {_first_line(error)}", "see `ray status`") from None
@@ -104,6 +104,16 @@ def _initialize(ray: Any, jobs: int | None) -> None:
         for number, handler in handlers.items():
             with suppress(ValueError):  # not in the main thread, where nobody changed them either
                 signal.signal(number, handler)
+
+
+def _describe_job(ray: Any) -> Any:
+    """Return a job whose workers import nothing from the working directory, which Ray would put before all else.
+
+    Nothing that lies among the checkpoints may be taken for a plugin or a library.
+    """
+    job = ray.job_config.JobConfig()
+    job._runtime_env_has_working_dir = lambda: True  # no setting of Ray says the same
+    return job
 
 
 def _require_answer(address: str) -> None:

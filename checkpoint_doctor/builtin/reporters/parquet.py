@@ -103,6 +103,11 @@ class _Rows:
         self._rows: list[dict[str, Any]] = []
         self._records = 0
 
+    def __del__(self) -> None:
+        # What does not come to its end is thrown away; pyarrow would write an end, to a file that is closed already.
+        if hasattr(self, "_writer"):
+            self._writer.is_open = False
+
     def _type(self, kind: Any) -> Any:
         if isinstance(kind, list):
             return self._arrow.list_(self._type(kind[0]))

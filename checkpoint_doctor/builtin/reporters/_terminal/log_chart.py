@@ -13,7 +13,7 @@ from checkpoint_doctor.builtin.reporters._terminal.styles import (
     VERDICT_STYLES,
     VERDICT_WORDS,
 )
-from checkpoint_doctor.builtin.reporters._wording import figure, one_line, particulars, tally
+from checkpoint_doctor.builtin.reporters._wording import figure, one_line, particulars, tally, unsearched_in_words
 from checkpoint_doctor.checkpoint import Metric, TrainingLog
 from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.results.log_report import LogReport, findings_of_metric
@@ -34,6 +34,9 @@ def draw_logs(report: LogReport, page: Page) -> str:
         if number:
             layout.line()
         _draw_chart(layout, examination, report.logs.get(examination.path), page)
+    for words, on_purpose in unsearched_in_words(report.report, all_names=page.verbose):
+        style = "dim" if on_purpose else VERDICT_STYLES[Verdict.UNREADABLE]
+        layout.paragraph(Text(f"not searched: {words}", style), hanging=2)
     remarks = [each for each in report.report.remarks if each.ignored is None]
     for finding in remarks:
         layout.paragraph(Text(f"{finding.title}: {one_line(finding.message)}"), hanging=2)
@@ -50,7 +53,7 @@ def _draw_chart(layout: Layout, examination: Examination, log: TrainingLog | Non
         return
     if examination.verdict is Verdict.HEALTHY and examination.worst is Severity.WARNING:
         verdict = (f"{verdict[0]}, with warnings", "bold yellow")
-    words = f" — {log.kind}, {quantity(log.records, 'record')}, {quantity(len(log.judged), 'metric')}"
+    words = f" — {printable(log.kind)}, {quantity(log.records, 'record')}, {quantity(len(log.judged), 'metric')}"
     layout.paragraph(Text.assemble(verdict, " · ", printable(examination.path), (words, "dim")), hanging=2)
     counts = tally(examination.alerts) or "no findings"
     hidden = ", ".join(hidden_in_words(examination.hidden - examination.known, examination.known))
