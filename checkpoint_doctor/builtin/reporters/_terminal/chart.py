@@ -11,6 +11,7 @@ from rich.text import Text
 from checkpoint_doctor.builtin.reporters._grouping import FindingGroup, group_findings
 from checkpoint_doctor.builtin.reporters._layers import Row, layer_rows
 from checkpoint_doctor.builtin.reporters._order import rank, worst_last
+from checkpoint_doctor.builtin.reporters._terminal.finding_lines import draw_heading, draw_particular, label_words
 from checkpoint_doctor.builtin.reporters._terminal.layer_table import draw_layers
 from checkpoint_doctor.builtin.reporters._terminal.layout import Column, Layout
 from checkpoint_doctor.builtin.reporters._terminal.styles import (
@@ -96,9 +97,9 @@ def _draw_others(layout: Layout, report: Report, page: Page) -> None:
     """Draw what a search passed over, which a verbose page shows, and what it did not look at."""
     for passed in report.passed_over if page.verbose else ():
         words = f"{printable(passed.what)} {one_line(passed.why)}"
-        layout.paragraph(_labelled("passed over", words), hanging=2)
+        layout.paragraph(label_words("passed over", words), hanging=2)
     if report.unrecognized and page.verbose:
-        layout.paragraph(_labelled("passed over", unrecognized_in_words(report)), hanging=2)
+        layout.paragraph(label_words("passed over", unrecognized_in_words(report)), hanging=2)
     for words, on_purpose in unsearched_in_words(report, all_names=page.verbose):
         style = "dim" if on_purpose else VERDICT_STYLES[Verdict.UNREADABLE]
         layout.paragraph(Text.assemble(("not searched: ", style), words), hanging=2)
@@ -116,9 +117,9 @@ def _needs_attention(examination: Examination) -> bool:
 def _draw_chart(layout: Layout, examination: Examination, page: Page, *, with_layers: bool) -> None:
     _draw_verdict(layout, examination, page)
     if examination.parts:
-        layout.paragraph(_labelled("parts", parts_in_words(examination)), indent=2, hanging=2)
+        layout.paragraph(label_words("parts", parts_in_words(examination)), indent=2, hanging=2)
     if examination.resumption:
-        layout.paragraph(_labelled("resumes", resumption_in_words(examination)), indent=2, hanging=2)
+        layout.paragraph(label_words("resumes", resumption_in_words(examination)), indent=2, hanging=2)
     if with_layers:
         _draw_settings(layout, examination, page)
     rows = {row.name: row for row in layer_rows(examination)}
@@ -170,7 +171,7 @@ def _draw_verdict(layout: Layout, examination: Examination, page: Page) -> None:
         error = re.sub(rf"^{re.escape(examination.path)}(?= )", "it", examination.error or "it could not be read")
         layout.paragraph(Text(one_line(error)), indent=2)
         if examination.hint:
-            layout.paragraph(_labelled("hint", one_line(examination.hint)), indent=2, hanging=2)
+            layout.paragraph(label_words("hint", one_line(examination.hint)), indent=2, hanging=2)
         return
     if examination.verdict is Verdict.HEALTHY and examination.worst is Severity.WARNING:
         verdict = (f"{verdict[0]}, with warnings", "bold yellow")
@@ -208,9 +209,9 @@ def _draw_diagnosis(layout: Layout, diagnosis: Diagnosis, examination: Examinati
     )
     layout.paragraph(Text(one_line(diagnosis.message)), indent=6)
     for label, words in particulars(diagnosis, examination, brief=not page.verbose):
-        layout.paragraph(_labelled(label, words), indent=6, hanging=2)
+        draw_particular(layout, label, words)
     more = "" if page.verbose else " (--verbose shows them)"
-    layout.paragraph(_labelled("explains", explained_in_words(diagnosis, examination) + more), indent=6, hanging=2)
+    draw_particular(layout, "explains", explained_in_words(diagnosis, examination) + more)
     for position in diagnosis.explains if page.verbose else ():
         finding = examination.findings[position]
         about = f" · {subject_of(finding)}" if finding.subject else ""
@@ -227,7 +228,7 @@ def _draw_settings(layout: Layout, examination: Examination, page: Page) -> None
     chosen = known if page.verbose else {name: known[name] for name in SETTINGS if name in known}
     if chosen:
         words = ", ".join(f"{name} {figure(value)}" for name, value in chosen.items())
-        layout.paragraph(_labelled("settings", one_line(words)), indent=2, hanging=2)
+        layout.paragraph(label_words("settings", one_line(words)), indent=2, hanging=2)
 
 
 def _group_by_layer(found: Sequence[FindingGroup]) -> dict[str | None, list[FindingGroup]]:
@@ -263,30 +264,15 @@ def _draw_finding_groups(
 ) -> None:
     for each in members:
         finding = each.first
-        style = SEVERITY_STYLES[finding.severity]
-        subject = "" if subject_of(finding) in ("", printable(layer)) else f" · {subject_of(finding)}"
-        count = f" × {len(each.members):,}" if each.others else ""
-        layout.paragraph(
-            Text.assemble(
-                (f"{SEVERITY_SIGNS[finding.severity]} {finding.severity.label}", f"bold {style}"),
-                (f" {finding.title}{count}", style),
-                subject,
-            ),
-            indent=2,
-            hanging=4,
-        )
-        layout.paragraph(Text(one_line(finding.message)), indent=6)
+        subject = "" if subject_of(finding) == printable(layer) else subject_of(finding)
+        draw_heading(layout, finding, subject, len(each.members))
         if each.others:
             names = names_in_words((subject_of(other) for other in each.others), SAME_LISTED)
-            layout.paragraph(_labelled("the same holds for", names), indent=6, hanging=2)
+            draw_particular(layout, "the same holds for", names)
         for label, words in particulars(finding, brief=not page.verbose):
             again = label == "advice" and words in advised
             advised.add(words)
-            layout.paragraph(_labelled(label, "as above" if again else words), indent=6, hanging=2)
-
-
-def _labelled(label: str, words: str) -> Text:
-    return Text.assemble((f"{label}: ", "green" if label == "fix" else "dim"), words)
+            draw_particular(layout, label, "as above" if again else words)
 
 
 def _draw_preview(layout: Layout, examination: Examination) -> None:
@@ -316,7 +302,7 @@ def _draw_versions(layout: Layout, examination: Examination) -> None:
     if examination.versions:
         layout.line()
         words = ", ".join(f"{name} {version}" for name, version in examination.versions.items())
-        layout.paragraph(_labelled("saved with", one_line(words)), indent=2, hanging=2)
+        layout.paragraph(label_words("saved with", one_line(words)), indent=2, hanging=2)
 
 
 def _draw_summary(layout: Layout, examinations: Sequence[Examination], page: Page, left_out: int) -> None:

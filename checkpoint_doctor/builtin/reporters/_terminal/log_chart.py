@@ -6,6 +6,7 @@ from rich.text import Text
 
 from checkpoint_doctor.builtin.reporters._order import rank, worst_last
 from checkpoint_doctor.builtin.reporters._sparklines import sparkline
+from checkpoint_doctor.builtin.reporters._terminal.finding_lines import draw_heading, draw_particular
 from checkpoint_doctor.builtin.reporters._terminal.layout import Column, Layout
 from checkpoint_doctor.builtin.reporters._terminal.styles import (
     SEVERITY_SIGNS,
@@ -59,18 +60,10 @@ def _draw_chart(layout: Layout, examination: Examination, log: TrainingLog | Non
     hidden = ", ".join(hidden_in_words(examination.hidden - examination.known, examination.known))
     layout.paragraph(Text(f"{counts}; {hidden}" if hidden else counts), indent=2)
     for finding in rank(each for each in examination.findings if each.counts):
-        style = SEVERITY_STYLES[finding.severity]
         layout.line()
-        layout.paragraph(
-            Text.assemble(
-                (f"{SEVERITY_SIGNS[finding.severity]} {finding.severity.label}", f"bold {style}"),
-                (f" {finding.title}", style),
-            ),
-            indent=2,
-        )
-        layout.paragraph(Text(one_line(finding.message)), indent=6)
+        draw_heading(layout, finding)
         for label, text in particulars(finding, brief=not page.verbose):
-            layout.paragraph(Text.assemble((f"{label}: ", "dim"), text), indent=6, hanging=2)
+            draw_particular(layout, label, text)
     for skipped in log.skipped:
         layout.line()
         layout.paragraph(Text(f"not read: {printable(skipped.what)}, because {one_line(skipped.why)}"), indent=2)

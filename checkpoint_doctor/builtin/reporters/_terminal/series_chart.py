@@ -25,6 +25,7 @@ from checkpoint_doctor.builtin.reporters._series_wording import (
     values_in_words,
 )
 from checkpoint_doctor.builtin.reporters._sparklines import sparkline
+from checkpoint_doctor.builtin.reporters._terminal.finding_lines import draw_heading, draw_particular
 from checkpoint_doctor.builtin.reporters._terminal.layout import Column, Layout
 from checkpoint_doctor.builtin.reporters._terminal.styles import SEVERITY_SIGNS, SEVERITY_STYLES
 from checkpoint_doctor.builtin.reporters._wording import (
@@ -130,24 +131,11 @@ def _draw_finding(
     layout: Layout, group: FindingGroup, record: SeriesRecord, rows: dict[str, TensorRow], page: Page
 ) -> None:
     finding = group.first
-    style = SEVERITY_STYLES[finding.severity]
-    subject = f" · {subject_of(finding)}" if finding.subject else ""
-    count = f" × {len(group.members):,}" if group.others else ""
-    layout.paragraph(
-        Text.assemble(
-            (f"{SEVERITY_SIGNS[finding.severity]} {finding.severity.label}", f"bold {style}"),
-            (f" {finding.title}{count}", style),
-            subject,
-        ),
-        indent=2,
-        hanging=4,
-    )
-    layout.paragraph(Text(one_line(finding.message)), indent=6)
+    draw_heading(layout, finding, subject_of(finding) if finding.subject else "", len(group.members))
     for label, words in _particulars(finding, record, rows, page):
-        layout.paragraph(Text.assemble((f"{label}: ", "dim"), words), indent=6, hanging=2)
+        draw_particular(layout, label, words)
     if group.others:
-        names = names_in_words(subject_of(other) for other in group.others)
-        layout.paragraph(Text.assemble(("the same holds for: ", "dim"), names), indent=6, hanging=2)
+        draw_particular(layout, "the same holds for", names_in_words(subject_of(other) for other in group.others))
 
 
 def _particulars(
