@@ -26,7 +26,7 @@ lint: dev
 	$(RUN)/lint-imports
 
 test: dev
-	$(RUN)/python -m pytest -q -n 2 --dist loadgroup
+	$(RUN)/python -m pytest -q -n 2
 
 # The published checkpoints that some tests and benchmarks read; the standard library is enough.
 corpus:

@@ -44,33 +44,49 @@ SHARDS = "fix::test_a_sharded_model_gets_new_shards_only_where_something_changed
 """Shards and their index are written together, which takes several files."""
 RULES = "rule_findings rule_findings_network rule_findings_optimizer rule_neighbours thresholds rules_weights"
 EVIDENCE = f"evidence {RULES}"
+DESIGNS = "weights_by_design kernels parts_that_wait"
+"""Weights that look ill and are meant to be so."""
 GENERAL = (f"{RULES} promises", "exit_codes", "fix")
 TESTS: Mapping[str, Sequence[str]] = {
-    "builtin/analyzers/files/containers.py": ("file_borders", RULES, PAGES),
+    "builtin/analyzers/logs/*": ("log_limits log_rules", PAGES),
+    "builtin/analyzers/_evidence/courses.py": ("log_limits log_rules",),
+    "builtin/analyzers/trends/*": ("trend_limits trend_rules", PAGES),
+    "builtin/analyzers/settings/normalizer.py": ("run_setting_limits", "normalizer", PAGES),
+    "builtin/analyzers/settings/run_settings.py": ("run_setting_limits", "settings", PAGES),
+    "builtin/analyzers/layers/norm_*.py": (DESIGNS, RULES, PAGES),
+    "builtin/analyzers/_evidence/cells.py": ("recurrent_cells keras_gates file_borders", EVIDENCE),
+    "builtin/analyzers/gradients/live.py": ("rules_gradients thresholds", PAGES),
+    "builtin/analyzers/files/containers.py": ("file_borders empty_tensors", RULES, PAGES),
     "builtin/analyzers/files/_executable_names.py": ("evidence_limits file_borders", RULES),
     "builtin/analyzers/optimizer/_untrained_branches.py": ("untrained_branches optimizer_left_out", RULES),
     "builtin/analyzers/optimizer/optimizer.py": (
         "untrained_limits",
-        f"optimizer_borders {RULES} untrained_branches optimizer_left_out optimizer_no_gradient",
+        f"optimizer_borders {RULES} untrained_branches optimizer_left_out optimizer_no_gradient parts_that_wait",
         PAGES,
     ),
-    "builtin/analyzers/settings/policy.py": ("setting_limits policy_borders policy_rules thresholds", PAGES),
+    "builtin/analyzers/settings/policy.py": ("setting_limits policy_borders policy_rules averages thresholds", PAGES),
     "builtin/analyzers/resuming/averages.py": ("average_limits averages thresholds", PAGES),
     "builtin/analyzers/optimizer/initial_values.py": ("initial_value_limits averages thresholds", PAGES),
-    "builtin/analyzers/layers/inputs.py": ("inputs thresholds", PAGES),
+    "builtin/analyzers/layers/inputs.py": ("input_limits inputs thresholds", PAGES),
     "builtin/analyzers/settings/optimizer_settings.py": ("setting_limits optimizer_settings thresholds", PAGES),
     "builtin/analyzers/resuming/resuming.py": ("resuming_limits", "resuming thresholds", PAGES),
     "builtin/analyzers/resuming/schedules.py": ("schedule_limits", "resuming thresholds", PAGES),
-    "builtin/analyzers/layers/adapters.py": ("file_borders adapters thresholds", PAGES),
-    "builtin/analyzers/layers/copies.py": (f"neighbouring_layers copies weights_by_design {RULES}", PAGES),
-    "builtin/analyzers/layers/dormant_units.py": ("dormant_limits dormant_tables", RULES, PAGES),
-    "builtin/analyzers/optimizer/gradient_norms.py": (
-        "gradient_norm_limits optimizer_borders optimizer_settings thresholds",
+    "builtin/analyzers/layers/adapters.py": ("file_borders adapters thresholds parts_that_wait", PAGES),
+    "builtin/analyzers/layers/copies.py": (
+        f"neighbouring_layers copies kernels weights_by_design {RULES} dispensable_parts",
         PAGES,
     ),
-    "builtin/analyzers/optimizer/gradients.py": ("optimizer_borders optimizer_no_gradient thresholds", PAGES),
+    "builtin/analyzers/layers/dormant_units.py": ("dormant_limits dormant_tables", f"{RULES} dormant_units", PAGES),
+    "builtin/analyzers/optimizer/gradient_norms.py": (
+        "gradient_norm_limits optimizer_borders optimizer_settings rule_findings_optimizer thresholds",
+        PAGES,
+    ),
+    "builtin/analyzers/optimizer/gradients.py": (
+        "optimizer_borders optimizer_no_gradient optimizer_settings dispensable_parts thresholds",
+        PAGES,
+    ),
     "builtin/analyzers/optimizer/second_moments.py": (
-        "evidence_limits optimizer_borders optimizer_steps thresholds",
+        "second_moment_limits optimizer_settings evidence_limits optimizer_borders optimizer_steps thresholds",
         PAGES,
     ),
     "builtin/analyzers/optimizer/step_sizes.py": (
@@ -85,7 +101,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     ),
     "builtin/analyzers/_evidence/widths.py": ("neighbouring_layers width_limits", "dispensable_parts"),
     "builtin/analyzers/_zeros/conditions.py": ("width_limits", "dispensable_parts"),
-    "builtin/analyzers/layers/dead_inputs.py": ("dormant_limits dormant_tables", RULES, PAGES),
+    "builtin/analyzers/layers/dead_inputs.py": ("dormant_limits dormant_tables", f"{RULES} dormant_units", PAGES),
     "builtin/causes/_remedies.py": ("remedies",),
     "builtin/analyzers/optimizer/_unused_parts.py": (
         f"neighbouring_layers dispensable_parts parts_that_wait {RULES} untrained_branches optimizer_left_out",
@@ -98,7 +114,9 @@ TESTS: Mapping[str, Sequence[str]] = {
     "builtin/analyzers/_evidence/initial_copies.py": (
         "neighbouring_layers average_limits averages policy_rules policy_borders",
     ),
-    "builtin/analyzers/_evidence/model_inputs.py": (f"neighbouring_layers inputs dormant_tables {EVIDENCE}",),
+    "builtin/analyzers/_evidence/model_inputs.py": (
+        f"first_layers neighbouring_layers inputs dormant_tables {EVIDENCE}",
+    ),
     "builtin/analyzers/_evidence/tables.py": (f"neighbouring_layers dormant_tables {EVIDENCE}",),
     "builtin/analyzers/_evidence/travel.py": ("neighbouring_layers resuming_limits", "resuming"),
     "builtin/analyzers/_evidence/initial_parameters.py": ("initial_parameters",),
@@ -106,15 +124,15 @@ TESTS: Mapping[str, Sequence[str]] = {
     "builtin/analyzers/_evidence/gradient_activity.py": ("gradient_activity", EVIDENCE),
     "builtin/analyzers/_evidence/inactivity_causes.py": (f"dormant_tables {EVIDENCE}",),
     "builtin/analyzers/_evidence/training.py": (f"neighbouring_layers zero_causes {EVIDENCE}",),
-    "builtin/analyzers/_evidence/nonfinite.py": ("file_borders", EVIDENCE),
+    "builtin/analyzers/_evidence/nonfinite.py": ("neighbouring_layers nonfinite_limits file_borders", EVIDENCE),
     "builtin/analyzers/_evidence/running_statistics.py": (f"evidence_limits {EVIDENCE}",),
     "builtin/analyzers/_evidence/replaced_moments.py": (f"evidence_limits {EVIDENCE}",),
     "builtin/analyzers/_evidence/readers.py": (f"neighbouring_layers {EVIDENCE}",),
     "builtin/analyzers/_evidence/*": (EVIDENCE,),
-    "builtin/analyzers/values/nonfinite.py": ("neighbouring_layers nonfinite_limits", RULES, PAGES),
+    "builtin/analyzers/values/nonfinite.py": ("neighbouring_layers nonfinite_limits file_borders", RULES, PAGES),
     "builtin/analyzers/_repairs/*": ("evidence", RULES),
-    "builtin/analyzers/_zeros/causes.py": ("zero_causes", EVIDENCE),
-    "builtin/analyzers/_zeros/initial_draws.py": ("initial_draw_limits", "zero_causes", EVIDENCE),
+    "builtin/analyzers/_zeros/causes.py": ("zero_causes evidence_limits sparsity", EVIDENCE),
+    "builtin/analyzers/_zeros/initial_draws.py": ("initial_draw_limits", "zero_causes parts_that_wait", EVIDENCE),
     "builtin/analyzers/_zeros/biases.py": (f"zero_causes parts_that_wait {EVIDENCE}",),
     "builtin/analyzers/_zeros/by_design.py": (
         f"neighbouring_layers evidence_limits zero_causes parts_that_wait {EVIDENCE}",
@@ -123,8 +141,9 @@ TESTS: Mapping[str, Sequence[str]] = {
     "builtin/analyzers/_zeros/sparsity.py": ("evidence_limits sparsity", EVIDENCE),
     "builtin/analyzers/_zeros/waiting.py": (f"neighbouring_layers parts_that_wait {EVIDENCE}",),
     "builtin/analyzers/_zeros/*": (EVIDENCE,),
-    "builtin/analyzers/layers/network.py": ("network_limits", RULES, PAGES),
-    "builtin/analyzers/layers/recurrent.py": ("file_borders", RULES, PAGES),
+    "builtin/analyzers/layers/network.py": ("network_limits", DESIGNS, RULES, PAGES),
+    "builtin/analyzers/layers/recurrent.py": ("recurrent_cells keras_gates file_borders", RULES, PAGES),
+    "builtin/analyzers/values/*": (DESIGNS, RULES, PAGES),
     "builtin/analyzers/*": (RULES, PAGES),
     "builtin/causes/_facts.py": (
         "causes_facts",

@@ -6,8 +6,7 @@ imported before somebody asks for it, so ``import checkpoint_doctor`` costs next
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # as `typing` has it, which takes longer to import than all of this
 if TYPE_CHECKING:
     from checkpoint_doctor.acts.compare import compare
     from checkpoint_doctor.acts.fix import FixOptions, FixResult, Outcome, fix

@@ -2,7 +2,8 @@
 
 The process has its own working folder, environment, streams and limits, as one that is started anew. What differs is
 what happens before the command runs: tests of the interpreter's own start (its path, its encoding, what is imported,
-which plugins are found) start ``python -m checkpoint_doctor`` themselves.
+which plugins are found) start ``python -m checkpoint_doctor`` themselves. The commands share one process with torch,
+which reads repaired copies; ``test_cross_check.py`` starts its own.
 """
 
 from __future__ import annotations
@@ -87,9 +88,12 @@ def _start_server() -> socket.socket:
 
 def serve(descriptor: int) -> None:
     """Fork a process for each request until the other side is gone."""
+    import typer.main
+
     import checkpoint_doctor.acts.fix
     import checkpoint_doctor.cli.running  # noqa: F401
     from checkpoint_doctor.acts.scan import scan
+    from checkpoint_doctor.cli.application import app
     from checkpoint_doctor.errors import UsageError
     from checkpoint_doctor.plugins.catalogue import discover
     from checkpoint_doctor.results.report import Page
@@ -99,12 +103,17 @@ def serve(descriptor: int) -> None:
     for reporter in discover().reporters.values():
         with contextlib.suppress(UsageError):  # one of them writes files alone
             reporter.render(report, discover().rules, Page(80))
+    # So is the parser of the command line, which takes longer to build than most commands to run.
+    typer.main.get_command = cache(typer.main.get_command)
+    typer.main.get_command(app)
     with socket.socket(fileno=descriptor) as client:
         while True:
             length, streams, _, _ = socket.recv_fds(client, 8, 2)
             if not length:
                 return
             request = json.loads(_read(client, int.from_bytes(length, "big")))
+            if "fix" in request["arguments"]:
+                _share_torch()
             process = os.fork()
             if not process:
                 client.close()
@@ -114,6 +123,18 @@ def serve(descriptor: int) -> None:
             client.sendall(process.to_bytes(8, "big", signed=True))
             _, status = os.waitpid(process, 0)
             client.sendall(os.waitstatus_to_exitcode(status).to_bytes(8, "big", signed=True))
+
+
+@cache
+def _share_torch() -> None:
+    """Start the process with torch once for all fixes: each would wait a second for its own."""
+    from checkpoint_doctor.repair import cross_check
+
+    torch = cross_check._Torch()
+    torch._version = torch._read_answer().get("version")
+    torch._process.poll = lambda: None  # a forked process cannot ask for a sibling
+    torch.stop = lambda: None
+    cross_check._Torch = lambda: torch
 
 
 def _run(request: Mapping[str, Any], streams: list[int]) -> None:

@@ -83,6 +83,13 @@ def test_a_rule_is_explained_by_code_or_name_however_written(wanted: str) -> Non
     assert "\x1b" not in result.stdout
 
 
+def test_without_docstrings_nothing_is_explained() -> None:
+    command = [sys.executable, "-OO", "-m", "checkpoint_doctor", "explain", "VAL001"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "without docstrings" in result.stderr
+
+
 def test_a_misspelt_rule_gets_the_nearest_name() -> None:
     result = ckdoc("explain", "zero-bais")
     assert (result.returncode, result.stdout) == (2, "")
@@ -120,14 +127,21 @@ def on_a_terminal(*arguments: str, columns: int) -> str:
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_a_page_fits_the_terminal(columns: int) -> None:
-    for arguments in (("explain", "NET001"), ("rules",), ("plugins",), ("config",)):
-        shown = on_a_terminal(*arguments, columns=columns).splitlines()
-        assert max(map(len, shown)) <= columns, arguments
     page = on_a_terminal("explain", "NET001", columns=columns)
+    for shown in (page, *(on_a_terminal(command, columns=columns) for command in ("rules", "plugins", "config"))):
+        assert max(map(len, shown.splitlines())) <= columns, shown
     for heading in ("Why it matters", "When it is normal", "What to do", "References", "Options"):
         assert f"\r\n{heading}" in page
     assert "``" not in page
     assert "##" not in page
+
+
+@pytest.mark.parametrize("columns", [30, 60, 80])
+def test_a_list_breaks_no_name_on_a_narrow_terminal(columns: int) -> None:
+    shown = on_a_terminal("rules", columns=columns)
+    assert max(map(len, shown.splitlines())) <= columns
+    assert {name for rule in RULES for name in (rule.code, rule.name)} <= set(shown.split())
+    assert all(" ".join(rule.summary.split()) in " ".join(shown.split()) for rule in RULES)
 
 
 def test_plugins_are_listed_with_their_versions() -> None:

@@ -129,6 +129,13 @@ REACHED: Mapping[str, tuple[Checkpoint, list[str]]] = {
         build_checkpoint(fresh(), optimizer={name: {} for name in fresh()}, updates=0, step=5000),
         ["never-started proven OPT006"],
     ),
+    "a run that ends before learning_starts": (
+        build_checkpoint(
+            fresh(), optimizer={name: {} for name in fresh()}, updates=0, step=500, format="sb3", algorithm="DQN",
+            hyperparameters={"learning_starts": 1000, "_total_timesteps": 500},
+        ),
+        ["never-started proven HYP004 OPT006"],
+    ),
     "no state beside initial weights": (trained(fresh(), {"net": None}), ["never-started likely OPT006"]),
     "no state beside half of the weights initial": (
         trained(fresh(0, 2), {"net": None}), ["never-started likely OPT006"]

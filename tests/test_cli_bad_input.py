@@ -174,6 +174,13 @@ def test_folder_without_checkpoints(name: str, tmp_path: Path) -> None:
     assert name in result.stdout + result.stderr
 
 
+def test_folder_in_which_nothing_is_included(tmp_path: Path, fixtures: Path) -> None:
+    shutil.copy(fixtures / "case_1_healthy.zip", tmp_path)
+    result = ckdoc("scan", tmp_path, "--include", "other/**")
+    assert_polite(result, 3)
+    assert "1 file in it is not among those to include" in result.stderr
+
+
 def test_pattern_without_match(tmp_path: Path) -> None:
     assert_polite(ckdoc("scan", tmp_path / "*.zip"), 3)
 

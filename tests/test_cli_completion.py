@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -15,7 +16,7 @@ from typer.completion import completion_init, get_completion_script
 from typer.testing import CliRunner
 
 from checkpoint_doctor.cli.application import app
-from checkpoint_doctor.cli.completion import leave_values_open_in_bash
+from checkpoint_doctor.cli.completion import leave_values_open
 
 completion_init()
 
@@ -98,25 +99,36 @@ def test_the_options_about_completion_succeed(option: str, tmp_path: Path) -> No
     assert result.stderr == ""
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no bash")
-@pytest.mark.parametrize(("offer", "passed"), [("junit=", "--report junit=X"), ("junit", "--report junit X")])
-def test_bash_puts_no_space_before_a_value(offer: str, passed: str, tmp_path: Path) -> None:
-    leave_values_open_in_bash()
-    script = get_completion_script(prog_name="ckdoc", complete_var="_CKDOC_COMPLETE", shell="bash")
+SHELLS = {
+    "bash": ["bash", "--norc", "--noprofile", "-i"],
+    "zsh": ["zsh", "-f", "-i"],
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such shell")
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("last", ["junit=", "junit"])
+def test_a_shell_puts_no_space_before_a_value(last: str, shell: str, tmp_path: Path) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+    leave_values_open()
+    script = get_completion_script(prog_name="ckdoc", complete_var="_CKDOC_COMPLETE", shell=shell)
     (tmp_path / "completion.sh").write_text(script)
+    offer = last if shell == "bash" else f'_arguments \'*: :(("{last}":"checkpoint-doctor"))\''
+    (tmp_path / "offer").write_text(f"{offer}\n")
     command = tmp_path / "ckdoc"
-    command.write_text(f'#!/bin/sh\n[ -n "$_CKDOC_COMPLETE" ] && echo {offer} || echo "passed: $*."\n')
+    command.write_text(f'#!/bin/sh\n[ -n "$_CKDOC_COMPLETE" ] && cat {tmp_path}/offer || echo "passed: $*."\n')
     command.chmod(0o755)
     leader, follower = os.openpty()
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "TERM": "dumb"}
     streams = {"stdin": follower, "stdout": follower, "stderr": follower}
-    shell = ["bash", "--norc", "--noprofile", "-i"]
-    with subprocess.Popen(shell, **streams, env=environment, start_new_session=True):
+    prepare = "autoload -Uz compinit; compinit -D -u; " if shell == "zsh" else ""
+    with subprocess.Popen(SHELLS[shell], **streams, env=environment, start_new_session=True):
         os.close(follower)
-        os.write(leader, f"source {tmp_path}/completion.sh\nckdoc scan --report ju\tX\nexit\n".encode())
+        os.write(leader, f"{prepare}source {tmp_path}/completion.sh\nckdoc scan --report ju\tX\nexit\n".encode())
         said = b""
         with contextlib.suppress(OSError):  # the shell is gone
             while piece := os.read(leader, 4096):
                 said += piece
     os.close(leader)
-    assert f"passed: scan {passed}.".encode() in said
+    assert f"passed: scan --report {last}{'X' if last.endswith('=') else ' X'}.".encode() in said, said

@@ -31,6 +31,19 @@ def test_the_files_of_the_configuration_are_examined(files: str, code: int, proj
     assert scan(project, "well").returncode == 0  # what is named counts
 
 
+def test_they_are_named_as_in_the_working_directory(project: Path) -> None:
+    (project / "ckdoc.toml").write_text('files = ["ill"]\n')
+    assert scan(project).stdout.startswith(f"{Path('ill', 'model.zip')}: error overwritten")
+    assert scan(project / "well").stdout.startswith(f"{project / 'ill' / 'model.zip'}: error overwritten")
+
+
+def test_an_address_among_them_stays_one(project: Path) -> None:
+    (project / "ckdoc.toml").write_text('files = ["nothing://bucket/model.zip"]\n')
+    result = scan(project)
+    assert result.returncode == 2
+    assert "reads nothing://" in result.stderr
+
+
 def test_without_files_anywhere_it_says_what_to_do(project: Path) -> None:
     (project / "ckdoc.toml").write_text("")
     result = scan(project)

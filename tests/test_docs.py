@@ -101,7 +101,7 @@ def test_the_exit_codes_are_documented(page: str) -> None:
 def test_the_readme_names_every_command() -> None:
     command = str(Path(sysconfig.get_path("scripts")) / "ckdoc")
     overview = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=60).stdout
-    for name in re.findall(r"^  (\w+) ", overview.partition("Commands:")[2], re.MULTILINE):
+    for name in re.findall(r"^  (\w+) ", overview.partition("Commands:")[2].partition("Examples:")[0], re.MULTILINE):
         assert f"`ckdoc {name}" in README, name
 
 

@@ -51,6 +51,8 @@ UNUSED = {"first.weight": (64,), "first.bias": (0,)}
         ({**UNUSED, "head.weight": (0,), "head.bias": (4,)}, ["head.weight"]),
         ({**UNUSED, "head.weight": (0,), "head.bias": (0,)}, []),
         ({"first.weight": (64,), "0.mul.weight": (0,), "1.mul.weight": (0,)}, ["0.mul.weight", "1.mul.weight"]),
+        ({"first.weight": (64,), "first.output_mask": (8,), "0.mul.weight": (0,)}, []),
+        ({"first.weight": (64,), "0.mul.output_mask": (8,), "0.mul.weight": (0,)}, ["0.mul.weight"]),
     ],
 )
 def test_parameters_that_layers_do_without_are_a_note_unless_others_show_that_they_are_missing(

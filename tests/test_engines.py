@@ -46,11 +46,10 @@ from checkpoint_doctor.sources.search import Candidate
 from checkpoint_doctor.sources.traces import trace
 from checkpoint_doctor.testing import build_checkpoint
 
-pytestmark = pytest.mark.xdist_group("engines")
 OTHERS = ("processes", "ray")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A Ray cluster of two nodes on this machine; the driver is on the first, which has one core, as the second."""
     pytest.importorskip("ray", reason="needs ray")

@@ -21,6 +21,7 @@ from checkpoint_doctor.builtin.analyzers.optimizer._dispensable_parts import Tra
 from checkpoint_doctor.builtin.analyzers.optimizer.second_moments import gradient_scale
 from checkpoint_doctor.builtin.analyzers.optimizer.step_sizes import nothing_moved
 from checkpoint_doctor.checkpoint import Checkpoint, Content, Optimizer, Part, PickledName
+from checkpoint_doctor.results.findings import Severity
 from checkpoint_doctor.testing import build_checkpoint, findings_of
 
 
@@ -97,6 +98,15 @@ def test_columns_that_a_repair_replaced() -> None:
     assert np.flatnonzero(replaced).tolist() == [2]
 
 
+@pytest.mark.parametrize(("row", "expected"), [([1.0, 1.0], True), ([1.0, 2.0], False)])
+def test_a_row_of_two_entries_must_hold_one_number(row: list[float], expected: bool) -> None:
+    state = {"step": 9, "exp_avg": np.zeros((3, 2)), "exp_avg_sq": np.array([row, [3.0, 4.0], [5.0, 6.0]])}
+    optimizer = optimizer_of(build_checkpoint({"0.weight": np.ones((3, 2))}, optimizer={"0.weight": state}))
+    replaced = find_replaced(optimizer.parameters[0], optimizer, along_rows=True)
+    assert replaced is not None
+    assert replaced.tolist() == [expected, False, False]
+
+
 def test_lines_of_one_entry_must_agree() -> None:
     second = np.array([[1.0], [2.0], [1.0], [3.0]])
     state = {"step": 9, "exp_avg": np.zeros((4, 1)), "exp_avg_sq": second}
@@ -168,6 +178,7 @@ def test_updates_of_the_file_count_where_the_optimizer_has_none(fields: dict[str
     options = {"lr": 0.0, "betas": (0.9, 0.999), "eps": 1e-8}
     checkpoint = replace(build_checkpoint(tensors, optimizer=state, optimizer_options=options), **fields)
     found = findings_of(nothing_moved, checkpoint, least_updates=1)
+    assert all(each.severity is Severity.ERROR for each in found)
     assert [each.evidence["updates"] for each in found] == ([counted] if counted else [])
 
 

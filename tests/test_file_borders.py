@@ -53,6 +53,8 @@ def named(qualified: str, member: str = "", **fields: Any) -> PickledName:
         (PickledName("my_project", "__subclasses__"), True),
         (PickledName("my_project", "Network.forward"), False),
         (named("joblib.numpy_pickle.NumpyArrayWrapper"), False),
+        (named("dill._dill._create_array"), False),
+        (named("dill._dill._create_code"), True),
     ],
 )
 def test_names_that_can_run_code(name: PickledName, expected: bool) -> None:

@@ -20,8 +20,6 @@ from conftest import ROOT
 
 from checkpoint_doctor import __version__, discover, load_config
 
-pytestmark = pytest.mark.xdist_group("gate")  # one worker makes the environments, and makes them once
-
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
 CI_PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
 STEPS = {step["name"]: step for step in ACTION["runs"]["steps"]}
@@ -38,8 +36,12 @@ def snippet(language: str, beginning: str) -> str:
     return found
 
 
+UNWANTED = ("GITHUB_", "CKDOC_", "PYTHONDONTWRITEBYTECODE")
+
+
 def run(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "CKDOC_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(UNWANTED)}
+    kept["PIP_COMPILE"] = "0"  # pip would compile thousands of modules of which the commands import a few
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=300, env={**kept, **environment}, check=False
     )
@@ -318,7 +320,8 @@ def test_the_baseline_hides_what_is_known_and_nothing_else(workspace: Path, path
 def test_the_configuration_examples_are_valid(text: str, tmp_path: Path) -> None:
     tomllib.loads(text)
     (tmp_path / "ckdoc.toml").write_text(text)
-    assert len(load_config(discover().rules, file=str(tmp_path / "ckdoc.toml")).sections) >= 2
+    known = discover()
+    assert len(load_config(known.rules, causes=known.causes, file=str(tmp_path / "ckdoc.toml")).sections) >= 2
 
 
 # --- many files -------------------------------------------------------------------------------------------------------
@@ -388,6 +391,13 @@ def commit(folder: Path, tag: str = "") -> None:
 @pytest.fixture(scope="session")
 def pre_commit_home(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("pre-commit"))
+
+
+def test_the_page_names_the_endings_that_the_hook_examines() -> None:
+    [endings] = re.findall(r"^  files: '\\.\((.*)\)\$'$", (ROOT / ".pre-commit-hooks.yaml").read_text(), re.MULTILINE)
+    sentence = CI_PAGE.partition("The hook examines")[2].partition(";")[0]
+    assert re.findall(r"`\.(\w+)`", sentence) == endings.split("|")
+    assert {f".{each}" for each in endings.split("|")} <= set(discover().suffixes)
 
 
 def test_the_hook_refuses_a_sick_model(workspace: Path, hooks: Path, pre_commit_home: str) -> None:

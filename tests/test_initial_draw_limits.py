@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from checkpoint_doctor.builtin.analyzers._zeros.initial_draws import (
+    has_initial_norms_and_biases,
     is_drawn_by_default,
     is_drawn_by_kernel_default,
     is_drawn_by_transformers,
@@ -409,3 +410,46 @@ def test_gains_that_are_not_finite_were_not_drawn() -> None:
     each = batch_norm(np.full(100, np.nan))
     assert each.weight
     assert not is_drawn_uniformly(each, each.weight)
+
+
+def network(**changed: Any) -> dict[str, NDArray]:
+    """Two linear layers and two norms of a network that was never trained, but for what is changed."""
+    tensors = {
+        "net.0.weight": 3 * normal(16, 16), "net.0.bias": np.zeros(16),
+        "norm1.weight": np.ones(16), "norm1.bias": np.zeros(16),
+        "net.2.weight": 3 * normal(16, 16), "norm2.weight": np.full(16, 0.5), "norm2.bias": np.zeros(16),
+    }  # fmt: skip
+    return {**tensors, **{name.replace("_", "."): each for name, each in changed.items()}}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "expected"),
+    [
+        (network(), True),
+        (network(net_0_bias=np.ones(16)), False),
+        (network(net_0_weight=even(16, 16) / 4), False),  # PyTorch's default, which draws biases
+        (network(norm2_weight=np.linspace(0.5, 1, 16)), False),
+        (network(norm2_weight=np.ones(4), norm2_bias=np.zeros(4)), True),
+        (network(norm2_weight=np.ones(3), norm2_bias=np.zeros(3)), False),
+        (network(norm3_weight=np.ones(16)), True),
+        ({name: each for name, each in network().items() if "norm2" not in name}, False),
+        ({name: each for name, each in network().items() if "norm" not in name}, False),
+    ],
+)
+def test_norms_and_biases_as_they_begin(tensors: dict[str, NDArray], expected: bool) -> None:
+    assert has_initial_norms_and_biases(build_checkpoint(tensors)) is expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error", "expected"),
+    [("float16", 2.1e-3, False), ("float32", 1.05e-5, False), ("float32", 0.9e-5, True)],
+)
+def test_orthogonal_matrices_of_each_type(dtype: str, error: float, expected: bool) -> None:
+    """The last two of four unit vectors, which every type holds exactly, have this product."""
+    matrix = np.eye(4, 6)
+    matrix[3, 2] = error
+    assert is_drawn_orthogonally(build_checkpoint({"net.0.weight": matrix.astype(dtype)})) is expected
+
+
+def test_a_layer_of_a_vector_is_no_matrix() -> None:
+    assert is_drawn_orthogonally(build_checkpoint({"net.0.weight": rotation(20, 30), "net.2.weight": np.ones(9)}))

@@ -73,6 +73,20 @@ def test_rows_that_depend_on_one_another_are_no_draw(mirrored: int, speaks: bool
     assert reported(run(tensors)) == ["other.weight"] * speaks
 
 
+@pytest.mark.parametrize(
+    ("shape", "bias", "speaks"),
+    [((31, 33), 1.01, False), ((31, 33), 0.99, True), ((32, 32), 1.01, True)],
+    ids=["a trained bias", "a bias within the interval", "a large weight"],
+)
+def test_a_bias_that_was_trained_speaks_for_its_small_weight(shape: tuple[int, int], bias: float, speaks: bool) -> None:
+    limit = shape[1] ** -0.5
+    tensors = {
+        "net.0.weight": moved(1000, 64, 64), "other.weight": drawn(*shape),
+        "other.bias": np.full(shape[0], bias * limit),
+    }  # fmt: skip
+    assert reported(run(tensors)) == ["other.weight"] * speaks
+
+
 def test_a_wider_interval_is_left_later() -> None:
     """A fan-in four times as large halves the limit, so that twice as many entries should be outside."""
     for outside, speaks in ((4, False), (5, True)):

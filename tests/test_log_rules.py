@@ -14,36 +14,18 @@ from checkpoint_doctor.builtin.analyzers.logs.losses import diverging_heads, ove
 from checkpoint_doctor.builtin.analyzers.logs.progress import oscillating_loss, regressing_metric, spike, stalled
 from checkpoint_doctor.builtin.analyzers.logs.recording import nonfinite_metric, unrecorded_metric
 from checkpoint_doctor.checkpoint.setting_ranges import Evidence, Range
-from checkpoint_doctor.checkpoint.training_log import LogBuilder, TrainingLog
+from checkpoint_doctor.checkpoint.training_log import TrainingLog
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.findings import Severity
+from tests.logs_from_arrays import Columns, build_log, speak
 
-Columns = dict[str, Any]
 N = 200
 LINE = np.linspace(0.0, 1.0, N)
 
 
 def noise(size: float, seed: int = 0, count: int = N) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, size, count)
-
-
-def build_log(columns: Columns, steps: Any = None) -> TrainingLog:
-    """A log whose columns are these; NaN in a column of objects is a cell that was not recorded."""
-    builder = LogBuilder("memory")
-    rows = max(len(each) for each in columns.values())
-    steps = np.arange(rows, dtype=np.float64) if steps is None else np.asarray(steps, dtype=np.float64)
-    names = ["step", *columns]
-    builder.choose_step(names)
-    values = np.column_stack([steps, *(np.asarray(each, dtype=np.float64) for each in columns.values())])
-    builder.add_rows(names, values, np.ones(values.shape, dtype=bool))
-    return builder.build()
-
-
-def speak(rule: Rule, columns: Columns, steps: Any = None, **options: Any) -> list[tuple[str, Severity, float]]:
-    """What a rule says of a log: metric, severity, onset."""
-    found = list(rule.examine(build_log(columns, steps), options))
-    return [(each.evidence["metric"], each.severity, each.evidence.get("onset_step", -1)) for each in found]
 
 
 FALLING = 2.3 * np.exp(-4 * LINE) + 0.1 + noise(0.02)

@@ -38,7 +38,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
-@pytest.mark.xdist_group("monitored processes")
 def test_one_process_reports_and_all_stop_before_the_weights(how: str, trained: Path) -> None:
     first, second = (json.loads((trained / how / f"{rank}.json").read_text()) for rank in range(2))
     assert first["step"] == second["step"] == 45

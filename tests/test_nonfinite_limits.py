@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -69,3 +71,16 @@ INF = np.inf
 def test_infinity_on_purpose(name: str, values: list[float], speaks: bool) -> None:
     found = findings_of(nonfinite_values, build_checkpoint(WEIGHT | {name: np.array(values, np.float32)}))
     assert [each.tensor for each in found] == [name] * speaks
+
+
+@pytest.mark.parametrize(
+    ("beside", "optimizer", "severity"),
+    [({}, None, Severity.WARNING), ({}, {"table": {"step": 3}}, Severity.ERROR), (WEIGHT, None, Severity.ERROR)],
+    ids=["data", "a parameter", "a network"],
+)
+def test_nan_is_a_warning_where_a_file_may_hold_data(
+    beside: dict[str, NDArray], optimizer: Any, severity: Severity
+) -> None:
+    tensors = beside | {"table": np.array([[0.5, np.nan], [1.0, 2.0]], np.float32)}
+    (finding,) = findings_of(nonfinite_values, build_checkpoint(tensors, optimizer=optimizer))
+    assert finding.severity is severity

@@ -37,11 +37,14 @@ def object_of(module: str, name: str) -> bytes:
     return b"\x80\x02c" + f"{module}\n{name}\n".encode() + b")\x81}X\x09\x00\x00\x00data_max_" + array + b"sb."
 
 
-def joblib_file(before: bytes = b"", home: bytes = b"") -> bytes:
-    """Return what ``joblib.dump`` writes of a scaler: an array's bytes lie inside the pickle, behind its wrapper."""
+def joblib_file(before: bytes = b"", home: bytes = b"", array: bytes = b"\x02\xff\xff" + ARRAY.tobytes()) -> bytes:
+    """Return what ``joblib.dump`` writes of a scaler: an array's bytes lie inside the pickle, behind its wrapper.
+
+    An array of objects is a pickle of its own there.
+    """
     wrapper = b"c" + home + b"joblib.numpy_pickle\nNumpyArrayWrapper\n)\x81}X\x05\x00\x00\x00shapeK\x05\x85sb"
     head = b"\x80\x02" + before + b"csklearn.preprocessing._data\nMinMaxScaler\n)\x81}X\x09\x00\x00\x00data_max_"
-    return head + wrapper + b"\x02\xff\xff" + ARRAY.tobytes() + b"sb."
+    return head + wrapper + array + b"sb."
 
 
 def optimizer() -> torch.optim.Adam:
@@ -59,6 +62,7 @@ def saved(value: Any, path: Path) -> None:
 NO_MODEL = {
     "scikit-learn": (object_of("sklearn.preprocessing._data", "MinMaxScaler"), "is a pickle of scikit-learn objects"),
     "joblib": (joblib_file(), "is a joblib file"),
+    "joblib of names": (joblib_file(array=pickle.dumps(["Water", "Fire"], 2)), "is a joblib file"),
     "joblib of scikit-learn": (joblib_file(home=b"sklearn.externals."), "is a joblib file"),
     "NetworkX": (object_of("networkx.classes.graph", "Graph"), "is a pickle of NetworkX graphs"),
     "pandas": (object_of("pandas.core.frame", "DataFrame"), "is a pickle of pandas tables"),

@@ -250,3 +250,104 @@ def test_recurrent_weights_of_one_step(ending: str, severity: Severity) -> None:
     state[f"lstm.weight_hh_l0{ending}"] |= {key: np.zeros((64, 16)) for key in ("exp_avg", "exp_avg_sq")}
     (finding,) = findings_of(untrained_tensor, build_checkpoint(weights, optimizer=state, step=300))
     assert finding.severity is severity
+
+
+def blocks(count: int = 3, **changes: NDArray) -> Weights:
+    """Blocks with a residual for the next block and a skip connection; the last residual was never trained."""
+    last = count - 1
+    tensors = {
+        name: value
+        for block in range(count)
+        for name, value in {
+            f"blocks.{block}.dilated.weight": trained(64, 32, 10 + block),
+            f"blocks.{block}.dilated.bias": bias(64),
+            f"blocks.{block}.residual.weight": fresh(32, 32, 7) if block == last else trained(32, 32, block),
+            f"blocks.{block}.residual.bias": np.zeros(32) if block == last else bias(32),
+            f"blocks.{block}.skip.weight": trained(32, 32, 20 + block),
+            f"blocks.{block}.skip.bias": bias(32),
+        }.items()
+    }
+    return {**tensors, "head.weight": trained(4, 32, 40), "head.bias": bias(4)} | {
+        name.replace("__", "."): value for name, value in changes.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("tensors", "severity"),
+    [
+        (blocks(), NOTE),
+        (blocks(2), WARNING),
+        (blocks(blocks__2__residual__weight=trained(32, 32, 7)), WARNING),
+        (blocks(blocks__2__skip__bias=np.zeros(32)), WARNING),
+        (blocks(blocks__1__residual__bias=np.zeros(32)), WARNING),
+    ],
+    ids=["unread", "two blocks", "trained", "nothing beside it was trained", "before the last too"],
+)
+def test_the_residual_of_the_last_block_has_no_reader(tensors: Weights, severity: Severity) -> None:
+    found = {each.tensor: each.severity for each in findings_of(zero_bias, build_checkpoint(tensors))}
+    last = max(name for name in tensors if name.endswith("residual.bias"))
+    assert found[last] == severity
+
+
+def orthogonal(size: int, seed: int = 0) -> NDArray:
+    return np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))[0].astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("part", "weight", "severity"),
+    [
+        ("query", orthogonal(32), NOTE),
+        ("query", trained(32, 32), WARNING),
+        ("value", orthogonal(32), WARNING),
+    ],
+)
+def test_attention_to_a_single_element_does_not_train_what_chooses(
+    part: str, weight: NDArray, severity: Severity
+) -> None:
+    tensors = {
+        "obs.weight": trained(32, 8, 1),
+        "obs.bias": bias(32),
+        "head.weight": trained(4, 32, 2),
+        "head.bias": bias(4),
+    }
+    for place, name in enumerate(["query", "key", "value", "out_proj"]):
+        tensors |= {f"blocks.0.attn.{name}.weight": trained(32, 32, place), f"blocks.0.attn.{name}.bias": bias(32)}
+    tensors |= {f"blocks.0.attn.{part}.weight": weight, f"blocks.0.attn.{part}.bias": np.zeros(32)}
+    [found] = findings_of(zero_bias, build_checkpoint(tensors))
+    assert found.severity == severity
+
+
+def drawn_layers(count: int, *trained_ones: int, own: float = sqrt(3)) -> Weights:
+    """Layers with PyTorch's draws, and one of a graph convolution: its weight is wider, and its bias begins at zero."""
+    tensors = {}
+    for place in range(count):
+        weight = trained(32, 32, place) if place in trained_ones else fresh(32, 32, place)
+        bound = 1 / sqrt(32)
+        bias_of_layer = np.random.default_rng(place + 50).uniform(-bound, bound, 32).astype(np.float32)
+        tensors |= {f"net.{2 * place}.weight": weight, f"net.{2 * place}.bias": bias_of_layer}
+    return {**tensors, "net.2.weight": own * tensors["net.2.weight"], "net.2.bias": np.zeros(32)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "speaks"),
+    [
+        (drawn_layers(3), False),
+        (drawn_layers(3, own=1.0), True),
+        ({**drawn_layers(3), "net.4.weight": sqrt(3) * fresh(32, 32, 2)}, True),
+        (drawn_layers(2), True),
+        (drawn_layers(4, 3), True),
+        ({**drawn_layers(3), "norm.weight": np.ones(32), "norm.bias": np.zeros(32)}, False),
+        ({**drawn_layers(3), "norm.weight": np.linspace(0.9, 1.1, 32), "norm.bias": np.zeros(32)}, True),
+    ],
+    ids=[
+        "untrained",
+        "a layer that PyTorch drew",
+        "another own draw with a bias",
+        "too few layers to tell",
+        "one was trained",
+        "initial norm",
+        "trained norm",
+    ],
+)
+def test_a_network_that_was_never_trained_has_the_biases_of_its_initialisation(tensors: Weights, speaks: bool) -> None:
+    assert bool(findings_of(zero_bias, build_checkpoint(tensors))) is speaks

@@ -507,7 +507,7 @@ def test_of_two_strangers_with_one_code_both_are_named(with_packages: Callable, 
 
 def test_the_page_shows_the_example_as_it_is() -> None:
     page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
-    for module in ("embeddings", "causes", "files", "pool"):
+    for module in ("embeddings", "causes", "files", "csv_report", "pool"):
         assert f"```python\n{(EXAMPLE / 'ckdoc_acme' / f'{module}.py').read_text(encoding='utf-8')}```" in page
     declared = (EXAMPLE / "pyproject.toml").read_text(encoding="utf-8")
     found = re.findall(r"```toml\n(\[project\.entry-points.*?)```", page, re.DOTALL)

@@ -163,11 +163,17 @@ def test_the_diagnosis_comes_before_the_findings_and_these_before_the_network() 
 def test_many_checkpoints_have_an_overview_with_the_worst_first() -> None:
     healthy = [replace(HEALTHY, path=f"runs/step_{number}.zip") for number in range(40)]
     read = check_page(render(Report((*healthy, ILL), rules=3)))
-    rows = [text for text in read.text if text.startswith("runs/")]
+    rows = re.findall(r"runs/\w+\.zip", "".join(read.text))
     assert rows[0] == ILL.path
     assert {f"runs/step_{number}.zip" for number in range(40)} <= set(rows)
     assert "#c1" in [each.get("href") for each in read.find("a")]
     assert "#c2" not in [each.get("href") for each in read.find("a")], "healthy ones are listed, and no more"
+
+
+def test_names_may_be_broken_between_their_words_alone() -> None:
+    page = render(Report((replace(ILL, path="runs/first_try.zip"),), rules=3))
+    assert '<span class="path">runs/<wbr/>first_<wbr/>try.<wbr/>zip</span>' in page
+    assert '<th scope="row">actor.<wbr/>latent_<wbr/>pi.<wbr/>0</th>' in page
 
 
 def test_a_series_of_two_hundred_ill_checkpoints_stays_below_a_megabyte() -> None:

@@ -297,3 +297,13 @@ def test_nothing_breaks_on_an_empty_checkpoint():
 def test_a_page_narrower_than_sense_is_still_drawn():
     for width in (0, 1, 10, 20):
         assert "HEALTHY" in draw(ONE_HEALTHY, width)
+
+
+@pytest.mark.parametrize("width", [20, 24, 30, 40])
+def test_a_narrow_page_breaks_no_word_that_fits(width):
+    message = "gradients of policy.optimizer are antisymmetrical, says entry_quality_head.11.weight"
+    finding = Finding("ACM001", "norm-gain-zeros", Severity.ERROR, message, "b.11", "b", advice=message)
+    text = draw(Report((replace(HEALTHY, findings=(finding,)),), 1), width)
+    shown = set(text.split())
+    assert {"norm-gain-zeros", "policy.optimizer", "antisymmetrical,"} <= shown
+    assert re.search(r"^ *((entry_quality_)?head\.)?11\.weight$", text, re.MULTILINE)

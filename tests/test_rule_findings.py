@@ -323,8 +323,8 @@ SPOKEN: Mapping[str, tuple[Rule, Weights | Checkpoint, Severity, str, dict[str, 
         {"indices": [[11, 5]], "largest": 900.0, "next_largest": 1.0},
     ),
     "a spike in a table of its own": (
-        extremes.value_spike, {"pos": np.array([1.0] * 71 + [900]).reshape(1, 12, 6)}, WARNING, "pos",
-        {"indices": [[0, 11, 5]], "largest": 900.0, "next_largest": 1.0},
+        extremes.value_spike, {"pos": np.array([1.0] * 71 + [1001]).reshape(1, 12, 6)}, WARNING, "pos",
+        {"indices": [[0, 11, 5]], "largest": 1001.0, "next_largest": 1.0},
     ),
     "a constant matrix": (
         constants.constant_tensor, mlp(net__2__weight=np.full((8, 12), -0.5)), WARNING, "net.2.weight", {"value": -0.5}

@@ -463,6 +463,14 @@ EXPLODED: Mapping[str, tuple[Weights, Severity | None]] = {
     "a recurrent gain of many inputs": (gated(weight_ih=sized(51, 32, 16)), WARNING),
     "a mean": (mlp(input_mean=sized(1e5, 8)), None),
     "a scale": (mlp(scale=sized(1e5, 8)), None),
+    "a scale of Brevitas": (mlp(act_quant__scaling_impl__value=np.array(5e4)), None),
+    "whole numbers": (mlp(bias_integer=np.array([*range(7), -9160.0])), None),
+    "a few whole numbers": (mlp(bias_integer=np.array([*range(6), 5, -9160.0])), NOTE),
+    "almost whole numbers": (mlp(bias_integer=np.array([*range(6), 6.5, -9160.0])), NOTE),
+    "whole numbers beyond the fractions of their type": (
+        mlp(bias_integer=np.array([*range(7), -(2.0**23)], np.float32)), ERROR
+    ),
+    "a value of another name": (mlp(act_quant__impl__value=np.array(5e4)), WARNING),
     "a vector of another name, perhaps constants": (mlp(offsetting=sized(1e5, 8)), NOTE),
     "a matrix of scales, perhaps constants": (mlp(scale=sized(1e5, 8, 2)), NOTE),
     "a vector beyond all that is learned": (mlp(offsetting=sized(4e6, 8)), ERROR),
@@ -479,6 +487,14 @@ EXPLODED: Mapping[str, tuple[Weights, Severity | None]] = {
     ),
     "an output beside a bias in range": (
         {**BODY, "value_net.weight": sized(500, 1, 8), "value_net.bias": sized(900, 1)},
+        WARNING,
+    ),
+    "an output that moved as far as its bias": (
+        {**BODY, "value_net.weight": sized(90, 1, 8), "value_net.bias": sized(46, 1)},
+        None,
+    ),
+    "an output that moved farther than its bias": (
+        {**BODY, "value_net.weight": sized(90, 1, 8), "value_net.bias": sized(44, 1)},
         WARNING,
     ),
     "a running mean": (
@@ -503,7 +519,8 @@ def test_exploded_values_and_their_neighbours(name: str) -> None:
         array = weights[each.tensor or ""]
         assert each.evidence["largest"] == pytest.approx(np.abs(array).max())
         assert each.evidence["rms"] == pytest.approx(np.sqrt((array.astype(np.float64) ** 2).mean()))
-        assert ("RMS times" in each.message) is (each.evidence["gain"] > 200)
+        of_output = name == "an output beside a bias in range"
+        assert ("RMS times" in each.message) is (each.evidence["gain"] > 200 and not of_output)
 
 
 def test_what_no_optimizer_holds_may_have_any_scale() -> None:

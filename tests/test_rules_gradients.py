@@ -114,3 +114,61 @@ def test_a_frozen_part_is_named_at_once() -> None:
     [finding] = findings_of(live.stopped_part, watched(frozen=frozenset({"head.bias"})))
     assert finding.tensor == "head.bias"
     assert finding.evidence["cause"] == "requires_grad"
+
+
+def test_a_part_of_every_gradient_is_no_loss_that_is_nan() -> None:
+    [finding] = findings_of(live.nonfinite_gradient, watched(**event(EVERYWHERE, parameters=5)))
+    assert finding.evidence["kind"] == "operation"
+    almost = {**EVERYWHERE, "head.bias": Spoiled(7, 0, 8)}
+    [finding] = findings_of(live.nonfinite_gradient, watched(**event(almost)))
+    assert finding.evidence["kind"] == "operation"
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [(1, "were NaN"), (2, "were NaN; so it was at 1 later step"), (3, "were NaN; so it was at 2 later steps")],
+)
+def test_how_often_a_gradient_was_not_finite(steps: int, words: str) -> None:
+    seen = {**event({"body.bias": Spoiled(1, 0, 8)}), "nonfinite_steps": steps}
+    [finding] = findings_of(live.nonfinite_gradient, watched(**seen))
+    assert finding.message.endswith(f"in the gradient of body.bias {words}")
+
+
+def test_one_spike_is_told_without_others() -> None:
+    [finding] = findings_of(live.gradient_spike, watched(spikes=(GradientSpike(5, 100.0, 1.0, 7.0),)))
+    assert finding.message.startswith("at step 5 the gradients")
+
+
+@pytest.mark.parametrize(
+    ("stopped", "words"),
+    [
+        (("body.weight",), "body.weight had gradients and has had none"),
+        (("body.weight", "body.bias"), "body.weight, body.bias had gradients and have had none"),
+        (("body.weight", "body.bias", "head.weight"), "body.weight, body.bias, head.weight had gradients"),
+        (
+            ("body.weight", "body.bias", "head.weight", "head.bias"),
+            "body.weight, body.bias, head.weight and 1 other tensor had gradients",
+        ),
+    ],
+)
+def test_the_tensors_of_a_part_are_named(stopped: tuple[str, ...], words: str) -> None:
+    [finding] = findings_of(live.stopped_part, watched(stopped=dict.fromkeys(stopped, 150)))
+    assert finding.message.startswith(words)
+    assert (finding.tensor or finding.layer) == ("body.weight" if len(stopped) == 1 else "body")
+    assert finding.evidence["steps"] == 150
+
+
+def test_a_part_of_two_layers_is_that_of_the_first() -> None:
+    [finding] = findings_of(live.stopped_part, watched(stopped={"body.bias": 150, "head.weight": 150}))
+    assert finding.layer == "body"
+    [finding] = findings_of(live.stopped_part, watched(frozen=frozenset({"head.bias"})))
+    assert finding.evidence["steps"] == 0
+
+
+def test_inputs_of_a_layer_that_is_not_known_are_a_note() -> None:
+    checkpoint = watched(awakened_inputs={"gone": (3, 4)})
+    for updates in (0, 1):
+        [finding] = findings_of(live.inputs_switched_on, checkpoint, least_updates=updates)
+        assert finding.severity is (Severity.NOTE if updates else Severity.WARNING)
+    uncounted = replace(watched(awakened_inputs={"body": (3, 4)}), optimizers=())
+    assert findings_of(live.inputs_switched_on, uncounted, least_updates=1)[0].severity is Severity.NOTE

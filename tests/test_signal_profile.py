@@ -333,7 +333,7 @@ def test_the_sums_of_the_pass_leave_out_what_is_not_finite():
     assert found.ratio_squares == pytest.approx(0.25 + 4.0)
 
 
-@pytest.mark.parametrize("factor", [1.0, 1000.0])
+@pytest.mark.parametrize("factor", [1.0, 1000.0, 30_000.0])
 @pytest.mark.parametrize(
     "make", [torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop], ids=lambda make: make.__name__
 )
@@ -347,6 +347,29 @@ def test_what_flowed_through_a_trained_network_is_read_within_a_factor_of_two(ma
     read = checkpoint_of(model, optimizer).signals
     assert read["0"].input_rms == pytest.approx(factor, rel=0.5)
     assert read["2"].input_rms == pytest.approx(np.sqrt(np.mean(seen[-200:])), rel=0.5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0])
+def test_a_bias_that_code_subtracts_again_does_not_tell_how_large_inputs_were(scale: float):
+    """A norm of which the file shows nothing leaves rounding errors for the bias, some ten-thousandths or less."""
+    torch.manual_seed(0)
+    first, last = nn.Linear(8, 32), nn.Linear(32, OUTPUTS)
+
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = first, last
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            units = self.first(x)
+            return self.last(torch.tanh(scale * (units - units.mean(dim=0))))
+
+    model = Centred()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    train(model, optimizer, batches(8), 300)
+    read = checkpoint_of(model, optimizer).signals["first"]
+    assert read.input_rms is None
+    assert "no gradient, or next to none" in read.reason
 
 
 NORMALIZED = (

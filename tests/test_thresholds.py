@@ -241,28 +241,39 @@ def trained(
 ) -> Checkpoint:
     """A checkpoint whose Adam has second moments of 1 (or those given), and first moments by their ratio to the root.
 
-    A ratio has one number a row; a second moment that is given has the tensor's shape.
+    A ratio has one number a row, or the tensor's shape; a second moment that is given has the tensor's shape.
     """
     state = {}
     for name, array in weights.items():
         squares = np.ones(array.shape) if second is None or name not in second else second[name]
         rows = np.ones(array.shape[0]) if ratios is None or name not in ratios else ratios[name]
-        first = np.sqrt(squares) * rows.reshape(-1, *[1] * (array.ndim - 1))
+        first = np.sqrt(squares) * (rows if rows.ndim > 1 else rows.reshape(-1, *[1] * (array.ndim - 1)))
         state[name] = {"step": step, "exp_avg": first, "exp_avg_sq": squares}
     return build_checkpoint(weights, optimizer=state, updates=step, **options)
 
 
 def with_silent(
-    count: int, units: int = 20, *, ratio: float = 1e-6, live: float = 1.0, step: int = 1000, never: bool = False
+    count: int,
+    units: int = 20,
+    *,
+    ratio: float = 1e-6,
+    live: float = 1.0,
+    step: int = 1000,
+    never: bool = False,
+    dead: bool = False,
 ) -> Checkpoint:
-    """Two layers; of the first so many units have a first moment that has sunk to this share of the root."""
+    """Two layers; of the first so many units have a first moment that has sunk to this share of the root.
+
+    They are saturated, or dead: then the weights that read them have such a first moment too.
+    """
     weights = stack(draw(units, 6), draw(4, units))
     ratios = np.full(units, live)
     ratios[:count] = ratio
     squares = np.ones((units, 6))
     if never:
         squares[:count] = 0
-    return trained(weights, {"net.0.weight": ratios}, second={"net.0.weight": squares}, step=step)
+    read = np.tile(ratios if dead else np.ones(units), (4, 1))
+    return trained(weights, {"net.0.weight": ratios, "net.2.weight": read}, second={"net.0.weight": squares}, step=step)
 
 
 def with_inputs(size: float, dormant: int = 0, ratio: float = 1e-6) -> Checkpoint:
@@ -790,7 +801,15 @@ EDGES: Mapping[str, Edge] = {
         silence.dormant_units, with_silent(9), with_silent(10), WARNING, NOTE, option="warning", moved=0.51
     ),
     "nearly all units silent": Edge(
-        silence.dormant_units, with_silent(18), with_silent(19), ERROR, WARNING, option="error", moved=0.96
+        silence.dormant_units, with_silent(18, dead=True), with_silent(19, dead=True), ERROR, WARNING,
+        option="error", moved=0.96,
+    ),
+    "nearly all units saturated from the start": Edge(
+        silence.dormant_units, with_silent(18, never=True), with_silent(19, never=True), ERROR, WARNING,
+        option="error", moved=0.96,
+    ),
+    "all units saturated": Edge(
+        silence.dormant_units, with_silent(19), with_silent(20), ERROR, WARNING, option="error", moved=1.01
     ),
     "faded gradients": Edge(
         silence.dormant_units, with_silent(4, ratio=1.01e-4), with_silent(4, ratio=0.99e-4), NOTE,

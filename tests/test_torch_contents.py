@@ -49,6 +49,15 @@ def test_lists_and_trees_of_tensors_are_found_at_any_depth() -> None:
     assert names(opened(saved(deep))) == ["weight"]
 
 
+def test_the_edge_types_of_a_graph_name_what_they_lead_to() -> None:
+    """PyTorch Geometric keys what belongs to an edge by the types of its nodes and its own."""
+    edges = {
+        ("user", "rates", "item"): {"weight": torch.ones(2)},
+        ("item", "rated_by", "user"): {"weight": torch.ones(3)},
+    }
+    assert names(opened(saved(edges))) == ["user,rates,item/weight", "item,rated_by,user/weight"]
+
+
 def test_lone_tensors_beside_the_model_stay_under_their_own_key() -> None:
     content = saved({"actor": network().state_dict(), "log_alpha": torch.zeros(1), "best_score": torch.tensor(2.0)})
     found = names(opened(content))

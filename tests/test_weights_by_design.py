@@ -64,6 +64,14 @@ def test_rows_of_zeros_are_words_without_a_vector_or_never_in_use(name: str, mes
     assert (finding.message, finding.severity) == (f"2 rows of 50 are exactly zero: {message}", severity)
 
 
+@pytest.mark.parametrize(("largest", "found"), [(999, 0), (1001, 1)])
+def test_a_table_of_data_has_spikes_of_its_own(largest: float, found: int) -> None:
+    table = np.array([1.0] * 99 + [largest]).reshape(1, 100)
+    assert len(findings_of(value_spike, build_checkpoint({"table": table}))) == found
+    network = build_checkpoint({"table": table, "net.0.weight": draw(20, 20)})
+    assert len(findings_of(value_spike, network)) == 1
+
+
 @pytest.mark.parametrize(("values", "found"), [([2.0], 0), ([-2.0, 2.0], 0), ([1.9], 1), ([2.0, 1.9], 1)])
 def test_values_where_a_truncated_normal_is_cut_are_no_spikes(values: list[float], found: int) -> None:
     weight = draw(200, 200) * 0.05

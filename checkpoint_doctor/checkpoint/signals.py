@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 FEWEST_UPDATES = 20
 """Updates below which the moments are a mean of too few gradients (docs/signal-profile.md has the measured errors)."""
 
-LARGEST_CERTAIN = 1e5
+LARGEST_CERTAIN = 1e4
 """Input RMS above which a bias may have no gradient but rounding errors. float32 rounds to 6e-8 of what is summed, and
-biases whose gradient vanishes by construction read 8e5 to 1e8 in published files. Larger readings are given only where
+biases whose gradient vanishes by construction read 7e4 to 1e8 in published files. Larger readings are given only where
 the first moments show that the bias has a gradient."""
+
+LARGEST_POSSIBLE = 1e5
+"""The same where there are no first moments to tell."""
 
 LARGEST_DECAY_SHARE = 0.5
 """Share of second moments from which weight decay inside the gradient (L2) blurs the reading. Below it, L2
@@ -99,7 +102,7 @@ def read_signal(layer: Layer, checkpoint: Checkpoint) -> LayerSignal:
         inputs = sqrt(float(entries.sum()) / (prod(weight.shape) // squares.size * float(squares.sum())))
     else:
         inputs = signal.input_rms(entries, squares, prod(weight.shape[1:])) or 0.0
-    if inputs > LARGEST_CERTAIN and not _has_gradient_for_its_bias(layer, weight, bias, checkpoint):
+    if inputs > LARGEST_CERTAIN and not _has_gradient_for_its_bias(layer, weight, bias, inputs, checkpoint):
         reason = "its bias has no gradient, or next to none beside that of its weight"
         return LayerSignal(reason, gradient_rms=gradient, update_ratio=ratio)
     return LayerSignal(
@@ -205,14 +208,16 @@ def _is_lost_in_what_follows(layer: Layer, bias: Tensor, checkpoint: Checkpoint)
     return is_normalized or is_key_bias(bias.name)
 
 
-def _has_gradient_for_its_bias(layer: Layer, weight: Tensor, bias: Tensor, checkpoint: Checkpoint) -> bool:
+def _has_gradient_for_its_bias(
+    layer: Layer, weight: Tensor, bias: Tensor, inputs: float, checkpoint: Checkpoint
+) -> bool:
     """True where the gradient of a layer's bias is more than rounding: that of its largest feature goes with it."""
     if layer.kind in RECURRENT:
         return True
     means, squares = checkpoint.moments[weight.name].first, checkpoint.moments[weight.name].second
     bias_means = checkpoint.moments[bias.name].first
     if means is None or squares is None or bias_means is None or weight.size > LARGEST_READ:
-        return False
+        return inputs <= LARGEST_POSSIBLE
     mean, square = (array.T if layer.transposed else array for array in (means.array, squares.array))
     return signal.goes_with_bias(mean, square, bias_means.array, _row_squares(bias, checkpoint))
 
@@ -239,7 +244,9 @@ def _read_hidden(layer: Layer, checkpoint: Checkpoint) -> float | None:
     """Return the RMS of a recurrent layer's hidden state, from the hidden-to-hidden weight and its bias."""
     weight = layer.tensors.get("weight_hh")
     bias = layer.tensors.get("bias_hh") or layer.tensors.get("bias_ih") or layer.bias
-    if layer.kind not in RECURRENT or weight is None or bias is None or _why_unknown(layer, weight, bias, checkpoint):
+    if layer.transposed or layer.kind not in RECURRENT or weight is None or bias is None:
+        return None
+    if _why_unknown(layer, weight, bias, checkpoint):
         return None
     rows, squares = _row_squares(weight, checkpoint), _row_squares(bias, checkpoint)
     return signal.input_rms(rows, squares, weight.shape[1])

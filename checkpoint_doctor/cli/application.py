@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from checkpoint_doctor.cli import catalogue, comparing, configuration, fixing, logs, scanning, watching
-from checkpoint_doctor.cli.help import Command
+from checkpoint_doctor.cli.help import Command, Commands
 from checkpoint_doctor.cli.output import say
 
 app = typer.Typer(
     name="ckdoc",
+    cls=Commands,
     help="The checkpoint doctor: finds out what is wrong with a trained network from its checkpoint.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -60,18 +60,32 @@ def complete_reports() -> list[Offer]:
     return [(f"{name}=", package) for name, package in complete_formats()]
 
 
-def leave_values_open_in_bash() -> None:
-    """Let bash add no space after an offer that ends in ``=``: a value follows. Other shells take none for finished.
+def leave_values_open() -> None:
+    """Let bash and zsh add no space after an offer that ends in ``=``: a value follows. Fish adds none.
 
-    typer's script has no place for this, and no function to replace it.
+    typer's scripts have no place for this, and no function to replace them.
     """
     with contextlib.suppress(ImportError, AttributeError, KeyError):
         from typer import _completion_shared as shared
 
-        script = shared._completion_scripts["bash"]
-        if _RETURN in script:
-            shared._completion_scripts["bash"] = script.replace(_RETURN, f"{_LEAVE_OPEN}{_RETURN}", 1)
+        for shell, (line, replacement) in _LEAVE_OPEN.items():
+            script = shared._completion_scripts[shell]
+            if replacement not in script:
+                shared._completion_scripts[shell] = script.replace(line, replacement, 1)
 
 
-_RETURN = "    return 0\n"
-_LEAVE_OPEN = '    if [[ ${#COMPREPLY[@]} -eq 1 && "${COMPREPLY[0]}" == *= ]]; then compopt -o nospace; fi\n'
+_ASK_IN_ZSH = '$(env _TYPER_COMPLETE_ARGS="${words[1,$CURRENT]}" %(autocomplete_var)s=complete_zsh %(prog_name)s)'
+_LEAVE_OPEN = {
+    "bash": (
+        "    return 0\n",
+        '    if [[ ${#COMPREPLY[@]} -eq 1 && "${COMPREPLY[0]}" == *= ]]; then compopt -o nospace; fi\n    return 0\n',
+    ),
+    "zsh": (
+        f"  eval {_ASK_IN_ZSH}\n",
+        f'  local offers="{_ASK_IN_ZSH}"\n'
+        "  local -a suffix\n"
+        "  [[ $offers == *=\\\":* ]] && suffix=(-S '')\n"
+        "  eval ${offers/_arguments /_arguments -O suffix }\n",
+    ),
+}
+"""Shell to the line of its script that is replaced, and what replaces it."""

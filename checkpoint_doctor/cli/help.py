@@ -1,12 +1,17 @@
-"""The end of each command's help: examples, and where the docs are."""
+"""The help of the program and of each command, with examples, and where the docs are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from typer.core import TyperCommand
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from checkpoint_doctor.cli.output import say
 
 EXAMPLES: Mapping[str, Sequence[str]] = {
+    "ckdoc": ("ckdoc scan model.zip", "ckdoc fix model.zip --dry-run", "ckdoc explain ZER003"),
     "scan": (
         "ckdoc scan model.zip",
         "ckdoc scan runs/ --verbose",
@@ -55,16 +60,42 @@ PAGES = {
 """The page of the docs for each command; the others have the front page."""
 
 
-class Command(TyperCommand):
-    """A command whose help ends with examples and an address."""
+class _Help:
+    """Help that ends with examples and an address, and is printed as every result is."""
 
-    def format_epilog(self, ctx: object, formatter: object) -> None:
+    name: str | None
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option that prints the help."""
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        if option is not None:
+            option.callback = _print_help
+        return option
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """Return the first sentence whole: where it is too long for a line of the list, it is folded and not cut."""
+        return super().get_short_help_str(max(limit, 200))  # type: ignore[misc, no-any-return]
+
+    def format_epilog(self, ctx: object, formatter: Any) -> None:
         """Write the examples as they are typed, then the address of the docs."""
         from checkpoint_doctor.plugins.explanation import find_docs
 
-        write = formatter.write  # type: ignore[attr-defined]
         name = self.name or ""
-        write("\nExamples:\n" + "".join(f"  {each}\n" for each in EXAMPLES.get(name, ())))
+        formatter.write("\nExamples:\n" + "".join(f"  {each}\n" for each in EXAMPLES.get(name, ())))
         if docs := find_docs():
             page = f"{PAGES[name]}/" if name in PAGES else ""
-            write(f"\nDocs: {docs}/{page}\n")
+            formatter.write(f"\nDocs: {docs}/{page}\n")
+
+
+class Command(_Help, TyperCommand):
+    """A command."""
+
+
+class Commands(_Help, TyperGroup):
+    """The program with all of its commands."""
+
+
+def _print_help(context: typer.Context, option: object, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        say(context.get_help())
+        raise typer.Exit

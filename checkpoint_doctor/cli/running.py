@@ -78,9 +78,9 @@ def _run_command() -> int:
         # A shell takes each line for an offer, and typer would break descriptions at the width of the terminal.
         os.environ["TERMINAL_WIDTH"] = "1000"
     if _is_about_completion():
-        from checkpoint_doctor.cli.completion import leave_values_open_in_bash
+        from checkpoint_doctor.cli.completion import leave_values_open
 
-        leave_values_open_in_bash()
+        leave_values_open()
     try:
         return app(standalone_mode=False) or 0
     except typer.Exit as exit_:

@@ -22,6 +22,7 @@ from checkpoint_doctor.plugins.rule import Rule
 from checkpoint_doctor.results.diagnosis import Diagnosis
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import PLUGIN_LEFT_OUT, RULE_CRASHED
+from checkpoint_doctor.sources.address import is_address
 
 ALL = "ALL"
 """The selector of every rule."""
@@ -247,7 +248,7 @@ class Config(Struct, frozen=True, dict=True):
     def examined(self) -> Sequence[str]:
         """The files, folders and globs to examine where the command line names nothing."""
         chosen = next((each for each in reversed(self.sections) if each.files), None)
-        return [os.path.join(chosen.folder, file) for file in chosen.files] if chosen else []
+        return [_locate(file, chosen.folder) for file in chosen.files] if chosen else []
 
     @property
     def meanings(self) -> Mapping[str, Meaning]:
@@ -265,6 +266,15 @@ class Config(Struct, frozen=True, dict=True):
         """True where a search may take the file at a path: all of them, unless patterns name the only ones."""
         chosen = next((each for each in reversed(self.sections) if each.include is not None), None)
         return chosen is None or any(match_path(each, path, chosen.folder) for each in chosen.include or ())
+
+
+def _locate(file: str, folder: str) -> str:
+    """Return a path that starts at a folder as it is written in the working directory, where it lies within it."""
+    if is_address(file):
+        return file
+    path = os.path.join(folder, file)
+    relative = os.path.relpath(path)
+    return path if relative.split(os.sep)[0] == os.pardir else relative
 
 
 def selects(selector: str, code: str, name: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from msgspec import Struct, field
 
 from checkpoint_doctor.errors import NothingToExamine, UnreadableCheckpoint
-from checkpoint_doctor.sources.address import conceal_secrets, is_address
+from checkpoint_doctor.sources.address import conceal_secrets, is_address, show_uri
 from checkpoint_doctor.sources.folder import Folder
 from checkpoint_doctor.sources.opening import is_folder
 from checkpoint_doctor.sources.patterns import ANY_FOLDERS, compile_pattern
@@ -93,16 +93,27 @@ def find_candidates(uris: Sequence[str], criteria: Criteria) -> Found:
 
     Files are named or recognized by their content; their ending only saves a look at it. Hidden folders (``.git``) and
     links to folders are not entered, so a search always ends. What is named is examined whatever the patterns say.
+    A folder or glob without anything to examine does not keep the others from it, and is among what was not searched.
 
     Raises:
-        NothingToExamine: a folder or glob holds no file that could be a checkpoint, and all of it could be searched.
+        NothingToExamine: no folder or glob holds a file that could be a checkpoint, and all could be searched.
         UnreadableCheckpoint: a store does not answer.
         UsageError: a URI is an address that no installed library reads.
     """
     search = _Search(criteria)
+    empty: dict[str, NothingToExamine] = {}
     for uri in uris:
-        search.expand(uri)
-    return search.finish()
+        try:
+            search.expand(uri)
+        except NothingToExamine as error:
+            empty[show_uri(uri)] = error
+    found = search.finish()
+    if empty and not found.candidates:
+        raise next(iter(empty.values()))
+    for path, nothing in empty.items():
+        why = "nothing matches it" if nothing.message.startswith("nothing") else nothing.hint
+        found.unsearched.append(Unsearched(path, why, on_purpose=False))
+    return found
 
 
 class _Search:
@@ -117,6 +128,7 @@ class _Search:
         self._unrecognized: dict[str, str] = {}
         """Path to ending, so that a file that several URIs lead to counts once."""
         self._unsearched: dict[str, Unsearched] = {}
+        self._not_included: set[str] = set()
 
     def expand(self, uri: str) -> None:
         if is_address(uri):
@@ -207,11 +219,16 @@ class _Search:
         inside = [each for each in self._unsearched.values() if _is_within(each.path, uri)]
         if count or not all(each.on_purpose for each in inside):
             return
-        looked_at = sum(_is_within(path, uri) for path in self._unrecognized)
-        left = f", and {quantity(len(inside), 'file or folder', 'files and folders')} not searched" if inside else ""
-        raise NothingToExamine(
-            message, f"{quantity(looked_at, 'file')} in it begin{'s' * (looked_at == 1)} unlike any checkpoint{left}"
+        unlike, others = (
+            sum(_is_within(path, uri) for path in paths) for paths in (self._unrecognized, self._not_included)
         )
+        reasons = [
+            f"{quantity(unlike, 'file')} in it begin{'s' * (unlike == 1)} unlike any checkpoint" * bool(unlike),
+            f"{quantity(others, 'file')} in it {'is' if others == 1 else 'are'} not among those to include"
+            * bool(others),
+            f"{quantity(len(inside), 'file or folder', 'files and folders')} not searched" * bool(inside),
+        ]
+        raise NothingToExamine(message, ", and ".join(filter(None, reasons)) or "there is no file in it")
 
     def _search(self, root: str, *, named: bool = False) -> int:
         """Search a folder and return how many candidates it has."""
@@ -252,6 +269,7 @@ class _Search:
                 self._leave_out(path, reason)
             return False
         if not self._criteria.includes(path):
+            self._not_included.add(path)
             return False
         if not is_known:
             try:

@@ -112,8 +112,14 @@ def never_started(checkpoint: Checkpoint, symptoms: Symptoms) -> Iterator[Claim]
     References:
         Rule OPT006. Of 208 public repositories with checkpoints, 8 publish agents without a single update.
     """
+    too_short = symptoms.of("HYP004", setting="learning_starts")
     for finding in symptoms.of("OPT006", cause="never started"):
-        yield never_started.claim([finding], consequences=never_trained(symptoms))
+        yield never_started.claim(
+            [finding, *too_short],
+            "; ".join(each.message for each in (finding, *too_short)),
+            consequences=never_trained(symptoms),
+            advice=too_short[0].advice if too_short else "",
+        )
     for finding in () if has_left_initial_interval(checkpoint) else symptoms.of("OPT006", cause="empty state"):
         yield never_started.claim(
             [finding], consequences=about(never_trained(symptoms), names_of(finding)), certainty=Certainty.LIKELY
@@ -246,9 +252,15 @@ def _tensors_of(findings: list[Finding], checkpoint: Checkpoint) -> list[str]:
 
 
 def _describe(what: str, findings: list[Finding]) -> str:
-    names = list(dict.fromkeys(str(each.evidence.get("branch") or each.subject or "a part") for each in findings))
+    names = list(dict.fromkeys(str(each.evidence.get("branch") or each.subject or _count(each)) for each in findings))
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return f"{shown} {what}"
+
+
+def _count(finding: Finding) -> str:
+    """Say how many parameters a finding is about whose names are not known."""
+    unknown = finding.evidence.get("without_state")
+    return f"{len(unknown):,} parameters" if isinstance(unknown, list) and len(unknown) > 1 else "a part"
 
 
 def _is_frozen(finding: Finding, checkpoint: Checkpoint) -> bool:

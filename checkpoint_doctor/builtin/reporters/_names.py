@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 
 from rich.cells import cell_len, set_cell_size
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 
+_WORD = re.compile(r"(?<=[._])[^._]")
+"""The beginning of a word in a name."""
+
 NUMBERS_LISTED = 6
-"""Up to so many numbers of a pattern are all listed; of more, the first two and the last."""
+"""Up to so many numbers of a pattern are all listed; more are listed by their distances, as far as they are equal."""
 
 
 def fold_names(names: Iterable[str]) -> list[tuple[str, int]]:
@@ -53,19 +55,40 @@ def _find_numbers(parts: Sequence[str]) -> list[int]:
 
 
 def _list_numbers(numbers: Sequence[int]) -> str:
-    """Write rising numbers short: ``0–11``, ``0–3,8``, ``0,2,…,298``."""
-    runs = [
-        [number for _, number in run]
-        for _, run in groupby(enumerate(numbers), key=lambda placed: placed[1] - placed[0])
-    ]
-    words = [f"{run[0]}–{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs]
-    if sum(1 if len(run) > 2 else len(run) for run in runs) <= NUMBERS_LISTED:
-        return ",".join(words)
-    return f"{numbers[0]},{numbers[1]},…,{numbers[-1]}"
+    """Write rising numbers short: ``0–11``, ``0–3,8``, ``0,2,…,298``, ``0,2,…,18,40–49``, ``1,5,6,9,17 … and 20 more``.
+
+    Dots stand for numbers at the distance of the two before them, and for no others.
+    """
+    runs = _find_runs(numbers, farthest=1)
+    if len(runs) > NUMBERS_LISTED:
+        runs = _find_runs(numbers, farthest=numbers[-1])
+    listed = runs if len(runs) <= NUMBERS_LISTED else runs[: NUMBERS_LISTED - 1]
+    rest = len(numbers) - sum(map(len, listed))
+    return ",".join(map(_write_run, listed)) + (f" … and {rest:,} more" if rest else "")
+
+
+def _find_runs(numbers: Sequence[int], farthest: int) -> list[Sequence[int]]:
+    """Divide rising numbers into single ones and runs at one distance up to the farthest: four, or three neighbours."""
+    runs: list[Sequence[int]] = []
+    start = 0
+    while start < len(numbers):
+        end = start + 1
+        distance = numbers[end] - numbers[start] if end < len(numbers) else 0
+        while distance <= farthest and end < len(numbers) and numbers[end] - numbers[end - 1] == distance:
+            end += 1
+        runs.append(numbers[start : end if end - start >= (3 if distance == 1 else 4) else start + 1])
+        start += len(runs[-1])
+    return runs
+
+
+def _write_run(run: Sequence[int]) -> str:
+    if len(run) == 1:
+        return str(run[0])
+    return f"{run[0]}–{run[-1]}" if run[1] == run[0] + 1 else f"{run[0]},{run[1]},…,{run[-1]}"
 
 
 def shorten_name(name: str, width: int) -> str:
-    """Shorten a name to a width in terminal columns: leading parts go first, a layer's number never does.
+    """Shorten a name to a width in terminal columns: leading words go first, a layer's number never does.
 
     Where even the number and the last part are too long for the width, the beginning of their text is cut.
     """
@@ -73,10 +96,9 @@ def shorten_name(name: str, width: int) -> str:
         return name
     parts = name.split(".")
     number = next(iter(_find_numbers(parts)), None)
-    for first in range(1, len(parts)):
-        if number is not None and first > number:
-            break
-        if cell_len(kept := "…" + ".".join(parts[first:])) <= width:
+    needed = len(name) if number is None else sum(len(part) + 1 for part in parts[:number])
+    for word in _WORD.finditer(name, 1, needed + 1):
+        if cell_len(kept := "…" + name[word.start() :]) <= width:
             return kept
     if number is not None:
         # The parts between the number and the end go next, the first of them first.

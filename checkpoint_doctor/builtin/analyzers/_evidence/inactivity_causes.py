@@ -11,7 +11,7 @@ from checkpoint_doctor.builtin.analyzers._evidence.gradient_activity import (
     input_activity,
     unit_activity,
 )
-from checkpoint_doctor.builtin.analyzers._evidence.readers import input_weight, readers_of
+from checkpoint_doctor.builtin.analyzers._evidence.readers import input_weight, readers_of, zero_inputs
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 
 
@@ -26,6 +26,11 @@ class InactivityCauses(Struct, frozen=True):
     """All their outgoing weights are zero."""
     readers_are_inactive: bool
     """No layer that reads them receives gradients either, so dead and saturated units cannot be told apart."""
+
+    @property
+    def are_mostly_saturated(self) -> bool:
+        """True where more units are saturated than dead."""
+        return bool(self.saturated.sum() > self.dead.sum())
 
 
 def find_inactivity_causes(
@@ -63,5 +68,5 @@ def _zero_inputs(reader: Layer, count: int) -> NDArray:
     zero = np.zeros(count, dtype=bool)
     weight = input_weight(reader)
     if weight is not None:
-        zero[weight.statistics.zero_rows if reader.transposed else weight.statistics.zero_columns] = True
+        zero[zero_inputs(reader, weight)] = True
     return zero

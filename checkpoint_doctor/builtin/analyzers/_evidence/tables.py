@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from checkpoint_doctor.checkpoint import Checkpoint, Layer
-from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, found_once
+from checkpoint_doctor.layers import LEARNED_MATRICES, Kind
 
 _TABLE = re.compile(
     r"(?i)emb|lookup|vocab|(^|[._])(q_?(table|values)?|rel(ative)?_?pos\w*|users?|items?|entit\w+|tokens?|words?"
@@ -33,3 +33,9 @@ def is_table(layer: Layer, checkpoint: Checkpoint) -> bool:
         return False
     is_tall = not layer.is_output and weight.shape[0] > _TALL * weight.shape[1]
     return is_tall or len(checkpoint.layers) == 1 or _TABLE.search(layer.name) is not None
+
+
+@found_once
+def holds_network(checkpoint: Checkpoint) -> bool:
+    """True where a file has a layer of a network, or an optimizer; without either, its tensors may be data."""
+    return bool(checkpoint.optimizers) or any(layer.kind in LEARNED_MATRICES for layer in checkpoint.layers)

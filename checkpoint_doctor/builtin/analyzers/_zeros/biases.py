@@ -13,6 +13,7 @@ from checkpoint_doctor.builtin.analyzers._zeros.initial_draws import (
     is_drawn_by_kernel_default,
     is_drawn_by_transformers,
     is_drawn_orthogonally,
+    is_drawn_otherwise,
 )
 from checkpoint_doctor.builtin.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.builtin.analyzers._zeros.waiting import excuse_zero_bias
@@ -48,7 +49,7 @@ def find_zero_biases(checkpoint: Checkpoint) -> Iterator[ZeroBias]:
             if why.cause is Cause.UNKNOWN:
                 if is_fresh is None:
                     is_fresh = is_drawn_orthogonally(checkpoint) or has_initial_norms_and_biases(checkpoint)
-                if is_fresh or is_zero(layer.weight):
+                if is_fresh or is_drawn_otherwise(layer, checkpoint) or is_zero(layer.weight):
                     continue  # a zero weight has a finding of its own
             reason = "" if why.cause is Cause.OVERWRITTEN else excuse_zero_bias(layer, why, checkpoint)
             yield ZeroBias(layer, tensor, Severity.NOTE if reason else severity, why, reason)

@@ -16,7 +16,8 @@ from msgspec import Struct
 from checkpoint_doctor.builtin.analyzers._evidence.readers import count_inputs, count_units
 from checkpoint_doctor.builtin.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.builtin.analyzers._zeros.conditions import may_modulate
-from checkpoint_doctor.builtin.analyzers._zeros.initial_draws import is_drawn_by_default, shows_training
+from checkpoint_doctor.builtin.analyzers._zeros.initial_draws import is_drawn_by_default, is_orthogonal, shows_training
+from checkpoint_doctor.builtin.analyzers._zeros.last_blocks import layers_by_module, may_lack_reader
 from checkpoint_doctor.builtin.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, found_once
 from checkpoint_doctor.layers import DENSE, FEEDFORWARD, NORMS, RECURRENT, Kind
@@ -32,6 +33,9 @@ UNTRAINED = "nothing in the file shows that this part was trained"
 
 _ATTENTION_PART = re.compile(r"(?i)(^|[._])(q|k|v|o|query|key|value|out|output|qkv|to_\w+|c)(_?(proj|lin|linear))?\d*$")
 """Last parts of names of an attention's layers, which have equal shapes and work one after the other."""
+
+_QUERY_OR_KEY = re.compile(r"(?i)(^|[._])(to_)?(q|k|query|key)(_?(proj|lin|linear))?\d*$")
+"""Last parts of names of the layers that only choose: over a single element, their gradient is exactly zero."""
 
 
 def may_wait(layer: Layer, checkpoint: Checkpoint) -> bool:
@@ -60,6 +64,10 @@ def excuse_zero_bias(layer: Layer, why: ZeroEvidence, checkpoint: Checkpoint) ->
         return "exporters to ONNX write zeros where a layer has no bias"
     if _may_be_rounded_away(layer) and not _has_default_draws(checkpoint):
         return "a norm may follow that subtracts it, and float16 rounds what is below 3e-8 to 0"
+    if _QUERY_OR_KEY.search(layer.name) and is_orthogonal(layer):
+        return "its weight still is the initial one, as where attention never had more than one element to choose from"
+    if may_lack_reader(layer, checkpoint):
+        return "it may be an initial value in a part of the last block that nothing reads"
     return UNTRAINED if may_be_fixed(layer, checkpoint) else ""
 
 
@@ -198,18 +206,9 @@ def _all_trained_through(layer: Layer, checkpoint: Checkpoint) -> Iterator[Layer
         reader, before = before, checkpoint.layer_by_name.get(before.previous or "")
     if layer.name.rpartition(".")[2].isdigit():
         return
-    for other in _children(checkpoint).get(_parent(layer), ()) if _parent(layer) else ():
+    for other in layers_by_module(checkpoint).get(_parent(layer), ()) if _parent(layer) else ():
         if other is not layer and not _are_siblings(layer, other):
             yield other
-
-
-@found_once
-def _children(checkpoint: Checkpoint) -> dict[str, list[Layer]]:
-    """Return the layers by the module that they are in."""
-    found: dict[str, list[Layer]] = {}
-    for layer in checkpoint.layers:
-        found.setdefault(_parent(layer), []).append(layer)
-    return found
 
 
 def _are_siblings(layer: Layer, other: Layer) -> bool:

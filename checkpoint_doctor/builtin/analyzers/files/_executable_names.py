@@ -124,6 +124,9 @@ _HARMLESS = frozenset(
         "io.BytesIO",
         "threading.Lock",
         "_thread.allocate_lock",
+        # It calls what it is given, which is a name of its own in the file, to build a NumPy array.
+        "dill._dill._create_array",
+        "dill.dill._create_array",
     }
 )
 _JOBLIB_ARRAYS = frozenset(

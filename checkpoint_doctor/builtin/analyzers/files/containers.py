@@ -119,8 +119,8 @@ def empty_tensor(checkpoint: Checkpoint) -> Iterator[Finding]:
         them, and a bias that agrees with it. These and empty buffers are not reported. The layers of e3nn (SevenNet,
         MACE, NequIP) have an empty tensor for every parameter that they do without, such as a bias. ZeRO leaves no
         empty bias beside a whole weight, because it takes away the largest parameters first. Where a file has such a
-        bias, its empty tensors are a note, unless other blocks of the model have elements at the same place, or the
-        layer has a bias with elements.
+        bias, or the output masks of e3nn beside weights with elements, its empty tensors are a note, unless other
+        blocks of the model have elements at the same place, or the layer has a bias with elements.
 
     What to do:
         Gather the weights before saving: run ``zero_to_fp32.py`` in the checkpoint's folder, or save with
@@ -148,7 +148,7 @@ def empty_tensor(checkpoint: Checkpoint) -> Iterator[Finding]:
         )
         return
     whole = {_NUMBER.sub("#", tensor.name) for tensor, _ in weights if tensor.size}
-    with_unused = any(_has_unused_bias(layer) for layer in empty.values())
+    with_unused = any(_has_unused_bias(layer) for layer in empty.values()) or _is_of_e3nn(checkpoint)
     for name, layer in empty.items():
         is_missing = _misses_weight(layer, whole) if with_unused else True
         tensor = checkpoint.by_name[name]
@@ -174,6 +174,14 @@ def _is_placeholder(tensor: Tensor, layer: Layer) -> bool:
 def _has_unused_bias(layer: Layer) -> bool:
     """Return whether a layer has a weight with elements, and a bias without."""
     return layer.weight is not None and layer.weight.size > 0 and layer.bias is not None and not layer.bias.size
+
+
+def _is_of_e3nn(checkpoint: Checkpoint) -> bool:
+    """Return whether a weight with elements stands beside the ``output_mask`` that e3nn's layers have."""
+    return any(
+        name.endswith(".output_mask") and (weight := checkpoint.by_name.get(name[:-11] + "weight")) and weight.size
+        for name in checkpoint.by_name
+    )
 
 
 def _misses_weight(layer: Layer, whole: set[str]) -> bool:

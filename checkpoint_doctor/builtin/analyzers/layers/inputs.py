@@ -78,7 +78,7 @@ def input_scale(
     yield from _saturating_inputs(checkpoint)
     for layers in _groups(checkpoint):
         known = [layer for layer in layers if checkpoint.signals[layer.name].input_rms is not None]
-        layer = max(known, key=lambda each: checkpoint.signals[each.name].input_rms or 0.0)
+        layer = max(known, key=lambda each: _overall(checkpoint.signals[each.name]))
         signal = checkpoint.signals[layer.name]
         largest = _largest(signal)
         evidence = {
@@ -157,9 +157,15 @@ def _has_lifted_moments(layer: Layer, checkpoint: Checkpoint) -> bool:
     return optimizer is not None and has_lifted_moments(optimizer)
 
 
+def _overall(signal: LayerSignal) -> float:
+    """Return the RMS of all features, which must be known."""
+    assert signal.input_rms is not None
+    return signal.input_rms
+
+
 def _largest(signal: LayerSignal) -> float:
     """Return the RMS of the largest feature, of all of them where single ones are not known."""
-    overall = signal.input_rms or 0.0
+    overall = _overall(signal)
     return overall if signal.feature_rms is None else float(signal.feature_rms.max(initial=overall))
 
 
@@ -188,7 +194,7 @@ def _describe(layer: Layer, signal: LayerSignal, note: float) -> str:
     sizes = signal.feature_rms
     if sizes is None or layer.kind is Kind.CONV or (large := sizes >= note).all():
         within = "" if sizes is None or layer.kind is Kind.CONV else f" ({_range(sizes)} each)"
-        return f"inputs have an RMS of {estimate(signal.input_rms or 0.0)}{within} and should be near 1"
+        return f"inputs have an RMS of {estimate(_overall(signal))}{within} and should be near 1"
     order = np.flatnonzero(large)
     order = order[np.argsort(-sizes[order], kind="stable")]
     named = [f"feature {index} has an RMS of {estimate(sizes[index])}" for index in order[:_LISTED]]

@@ -49,8 +49,6 @@ def learning_rate_zero(log: TrainingLog, *, share: float = 0.1) -> Iterator[Find
             continue
         other = np.flatnonzero((curve.maxima != 0) | (curve.nonfinite > 0))
         begin = int(other[-1]) + 1 if other.size else 0
-        if begin >= curve.steps.size:
-            continue
         records = float(curve.counts[begin:].sum())
         part = records / curve.count
         if records >= 3 and part >= share:

@@ -78,21 +78,17 @@ def _growth(before: float, after: float) -> float:
 
 def _stays_up(course: Course, low: int, lowest: float, rise: float) -> bool:
     levels = course.levels.medians
-    gained = course.end - lowest
-    fell = max(course.start - lowest, 0.0)
-    usual = float(np.median(levels[: max(1, levels.size // 2)]))
+    gained, fell = course.end - lowest, course.start - lowest
+    usual = float(np.median(levels[: levels.size // 2]))
     if gained <= 0 or _growth(lowest, course.end) < rise or gained < 6 * course.noise:
         return False
     if gained < 0.1 * fell and course.end < 0.5 * usual:
         return False
-    if low > 0.9 * levels.size:
-        return False
     after = levels[low:]
     if levels.size < 10:  # of few numbers each must be above the one before, or the order proves nothing
         return after.size >= 5 and bool((np.diff(after) > 0).all())
-    half = lowest + gained / 2
-    stays = np.flatnonzero(after < half)
-    return bool(stays.size == 0 or stays[-1] < after.size - max(2, levels.size // 10))
+    is_below = np.flatnonzero(after < lowest + gained / 2)
+    return bool(is_below[-1] < after.size - 2)
 
 
 def _is_harmful(course: Course, rewards: list[Course], explosion: float) -> bool:
@@ -103,7 +99,7 @@ def _is_harmful(course: Course, rewards: list[Course], explosion: float) -> bool
     if any(_lost(each) for each in trained):
         return True
     levels = course.levels.medians
-    half = float(np.median(levels[: max(1, levels.size // 2)]))
+    half = float(np.median(levels[: levels.size // 2]))
     return half > 0 and course.end >= explosion * half and course.end >= 0.5 * float(levels.max())
 
 
@@ -241,10 +237,11 @@ def overfit(log: TrainingLog, *, rise: float = 0.15) -> Iterator[Finding]:
         levels = course.levels
         low = int(np.argmin(levels.medians))
         lowest = float(levels.medians[low])
-        gained, fell = course.end - lowest, max(course.start - lowest, 0.0)
+        gained, fell = course.end - lowest, course.start - lowest
+        if _growth(lowest, course.end) < rise or gained < 6 * course.noise or gained < 0.25 * fell:
+            continue
         position = int(levels.starts[low])
-        left = 1 - (course.steps[position] - course.steps[0]) / max(float(np.ptp(course.steps)), 1e-300)
-        if _growth(lowest, course.end) < rise or gained < 6 * course.noise or gained < 0.25 * fell or left < 0.2:
+        if course.steps[-1] - course.steps[position] < 0.2 * np.ptp(course.steps):
             continue
         if levels.medians.size < 10 and not (
             levels.medians[low:].size >= 3 and (np.diff(levels.medians[low:]) > 0).all()
@@ -277,7 +274,7 @@ def overfit(log: TrainingLog, *, rise: float = 0.15) -> Iterator[Finding]:
 
 def _goes_on_falling(trained: Course, step: float) -> bool:
     """Return whether a loss ends below its level around a step, and near the lowest that it ever was."""
-    around = np.abs(trained.steps - step) <= 0.05 * max(float(np.ptp(trained.steps)), 1e-300)
+    around = np.abs(trained.steps - step) <= 0.05 * np.ptp(trained.steps)
     then = float(np.median(trained.values[around])) if around.any() else trained.start
     lowest = float(trained.levels.medians.min())
     return trained.end < then - 2 * trained.noise and trained.end <= lowest + max(0.1 * (then - lowest), trained.noise)

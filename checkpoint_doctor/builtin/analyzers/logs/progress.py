@@ -76,17 +76,17 @@ def regressing_metric(log: TrainingLog, *, lost: float = 0.5) -> Iterator[Findin
         top = int(np.argmax(levels))
         best = float(levels[top])
         gain, drop = best - course.start, best - course.end
-        if drop < max(lost * gain, 0.05 * abs(best), 6 * course.noise) or drop <= 0:
+        if drop < max(lost * gain, 0.05 * abs(best), 6 * course.noise):
             continue
         # What was there before anything was learned counts where half of it is lost, and not where a run explores less
         # and less: its first greedy policies may well do worse than a random one.
         if metric.meaning is Meaning.REWARD and course.is_best_early and (drop < 0.5 * abs(best) or _explores(log)):
             continue
         if levels.size < 10:
-            rising, falling = np.diff(levels[: top + 1]), np.diff(levels[top:])
+            rising, falling = np.diff(levels)[:top], np.diff(levels)[top:]
             if top == 0 or falling.size < 2 or not ((rising > 0).all() and (falling < 0).all()):
                 continue
-        elif not (_is_reached(course, top, best, drop) and _stays_down(course, top, best, drop)):
+        elif not (_is_reached(course, top, best, drop) and _stays_down(course, best, drop)):
             continue
         position = int(course.levels.starts[top])
         if not course.levels.is_exact:
@@ -121,11 +121,9 @@ def _is_reached(course: Course, top: int, best: float, drop: float) -> bool:
     return bool((beside >= best - drop / 2).any())
 
 
-def _stays_down(course: Course, top: int, best: float, drop: float) -> bool:
-    """Return whether the last tenth of the levels stays below the middle between the best and the end."""
-    levels = course.levels.medians
-    last = max(2, levels.size // 8)
-    return top < levels.size - last and bool((levels[-last:] < best - drop / 2).all())
+def _stays_down(course: Course, best: float, drop: float) -> bool:
+    """Return whether the last two levels are below the middle between the best and the end."""
+    return bool((course.levels.medians[-2:] < best - drop / 2).all())
 
 
 def _last_good(course: Course, best: float, drop: float) -> int:
@@ -199,7 +197,7 @@ def _find_constant(metric: Metric, course: Course, share: float) -> tuple[int, s
         if begin > 0 or records < 20:
             return None
         return 0, f"is {last:.4g} in all {records:,} records: nothing that the agent does changes it", Severity.NOTE
-    if abs(last) <= LEARNED * abs(course.start) and begin > 0:
+    if abs(last) <= LEARNED * abs(course.start):
         return None
     if begin == 0:
         return 0, f"is {last:.4g} in all {records:,} records", None
@@ -209,9 +207,8 @@ def _find_constant(metric: Metric, course: Course, share: float) -> tuple[int, s
 def _find_same_answers(metric: Metric, log: TrainingLog) -> tuple[int, str, Severity | None] | None:
     """Return words for an accuracy that is the same in every record, though it is not perfect, while no loss falls."""
     curve = metric.curve
-    value = float(curve.means[0])
-    same = curve.nonfinite.sum() == 0 and (curve.minima == value).all() and (curve.maxima == value).all()
-    if not same or value in PERFECT or log.is_of_agent:
+    value = float(curve.minima.min())
+    if curve.nonfinite.any() or curve.maxima.max() > value or value in PERFECT or log.is_of_agent:
         return None
     losses = [course for each in log.of(Meaning.LOSS) if (course := course_of(each, SAME)) is not None]
     if not losses or any(map(_falls, losses)):
@@ -226,14 +223,14 @@ def _falls(course: Course) -> bool:
 
 def _find_unmoved(metric: Metric, course: Course, log: TrainingLog) -> tuple[int, str, Severity | None] | None:
     """Return words for a training loss that ends where it began, though it was recorded from the beginning."""
-    if metric.meaning is not Meaning.LOSS or metric.is_held_out or log.is_of_agent or course.values.size < 20:
+    if metric.is_held_out or log.is_of_agent or course.values.size < 20:
         return None
     if log.step_name and course.steps[0] > 0.05 * course.steps[-1]:
         return None
     levels = course.levels.medians
     tau, p_value = course.trend
     spread = float(np.ptp(levels))
-    if abs(course.start) == 0 or (tau < 0 and p_value <= 0.05):
+    if abs(course.start) == 0 or (tau < 0 and p_value <= LARGEST_P):
         return None
     # Of twenty levels around the same one, the largest and the smallest are about four standard deviations apart.
     if spread > max(6 * course.noise, 0.01 * abs(course.start)):
@@ -268,7 +265,7 @@ def spike(log: TrainingLog, *, sigmas: float = 6.0) -> Iterator[Finding]:
         et al. 2304.09871 (Adam's instability).
     """
     for metric in log.of(Meaning.LOSS, Meaning.NORM):
-        course = course_of(metric, 40)
+        course = course_of(metric)
         if course is None:
             continue
         is_finite = np.isfinite(metric.curve.means)
@@ -286,7 +283,7 @@ def spike(log: TrainingLog, *, sigmas: float = 6.0) -> Iterator[Finding]:
         step = course.step_at(first)
         yield spike.finding(
             f"{metric.name} jumps from {before:.4g} to {height:.4g} at {write_step(log, step)}"
-            + (f", and {len(found) - 1} more times" if len(found) > 1 else "")
+            + (f", and {quantity(len(found) - 1, 'more time')}" if found[1:] else "")
             + (", and is back at once" if recovers else ", and stays up"),
             severity=Severity.NOTE if is_mild else None,
             evidence={
@@ -307,7 +304,7 @@ def _find_spikes(values: np.ndarray, sigmas: float) -> list[int]:
     first = range(1, min(30, values.size))
     found = [each for each in first if values[each] > 2 * HUGE * np.abs(values[:each]).max() > 0][:1]
     begin = 0
-    for position in range(30, values.size):
+    for position in range(values.size):
         before = values[max(position - WINDOW, begin) : position]
         if before.size < 30:
             continue

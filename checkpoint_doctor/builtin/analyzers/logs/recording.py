@@ -90,11 +90,7 @@ def nonfinite_metric(log: TrainingLog) -> Iterator[Finding]:
         if bad == 0:
             continue
         where = int(np.argmax(curve.nonfinite > 0))
-        stays = (
-            curve.last is not None
-            and not np.isfinite(curve.last)
-            and (bad == curve.count or bool((curve.nonfinite[where + 1 :] == curve.counts[where + 1 :]).all()))
-        )
+        stays = not np.isfinite(curve.lasts[-1]) and bool((curve.nonfinite == curve.counts)[where + 1 :].all())
         finite_before = where > 0 or curve.nonfinite[0] < curve.counts[0]
         if metric.meaning is Meaning.REWARD:
             if not (stays and finite_before):

@@ -13,7 +13,7 @@ from checkpoint_doctor.builtin.analyzers._evidence.absent_gradients import count
 from checkpoint_doctor.builtin.analyzers._evidence.initial_parameters import STILL, default_limit, sort_parameter
 from checkpoint_doctor.builtin.analyzers._evidence.training import was_trained
 from checkpoint_doctor.builtin.analyzers._evidence.unmoved_parameters import find_unmoved
-from checkpoint_doctor.checkpoint import Checkpoint, Moments, Optimizer, Tensor
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Moments, Optimizer, Tensor
 from checkpoint_doctor.checkpoint.optimizer_steps import relative_step
 from checkpoint_doctor.layers import NORMS, WITH_UNITS
 from checkpoint_doctor.plugins.rule import rule
@@ -27,6 +27,9 @@ _COMPARABLE = 0.1
 """Speed relative to the other norm's, down to which a gain must have moved along with it."""
 
 _FEWEST_ENTRIES = 64
+
+_MANY_ENTRIES = 1024
+"""Entries from which a distribution tells a draw from trained values without help."""
 
 _MOST_ROWS = 64
 """Rows that are compared with one another."""
@@ -57,7 +60,8 @@ def initial_values(
 
     When it is normal:
         Where all tensors are the initial ones, nothing-moved says so. A small head whose trained values are spread like
-        a draw by chance is not reported where its rows depend on one another, as those of a softmax over two actions.
+        a draw by chance is not reported where its rows depend on one another, as those of a softmax over two actions,
+        or where its bias has left the initial interval.
         Tensors without a gradient, or whose steps are far smaller than those of the others, are not reported.
 
     What to do:
@@ -124,9 +128,16 @@ def _weights(optimizer: Optimizer, checkpoint: Checkpoint, least_updates: int) -
         speed = _speed(moments, optimizer)
         if limit is None or not speed or tensor.size < _FEWEST_ENTRIES:
             continue
-        is_initial = bool(sort_parameter(tensor, layer).uniform)
+        is_initial = bool(sort_parameter(tensor, layer).uniform) and not _has_trained_bias(tensor, layer, limit)
         outside = 0.0 if is_initial else _count_outside(tensor, limit * (1 + STILL))
         yield _Weight(tensor, outside, tensor.size * speed / limit, is_initial)
+
+
+def _has_trained_bias(tensor: Tensor, layer: Layer, limit: float) -> bool:
+    """True for a small weight beside a bias that left the initial interval: what draws a weight anew draws its bias."""
+    if tensor.size >= _MANY_ENTRIES or layer.bias is None:
+        return False
+    return layer.bias.statistics.absmax > limit * (1 + STILL)
 
 
 def _count_outside(tensor: Tensor, limit: float) -> float:

@@ -125,7 +125,7 @@ def batch_and_rollout(checkpoint: Checkpoint) -> Iterator[Finding]:
                 evidence=evidence,
             )
     starts, total = value_of(settings, "learning_starts"), value_of(settings, "_total_timesteps")
-    if starts is not None and total is not None and starts >= total > 0:
+    if starts is not None and total is not None and starts >= total > 0 and not checkpoint.updates:
         yield batch_and_rollout.finding(
             f"learning_starts is {starts:,.0f}, and the run ends at step {total:,.0f}: no update is ever made",
             severity=Severity.WARNING,

@@ -213,7 +213,7 @@ def _name_columns(columns: Sequence[int], tensor: TensorSeries) -> str:
 def _find_awakening(asleep: NDArray, least: float) -> int | None:
     """Return the checkpoint at which columns wake up that slept in all before; ``None`` where none do."""
     known = np.flatnonzero(np.isfinite(asleep))
-    if known.size < 3:
+    if not known.size:
         return None
     begin = known[0]
     changed = np.flatnonzero(asleep[begin:] != asleep[begin])

@@ -242,8 +242,8 @@ def find_jumps(series: Series, ratio: float, share: float) -> dict[TensorSeries,
 def _find_jump(tensor: TensorSeries, distances: NDArray, ratio: float, share: float, least: float) -> Jump | None:
     moves, norms = tensor.moves, tensor["norm"]
     rates = moves / np.where(distances > 0, distances, np.nan)
-    for position in range(3, len(moves)):
-        known = [each for each in range(1, position) if moves[each] > 0]
+    for position in range(len(moves)):
+        known = [each for each in range(position) if moves[each] > 0]
         if len(known) < 2 or not moves[position] > least:
             continue
         factor = moves[position] / moves[known].max()

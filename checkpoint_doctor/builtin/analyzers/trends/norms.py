@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod, sqrt
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,7 @@ def norm_explosion(series: Series, *, growth: float = 100.0) -> Iterator[Finding
         docs/compare.md of this project; https://github.com/DLR-RM/rl-baselines3-zoo/issues/322.
     """
     for tensor in series.trained:
-        if not tensor.is_matrix or len(series.points) < 3:
+        if not tensor.is_matrix:
             continue
         steady = find_steady_growth(tensor)
         norms = tensor["norm"]
@@ -82,14 +82,14 @@ def find_steady_growth(tensor: TensorSeries) -> int | None:
     with np.errstate(all="ignore"):
         aligned = np.expm1(growth) >= ALIGNED * change
     onset = len(growth)
-    while onset > 1 and growth[onset - 1] >= SMALLEST_GROWTH and aligned[onset - 1]:
+    while growth[onset - 1] >= SMALLEST_GROWTH and aligned[onset - 1]:
         onset -= 1
     length = len(growth) - onset
     if length < 2 or onset < 3 or growth[-1] < 0.6 * np.median(growth[onset:]):
         return None
     before = growth[1:onset]
     found = find_change_point(growth[1:].tolist(), noise=SMALLEST_GROWTH / 3)
-    is_new = np.median(growth[onset:]) >= 3.0 * max(float(np.median(np.abs(before))), SMALLEST_GROWTH / 3)
+    is_new = np.median(growth[onset:]) >= 3.0 * np.median(np.abs(before))
     return onset if found is not None and is_new else None
 
 
@@ -99,8 +99,8 @@ def find_explosion(tensor: TensorSeries, growth: float) -> int | None:
     known = norms[np.isfinite(norms) & (norms > 0)]
     if known.size < 3 or not np.isfinite(norms[-1]):
         return None
-    size = norms[-1] / sqrt(tensor.size) * sqrt(prod(tensor.shape[1:]))
-    if norms[-1] < growth * _base(norms) or size < LARGEST_TRAINED:
+    # The RMS of the entries times √fan-in: the number of entries is that of the outputs times the fan-in.
+    if norms[-1] < growth * _base(norms) or norms[-1] < LARGEST_TRAINED * sqrt(tensor.shape[0]):
         return None
     found = find_change_point(np.log(np.where(norms > 0, norms, np.nan)).tolist())
     if found is not None:
@@ -110,7 +110,7 @@ def find_explosion(tensor: TensorSeries, growth: float) -> int | None:
 
 def _base(norms: NDArray) -> float:
     known = norms[np.isfinite(norms) & (norms > 0)]
-    return float(np.median(known[: max(1, known.size // 3)]))
+    return float(np.median(known[: known.size // 3]))
 
 
 def _growth(norms: NDArray) -> NDArray:

@@ -9,16 +9,22 @@ from math import inf, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoint_doctor.builtin.analyzers._evidence.cells import count_hidden
+from checkpoint_doctor.builtin.analyzers._evidence.tables import holds_network
 from checkpoint_doctor.builtin.analyzers._evidence.training import was_trained
 from checkpoint_doctor.builtin.analyzers._zeros.sparsity import is_fixed
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import LEARNED_MATRICES, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.statistics.values import as_real, square
+from checkpoint_doctor.statistics.largest import find_largest
+from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, as_real, square
 
-_STATISTIC = re.compile(r"(^|[._])(mean|(?<!log_)std|var|variance|scale|shift|offset|minimum|maximum|min|max)s?$")
-"""Names of vectors that describe data and are not learned."""
+_STATISTIC = re.compile(
+    r"(^|[._])(mean|(?<!log_)std|var|variance|scale|shift|offset|minimum|maximum|min|max)s?$"
+    r"|(^|[._])(scal(e|ing)|zero_point)(_\w+)?\.value$"
+)
+"""Names of vectors that describe data and are not learned, such as the scales of Brevitas, ``scaling_impl.value``."""
 
 _STATE_OF_NORM = re.compile(r"running_|num_batches_tracked$")
 """Roles of the tensors in which norms keep statistics and count; some files store the count as a float."""
@@ -29,6 +35,16 @@ multiplied by a thousand stays below it, since trained biases are at most 5."""
 
 _TRUNCATION = 2.0
 """Where ``trunc_normal_`` of timm and of torch cut by default, in units of the values and not of their deviation."""
+
+_DATA_RATIO = 100
+"""Factor of the spike's ratio in files without a layer of a network. Of the flips of an exponent's bits, those that
+multiply by 2 to 256 look like data."""
+
+_FEWEST_CODES = 8
+"""Different whole numbers from which they are codes, and no few entries that somebody wrote."""
+
+_LARGEST_WITH_FRACTIONS = {"float64": 2.0**52, "float32": 2.0**23, "float16": 2.0**10, "bfloat16": 2.0**7}
+"""Values from which a type holds whole numbers alone (IEEE 754: bits of the fraction)."""
 
 _WIDE_RMS = 3.0
 """RMS of a weight above which it is not scaled by the code around it (equalised learning rates keep it near 1)."""
@@ -52,11 +68,12 @@ def exploded_values(
         suggest a damaged file.
 
     When it is normal:
-        Running statistics, counters, other buffers and what no optimizer holds have the scale of the data and are not
-        checked. Neither are output layers whose bias has the scale of the targets (energies, prices), and tables of
-        offsets. A weight that its optimizer holds and never gave a gradient was given, not trained, and a parameter of
-        another name than weight or bias in a file without an optimizer may be a table of constants: notes. Key biases
-        and embedding outliers of some language models reach several hundred.
+        Running statistics, counters, codes (whole numbers), other buffers and what no optimizer holds have the scale of
+        the data and are not checked. Neither are output layers whose bias has the scale of the targets (energies,
+        prices), and tables of offsets. The RMS of an output layer may be large where its bias is as large: values of
+        returns in the thousands. A weight that its optimizer holds and never gave a gradient was given, not trained,
+        and a parameter of another name than weight or bias in a file without an optimizer may be a table of constants:
+        notes. Key biases and embedding outliers of some language models reach several hundred.
 
     What to do:
         Compare with an earlier checkpoint of the run. Growth over steps is divergence: lower the learning rate, clip
@@ -84,16 +101,19 @@ def exploded_values(
         return
     if is_fixed(tensor, checkpoint) or _has_scale_of_data(tensor, layer, vector):
         return
+    if layer.kind is Kind.PARAMETER and tensor.name not in checkpoint.moments and _holds_codes(tensor):
+        return
     is_matrix = layer.kind in LEARNED_MATRICES and len(tensor.shape) > 1
     scale = statistics.norm / sqrt(statistics.count) * sqrt(_fan_in(tensor, layer)) if is_matrix else 0.0
     absolute = weight if is_matrix else vector
     # No activation follows an output layer, whose weights have the scale of the targets: returns of thousands.
     rms = statistics.norm / sqrt(statistics.count)
     is_wide = is_matrix and not layer.is_output and scale > wide and rms > _WIDE_RMS
-    if statistics.absmax <= absolute and not (is_matrix and scale > gain) and not is_wide:
+    is_wide |= is_matrix and scale > gain and not _has_learned_scale(layer, rms)
+    if statistics.absmax <= absolute and not is_wide:
         return
     message = f"values reach {statistics.absmax:,.4g}"
-    if is_wide or (is_matrix and scale > gain):
+    if is_wide:
         message += f"; RMS times √fan-in is {scale:,.4g}, and below 50 in trained layers"
     yield exploded_values.finding(
         message,
@@ -111,6 +131,28 @@ def _severity_of_constants(tensor: Tensor, layer: Layer, checkpoint: Checkpoint)
     return Severity.NOTE if is_held and was_trained(tensor, checkpoint) is False else None
 
 
+def _holds_codes(tensor: Tensor) -> bool:
+    """True for whole numbers in a floating type, such as the quantised copy of a weight; training makes none.
+
+    The largest numbers of a type have no fractions, so a tensor with such numbers is no proof.
+    """
+    statistics = tensor.statistics
+    if tensor.is_complex or statistics.nonfinite or statistics.absmax >= _LARGEST_WITH_FRACTIONS.get(tensor.dtype, 0.0):
+        return False
+    beginning = as_real(statistics.first_entries)
+    if (beginning != np.floor(beginning)).any() or len(set(beginning.tolist())) < _FEWEST_CODES:
+        return False
+    return all((block == np.floor(block)).all() for block in map(as_real, tensor.values.blocks(BLOCK_ELEMENTS)))
+
+
+def _has_learned_scale(layer: Layer, rms: float) -> bool:
+    """True for an output layer whose bias has half the RMS of its weights: a bias starts near zero, so it learned that.
+
+    Adaptive optimizers move weights and bias alike.
+    """
+    return layer.is_output and layer.bias is not None and layer.bias.statistics.absmax >= rms / 2
+
+
 def _has_scale_of_data(tensor: Tensor, layer: Layer, vector: float) -> bool:
     """True for values in the unit of the data: an output layer whose bias shows the targets' size, or a statistic."""
     if layer.is_output and layer.bias is not None and layer.bias.statistics.absmax > _TARGET_SCALE * vector:
@@ -122,9 +164,7 @@ def _has_scale_of_data(tensor: Tensor, layer: Layer, vector: float) -> bool:
 
 def _fan_in(tensor: Tensor, layer: Layer) -> int:
     """Return the fan-in of the init rule: inputs of a unit, or hidden units of a recurrent layer if these are more."""
-    fan_in = tensor.fan_in
-    hidden = layer.tensors.get("weight_hh")
-    return max(fan_in, hidden.shape[1]) if hidden is not None and len(hidden.shape) == 2 else fan_in
+    return max(tensor.fan_in, count_hidden(layer))
 
 
 @rule("VAL003", "value-spike", Severity.WARNING, on=Tensor, worse=("indices", "largest"))
@@ -138,7 +178,8 @@ def value_spike(
         flipped bit, a damaged download, or a manual edit. It dominates the output of its unit.
 
     When it is normal:
-        Embeddings and language models have outlier dimensions, but these fill a column, not a single entry.
+        Embeddings and language models have outlier dimensions, but these fill a column, not a single entry. Files that
+        hold no layer of a network may hold data, such as counts: there a spike has a hundred times that ratio.
 
     What to do:
         Compare the file's hash with the original. If they are equal, look for the spike in earlier checkpoints to find
@@ -157,15 +198,17 @@ def value_spike(
     layer, statistics = checkpoint.layer_of[tensor.name], tensor.statistics
     if layer.kind not in LEARNED_MATRICES | {Kind.PARAMETER} or tensor.size < smallest or len(tensor.shape) < 2:
         return
+    if layer.kind is Kind.PARAMETER and not holds_network(checkpoint):
+        ratio *= _DATA_RATIO
     if not tensor.is_floating or statistics.nonfinite or not _may_have_spike(tensor, ratio):
         return
-    magnitudes = np.abs(as_real(tensor.array)).reshape(-1)
-    next_largest = _largest_below_gap(magnitudes, ratio)
-    if next_largest is None:
+    largest = find_largest(tensor.values, max(1, tensor.size // 10_000) + 1, below=statistics.absmax / ratio)
+    above = None if largest is None else _find_lowest_gap(largest.magnitudes, ratio)
+    if largest is None or above is None:
         return
-    spikes = np.flatnonzero(magnitudes > next_largest)
-    if (magnitudes[spikes] == _TRUNCATION).all():
+    if (largest.magnitudes[above:] == _TRUNCATION).all():
         return
+    spikes, next_largest = np.sort(largest.positions[above:]), float(largest.magnitudes[above - 1])
     indices = [[int(axis) for axis in np.unravel_index(each, tensor.shape)] for each in spikes]
     yield value_spike.finding(
         f"{len(indices):,} of {tensor.size:,} values {'is' if len(indices) == 1 else 'are'} far larger than the "
@@ -190,12 +233,10 @@ def _may_have_spike(tensor: Tensor, ratio: float) -> bool:
     return largest >= 0.9 * ratio * sqrt(max(1.0 - square(largest), 0.0) / statistics.count)
 
 
-def _largest_below_gap(magnitudes: NDArray, ratio: float) -> float | None:
-    """Return the value below the lowest gap of that ratio among the largest 0.01 %; ``None`` where there is no gap."""
-    few = max(1, magnitudes.size // 10_000)
-    ordered = np.sort(np.partition(magnitudes, magnitudes.size - few - 1)[-few - 1 :])
-    gaps = np.flatnonzero(ordered[1:] / ratio > ordered[:-1])
-    return float(ordered[gaps[0]]) if gaps.size and ordered[0] > 0 else None
+def _find_lowest_gap(rising: NDArray, ratio: float) -> int | None:
+    """Return the position above the lowest gap of that ratio between neighbours; ``None`` where there is no gap."""
+    gaps = np.flatnonzero(rising[1:] / ratio > rising[:-1])
+    return int(gaps[0]) + 1 if gaps.size and rising[0] > 0 else None
 
 
 @rule("VAL004", "near-overflow", Severity.WARNING, on=Tensor, worse=("largest",))

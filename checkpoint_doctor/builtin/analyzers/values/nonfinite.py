@@ -12,6 +12,7 @@ from checkpoint_doctor.builtin.analyzers._evidence.nonfinite import (
     first_nonfinite_index,
     nonfinite_moments,
 )
+from checkpoint_doctor.builtin.analyzers._evidence.tables import holds_network
 from checkpoint_doctor.builtin.analyzers._repairs.initialization import reinitialise_nonfinite
 from checkpoint_doctor.checkpoint import Checkpoint, Tensor
 from checkpoint_doctor.layers import Kind
@@ -39,7 +40,8 @@ def nonfinite_values(checkpoint: Checkpoint) -> Iterator[Finding]:
         continues, it overwrites the last finite checkpoint.
 
     When it is normal:
-        Attention masks hold minus infinity on purpose; such buffers are not reported.
+        Attention masks hold minus infinity on purpose; such buffers are not reported. A file without any layer of a
+        network and without an optimizer may hold data, where NaN is what was not measured: a warning.
 
     What to do:
         Go back to the last finite checkpoint and resume with a lower learning rate. A few NaN among finite values come
@@ -58,6 +60,7 @@ def nonfinite_values(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield nonfinite_values.finding(
             f"{describe_nonfinite(tensor)}: {_explain_count(tensor)}",
             tensor,
+            severity=None if holds_network(checkpoint) else Severity.WARNING,
             evidence={
                 "nan": statistics.nan,
                 "infinite": statistics.infinite,

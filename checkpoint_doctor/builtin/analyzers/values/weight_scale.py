@@ -85,16 +85,17 @@ def vanished_values(
 def _smaller_than_their_steps(weights: Sequence[Tensor], checkpoint: Checkpoint, steps: float) -> Iterator[Finding]:
     """Yield a finding for each weight that is far smaller than its last update alone must have made it."""
     for tensor in weights:
-        moments, optimizer = checkpoint.moments.get(tensor.name), checkpoint.optimizer_of.get(tensor.name)
-        if moments is None or optimizer is None or tensor.statistics.nonfinite or not optimizer.takes_adam_steps:
+        optimizer = checkpoint.optimizer_of.get(tensor.name)
+        if optimizer is None or not optimizer.takes_adam_steps or tensor.statistics.nonfinite:
             continue
+        moments = checkpoint.moments[tensor.name]
         group = optimizer.group_of(moments.index)
         # The bound costs nothing; the step itself reads the moments once more.
-        bound = largest_relative_step(moments, optimizer) if group else None
-        if group is None or not bound or _rms(tensor) >= steps * abs(group.learning_rate) * bound:
+        rate = abs(group.learning_rate) if group is not None else 0.0
+        if _rms(tensor) >= steps * rate * (largest_relative_step(moments, optimizer) or 0.0):
             continue
-        step = abs(group.learning_rate) * (relative_step(moments, optimizer) or 0.0)
-        if _rms(tensor) < steps * step:
+        relative = relative_step(moments, optimizer)
+        if relative is not None and _rms(tensor) < steps * (step := rate * relative):
             yield vanished_values.finding(
                 f"its RMS is {_rms(tensor):.2g}, but its last update alone changed it by {step:.2g}: something shrank "
                 "it after training",
@@ -187,11 +188,9 @@ def gridded_values(checkpoint: Checkpoint, *, steps: float = 256.0, smallest: in
 
 def _find_grid(tensor: Tensor, steps: float) -> float | None:
     """Return the coarsest power of ten of which all values are multiples, ``None`` where there is none."""
-    if tensor.dtype not in ("float32", "float64") or tensor.statistics.nonfinite or not tensor.statistics.norm:
+    precision = _find_precision(tensor)
+    if precision is None:
         return None
-    if not 1e-30 < _rms(tensor) < 1e30:
-        return None
-    precision = float(np.finfo(np.dtype(tensor.dtype)).eps)
     lowest = int(np.ceil(log10(_rms(tensor) / steps)))
     # What lies on a coarser grid lies on the finest too. Nearly no tensor does, so that nearly none is read again.
     if not _is_on(np.abs(as_real(tensor.statistics.first_entries)), 10.0**lowest, precision):
@@ -214,13 +213,16 @@ def _find_grid(tensor: Tensor, steps: float) -> float | None:
 
 
 def _has_grid_of(tensor: Tensor, grid: float) -> bool:
-    if tensor.dtype not in ("float32", "float64") or tensor.statistics.nonfinite or not tensor.statistics.norm:
-        return False
-    if not 1e-30 < _rms(tensor) < 1e30:
-        return False
-    precision = float(np.finfo(np.dtype(tensor.dtype)).eps)
+    precision = _find_precision(tensor)
     blocks = (np.abs(as_real(block)) for block in tensor.values.blocks(BLOCK_ELEMENTS))
-    return all(_is_on(block, grid, precision) for block in blocks)
+    return precision is not None and all(_is_on(block, grid, precision) for block in blocks)
+
+
+def _find_precision(tensor: Tensor) -> float | None:
+    """Return the distance from 1 to the next number of a tensor's type; ``None`` where its values show no grid."""
+    if tensor.dtype not in ("float32", "float64") or tensor.statistics.nonfinite or not 1e-30 < _rms(tensor) < 1e30:
+        return None
+    return float(np.finfo(np.dtype(tensor.dtype)).eps)
 
 
 def _is_on(magnitudes: NDArray, grid: float, precision: float) -> bool:

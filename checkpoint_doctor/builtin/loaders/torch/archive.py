@@ -163,6 +163,8 @@ class _Reader:
                 break
             end = cursor.position
         if (rest := self.source.size - end) > 0:
+            if not JOBLIB_ARRAYS.isdisjoint(self.names):  # an array of objects, which joblib pickles by itself
+                return self._finish("pickle", None)
             self.flaws.append(Flaw(f"{rest:,} bytes follow the end of the pickle", self.member, end, self.source.size))
         return self._finish("pickle", roots if len(roots) > 1 else root)
 

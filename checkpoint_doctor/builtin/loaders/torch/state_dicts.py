@@ -33,6 +33,8 @@ DEEPEST_WRAPPER = 64
 FEWEST_VISITS = 20_000
 """Values that may be looked at in any file, beside one for each instruction of its pickle."""
 LONGEST_NAME = 2000
+_LONGEST_TUPLE = 8
+"""Parts of a key that are shown; edge types of graphs have three."""
 
 BESIDE_THE_MODEL = re.compile(
     r"opt|optims?|optimi[sz]ers?|sched|schedulers?|rng|random|replay|rollouts?|callbacks?|loops|hparams|hyper|"
@@ -201,7 +203,7 @@ class _Search:
             self._count()
             if not isinstance(value, SEARCHED):
                 continue
-            name = str(key)[:LONGEST_NAME] if isinstance(key, str | int | float | bytes) else type(key).__name__
+            name = _name_key(key)
             if isinstance(value, PickledTensor):
                 direct.append(Entry(name, value))
             elif isinstance(value, PickledStorage):
@@ -242,6 +244,13 @@ class _Search:
                 f"{self._name} contains the same parts too often: it may be a decompression bomb",
                 "do not load this file",
             )
+
+
+def _name_key(key: object) -> str:
+    """Return the name of a dictionary's key; the parts of a tuple, such as an edge type of a graph, are joined."""
+    if isinstance(key, tuple) and 0 < len(key) <= _LONGEST_TUPLE and all(isinstance(part, str) for part in key):
+        return ",".join(part[:LONGEST_NAME] for part in key)
+    return str(key)[:LONGEST_NAME] if isinstance(key, str | int | float | bytes) else type(key).__name__
 
 
 def _has_word(words: re.Pattern[str], name: str) -> bool:

@@ -18,6 +18,10 @@ GAP = 2
 """Blank columns between the columns of a table."""
 
 
+READABLE = 32
+"""Columns for text that an indentation leaves, where the page is that wide."""
+
+
 class Column(Struct, frozen=True):
     """A column of a table."""
 
@@ -51,8 +55,9 @@ class Layout:
     def paragraph(self, text: Text, indent: int = 0, hanging: int = 0) -> None:
         """Add a text that is wrapped at its spaces; lines after the first are indented by ``hanging`` more columns.
 
-        A name too long for a line is folded, at a ``/`` or ``.`` if possible.
+        A name too long for a line is folded, at a ``/`` or ``.`` if possible. A narrow page has narrow indentations.
         """
+        indent = min(indent, max(self.width - READABLE, 2))
         hanging = hanging if self.width - indent - hanging >= 16 else 0
         room = max(self.width - indent, 8)
         for number, line in enumerate(_wrap(text, room, room - hanging)):
@@ -71,7 +76,7 @@ class Layout:
         ]
         elastic = len(columns) - 1 if folded else 0
         room = self.width - indent
-        least = min(widths[elastic], max(12, room // 3))
+        least = min(widths[elastic], max(8 if folded else 12, room // 3))
         others = [index for index in range(len(columns)) if index != elastic and any(row[index].plain for row in rows)]
         while others and least + sum(widths[index] + GAP for index in others) > room:
             others.remove(min(others, key=lambda index: columns[index].keep))
@@ -93,6 +98,15 @@ class Layout:
                     self.line(Text(" " * line.cell_len) + each)
             else:
                 self.line(line)
+
+    def has_room_for(self, columns: Sequence[Column], rows: Sequence[Sequence[Text]], indent: int = 0) -> bool:
+        """Tell whether a folded table would leave out no column that has something in it, and be readable."""
+        widths = [
+            max(cell_len(column.title), *(row[index].cell_len for row in rows))
+            for index, column in enumerate(columns)
+            if any(row[index].plain for row in rows)
+        ]
+        return indent + sum(widths[:-1]) + GAP * (len(widths) - 1) + min(widths[-1], READABLE) <= self.width
 
     def render(self) -> str:
         """Return all lines."""
@@ -117,9 +131,9 @@ def _find_breaks(text: str, first_room: int, room: int) -> list[int]:
         if space > start:
             end = space + 1
         else:
-            # Prefer to break a long path or a dotted name between its parts.
-            part = max(text.rfind(mark, start, end) for mark in "/.")
-            end = part + 1 if part > start + width // 2 else end
+            # Prefer to break a long path or a dotted name between its parts, and a part between its words.
+            parts = (max(text.rfind(mark, start, end) for mark in marks) for marks in ("/.", "_-"))
+            end = next((part + 1 for part in parts if part > start + width // 4), end)
         breaks.append(end)
         start, width = end, room
     return breaks

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from checkpoint_doctor.builtin.reporters._wording import figure, one_line, percentage, shape_in_words
 from checkpoint_doctor.text import printable, quantity
 
+_BETWEEN_WORDS = re.compile(r"(?<=[._/])(?=[^._/])")
 _CODE = re.compile(r"``([^`]+)``|`([^`]+)`")
 
 
@@ -33,7 +34,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "prose": write_prose, "paragraphs": write_paragraphs, "figure": figure, "share": percentage,
+        "name": write_name, "prose": write_prose, "paragraphs": write_paragraphs, "figure": figure, "share": percentage,
         "shape": shape_in_words,
     }  # fmt: skip
     environment.globals |= {"quantity": quantity, "asset": read_asset, "digest": digest_asset}
@@ -43,6 +44,11 @@ def _environment() -> Environment:
 def _make_printable(value: Any) -> Any:
     """Spell what a terminal or a log would act on, as everywhere else; Jinja2 escapes the rest for HTML."""
     return value if hasattr(value, "__html__") else printable(str(value))
+
+
+def write_name(name: str) -> Markup:
+    """Return the name of a tensor or a file, escaped, which a narrow column breaks between its words."""
+    return Markup("<wbr/>").join(_BETWEEN_WORDS.split(printable(name)))
 
 
 def write_prose(text: str) -> Markup:
