@@ -73,10 +73,21 @@ def run(command: Sequence[str], folder: Path) -> Cost:
     return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6, process.returncode, said)
 
 
+CHECKPOINT = (("scan", "--format", "json"), ("fix", "--quiet", "--unsafe", "--recycle"))
+"""Commands that are tried with the path of a bomb."""
+OTHERS = {
+    ".result.json": (("scan", "--format", "json", "model.pt", "--resume-from"),),
+    ".result.jsonl": (("scan", "--format", "json", "model.pt", "--resume-from"),),
+    ".safetensors.index.json": CHECKPOINT,
+    **dict.fromkeys((".csv", ".jsonl", ".json"), (("log", "--format", "json"),)),
+}
+"""The same for the first ending that a name has of these, because it is no checkpoint."""
+
+
 def try_bomb(path: Path, is_refused: bool) -> list[tuple[str, Cost, str]]:
     """Scan and fix a bomb; return what each took and what is wrong with it."""
     found = []
-    for arguments in (("scan", "--format", "json"), ("fix", "--quiet", "--unsafe", "--recycle")):
+    for arguments in next((commands for ending, commands in OTHERS.items() if path.name.endswith(ending)), CHECKPOINT):
         cost = run((sys.executable, "-m", "checkpoint_doctor", *arguments, path.name), path.parent)
         found.append((arguments[0], cost, cost.judge(is_refused, arguments[0] == "fix")))
     return found
@@ -87,7 +98,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="only these bombs")
     options = parser.parse_args()
-    wrong = tried = 0
+    wrong = tried = runs = 0
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         listing = subprocess.run(
@@ -99,13 +110,13 @@ def main() -> int:
             path, tried = folder / name, tried + 1
             size = sum(each.stat().st_size for each in path.rglob("*")) if path.is_dir() else path.stat().st_size
             for command, cost, problem in try_bomb(path, is_refused == "refused"):
-                wrong += bool(problem)
+                wrong, runs = wrong + bool(problem), runs + 1
                 print(
                     f"{name:<44} {size / 1000:>9,.1f} KB  {command:<4} {cost.seconds:>5.2f} s {cost.megabytes:>5.0f} MB"
                     f"  exit {cost.code}  {problem and 'WRONG: ' + problem}",
                     flush=True,
                 )
-    print(f"{tried} bombs, {wrong} runs of {2 * tried} wrong; {time.strftime('%H:%M', time.gmtime())}")
+    print(f"{tried} bombs, {wrong} runs of {runs} wrong; {time.strftime('%H:%M', time.gmtime())}")
     return 1 if wrong else 0
 
 

@@ -165,6 +165,15 @@ def test_another_users_configuration_is_not_trusted(name: str, folder: Path) -> 
     assert_refused(folder, "belongs to another user", name)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
+def test_another_users_link_to_a_configuration_is_not_trusted(folder: Path) -> None:
+    (folder / "lenient.toml").write_text(IGNORE)
+    (folder / "ckdoc.toml").symlink_to("lenient.toml")
+    assert ckdoc(folder / "below", "scan", f"../{ILL}").returncode == 0
+    os.lchown(folder / "ckdoc.toml", 12345, 12345)
+    assert_refused(folder, "belongs to another user")
+
+
 def assert_refused(folder: Path, words: str, name: str = "ckdoc.toml") -> None:
     for command in ("scan", "fix"):
         result = ckdoc(folder / "below", command, f"../{ILL}")

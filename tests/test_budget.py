@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import time
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from benchmarks import bomb_files
+from benchmarks import bomb_files, bombs_of_formats  # noqa: F401 - the second adds to the bombs of the first
 from benchmarks.bomb_files import BOMBS
 from benchmarks.bombs import Cost
 from benchmarks.pickle_code import listed, mapping, number, row, tensor, text, torch_zip, vector, zipped
 from checkpoint_doctor import open_checkpoint, scan, to_json
 from checkpoint_doctor.errors import UnreadableCheckpoint
+from checkpoint_doctor.plugins.log_opening import read_log
 from checkpoint_doctor.results.report import Verdict
 from checkpoint_doctor.sources import FileSource, MemorySource, Section
 from checkpoint_doctor.sources.budget import OBJECTS, Allowance, Budget
@@ -29,6 +31,10 @@ TRIED = (
     "one_file_loaded_again_and_again.pkl", "overlapping_members.pt", "overlapping_views.pt",
     "settings_of_long_integers.pt", "settings_of_one_long_text.pt", "settings_within_settings.pt",
     "storage_of_nested_lists.pkl", "wide_tuples_as_keys.pkl",
+    "vocabulary_of_96_megabytes.gguf", "arrays_of_empty_arrays.gguf", "numbers_one_by_one.onnx",
+    "long_headers_of_arrays.npz", "many_names_of_one_data_set.weights.h5",
+    "many_names_of_one_packed_data_set.weights.h5", "groups_that_have_each_other_twice.weights.h5",
+    "chunks_of_one_element.weights.h5",
 )  # fmt: skip
 """The bombs that are made in no time; ``benchmarks.bombs`` tries all, and measures their memory."""
 
@@ -56,6 +62,8 @@ def test_every_part_of_a_file_spends_from_its_budget(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", TRIED)
 def test_bombs_take_little_time_and_end_in_a_sentence(name: str, tmp_path: Path) -> None:
+    if name.endswith(".h5"):
+        pytest.importorskip("h5py")
     bomb = BOMBS[name]
     (tmp_path / name).write_bytes(bomb.make())
     began = time.process_time()
@@ -77,6 +85,20 @@ def test_bombs_take_little_memory(name: str, tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 100e6
     finally:
         tracemalloc.stop()
+
+
+def test_a_log_whose_records_have_other_keys_takes_little_memory(tmp_path: Path) -> None:
+    records = [{"step": step, f"k{step}": 1} for step in range(4_500)]
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 1, "log_history": records}))
+    tracemalloc.start()
+    try:
+        log = read_log(tmp_path / "trainer_state.json")
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
+    step, *others = log.metrics
+    assert (log.records, log.step_name, step.recorded.count) == (4_500, "step", 4_500)
+    assert [(each.name, each.recorded.steps[0]) for each in others] == [(f"k{at}", at) for at in range(4_500)]
 
 
 def test_the_goals_are_judged() -> None:

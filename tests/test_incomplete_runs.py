@@ -281,6 +281,14 @@ def test_a_file_that_cannot_be_looked_at_may_be_a_checkpoint(folder: Path, monke
     assert Outcome.FAILED in [each.outcome for each in fix([folder / "runs"])]
 
 
+@pytest.mark.parametrize("command", ["scan", "fix"])
+def test_a_file_that_holds_nothing_to_examine_is_no_healthy_checkpoint(command: str, folder: Path) -> None:
+    (folder / "empty.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    result = run_command(command, "empty.safetensors", cwd=folder)
+    assert result.returncode == 2
+    assert "holds no tensor to examine" in result.stdout
+
+
 # --- interruptions ----------------------------------------------------------------------------------------------------
 
 

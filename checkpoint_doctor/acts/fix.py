@@ -29,6 +29,7 @@ from checkpoint_doctor.errors import (
     UnreadableCheckpoint,
     UsageError,
 )
+from checkpoint_doctor.examination.examining import require_contents
 from checkpoint_doctor.examination.measuring import MeasuredCallback, measure_checkpoint
 from checkpoint_doctor.examination.rules import run_rules, with_ranges
 from checkpoint_doctor.plugins.catalogue import Catalogue
@@ -251,6 +252,7 @@ class FixRun(Struct, frozen=True):
         with nullcontext() if self._is_folder else RunningDigest(snapshot.path) as digest:
             checkpoint = self._measured(open_checkpoint(self.path, self.catalogue))
             before = run_rules(checkpoint, self.catalogue, self.settings)
+            require_contents(self.path, checkpoint, before)
             plan, simulated = self._plan(checkpoint, before)
             result = FixResult(
                 self.path, Outcome.NOTHING, before, Summary.of_plan(plan), remaining=before.findings, after=before

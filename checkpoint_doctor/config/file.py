@@ -80,8 +80,9 @@ def _find_trusted(start: str) -> str | None:
     path = find_config_file(start)
     if path is None or not hasattr(os, "geteuid"):
         return path
+    # A link says nothing about who put it there, and neither does the file that it leads to.
     status, folder = os.stat(path), os.stat(os.path.dirname(path))
-    if status.st_uid not in (0, os.geteuid()):
+    if {status.st_uid, os.lstat(path).st_uid} - {0, os.geteuid()}:
         why = "belongs to another user"
     elif (status.st_mode | folder.st_mode) & stat.S_IWOTH:
         why = "lies where anybody may write"

@@ -86,12 +86,21 @@ def open_and_examine(
     elif with_values:
         measure_checkpoint(checkpoint, jobs, on_measured)
     examination = run_rules(checkpoint, catalogue, settings, with_values=with_values)
+    require_contents(path, checkpoint, examination)
+    return checkpoint, examination
+
+
+def require_contents(path: str, checkpoint: Checkpoint, examination: Examination) -> None:
+    """Make sure that a file that was opened holds something to examine.
+
+    Raises:
+        NotACheckpoint: it holds neither a model nor an optimizer, and no rule found an error in it.
+    """
     other = checkpoint.metadata.get("content")
     if (other or not checkpoint.tensors) and not checkpoint.optimizers and examination.verdict is not Verdict.ILL:
         why = f" ({checkpoint.skipped[0].why})" if checkpoint.skipped else ""
         what = other or f"holds no tensor to examine{why}"
         raise NotACheckpoint(f"{show_uri(path)} {what}", "name the file that holds the state dict")
-    return checkpoint, examination
 
 
 def unreadable(path: str, error: UnreadableCheckpoint) -> Examination:

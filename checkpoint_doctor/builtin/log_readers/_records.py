@@ -11,7 +11,9 @@ from checkpoint_doctor.checkpoint.training_log import LogBuilder
 from checkpoint_doctor.text import shown
 
 ROWS = 4096
-"""Records that are taken together."""
+"""Records that are taken together at most."""
+CELLS = 1 << 20
+"""Numbers of a block of rows, those that are missing included: every record may have other keys."""
 MOST_NAMES = 5000
 
 
@@ -25,24 +27,28 @@ class RecordTable:
     def take(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Take all records."""
         rows: list[dict[str, float]] = []
+        names: set[str] = set()
         for record in records:
             numbers = {shown(key): float(each) for key, each in flatten_record(record).items() if is_number(each)}
             if numbers:
                 rows.append(numbers)
-            if len(rows) == ROWS:
+                names.update(numbers)
+            if len(rows) == ROWS or len(rows) * len(names) > CELLS:
                 self._add(rows)
-                rows = []
+                rows, names = [], set()
         self._add(rows)
 
     def _add(self, rows: list[dict[str, float]]) -> None:
         if not rows:
             return
+        here = dict[str, None]()
         for row in rows:
             if len(self._seen) < MOST_NAMES:
                 self._seen.update(dict.fromkeys(row))
-        names = list(self._seen)
+            here.update(dict.fromkeys(row))
         if not self._builder.step_name:
-            self._builder.choose_step(names)
+            self._builder.choose_step(list(self._seen))
+        names = [name for name in self._seen if name in here or name == self._builder.step_name]
         place = {name: position for position, name in enumerate(names)}
         values = np.full((len(rows), len(names)), np.nan)
         recorded = np.zeros(values.shape, dtype=bool)

@@ -33,6 +33,8 @@ MOST_AXES = 8
 """llama.cpp allows 4."""
 DEEPEST = 4
 """Arrays inside one another."""
+MOST_ITEMS = 1_500_000
+"""Texts and arrays in the arrays of a header. The largest vocabularies have 262,144 tokens and twice as many merges."""
 LARGEST_SIZE = 1 << 62
 ALIGNMENT = "general.alignment"
 
@@ -80,6 +82,8 @@ class _Header:
         self.source = source
         self.cursor = Cursor(source, len(MAGIC))
         self._width = 8
+        self._items = 0
+        """Texts and arrays in its arrays so far."""
 
     def read_counts(self) -> tuple[int, int]:
         version = self.cursor.number(4)
@@ -152,7 +156,13 @@ class _Header:
         kind, count = self.cursor.number(4), self.cursor.number(self._width)
         if kind in SCALARS:
             self.cursor.skip(count * SCALARS[kind][1])
-        elif kind == STRING:
+            return
+        self._items += count
+        if self._items > MOST_ITEMS:
+            _refuse(
+                self.source, f"its header has {self._items:,} texts and arrays in arrays, and {MOST_ITEMS:,} are read"
+            )
+        if kind == STRING:
             for _ in range(count):
                 self.cursor.skip(self._read_length())
         elif kind == ARRAY and depth < DEEPEST:

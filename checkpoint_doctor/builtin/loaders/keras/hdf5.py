@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from checkpoint_doctor.text import shown
 
 DEEPEST = 32
 """Groups inside one another."""
+PIECE = 10
+"""What a chunk of a data set takes of the budget of objects: HDF5 keeps some kilobytes for each while it reads."""
 INSTALL = "pip install 'checkpoint-doctor[keras]'"
 
 _NAME_OF = {np.dtype(code).str.lstrip("<>|="): name for name, code in reversed(NATIVE.items()) if code != "?"}
@@ -104,6 +107,8 @@ class _Walk:
         self.source = source
         self.datasets: list[DataSet] = []
         self.attributes: dict[tuple[str, ...], dict[str, str]] = {}
+        self._addresses: set[int] = set()
+        """Where what was visited stands in the file."""
 
     def visit(self, group: Any, path: tuple[str, ...]) -> None:
         self.attributes[path] = self._texts(group)
@@ -114,10 +119,18 @@ class _Walk:
             if not isinstance(group.get(name, getlink=True), self.h5py.HardLink):
                 continue
             item = group[name]
+            self._require_new(item, (*path, name))
             if isinstance(item, self.h5py.Group):
                 self.visit(item, (*path, name))
             elif isinstance(item, self.h5py.Dataset) and (found := self._read(item, (*path, name))) is not None:
                 self.datasets.append(found)
+
+    def _require_new(self, item: Any, path: tuple[str, ...]) -> None:
+        """Make sure that nothing stands in the file under two names, so that all of it is read once."""
+        address = self.h5py.h5o.get_info(item.id).addr
+        if address in self._addresses:
+            raise ValueError(f"{shown('/'.join(path))} is another name of what stands elsewhere in it")
+        self._addresses.add(address)
 
     def _texts(self, group: Any) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -166,6 +179,9 @@ class _Walk:
                 path, shape, dtype, stored_values(self.source, start, dtype, shape, is_big_endian=is_big), problem
             )
         self.source.budget.spend(INFLATED, max(0, size - stored))
+        if item.chunks is not None:
+            pieces = prod(-(-axis // chunk) for axis, chunk in zip(shape, item.chunks, strict=True))
+            self.source.budget.spend(OBJECTS, PIECE * pieces)
         return DataSet(path, shape, dtype, PackedValues(self.source, item, numpy_type(dtype), shape))
 
 

@@ -15,11 +15,14 @@ from msgspec import Struct
 from checkpoint_doctor.builtin.loaders._storage.dtypes import size_of
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources import Source
+from checkpoint_doctor.sources.budget import OBJECTS
 from checkpoint_doctor.text import shown
 
 SIGNATURE = b"\x93NUMPY"
 LONGEST_HEADER = 10_000
 """Bytes; NumPy refuses longer headers by default (``max_header_size``), since Python's parser may crash on them."""
+ORDINARY_HEADER = 256
+"""Bytes that NumPy writes at most for an array that is no record: 118 for up to about six axes, then steps of 64."""
 MOST_AXES = 64
 """NumPy's limit since 2.0."""
 LARGEST_SIZE = 1 << 62
@@ -87,6 +90,8 @@ def read_header(source: Source) -> Header:
     length, first = int.from_bytes(beginning[8 : 8 + width], "little"), 8 + width
     if length > LONGEST_HEADER:
         _refuse(source, f"its header of {length:,} bytes is longer than the {LONGEST_HEADER:,} that NumPy reads")
+    # An archive may have thousands of headers that are compressed to nothing, and parsing takes most of the time.
+    source.budget.spend(OBJECTS, max(0, length - ORDINARY_HEADER))
     header = _parse(source, source.read(first, length), first + length)
     if header.dtype is not None:
         expected = header.start + prod(header.shape) * size_of(header.dtype)

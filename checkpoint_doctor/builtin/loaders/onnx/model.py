@@ -22,6 +22,8 @@ MOST_FIELDS = 10_000
 """Fields of a model. It has one graph; only functions and metadata are repeated."""
 MOST_AXES = 64
 LARGEST_SIZE = 1 << 62
+SINGLE_NUMBER = 5
+"""What a number with a field of its own takes of the budget of objects; every writer packs them into one field."""
 EXTERNAL = 1
 """``TensorProto.DataLocation``: the bytes are in another file."""
 CONSTANT = "Constant"
@@ -187,6 +189,8 @@ def _read_tensor(message: Message) -> TensorEntry:
         elif each.number == 9:
             tensor.raw = message.message(each)
         elif each.number in (4, 5, 7, 10, 11):
+            if each.wire != LENGTH:
+                message.source.budget.spend(OBJECTS, SINGLE_NUMBER)
             tensor.typed.setdefault(each.number, []).append(each)
         elif each.number == 13:
             key, value = _read_pair(message.message(each))

@@ -22,6 +22,10 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 """The wire types (protobuf.dev, Encoding)."""
 LONGEST_TEXT = 1 << 16
 """Bytes of a name that is read."""
+LONGEST_NUMBER = 10
+"""Bytes of a number of 64 bits."""
+SHORT = 128
+"""Bytes of a field that is read along with its length: to read names one by one would take most of the time."""
 
 
 class Field(Struct, frozen=True):
@@ -33,6 +37,8 @@ class Field(Struct, frozen=True):
     """The number of a varint or fixed field; of a field with a length the offset of its first byte."""
     size: int = 0
     """Bytes of a field with a length."""
+    content: bytes = b""
+    """The bytes of one that is as short as a name; empty for others."""
 
 
 class Message(Struct, frozen=True):
@@ -57,7 +63,11 @@ class Message(Struct, frozen=True):
                 size = self._varint(cursor, end)
                 if size > end - cursor.position:
                     self._refuse(f"the field at byte {at:,} reaches {size - (end - cursor.position):,} bytes too far")
-                yield Field(number, wire, cursor.skip(size), size)
+                if size <= SHORT:
+                    start = cursor.position
+                    yield Field(number, wire, start, size, cursor.take(size))
+                else:
+                    yield Field(number, wire, cursor.skip(size), size)
             elif wire == VARINT:
                 yield Field(number, wire, self._varint(cursor, end))
             elif wire in (FIXED64, FIXED32):
@@ -77,6 +87,8 @@ class Message(Struct, frozen=True):
     def text(self, field: Field) -> str:
         """Return the text in a field, as far as it is printable UTF-8. Raises as ``message``."""
         inside = self.message(field)
+        if field.content:
+            return field.content.decode("utf-8", "replace")
         if inside.size > LONGEST_TEXT:
             self._refuse(f"a name of {inside.size:,} bytes is too long")
         return self.source.read(inside.start, inside.size).decode("utf-8", "replace")
@@ -101,14 +113,14 @@ class Message(Struct, frozen=True):
         return numbers
 
     def _varint(self, cursor: Cursor, end: int) -> int:
-        number = 0
-        for shift in range(0, 70, 7):
-            if cursor.position >= end:
-                self._refuse(f"a number at byte {end:,} is cut off")
+        number, left = 0, end - cursor.position
+        for place in range(min(left, LONGEST_NUMBER)):
             byte = cursor.byte()
-            number |= (byte & 0x7F) << shift
+            number |= (byte & 0x7F) << 7 * place
             if byte < 0x80:
                 return number & 0xFFFF_FFFF_FFFF_FFFF
+        if left < LONGEST_NUMBER:
+            self._refuse(f"a number at byte {end:,} is cut off")
         return self._refuse(f"a number before byte {cursor.position:,} is longer than 64 bits")
 
     def _refuse(self, what: str) -> NoReturn:

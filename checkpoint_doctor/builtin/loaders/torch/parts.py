@@ -17,6 +17,8 @@ MOST_KEYS = 256
 """Entries of a mapping or list that are looked at."""
 MOST_VALUES = 64
 
+MOST_LOOKED_AT = 1_000
+"""Values of a mapping among which its first tensor is: one mapping may stand under very many keys."""
 _SCHEDULER = ({"last_epoch", "_step_count"}, {"last_epoch", "_last_lr"}, {"num_bad_epochs", "patience"})
 """Fields of which each set is found in the schedulers of PyTorch and in nothing else."""
 _LOSS_SCALER = (
@@ -45,7 +47,9 @@ def describe_part(name: str, value: Any, budget: Budget, depth: int = 0) -> Iter
         yield Part(name, Content.SCHEDULER, _plain_values(fields, budget))
     elif any(each <= fields.keys() for each in _LOSS_SCALER):
         yield Part(name, Content.LOSS_SCALER, _plain_values(fields, budget))
-    elif isinstance(value, Mapping) and any(isinstance(each, PickledTensor) for each in value.values()):
+    elif isinstance(value, Mapping) and any(
+        isinstance(each, PickledTensor) for each in islice(value.values(), MOST_LOOKED_AT)
+    ):
         keys = frozenset(str(key) for key, each in value.items() if isinstance(each, PickledTensor))
         yield Part(name, Content.STATE_DICT, _plain_values(value, budget), keys)
     elif depth:
