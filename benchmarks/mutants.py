@@ -161,7 +161,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "builtin/causes/unused.py": ("causes_gradients",),
     "builtin/causes/written_values.py": ("causes_limits causes_values",),
     "cli/fixing.py": ("fix_results",),
-    "cli/scanning.py": ("scan_results", "config"),
+    "cli/scanning.py": ("scan_results", "cli_configured_files asked_rules", "config", "resume_answers"),
     "config/*": ("hidden_diagnoses config baseline promises",),
     "diagnosis/*": ("causes_limits diagnosis", "preview"),
     "acts/fix.py": ("fix_results",),
@@ -183,7 +183,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "results/baseline.py": ("hidden_diagnoses baseline identity scan_results", "promises"),
     "results/identity.py": ("baseline identity", "promises"),
     "results/report.py": ("hidden_diagnoses reporter_verdicts scan_results", "report_json", "promises"),
-    "acts/scan.py": ("scan_results plugins", "promises"),
+    "acts/scan.py": ("scan_results plugins", "fleets", "promises"),
 }
 """Pattern of modules, first match first, to the test files to run: one process for each string, the quickest first."""
 

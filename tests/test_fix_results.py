@@ -372,6 +372,13 @@ def test_a_result_is_told(result: FixResult, lines: list[str], monkeypatch: pyte
     assert invoked(monkeypatch, result, arguments=("--quiet",)).stdout.rstrip("\n").split("\n") == lines
 
 
+def test_a_path_that_is_longer_than_the_page_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "/runs/" + "a-long-name" * 12 + "_FIXED.pt"
+    told = invoked(monkeypatch, replace(FIXED, output=path), arguments=("--quiet",)).stdout.split("\n")
+    assert f"  {path}" in told
+    assert f"  {path}.ckdoc.json" in told
+
+
 def test_moments_are_counted_and_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = [change(f"exp_avg/{n}", Purpose.MOMENT, entries=1000 + n) for n in range(2)]
     told = invoked(monkeypatch, replace(FIXED, summary=Summary((change(), *moments))))

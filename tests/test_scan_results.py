@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from checkpoint_doctor.acts.scan import examine, measure_checkpoint, run_rules, scan
+from checkpoint_doctor.acts.scan import Scan, examine, measure_checkpoint, run_rules, scan
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, Skipped, Tensor
 from checkpoint_doctor.cli.application import app
 from checkpoint_doctor.config.settings import Config, Section
@@ -47,6 +47,12 @@ def no_checkpoint(folder: Path) -> Path:
     path = folder / "picture.pt"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
     return path
+
+
+def test_the_plugins_that_are_given_are_used(healthy: Path) -> None:
+    none = replace(CATALOGUE, rules=())
+    assert Scan([healthy], catalogue=none).catalogue is none
+    assert Scan([healthy]).catalogue.rules
 
 
 def test_files_that_are_no_checkpoints_count_where_they_are_named(healthy: Path) -> None:
