@@ -50,8 +50,8 @@ def no_checkpoint(folder: Path) -> Path:
 
 
 def test_the_plugins_that_are_given_are_used(healthy: Path) -> None:
-    none = replace(CATALOGUE, rules=())
-    assert Scan([healthy], catalogue=none).catalogue is none
+    one = replace(CATALOGUE, rules=CATALOGUE.rules[:1])
+    assert Scan([healthy], catalogue=one).catalogue is one
     assert Scan([healthy]).catalogue.rules
 
 
