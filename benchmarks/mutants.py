@@ -162,7 +162,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "builtin/causes/written_values.py": ("causes_limits causes_values",),
     "cli/fixing.py": ("fix_results",),
     "cli/scanning.py": ("scan_results", "cli_configured_files asked_rules", "config", "resume_answers"),
-    "config/*": ("hidden_diagnoses config baseline promises",),
+    "config/*": ("hidden_diagnoses config baseline promises", "cli_configured_files"),
     "diagnosis/*": ("causes_limits diagnosis", "preview"),
     "acts/fix.py": ("fix_results",),
     "examination/*": ("scan_results plugins", "promises"),
