@@ -6,19 +6,22 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from tests.corpus import user_cache
+
+LIBRARIES = ("torch", "numpy", "gymnasium", "stable-baselines3")
+"""What trains and writes the files: another version of one may make others of them."""
 
 KEPT = 4
 """Folders from other sources that stay: those of checkouts that are tested in turn."""
 
 
 def folder_of(name: str, sources: Iterable[Path]) -> Path:
-    """Return a folder in the user's cache that is another one whenever a source or the version of torch changes."""
-    content = [torch.__version__.encode(), *(path.read_bytes() for path in sorted(sources))]
+    """Return a folder in the user's cache that is another one whenever a source or a library changes."""
+    versions = [f"{library} {version(library)}".encode() for library in LIBRARIES]
+    content = [*versions, *(path.read_bytes() for path in sorted(sources))]
     digest = hashlib.sha256(b"\0".join(content)).hexdigest()[:16]
     above = user_cache() / "tests" / name
     above.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from checkpoint_doctor import to_json
 from checkpoint_doctor.checkpoint import Tensor
 from checkpoint_doctor.config.settings import Config, Section
 from checkpoint_doctor.errors import UsageError
@@ -74,7 +75,10 @@ def apply(known: Report, now: Report, config: Config | None = None) -> Report:
 def test_what_is_known_is_hidden_and_counted() -> None:
     result = apply(report(found(zero_fraction=0.309)), report(found(zero_fraction=0.309)))
     assert result.findings == []
-    assert result.hidden == 1
+    assert (result.hidden, result.known) == (1, 1)
+    assert to_json(result)["hidden_by_baseline"] == 1
+    assert "1 hidden by the baseline" in result.summary_line
+    assert "by config" not in result.summary_line
     assert not result.failed
     assert result.checkpoints[0].verdict is Verdict.HEALTHY
     assert result.checkpoints[0].findings[0].ignored == IN_BASELINE

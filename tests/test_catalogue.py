@@ -83,6 +83,13 @@ def test_a_rule_is_explained_by_code_or_name_however_written(wanted: str) -> Non
     assert "\x1b" not in result.stdout
 
 
+def test_without_docstrings_nothing_is_explained() -> None:
+    command = [sys.executable, "-OO", "-m", "checkpoint_doctor", "explain", "VAL001"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "without docstrings" in result.stderr
+
+
 def test_a_misspelt_rule_gets_the_nearest_name() -> None:
     result = ckdoc("explain", "zero-bais")
     assert (result.returncode, result.stdout) == (2, "")
@@ -127,6 +134,14 @@ def test_a_page_fits_the_terminal(columns: int) -> None:
         assert f"\r\n{heading}" in page
     assert "``" not in page
     assert "##" not in page
+
+
+@pytest.mark.parametrize("columns", [30, 60, 80])
+def test_a_list_breaks_no_name_on_a_narrow_terminal(columns: int) -> None:
+    shown = on_a_terminal("rules", columns=columns)
+    assert max(map(len, shown.splitlines())) <= columns
+    assert {name for rule in RULES for name in (rule.code, rule.name)} <= set(shown.split())
+    assert all(" ".join(rule.summary.split()) in " ".join(shown.split()) for rule in RULES)
 
 
 def test_plugins_are_listed_with_their_versions() -> None:

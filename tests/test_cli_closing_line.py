@@ -67,3 +67,8 @@ def test_statistics_are_a_format_with_an_option_of_their_own(fixtures: Path) -> 
     refused = run("scan", fixtures / ILL, "--statistics", "--format", "json")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "--report statistics=FILE" in refused.stderr
+
+
+def test_where_a_page_has_no_lines_none_is_printed(fixtures: Path) -> None:
+    result = run("scan", fixtures / "case_2_healthy.zip", "--select", "ZER", "--quiet", "--format", "concise")
+    assert (result.returncode, result.stdout) == (0, "")

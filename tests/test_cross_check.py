@@ -49,6 +49,7 @@ def plan(path: Path) -> tuple[str, list[Change]]:
 FILES = [("a.pt", torch.float32), ("a.safetensors", torch.float32), ("a.safetensors", torch.bfloat16)]
 
 
+@pytest.mark.usefixtures("one_torch")
 @pytest.mark.parametrize(("name", "dtype"), FILES)
 def test_a_right_copy_is_read_and_the_reader_is_named(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     path = write(tmp_path / name, dtype)

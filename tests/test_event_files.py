@@ -242,13 +242,35 @@ def cut(content: bytes) -> bytes:
     return content[:-5]
 
 
+def damage_a_length(content: bytes) -> bytes:
+    """Let a record of the last page reach beyond the end of the file, but not of the page."""
+    at = len(content) // 32768 * 32768
+    while at + 7 < len(content) - 2000:
+        at += 7 + struct.unpack_from("<H", content, at + 4)[0]
+    return content[: at + 4] + struct.pack("<H", 2500) + content[at + 6 :]
+
+
+def damage_the_last_length(content: bytes) -> bytes:
+    """Let the last record reach beyond the end of its page."""
+    at = len(content) // 32768 * 32768
+    while (following := at + 7 + struct.unpack_from("<H", content, at + 4)[0]) < len(content):
+        at = following
+    return content[: at + 4] + b"\xff\xff" + content[at + 6 :]
+
+
 def damage_a_page(content: bytes) -> bytes:
     return content[:40_000] + b"\xff" + content[40_001:]
 
 
 @pytest.mark.parametrize(
     ("change", "first_left_out", "most_left_out", "said"),
-    [(cut, 1999, 1, []), (damage_a_page, 300, 700, ["1 page"]), (lambda each: each + bytes(20), 2000, 0, ["1 page"])],
+    [
+        (cut, 1999, 1, []),
+        (damage_a_page, 300, 700, ["1 page"]),
+        (lambda each: each + bytes(20), 2000, 0, ["1 page"]),
+        (damage_a_length, 1800, 100, ["1 page"]),
+        (damage_the_last_length, 1999, 1, ["1 page"]),
+    ],
 )
 def test_a_run_that_is_cut_off_or_damaged(
     tmp_path: Path, change: Callable[[bytes], bytes], first_left_out: int, most_left_out: int, said: list[str]

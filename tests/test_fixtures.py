@@ -19,7 +19,9 @@ from checkpoint_doctor.acts.scan import open_checkpoint, scan
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.results.report import Examination
 from fixtures import generate, networks
+from tests.built_files import build_once
 
+SOURCES = tuple((ROOT / "fixtures").glob("*.py"))
 MANIFEST = tomllib.loads((ROOT / "fixtures" / "manifest.toml").read_text(encoding="utf-8"))
 ENTRIES = [pytest.param(entry, id=entry["file"]) for entry in MANIFEST["fixture"]]
 BIAS_CODES = {"ZER003", "ZER004", "RNN001", "RNN002"}
@@ -83,10 +85,10 @@ def test_every_committed_checkpoint_is_in_the_manifest(fixtures: Path) -> None:
     assert {path.name for path in fixtures.iterdir() if path.suffix in {".zip", ".pt", ".csv"}} == listed
 
 
-def test_generating_again_gives_the_same_tensors(fixtures: Path, tmp_path: Path) -> None:
-    generate.build_all(tmp_path)
-    for path in sorted(each for each in tmp_path.rglob("*") if each.is_file()):
-        committed = fixtures / path.relative_to(tmp_path)
+def test_generating_again_gives_the_same_tensors(fixtures: Path) -> None:
+    generated = build_once("fixtures", SOURCES, generate.build_all)
+    for path in sorted(each for each in generated.rglob("*") if each.is_file()):
+        committed = fixtures / path.relative_to(generated)
         if path.suffix == ".csv":
             assert path.read_text() == committed.read_text()
             continue
@@ -98,9 +100,23 @@ def test_generating_again_gives_the_same_tensors(fixtures: Path, tmp_path: Path)
             assert torch.equal(again[name] == 0, tensor == 0), f"{path.name}: {name}"
 
 
-@pytest.mark.parametrize("cause", ["never trained", "overwritten", "unknown"])
-def test_case_2_at_its_own_size(cause: generate.Cause, tmp_path: Path) -> None:
-    path = generate.build_case_2(tmp_path / "silus.zip", cause=cause)
+CAUSES: tuple[generate.Cause, ...] = ("never trained", "overwritten", "unknown")
+
+
+@pytest.fixture(scope="module")
+def full_size() -> Path:
+    """A folder with case 2 at its own size, for each of its causes and without one."""
+
+    def build(folder: Path) -> None:
+        for cause in (*CAUSES, None):
+            generate.build_case_2(folder / f"{cause}.zip", cause=cause)
+
+    return build_once("case_2", SOURCES, build)
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_case_2_at_its_own_size(cause: generate.Cause, full_size: Path) -> None:
+    path = full_size / f"{cause}.zip"
     state = read_state(path)
     biases = zero_biases(state)
     assert (len(state), sum(tensor.numel() for tensor in state.values()), len(biases)) == (100, 2_303_200, 28)
@@ -115,8 +131,8 @@ def test_case_2_at_its_own_size(cause: generate.Cause, tmp_path: Path) -> None:
     assert pattern.evidence["zero_fraction"] == pytest.approx(0.004, abs=1e-4)
 
 
-def test_case_2_is_quiet_without_the_zeros(tmp_path: Path) -> None:
-    examination = examine(generate.build_case_2(tmp_path / "silus.zip", cause=None))
+def test_case_2_is_quiet_without_the_zeros(full_size: Path) -> None:
+    examination = examine(full_size / "None.zip")
     assert [(each.code, each.tensor) for each in alarms(examination)] == []
 
 

@@ -20,8 +20,9 @@ from checkpoint_doctor.builtin.loaders.flax.loader import loader
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.errors import NotACheckpoint, UnreadableCheckpoint
 from checkpoint_doctor.layers import Kind
+from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.sources import FileSource, MemorySource
-from checkpoint_doctor.testing import check_loader
+from checkpoint_doctor.testing import check_loader, findings_of
 
 RANDOM = np.random.default_rng(0)
 
@@ -226,6 +227,47 @@ def test_healthy_models_stay_silent_and_sick_tensors_are_found_and_fixed(tmp_pat
     assert result.outcome is (Outcome.RELIEVED if is_whole else Outcome.FIXED)
     fixed = loader.open(FileSource(tmp_path / "model_FIXED.msgpack")).by_name
     assert next(each.array[2] for name, each in fixed.items() if name.endswith("BatchNorm_0/scale")) == 1
+
+
+def cell(letters: str) -> dict[str, Any]:
+    """The layers of ``flax.linen.LSTMCell`` (letters ``ifgo``) or ``GRUCell`` (``rzn``)."""
+    found = {f"i{letter}": {"kernel": 3 * draw(6, 8)} for letter in letters}
+    hidden = {f"h{letter}": {"kernel": 3 * draw(8, 8), "bias": draw(8)} for letter in letters}
+    return {**found, **hidden}
+
+
+def findings_of_cells(**cells: dict[str, Any]) -> list[tuple[str, object, str | None]]:
+    checkpoint = open_bytes(pack({"params": {**cells, "Dense_0": {"kernel": draw(8, 3), "bias": draw(3)}}}))
+    rules = [rule for rule in discover().rules if rule.family == "RNN"]
+    found = [each for rule in rules for each in findings_of(rule, checkpoint)]
+    return [(each.code, each.evidence["gate"], each.tensor) for each in found]
+
+
+@pytest.mark.parametrize(
+    ("letter", "gate", "kind"),
+    [
+        *(("i", "input", "ifgo"), ("f", "forget", "ifgo"), ("o", "output", "ifgo")),
+        *(("r", "reset", "rzn"), ("z", "update", "rzn")),
+    ],
+)
+def test_the_gates_of_cells_are_judged_together(letter: str, gate: str, kind: str) -> None:
+    assert findings_of_cells(rnn=cell(kind)) == []
+    closed, dead, large = cell(kind), cell(kind), cell(kind)
+    closed[f"h{letter}"]["bias"][:] = -20
+    assert findings_of_cells(rnn=closed) == [("RNN003", gate, f"params/rnn/h{letter}/bias")]
+    for source in "ih":
+        dead[f"{source}{letter}"]["kernel"][:] = 0
+    assert findings_of_cells(rnn=dead) == [("RNN004", gate, f"params/rnn/h{letter}/kernel")]
+    large[f"h{letter}"]["kernel"][:] *= 1000
+    assert findings_of_cells(rnn=large) == [("RNN005", gate, f"params/rnn/h{letter}/kernel")]
+
+
+def test_layers_that_only_have_a_name_of_a_gate_are_no_cells() -> None:
+    other = cell("ifgo")
+    other["hi"]["bias"][:] = -20
+    del other["ho"]
+    assert findings_of_cells(rnn=other) == []
+    assert findings_of_cells(hi={"kernel": 1000 * draw(8, 8), "bias": 100 + draw(8)}) == []
 
 
 @pytest.fixture(scope="module")

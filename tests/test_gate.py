@@ -393,6 +393,13 @@ def pre_commit_home(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("pre-commit"))
 
 
+def test_the_page_names_the_endings_that_the_hook_examines() -> None:
+    [endings] = re.findall(r"^  files: '\\.\((.*)\)\$'$", (ROOT / ".pre-commit-hooks.yaml").read_text(), re.MULTILINE)
+    sentence = CI_PAGE.partition("The hook examines")[2].partition(";")[0]
+    assert re.findall(r"`\.(\w+)`", sentence) == endings.split("|")
+    assert {f".{each}" for each in endings.split("|")} <= set(discover().suffixes)
+
+
 def test_the_hook_refuses_a_sick_model(workspace: Path, hooks: Path, pre_commit_home: str) -> None:
     configuration = snippet("yaml", "# .pre-commit-config.yaml")
     configuration = configuration.replace(SOURCE, hooks.as_uri())

@@ -56,11 +56,11 @@ def write_hdf5(layers: dict[str, list[NDArray]], **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def write_keras(layers: dict[str, list[NDArray]]) -> bytes:
+def write_keras(layers: dict[str, list[NDArray]], config: dict[str, Any] | None = None) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("metadata.json", json.dumps({"keras_version": "3.15.1"}))
-        archive.writestr("config.json", "{}")
+        archive.writestr("config.json", json.dumps(config or {}))
         archive.writestr("model.weights.h5", write_hdf5(layers))
     return buffer.getvalue()
 
@@ -120,6 +120,33 @@ def test_variables_by_name_are_read_as_keras_2_wrote_them() -> None:
     assert found.updates == 12
     [layer] = found.layers
     assert (layer.kind, layer.transposed) == (Kind.LINEAR, True)
+
+
+def test_layers_come_in_the_order_of_the_model_and_not_of_their_names(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    arrays = {"stem/kernel": draw(6, 16), "stem/bias": draw(16), "bn/gamma": draw(16), "bn/beta": draw(16)}
+    path = tmp_path / "model.h5"
+    for root in ("", "model_weights/"):
+        with h5py.File(path, "w") as file:
+            file.attrs["keras_version"] = "2.15.0"
+            for name, values in arrays.items():
+                file[f"{root}{name.partition('/')[0]}/{name}:0"] = values
+            file[root or "/"].attrs["layer_names"] = ["stem", "bn"]
+            file[f"{root}stem"].attrs["weight_names"] = [b"stem/kernel:0", b"stem/bias:0"]
+            file[f"{root}bn"].attrs["weight_names"] = [b"bn/gamma:0", b"bn/beta:0"]
+        assert [each.name for each in loader.open(FileSource(path)).tensors] == list(arrays)
+
+
+def test_an_archive_has_its_layers_in_the_order_of_its_configuration() -> None:
+    kinds = ["InputLayer", "Dense", "BatchNormalization", "Dense"]
+    config = {"config": {"layers": [{"class_name": kind, "config": {}} for kind in kinds]}}
+    layers = {
+        "layers/dense": [draw(6, 16), draw(16)],
+        "layers/batch_normalization": [1 + draw(16), draw(16), draw(16), 1 + np.abs(draw(16))],
+        "layers/dense_1": [draw(16, 3), draw(3)],
+    }
+    found = open_bytes(write_keras(layers, config))
+    assert [layer.name for layer in found.layers] == ["dense", "batch_normalization", "dense_1"]
 
 
 def test_data_and_what_lies_in_other_files_is_not_read(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from test_keras_optimizers import layer, write_archive
 
+from checkpoint_doctor.acts.fix import FixOptions, fix
 from checkpoint_doctor.acts.scan import scan
+from checkpoint_doctor.builtin.analyzers.layers import network
 from checkpoint_doctor.builtin.loaders.keras.loader import loader
 from checkpoint_doctor.checkpoint import Checkpoint
 from checkpoint_doctor.layers import KERAS_GATES, Kind, gate_slices
@@ -36,8 +39,6 @@ def cell(blocks: int, bias: tuple[int, ...]) -> list[NDArray]:
 def open_model(lstm: list[NDArray], gru: list[NDArray], untrained: dict[str, slice] | None = None) -> Checkpoint:
     """A model with both, trained by Adam; some columns of some of their kernels received no gradient."""
     h5py = pytest.importorskip("h5py")
-    import io
-
     variables = {"lstm": lstm, "gru": gru, "dense": [draw(UNITS, 3), draw(3)]}
     state: list[NDArray] = [np.array(900), np.array(1e-3, np.float32)]
     buffer = io.BytesIO()
@@ -109,6 +110,80 @@ def test_a_sick_gate_is_named(
     sabotage(lstm if kind is Kind.LSTM else gru, block)
     [found] = findings(open_model(lstm, gru))
     assert (found.code, found.evidence["gate"], found.tensor) == (code, gate, tensor)
+
+
+def test_biases_of_zero_are_those_of_gates() -> None:
+    lstm, gru = cell(4, ()), cell(3, (2,))
+    gru[2][:] = 0
+    [found] = findings(open_model(lstm, gru))
+    assert (found.code, found.tensor) == ("RNN002", "gru/gru_cell/bias")
+    assert found.evidence["gates"] == ["update", "reset", "new"]
+
+
+@pytest.mark.parametrize(("scale", "codes"), [(1, []), (1.3, ["RNN002"])])
+def test_biases_of_zero_are_normal_beside_initial_draws_of_keras(scale: float, codes: list[str]) -> None:
+    h5py = pytest.importorskip("h5py")
+    _, recurrent, bias = cell(3, (2,))
+    kernel = RANDOM.uniform(-1, 1, (INPUTS, 3 * UNITS)) * scale * (6 / (INPUTS + 3 * UNITS)) ** 0.5
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.attrs["keras_version"] = "2.15.0"
+        for name, values in {"kernel": kernel, "recurrent_kernel": recurrent, "bias": 0 * bias}.items():
+            file[f"gru/gru_cell/{name}:0"] = values.astype(np.float32)
+        file["dense/dense/kernel:0"], file["dense/dense/bias:0"] = draw(UNITS, 3), draw(3)
+    found = findings(loader.open(MemorySource("model.h5", buffer.getvalue())))
+    assert [each.code for each in found] == codes
+
+
+@pytest.mark.parametrize(("place", "side", "units"), [(0, "outgoing", [2]), (1, "outgoing", [2])])
+def test_inputs_and_states_that_are_not_read_are_rows_of_the_kernels(place: int, side: str, units: list[int]) -> None:
+    lstm = cell(4, ())
+    lstm[place][2] = 0
+    [found] = findings_of(network.disconnected_units, open_model(lstm, cell(3, (2,))))
+    assert (found.evidence["side"], found.evidence["units"]) == (side, units)
+    assert found.evidence["layer_units"] == (INPUTS, UNITS)[place]
+
+
+def test_the_bias_of_a_forget_gate_is_repaired_in_its_own_block(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path, lstm = tmp_path / "model.h5", cell(4, ())
+    forget = slice(UNITS, 2 * UNITS)
+    for values in (0, 1):
+        lstm[2][forget] = values
+        with h5py.File(path if values == 0 else tmp_path / "wanted.h5", "w", libver="latest") as file:
+            file.attrs["keras_version"] = "2.15.0"
+            for name, array in zip(("kernel", "recurrent_kernel", "bias"), lstm, strict=True):
+                file[f"model_weights/lstm/lstm/lstm_cell/{name}:0"] = array
+    fix([path], FixOptions())
+    with h5py.File(tmp_path / "model_FIXED.h5") as found, h5py.File(tmp_path / "wanted.h5") as wanted:
+        group = "model_weights/lstm/lstm/lstm_cell"
+        assert all(np.array_equal(found[group][name], wanted[group][name]) for name in wanted[group])
+    old, new = path.read_bytes(), (tmp_path / "model_FIXED.h5").read_bytes()
+    changed = [place for place, (one, other) in enumerate(zip(old, new, strict=True)) if one != other]
+    assert changed[-1] - changed[0] < 4 * UNITS
+
+
+@pytest.mark.parametrize(
+    ("shapes", "kinds"),
+    [
+        ({"kernel": (3, 16), "recurrent_kernel": (4, 16), "bias": (16,)}, [Kind.LSTM]),
+        ({"kernel": (3, 12), "recurrent_kernel": (4, 12), "bias": (2, 12)}, [Kind.GRU]),
+        ({"kernel": (3, 4), "recurrent_kernel": (4, 4)}, [Kind.RNN]),
+        ({"kernel": (3, 8), "recurrent_kernel": (4, 8)}, [Kind.LINEAR, Kind.LINEAR]),
+        ({"kernel": (3, 16), "recurrent_kernel": (4, 16), "bias": (32,)}, [Kind.PARAMETER, Kind.LSTM]),
+        ({"kernel": (3, 3, 2, 16), "recurrent_kernel": (3, 3, 4, 16), "bias": (16,)}, [Kind.KERNEL, Kind.KERNEL]),
+        ({"kernel": (3, 16), "bias": (16,)}, [Kind.LINEAR]),
+    ],
+)
+def test_the_shapes_of_its_variables_show_what_a_cell_is(shapes: dict[str, tuple[int, ...]], kinds: list[Kind]) -> None:
+    h5py = pytest.importorskip("h5py")
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.attrs["keras_version"] = "2.15.0"
+        for name, shape in shapes.items():
+            file[f"rnn/my_rnn_cell/{name}:0"] = draw(*shape)
+    layers = loader.open(MemorySource("model.h5", buffer.getvalue())).layers
+    assert sorted(layer.kind.value for layer in layers) == sorted(kind.value for kind in kinds)
 
 
 def test_a_gate_that_was_never_trained_is_named_by_the_columns_of_its_moments() -> None:

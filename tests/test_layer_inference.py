@@ -974,6 +974,13 @@ def test_recurrent_layers_have_one_block_of_rows_for_each_gate(kind, module):
     assert len(gate_slices(kind, rows)) == (0 if kind is Kind.RNN else rows // 5)
 
 
+def test_norms_are_behind_their_layers_in_files_that_are_sorted_by_name():
+    layers = read("bn1.weight 32\nbn1.bias 32\nbn2.weight 48\nbn2.bias 48\nfc1.weight 32x16\nfc2.weight 48x32")
+    assert chain(layers, "fc1") == ["fc1", "bn1", "fc2", "bn2"]
+    before = read("bn1.weight 16\nbn1.bias 16\nfc1.weight 32x16\nbn2.weight 32\nbn2.bias 32\nfc2.weight 48x32")
+    assert chain(before, "bn1") == ["bn1", "fc1", "bn2"]
+
+
 def test_a_policy_inside_a_policy_keeps_its_own_parts():
     layers = read("action_net.weight 2x8\ncritic.mlp_extractor.policy_net.0.weight 8x4\ncritic.value_net.weight 1x8")
     assert [layer.component for layer in layers.values()] == ["policy", "policy", "value"]

@@ -241,6 +241,39 @@ def test_damaged_files_are_read_or_refused() -> None:
         read_or_refuse(loader, content)
 
 
+def test_layers_that_share_their_bias_are_told_apart_by_their_weights() -> None:
+    arrays = {"0.weight": draw(8, 8), "1.weight": draw(8, 8), "bias": draw(8)}
+    flag = field(1, "transB") + field(3, 1)
+    nodes = [node("Gemm", [f"x{place}", f"{place}.weight", "bias"], [], attribute=flag) for place in range(2)]
+    layers = open_bytes(model([tensor(*each) for each in arrays.items()], nodes)).layers
+    assert {layer.name: sorted(layer.tensors) for layer in layers} == {"0": ["bias", "weight"], "1": ["weight"]}
+
+
+def test_products_of_one_module_are_layers_of_their_own() -> None:
+    arrays = {
+        "onnx::MatMul_1": draw(8, 16),
+        "onnx::MatMul_2": draw(16, 8),
+        "norm.weight": draw(8),
+        "norm.bias": draw(8),
+    }
+    nodes = [
+        node("MatMul", ["x", "onnx::MatMul_1"], ["y"], "/mlp/MatMul"),
+        node("MatMul", ["y", "onnx::MatMul_2"], ["z"], "/mlp/MatMul_1"),
+        node("LayerNormalization", ["z", "norm.weight", "norm.bias"], ["a"], "/norm/LayerNormalization"),
+    ]
+    layers = open_bytes(model([tensor(*each) for each in arrays.items()], nodes)).layers
+    assert [(layer.name, layer.kind) for layer in layers] == [
+        ("mlp", Kind.LINEAR),
+        ("mlp.onnx_MatMul_2", Kind.LINEAR),
+        ("norm", Kind.LAYER_NORM),
+    ]
+
+
+def test_the_axes_of_a_kernel_that_no_node_reads_are_not_known() -> None:
+    [layer] = open_bytes(model([tensor("conv/kernel", draw(2, 1, 1, 15))])).layers
+    assert (layer.kind, layer.name) == (Kind.PARAMETER, "conv/kernel.value")
+
+
 def test_healthy_models_stay_silent_and_sick_tensors_are_found_and_fixed(tmp_path: Path) -> None:
     path, gain, broken = tmp_path / "model.onnx", np.ones(16, np.float32), draw(4, 16)
     path.write_bytes(network())

@@ -214,6 +214,7 @@ def test_nothing_moved(whole: Checkpoint, cause: str | None) -> None:
     assert [(each.severity, each.evidence["cause"]) for each in findings] == ([(ERROR, cause)] if cause else [])
 
 
+@pytest.mark.usefixtures("one_torch")
 def test_fix_makes_infinite_second_moments_finite_and_changes_no_weight(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     optimizer = torch.optim.Adam(model.parameters())

@@ -317,27 +317,37 @@ def test_attention_to_a_single_element_does_not_train_what_chooses(
     assert found.severity == severity
 
 
-def drawn_layers(count: int, *trained_ones: int) -> Weights:
-    """Layers with PyTorch's draws, and one of a graph convolution, whose bias begins at zero."""
+def drawn_layers(count: int, *trained_ones: int, own: float = sqrt(3)) -> Weights:
+    """Layers with PyTorch's draws, and one of a graph convolution: its weight is wider, and its bias begins at zero."""
     tensors = {}
     for place in range(count):
         weight = trained(32, 32, place) if place in trained_ones else fresh(32, 32, place)
         bound = 1 / sqrt(32)
         bias_of_layer = np.random.default_rng(place + 50).uniform(-bound, bound, 32).astype(np.float32)
         tensors |= {f"net.{2 * place}.weight": weight, f"net.{2 * place}.bias": bias_of_layer}
-    return {**tensors, "net.2.bias": np.zeros(32)}
+    return {**tensors, "net.2.weight": own * tensors["net.2.weight"], "net.2.bias": np.zeros(32)}
 
 
 @pytest.mark.parametrize(
     ("tensors", "speaks"),
     [
         (drawn_layers(3), False),
+        (drawn_layers(3, own=1.0), True),
+        ({**drawn_layers(3), "net.4.weight": sqrt(3) * fresh(32, 32, 2)}, True),
         (drawn_layers(2), True),
         (drawn_layers(4, 3), True),
         ({**drawn_layers(3), "norm.weight": np.ones(32), "norm.bias": np.zeros(32)}, False),
         ({**drawn_layers(3), "norm.weight": np.linspace(0.9, 1.1, 32), "norm.bias": np.zeros(32)}, True),
     ],
-    ids=["untrained", "too few layers to tell", "one was trained", "initial norm", "trained norm"],
+    ids=[
+        "untrained",
+        "a layer that PyTorch drew",
+        "another own draw with a bias",
+        "too few layers to tell",
+        "one was trained",
+        "initial norm",
+        "trained norm",
+    ],
 )
 def test_a_network_that_was_never_trained_has_the_biases_of_its_initialisation(tensors: Weights, speaks: bool) -> None:
     assert bool(findings_of(zero_bias, build_checkpoint(tensors))) is speaks

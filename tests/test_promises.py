@@ -198,6 +198,7 @@ def test_a_copy_without_such_a_byte_gets_one(make: Any, tmp_path: Path, monkeypa
     assert repair(make(tmp_path)).outcome is Outcome.FIXED
 
 
+@pytest.mark.usefixtures("one_torch")
 def test_a_negative_learning_rate_becomes_zero_and_nothing_else_changes(tmp_path: Path):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 4))

@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 
 import checkpoint_doctor
+from tests.corpus import user_cache
 
 LIBRARY = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
 
@@ -70,7 +71,8 @@ def test_a_type_checker_sees_the_public_names(tmp_path: Path) -> None:
         "reveal_type(open_checkpoint('model.zip').tensors[0].statistics.zeros)\n"
         "scan(report)\n"
     )
-    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(tmp_path), program]
+    cache = user_cache() / "tests" / "mypy"
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(cache), program]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert 'Sequence[checkpoint_doctor.results.findings.Finding]"' in result.stdout
     assert 'Revealed type is "int"' in result.stdout.replace("builtins.", "")

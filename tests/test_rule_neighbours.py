@@ -464,6 +464,12 @@ EXPLODED: Mapping[str, tuple[Weights, Severity | None]] = {
     "a mean": (mlp(input_mean=sized(1e5, 8)), None),
     "a scale": (mlp(scale=sized(1e5, 8)), None),
     "a scale of Brevitas": (mlp(act_quant__scaling_impl__value=np.array(5e4)), None),
+    "whole numbers": (mlp(bias_integer=np.array([*range(7), -9160.0])), None),
+    "a few whole numbers": (mlp(bias_integer=np.array([*range(6), 5, -9160.0])), NOTE),
+    "almost whole numbers": (mlp(bias_integer=np.array([*range(6), 6.5, -9160.0])), NOTE),
+    "whole numbers beyond the fractions of their type": (
+        mlp(bias_integer=np.array([*range(7), -(2.0**23)], np.float32)), ERROR
+    ),
     "a value of another name": (mlp(act_quant__impl__value=np.array(5e4)), WARNING),
     "a vector of another name, perhaps constants": (mlp(offsetting=sized(1e5, 8)), NOTE),
     "a matrix of scales, perhaps constants": (mlp(scale=sized(1e5, 8, 2)), NOTE),

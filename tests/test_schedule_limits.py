@@ -176,7 +176,6 @@ def test_only_a_plateau_has_a_least_change() -> None:
         (298, 300, {}, True),
         (302, 300, {}, True),
         (-1, 300, {}, False),
-        (0, 300, {}, False),  # never stepped
         (2, 301, {}, True),
         (100, 300, {}, False),  # once per epoch
         (600, 300, {}, False),  # twice per update
@@ -184,6 +183,9 @@ def test_only_a_plateau_has_a_least_change() -> None:
         (7, 300, {"step": 14}, False),
         (7, 300, {"step": 16}, True),
         (7, 300, {"epoch": 15}, True),
+        (0, 300, {"epoch": 2}, True),
+        (0, 300, {"epoch": 1}, False),
+        (0, 300, {"epoch": 0}, False),
         (7, 300, {"epoch": 14}, False),
         (150, 300, {"epoch": 400}, True),
     ],
@@ -199,6 +201,10 @@ def test_the_position_of_a_schedule(position: int, updates: int, counters: dict[
         ({}, 151, "position"),
         ({}, 149, UNCERTAIN),
         ({}, 7, UNCERTAIN),  # saved within the eighth epoch, or begun anew
+        ({}, 1, ""),  # saved at the end of the first epoch
+        ({}, 0, UNCERTAIN),  # saved within the first epoch, or never stepped
+        ({"T_max": 151}, 0, UNCERTAIN),
+        ({"T_max": 150}, 0, ""),
         ({"T_max": 151}, 7, "position"),
         ({"T_max": 150}, 7, ""),  # its length is one of epochs
         ({"T_max": 10}, 7, ""),
@@ -218,8 +224,7 @@ def test_updates_of_the_file_count_as_well() -> None:
     schedule = {"last_epoch": 7, "_last_lr": [1e-3], "total_steps": 300}
     assert causes(run(schedule)) == ["position"]
     assert causes(replace(run(schedule), updates=8)) == []
-    # A schedule that was never stepped, where the file counts its updates.
-    assert causes(replace(run({**schedule, "last_epoch": 0}), updates=300)) == ["position"]
+    assert causes(replace(run({**schedule, "last_epoch": 0}), updates=300)) == [UNCERTAIN]
     assert causes(replace(run({**schedule, "last_epoch": -1}), updates=300)) == []
 
 

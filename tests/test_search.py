@@ -30,6 +30,7 @@ from checkpoint_doctor.results.json import to_json
 from checkpoint_doctor.results.json_reading import from_json
 from checkpoint_doctor.results.report import Page, Report, Verdict
 from checkpoint_doctor.sources import FileSource
+from checkpoint_doctor.sources.search import Criteria, find_candidates
 
 
 def save_model(path: Path) -> bytes:
@@ -380,3 +381,18 @@ def test_numbers_in_names_are_sorted_as_numbers(tmp_path: Path) -> None:
     for uri in (tmp_path, tmp_path / "*", tmp_path / "**" / "*.pt"):
         paths = [Path(each.path).relative_to(tmp_path).as_posix() for each in scan([uri]).checkpoints]
         assert paths == expected
+
+
+def test_a_folder_without_a_checkpoint_does_not_keep_the_others_from_examination(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.pt").write_bytes(b"x")
+    named = [str(tmp_path / name) for name in ("a.pt", "empty", "*.none")]
+    found = find_candidates(named, Criteria())
+    assert [each.path for each in found.candidates] == named[:1]
+    assert {(each.path, each.why, each.on_purpose) for each in found.unsearched} == {
+        (named[1], "there is no file in it", False),
+        (named[2], "nothing matches it", False),
+    }
+    assert not found.is_complete
+    with pytest.raises(NothingToExamine, match="empty holds no checkpoint"):
+        find_candidates(named[1:], Criteria())

@@ -12,6 +12,7 @@ import pytest
 import stable_baselines3 as sb3
 import torch
 from msgspec.structs import replace
+from rich.cells import cell_len
 
 from checkpoint_doctor.acts.compare import compare
 from checkpoint_doctor.acts.fix import FixOptions, fix
@@ -325,6 +326,16 @@ def test_published_agents_that_were_saved_with_a_negative_rate(corpus: Path, nam
     [agent] = scan([corpus / "rl-trained-agents" / "ppo" / f"{name}_1" / f"{name}.zip"]).checkpoints
     [found] = [each for each in agent.diagnoses if each.cause == "schedule"]
     assert "was saved with a negative learning rate" in found.message
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 100])
+def test_no_column_is_left_out_where_the_table_is_too_wide(columns: int, tmp_path: Path, fixtures: Path) -> None:
+    case = fixtures / "case_2_overwritten.zip"
+    printed = run_command("scan", "--settings", case, cwd=tmp_path, environment={"COLUMNS": str(columns)}).stdout
+    assert max(map(cell_len, printed.splitlines()[:-1])) <= columns
+    words = " ".join(printed.split())
+    assert "learning_rate 0.005: unusually high (0.0003 to 0.001) tuned range: RL Baselines3 Zoo" in words
+    assert "n_steps 1: no range is known" in words
 
 
 def test_the_table(tmp_path: Path, fixtures: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+
+from checkpoint_doctor.cli.application import app
 
 COMMAND = [sys.executable, "-m", "checkpoint_doctor"]
 NAME = "mödel·模型.zip"
@@ -58,6 +61,65 @@ def test_closed_streams(command: str, code: int, words: str, folder: Path) -> No
     assert "Traceback" not in said
     assert "bug" not in said
     assert "Exception ignored" not in said
+
+
+@pytest.mark.parametrize("streams", ["<&-", "2>&-", "<&- 2>&-"])
+def test_no_file_takes_the_number_of_a_closed_stream(streams: str, folder: Path) -> None:
+    program = "from checkpoint_doctor.cli.output import guard_streams; guard_streams(); print(open('a.zip').fileno())"
+    result = shell(folder, f'{shlex.quote(sys.executable)} -c "{program}" {streams}')
+    assert int(result.stdout) > 2
+
+
+COMMANDS = {
+    "scan": ("scan *.zip", 1), "fix": ("fix *.zip -n", 0), "compare": ("compare *.zip", 1), "log": ("log log.csv", 0),
+    "watch": ("watch . --once --settle 0", 1), "rules": ("rules", 0), "causes": ("causes", 0),
+    "explain": ("explain ZER003", 0), "plugins": ("plugins", 0), "config": ("config", 0),
+}  # fmt: skip
+
+
+def test_every_command_is_tried_here() -> None:
+    assert set(COMMANDS) == {info.name or info.callback.__name__ for info in app.registered_commands if info.callback}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_without_streams_and_with_a_reader_that_leaves(name: str, folder: Path) -> None:
+    command, code = COMMANDS[name]
+    (folder / "log.csv").write_text("step,loss\n1,0.5\n2,0.4\n")
+    runs = [f"ckdoc {command} 2>&-", f"ckdoc {command} >&-", f"set -o pipefail; ckdoc {command} | true"]
+    results = shell(folder, "\n".join(f"({each}) > {at}.txt 2>&1; echo $?" for at, each in enumerate(runs)))
+    codes = [int(word) for word in results.stdout.split()]
+    said = [(folder / f"{at}.txt").read_text() for at in range(len(runs))]
+    assert codes == [code, 2, 141], said
+    assert "standard output is closed" in said[1]
+    assert not [word for text in said for word in ("Traceback", "this is a bug", "Exception ignored") if word in text]
+
+
+HOMELESS = {
+    "no environment": "env -i",
+    "no home": "env HOME=/nonexistent",
+    "a narrow dumb one": "env TERM=dumb COLUMNS=1",
+}
+
+
+@pytest.mark.parametrize("prefix", HOMELESS.values(), ids=HOMELESS)
+def test_no_variable_is_needed(prefix: str, folder: Path) -> None:
+    paths = f"PYTHONPATH={shlex.quote(os.environ.get('PYTHONPATH', ''))}"
+    result = shell(folder, f"{prefix} {paths} {shlex.quote(sys.executable)} -m checkpoint_doctor scan *.zip")
+    assert result.returncode == 1, result.stderr
+    assert {b"HEALTHY", b"ILL"} <= set(result.stdout.split())
+    assert result.stderr == b""
+
+
+def test_a_name_that_is_no_utf_8_is_spelt_in_what_is_written_too(folder: Path) -> None:
+    name = os.fsdecode(b"n\xff.zip")
+    shutil.copy(folder / "a.zip", folder / name)
+    result = shell(folder, "ckdoc scan $'n\\xff.zip' --report json=$'r\\xff.json' --write-baseline b.json")
+    assert result.returncode == 0, result.stderr
+    assert rb"n\udcff.zip" in result.stdout
+    written = json.loads((folder / os.fsdecode(b"r\xff.json")).read_text())
+    assert written["checkpoints"][0]["path"] == name
+    again = shell(folder, "ckdoc scan $'n\\xff.zip' --baseline b.json -f concise -q")
+    assert (again.returncode, again.stdout) == (0, b"")
 
 
 def test_a_reader_that_leaves_early_is_told_nothing(folder: Path) -> None:

@@ -59,6 +59,24 @@ def test_blocks_make_no_difference(rows, columns, seed):
     assert pieces.norm == pytest.approx(whole.norm)
 
 
+def test_duplicate_columns_are_the_identical_ones_of_finite_numbers_and_not_zero():
+    array = np.random.default_rng(0).normal(size=(700, 12)).astype(np.float32)
+    array[:, [3, 7, 11]] = array[:, :1]
+    array[:, [4, 5]] = 0
+    array[:, [1, 2]] = np.nan
+    array[:-1, 6] = array[:-1, 8]
+    assert measure(InMemory(array), compares_columns=True).duplicate_columns == ((0, 3, 7, 11),)
+    assert measure(InMemory(array)).duplicate_columns == ()
+
+
+def test_rows_and_columns_are_those_of_the_shape_that_was_asked_for():
+    kernel = np.ones((2, 3, 4), np.float32)
+    kernel[..., 1] = 0
+    kernel[1, 2] = 0
+    found = measure(InMemory(kernel), (6, 4))
+    assert (found.zero_columns.tolist(), found.zero_rows.tolist()) == ([1], [5])
+
+
 def test_duplicate_rows_are_the_identical_ones():
     array = np.random.default_rng(0).normal(size=(50, 33)).astype(np.float32)
     array[[7, 19, 41]] = array[3]

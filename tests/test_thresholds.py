@@ -804,6 +804,10 @@ EDGES: Mapping[str, Edge] = {
         silence.dormant_units, with_silent(18, dead=True), with_silent(19, dead=True), ERROR, WARNING,
         option="error", moved=0.96,
     ),
+    "nearly all units saturated from the start": Edge(
+        silence.dormant_units, with_silent(18, never=True), with_silent(19, never=True), ERROR, WARNING,
+        option="error", moved=0.96,
+    ),
     "all units saturated": Edge(
         silence.dormant_units, with_silent(19), with_silent(20), ERROR, WARNING, option="error", moved=1.01
     ),

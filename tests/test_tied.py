@@ -63,6 +63,7 @@ def test_findings_and_parameters_are_counted_once(agent: Path) -> None:
     assert examination.parameters == sum(each.numel() for each in model.policy.parameters())
 
 
+@pytest.mark.usefixtures("one_torch")
 def test_a_repair_reaches_all_names(agent: Path) -> None:
     (result,) = fix([agent], FixOptions(unsafe=True), catalogue=CATALOGUE)
     assert result.outcome is Outcome.RELIEVED, "the overwritten channel needs --recycle"
@@ -73,6 +74,7 @@ def test_a_repair_reaches_all_names(agent: Path) -> None:
         assert torch.isfinite(extractor.cnn[0].weight).all()
 
 
+@pytest.mark.usefixtures("one_torch")
 def test_units_behind_a_shared_layer_can_be_recycled(tmp_path: Path) -> None:
     """The repaired outgoing weights stand under names that no optimizer knows; they are no new illness."""
     model = MODELS["PPO-cnn-shared"]()

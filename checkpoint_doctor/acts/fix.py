@@ -208,7 +208,9 @@ def fix(
                 results.append(_failure(candidate.path, error))
     for each in found.unsearched:
         if not each.on_purpose:
-            refusal = UnreadableCheckpoint(f"{each.path} cannot be searched: {each.why}", "check its permissions")
+            refusal = UnreadableCheckpoint(
+                f"{each.path} cannot be searched: {each.why}", "check the path and its permissions"
+            )
             results.append(_failure(each.path, refusal))
     if not results:
         raise NothingToExamine(

@@ -8,7 +8,7 @@ from functools import cached_property
 from msgspec import Struct
 
 from checkpoint_doctor.checkpoint.tensors import Tensor
-from checkpoint_doctor.layers import Kind, infer_layers
+from checkpoint_doctor.layers import Kind, infer_layers, is_convolution
 from checkpoint_doctor.layers.fixed_transforms import is_fixed_transform
 
 
@@ -45,11 +45,27 @@ class Layer(Struct, frozen=True, eq=False, dict=True):
         return self.tensors.get("bias")
 
     @property
+    def unit_axis(self) -> int | None:
+        """The axis of a matrix or kernel along which its units lie; ``None`` where that is not certain."""
+        if self.kind is not Kind.KERNEL:
+            return 1 if self.transposed else 0
+        is_known = self.weight is not None and is_convolution(
+            self.name, self.weight.shape, None if self.bias is None else self.bias.shape
+        )
+        return len(self.weight.shape) - 1 if self.weight is not None and is_known else None
+
+    @property
+    def input_axis(self) -> int | None:
+        """The axis of a matrix or kernel along which its inputs lie; ``None`` where that is not certain."""
+        axis = self.unit_axis
+        return None if axis is None else 1 - axis if axis < 2 else axis - 1
+
+    @property
     def unit_bias(self) -> Tensor | None:
         """The bias if it has one entry for each unit of the weight; ``None`` where there is none, or another."""
-        if self.bias is None or self.weight is None or len(self.weight.shape) < 2:
+        if self.bias is None or self.weight is None or len(self.weight.shape) < 2 or self.unit_axis is None:
             return None
-        return self.bias if self.bias.shape == self.weight.shape[1 if self.transposed else 0 :][:1] else None
+        return self.bias if self.bias.shape == (self.weight.shape[self.unit_axis],) else None
 
     @cached_property
     def learned_weights(self) -> tuple[Tensor, ...]:

@@ -244,7 +244,9 @@ def _read_hidden(layer: Layer, checkpoint: Checkpoint) -> float | None:
     """Return the RMS of a recurrent layer's hidden state, from the hidden-to-hidden weight and its bias."""
     weight = layer.tensors.get("weight_hh")
     bias = layer.tensors.get("bias_hh") or layer.tensors.get("bias_ih") or layer.bias
-    if layer.kind not in RECURRENT or weight is None or bias is None or _why_unknown(layer, weight, bias, checkpoint):
+    if layer.transposed or layer.kind not in RECURRENT or weight is None or bias is None:
+        return None
+    if _why_unknown(layer, weight, bias, checkpoint):
         return None
     rows, squares = _row_squares(weight, checkpoint), _row_squares(bias, checkpoint)
     return signal.input_rms(rows, squares, weight.shape[1])

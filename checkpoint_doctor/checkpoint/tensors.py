@@ -35,13 +35,20 @@ class Tensor(Struct, frozen=True, eq=False, dict=True):
     known_as: str = ""
     """The name that its layer is inferred from, where the file's own name says less: ``0.kernel`` for ``arr_0``."""
 
+    gates: tuple[str, ...] = ()
+    """The gates of a recurrent layer in the order of their blocks of rows, where it is not that of PyTorch."""
+
     same_as: Tensor | None = None
     """Another tensor known to have the same numbers, which is measured in place of this one."""
 
     @cached_property
     def statistics(self) -> TensorStatistics:
         """The tensor statistics, computed in one pass over the values at the first access."""
-        return measure(self.values) if self.same_as is None else self.same_as.statistics
+        if self.same_as is not None:
+            return self.same_as.statistics
+        if self.is_kernel:
+            return measure(self.values, self.matrix_shape, compares_columns=True)
+        return measure(self.values)
 
     def supply(self, statistics: TensorStatistics) -> None:
         """Take statistics that were computed elsewhere, from the same bytes."""
@@ -65,9 +72,24 @@ class Tensor(Struct, frozen=True, eq=False, dict=True):
         return prod(self.shape)
 
     @property
+    def is_kernel(self) -> bool:
+        """True for a matrix or kernel with its outputs last, by its name (Keras, Flax and TensorFlow)."""
+        return len(self.shape) > 1 and is_kernel(self.known_as or self.name)
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """The rows and columns that the statistics are about: the first axis by all others.
+
+        A kernel of three or more axes that has its outputs last counts as all other axes by the last one.
+        """
+        if self.is_kernel and len(self.shape) > 2:
+            return prod(self.shape[:-1]), self.shape[-1]
+        return self.shape[0], prod(self.shape[1:])
+
+    @property
     def fan_in(self) -> int:
         """Entries of a matrix or kernel that each output has, by its name: kernels have their outputs last."""
-        outputs = self.shape[-1 if is_kernel(self.known_as or self.name) else 0]
+        outputs = self.shape[-1 if self.is_kernel else 0]
         return self.size // outputs if outputs else 0
 
     @property

@@ -120,6 +120,10 @@ def explain(
     )
     from checkpoint_doctor.plugins.rule import Rule
 
+    if sys.flags.optimize > 1:
+        raise UsageError(
+            "Python runs without docstrings, which are the explanations", "leave -OO and PYTHONOPTIMIZE out"
+        )
     catalogue = discover()
     found = _find_explained(name, catalogue)
     if not is_terminal(sys.stdout):

@@ -23,6 +23,10 @@ LONGEST_LINE = 100
 """Columns beyond which running text is hard to read, however wide the terminal is."""
 
 
+GAP = 2
+"""Blank columns between the columns of a table."""
+
+
 def show_table(
     headings: Sequence[str],
     rows: Iterable[Sequence[str]],
@@ -32,22 +36,41 @@ def show_table(
 ) -> None:
     """Print a table; where nobody looks, one line a row with a tab between the cells and no headings.
 
-    ``styles`` colours the cells that hold one of its words; ``whole`` names the columns that are never broken.
+    ``styles`` colours the cells that hold one of its words; ``whole`` names the columns that are never broken. On a
+    terminal that is too narrow for the words of all columns, each row is a paragraph.
     """
     rows = [[printable(cell) for cell in row] for row in rows]
     if not is_terminal(sys.stdout):
         say("\n".join("\t".join(row).rstrip() for row in rows))
         return
+    from rich.console import Group
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    unbroken = set(whole)
-    for heading in headings:
-        table.add_column(heading, overflow="fold", no_wrap=heading in unbroken)
-    for row in rows:
-        table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))
+    texts = [[Text(cell, style=styles.get(cell, "")) for cell in row] for row in rows]
+    unbroken = [heading in set(whole) for heading in headings]
+    columns = zip(unbroken, zip(headings, *rows, strict=True), strict=True)
+    needed = sum(max(len(word) for cell in cells for word in _split(cell, keep)) + GAP for keep, cells in columns) - GAP
+    if needed > page_width():
+        named = unbroken if any(unbroken) else [True, *unbroken[1:]]
+        parts: list[RenderableType] = []
+        for row in texts:
+            shown = [(cell, of_name) for cell, of_name in zip(row, named, strict=True) if cell.plain]
+            parts.append(Text("  ").join(cell for cell, of_name in shown if of_name))
+            parts += [Padding(cell, (0, 0, 0, GAP)) for cell, of_name in shown if not of_name]
+        say(_draw(Group(*parts)))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
+    for heading, keep in zip(headings, unbroken, strict=True):
+        table.add_column(heading, overflow="fold", no_wrap=keep)
+    for row in texts:
+        table.add_row(*row)
     say(_draw(table))
+
+
+def _split(cell: str, keep: bool) -> Sequence[str]:
+    return [cell] if keep else cell.split() or [""]
 
 
 def show_rule(rule: Rule, severity: str, family: str, repair: str) -> None:

@@ -95,7 +95,7 @@ def fix(
         say_document(write_json({**head(), "operations": [dict(each.record) for each in results]}))
     else:
         for result in results:
-            say("\n".join(_draw(result)))
+            say("\n".join(draw(result)))
     if not quiet:
         conclude(_sum_up(results), on_page=format is Form.TERMINAL)
     raise typer.Exit(FAILED if catalogue.left_out else _verdict(results, settings.fail_on))
@@ -124,7 +124,8 @@ def _sum_up(results: Sequence[FixResult]) -> str:
     return f"{quantity(len(results), 'checkpoint')}: {', '.join(parts)}; {what} {done}"
 
 
-def _draw(result: FixResult) -> Iterator[str]:
+def draw(result: FixResult) -> Iterator[str]:
+    """Yield the lines about one checkpoint: what was changed, what does not last, what is not fixed, where it is."""
     from checkpoint_doctor.acts.fix import Outcome
     from checkpoint_doctor.repair.changes import Purpose
 

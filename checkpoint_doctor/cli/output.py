@@ -88,7 +88,7 @@ class DocumentStream:
 
 
 def _print(text: str, encoding: str | None) -> None:
-    text = text if text.endswith("\n") else text + "\n"
+    text += "\n" if text and not text.endswith("\n") else ""
     with _explaining() as stream:
         if encoding:
             stream.flush()

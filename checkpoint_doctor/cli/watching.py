@@ -101,7 +101,7 @@ def watch(
     )
     if not quiet and not once:
         remark(f"ckdoc: watching {path}; Ctrl-C ends it")
-    tally = _Tally(path, exec, is_complete=not catalogue.left_out)
+    tally = Tally(path, exec, is_complete=not catalogue.left_out)
     try:
         for event in watch_events(path, options, catalogue=catalogue, config=settings):
             if tally.tell(event) and exit_on_alarm:
@@ -127,7 +127,7 @@ def read_duration(text: str) -> float:
     return seconds
 
 
-class _Tally:
+class Tally:
     """Tells what happens, one line each, and keeps what the exit code needs."""
 
     def __init__(self, path: str, command: str, *, is_complete: bool = True) -> None:

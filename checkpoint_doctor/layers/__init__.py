@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from checkpoint_doctor.layers.components import assign_components, is_target, online_name
 from checkpoint_doctor.layers.connections import connect
-from checkpoint_doctor.layers.gates import GATES, KERAS_GATES, SIGMOID_GATES, count_blocks, gate_slices
+from checkpoint_doctor.layers.gates import (
+    FLAX_GATES,
+    GATES,
+    KERAS_GATES,
+    ONNX_GATES,
+    SIGMOID_GATES,
+    count_blocks,
+    gate_slices,
+)
 from checkpoint_doctor.layers.grouping import group
 from checkpoint_doctor.layers.kinds import (
     DENSE,
@@ -22,16 +30,18 @@ from checkpoint_doctor.layers.kinds import (
     Kind,
 )
 from checkpoint_doctor.layers.names import is_kernel
-from checkpoint_doctor.layers.outlines import Outline, Shapes
+from checkpoint_doctor.layers.outlines import Outline, Shapes, is_convolution
 from checkpoint_doctor.layers.outputs import find_outputs
 
 __all__ = [
     "DENSE",
     "FEEDFORWARD",
+    "FLAX_GATES",
     "GATES",
     "KERAS_GATES",
     "LEARNED_MATRICES",
     "NORMS",
+    "ONNX_GATES",
     "PROJECTIONS",
     "RECURRENT",
     "SIGMOID_GATES",
@@ -42,6 +52,7 @@ __all__ = [
     "count_blocks",
     "gate_slices",
     "infer_layers",
+    "is_convolution",
     "is_kernel",
     "is_target",
     "online_name",

@@ -1,4 +1,4 @@
-"""The gates of recurrent layers: one block for each gate, in a fixed order, of rows (PyTorch) or columns (Keras)."""
+"""The gates of recurrent layers: one block of rows for each gate, in a fixed order; of columns in Keras."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ GATES = {Kind.LSTM: ("input", "forget", "cell", "output"), Kind.GRU: ("reset", "
 KERAS_GATES = {Kind.LSTM: ("input", "forget", "cell", "output"), Kind.GRU: ("update", "reset", "new")}
 """Order of the gates' columns in kernels, and of their entries in biases (``keras.layers.LSTM``, ``keras.layers.GRU``).
 With ``reset_after``, which is the default of a GRU, the bias has a second row for the hidden state."""
+
+ONNX_GATES = {Kind.LSTM: ("input", "output", "forget", "cell"), Kind.GRU: ("update", "reset", "new")}
+"""Order of the gates' rows in weights and biases of the operators ``LSTM`` and ``GRU`` of ONNX."""
+
+FLAX_GATES = {
+    Kind.LSTM: {"i": "input", "f": "forget", "g": "cell", "o": "output"},
+    Kind.GRU: {"r": "reset", "z": "update", "n": "new"},
+}
+"""The letters of the gates in the names of Flax's layers, of which each gate has two: ``hf`` reads the hidden state and
+``if`` the inputs of the forget gate (``flax.linen.LSTMCell``, ``flax.linen.GRUCell``)."""
 
 SIGMOID_GATES = frozenset({"input", "forget", "output", "reset", "update"})
 """Gates whose activation is a sigmoid. ``cell`` and ``new`` are squashed by tanh."""

@@ -14,7 +14,7 @@ class Kind(str, Enum):
     """A convolution with a kernel, outputs first."""
     KERNEL = "kernel"
     """A kernel of three or more axes that is stored with its outputs last (Keras, Flax): a convolution, or a dense
-    layer over several axes. It is judged as a whole; units and inputs are not told apart in it."""
+    layer over several axes. Its values are judged by its units where these are certain; its moments are not."""
     EMBEDDING = "embedding"
     """A table whose rows are looked up."""
     LSTM = "lstm"

@@ -47,7 +47,7 @@ def feeds(first: Draft, second: Draft) -> bool:
         return False
     if second.kind in NORMS:
         return first.kind not in NORMS and given == read
-    if second.kind is Kind.CONV:
+    if second.is_convolution:
         grouped = given % read == 0 and (second.outputs or 0) % (given // read) == 0
         return first.kind is not Kind.LINEAR and first.kind not in RECURRENT and (given == read or grouped)
     return given == read or (second.kind is Kind.LINEAR and is_spatial(first) and read % given == 0)
@@ -56,5 +56,5 @@ def feeds(first: Draft, second: Draft) -> bool:
 def is_spatial(draft: Draft) -> bool:
     """Tell whether a layer's output has spatial axes, which are flattened before a linear layer reads it."""
     if draft.kind in NORMS and draft.previous is not None:
-        return draft.previous.kind is Kind.CONV
-    return draft.kind is Kind.CONV
+        return draft.previous.is_convolution
+    return draft.is_convolution

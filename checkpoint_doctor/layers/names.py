@@ -78,8 +78,11 @@ def split(name: str) -> tuple[str, str]:
 
 
 def is_kernel(name: str) -> bool:
-    """Tell whether a tensor is a kernel by its name, as Keras, Flax and TensorFlow call them: its outputs come last."""
-    return split(name)[1] == "kernel"
+    """Tell whether a tensor is a kernel by its name, as Keras, Flax and TensorFlow call them: its outputs come last.
+
+    Those of a recurrent layer are ``kernel_ih`` and ``kernel_hh``, after the weights of PyTorch.
+    """
+    return split(name)[1] in ("kernel", "kernel_ih", "kernel_hh")
 
 
 def path_of(module: str) -> tuple[str, ...]:

@@ -18,6 +18,17 @@ WEIGHT_FORMS = ("", "_orig", "_mu", "_v", "_raw")
 """Endings of a weight's name: plain, pruned or spectrally normalised, noisy, weight-normalised, under weight drop."""
 
 
+def is_convolution(name: str, kernel: Shape, bias: Shape | None) -> bool:
+    """Tell whether a layer with a kernel whose outputs come last, by its name, is a convolution with its units there.
+
+    It may be a transposed convolution of Keras, which has its inputs last, or a dense layer with several axes of
+    outputs: the bias tells, and the number of axes.
+    """
+    if "transpose" in name or len(kernel) < 3:
+        return False
+    return len(kernel) > 3 if bias is None else bias == kernel[-1:]
+
+
 class Outline(Struct, frozen=True):
     """An inferred layer: names and kinds without the tensors. See ``checkpoint.Layer`` for the fields."""
 
@@ -74,6 +85,13 @@ class Draft(Struct, eq=False):
         return self.shapes.get("weight") or self.form_of("weight")
 
     @property
+    def is_convolution(self) -> bool:
+        """True for a convolution, whichever way round its kernel is stored."""
+        if self.kind is not Kind.KERNEL or self.main is None:
+            return self.kind is Kind.CONV
+        return is_convolution(self.name, self.main, self.shapes.get("bias"))
+
+    @property
     def is_wrapped(self) -> bool:
         """True where the path begins with the name of one of several state dicts in the file."""
         return "/" in self.name
@@ -104,7 +122,8 @@ class Draft(Struct, eq=False):
             from_input, from_hidden = self.form_of("weight_ih"), self.form_of("weight_hh")
             if from_input is not None and from_hidden is not None:
                 # The hidden-to-hidden weight reads the layer's output, projected or not.
-                self.inputs, self.outputs = from_input[1], from_hidden[1]
+                axis = 0 if self.transposed else 1
+                self.inputs, self.outputs = from_input[axis], from_hidden[axis]
         elif self.kind in NORMS:
             statistics = self.shapes.get("running_mean")
             shape = shape or statistics

@@ -6,10 +6,11 @@ import re
 
 from checkpoint_doctor.layers.gates import count_blocks
 from checkpoint_doctor.layers.kinds import RECURRENT, Kind
+from checkpoint_doctor.layers.names import is_kernel
 from checkpoint_doctor.layers.outlines import Draft, Shapes
 
 _LEAF = re.compile(
-    r"(?P<role>(?:weight|bias)_(?:ih|hh|hr))(?P<layer>_l\d+)?(?P<reverse>_reverse)?(?P<form>_(?:raw|orig|mask|g|v|u))?"
+    r"(?P<role>(?:weight|kernel|bias)_(?:ih|hh|hr))(?P<layer>_l\d+)?(?P<reverse>_reverse)?(?P<form>_(?:raw|orig|mask|g|v|u))?"
 )
 _KIND_BY_BLOCKS = {count_blocks(kind): kind for kind in RECURRENT}
 """Blocks of rows in the hidden-to-hidden weight: four in an LSTM, three in a GRU, one in an RNN."""
@@ -19,13 +20,13 @@ _ALLENNLP_MODULES = (("state_linearity", "hh"), ("input_linearity", "ih"), ("sta
 
 def place(leaf: str) -> tuple[str, str] | None:
     """Return (role, suffix of the layer's name) for a recurrent tensor's own name, ``None`` for any other."""
-    if not leaf.startswith(("weight_", "bias_")):
+    if not leaf.startswith(("weight_", "kernel_", "bias_")):
         return None
     match = _LEAF.fullmatch(leaf)
     if match is None:
         return None
     suffix = (match["layer"] or "").lstrip("_") + (match["reverse"] or "")
-    return match["role"] + (match["form"] or ""), suffix
+    return match["role"].replace("kernel", "weight") + (match["form"] or ""), suffix
 
 
 def collect_split_cells(
@@ -71,6 +72,7 @@ def resolve(module: str, suffix: str, members: dict[str, str], shapes: Shapes) -
     if kind is None:
         return None
     draft.kind = kind
+    draft.transposed = _has_kernels(draft)
     return draft
 
 
@@ -78,6 +80,8 @@ def _kind_of(draft: Draft) -> Kind | None:
     from_input, from_hidden = draft.form_of("weight_ih"), draft.form_of("weight_hh")
     if from_input is None or from_hidden is None or len(from_input) != 2 or len(from_hidden) != 2:
         return None
+    if is_transposed := _has_kernels(draft):
+        from_input, from_hidden = from_input[::-1], from_hidden[::-1]
     rows, hidden = from_hidden
     projection = draft.form_of("weight_hr")
     if projection is not None:
@@ -85,7 +89,14 @@ def _kind_of(draft: Draft) -> Kind | None:
             return None
         hidden = projection[1]
     biases = (shape for role, shape in draft.shapes.items() if role in ("bias_ih", "bias_hh"))
-    if from_input[0] != rows or hidden == 0 or rows % hidden or any(shape != (rows,) for shape in biases):
+    if any(shape != (rows,) and not (is_transposed and shape == (2, rows)) for shape in biases):
+        return None
+    if from_input[0] != rows or hidden == 0 or rows % hidden:
         return None
     kind = _KIND_BY_BLOCKS.get(rows // hidden)
     return kind if projection is None or kind is Kind.LSTM else None
+
+
+def _has_kernels(draft: Draft) -> bool:
+    """Tell whether the weights are stored inputs first."""
+    return all(is_kernel(draft.parts.get(role, "")) for role in ("weight_ih", "weight_hh"))

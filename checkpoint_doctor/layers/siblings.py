@@ -10,7 +10,7 @@ from itertools import pairwise
 from msgspec import Struct
 
 from checkpoint_doctor.layers.kinds import FEEDFORWARD, NORMS, RECURRENT, Kind
-from checkpoint_doctor.layers.links import PAIRS, is_spatial, link
+from checkpoint_doctor.layers.links import PAIRS, feeds, is_spatial, link
 from checkpoint_doctor.layers.names import numbered, words
 from checkpoint_doctor.layers.outlines import Draft
 
@@ -37,7 +37,7 @@ def connect_numbered(children: list[Draft], flow: list[Draft], order: dict[Draft
             continue
         if child.kind in NORMS:
             norms.setdefault(number, child)
-        elif child.kind in FEEDFORWARD and _NUMBERED_STEMS.fullmatch(stem):
+        elif (child.kind in FEEDFORWARD or child.is_convolution) and _NUMBERED_STEMS.fullmatch(stem):
             stems[stem].setdefault(number, child)
     for stem, members in stems.items():
         numbering = _Numbering(stem, members, {} if beside_attention else norms, flow, order)
@@ -64,6 +64,8 @@ class _Numbering(Struct, frozen=True):
             if norm is not None and norm.previous is None and not norm.followers:
                 if self.order[norm] > self.order[member]:
                     link(member, norm)
+                elif self._are_uninterrupted(norm, member) and not feeds(norm, member):
+                    link(member, norm)  # the file has its tensors in the order of their names
                 elif self._are_uninterrupted(norm, member):
                     # Norm before convolution: a pre-activation block.
                     link(norm, member)
@@ -111,7 +113,7 @@ def connect_neighbours(children: list[Draft], order: dict[Draft, int]) -> None:
         if first.followers or second.previous is not None:
             continue
         labels = first.label, second.label
-        is_norm_pair = first.kind in FEEDFORWARD and (
+        is_norm_pair = (first.kind in FEEDFORWARD or first.is_convolution) and (
             second.kind is Kind.BATCH_NORM
             or (second.kind in NORMS and labels in (("conv", "norm"), ("linear", "norm")))
         )
@@ -142,7 +144,7 @@ def _neighbours(children: list[Draft], order: dict[Draft, int]) -> Iterator[tupl
                 (
                     before is not None
                     and after is not None
-                    and before.kind in FEEDFORWARD
+                    and (before.kind in FEEDFORWARD or before.is_convolution)
                     and not before.followers
                     and after.kind in NORMS
                 ),

@@ -7,11 +7,12 @@ from enum import Enum
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Tensor
 from checkpoint_doctor.results.findings import Finding, Severity
-from checkpoint_doctor.statistics.tensors import TensorStatistics, measure
+from checkpoint_doctor.statistics.tensors import TensorStatistics
 from checkpoint_doctor.statistics.values import InMemory
 
 
@@ -61,7 +62,7 @@ class Change(Struct, frozen=True, eq=False):
     @property
     def after(self) -> TensorStatistics:
         """The statistics of the new values."""
-        return measure(InMemory(self.new))
+        return replace(self.tensor, values=InMemory(self.new), same_as=None).statistics
 
     @property
     def ranges(self) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from msgspec import Struct, field
 
 from checkpoint_doctor.errors import NothingToExamine, UnreadableCheckpoint
-from checkpoint_doctor.sources.address import conceal_secrets, is_address
+from checkpoint_doctor.sources.address import conceal_secrets, is_address, show_uri
 from checkpoint_doctor.sources.folder import Folder
 from checkpoint_doctor.sources.opening import is_folder
 from checkpoint_doctor.sources.patterns import ANY_FOLDERS, compile_pattern
@@ -93,16 +93,27 @@ def find_candidates(uris: Sequence[str], criteria: Criteria) -> Found:
 
     Files are named or recognized by their content; their ending only saves a look at it. Hidden folders (``.git``) and
     links to folders are not entered, so a search always ends. What is named is examined whatever the patterns say.
+    A folder or glob without anything to examine does not keep the others from it, and is among what was not searched.
 
     Raises:
-        NothingToExamine: a folder or glob holds no file that could be a checkpoint, and all of it could be searched.
+        NothingToExamine: no folder or glob holds a file that could be a checkpoint, and all could be searched.
         UnreadableCheckpoint: a store does not answer.
         UsageError: a URI is an address that no installed library reads.
     """
     search = _Search(criteria)
+    empty: dict[str, NothingToExamine] = {}
     for uri in uris:
-        search.expand(uri)
-    return search.finish()
+        try:
+            search.expand(uri)
+        except NothingToExamine as error:
+            empty[show_uri(uri)] = error
+    found = search.finish()
+    if empty and not found.candidates:
+        raise next(iter(empty.values()))
+    for path, nothing in empty.items():
+        why = "nothing matches it" if nothing.message.startswith("nothing") else nothing.hint
+        found.unsearched.append(Unsearched(path, why, on_purpose=False))
+    return found
 
 
 class _Search:

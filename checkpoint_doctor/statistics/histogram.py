@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoint_doctor.statistics.tensors import Histogram, TensorStatistics
-from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, Values
+from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, Values, share_of_range
 
 BINS = 48
 """Bins of equal width: fine enough to show two peaks or a hard edge, coarse enough for a drawing of 300 pixels."""
@@ -33,7 +33,6 @@ def count_values(values: Values, statistics: TensorStatistics) -> Histogram | No
             below += int(np.count_nonzero(numbers < low))
             above += int(np.count_nonzero(numbers > high))
             inside = numbers[(numbers >= low) & (numbers <= high)]
-            # Halves keep the width of the whole range of float64 finite.
-            places = (inside / 2 - low / 2) / (high / 2 - low / 2) * BINS
+            places = share_of_range(inside, low, high) * BINS
             counts += np.bincount(places.astype(np.int64).clip(max=BINS - 1), minlength=BINS)
     return Histogram(low, high, tuple(counts.tolist()), statistics.zeros, below, above)

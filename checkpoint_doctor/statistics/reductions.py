@@ -11,10 +11,38 @@ FEW_ROWS = 256
 """Rows of which a set finds out that all differ in less time than sorting takes."""
 
 
+class EqualColumns:
+    """The columns that have been the same in all rows of a pass. One or two random rows tell all of them apart."""
+
+    def __init__(self, length: int) -> None:
+        self._columns = np.arange(length)
+        self._group = np.zeros(length, np.int64)
+
+    def add(self, grid: NDArray) -> None:
+        """Tell apart the columns that differ in further rows, or hold a number there that is not finite."""
+        for row in grid:
+            if not self._columns.size:
+                return
+            numbers = row[self._columns]
+            order = np.lexsort((numbers, self._group))
+            differs = (np.diff(numbers[order]) != 0) | (np.diff(self._group[order]) != 0)
+            group = np.empty(order.size, np.int64)
+            group[order] = np.concatenate(([0], np.cumsum(differs)))
+            may_be_equal = (np.bincount(group)[group] > 1) & np.isfinite(numbers)
+            self._columns, self._group = self._columns[may_be_equal], group[may_be_equal]
+
+    def groups(self) -> list[tuple[int, ...]]:
+        """Return groups of two or more columns that were always the same."""
+        found: dict[int, list[int]] = {}
+        for column, number in zip(self._columns.tolist(), self._group.tolist(), strict=True):
+            found.setdefault(number, []).append(column)
+        return [tuple(each) for each in found.values() if len(each) > 1]
+
+
 class Totals:
     """The running totals of a pass over a tensor."""
 
-    def __init__(self, *, by_row: bool, length: int, exact: bool) -> None:
+    def __init__(self, *, by_row: bool, length: int, exact: bool, compares_columns: bool = False) -> None:
         self.by_row, self.length, self.exact = by_row, length, exact
         self.count = self.zeros = self.subnormals = self.nan = self.infinite = 0
         self.first_nonfinite: int | None = None
@@ -28,6 +56,7 @@ class Totals:
         self.zero_rows: list[NDArray] = []
         self.zero_columns: NDArray | None = None
         self.ordered = True
+        self.equal_columns = EqualColumns(length if by_row and compares_columns else 0)
 
     def add(self, block: NDArray) -> None:
         """Add one block of whole rows, or of a flat stream."""
@@ -98,6 +127,7 @@ class Totals:
             self.zero_columns = np.flatnonzero(grid[0] == 0)
         if self.zero_columns.size:
             self.zero_columns = self.zero_columns[~grid[:, self.zero_columns].any(axis=0)]
+        self.equal_columns.add(grid)
 
     def _add_complex(self, block: NDArray) -> None:
         finite = np.isfinite(block)
@@ -162,6 +192,11 @@ class Totals:
         is_zero = np.zeros(self.length, dtype=bool)
         is_zero[self.zero_columns] = True
         return np.flatnonzero(is_zero.reshape(shape[1], positions).all(axis=1))
+
+    def list_duplicate_columns(self) -> tuple[tuple[int, ...], ...]:
+        """Return groups of columns that are identical in every row, and not zero."""
+        zero = set() if self.zero_columns is None else set(self.zero_columns.tolist())
+        return tuple(group for group in self.equal_columns.groups() if group[0] not in zero)
 
     def list_duplicate_rows(self, values: Values) -> tuple[tuple[int, ...], ...]:
         """Return groups of identical rows; the tensor is read again only where rows have equal sums."""

@@ -49,6 +49,8 @@ class TensorStatistics(Struct, frozen=True):
     """Indices along the second axis whose entries are all exactly zero (two or more axes; else empty)."""
     duplicate_rows: tuple[tuple[int, ...], ...]
     """Groups of two or more bit-identical, non-zero rows."""
+    duplicate_columns: tuple[tuple[int, ...], ...]
+    """Groups of two or more identical, non-zero columns of finite numbers, where they were asked for."""
     first_entries: NDArray
     """The first entries, at most 64, in row-major order: most questions about single values end with these."""
 
@@ -91,18 +93,27 @@ LONGEST_ROW = 1 << 20
 """Elements of a row beyond which a tensor is read as one flat stream, without statistics of rows and columns."""
 
 
-def measure(values: Values) -> TensorStatistics:
+def measure(
+    values: Values, shape: tuple[int, ...] | None = None, *, compares_columns: bool = False
+) -> TensorStatistics:
     """Compute ``TensorStatistics`` in one pass over the values, in blocks of whole rows.
 
     Sums are computed in the block's own precision within a row and in double precision across rows; small tensors are
     summed in double precision throughout.
+
+    Args:
+        values: the values.
+        shape: the shape whose rows and columns are meant, where it is not that of the values.
+        compares_columns: whether to look for identical columns, for matrices of two axes.
     """
-    count = prod(values.shape)
-    rows = values.shape[0] if len(values.shape) > 1 else 1
+    shape = values.shape if shape is None else shape
+    count = prod(shape)
+    rows = shape[0] if len(shape) > 1 else 1
     length = count // rows if rows else 0
-    by_row = len(values.shape) > 1 and 0 < length <= LONGEST_ROW
+    by_row = len(shape) > 1 and 0 < length <= LONGEST_ROW
     elements = max(1, BLOCK_ELEMENTS // length) * length if by_row else BLOCK_ELEMENTS
-    totals = Totals(by_row=by_row, length=length, exact=count <= BLOCK_ELEMENTS // 4)
+    exact = count <= BLOCK_ELEMENTS // 4
+    totals = Totals(by_row=by_row, length=length, exact=exact, compares_columns=compares_columns)
     # Overflowing squares and comparisons with NaN are expected: they show non-finite values.
     with np.errstate(all="ignore"):
         first_entries = np.empty(0)
@@ -124,7 +135,8 @@ def measure(values: Values) -> TensorStatistics:
             norm=totals.norm,
             row_norms=totals.row_norms,
             zero_rows=totals.list_zero_rows(),
-            zero_columns=totals.list_zero_columns(values.shape),
+            zero_columns=totals.list_zero_columns(shape),
             duplicate_rows=totals.list_duplicate_rows(values),
+            duplicate_columns=totals.list_duplicate_columns(),
             first_entries=first_entries,
         )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from math import isfinite
+from typing import Protocol, TypeVar
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
+
+Number = TypeVar("Number", float, NDArray)
 
 BLOCK_ELEMENTS = 1 << 18
 """Elements per block: 1 MiB of float32, which stays in a core's L2 cache while several reductions read it."""
@@ -70,6 +73,16 @@ def as_real(numbers: NDArray) -> NDArray:
 def square(number: float) -> float:
     """Return a number times itself: infinity where that overflows, and a power would raise an error."""
     return number * number
+
+
+def share_of_range(value: Number, low: float, high: float) -> Number:
+    """Return how far from one finite number to another a number lies: 0 at the first, also where they are one, to 1.
+
+    The smallest numbers of float64 have no halves, and the width of its whole range is no number.
+    """
+    if isfinite(width := high - low):
+        return (value - low) / (width or 1.0)
+    return (value / 2 - low / 2) / (high / 2 - low / 2)
 
 
 def median(numbers: NDArray) -> float:

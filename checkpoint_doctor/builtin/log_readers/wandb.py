@@ -104,7 +104,8 @@ def _read_item(record: bytes, start: int, end: int) -> tuple[str, Any]:
 def _read_records(source: Source, builder: LogBuilder, on_read: OnRead | None) -> Iterator[bytes]:
     """Yield whole records. Behind a damaged piece, reading goes on with what begins in the next page.
 
-    A piece that reaches beyond the end of the file is still being written, and passed over.
+    A piece that reaches beyond the end of the file is still being written, and passed over. Its length is damaged where
+    it reaches beyond its page, or a whole piece begins behind its header.
     """
     pieces: list[bytes] = []
     damaged = 0
@@ -117,6 +118,8 @@ def _read_records(source: Source, builder: LogBuilder, on_read: OnRead | None) -
                 piece = block[at + HEADER : at + HEADER + size]
                 at += HEADER + size
                 if start + at > source.size:
+                    begun = at - size
+                    damaged += at > page + PAGE or _holds_piece(block[begun:end])
                     break
                 if at > end or zlib.crc32(piece, zlib.crc32(bytes([kind]))) != checksum:
                     damaged += 1
@@ -135,7 +138,17 @@ def _read_records(source: Source, builder: LogBuilder, on_read: OnRead | None) -
         if on_read:
             on_read(start + len(block))
     if damaged:
-        builder.skipped.append(Skipped(quantity(damaged, "page"), "a checksum is not that of the bytes"))
+        builder.skipped.append(Skipped(quantity(damaged, "page"), "a checksum or a length is not that of the bytes"))
+
+
+def _holds_piece(content: bytes) -> bool:
+    """Tell whether a piece whose checksum is right begins anywhere in a part of a page."""
+    for at in range(len(content) - HEADER):
+        checksum, size, kind = struct.unpack_from("<IHB", content, at)
+        piece = content[at + HEADER : at + HEADER + size]
+        if FULL <= kind <= LAST and len(piece) == size and zlib.crc32(piece, zlib.crc32(bytes([kind]))) == checksum:
+            return True
+    return False
 
 
 reader = WandbReader()

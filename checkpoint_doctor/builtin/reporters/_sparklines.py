@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isfinite
 
+from checkpoint_doctor.statistics.values import share_of_range
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII = "_.:-=+*#"
 """The same for terminals that have no block characters."""
@@ -41,8 +43,7 @@ def _draw(value: float | None, low: float, high: float, levels: str) -> str:
         return MISSING
     if not isfinite(value):
         return BROKEN
-    share = (value / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.0
-    return levels[min(int(share * len(levels)), len(levels) - 1)]
+    return levels[min(int(share_of_range(value, low, high) * len(levels)), len(levels) - 1)]
 
 
 def _average(values: Sequence[float | None], width: int) -> list[float | None]:

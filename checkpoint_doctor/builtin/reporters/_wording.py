@@ -234,10 +234,10 @@ def _value_in_words(key: str, value: Any) -> str:
 
 
 def names_in_words(names: Iterable[str], listed: int = LISTED) -> str:
-    """List names short: those that differ in one number as one, the rest counted: ``a.{0–3}.bias, b … and 2 more``."""
+    """List names short, as plain text: ``a.{0–3}.bias, b … and 2 more``; those that differ in one number are one."""
     folded = fold_names(names)
     rest = sum(count for _, count in folded[listed:])
-    return ", ".join(name for name, _ in folded[:listed]) + (f" … and {rest:,} more" if rest else "")
+    return printable(", ".join(name for name, _ in folded[:listed])) + (f" … and {rest:,} more" if rest else "")
 
 
 def _list_in_words(key: str, values: Sequence[Any]) -> str:

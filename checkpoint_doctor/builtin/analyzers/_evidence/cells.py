@@ -1,4 +1,4 @@
-"""The gates of a recurrent layer, whichever way round its weights are stored."""
+"""The gates of a recurrent layer, however its weights are stored."""
 
 from __future__ import annotations
 
@@ -9,38 +9,28 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
-from checkpoint_doctor.layers import KERAS_GATES, Kind, count_blocks, gate_slices
+from checkpoint_doctor.layers import FLAX_GATES, GATES, RECURRENT, Kind, gate_slices
 from checkpoint_doctor.statistics.values import as_real
 
-_INPUT, _RECURRENT = ".input", ".recurrent"
-"""Endings of the layers that the two kernels of a cell of Keras are judged as, each for itself."""
 
+class Gate(Struct, frozen=True):
+    """A gate of a recurrent layer: lines of the layer's weights and biases, or weights and biases of its own (Flax)."""
 
-def gate_rows(layer: Layer) -> Mapping[str, slice]:
-    """Return each gate's rows in the layer's weights and biases; empty where the layer has no gates."""
-    rows = next((part.shape[0] for role, part in layer.tensors.items() if role in ("weight_hh", "bias_ih")), 0)
-    return gate_slices(layer.kind, rows)
-
-
-def gate_biases(layer: Layer) -> list[Tensor]:
-    """Return the one or two biases of a recurrent layer, the input-to-hidden bias first."""
-    return [layer.tensors[role] for role in ("bias_ih", "bias_hh") if role in layer.tensors]
-
-
-class Cell(Struct, frozen=True):
-    """The weights and biases of a recurrent layer, with its gates."""
-
-    kind: Kind
-    layer: Layer
-    """The layer with its biases."""
     weights: tuple[Tensor, ...]
     """From the inputs, and from the hidden state."""
     biases: tuple[Tensor, ...]
     """PyTorch has two, which are added; those of a GRU of Keras are the two rows of one tensor."""
-    gates: Mapping[str, slice]
-    """Each gate's lines in weights and biases."""
+    lines: slice
+    """The gate's lines in them."""
     by_columns: bool = False
-    """True where the lines of the weights are their columns: Keras."""
+    """True where the lines of the weights are their columns: Keras, Flax."""
+    is_apart: bool = False
+    """True where the weights and biases are the gate's own."""
+
+    @property
+    def size(self) -> int:
+        """Number of units."""
+        return int(self.lines.stop - self.lines.start)
 
     @property
     def effective_bias(self) -> NDArray | None:
@@ -50,59 +40,70 @@ class Cell(Struct, frozen=True):
             return None
         if any(bias.statistics.nonfinite for bias in biases):
             return None
-        total: NDArray = np.sum([as_real(bias.array) for bias in biases], axis=0)
+        total: NDArray = np.sum([as_real(bias.array)[..., self.lines] for bias in biases], axis=0)
         return total.sum(axis=0) if total.ndim > 1 else total
 
-    def has_zero_weights(self, gate: str) -> bool:
-        """Tell whether all weights of a gate are exactly zero."""
-        wanted = set(range(self.gates[gate].start, self.gates[gate].stop))
+    @property
+    def has_zero_weights(self) -> bool:
+        """True where all weights are exactly zero."""
+        wanted = set(range(self.lines.start, self.lines.stop))
         return all(
             wanted <= set((each.statistics.zero_columns if self.by_columns else each.statistics.zero_rows).tolist())
             for each in self.weights
         )
 
     @property
-    def recurrent_weight(self) -> Tensor | None:
-        """The weight that reads the hidden state."""
-        return self.weights[1] if len(self.weights) > 1 else None
+    def has_recurrence(self) -> bool:
+        """True where the last of the weights reads the hidden state."""
+        return len(self.weights) > 1
 
 
-def find_blocks(layer: Layer, checkpoint: Checkpoint) -> tuple[Tensor, dict[str, slice], bool] | None:
-    """Return the weight that reads the hidden state, its block for each gate, and whether blocks are columns.
+def find_lines(layer: Layer) -> Mapping[str, slice]:
+    """Return each gate's lines in the layer's weights and biases; empty where the layer has no gates."""
+    part = next((part for role, part in layer.tensors.items() if role in ("weight_hh", "bias_ih")), None)
+    if part is None:
+        return {}
+    lines = part.shape[-1 if layer.transposed else 0]
+    return gate_slices(layer.kind, lines, {layer.kind: part.gates} if part.gates else GATES)
 
-    An RNN without gates has one block.
-    """
-    cell = find_cell(layer, checkpoint)
-    if cell is not None and cell.recurrent_weight is not None:
-        return cell.recurrent_weight, dict(cell.gates), cell.by_columns
+
+def gate_biases(layer: Layer) -> list[Tensor]:
+    """Return the one or two biases of a recurrent layer, the input-to-hidden bias first."""
+    return [layer.tensors[role] for role in ("bias_ih", "bias_hh") if role in layer.tensors]
+
+
+def count_hidden(layer: Layer) -> int:
+    """Return the size of the state that a recurrent layer's weight reads; 0 where there is none."""
     weight = layer.tensors.get("weight_hh")
-    if weight is None or layer.kind is not Kind.RNN:
-        return None
-    return weight, {"hidden": slice(0, weight.shape[0])}, False
+    return 0 if weight is None or len(weight.shape) != 2 else weight.shape[0 if layer.transposed else 1]
 
 
-def find_cell(layer: Layer, checkpoint: Checkpoint) -> Cell | None:
-    """Return the cell of a layer; of a cell of Keras, the layer of its input kernel stands for the whole."""
-    weights = [layer.tensors[role] for role in ("weight_ih", "weight_hh") if role in layer.tensors]
-    if gates := gate_rows(layer):
-        return Cell(layer.kind, layer, tuple(weights), tuple(gate_biases(layer)), gates)
-    if not layer.name.endswith(_INPUT) or not layer.transposed:
-        return None
-    other = checkpoint.layer_by_name.get(layer.name.removesuffix(_INPUT) + _RECURRENT)
-    if layer.weight is None or other is None or other.weight is None:
-        return None
-    return _find_keras_cell(layer, layer.weight, other.weight)
+def find_gates(layer: Layer, checkpoint: Checkpoint) -> Mapping[str, Gate]:
+    """Return the gates of a recurrent layer; empty where it has none.
+
+    An RNN has one block of weights, which is called ``hidden``. Where each gate is made of layers of its own, the first
+    of those that read the hidden state stands for the whole.
+    """
+    if layer.kind not in RECURRENT:
+        return _find_flax_gates(layer, checkpoint)
+    weights = tuple(layer.tensors[role] for role in ("weight_ih", "weight_hh") if role in layer.tensors)
+    biases, blocks = tuple(gate_biases(layer)), find_lines(layer)
+    if not blocks and layer.kind is Kind.RNN and "weight_hh" in layer.tensors:
+        blocks = {"hidden": slice(0, layer.tensors["weight_hh"].shape[1 if layer.transposed else 0])}
+    return {name: Gate(weights, biases, lines, layer.transposed) for name, lines in blocks.items()}
 
 
-def _find_keras_cell(layer: Layer, from_input: Tensor, from_hidden: Tensor) -> Cell | None:
-    if not from_hidden.name.removesuffix(":0").endswith("recurrent_kernel"):
-        return None
-    if len(from_input.shape) != 2 or len(from_hidden.shape) != 2 or 0 in from_hidden.shape:
-        return None
-    hidden, columns = from_hidden.shape
-    kind = next((each for each in KERAS_GATES if count_blocks(each) * hidden == columns), None)
-    if kind is None or from_input.shape[1] != columns:
-        return None
-    biases = (layer.bias,) if layer.bias is not None and layer.bias.shape in ((columns,), (2, columns)) else ()
-    gates = gate_slices(kind, columns, KERAS_GATES)
-    return Cell(kind, layer, (from_input, from_hidden), biases, gates, by_columns=True)
+def _find_flax_gates(layer: Layer, checkpoint: Checkpoint) -> Mapping[str, Gate]:
+    cell, label = layer.name[:-2], layer.name[-2:]
+    letters = next((each for each in FLAX_GATES.values() if label == f"h{next(iter(each))}"), {})
+    if not layer.transposed or cell[-1:] not in (".", "/", ""):
+        return {}
+    gates = {}
+    for letter, gate in letters.items():
+        pair = [checkpoint.layer_by_name.get(f"{cell}{source}{letter}") for source in "ih"]
+        weights = tuple(each.weight for each in pair if each is not None and each.weight is not None)
+        if len(weights) != 2 or any(each.shape[1:] != weights[1].shape[:1] for each in weights):
+            return {}
+        biases = tuple(each.bias for each in pair if each is not None and each.bias is not None)
+        gates[gate] = Gate(weights, biases, slice(0, weights[1].shape[1]), by_columns=True, is_apart=True)
+    return gates

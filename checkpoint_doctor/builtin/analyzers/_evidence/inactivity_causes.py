@@ -11,7 +11,7 @@ from checkpoint_doctor.builtin.analyzers._evidence.gradient_activity import (
     input_activity,
     unit_activity,
 )
-from checkpoint_doctor.builtin.analyzers._evidence.readers import input_weight, readers_of
+from checkpoint_doctor.builtin.analyzers._evidence.readers import input_weight, readers_of, zero_inputs
 from checkpoint_doctor.checkpoint import Checkpoint, Layer
 
 
@@ -68,5 +68,5 @@ def _zero_inputs(reader: Layer, count: int) -> NDArray:
     zero = np.zeros(count, dtype=bool)
     weight = input_weight(reader)
     if weight is not None:
-        zero[weight.statistics.zero_rows if reader.transposed else weight.statistics.zero_columns] = True
+        zero[zero_inputs(reader, weight)] = True
     return zero

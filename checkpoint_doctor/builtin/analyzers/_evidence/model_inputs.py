@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from math import isqrt
 
+from checkpoint_doctor.builtin.analyzers._evidence.cells import count_hidden
 from checkpoint_doctor.builtin.analyzers._evidence.readers import count_inputs, count_units
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, found_once
 from checkpoint_doctor.layers import RECURRENT, WITH_UNITS, Kind, is_target
@@ -158,8 +159,8 @@ def _input_rms_by_first_layer(checkpoint: Checkpoint) -> dict[Layer, float | Non
 def _count_outputs(layer: Layer) -> int:
     """Return how many features a layer outputs; 0 where it is none that has any."""
     if layer.kind in RECURRENT:
-        hidden = layer.tensors.get("weight_hr") or layer.tensors.get("weight_hh")
-        return 0 if hidden is None else hidden.shape[0 if "weight_hr" in layer.tensors else 1]
+        projection = layer.tensors.get("weight_hr")
+        return count_hidden(layer) if projection is None else projection.shape[0]
     if layer.kind is Kind.EMBEDDING and layer.tensors:
         return next(iter(layer.tensors.values())).shape[-1]
     return count_units(layer)

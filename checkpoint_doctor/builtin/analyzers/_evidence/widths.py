@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from checkpoint_doctor.builtin.analyzers._evidence.cells import count_hidden
 from checkpoint_doctor.builtin.analyzers._evidence.readers import count_inputs, count_units
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Optimizer
 from checkpoint_doctor.layers import FEEDFORWARD, PROJECTIONS, RECURRENT, Kind
@@ -36,7 +37,7 @@ def widths_given(layer: Layer) -> set[int]:
     if layer.kind is Kind.ATTENTION:
         return widths_read(layer)
     if layer.kind in RECURRENT and "weight_hh" in layer.tensors:
-        hidden = layer.tensors["weight_hh"].shape[-1]
+        hidden = count_hidden(layer)
         return {2 * hidden} if layer.name.endswith("_reverse") else {hidden, 2 * hidden}
     return set()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from checkpoint_doctor.builtin.analyzers._evidence.cells import gate_biases, gate_rows
+from checkpoint_doctor.builtin.analyzers._evidence.cells import find_lines, gate_biases
 from checkpoint_doctor.checkpoint import Layer, Tensor
 from checkpoint_doctor.layers.init_rules import FORGET_BIAS, draw_uniform, fill, in_turn, within
 from checkpoint_doctor.results.findings import Repair
@@ -10,7 +10,7 @@ from checkpoint_doctor.results.findings import Repair
 
 def reinitialise_bias(layer: Layer, tensor: Tensor, limit: float) -> Repair:
     """Return the repair of a zero bias: uniform(±limit), and an LSTM's effective forget-gate bias exactly 1.0."""
-    forget = gate_rows(layer).get("forget")
+    forget = find_lines(layer).get("forget")
     if forget is None:
         return Repair(tensor.name, f"uniform(-{limit}, {limit})", draw_uniform(limit))
     other = [each for each in gate_biases(layer) if each is not tensor]

@@ -99,8 +99,8 @@ def _norm(role: str) -> Initialization | None:
 
 def _recurrent(layer: Layer) -> Initialization | None:
     """``reset_parameters`` of ``torch.nn.RNNBase``: everything uniform(±1/√hidden)."""
-    rows = next((part.shape[0] for role, part in layer.tensors.items() if role in ("weight_hh", "weight_ih")), 0)
-    hidden = rows // count_blocks(layer.kind)
+    lines = next((part.shape for role, part in layer.tensors.items() if role in ("weight_hh", "weight_ih")), (0,))
+    hidden = lines[-1 if layer.transposed else 0] // count_blocks(layer.kind)
     if not hidden:
         return None
     limit = 1 / sqrt(hidden)

@@ -9,11 +9,11 @@ from msgspec import Struct
 from checkpoint_doctor.builtin.analyzers._zeros.by_design import explain_zero_bias
 from checkpoint_doctor.builtin.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.builtin.analyzers._zeros.initial_draws import (
-    has_initial_draws_alone,
     has_initial_norms_and_biases,
     is_drawn_by_kernel_default,
     is_drawn_by_transformers,
     is_drawn_orthogonally,
+    is_drawn_otherwise,
 )
 from checkpoint_doctor.builtin.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.builtin.analyzers._zeros.waiting import excuse_zero_bias
@@ -48,19 +48,11 @@ def find_zero_biases(checkpoint: Checkpoint) -> Iterator[ZeroBias]:
                 continue
             if why.cause is Cause.UNKNOWN:
                 if is_fresh is None:
-                    is_fresh = _is_untrained(checkpoint)
-                if is_fresh or is_zero(layer.weight):
+                    is_fresh = is_drawn_orthogonally(checkpoint) or has_initial_norms_and_biases(checkpoint)
+                if is_fresh or is_drawn_otherwise(layer, checkpoint) or is_zero(layer.weight):
                     continue  # a zero weight has a finding of its own
             reason = "" if why.cause is Cause.OVERWRITTEN else excuse_zero_bias(layer, why, checkpoint)
             yield ZeroBias(layer, tensor, Severity.NOTE if reason else severity, why, reason)
-
-
-def _is_untrained(checkpoint: Checkpoint) -> bool:
-    return (
-        is_drawn_orthogonally(checkpoint)
-        or has_initial_norms_and_biases(checkpoint)
-        or has_initial_draws_alone(checkpoint)
-    )
 
 
 def _is_zero_bias(tensor: Tensor, layer: Layer) -> bool:

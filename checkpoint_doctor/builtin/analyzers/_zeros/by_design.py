@@ -55,7 +55,7 @@ _BIAS_BY_DESIGN: tuple[tuple[str, str], ...] = (
 
 def is_padded_head(layer: Layer, tensor: Tensor, rows: list[int]) -> bool:
     """True where the zero rows of a head are its last ones and fill it up to a multiple of 8 or a larger power of 2."""
-    count = tensor.shape[1 if layer.transposed else 0]
+    count = tensor.shape[layer.unit_axis or 0]
     if not rows or not layer.is_output:
         return False
     multiple = 8

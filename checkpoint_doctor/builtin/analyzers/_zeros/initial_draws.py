@@ -7,9 +7,11 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoint_doctor.builtin.analyzers._evidence.cells import count_hidden
+from checkpoint_doctor.builtin.analyzers._evidence.readers import input_weight
 from checkpoint_doctor.builtin.analyzers._zeros.severity import is_zero
-from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
-from checkpoint_doctor.layers import DENSE, FEEDFORWARD, NORMS, is_kernel
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
+from checkpoint_doctor.layers import DENSE, FEEDFORWARD, NORMS
 from checkpoint_doctor.statistics.values import as_real, square
 
 FEWEST_DRAWS = 128
@@ -60,8 +62,7 @@ def _is_drawn(tensor: Tensor, layer: Layer) -> bool | None:
         return True
     if tensor.size < FEWEST_DRAWS:
         return None
-    hidden = layer.tensors["weight_hh"].shape[1] if "weight_hh" in layer.tensors else 0
-    default = sqrt(1 / (3 * (hidden or _fans(tensor)[0])))
+    default = sqrt(1 / (3 * (count_hidden(layer) or _fans(tensor)[0])))
     limits = (sqrt(3) * deviation for deviation in (*_usual_deviations(tensor), default))
     return _is_orthogonal(tensor) or any(_is_uniform(tensor, each) for each in limits) or _is_normal(tensor)
 
@@ -146,10 +147,8 @@ def is_drawn_by_kernel_default(layer: Layer) -> bool:
     cut off at two deviations, with a variance of 1/fan-in left (``lecun_normal``). A dense layer over several axes has
     its fan-in from the first of them, or from all but the last.
     """
-    weight = layer.weight
-    if weight is None or len(weight.shape) < 2 or weight.size < FEWEST_DRAWS:
-        return False
-    if not is_kernel(weight.known_as or weight.name):
+    weight = input_weight(layer)
+    if weight is None or len(weight.shape) < 2 or weight.size < FEWEST_DRAWS or not weight.is_kernel:
         return False
     field = weight.size // (weight.shape[-1] * weight.shape[-2])
     if _is_uniform(weight, sqrt(6 / (field * (weight.shape[-1] + weight.shape[-2])))):
@@ -217,17 +216,30 @@ def has_initial_norms_and_biases(checkpoint: Checkpoint) -> bool:
     return len(wide) > 1 and all(each.minimum == each.maximum for each in wide)
 
 
-def has_initial_draws_alone(checkpoint: Checkpoint) -> bool:
+def is_drawn_otherwise(layer: Layer, checkpoint: Checkpoint) -> bool:
+    """True for a layer of an untrained network whose weight was not drawn as PyTorch draws it by default.
+
+    Code that draws the weight in its own way, as graph convolutions do, begins the bias at zero.
+    """
+    if layer.kind not in FEEDFORWARD or _has_default_weight(layer):
+        return False
+    return is_drawn(layer) is True and _has_initial_draws_alone(checkpoint)
+
+
+@found_once
+def _has_initial_draws_alone(checkpoint: Checkpoint) -> bool:
     """True where every weight that is large enough to tell still is an initial draw: a network never trained.
 
-    There must be three of them, and no norm whose gains differ.
+    There must be three of them, no norm whose gains differ, and no live bias beside a weight that was not drawn as
+    PyTorch draws it.
     """
     drawn = 0
     for layer in checkpoint.layers:
         if layer.kind in NORMS and shows_training(layer):
             return False
         answer = is_drawn(layer) if layer.kind in DENSE else None
-        if answer is False:
+        has_own_draw = layer.kind in FEEDFORWARD and answer is True and not _has_default_weight(layer)
+        if answer is False or (has_own_draw and layer.bias is not None and not is_zero(layer.bias)):
             return False
         drawn += bool(answer)
     return drawn >= _FEWEST_DRAWN
@@ -265,8 +277,7 @@ def is_orthogonal(layer: Layer) -> bool:
 
 
 def _is_orthogonal(tensor: Tensor, largest: int = 4096) -> bool:
-    rows = tensor.shape[0]
-    columns = tensor.size // rows
+    rows, columns = tensor.matrix_shape
     norms, tolerance = tensor.statistics.row_norms, _TOLERANCE.get(tensor.dtype)
     if tolerance is None or not 1 < min(rows, columns) <= largest or norms is None:
         return False

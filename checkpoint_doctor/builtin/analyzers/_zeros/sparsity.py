@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoint_doctor.builtin.analyzers._evidence.readers import zero_channels, zero_inputs, zero_units
 from checkpoint_doctor.builtin.analyzers._zeros.causes import Cause, ZeroEvidence
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor, found_once
 from checkpoint_doctor.layers import PROJECTIONS
@@ -48,9 +49,10 @@ def scattered_zeros(tensor: Tensor) -> tuple[int, float]:
     statistics = tensor.statistics
     if statistics.zeros == 0 or len(tensor.shape) < 2 or not tensor.size:
         return 0, 0.0
-    rows, columns = tensor.shape[0], tensor.shape[1]
+    rows, columns = tensor.shape[-2:] if tensor.is_kernel else tensor.shape[:2]
     depth = tensor.size // (rows * columns)
-    zero_rows, zero_columns = len(statistics.zero_rows), len(statistics.zero_columns)
+    zero_rows = len(zero_channels(tensor) if tensor.is_kernel else statistics.zero_rows)
+    zero_columns = len(statistics.zero_columns)
     structured = (zero_rows * columns + zero_columns * (rows - zero_rows)) * depth
     remaining = tensor.size - structured
     scattered = statistics.zeros - structured
@@ -72,8 +74,9 @@ def describe_sparsity(tensor: Tensor, layer: Layer, checkpoint: Checkpoint, why:
     if tensor.size > 1 << 26:
         return ""
     array = tensor.array
+    nonzero = (array != 0).reshape(tensor.matrix_shape)
     return (
-        _name_pattern((array != 0).reshape(array.shape[0], -1))
+        _name_pattern(nonzero.T if tensor.is_kernel else nonzero)
         or _name_distribution(np.abs(as_real(array[array != 0])), tensor)
         or _name_mask(array == 0, checkpoint)
     )
@@ -161,12 +164,14 @@ def _name_pattern(nonzero: NDArray) -> str:
 def are_removed(layer: Layer, units: list[int], checkpoint: Checkpoint) -> bool:
     """Tell whether units have neither incoming weights nor a bias nor outgoing weights: they were pruned as a whole."""
     weight, bias = layer.weight, layer.bias
-    readers = [checkpoint.layer_by_name[name].weight for name in layer.followers]
-    if weight is None or layer.transposed or not readers or bias is not layer.unit_bias:
+    readers = [checkpoint.layer_by_name[name] for name in layer.followers]
+    if weight is None or not readers or bias is not layer.unit_bias:
         return False
-    if not set(units) <= set(weight.statistics.zero_rows.tolist()) or (bias is not None and bias.array[units].any()):
+    if not set(units) <= set(zero_units(layer, weight)) or (bias is not None and bias.array[units].any()):
         return False
-    return all(each is not None and set(units) <= set(each.statistics.zero_columns.tolist()) for each in readers)
+    return all(
+        reader.weight is not None and set(units) <= set(zero_inputs(reader, reader.weight)) for reader in readers
+    )
 
 
 def are_pruned_units(layer: Layer, rows: Sequence[int], why: ZeroEvidence) -> bool:

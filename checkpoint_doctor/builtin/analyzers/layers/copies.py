@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoint_doctor.builtin.analyzers._evidence.readers import count_inputs, count_units
 from checkpoint_doctor.builtin.analyzers._evidence.training import was_trained
 from checkpoint_doctor.builtin.analyzers._repairs.initialization import initialization_of
 from checkpoint_doctor.builtin.analyzers._zeros.conditions import are_unseen_conditions
@@ -26,7 +27,7 @@ Blocks = dict[str, dict[str, Tensor]]
 
 @rule("NET004", "duplicate-units", Severity.WARNING, on=Layer, fix=Safety.UNSAFE, worse=("groups",))
 def duplicate_units(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
-    """Rows of a weight are identical to the last bit.
+    """The weights of units are identical to the last bit.
 
     Why it matters:
         Units with equal weights receive equal gradients and stay equal, so the layer is effectively smaller. Random
@@ -46,55 +47,60 @@ def duplicate_units(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     References:
         Goodfellow, Bengio and Courville, Deep Learning, 8.4; Chen et al. 1511.05641 (Net2Net adds noise for this).
     """
-    if layer.kind not in DENSE or layer.transposed:
-        return  # rows of a transposed weight are inputs
+    if layer.kind not in DENSE or layer.unit_axis is None:
+        return
+    lines = "columns" if layer.transposed else "rows"
     for tensor in layer.learned_weights:
-        groups = [list(group) for group in tensor.statistics.duplicate_rows]
-        if not groups or not _should_have_distinct_rows(tensor) or _is_fixed(layer, tensor, checkpoint):
+        statistics = tensor.statistics
+        equal = statistics.duplicate_columns if layer.transposed else statistics.duplicate_rows
+        groups = [list(group) for group in equal]
+        if not groups or not _should_have_distinct_units(layer, tensor) or _is_fixed(layer, tensor, groups, checkpoint):
             continue
+        count = tensor.shape[layer.unit_axis]
         copies = sum(len(group) - 1 for group in groups)
-        is_unseen = layer.is_output and copies < tensor.shape[0] - 1 and _have_equal_moments(tensor, groups, checkpoint)
-        is_unseen = is_unseen or are_unseen_conditions(tensor, [row for group in groups for row in group], checkpoint)
+        is_unseen = layer.is_output and copies < count - 1 and _have_equal_moments(layer, tensor, groups, checkpoint)
+        if not layer.transposed and not is_unseen:
+            is_unseen = are_unseen_conditions(tensor, [row for group in groups for row in group], checkpoint)
         yield duplicate_units.finding(
-            f"{quantity(copies, 'row')} of {tensor.shape[0]:,} {'is a copy' if copies == 1 else 'are copies'} "
+            f"{quantity(copies, lines[:-1])} of {count:,} {'is a copy' if copies == 1 else 'are copies'} "
             f"of another (such as {groups[0][0]} and {groups[0][1]}): these units compute the same"
             + (", as do classes that are not in the data" if is_unseen else ""),
             tensor,
             severity=Severity.NOTE if is_unseen else None,
-            evidence={"groups": groups, "rows": tensor.shape[0]},
+            evidence={"groups": groups, lines: count},
             repairs=[] if is_unseen else _redraw_copies(tensor, layer, groups, checkpoint),
         )
 
 
 def _redraw_copies(tensor: Tensor, layer: Layer, groups: list[list[int]], checkpoint: Checkpoint) -> list[Repair]:
     """Return the repair that draws all but the first of equal rows anew, so that their units can differ."""
-    rule = None if layer.transposed else initialization_of(tensor, layer, checkpoint)
-    if rule is None:
+    rule = initialization_of(tensor, layer, checkpoint)
+    if rule is None or layer.unit_axis is None:
         return []
     copies = [row for group in groups for row in group[1:]]
-    return [Repair(tensor.name, f"copies reinitialised: {rule.words}", at_lines(copies, 0, rule.draw), Safety.UNSAFE)]
+    redraw = at_lines(copies, layer.unit_axis, rule.draw)
+    return [Repair(tensor.name, f"copies reinitialised: {rule.words}", redraw, Safety.UNSAFE)]
 
 
-def _is_fixed(layer: Layer, tensor: Tensor, checkpoint: Checkpoint) -> bool:
+def _is_fixed(layer: Layer, tensor: Tensor, groups: list[list[int]], checkpoint: Checkpoint) -> bool:
     """True for filters that are not learned: buffers, what no optimizer holds, one kernel for every channel."""
-    rows = tensor.shape[0]
-    is_depthwise = layer.kind is Kind.CONV and layer.bias is None and tensor.shape[1] == 1
-    if tensor.is_buffer or (is_depthwise and any(len(group) == rows for group in tensor.statistics.duplicate_rows)):
+    is_depthwise = layer.kind in (Kind.CONV, Kind.KERNEL) and layer.bias is None and count_inputs(layer) == 1
+    if tensor.is_buffer or (is_depthwise and any(len(group) == count_units(layer) for group in groups)):
         return True
     if tensor.name in checkpoint.online_tensors or any(each.unmatched for each in checkpoint.optimizers):
         return False
     return bool(checkpoint.moments) and tensor.name not in checkpoint.moments
 
 
-def _have_equal_moments(tensor: Tensor, groups: list[list[int]], checkpoint: Checkpoint) -> bool:
-    """True where equal rows received equal gradients; unknown without an optimizer, which counts as equal."""
-    recorded = _recorded_rows(tensor, checkpoint)
+def _have_equal_moments(layer: Layer, tensor: Tensor, groups: list[list[int]], checkpoint: Checkpoint) -> bool:
+    """True where equal units received equal gradients; unknown without an optimizer, which counts as equal."""
+    recorded = _recorded_lines(tensor, checkpoint, of_columns=layer.transposed)
     return recorded is None or all(len(set(recorded[group].tolist())) == 1 for group in groups)
 
 
-def _should_have_distinct_rows(tensor: Tensor) -> bool:
-    """True where random rows cannot be equal by chance: not constant, and at least 40 random bits per row."""
-    length = tensor.size // tensor.shape[0]
+def _should_have_distinct_units(layer: Layer, tensor: Tensor) -> bool:
+    """True where random units cannot be equal by chance: not constant, and at least 40 random bits for each."""
+    length = tensor.size // tensor.shape[layer.unit_axis or 0]
     bits = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}.get(tensor.dtype, 3)
     return tensor.statistics.minimum != tensor.statistics.maximum and length * bits >= 40
 
@@ -168,14 +174,19 @@ def _were_trained_apart(one: Tensor, other: Tensor, checkpoint: Checkpoint) -> b
     """True where both recorded gradients, and not the same ones."""
     if not (was_trained(one, checkpoint) and was_trained(other, checkpoint)):
         return False
-    first, second = _recorded_rows(one, checkpoint), _recorded_rows(other, checkpoint)
+    first, second = (_recorded_lines(each, checkpoint, of_columns=False) for each in (one, other))
     return first is not None and second is not None and not np.array_equal(first, second)
 
 
-def _recorded_rows(tensor: Tensor, checkpoint: Checkpoint) -> NDArray | None:
-    """Return the largest second moment of each row, or the largest first one where no second moment is kept."""
+def _recorded_lines(tensor: Tensor, checkpoint: Checkpoint, *, of_columns: bool) -> NDArray | None:
+    """Return the largest second moment of each line, or the largest first one where no second moment is kept."""
     moments = checkpoint.moments.get(tensor.name)
     if moments is None or moments.statistics is None:
         return None
-    second = moments.statistics.row_second
-    return moments.statistics.row_first if second is None else second
+    statistics = moments.statistics
+    first, second = (
+        (statistics.column_first, statistics.column_second)
+        if of_columns
+        else (statistics.row_first, statistics.row_second)
+    )
+    return first if second is None else second

@@ -81,7 +81,7 @@ def dormant_units(
         note: The share of dormant units from which a layer is reported; good agents have some in most layers.
         warning: The share from which it is a warning: half of the layer.
         error: The share from which it is an error, if the cause lies in this layer; single layers of good agents reach
-            94 %. Units that are saturated still pass on the sign of what they add up, so all of them must be.
+            94 %. Units that saturated while they learned still pass on the sign of what they add up: all must be.
 
     References:
         Without new gradients, m decays by β1 and √v by √β2 in each update. RMSprop stores only v and momentum only m:
@@ -101,8 +101,8 @@ def dormant_units(
     is_expected = _may_be_unread(layer, activity) or _is_usual_off_policy(layer, activity, checkpoint)
     severity = Severity.WARNING if share >= warning and not is_expected else Severity.NOTE
     if share >= error and causes is not None and not causes.readers_are_inactive:
-        # Where the readers are inactive too, the cause is not in this layer. Saturated units still tell the signs.
-        severity = Severity.ERROR if activity.inactive.all() or not causes.are_mostly_saturated else severity
+        # Where the readers are inactive too, the cause is not in this layer.
+        severity = Severity.ERROR if _are_lost(activity, causes, error) else severity
     yield dormant_units.finding(
         _describe(layer, activity, causes, checkpoint),
         layer,
@@ -111,6 +111,13 @@ def dormant_units(
         repairs=_recycle_dead(layer, causes, checkpoint),
         advice=_advise(layer, causes, checkpoint),
     )
+
+
+def _are_lost(activity: GradientActivity, causes: InactivityCauses, share: float) -> bool:
+    """True where a layer works no more, or never did. Saturated units that stopped learning still pass on signs."""
+    if not causes.are_mostly_saturated or activity.inactive.all():
+        return True
+    return float(activity.never_active.mean()) >= share
 
 
 def _may_be_unread(layer: Layer, activity: GradientActivity) -> bool:

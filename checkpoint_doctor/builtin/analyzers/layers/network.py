@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from checkpoint_doctor.builtin.analyzers._evidence.activations import ZERO_AT_ZERO, activation_of
+from checkpoint_doctor.builtin.analyzers._evidence.readers import zero_inputs, zero_units
 from checkpoint_doctor.builtin.analyzers._evidence.replaced_moments import find_replaced
 from checkpoint_doctor.builtin.analyzers._evidence.tables import is_table
 from checkpoint_doctor.builtin.analyzers._repairs.recycling import recycle
@@ -83,7 +84,7 @@ def disconnected_units(
     if is_table(layer, checkpoint):
         yield from _judge_table(layer, checkpoint)
         return
-    if layer.kind not in PROJECTIONS or layer.kind is Kind.KERNEL:
+    if layer.kind not in PROJECTIONS or (layer.kind is Kind.KERNEL and layer.unit_axis is None):
         return
     for tensor in layer.learned_weights:
         if not is_zero(tensor):
@@ -94,12 +95,11 @@ def disconnected_units(
 def _find_without_inputs(
     layer: Layer, tensor: Tensor, checkpoint: Checkpoint, pruned: float, few: float
 ) -> Iterator[Finding]:
-    statistics, count = tensor.statistics, tensor.shape[1 if layer.transposed else 0]
-    units = (statistics.zero_columns if layer.transposed else statistics.zero_rows).tolist()
+    units, count = zero_units(layer, tensor), tensor.shape[layer.unit_axis or 0]
     # Zero rows of a tied embedding are padding, or words without a vector.
     if not units or _is_tied_to_embedding(tensor, checkpoint) or is_padded_head(layer, tensor, units):
         return
-    judged, why = judge_zeros(tensor, checkpoint, layer, None if layer.transposed else statistics.zero_rows)
+    judged, why = judge_zeros(tensor, checkpoint, layer, None if layer.transposed else tensor.statistics.zero_rows)
     is_harmless = (
         are_removed(layer, units, checkpoint)
         or are_pruned_units(layer, units, why)
@@ -118,8 +118,8 @@ def _find_without_inputs(
 
 
 def _find_without_readers(layer: Layer, tensor: Tensor, checkpoint: Checkpoint, pruned: float) -> Iterator[Finding]:
-    statistics, count = tensor.statistics, tensor.shape[0 if layer.transposed else 1]
-    units = (statistics.zero_rows if layer.transposed else statistics.zero_columns).tolist()
+    axis = layer.input_axis
+    units, count = zero_inputs(layer, tensor), tensor.shape[1 if axis is None else axis]
     # What a first layer reads are inputs of the model and not units; NET006 is about them.
     if not units or (layer.previous is None and layer.kind not in RECURRENT):
         return
@@ -166,6 +166,8 @@ def _places_of_embeddings(checkpoint: Checkpoint) -> set[tuple[str, tuple[int, i
 
 def _are_recycled(layer: Layer, tensor: Tensor, units: list[int], checkpoint: Checkpoint) -> bool:
     """True where the optimizer's moments show that units were recycled and not updated since."""
+    if layer.kind is Kind.KERNEL:
+        return False
     name = checkpoint.online_tensors.get(tensor.name, tensor.name)
     moments = checkpoint.moments.get(name)
     replaced = (
@@ -321,8 +323,7 @@ def rank_collapse(
     if layer.kind not in PROJECTIONS:
         return
     for tensor in layer.learned_weights:
-        rows = tensor.shape[0]
-        columns = tensor.size // rows if rows else 0
+        rows, columns = tensor.matrix_shape
         size = min(rows, columns)
         if not smallest <= size <= largest or max(rows, columns) > 4 * largest:
             continue
@@ -341,7 +342,7 @@ def rank_collapse(
 def _effective_rank(tensor: Tensor, delta: float, limit: float) -> int | None:
     """Return how many singular values make up 1 − δ of their sum; ``None`` where it is certain to exceed the limit."""
     # Relative to the largest, so that neither the cast nor the squares overflow.
-    values = tensor.array.reshape(tensor.shape[0], -1)
+    values = tensor.array.reshape(tensor.matrix_shape)
     wide = values if values.dtype == np.float64 else values.astype(np.float32)
     matrix = (wide / tensor.statistics.absmax).astype(np.float32)
     gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from checkpoint_doctor.builtin.analyzers._evidence.cells import Cell, find_blocks, find_cell, gate_biases, gate_rows
+from checkpoint_doctor.builtin.analyzers._evidence.cells import Gate, find_gates, find_lines, gate_biases
 from checkpoint_doctor.builtin.analyzers._evidence.training import rows_were_trained, was_trained
 from checkpoint_doctor.builtin.analyzers._repairs.gates import reinitialise_bias
 from checkpoint_doctor.builtin.analyzers._zeros.biases import ZeroBias, find_zero_biases
 from checkpoint_doctor.builtin.analyzers._zeros.causes import Cause
 from checkpoint_doctor.builtin.analyzers._zeros.severity import is_zero, judge_zeros
 from checkpoint_doctor.builtin.analyzers._zeros.waiting import may_be_fixed
-from checkpoint_doctor.checkpoint import Checkpoint, Layer
+from checkpoint_doctor.checkpoint import Checkpoint, Layer, Tensor
 from checkpoint_doctor.layers import RECURRENT, SIGMOID_GATES
 from checkpoint_doctor.layers.init_rules import BIAS_LIMIT, FORGET_BIAS, fill, within
 from checkpoint_doctor.plugins.rule import rule
@@ -44,8 +44,8 @@ def forget_gate_bias(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
 
     When it is normal:
         Before the first update, in code that sets all biases to zero. TensorFlow 1 stores zero and adds 1.0 when it
-        computes the gate. Without an optimizer in the file, it is a note where the layer's weights are initial draws
-        and others are not: it is fixed, or not in use yet.
+        computes the gate. Flax starts it at zero, and its cells are not judged. Without an optimizer in the file, it is
+        a note where the layer's weights are initial draws and others are not: it is fixed, or not in use yet.
 
     What to do:
         Initialise the forget-gate bias to 1.0. ``ckdoc fix`` makes the effective bias exactly 1.0 (1.0 in ``bias_ih``,
@@ -55,12 +55,11 @@ def forget_gate_bias(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         Gers, Schmidhuber and Cummins 2000; Jozefowicz, Zaremba and Sutskever 2015. PyTorch draws both biases from
         uniform(±1/√hidden) and adds them.
     """
-    cell = find_cell(layer, checkpoint)
-    rows = cell.gates.get("forget") if cell is not None else None
-    bias = cell.effective_bias if cell is not None else None
-    if cell is None or rows is None or bias is None or bias[rows].any():
+    gate = find_gates(layer, checkpoint).get("forget")
+    bias = gate.effective_bias if gate is not None else None
+    if gate is None or gate.is_apart or bias is None or bias.any():
         return
-    biases = cell.biases
+    biases, rows = gate.biases, gate.lines
     severity, why = judge_zeros(biases[0], checkpoint, layer, rows)
     if severity is None:
         return
@@ -68,7 +67,7 @@ def forget_gate_bias(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
         severity = Severity.NOTE
     values = (FORGET_BIAS, 0.0)
     yield forget_gate_bias.finding(
-        f"the forget-gate bias is exactly zero in all {rows.stop - rows.start:,} units: {why.sentence}",
+        f"the forget-gate bias is exactly zero in all {gate.size:,} units: {why.sentence}",
         biases[0],
         severity=severity,
         evidence={
@@ -120,7 +119,7 @@ def gate_bias_collapse(checkpoint: Checkpoint, *, limit: float = BIAS_LIMIT) -> 
     for each in find_zero_biases(checkpoint):
         if each.layer.kind not in RECURRENT or _has_other_bias(each):
             continue
-        gates = list(gate_rows(each.layer))
+        gates = list(find_lines(each.layer))
         yield gate_bias_collapse.finding(
             f"all {each.tensor.size:,} gate biases ({', '.join(gates) or 'hidden'}) are exactly zero: "
             f"{each.why.sentence}",
@@ -171,18 +170,17 @@ def gate_saturation(
     References:
         Tallec and Ollivier 1804.11188 (chrono initialisation).
     """
-    cell = find_cell(layer, checkpoint)
-    bias = cell.effective_bias if cell is not None else None
-    if cell is None or bias is None:
-        return
-    for gate, rows in cell.gates.items():
-        saturated = np.flatnonzero(np.abs(bias[rows]) > limit)
-        if gate in SIGMOID_GATES and saturated.size and saturated.size >= share * (rows.stop - rows.start):
+    for name, gate in find_gates(layer, checkpoint).items():
+        bias = gate.effective_bias if name in SIGMOID_GATES else None
+        if bias is None:
+            continue
+        saturated = np.flatnonzero(np.abs(bias) > limit)
+        if saturated.size and saturated.size >= share * gate.size:
             yield gate_saturation.finding(
-                f"{saturated.size:,} of {rows.stop - rows.start:,} {gate}-gate biases exceed ±{limit:g} "
-                f"(up to {np.abs(bias[rows]).max():.3g}): the gate is saturated",
-                cell.biases[0],
-                evidence={"gate": gate, "units": [int(each) for each in saturated]},
+                f"{saturated.size:,} of {gate.size:,} {name}-gate biases exceed ±{limit:g} "
+                f"(up to {np.abs(bias).max():.3g}): the gate is saturated",
+                gate.biases[0],
+                evidence={"gate": name, "units": [int(each) for each in saturated]},
             )
 
 
@@ -203,37 +201,36 @@ def dead_gate(layer: Layer, checkpoint: Checkpoint) -> Iterator[Finding]:
     References:
         ``torch.nn.LSTM`` and ``torch.nn.GRU`` for the order of rows.
     """
-    cell = find_cell(layer, checkpoint)
-    if cell is None or len(cell.weights) < 2:
-        return
-    weights, gates = cell.weights, cell.gates
-    zero = [gate for gate in gates if cell.has_zero_weights(gate)]
-    for gate in zero if len(zero) < len(gates) else ():
+    gates = {name: gate for name, gate in find_gates(layer, checkpoint).items() if gate.has_recurrence}
+    zero = [name for name, gate in gates.items() if gate.has_zero_weights]
+    for name in zero if len(zero) < len(gates) else ():
         yield dead_gate.finding(
-            f"all weights of the {gate} gate are exactly zero",
-            weights[1],
-            evidence={"gate": gate, _lines(cell): [gates[gate].start, gates[gate].stop]},
+            f"all weights of the {name} gate are exactly zero",
+            gates[name].weights[1],
+            evidence={"gate": name, **_lines(gates[name])},
         )
-    if was_trained(weights[1], checkpoint) is False:
+    recurrent = [gate.weights[1] for gate in gates.values()]
+    if all(was_trained(weight, checkpoint) is False for weight in recurrent):
         return  # one step from a zero state: the recurrence was never used, and the forget gate had nothing to forget
     was_gate_trained = {
-        gate: rows_were_trained(weights, checkpoint, rows, of_columns=cell.by_columns) for gate, rows in gates.items()
+        name: rows_were_trained(gate.weights, checkpoint, gate.lines, of_columns=gate.by_columns)
+        for name, gate in gates.items()
     }
     if True not in was_gate_trained.values():
         return
-    for gate, trained in was_gate_trained.items():
-        if trained is False and gate not in zero:
+    for name, trained in was_gate_trained.items():
+        if trained is False and name not in zero:
+            lines = _lines(gates[name])
             yield dead_gate.finding(
-                f"the {gate} gate was never trained while others were: its {_lines(cell)} never received a gradient",
-                weights[1],
-                evidence={
-                    "gate": gate, "cause": "never trained", _lines(cell): [gates[gate].start, gates[gate].stop],
-                },
-            )  # fmt: skip
+                f"the {name} gate was never trained while others were: its {next(iter(lines))} never received a "
+                "gradient",
+                gates[name].weights[1],
+                evidence={"gate": name, "cause": "never trained", **lines},
+            )
 
 
-def _lines(cell: Cell) -> str:
-    return "columns" if cell.by_columns else "rows"
+def _lines(gate: Gate) -> dict[str, list[int]]:
+    return {"columns" if gate.by_columns else "rows": [gate.lines.start, gate.lines.stop]}
 
 
 @rule("RNN005", "recurrent-norm", Severity.WARNING, on=Layer, part=("gate",))
@@ -260,29 +257,32 @@ def recurrent_norm(
     References:
         Pascanu, Mikolov and Bengio 1211.5063; Saxe et al. 1312.6120.
     """
-    found = find_blocks(layer, checkpoint)
-    if found is None:
-        return
-    weight, blocks, by_columns = found
+    for name, gate in find_gates(layer, checkpoint).items():
+        weight = gate.weights[-1]
+        radius = _extreme_radius(weight, gate, largest, smallest) if gate.has_recurrence else None
+        if radius is not None:
+            yield recurrent_norm.finding(
+                f"the {name} gate's hidden-to-hidden weights have a spectral radius of {radius:.3g}",
+                weight,
+                evidence={"gate": name, "spectral_radius": radius},
+            )
+
+
+def _extreme_radius(weight: Tensor, gate: Gate, largest: float, smallest: float) -> float | None:
+    """Return the spectral radius of a gate's block of a weight; ``None`` where it is neither large nor small."""
     statistics = weight.statistics
     if statistics.nonfinite or not weight.size or statistics.row_norms is None:
-        return
-    if by_columns and weight.size > _LARGEST_READ:
-        return
-    for gate, block in blocks.items():
-        # Norms of rows were measured with the rest; columns are read again.
-        entries = weight.array[:, block] if by_columns else statistics.row_norms[block]
-        with np.errstate(over="ignore"):
-            frobenius = float(np.linalg.norm(as_real(entries)))
-        # The Frobenius norm bounds the radius from above, and ordinary weights have no tiny one: few need eigenvalues.
-        is_square = block.stop - block.start == weight.shape[0 if by_columns else 1]
-        if smallest * 100 <= frobenius <= largest or frobenius == 0 or not is_square:
-            continue
-        square = as_real(weight.array[:, block] if by_columns else weight.array[block])
-        radius = float(np.abs(np.linalg.eigvals(square)).max())
-        if radius > largest or radius < smallest:
-            yield recurrent_norm.finding(
-                f"the {gate} gate's hidden-to-hidden weights have a spectral radius of {radius:.3g}",
-                weight,
-                evidence={"gate": gate, "spectral_radius": radius},
-            )
+        return None
+    if gate.by_columns and weight.size > _LARGEST_READ:
+        return None
+    # Norms of rows were measured with the rest; columns are read again.
+    entries = weight.array[:, gate.lines] if gate.by_columns else statistics.row_norms[gate.lines]
+    with np.errstate(over="ignore"):
+        frobenius = float(np.linalg.norm(as_real(entries)))
+    # The Frobenius norm bounds the radius from above, and ordinary weights have no tiny one: few need eigenvalues.
+    is_square = gate.size == weight.shape[0 if gate.by_columns else 1]
+    if smallest * 100 <= frobenius <= largest or frobenius == 0 or not is_square:
+        return None
+    square = as_real(weight.array[:, gate.lines] if gate.by_columns else weight.array[gate.lines])
+    radius = float(np.abs(np.linalg.eigvals(square)).max())
+    return radius if radius > largest or radius < smallest else None

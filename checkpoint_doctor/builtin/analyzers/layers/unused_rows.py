@@ -108,7 +108,7 @@ def _judge_recurrent(layer: Layer, checkpoint: Checkpoint, ratio: float, share: 
     units = unit_activity(layer, checkpoint, 1e-4)
     if weight is None or units is None:
         return
-    unused = _without_gradient(weight, checkpoint, ratio, of_columns=True)
+    unused = _without_gradient(weight, checkpoint, ratio, of_columns=not layer.transposed)
     if unused is None or len(unused) != len(units.inactive):
         return
     # Units that do not learn either are dormant, and have a finding of their own.

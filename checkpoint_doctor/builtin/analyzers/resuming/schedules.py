@@ -31,8 +31,9 @@ def schedule_mismatch(checkpoint: Checkpoint, *, collapsed: float = 1e-6) -> Ite
     When it is normal:
         A schedule that is stepped once per epoch, or some times in each. The file's epoch counter shows it, or its
         length, which is far below the number of updates. A schedule that has ended as planned. None of these is
-        reported. Of a schedule without a length, a position that divides no counter of the file is a note: the file
-        may have been saved within an epoch. So is a cosine that passes its length, which makes it go up again.
+        reported. Of a schedule without a length, a position that divides no counter of the file is a note, and so is a
+        schedule that has made no step: the file may have been saved within an epoch. So is a cosine that passes its
+        length, which makes it go up again.
 
     What to do:
         Rate and position: save and load the scheduler and the optimizer together, the scheduler after the optimizer.
@@ -128,7 +129,7 @@ def _compare_position(part: Part, optimizer: Optimizer, checkpoint: Checkpoint) 
     updates, position = count_updates(optimizer) or 0, _position(part)
     if updates < _FEWEST_UPDATES or position < 0 or "num_bad_epochs" in part.values:
         return None
-    counts = {updates, checkpoint.updates or 0, *checkpoint.counters.values()}
+    counts = {updates, checkpoint.updates or updates, *checkpoint.counters.values()}
     epochs = checkpoint.counters.get("epoch")
     if any(abs(position - count) <= 1 for count in counts):
         return None
@@ -141,7 +142,8 @@ def _compare_position(part: Part, optimizer: Optimizer, checkpoint: Checkpoint) 
         if length and 2 * length <= max(counts):
             return None  # its length is not one of updates
     counted = f"{optimizer.name} counts {updates:,} updates" if epochs is None else f"the file counts {epochs:,} epochs"
-    is_certain = epochs is not None or length > 0 or 2 * position > max(counts)
+    # A schedule that is stepped once per epoch was not stepped yet in a file that was saved within the first one.
+    is_certain = epochs is not None or (position > 0 and length > 0) or 2 * position > max(counts)
     return (
         "position" if is_certain else UNCERTAIN,
         f"has made {position:,} steps, while {counted}",

@@ -9,6 +9,7 @@ from math import inf, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoint_doctor.builtin.analyzers._evidence.cells import count_hidden
 from checkpoint_doctor.builtin.analyzers._evidence.tables import holds_network
 from checkpoint_doctor.builtin.analyzers._evidence.training import was_trained
 from checkpoint_doctor.builtin.analyzers._zeros.sparsity import is_fixed
@@ -17,7 +18,7 @@ from checkpoint_doctor.layers import LEARNED_MATRICES, Kind
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.results.findings import Finding, Severity
 from checkpoint_doctor.statistics.largest import find_largest
-from checkpoint_doctor.statistics.values import square
+from checkpoint_doctor.statistics.values import BLOCK_ELEMENTS, as_real, square
 
 _STATISTIC = re.compile(
     r"(^|[._])(mean|(?<!log_)std|var|variance|scale|shift|offset|minimum|maximum|min|max)s?$"
@@ -38,6 +39,12 @@ _TRUNCATION = 2.0
 _DATA_RATIO = 100
 """Factor of the spike's ratio in files without a layer of a network. Of the flips of an exponent's bits, those that
 multiply by 2 to 256 look like data."""
+
+_FEWEST_CODES = 8
+"""Different whole numbers from which they are codes, and no few entries that somebody wrote."""
+
+_LARGEST_WITH_FRACTIONS = {"float64": 2.0**52, "float32": 2.0**23, "float16": 2.0**10, "bfloat16": 2.0**7}
+"""Values from which a type holds whole numbers alone (IEEE 754: bits of the fraction)."""
 
 _WIDE_RMS = 3.0
 """RMS of a weight above which it is not scaled by the code around it (equalised learning rates keep it near 1)."""
@@ -61,12 +68,12 @@ def exploded_values(
         suggest a damaged file.
 
     When it is normal:
-        Running statistics, counters, other buffers and what no optimizer holds have the scale of the data and are not
-        checked. Neither are output layers whose bias has the scale of the targets (energies, prices), and tables of
-        offsets. The RMS of an output layer may be large where its bias is as large: values of returns in the thousands.
-        A weight that its optimizer holds and never gave a gradient was given, not trained, and a parameter of another
-        name than weight or bias in a file without an optimizer may be a table of constants: notes. Key biases and
-        embedding outliers of some language models reach several hundred.
+        Running statistics, counters, codes (whole numbers), other buffers and what no optimizer holds have the scale of
+        the data and are not checked. Neither are output layers whose bias has the scale of the targets (energies,
+        prices), and tables of offsets. The RMS of an output layer may be large where its bias is as large: values of
+        returns in the thousands. A weight that its optimizer holds and never gave a gradient was given, not trained,
+        and a parameter of another name than weight or bias in a file without an optimizer may be a table of constants:
+        notes. Key biases and embedding outliers of some language models reach several hundred.
 
     What to do:
         Compare with an earlier checkpoint of the run. Growth over steps is divergence: lower the learning rate, clip
@@ -93,6 +100,8 @@ def exploded_values(
     if any(each is tensor and _STATE_OF_NORM.match(role) for role, each in layer.tensors.items()):
         return
     if is_fixed(tensor, checkpoint) or _has_scale_of_data(tensor, layer, vector):
+        return
+    if layer.kind is Kind.PARAMETER and tensor.name not in checkpoint.moments and _holds_codes(tensor):
         return
     is_matrix = layer.kind in LEARNED_MATRICES and len(tensor.shape) > 1
     scale = statistics.norm / sqrt(statistics.count) * sqrt(_fan_in(tensor, layer)) if is_matrix else 0.0
@@ -122,6 +131,20 @@ def _severity_of_constants(tensor: Tensor, layer: Layer, checkpoint: Checkpoint)
     return Severity.NOTE if is_held and was_trained(tensor, checkpoint) is False else None
 
 
+def _holds_codes(tensor: Tensor) -> bool:
+    """True for whole numbers in a floating type, such as the quantised copy of a weight; training makes none.
+
+    The largest numbers of a type have no fractions, so a tensor with such numbers is no proof.
+    """
+    statistics = tensor.statistics
+    if tensor.is_complex or statistics.nonfinite or statistics.absmax >= _LARGEST_WITH_FRACTIONS.get(tensor.dtype, 0.0):
+        return False
+    beginning = as_real(statistics.first_entries)
+    if (beginning != np.floor(beginning)).any() or len(set(beginning.tolist())) < _FEWEST_CODES:
+        return False
+    return all((block == np.floor(block)).all() for block in map(as_real, tensor.values.blocks(BLOCK_ELEMENTS)))
+
+
 def _has_learned_scale(layer: Layer, rms: float) -> bool:
     """True for an output layer whose bias has half the RMS of its weights: a bias starts near zero, so it learned that.
 
@@ -141,9 +164,7 @@ def _has_scale_of_data(tensor: Tensor, layer: Layer, vector: float) -> bool:
 
 def _fan_in(tensor: Tensor, layer: Layer) -> int:
     """Return the fan-in of the init rule: inputs of a unit, or hidden units of a recurrent layer if these are more."""
-    fan_in = tensor.fan_in
-    hidden = layer.tensors.get("weight_hh")
-    return max(fan_in, hidden.shape[1]) if hidden is not None and len(hidden.shape) == 2 else fan_in
+    return max(tensor.fan_in, count_hidden(layer))
 
 
 @rule("VAL003", "value-spike", Severity.WARNING, on=Tensor, worse=("indices", "largest"))

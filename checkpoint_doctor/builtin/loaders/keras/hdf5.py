@@ -50,7 +50,7 @@ class Contents(Struct, frozen=True):
 
     datasets: tuple[DataSet, ...]
     attributes: dict[tuple[str, ...], dict[str, str]]
-    """The texts among the attributes of each group."""
+    """The texts among the attributes of each group; those of a list of names are joined by line feeds."""
 
 
 class Missing(UnreadableCheckpoint):
@@ -130,8 +130,11 @@ class _Walk:
                 continue
             if isinstance(value, bytes | str):
                 found[name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-            elif name.endswith("_names"):
-                found[name] = ""  # which there are says what kind of file it is
+            elif name.endswith("_names") and isinstance(value, np.ndarray):
+                self.source.budget.spend(OBJECTS, int(value.size))
+                found[name] = "\n".join(
+                    each.decode("utf-8", "replace") if isinstance(each, bytes) else str(each) for each in value.flat
+                )
         return found
 
     def _read(self, item: Any, path: tuple[str, ...]) -> DataSet | None:

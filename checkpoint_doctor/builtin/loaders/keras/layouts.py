@@ -19,8 +19,9 @@ from checkpoint_doctor.builtin.loaders.keras.optimizer import (
     split_slots,
 )
 from checkpoint_doctor.builtin.loaders.keras.variable_order import LayerVariables, find_order
-from checkpoint_doctor.builtin.loaders.keras.variables import NOT_TRAINED, describe_role, name_variables
+from checkpoint_doctor.builtin.loaders.keras.variables import NOT_TRAINED, describe_role, find_cell, name_variables
 from checkpoint_doctor.checkpoint import Optimizer, Skipped, Tensor
+from checkpoint_doctor.layers import KERAS_GATES
 
 VARIABLES, OPTIMIZER, MODEL, OLD_OPTIMIZER = "vars", "optimizer", "model_weights", "optimizer_weights"
 LOSS_SCALE = "loss_scale_optimizer"
@@ -62,9 +63,10 @@ def read_parameters(contents: Contents, config: str = "") -> Parameters:
     """
     found, root = Parameters(), contents.attributes.get((), {})
     if any(len(each.path) > 1 and each.path[-2] == VARIABLES for each in contents.datasets):
-        layers, variables = _read_numbered(contents, found)
+        described = read_config(config)
+        layers, variables = _read_numbered(contents, described, found)
         if found.state is not None:
-            _join_by_order(layers, variables, contents, read_config(config), found)
+            _join_by_order(layers, variables, contents, described, found)
     else:
         names = _read_named(contents, found)
         if found.state is not None:
@@ -72,9 +74,15 @@ def read_parameters(contents: Contents, config: str = "") -> Parameters:
     return found
 
 
-def _read_numbered(contents: Contents, found: Parameters) -> tuple[list[LayerVariables], list[DataSet]]:
-    """Add the model's variables, and return its layers with those that are trained, and the optimizer's variables."""
+def _read_numbered(
+    contents: Contents, config: ModelConfig, found: Parameters
+) -> tuple[list[LayerVariables], list[DataSet]]:
+    """Add the model's variables, and return its layers with those that are trained, and the optimizer's variables.
+
+    The variables come in the order of the layers in the configuration, where it is known.
+    """
     layers, own = [], {}
+    places: dict[str, tuple[int, ...]] = {}
     numbered = (each for each in contents.datasets if len(each.path) > 1 and each.path[-2] == VARIABLES)
     for path, group in groupby(numbered, key=lambda each: each.path[:-2]):
         variables = list(group)
@@ -87,16 +95,19 @@ def _read_numbered(contents: Contents, found: Parameters) -> tuple[list[LayerVar
         names = name_variables(key, [each.shape for each in variables])
         module = ".".join(element for element in path if element != CONTAINER)
         shown = "/".join(_shown_path(path, contents))
+        shapes = {name: each.shape for name, each in zip(names, variables, strict=True)}
         trained = []
         for each, name in zip(variables, names, strict=True):
-            role = describe_role(module, name, "recurrent_kernel" in names)
-            tensor = _add(found, each, f"{shown}/{name}" if shown else name, role)
+            tensor = _add(found, each, f"{shown}/{name}" if shown else name, module, name, shapes)
+            if tensor is not None:
+                places[tensor.name] = config.place_of(path)
             if tensor is not None and tensor.is_floating and name not in NOT_TRAINED:
                 trained.append(tensor)
         if trained:
             layers.append(
                 LayerVariables(path, tuple(each.name for each in trained), tuple(each.shape for each in trained))
             )
+    found.tensors.sort(key=lambda each: places[each.name])
     # A LossScaleOptimizer stores the optimizer inside of it a second time, in a group of its own.
     innermost = max(own, key=len, default=())
     variables = own.get(innermost, [])
@@ -143,9 +154,15 @@ def _read_named(contents: Contents, found: Parameters) -> dict[tuple[str, ...], 
     """Add the model's variables, and return those of the optimizer by the names in their paths."""
     names: dict[tuple[str, ...], Tensor] = {}
     states: dict[str, KerasOptimizer] = {}
+    places = _find_places(contents)
+    shapes: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
     for each in contents.datasets:
+        module, variable = _name_by_path(each)
+        shapes.setdefault(module, {})[variable] = each.shape
+    for each in sorted(contents.datasets, key=lambda each: places.get(each.path, (0, 0))):
         if each.path[0] != OLD_OPTIMIZER:
-            _add(found, each, *_name_by_path(each))
+            module, variable = _name_by_path(each)
+            _add(found, each, "/".join((*module, variable)), ".".join(module), variable, shapes[module])
             continue
         state = states.setdefault(each.path[1], KerasOptimizer(each.path[1] if len(each.path) > 2 else OPTIMIZER))
         name = each.path[-1].removesuffix(":0")
@@ -160,6 +177,18 @@ def _read_named(contents: Contents, found: Parameters) -> dict[tuple[str, ...], 
         states.pop(LOSS_SCALE, None)
     found.state = next(iter(states.values()), None)
     return names
+
+
+def _find_places(contents: Contents) -> dict[tuple[str, ...], tuple[int, int]]:
+    """Return the data sets of variables to the places of their layers and of themselves in the lists of names."""
+    places: dict[tuple[str, ...], tuple[int, int]] = {}
+    for root in ((), (MODEL,)):
+        layers = contents.attributes.get(root, {}).get("layer_names", "").split("\n")
+        for layer_place, layer in enumerate(layers):
+            variables = contents.attributes.get((*root, layer), {}).get("weight_names", "").split("\n")
+            for place, variable in enumerate(variables):
+                places[*root, layer, *variable.split("/")] = layer_place, place
+    return places
 
 
 def _join_by_name(names: dict[tuple[str, ...], Tensor], config: ModelConfig, found: Parameters) -> None:
@@ -181,14 +210,12 @@ def _shown_path(path: tuple[str, ...], contents: Contents) -> Iterator[str]:
             yield contents.attributes.get((*path[:depth], VARIABLES), {}).get("name") or element
 
 
-def _name_by_path(dataset: DataSet) -> tuple[str, str]:
-    """Return the name and the role of a variable below ``model_weights/dense/sequential/dense/kernel:0``."""
+def _name_by_path(dataset: DataSet) -> tuple[tuple[str, ...], str]:
+    """Return the layer and the name of a variable below ``model_weights/dense/sequential/dense/kernel:0``."""
     path = dataset.path[1:] if dataset.path[0] == MODEL else dataset.path
     # The first group is the layer, and its name comes again in that of the variable.
     inner = path[1:] if len(path) > 2 else path
-    module, variable = ".".join(inner[:-1]), inner[-1].removesuffix(":0")
-    is_recurrent = any(word in inner[-2] for word in ("lstm", "gru", "rnn", "cell")) if len(inner) > 1 else False
-    return "/".join((*inner[:-1], variable)), describe_role(module, variable, is_recurrent)
+    return inner[:-1], inner[-1].removesuffix(":0")
 
 
 def _number(dataset: DataSet) -> float | None:
@@ -201,12 +228,22 @@ def _count(dataset: DataSet) -> int | None:
     return None if number is None or not isfinite(number) else int(number)
 
 
-def _add(found: Parameters, dataset: DataSet, name: str, role: str) -> Tensor | None:
+def _add(
+    found: Parameters,
+    dataset: DataSet,
+    name: str,
+    module: str,
+    variable: str,
+    shapes: dict[str, tuple[int, ...]],
+) -> Tensor | None:
     if dataset.problem:
         found.skipped.append(Skipped(f"tensor {name}", dataset.problem))
         return None
     taken = {each.name for each in found.tensors[-2000:]}
     if name in taken:
         name = "/".join(dataset.path)
-    found.tensors.append(Tensor(name, dataset.shape, dataset.dtype, dataset.values, known_as=role))
+    kind = find_cell(shapes)
+    role = describe_role(module, variable, shapes)
+    gates = KERAS_GATES.get(kind, ()) if kind is not None else ()
+    found.tensors.append(Tensor(name, dataset.shape, dataset.dtype, dataset.values, known_as=role, gates=gates))
     return found.tensors[-1]

@@ -31,6 +31,11 @@ class ModelConfig(Struct):
     options: Mapping[str, Any] = field(default_factory=dict)
     """The optimizer's options, by Keras's names."""
 
+    def place_of(self, path: Path) -> tuple[int, ...]:
+        """Return the places of a layer, and of the models that it is inside of, among the layers beside them."""
+        above = (path[:depth] for depth in range(1, len(path) + 1))
+        return tuple(self.ranks[each] for each in above if each in self.ranks)
+
     def is_frozen(self, path: Path) -> bool:
         """Tell whether a layer is not trained, or one that it is inside of."""
         return any(path[:depth] in self.frozen for depth in range(len(path) + 1))

@@ -6,7 +6,9 @@ with their shapes says what each is (``keras/src/layers``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from checkpoint_doctor.layers import Kind, count_blocks
 
 Shape = tuple[int, ...]
 
@@ -25,6 +27,7 @@ ROLES = {
 }
 """Keras's names to those by which layers are inferred. Kernels are stored inputs first."""
 _CELL = ("lstm", "gru", "rnn", "cell")
+_KINDS = (Kind.LSTM, Kind.GRU, Kind.RNN)
 
 
 def name_variables(key: str, shapes: Sequence[Shape]) -> list[str]:
@@ -65,13 +68,34 @@ def _is_recurrent(key: str, shapes: Sequence[Shape]) -> bool:
     )
 
 
-def describe_role(module: str, variable: str, is_recurrent: bool) -> str:
+def find_cell(shapes: Mapping[str, Shape]) -> Kind | None:
+    """Return the kind of recurrent layer that a layer's variables are a cell of; ``None`` for any other layer.
+
+    The kernels have their gates side by side in columns, of which there are as many as units for each gate.
+    """
+    kernel, recurrent = shapes.get("kernel", ()), shapes.get("recurrent_kernel", ())
+    if len(kernel) != 2 or len(recurrent) != 2 or kernel[1] != recurrent[1]:
+        return None
+    hidden, columns = recurrent
+    return next((kind for kind in _KINDS if hidden and count_blocks(kind) * hidden == columns), None)
+
+
+def describe_role(module: str, variable: str, shapes: Mapping[str, Shape]) -> str:
     """Return the name that a variable's layer is inferred from.
 
-    The kernels of a recurrent cell have their gates side by side in columns. The rules about gates read them together;
-    for all others each is a layer of its own.
+    Args:
+        module: the name of the layer.
+        variable: the variable's own name.
+        shapes: the shapes of all variables of the layer.
     """
-    if is_recurrent:
+    if find_cell(shapes) is not None:
+        columns = shapes["kernel"][1]
+        roles = {"kernel": "kernel_ih", "recurrent_kernel": "kernel_hh"}
+        # With ``reset_after``, the bias has a second row for the hidden state.
+        if shapes.get("bias") in ((columns,), (2, columns)):
+            roles["bias"] = "bias_ih"
+        return f"{module}.{roles.get(variable, variable)}"
+    if "recurrent_kernel" in shapes:  # a convolutional cell, whose kernels are judged each for itself
         part = "recurrent" if variable == "recurrent_kernel" else "input"
         return f"{module}.{part}.{ROLES.get(variable.removeprefix('recurrent_'), variable)}"
     return f"{module}.{ROLES.get(variable, variable)}"

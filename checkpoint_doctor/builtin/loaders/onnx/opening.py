@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from checkpoint_doctor.builtin.loaders.onnx.model import Model, TensorEntry
 from checkpoint_doctor.builtin.loaders.onnx.roles import find_roles
-from checkpoint_doctor.builtin.loaders.onnx.tensors import TYPES, Companions, Missing, read_values, skip
+from checkpoint_doctor.builtin.loaders.onnx.tensors import TYPES, Companions, Missing, cut, read_values, skip
 from checkpoint_doctor.checkpoint import Flaw, Skipped, Tensor
 from checkpoint_doctor.errors import UnreadableCheckpoint
 from checkpoint_doctor.sources import Source
@@ -40,30 +40,39 @@ class Opening:
                 self.skipped.append(Skipped(f"tensor {entry.name}", "another one before it has the same name"))
                 continue
             names.add(entry.name)
-            if entry.is_constant and entry.name not in self.roles:
+            if entry.is_constant and entry.name not in self.roles.names:
                 continue
             dtype = TYPES.get(entry.type)
             if dtype is None:
                 self.skipped.append(skip(entry))
                 continue
             try:
-                self.tensors.append(self._name(entry, dtype))
+                self.tensors += self._name(entry, dtype)
             except Missing as error:
                 self.lost.setdefault(entry.external.get("location", ""), []).append(error)
         if self.model.sparse:
             self.skipped.append(Skipped(quantity(self.model.sparse, "sparse tensor"), "sparse tensors are not read"))
 
-    def _name(self, entry: TensorEntry, dtype: str) -> Tensor:
-        role = self.roles.get(entry.name, "")
+    def _name(self, entry: TensorEntry, dtype: str) -> Iterator[Tensor]:
+        values = read_values(entry, dtype, self.companions)
+        for piece in self.roles.pieces.get(entry.name, ()):
+            yield Tensor(
+                name=piece.name,
+                shape=piece.shape,
+                dtype=dtype,
+                values=cut(values, piece.start, piece.shape),
+                known_as=piece.known_as,
+                gates=piece.gates,
+            )
+        if entry.name in self.roles.pieces:
+            return
+        role = self.roles.names.get(entry.name, "")
         leaf = entry.name.removesuffix(":0").replace("/", ".").rpartition(".")[2]
-        return Tensor(
-            name=entry.name,
-            shape=entry.shape,
-            dtype=dtype,
-            values=read_values(entry, dtype, self.companions),
-            is_buffer=not role and leaf not in ROLES,
-            known_as=role,
-        )
+        is_buffer = not role and leaf not in ROLES
+        if not role and leaf == "kernel" and len(entry.shape) > 2:
+            # The name means another order of the axes than that of ONNX, and no node tells which one this is.
+            role = f"{entry.name}.value"
+        yield Tensor(entry.name, entry.shape, dtype, values, is_buffer=is_buffer, known_as=role)
 
     def describe_lost(self) -> Iterable[Flaw]:
         """Yield a flaw for each file that is not there."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from msgspec import Struct
+
+from checkpoint_doctor.builtin.loaders.onnx import cells
+from checkpoint_doctor.builtin.loaders.onnx.cells import Piece
 from checkpoint_doctor.builtin.loaders.onnx.model import Node
 
 _INPUTS = {
@@ -19,7 +23,6 @@ _INPUTS = {
 """Operators to the roles of their inputs after the first."""
 _PRODUCTS = ("Gemm", "MatMul", "ConvTranspose")
 """Operators whose second input is a weight, stored inputs first unless ``Gemm`` says otherwise."""
-_RECURRENT = ("LSTM", "GRU", "RNN")
 _NAMES = {
     "BatchNormalization": "batch_norm",
     "LayerNormalization": "layer_norm",
@@ -34,26 +37,46 @@ _NAMES = {
 _OWN = ("weight", "kernel", "bias", "gamma", "beta", "embeddings", "running_mean", "running_var")
 
 
-def find_roles(nodes: Iterable[Node], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """Return tensors to the names that their layers are inferred from: ``/fc1/Gemm``'s weight is ``fc1.weight``.
+class Roles(Struct, frozen=True):
+    """What the nodes of a graph show of its tensors. Tensors that no node reads as a parameter are left out."""
 
-    The first node that reads a tensor decides. Tensors that no node reads as a parameter of a layer are left out.
+    names: dict[str, str]
+    """Tensors to the names that their layers are inferred from: ``/fc1/Gemm``'s weight is ``fc1.weight``."""
+    pieces: dict[str, list[Piece]]
+    """The tensors of recurrent layers to their parts, which have names like those."""
+
+
+def find_roles(nodes: Iterable[Node], shapes: Mapping[str, tuple[int, ...]]) -> Roles:
+    """Return what each tensor is to the first node that reads it.
 
     Args:
         nodes: the nodes in the order of the graph, in which each comes after what it reads.
         shapes: the names and shapes of the tensors in the file.
     """
-    roles: dict[str, str] = {}
+    roles = Roles({}, {})
     modules: dict[str, str] = {}
     """Outputs of matrix products to the names of their layers."""
+    taken: set[str] = set()
+    depths: dict[str, int] = {}
+    """Modules to the number of their recurrent layers."""
     for node in nodes:
         found = dict(_read_roles(node, shapes, modules))
-        if not found or any(name in roles for name in found):
+        # Exporters store equal tensors once, so that a layer may share its bias with one before it.
+        if not found or next(iter(found)) in roles.names:
             continue
+        found = {name: role for name, role in found.items() if name not in roles.names}
         module = _name_module(node, found, modules)
-        roles |= {name: f"{module}.{role}" for name, role in found.items()}
+        if node.operator not in cells.OPERATORS and taken.intersection(f"{module}.{role}" for role in found.values()):
+            module = f"{module}.{next(iter(found)).replace('::', '_').replace('/', '_').replace('.', '_')}"
+        roles.names.update({name: f"{module}.{role}" for name, role in found.items()})
+        taken.update(roles.names[name] for name in found)
         if node.operator == "MatMul" and node.outputs:
             modules[node.outputs[0]] = module
+        elif node.operator in cells.OPERATORS:
+            depth = depths.setdefault(module, 0)
+            depths[module] += 1
+            pieces = cells.take_apart(node, shapes, module, depth)
+            roles.pieces.update({name: pieces[name] for name in pieces.keys() & found.keys()})
     return roles
 
 
@@ -65,8 +88,7 @@ def _read_roles(
         for name, role in zip(inputs[1:], _INPUTS[node.operator], strict=False):
             if name in shapes:
                 yield name, role
-    elif node.operator in _RECURRENT:
-        # One tensor for both directions, with gates in an order of their own: parameters that no layer is built from.
+    elif node.operator in cells.OPERATORS:
         for name, role in zip(inputs[1:4], ("input_weights", "recurrent_weights", "biases"), strict=False):
             if name in shapes:
                 yield name, role

@@ -6,10 +6,12 @@ from math import prod
 
 import numpy as np
 from msgspec import Struct, field
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor.builtin.loaders._storage.converted_values import stored_values
 from checkpoint_doctor.builtin.loaders._storage.dtypes import numpy_type, size_of
+from checkpoint_doctor.builtin.loaders._storage.stored_values import StoredValues
 from checkpoint_doctor.builtin.loaders.onnx.model import TensorEntry
 from checkpoint_doctor.builtin.loaders.onnx.wire import LENGTH
 from checkpoint_doctor.checkpoint import Skipped
@@ -95,6 +97,13 @@ def read_values(entry: TensorEntry, dtype: str, companions: Companions) -> Value
         _check_size(entry, fields[0].size, expected)
         return stored_values(entry.message.source, fields[0].value, dtype, entry.shape)
     return InMemory(_decode(entry, dtype, number))
+
+
+def cut(values: Values, start: int, shape: tuple[int, ...]) -> Values:
+    """Return the part of that shape, from an entry on, of values that are in memory or one piece of a file."""
+    if isinstance(values, StoredValues):
+        return replace(values, offset=values.offset + start * values.dtype.itemsize, shape=shape)
+    return InMemory(values.read().reshape(-1)[start : start + prod(shape)].reshape(shape))
 
 
 def skip(entry: TensorEntry) -> Skipped:

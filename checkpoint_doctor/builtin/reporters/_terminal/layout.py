@@ -76,7 +76,7 @@ class Layout:
         ]
         elastic = len(columns) - 1 if folded else 0
         room = self.width - indent
-        least = min(widths[elastic], max(12, room // 3))
+        least = min(widths[elastic], max(8 if folded else 12, room // 3))
         others = [index for index in range(len(columns)) if index != elastic and any(row[index].plain for row in rows)]
         while others and least + sum(widths[index] + GAP for index in others) > room:
             others.remove(min(others, key=lambda index: columns[index].keep))
@@ -98,6 +98,15 @@ class Layout:
                     self.line(Text(" " * line.cell_len) + each)
             else:
                 self.line(line)
+
+    def has_room_for(self, columns: Sequence[Column], rows: Sequence[Sequence[Text]], indent: int = 0) -> bool:
+        """Tell whether a folded table would leave out no column that has something in it, and be readable."""
+        widths = [
+            max(cell_len(column.title), *(row[index].cell_len for row in rows))
+            for index, column in enumerate(columns)
+            if any(row[index].plain for row in rows)
+        ]
+        return indent + sum(widths[:-1]) + GAP * (len(widths) - 1) + min(widths[-1], READABLE) <= self.width
 
     def render(self) -> str:
         """Return all lines."""

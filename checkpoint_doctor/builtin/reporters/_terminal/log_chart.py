@@ -53,7 +53,7 @@ def _draw_chart(layout: Layout, examination: Examination, log: TrainingLog | Non
         return
     if examination.verdict is Verdict.HEALTHY and examination.worst is Severity.WARNING:
         verdict = (f"{verdict[0]}, with warnings", "bold yellow")
-    words = f" — {log.kind}, {quantity(log.records, 'record')}, {quantity(len(log.judged), 'metric')}"
+    words = f" — {printable(log.kind)}, {quantity(log.records, 'record')}, {quantity(len(log.judged), 'metric')}"
     layout.paragraph(Text.assemble(verdict, " · ", printable(examination.path), (words, "dim")), hanging=2)
     counts = tally(examination.alerts) or "no findings"
     hidden = ", ".join(hidden_in_words(examination.hidden - examination.known, examination.known))

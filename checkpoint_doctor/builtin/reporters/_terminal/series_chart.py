@@ -237,7 +237,7 @@ def _draw_zoom(layout: Layout, record: SeriesRecord, page: Page) -> None:
         layout.paragraph(Text(f"no tensor matches {printable(' '.join(page.tensors))}", style="yellow"), indent=2)
     for row in rows:
         onset, _ = onset_of_row(row, record)
-        layout.paragraph(Text.assemble((printable(row.name), "bold"), (f"  {row.kind}", "dim")), indent=2)
+        layout.paragraph(Text.assemble((printable(row.name), "bold"), (f"  {printable(row.kind)}", "dim")), indent=2)
         names = [name for name in FIGURE_NAMES if known(getattr(row, name))]
         columns = [Column("checkpoint", 9)]
         columns += [Column(FIGURE_NAMES[name], 9 - place, right=True) for place, name in enumerate(names)]

@@ -17,7 +17,7 @@ _STYLES = {
 
 
 def draw_settings(report: Report, page: Page) -> str:
-    """Draw a table of settings for each checkpoint."""
+    """Draw a table of settings for each checkpoint, or paragraphs where the page is too narrow for it."""
     layout = Layout(page.width, page.color)
     for number, examination in enumerate(report.checkpoints):
         if number:
@@ -39,7 +39,16 @@ def _draw(layout: Layout, examination: Examination) -> None:
         Column("setting", 9), Column("value", 8, right=True), Column("range", 6), Column("verdict", 7),
         Column("source", 5),
     )  # fmt: skip
-    layout.table(columns, [_cells(each) for each in examination.settings], indent=2, folded=True)
+    rows = [_cells(each) for each in examination.settings]
+    if layout.has_room_for(columns, rows, indent=2):
+        layout.table(columns, rows, indent=2, folded=True)
+        return
+    for name, value, limits, verdict, source in rows:
+        judged = (": ", verdict) if verdict.plain else ()
+        known = (" (", limits, ")") if limits.plain else ()
+        layout.paragraph(Text.assemble(name, "  ", value, *judged, *known), indent=2, hanging=4)
+        if source.plain:
+            layout.paragraph(source, indent=4)
 
 
 def _cells(setting: ReviewedSetting) -> list[Text]:

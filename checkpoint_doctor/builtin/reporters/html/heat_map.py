@@ -11,6 +11,7 @@ from msgspec import Struct
 from checkpoint_doctor.builtin.reporters._names import shorten_name
 from checkpoint_doctor.builtin.reporters._wording import figure, percentage
 from checkpoint_doctor.results.series_report import TensorRow, Values
+from checkpoint_doctor.statistics.values import share_of_range
 
 LEVELS = 8
 """Shades of a heat map; more of them cannot be told apart."""
@@ -162,5 +163,5 @@ def _level(value: float, low: float, high: float) -> int:
     """Return a shade: 0 for none of a share, which is not drawn, else 1 to ``LEVELS``."""
     if value <= 0 and low == 0.0:
         return 0
-    share = (value - low) / (high - low) if high > low else 1.0
+    share = share_of_range(value, low, high) if high > low else 1.0
     return 1 + min(LEVELS - 1, int(share * LEVELS))

@@ -7,6 +7,7 @@ from msgspec import Struct
 from checkpoint_doctor.builtin.reporters._wording import figure, percentage
 from checkpoint_doctor.results.report import TensorRecord
 from checkpoint_doctor.statistics.tensors import Histogram
+from checkpoint_doctor.statistics.values import share_of_range
 from checkpoint_doctor.text import quantity
 
 HEIGHT = 30.0
@@ -35,7 +36,7 @@ def draw_histogram(tensor: TensorRecord, histogram: Histogram) -> Picture:
     bars = (_bar(place, 1.0, count / tallest) for place, count in enumerate(histogram.counts) if count)
     zero = ""
     if histogram.zeros:
-        place = -histogram.low / (histogram.high - histogram.low) * bins
+        place = share_of_range(0.0, histogram.low, histogram.high) * bins
         zero = _bar(min(max(place - 0.5, 0.0), bins - 1.0), 1.0, histogram.zeros / max(tallest, histogram.zeros))
     outside = histogram.below + histogram.above
     words = [

@@ -10,6 +10,7 @@ from msgspec import Struct
 from checkpoint_doctor.builtin.reporters._wording import figure
 from checkpoint_doctor.builtin.reporters.html.heat_map import FIGURES, Figure, say_value
 from checkpoint_doctor.results.series_report import TensorRow
+from checkpoint_doctor.statistics.values import share_of_range
 
 HEIGHT = 30.0
 WIDTH = 100.0
@@ -55,7 +56,9 @@ def _draw(kind: Figure, row: TensorRow, onset: int | None) -> tuple[float, Chart
         weight = min(1.0, log10(high / low) / 3) if low > 0 else 1.0
         low = min(low, 0.0) if low < 0.5 * high else low
     places = [WIDTH * (place + 0.5) / len(values) for place in range(len(values))]
-    heights = [None if value is None else HEIGHT * (1 - 0.94 * (value - low) / (high - low)) - 1 for value in values]
+    heights = [
+        None if value is None else HEIGHT * (1 - 0.94 * share_of_range(value, low, high)) - 1 for value in values
+    ]
     chart = Chart(
         label=kind.label,
         line="".join(_line(places, heights)),
@@ -96,11 +99,10 @@ def draw_curve(label: str, steps: Sequence[float], values: Sequence[float | None
     first, last = min(steps), max(steps)
 
     def place(step: float) -> float:
-        return WIDTH * ((step / 2 - first / 2) / (last / 2 - first / 2) if last > first else 0.5)
+        return WIDTH * (share_of_range(step, first, last) if last > first else 0.5)
 
     def height(value: float) -> float:
-        share = (value / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.0
-        return HEIGHT * (1 - 0.94 * share) - 1
+        return HEIGHT * (1 - 0.94 * share_of_range(value, low, high)) - 1
 
     places = [place(step) for step in steps]
     heights = [None if value is None else height(value) for value in values]
