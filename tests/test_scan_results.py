@@ -219,6 +219,18 @@ def test_a_file_without_a_model_is_named_unless_it_is_ill(
     assert refusal.value.message == words
 
 
+def test_histograms_are_counted_only_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = {name: np.where(np.arange(each.size).reshape(each.shape) == 0, np.nan, each)
+               for name, each in mlp().items()}  # fmt: skip
+    monkeypatch.setattr(examining, "open_checkpoint", lambda *_, **__: build_checkpoint(weights, path="model.pt"))
+    settings = Config().for_path("model.pt")
+    counted = {
+        asked: any(each.histogram is not None for each in examine("model.pt", CATALOGUE, settings, **options).tensors)
+        for asked, options in (("not", {}), ("yes", {"histograms": True}))
+    }
+    assert counted == {"not": False, "yes": True}
+
+
 @pytest.mark.parametrize(("cores", "threads"), [(4, True), (1, False), (None, False)])
 def test_by_default_there_is_a_thread_for_each_core(
     cores: int | None, threads: bool, monkeypatch: pytest.MonkeyPatch
