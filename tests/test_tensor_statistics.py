@@ -69,6 +69,22 @@ def test_duplicate_columns_are_the_identical_ones_of_finite_numbers_and_not_zero
     assert measure(InMemory(array)).duplicate_columns == ()
 
 
+def test_columns_are_told_apart_by_any_row_of_any_block(monkeypatch):
+    random = np.random.default_rng(0)
+    monkeypatch.setattr(tensors, "BLOCK_ELEMENTS", 50)
+    for rows in (1, 7, 40, 300):
+        array = np.repeat(random.integers(0, 2, (rows, 1)), 9, axis=1).astype(np.float32)
+        array[:, 0] = 1
+        array[random.integers(rows), 3] += 1
+        array[random.integers(rows), [5, 6]] -= 1
+        same = {}
+        for column in range(9):
+            if array[:, column].any():
+                same.setdefault(array[:, column].tobytes(), []).append(column)
+        expected = sorted(tuple(group) for group in same.values() if len(group) > 1)
+        assert sorted(measure(InMemory(array), array.shape, compares_columns=True).duplicate_columns) == expected
+
+
 def test_rows_and_columns_are_those_of_the_shape_that_was_asked_for():
     kernel = np.ones((2, 3, 4), np.float32)
     kernel[..., 1] = 0

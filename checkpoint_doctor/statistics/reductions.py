@@ -20,16 +20,24 @@ class EqualColumns:
 
     def add(self, grid: NDArray) -> None:
         """Tell apart the columns that differ in further rows, or hold a number there that is not finite."""
-        for row in grid:
-            if not self._columns.size:
-                return
-            numbers = row[self._columns]
-            order = np.lexsort((numbers, self._group))
-            differs = (np.diff(numbers[order]) != 0) | (np.diff(self._group[order]) != 0)
-            group = np.empty(order.size, np.int64)
-            group[order] = np.concatenate(([0], np.cumsum(differs)))
-            may_be_equal = (np.bincount(group)[group] > 1) & np.isfinite(numbers)
-            self._columns, self._group = self._columns[may_be_equal], group[may_be_equal]
+        row = 0
+        while self._columns.size and row < len(grid):
+            self._split(grid[row])
+            rest = grid[row + 1 :, self._columns]
+            # What is left of random numbers is little; in a matrix of zeros, all rows are compared at once.
+            first = np.empty(self._group.max(initial=-1) + 1, np.int64)
+            first[self._group[::-1]] = np.arange(self._columns.size)[::-1]
+            differs = (rest != rest[:, first[self._group]]) | ~np.isfinite(rest)
+            row += 1 + (int(differs.any(axis=1).argmax()) if differs.any() else len(rest))
+
+    def _split(self, row: NDArray) -> None:
+        numbers = row[self._columns]
+        order = np.lexsort((numbers, self._group))
+        differs = (np.diff(numbers[order]) != 0) | (np.diff(self._group[order]) != 0)
+        group = np.empty(order.size, np.int64)
+        group[order] = np.concatenate(([0], np.cumsum(differs)))
+        may_be_equal = (np.bincount(group)[group] > 1) & np.isfinite(numbers)
+        self._columns, self._group = self._columns[may_be_equal], group[may_be_equal]
 
     def groups(self) -> list[tuple[int, ...]]:
         """Return groups of two or more columns that were always the same."""
