@@ -93,3 +93,7 @@ def test_every_format_tells_the_same_verdict(checkpoints, fail_on, remarks):
 )
 def test_the_summary_names_only_what_there_is(report, line):
     assert report.summary_line == line
+
+
+def test_a_page_is_plain_and_eighty_columns_wide_unless_it_is_said():
+    assert Page() == Page(80, color=False, verbose=False, settings=False, resume=False, ascii_only=False, tensors=())
