@@ -161,7 +161,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "builtin/causes/unused.py": ("causes_gradients",),
     "builtin/causes/written_values.py": ("causes_limits causes_values",),
     "cli/fixing.py": ("fix_results",),
-    "cli/scanning.py": ("scan_results", "cli_configured_files asked_rules", "config", "resume_answers"),
+    "cli/scanning.py": ("scan_results", "cli_configured_files asked_rules", "config", "resume_answers", "fleets"),
     "config/unused.py": ("hidden_diagnoses config baseline promises", "log_readers"),
     "config/*": ("hidden_diagnoses config baseline promises", "cli_configured_files"),
     "diagnosis/*": ("causes_limits diagnosis", "preview"),
