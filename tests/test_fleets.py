@@ -134,7 +134,7 @@ def test_a_file_is_written_whole_or_not_at_all(folder: Path) -> None:
     ckdoc("run", "-f", "jsonl", "-o", "out.jsonl")
     assert len(lines(Path("out.jsonl").read_text())) == 14
     before = Path("out.jsonl").read_text()
-    ckdoc("run", "missing*.pt", "-f", "jsonl", "-o", "out.jsonl", code=3)
+    ckdoc("missing*.pt", "-f", "jsonl", "-o", "out.jsonl", code=3)
     assert Path("out.jsonl").read_text() == before
     ckdoc("run", "-f", "jsonl", "-o", "run/ill.pt")
     assert sorted(os.listdir(folder)) == ["out.jsonl", "run"]

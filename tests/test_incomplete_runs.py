@@ -248,7 +248,7 @@ def test_logs_in_a_folder_that_cannot_be_listed_are_missed(path: str, locked: Pa
     result = examine_logs([path])
     assert result.report.checkpoints
     assert not result.report.is_complete
-    assert "1 unreadable folder" in result.summary_line
+    assert "1 folder or pattern could not be searched" in result.summary_line
     [missed] = logs_to_json(result)["unsearched"]
     assert (missed["why"], missed["on_purpose"]) == ("permission denied", False)
 

@@ -306,7 +306,7 @@ class TestFoldersThatAreNotSearched:
         report = scan([locked])
         assert not report.is_complete
         assert verdict(report) == 2
-        assert "1 unreadable folder" in report.summary_line
+        assert "1 folder or pattern could not be searched" in report.summary_line
         for name in REPORTERS:
             assert "locked" in render(report, name) or name not in NAMING, name
             assert "permission denied" in render(report, name), name

@@ -138,7 +138,7 @@ def explain(
 
 
 def plugins(format: ListingOption = Listing.TABLE) -> None:
-    """List the installed loaders, analyzers and reporters, and any problem with them."""
+    """List the installed plugins: loaders, rules, causes, reporters, log readers and engines, with any problem."""
     from checkpoint_doctor.plugins.catalogue import discover
 
     catalogue = discover(lazily=False)

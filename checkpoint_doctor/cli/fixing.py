@@ -52,7 +52,9 @@ def fix(
     unsafe: Annotated[
         bool, typer.Option("--unsafe", help="Also reinitialise unrecoverable values (NaN, zeroed matrices).")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same input and seed give the same bytes.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Random seed; the same input and seed give the same bytes.")
+    ] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing result, never the input.")] = False,
     format: Annotated[Form, typer.Option("--format", "-f", help="How to print the result.")] = Form.TERMINAL,
     select: Annotated[

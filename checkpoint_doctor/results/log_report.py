@@ -35,7 +35,7 @@ class LogReport(Struct, frozen=True, eq=False, dict=True):
                 quantity(report.rules, "rule"),
                 quantity(len(report.findings), "finding"),
                 *hidden_in_words(report.hidden - report.known, report.known),
-                *([quantity(report.unlisted, "unreadable folder")] if report.unlisted else []),
+                *report.unlisted_in_words,
                 *([quantity(report.crashes, "rule crash", "rule crashes")] if report.crashes else []),
                 *([printable(report.configuration)] if report.configuration else []),
             ]

@@ -149,8 +149,14 @@ class Report(Struct, frozen=True, dict=True):
 
     @property
     def unlisted(self) -> int:
-        """How many folders should have been searched and could not be."""
+        """How many folders and patterns should have been searched and could not be."""
         return sum(not each.on_purpose for each in self.unsearched)
+
+    @property
+    def unlisted_in_words(self) -> Sequence[str]:
+        """What could not be searched, as in ``1 folder or pattern could not be searched``; nothing where all could."""
+        what = quantity(self.unlisted, "folder or pattern", "folders or patterns")
+        return [f"{what} could not be searched"] if self.unlisted else []
 
     @property
     def others(self) -> int:
@@ -181,7 +187,7 @@ class Report(Struct, frozen=True, dict=True):
                     if len(self.unsearched) > self.unlisted
                     else []
                 ),
-                *([quantity(self.unlisted, "unreadable folder")] if self.unlisted else []),
+                *self.unlisted_in_words,
                 *([quantity(self.crashes, "rule crash", "rule crashes")] if self.crashes else []),
                 *([f"{quantity(len(self.left_out), 'plugin')} left out"] if self.left_out else []),
                 *([VALUES_NOT_READ] if totals.unmeasured else []),

@@ -28,7 +28,7 @@ class ConciseReporter:
 def _write_unsearched(left_out: Unsearched) -> str:
     if left_out.on_purpose:
         return f"{before_colon(left_out.path)}: skipped {one_line(left_out.why)}"
-    return f"{before_colon(left_out.path)}: error unreadable: {one_line(left_out.why)}"
+    return f"{before_colon(left_out.path)}: error not searched: {one_line(left_out.why)}"
 
 
 def _write(examination: Examination) -> Iterator[str]:
