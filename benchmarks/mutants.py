@@ -122,7 +122,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "builtin/analyzers/_evidence/initial_parameters.py": ("initial_parameters",),
     "builtin/analyzers/_evidence/unmoved_parameters.py": ("initial_parameters",),
     "builtin/analyzers/_evidence/gradient_activity.py": ("gradient_activity", EVIDENCE),
-    "builtin/analyzers/_evidence/inactivity_causes.py": (f"dormant_tables {EVIDENCE}",),
+    "builtin/analyzers/_evidence/inactivity_causes.py": (f"evidence_limits dormant_tables {EVIDENCE}",),
     "builtin/analyzers/_evidence/training.py": (f"neighbouring_layers zero_causes {EVIDENCE}",),
     "builtin/analyzers/_evidence/nonfinite.py": ("neighbouring_layers nonfinite_limits file_borders", EVIDENCE),
     "builtin/analyzers/_evidence/running_statistics.py": (f"evidence_limits {EVIDENCE}",),
@@ -161,8 +161,9 @@ TESTS: Mapping[str, Sequence[str]] = {
     "builtin/causes/unused.py": ("causes_gradients",),
     "builtin/causes/written_values.py": ("causes_limits causes_values",),
     "cli/fixing.py": ("fix_results",),
-    "cli/scanning.py": ("scan_results", "config"),
-    "config/*": ("hidden_diagnoses config baseline promises",),
+    "cli/scanning.py": ("scan_results", "cli_configured_files asked_rules", "config", "resume_answers", "fleets"),
+    "config/unused.py": ("hidden_diagnoses config baseline promises", "log_readers"),
+    "config/*": ("hidden_diagnoses config baseline promises", "cli_configured_files"),
     "diagnosis/*": ("causes_limits diagnosis", "preview"),
     "acts/fix.py": ("fix_results",),
     "examination/*": ("scan_results plugins", "promises"),
@@ -183,7 +184,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "results/baseline.py": ("hidden_diagnoses baseline identity scan_results", "promises"),
     "results/identity.py": ("baseline identity", "promises"),
     "results/report.py": ("hidden_diagnoses reporter_verdicts scan_results", "report_json", "promises"),
-    "acts/scan.py": ("scan_results plugins", "promises"),
+    "acts/scan.py": ("scan_results plugins", "fleets", "promises"),
 }
 """Pattern of modules, first match first, to the test files to run: one process for each string, the quickest first."""
 

@@ -10,6 +10,8 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from checkpoint_doctor.builtin.analyzers._evidence.absent_gradients import updates_without_gradient
+from checkpoint_doctor.builtin.analyzers._evidence.gradient_activity import unit_activity
+from checkpoint_doctor.builtin.analyzers._evidence.inactivity_causes import find_inactivity_causes
 from checkpoint_doctor.builtin.analyzers._evidence.replaced_moments import find_replaced
 from checkpoint_doctor.builtin.analyzers._evidence.running_statistics import never_ran
 from checkpoint_doctor.builtin.analyzers._zeros.by_design import is_padded_head
@@ -286,3 +288,24 @@ def test_units_that_look_pruned(rows: list[int], bias: float | None, cause: Caus
     tensors = {"0.weight": np.ones((12, 4))} | ({} if bias is None else {"0.bias": np.full(12, bias)})
     layer = build_checkpoint(tensors).layers[0]
     assert are_pruned_units(layer, rows, ZeroEvidence(cause, None, "")) is expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_known"),
+    [
+        (np.zeros((2, 4)), np.full((2, 4), 1e-4), False),  # a repair wrote them
+        (np.array([[0.0] * 4, [1e-3] * 4]), np.full((2, 4), 1e-4), True),  # one row is trained again
+        (np.full((2, 4), 1e-3), np.full((2, 4), 1e-4), True),
+    ],
+)
+def test_moments_that_a_repair_wrote_tell_nothing_of_what_is_read(first: NDArray, second: NDArray, is_known: bool):
+    tensors = {"net.0.weight": np.ones((4, 3)), "net.2.weight": np.ones((2, 4))}
+    state = {
+        "net.0.weight": {"step": 1000, "exp_avg": np.full((4, 3), 1e-3), "exp_avg_sq": np.full((4, 3), 1e-4)},
+        "net.2.weight": {"step": 1000, "exp_avg": first, "exp_avg_sq": second},
+    }
+    checkpoint = build_checkpoint(tensors, optimizer=state)
+    layer = checkpoint.layer_by_name["net.0"]
+    activity = unit_activity(layer, checkpoint, 1e-4)
+    assert activity is not None
+    assert (find_inactivity_causes(layer, activity, checkpoint, 1e-4) is not None) is is_known

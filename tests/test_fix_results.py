@@ -25,6 +25,7 @@ from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.rule import rule
 from checkpoint_doctor.repair.changes import Purpose, Unfixed, Upstream
 from checkpoint_doctor.repair.record import ChangeRecord, Figures, Summary
+from checkpoint_doctor.results.diagnosis import Certainty, Diagnosis, Prognosis
 from checkpoint_doctor.results.findings import Finding, Repair, Safety, Severity
 from checkpoint_doctor.results.report import RULE_CRASHED, Examination, Verdict
 from tests.test_rule_findings import draw, mlp, zeroed
@@ -370,6 +371,38 @@ def test_the_worst_result_decides_the_exit_code(
 )  # fmt: skip
 def test_a_result_is_told(result: FixResult, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert invoked(monkeypatch, result, arguments=("--quiet",)).stdout.rstrip("\n").split("\n") == lines
+
+
+def test_the_options_of_a_fix_allow_nothing_unless_it_is_said() -> None:
+    assert FixOptions() == FixOptions(
+        recycle=False, unsafe=False, seed=0, notes=False, force=False, dry_run=False, output=""
+    )
+
+
+@pytest.mark.parametrize(
+    ("prognosis", "after", "lasts"),
+    [
+        (Prognosis.POINTLESS, None, True),
+        (Prognosis.CURED, None, False),
+        (Prognosis.CURED, {}, True),
+        (Prognosis.CURED, {"cause": "another-cause"}, False),
+        (Prognosis.CURED, {"severity": NOTE}, False),
+        (Prognosis.CURED, {"preview": True}, False),
+    ],
+)
+def test_which_causes_last(prognosis: Prognosis, after: dict[str, Any] | None, lasts: bool) -> None:
+    cause = Diagnosis("zeroed-biases", Certainty.PROVEN, WARNING, "it was zeroed", (), prognosis=prognosis)
+    found = () if after is None else (replace(cause, **after),)
+    examined = Examination("model.pt", "torch", Verdict.HEALTHY, diagnoses=found)
+    assert bool(replace(FIXED, treated=(cause,), after=examined).lasting) is lasts
+    assert bool(replace(FIXED, treated=(cause,), after=None).lasting) is (prognosis is not Prognosis.CURED)
+
+
+def test_a_path_that_is_longer_than_the_page_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "/runs/" + "a-long-name" * 12 + "_FIXED.pt"
+    told = invoked(monkeypatch, replace(FIXED, output=path), arguments=("--quiet",)).stdout.split("\n")
+    assert f"  {path}" in told
+    assert f"  {path}.ckdoc.json" in told
 
 
 def test_moments_are_counted_and_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,18 @@ def test_when_the_loss_of_an_agent_does_harm(columns: Columns, speaks: bool) -> 
     assert bool(speak(rising_loss, columns, range(0, 2000, 100))) is speaks
 
 
+@pytest.mark.parametrize(("at", "speaks"), [(20.0, True), (19.9, False)])
+def test_a_best_reward_in_the_first_fifth_of_the_run_was_not_learned(at: float, speaks: bool) -> None:
+    columns = {"loss": runs((1, 10), (2, 10)), "reward": runs((10, 4), (100, 1), (10, 15))}
+    assert bool(speak(rising_loss, columns, [0, 5, 10, 15, at, *line(30, 100, 15)])) is speaks
+
+
+@pytest.mark.parametrize(("size", "speaks"), [(9, True), (10, False)])
+def test_of_fewer_than_ten_rewards_none_is_early(size: int, speaks: bool) -> None:
+    columns = {"loss": [5, 4, 3, 2, 1, 2, 3, 4, 5, 6][:size], "reward": runs((100, 2), (10, 8))[:size]}
+    assert bool(speak(rising_loss, columns)) is speaks
+
+
 @pytest.mark.parametrize(
     ("columns", "sibling"),
     [

@@ -57,6 +57,15 @@ def test_a_repair_changes_the_entries_that_its_rule_changes() -> None:
     assert (change.before.zeros, change.after.zeros, change.after.maximum) == (2, 0, 5.0)
 
 
+def test_draws_depend_on_the_seed_which_is_zero_unless_given() -> None:
+    drawn = Repair("0.bias", "drawn", lambda values, generator: generator.normal(size=values.shape))
+    values = [
+        planned(build_checkpoint(TWO), finding("0.bias", drawn), **seed)["0.bias"].new.tolist()
+        for seed in ({}, {"seed": 0}, {"seed": 1})
+    ]
+    assert values[0] == values[1] != values[2]
+
+
 def test_repairs_of_one_tensor_are_made_in_the_order_of_their_rules() -> None:
     later = finding("0.bias", to("0.bias", 7.0), code="ZER004", message="later")
     last = finding("0.bias", Repair("0.bias", "all 2", fill(2.0)), code="ZER005", message="last")

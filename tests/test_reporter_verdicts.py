@@ -77,3 +77,23 @@ def test_every_format_tells_the_same_verdict(checkpoints, fail_on, remarks):
         "markdown": texts["markdown"].startswith("## Checkpoint doctor: failed"),
     }
     assert verdicts == dict.fromkeys(verdicts, report.failed)
+
+
+@pytest.mark.parametrize(
+    ("report", "line"),
+    [
+        (CLEAN, "1 tensor, 3 rules, 0 findings"),
+        (ONE_UNREADABLE, "0 tensors, 41 rules, 0 findings, 1 unreadable"),
+        (Report((ILL,), 3), "6 tensors, 3 rules, 3 findings, 1 hidden by config, 1 not looked at"),
+        (Report((), 3), "0 checkpoints, 0 tensors, 3 rules, 0 findings"),
+        (Report((ILL,), 3, remarks=(UNUSED,)), "6 tensors, 3 rules, 4 findings, 1 hidden by config, 1 not looked at"),
+        (replace(CLEAN, carried_over=1), "1 tensor, 3 rules, 0 findings, 1 carried over"),
+        (replace(CLEAN, configuration="off: ZER003"), "1 tensor, 3 rules, 0 findings, off: ZER003"),
+    ],
+)
+def test_the_summary_names_only_what_there_is(report, line):
+    assert report.summary_line == line
+
+
+def test_a_page_is_plain_and_eighty_columns_wide_unless_it_is_said():
+    assert Page() == Page(80, color=False, verbose=False, settings=False, resume=False, ascii_only=False, tensors=())

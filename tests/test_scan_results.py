@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from checkpoint_doctor.acts.scan import examine, measure_checkpoint, run_rules, scan
+from checkpoint_doctor.acts.scan import Scan, examine, measure_checkpoint, run_rules, scan
 from checkpoint_doctor.checkpoint import Checkpoint, Flaw, Skipped, Tensor
 from checkpoint_doctor.cli.application import app
 from checkpoint_doctor.config.settings import Config, Section
@@ -47,6 +47,12 @@ def no_checkpoint(folder: Path) -> Path:
     path = folder / "picture.pt"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
     return path
+
+
+def test_the_plugins_that_are_given_are_used(healthy: Path) -> None:
+    one = replace(CATALOGUE)
+    assert Scan([healthy], catalogue=one).catalogue is one
+    assert Scan([healthy]).catalogue.rules
 
 
 def test_files_that_are_no_checkpoints_count_where_they_are_named(healthy: Path) -> None:
@@ -211,6 +217,18 @@ def test_a_file_without_a_model_is_named_unless_it_is_ill(
     with pytest.raises(NotACheckpoint) as refusal:
         examine("model.pt", CATALOGUE, Config().for_path("model.pt"))
     assert refusal.value.message == words
+
+
+def test_histograms_are_counted_only_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = {name: np.where(np.arange(each.size).reshape(each.shape) == 0, np.nan, each)
+               for name, each in mlp().items()}  # fmt: skip
+    monkeypatch.setattr(examining, "open_checkpoint", lambda *_, **__: build_checkpoint(weights, path="model.pt"))
+    settings = Config().for_path("model.pt")
+    counted = {
+        asked: any(each.histogram is not None for each in examine("model.pt", CATALOGUE, settings, **options).tensors)
+        for asked, options in (("not", {}), ("yes", {"histograms": True}))
+    }
+    assert counted == {"not": False, "yes": True}
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(4, True), (1, False), (None, False)])

@@ -108,7 +108,7 @@ class RunningDigest:
         with self._advanced:
             while len(self._marks) <= mark and self._thread.is_alive() and not unwanted.is_set():
                 self._advanced.wait(0.1)
-            place, found = self._marks[min(mark, len(self._marks) - 1)]
+            place, found = self._marks[: mark + 1][-1]
         return place, found.copy()
 
 
