@@ -102,6 +102,8 @@ def measure_cost(gigabytes: float, folder: Path) -> str:
         syncing = min(_time_copy(path, copy, ["sync", str(copy)]) for _ in range(REPEATS))
         scanning = min(_run("scan", path)[0] for _ in range(REPEATS))
         fixing, peak = min(_run("fix", path, fixed) for _ in range(REPEATS))
+        if not fixed.exists():
+            raise ValueError(f"nothing was fixed in {path}, so there is no cost to measure")
         ratio = (fixing - scanning) / copying
         lines.append(
             f"{suffix:<20} {copying:>6.2f} {syncing:>8.2f} {scanning:>6.2f} {fixing:>6.2f} {peak:>9.0f} {ratio:>20.1f}"
@@ -112,10 +114,11 @@ def measure_cost(gigabytes: float, folder: Path) -> str:
 
 def _write_large(path: Path, gigabytes: float) -> None:
     torch.manual_seed(0)
-    rows = max(1, int(gigabytes * 1e9 / 4 / 60 / 2040))
-    state = {f"l{layer}.weight": torch.randn(rows, 2040) * 0.05 for layer in range(60)}
-    state |= {f"l{layer}.bias": torch.randn(rows) * 0.05 for layer in range(60)}
-    state["l3.bias"].zero_()
+    width = 2040
+    layers = max(4, int(gigabytes * 1e9 / 4 / width**2))
+    state = {f"net.{2 * layer}.weight": torch.randn(width, width) * 0.05 for layer in range(layers)}
+    state |= {f"net.{2 * layer}.bias": torch.randn(width) * 0.05 for layer in range(layers)}
+    state["net.4.bias"].zero_()
     (save_file if path.suffix == ".safetensors" else torch.save)(state, path)
 
 
