@@ -163,7 +163,8 @@ def stop_once(scene: Scene, folder: Path, name: str, moment: float) -> Iterator[
         yield "RESULT WITHOUT RECORD"
     if "Traceback" in said and process.returncode != -signal.SIGINT:
         # Before it reaches the first line of ckdoc, Python itself says so.
-        yield "traceback of Python's start" if "checkpoint_doctor/cli" not in said else "TRACEBACK"
+        ended = said.strip().rpartition("\n")[2]
+        yield "traceback of Python's start" if "checkpoint_doctor/cli" not in said else f"TRACEBACK: {ended[:200]}"
 
 
 def is_parted(named: Mapping[str, bytes]) -> bool:
