@@ -84,3 +84,8 @@ def test_nan_is_a_warning_where_a_file_may_hold_data(
     tensors = beside | {"table": np.array([[0.5, np.nan], [1.0, 2.0]], np.float32)}
     (finding,) = findings_of(nonfinite_values, build_checkpoint(tensors, optimizer=optimizer))
     assert finding.severity is severity
+
+
+def test_a_table_that_is_nan_altogether_is_no_data() -> None:
+    (finding,) = findings_of(nonfinite_values, build_checkpoint({"table": np.full((2, 2), np.nan, np.float32)}))
+    assert finding.severity is Severity.ERROR

@@ -26,7 +26,7 @@ from checkpoint_doctor.results.findings import Finding, by_severity
 from checkpoint_doctor.results.log_report import LogReport
 from checkpoint_doctor.results.report import Examination, Report, Verdict, judge
 from checkpoint_doctor.sources import Unsearched
-from checkpoint_doctor.sources.search import match_glob
+from checkpoint_doctor.sources.globs import match_glob
 from checkpoint_doctor.text import natural_key
 
 LOGS_BESIDE = ("progress.csv", "metrics.csv", "trainer_state.json", "evaluations.npz", "monitor.csv")

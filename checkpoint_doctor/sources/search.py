@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from msgspec import Struct, field
 
 from checkpoint_doctor.errors import NothingToExamine, UnreadableCheckpoint
 from checkpoint_doctor.sources.address import conceal_secrets, is_address, show_uri
 from checkpoint_doctor.sources.folder import Folder
+from checkpoint_doctor.sources.globs import match_addresses, match_glob
 from checkpoint_doctor.sources.opening import is_folder
-from checkpoint_doctor.sources.patterns import ANY_FOLDERS, compile_pattern
 from checkpoint_doctor.text import natural_key, quantity
 
 Uris = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -101,19 +101,9 @@ def find_candidates(uris: Sequence[str], criteria: Criteria) -> Found:
         UsageError: a URI is an address that no installed library reads.
     """
     search = _Search(criteria)
-    empty: dict[str, NothingToExamine] = {}
     for uri in uris:
-        try:
-            search.expand(uri)
-        except NothingToExamine as error:
-            empty[show_uri(uri)] = error
-    found = search.finish()
-    if empty and not found.candidates:
-        raise next(iter(empty.values()))
-    for path, nothing in empty.items():
-        why = "nothing matches it" if nothing.message.startswith("nothing") else nothing.hint
-        found.unsearched.append(Unsearched(path, why, on_purpose=False))
-    return found
+        search.expand(uri)
+    return search.finish()
 
 
 class _Search:
@@ -129,12 +119,14 @@ class _Search:
         """Path to ending, so that a file that several URIs lead to counts once."""
         self._unsearched: dict[str, Unsearched] = {}
         self._not_included: set[str] = set()
+        self._empty: dict[str, tuple[str, NothingToExamine]] = {}
+        """Folders and patterns that lead to nothing, with the reason, and the error if the others lead to nothing."""
 
     def expand(self, uri: str) -> None:
         if is_address(uri):
             self._expand_address(uri)
         elif os.path.isdir(uri):
-            self._require(self._search(uri, named=True), f"{uri} holds no checkpoint", uri)
+            self._note_if_empty(self._search(uri, named=True), uri)
         elif os.path.lexists(uri) or not any(letter in uri for letter in "*?["):
             self._candidates.setdefault(uri, Candidate(uri, named=True))
         else:
@@ -143,7 +135,7 @@ class _Search:
             for failure in failures:
                 self._note_failure(failure)
             if not (matches or failures):
-                raise NothingToExamine(f"nothing matches {uri}", "check the pattern; quote it if the shell expands it")
+                self._note_unmatched(uri, "check the pattern; quote it if the shell expands it")
             for match in matches:
                 if os.path.isdir(match):
                     self._search(match)
@@ -158,13 +150,13 @@ class _Search:
                 raise
             is_searched = False  # opening it says the same, and the other URIs are examined
         if is_searched:
-            self._require(self._search_remote(uri.rstrip("/")), f"{conceal_secrets(uri)} holds no checkpoint", uri)
+            self._note_if_empty(self._search_remote(uri.rstrip("/")), uri)
         elif not any(letter in uri.partition("?")[0] for letter in "*["):
             self._candidates.setdefault(uri, Candidate(uri, named=True))
         else:
             matches = match_addresses(uri)
             if not matches:
-                raise NothingToExamine(f"nothing matches {conceal_secrets(uri)}", "check the pattern; quote it")
+                self._note_unmatched(conceal_secrets(uri), "check the pattern; quote it")
             for match in matches:
                 if match.endswith("/"):
                     self._search_remote(match.rstrip("/"))
@@ -202,20 +194,28 @@ class _Search:
         return count
 
     def finish(self) -> Found:
+        """Return what was found.
+
+        Raises:
+            NothingToExamine: there is nothing, and all could be searched.
+        """
         # A blob of a cache is examined under the name that a link gives it.
         doubles = {path for path in self._recognized if self._linked and _identify(path) in self._linked}
-        return Found(
+        found = Found(
             [each for path, each in self._candidates.items() if path not in doubles],
             Counter(self._unrecognized.values()),
             list(self._unsearched.values()),
         )
+        if self._empty and not found.candidates and found.is_complete:
+            raise next(error for _, error in self._empty.values())
+        found.unsearched += [Unsearched(path, why, on_purpose=False) for path, (why, _) in self._empty.items()]
+        return found
 
-    def _require(self, count: int, message: str, uri: str) -> None:
-        """Make sure that a folder that was named has something in it, or something in it could not be searched.
+    def _note_unmatched(self, pattern: str, hint: str) -> None:
+        self._empty[pattern] = "nothing matches it", NothingToExamine(f"nothing matches {pattern}", hint)
 
-        Raises:
-            NothingToExamine: it has nothing.
-        """
+    def _note_if_empty(self, count: int, uri: str) -> None:
+        """Note a folder that was named and has nothing in it, unless something in it could not be searched."""
         inside = [each for each in self._unsearched.values() if _is_within(each.path, uri)]
         if count or not all(each.on_purpose for each in inside):
             return
@@ -228,7 +228,8 @@ class _Search:
             * bool(others),
             f"{quantity(len(inside), 'file or folder', 'files and folders')} not searched" * bool(inside),
         ]
-        raise NothingToExamine(message, ", and ".join(filter(None, reasons)) or "there is no file in it")
+        why, folder = ", and ".join(filter(None, reasons)) or "there is no file in it", show_uri(uri)
+        self._empty[folder] = why, NothingToExamine(f"{folder} holds no checkpoint", why)
 
     def _search(self, root: str, *, named: bool = False) -> int:
         """Search a folder and return how many candidates it has."""
@@ -317,78 +318,3 @@ def _identify(path: str) -> tuple[int, int]:
 
 def _is_within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(os.path.join(folder, ""))
-
-
-def match_glob(pattern: str, on_failure: Callable[[OSError], None]) -> list[str]:
-    """Return the paths that a pattern of the shell matches, sorted; ``**`` follows no links, so that it always ends.
-
-    ``on_failure`` is called for each folder in which something may match and that cannot be listed.
-    """
-    import glob
-
-    base, crosses, rest = _split_at_any_folders(pattern)
-    _note_unlisted(base, on_failure)
-    if not crosses:
-        return sorted(glob.glob(pattern), key=natural_key)
-    compiled = compile_pattern(rest)
-    found = []
-    for start in glob.glob(base) if base else [os.curdir]:
-        for path, names in _walk_visible(start, on_failure):
-            if len(names) in compiled.match_beginnings(names):
-                found.append(path if base else os.path.join(*names))
-    return sorted(found, key=natural_key)
-
-
-def _note_unlisted(pattern: str, on_failure: Callable[[OSError], None]) -> None:
-    """Look into each folder that ``glob`` has to look into for a pattern: it passes over those that it cannot."""
-    import glob
-
-    names = pattern.split(os.sep)
-    for position, name in enumerate(names):
-        above = os.sep.join(names[:position]) or (os.sep if position else os.curdir)
-        if not (glob.has_magic(name) or glob.has_magic(above)):
-            continue
-        for folder in filter(os.path.isdir, glob.glob(above)):
-            try:
-                if glob.has_magic(name):
-                    os.scandir(folder).close()
-                else:
-                    os.stat(os.path.join(folder, name))
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except OSError as error:
-                on_failure(error)
-
-
-def match_addresses(pattern: str) -> list[str]:
-    """Return the addresses of what a pattern matches in a store, sorted; those of folders end with ``/``."""
-    from checkpoint_doctor.sources.remote.listing import walk_addresses
-
-    names = pattern.split("/")
-    fixed = next(at for at, name in enumerate(names) if any(letter in name for letter in "*["))
-    base, compiled = "/".join(names[:fixed]), compile_pattern("/".join(names[fixed:]))
-    deepest = None if ANY_FOLDERS in names else len(names) - fixed
-    walked = walk_addresses(base, deepest)
-    return sorted((uri for uri, within in walked if len(within) in compiled.match_beginnings(within)), key=natural_key)
-
-
-def _split_at_any_folders(pattern: str) -> tuple[str, bool, str]:
-    """Split a pattern before its first ``**``."""
-    names = pattern.split(os.sep)
-    if ANY_FOLDERS not in names:
-        return pattern, False, ""
-    position = names.index(ANY_FOLDERS)
-    return os.sep.join(names[:position]) or (os.sep if position else ""), True, "/".join(names[position:])
-
-
-def _walk_visible(start: str, on_failure: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the path of everything in a folder that is not hidden, and its names from the folder on."""
-    for folder, folders, files in os.walk(start, onerror=on_failure):
-        folders[:] = [
-            name for name in folders if not (name.startswith(".") or os.path.islink(os.path.join(folder, name)))
-        ]
-        within = os.path.relpath(folder, start)
-        above = [] if within == os.curdir else within.split(os.sep)
-        for name in (*folders, *files):
-            if not name.startswith("."):
-                yield os.path.join(folder, name), [*above, name]

@@ -21,6 +21,7 @@ from checkpoint_doctor.builtin.analyzers._zeros.last_blocks import layers_by_mod
 from checkpoint_doctor.builtin.analyzers._zeros.severity import is_zero
 from checkpoint_doctor.checkpoint import Checkpoint, Layer, found_once
 from checkpoint_doctor.layers import DENSE, FEEDFORWARD, NORMS, RECURRENT, Kind
+from checkpoint_doctor.layers.attention import is_query_or_key
 
 MOST_NEIGHBOURS = 256
 """Layers around another one that are looked at; what the nearest do not show, farther ones do not show either."""
@@ -33,9 +34,6 @@ UNTRAINED = "nothing in the file shows that this part was trained"
 
 _ATTENTION_PART = re.compile(r"(?i)(^|[._])(q|k|v|o|query|key|value|out|output|qkv|to_\w+|c)(_?(proj|lin|linear))?\d*$")
 """Last parts of names of an attention's layers, which have equal shapes and work one after the other."""
-
-_QUERY_OR_KEY = re.compile(r"(?i)(^|[._])(to_)?(q|k|query|key)(_?(proj|lin|linear))?\d*$")
-"""Last parts of names of the layers that only choose: over a single element, their gradient is exactly zero."""
 
 
 def may_wait(layer: Layer, checkpoint: Checkpoint) -> bool:
@@ -64,7 +62,7 @@ def excuse_zero_bias(layer: Layer, why: ZeroEvidence, checkpoint: Checkpoint) ->
         return "exporters to ONNX write zeros where a layer has no bias"
     if _may_be_rounded_away(layer) and not _has_default_draws(checkpoint):
         return "a norm may follow that subtracts it, and float16 rounds what is below 3e-8 to 0"
-    if _QUERY_OR_KEY.search(layer.name) and is_orthogonal(layer):
+    if is_query_or_key(layer.name) and is_orthogonal(layer):
         return "its weight still is the initial one, as where attention never had more than one element to choose from"
     if may_lack_reader(layer, checkpoint):
         return "it may be an initial value in a part of the last block that nothing reads"

@@ -41,7 +41,7 @@ def nonfinite_values(checkpoint: Checkpoint) -> Iterator[Finding]:
 
     When it is normal:
         Attention masks hold minus infinity on purpose; such buffers are not reported. A file without any layer of a
-        network and without an optimizer may hold data, where NaN is what was not measured: a warning.
+        network and without an optimizer may hold data, where some NaN are what was not measured: a warning.
 
     What to do:
         Go back to the last finite checkpoint and resume with a lower learning rate. A few NaN among finite values come
@@ -60,7 +60,7 @@ def nonfinite_values(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield nonfinite_values.finding(
             f"{describe_nonfinite(tensor)}: {_explain_count(tensor)}",
             tensor,
-            severity=None if holds_network(checkpoint) else Severity.WARNING,
+            severity=None if holds_network(checkpoint) or statistics.nan == statistics.count else Severity.WARNING,
             evidence={
                 "nan": statistics.nan,
                 "infinite": statistics.infinite,

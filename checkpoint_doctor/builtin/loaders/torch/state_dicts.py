@@ -34,7 +34,7 @@ FEWEST_VISITS = 20_000
 """Values that may be looked at in any file, beside one for each instruction of its pickle."""
 LONGEST_NAME = 2000
 _LONGEST_TUPLE = 8
-"""Parts of a key that are shown; edge types of graphs have three."""
+"""Parts of a tuple up to which it names what is below it; edge types of graphs have three."""
 
 BESIDE_THE_MODEL = re.compile(
     r"opt|optims?|optimi[sz]ers?|sched|schedulers?|rng|random|replay|rollouts?|callbacks?|loops|hparams|hyper|"
