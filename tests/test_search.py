@@ -23,13 +23,13 @@ from checkpoint_doctor.builtin.loaders.torch.loader import loader
 from checkpoint_doctor.cli.application import app
 from checkpoint_doctor.cli.scanning import verdict
 from checkpoint_doctor.config.file import load_config
-from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UsageError
+from checkpoint_doctor.errors import NotACheckpoint, NothingToExamine, UnreadableCheckpoint, UsageError
 from checkpoint_doctor.plugins.catalogue import discover
 from checkpoint_doctor.plugins.opening import open_checkpoint
 from checkpoint_doctor.results.json import to_json
 from checkpoint_doctor.results.json_reading import from_json
 from checkpoint_doctor.results.report import Page, Report, Verdict
-from checkpoint_doctor.sources import FileSource
+from checkpoint_doctor.sources import FileSource, Folder
 from checkpoint_doctor.sources.search import Criteria, find_candidates
 
 
@@ -396,3 +396,17 @@ def test_a_folder_without_a_checkpoint_does_not_keep_the_others_from_examination
     assert not found.is_complete
     with pytest.raises(NothingToExamine, match="empty holds no checkpoint"):
         find_candidates(named[1:], Criteria())
+
+
+def test_an_empty_folder_beside_one_that_cannot_be_searched_is_an_incomplete_search(tmp_path: Path) -> None:
+    def claim(folder: Folder) -> tuple[str, ...]:
+        if folder.path.endswith("locked"):
+            raise UnreadableCheckpoint("permission denied")
+        return ()
+
+    for name in ("locked", "empty"):
+        (tmp_path / name).mkdir()
+    found = find_candidates([str(tmp_path / "locked"), str(tmp_path / "empty")], Criteria(claim=claim))
+    assert not found.candidates
+    assert not found.is_complete
+    assert [os.path.basename(each.path) for each in found.unsearched] == ["locked", "empty"]
